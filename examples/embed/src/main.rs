@@ -1,0 +1,2 @@
+//! Placeholder until the library exists.
+fn main() {}
