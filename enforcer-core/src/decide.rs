@@ -1,0 +1,292 @@
+//! What a ruleset means: [`Ruleset::decide`], written to be read.
+//!
+//! Everything that enforces (the BPF programs first of all) is tested against this function. It scans the rules
+//! one by one on purpose: it is the definition, not the mechanism.
+//!
+//! # The order of precedence
+//!
+//! Of the rules that match an access, the most specific decides:
+//!
+//! | | rule | specificity |
+//! |---|---|---|
+//! | 1 | with a source that is the acting executable | beats every rule without a source |
+//! | 2 | [`Object::Path`] | the exact path |
+//! | 3 | [`Object::BaseName`] | the same name in any directory |
+//! | 4 | [`Object::Directory`] | the deeper directory first; recursive or not makes no difference |
+//! | 5 | equal so far | Block beats Audit beats Allow; then the smallest [`OriginId`] is named |
+//! | 6 | none | the posture, where the class has an Allow rule; else the access passes |
+//!
+//! # Conditions
+//!
+//! | | `readOnly` | `ownerOnly` |
+//! |---|---|---|
+//! | Allow | covers reads; a write is not matched | covers the owner; others are not matched |
+//! | Audit, Block | reads are exempt | the owner is exempt |
+//!
+//! An Allow rule with both needs both. A Block or Audit rule with both exempts where either holds. An exempt
+//! access is *decided*: it passes without an event, also under a whitelist. Among equally specific rules an
+//! exemption has the rank of Allow, so that a plain Block on the same object still wins.
+//!
+//! # Examples
+//!
+//! A whitelist with a hole and a lid (`/data/` allowed, `/data/secret` blocked, posture block):
+//!
+//! ```
+//! use enforcer_core::decide::{Access, DecidedBy, Verdict};
+//! use enforcer_core::policy::{Kind, PolicyId};
+//! use enforcer_core::ruleset::*;
+//!
+//! let origin = |rule: &str, action| Origin {
+//!     policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "shop".into(), name: "data".into() },
+//!     rule: rule.into(), severity: 1, tags: vec![], message: String::new(), action,
+//! };
+//! let rule = |object, effect, origin| Rule {
+//!     class: Class::File, source: None, object, conditions: Conditions::default(), effect, origin,
+//! };
+//! let ruleset = Ruleset::new(
+//!     vec![
+//!         rule(Object::Directory { dir: "/data".parse()?, recursive: true }, Effect::Allow, OriginId(0)),
+//!         rule(Object::Path("/data/secret".parse()?), Effect::Block, OriginId(1)),
+//!     ],
+//!     vec![
+//!         origin("spec.file.matchDirectories[0]", Effect::Allow),
+//!         origin("spec.file.matchPaths[0]", Effect::Block),
+//!     ],
+//!     Postures { file: PostureAction::Block, ..Postures::default() },
+//! )?;
+//!
+//! let read = |object: &'static str| ruleset.decide(&Access::read(object.as_bytes()));
+//! assert_eq!(read("/data/a/b").verdict, Verdict::Allow);
+//! assert_eq!(read("/data/secret").verdict, Verdict::Block);
+//! assert_eq!(read("/data/secret/child").verdict, Verdict::Allow, "a path rule is about that path alone");
+//! assert_eq!(read("/database").by, DecidedBy::DefaultPosture, "components are compared, not prefixes of text");
+//! assert_eq!(ruleset.decide(&Access::exec(b"/bin/sh")).by, DecidedBy::NoRule, "another class");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::cmp::Reverse;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::path::components;
+use crate::ruleset::{Class, Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
+
+/// One access, as the kernel sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access<'a> {
+    /// What kind of access.
+    pub class: Class,
+    /// `true` for opening to write, creating, deleting, renaming and linking (both names), truncating, changing
+    /// mode or owner, making a symbolic link, a directory or a node; `false` for reading and executing.
+    pub write: bool,
+    /// The path as the kernel prints it: absolute and normalised. What has no such path (a pipe, say) matches no rule.
+    pub object: &'a [u8],
+    /// The acting executable; of the process class, the one that calls `execve`. `None` for an actor without one,
+    /// which no rule with a source matches. Not for an actor whose executable could not be found out: there a back
+    /// end has to deny without asking.
+    pub source: Option<&'a [u8]>,
+    /// The user id that acts.
+    pub uid: u32,
+    /// The user id that owns the file; `None` where there is no file yet: who creates it will own it.
+    pub owner: Option<u32>,
+}
+
+impl<'a> Access<'a> {
+    /// Root reads its own file, by no particular executable.
+    #[must_use]
+    pub const fn read(object: &'a [u8]) -> Self {
+        Self { class: Class::File, write: false, object, source: None, uid: 0, owner: Some(0) }
+    }
+
+    /// Root writes its own file, by no particular executable.
+    #[must_use]
+    pub const fn write(object: &'a [u8]) -> Self {
+        Self { write: true, ..Self::read(object) }
+    }
+
+    /// Root executes its own file, from no particular executable.
+    #[must_use]
+    pub const fn exec(object: &'a [u8]) -> Self {
+        Self { class: Class::Process, ..Self::read(object) }
+    }
+
+    /// The same access by this executable.
+    #[must_use]
+    pub const fn from(self, source: &'a [u8]) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// The same access by this user to a file with this owner.
+    #[must_use]
+    pub const fn by(self, uid: u32, owner: Option<u32>) -> Self {
+        Self { uid, owner, ..self }
+    }
+
+    fn by_owner(&self) -> bool {
+        self.owner.is_none_or(|owner| owner == self.uid)
+    }
+}
+
+/// What becomes of an access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It passes.
+    Allow,
+    /// It passes and is reported.
+    Audit,
+    /// It is denied and reported.
+    Block,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Audit => "audit",
+            Self::Block => "block",
+        })
+    }
+}
+
+impl From<Effect> for Verdict {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::Allow => Self::Allow,
+            Effect::Audit => Self::Audit,
+            Effect::Block => Self::Block,
+        }
+    }
+}
+
+impl From<PostureAction> for Verdict {
+    fn from(action: PostureAction) -> Self {
+        match action {
+            PostureAction::Allow => Self::Allow,
+            PostureAction::Audit => Self::Audit,
+            PostureAction::Block => Self::Block,
+        }
+    }
+}
+
+/// A verdict and who gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// What becomes of the access.
+    pub verdict: Verdict,
+    /// Why.
+    pub by: DecidedBy,
+}
+
+/// Who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DecidedBy {
+    /// A rule with this origin.
+    Rule(OriginId),
+    /// A Block or Audit rule with this origin, whose condition exempts the access.
+    Exempt(OriginId),
+    /// No rule matched in a class that has Allow rules.
+    DefaultPosture,
+    /// No rule matched, and the class has no Allow rules.
+    NoRule,
+}
+
+impl Ruleset {
+    /// What becomes of `access` under these rules. See the [module](crate::decide) for the order of precedence.
+    #[must_use]
+    pub fn decide(&self, access: &Access<'_>) -> Decision {
+        let matching = self.rules().iter().filter_map(|rule| Match::of(rule, access));
+        match matching.max() {
+            Some(found) => found.decision(),
+            None if self.whitelisted(access.class) => {
+                Decision { verdict: self.posture(access.class).into(), by: DecidedBy::DefaultPosture }
+            }
+            None => Decision { verdict: Verdict::Allow, by: DecidedBy::NoRule },
+        }
+    }
+}
+
+/// A rule that matches an access. The order of the fields *is* the order of precedence: the greatest match decides.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Match {
+    has_source: bool,
+    specificity: Specificity,
+    effect: Effect, // Allow for an exemption
+    origin: Reverse<OriginId>,
+    exempt: Reverse<bool>,
+}
+
+/// How closely an object matched; least first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Specificity {
+    Directory { depth: usize },
+    BaseName,
+    Path,
+}
+
+impl Match {
+    fn of(rule: &Rule, access: &Access<'_>) -> Option<Self> {
+        let Rule { class, source, object, conditions, effect, origin } = rule;
+        if *class != access.class {
+            return None;
+        }
+        if let Some(source) = source
+            && access.source != Some(source.as_bytes())
+        {
+            return None;
+        }
+        let specificity = match_object(object, access.object)?;
+        let exempt = match effect {
+            Effect::Allow if covers(*conditions, access) => false,
+            Effect::Allow => return None,
+            Effect::Audit | Effect::Block => exempts(*conditions, access),
+        };
+        Some(Self {
+            has_source: source.is_some(),
+            specificity,
+            effect: if exempt { Effect::Allow } else { *effect },
+            origin: Reverse(*origin),
+            exempt: Reverse(exempt),
+        })
+    }
+
+    fn decision(&self) -> Decision {
+        let Self { effect, origin: Reverse(origin), exempt: Reverse(exempt), .. } = self;
+        let by = if *exempt { DecidedBy::Exempt(*origin) } else { DecidedBy::Rule(*origin) };
+        Decision { verdict: (*effect).into(), by }
+    }
+}
+
+/// Whether an Allow rule with these conditions covers the access: all of them hold.
+fn covers(conditions: Conditions, access: &Access<'_>) -> bool {
+    let Conditions { read_only, owner_only } = conditions;
+    (!read_only || !access.write) && (!owner_only || access.by_owner())
+}
+
+/// Whether a Block or Audit rule with these conditions exempts the access: any one of them holds.
+fn exempts(conditions: Conditions, access: &Access<'_>) -> bool {
+    let Conditions { read_only, owner_only } = conditions;
+    (read_only && !access.write) || (owner_only && access.by_owner())
+}
+
+fn match_object(object: &Object, path: &[u8]) -> Option<Specificity> {
+    if path.first() != Some(&b'/') {
+        return None;
+    }
+    match object {
+        Object::Path(wanted) => (wanted.as_bytes() == path).then_some(Specificity::Path),
+        Object::BaseName(name) => {
+            (components(path).last() == Some(name.as_bytes())).then_some(Specificity::BaseName)
+        }
+        Object::Directory { dir, recursive } => {
+            let depth = dir.depth();
+            let below = components(path).count().checked_sub(depth)?;
+            let inside = dir.components().eq(components(path).take(depth));
+            (inside && (*recursive || below <= 1)).then_some(Specificity::Directory { depth })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! The rules of one container, merged from every policy that selects it.
+
+mod digest;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+pub use self::digest::RulesetDigest;
+pub use crate::path::AbsPath;
+use crate::policy::PolicyId;
+pub use crate::posture::{Class, Effect, PostureAction, Postures};
+
+/// What a rule speaks about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Object {
+    /// This path and no other.
+    Path(AbsPath),
+    /// Every path whose last component is this name, in any directory.
+    BaseName(String),
+    /// A directory itself and what is in it.
+    Directory {
+        /// The directory.
+        dir: AbsPath,
+        /// Whether the whole subtree is meant rather than the direct children alone.
+        recursive: bool,
+    },
+}
+
+/// `/path`, `name=base`, `/dir/*` or `/dir/**`.
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.fmt(f),
+            Self::BaseName(name) => write!(f, "name={name}"),
+            Self::Directory { dir, recursive } => {
+                let slash = if dir.is_root() { "" } else { "/" };
+                let depth = if *recursive { "**" } else { "*" };
+                write!(f, "{dir}{slash}{depth}")
+            }
+        }
+    }
+}
+
+/// What narrows a rule. On an Allow rule all of them must hold for the rule to match; on an Audit or Block rule any
+/// one that holds exempts the access.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Conditions {
+    /// Holds for reading and executing.
+    pub read_only: bool,
+    /// Holds for the owner of the file.
+    pub owner_only: bool,
+}
+
+impl Conditions {
+    /// Whether there is nothing to hold.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        !self.read_only && !self.owner_only
+    }
+}
+
+/// Which [`Origin`] of its [`Ruleset`] a rule comes from. It means nothing in another ruleset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct OriginId(pub u32);
+
+/// Where a rule comes from, and what its alerts say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Origin {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The rule's place in the policy, such as `spec.file.matchPaths[0]`.
+    pub rule: String,
+    /// 1 (least) to 10.
+    pub severity: u8,
+    /// Tags, as written.
+    pub tags: Vec<String>,
+    /// The message; empty where there is none.
+    pub message: String,
+    /// What the rule does.
+    pub action: Effect,
+}
+
+/// One rule of a ruleset.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// What kind of access it speaks about.
+    pub class: Class,
+    /// The executable that must be acting (for the process class: calling `execve`); `None` for any.
+    pub source: Option<AbsPath>,
+    /// What is accessed.
+    pub object: Object,
+    /// What narrows it.
+    pub conditions: Conditions,
+    /// What it does; always equal to its origin's action.
+    pub effect: Effect,
+    /// Where it comes from.
+    pub origin: OriginId,
+}
+
+/// `block file /etc/passwd ownerOnly from /bin/sh`, without the origin.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { class, source, object, conditions, effect, origin: _ } = self;
+        write!(f, "{effect} {class} {object}")?;
+        if conditions.read_only {
+            f.write_str(" readOnly")?;
+        }
+        if conditions.owner_only {
+            f.write_str(" ownerOnly")?;
+        }
+        match source {
+            Some(source) => write!(f, " from {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The rules of one container, in one canonical form: whatever the order in which policies arrived, the same rules
+/// with the same origins give the same value, byte for byte, and the same [`digest`](Self::digest).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset {
+    rules: Vec<Rule>,             // INVARIANT: sorted, no two equal, each origin within `origins`
+    origins: Vec<Origin>,         // INVARIANT: sorted, no two equal, each used by a rule
+    postures: [PostureAction; 4], // INVARIANT: by `Class as usize`; Allow where the class has no Allow rule
+    digest: RulesetDigest,
+}
+
+impl Ruleset {
+    /// Puts rules into canonical form: both lists are sorted and deduplicated, origins that no rule uses are left
+    /// out, and the [`OriginId`]s are renumbered accordingly.
+    ///
+    /// `rules[_].origin` is an index into `origins` as given here.
+    ///
+    /// # Errors
+    /// When a rule names an origin that does not exist, its effect is not its origin's action, its class has no
+    /// such objects, or its base name is empty or holds a `/` or a zero byte.
+    pub fn new(rules: Vec<Rule>, origins: Vec<Origin>, postures: Postures) -> Result<Self, InvalidRule> {
+        let mut by_origin: BTreeMap<&Origin, Vec<Rule>> = BTreeMap::new();
+        for rule in rules {
+            let origin = position(rule.origin)
+                .and_then(|index| origins.get(index))
+                .ok_or(InvalidRule::UnknownOrigin(rule.origin.0))?;
+            check(&rule, origin)?;
+            by_origin.entry(origin).or_default().push(rule);
+        }
+
+        let mut rules = Vec::new();
+        let mut used = Vec::with_capacity(by_origin.len());
+        for (index, (origin, of_origin)) in by_origin.into_iter().enumerate() {
+            let id = OriginId(u32::try_from(index).map_err(|_| InvalidRule::TooManyOrigins)?);
+            used.push(origin.clone());
+            rules.extend(of_origin.into_iter().map(|rule| Rule { origin: id, ..rule }));
+        }
+        rules.sort_unstable();
+        rules.dedup();
+
+        let postures = Class::ALL.map(|class| match allows_in(&rules, class) {
+            true => postures.of(class),
+            false => PostureAction::Allow,
+        });
+        let digest = digest::digest(&rules, &used, postures);
+        Ok(Self { rules, origins: used, postures, digest })
+    }
+
+    /// The rules, sorted.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The origins, sorted; [`OriginId`] is the index.
+    #[must_use]
+    pub fn origins(&self) -> &[Origin] {
+        &self.origins
+    }
+
+    /// One origin; `None` for an id of another ruleset.
+    #[must_use]
+    pub fn origin(&self, id: OriginId) -> Option<&Origin> {
+        position(id).and_then(|index| self.origins.get(index))
+    }
+
+    /// Whether there are no rules: no policy has anything to say about the container.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether the class has an Allow rule, with or without a source.
+    #[must_use]
+    pub fn whitelisted(&self, class: Class) -> bool {
+        allows_in(&self.rules, class)
+    }
+
+    /// What becomes of an access of the class that no rule matches: the default posture where the class is
+    /// [`whitelisted`](Self::whitelisted), else Allow.
+    #[must_use]
+    pub fn posture(&self, class: Class) -> PostureAction {
+        let [process, file, network, capability] = self.postures;
+        match class {
+            Class::Process => process,
+            Class::File => file,
+            Class::Network => network,
+            Class::Capability => capability,
+        }
+    }
+
+    /// The identity of the ruleset: equal digests mean equal rules, equal origins and equal postures that matter.
+    #[must_use]
+    pub fn digest(&self) -> RulesetDigest {
+        self.digest
+    }
+}
+
+/// A line for each rule with its origin, and one for each posture that matters; made to be read and compared.
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for rule in &self.rules {
+            match self.origin(rule.origin) {
+                Some(origin) => writeln!(f, "{rule} [{} {}]", origin.policy, origin.rule)?,
+                None => writeln!(f, "{rule}")?,
+            }
+        }
+        for class in Class::ALL {
+            if self.whitelisted(class) {
+                writeln!(f, "{} {class} otherwise [DefaultPosture]", self.posture(class))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn allows_in(rules: &[Rule], class: Class) -> bool {
+    rules.iter().any(|rule| rule.class == class && rule.effect == Effect::Allow)
+}
+
+fn position(id: OriginId) -> Option<usize> {
+    usize::try_from(id.0).ok()
+}
+
+fn check(rule: &Rule, origin: &Origin) -> Result<(), InvalidRule> {
+    if rule.effect != origin.action {
+        return Err(InvalidRule::OtherAction { effect: rule.effect, action: origin.action });
+    }
+    match rule.class {
+        Class::Process | Class::File => {}
+        Class::Network | Class::Capability => return Err(InvalidRule::NoSuchObject(rule.class)),
+    }
+    if let Object::BaseName(name) = &rule.object
+        && (name.is_empty() || name.bytes().any(|byte| byte == b'/' || byte == 0))
+    {
+        return Err(InvalidRule::BaseName(name.clone()));
+    }
+    Ok(())
+}
+
+/// Why [`Ruleset::new`] refuses a rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRule {
+    /// The rule's origin is not in the list.
+    #[error("there is no origin {0}")]
+    UnknownOrigin(u32),
+    /// The rule does one thing and its origin says another.
+    #[error("the rule's effect is {effect}, its origin's action is {action}")]
+    OtherAction {
+        /// The rule's.
+        effect: Effect,
+        /// The origin's.
+        action: Effect,
+    },
+    /// Files are no objects of this class; the objects of these classes are still to come.
+    #[error("a {0} rule cannot speak about files")]
+    NoSuchObject(Class),
+    /// No file can have this name.
+    #[error("`{0}` is no name of a file")]
+    BaseName(String),
+    /// More origins than an [`OriginId`] can count.
+    #[error("more than {} origins", u32::MAX)]
+    TooManyOrigins,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+use super::*;
+use crate::policy::Kind;
+
+fn origin(name: &str, rule: &str, action: Effect) -> Origin {
+    Origin {
+        policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "default".into(), name: name.into() },
+        rule: rule.into(),
+        severity: 1,
+        tags: vec![],
+        message: String::new(),
+        action,
+    }
+}
+
+fn file(path: &str, effect: Effect, origin: u32) -> Rule {
+    Rule {
+        class: Class::File,
+        source: None,
+        object: Object::Path(path.parse().unwrap()),
+        conditions: Conditions::default(),
+        effect,
+        origin: OriginId(origin),
+    }
+}
+
+#[test]
+fn the_order_of_rules_and_origins_does_not_matter() {
+    let a = origin("a", "spec.file.matchPaths[0]", Effect::Block);
+    let b = origin("b", "spec.file.matchPaths[0]", Effect::Allow);
+    let one = Ruleset::new(
+        vec![file("/x", Effect::Block, 0), file("/y", Effect::Allow, 1)],
+        vec![a.clone(), b.clone()],
+        Postures::default(),
+    )
+    .unwrap();
+    let other = Ruleset::new(
+        vec![file("/y", Effect::Allow, 0), file("/x", Effect::Block, 2), file("/x", Effect::Block, 1)],
+        vec![b, a.clone(), a],
+        Postures::default(),
+    )
+    .unwrap();
+    assert_eq!(one, other);
+    assert_eq!(one.digest(), other.digest());
+    assert_eq!(one.rules().len(), 2);
+}
+
+#[test]
+fn unused_origins_are_left_out() {
+    let ruleset = Ruleset::new(
+        vec![file("/x", Effect::Block, 1)],
+        vec![origin("a", "r", Effect::Block), origin("b", "r", Effect::Block)],
+        Postures::default(),
+    )
+    .unwrap();
+    assert_eq!(ruleset.origins().len(), 1);
+    let id = ruleset.rules()[0].origin;
+    assert_eq!(ruleset.origin(id).unwrap().policy.name, "b");
+    assert_eq!(ruleset.origin(OriginId(1)), None);
+}
+
+#[test]
+fn a_posture_counts_only_where_there_is_an_allow_rule() {
+    let block = Postures::default().with(Class::File, PostureAction::Block);
+    let make = |effect, postures| {
+        Ruleset::new(vec![file("/x", effect, 0)], vec![origin("a", "r", effect)], postures).unwrap()
+    };
+    let plain = make(Effect::Block, block);
+    assert!(!plain.whitelisted(Class::File));
+    assert_eq!(plain.posture(Class::File), PostureAction::Allow);
+    assert_eq!(plain, make(Effect::Block, Postures::default()));
+
+    let whitelist = make(Effect::Allow, block);
+    assert!(whitelist.whitelisted(Class::File) && !whitelist.whitelisted(Class::Process));
+    assert_eq!(whitelist.posture(Class::File), PostureAction::Block);
+    assert_eq!(whitelist.posture(Class::Process), PostureAction::Allow);
+    assert_ne!(whitelist.digest(), make(Effect::Allow, Postures::default()).digest());
+}
+
+#[test]
+fn the_digest_covers_every_field() {
+    let base_origin = origin("a", "r", Effect::Block);
+    let base_rule = file("/x", Effect::Block, 0);
+    let digest = |rule: Rule, origin: Origin| {
+        Ruleset::new(vec![rule], vec![origin], Postures::default()).unwrap().digest()
+    };
+    let path = |text: &str| text.parse::<AbsPath>().unwrap();
+    let mut digests = vec![digest(base_rule.clone(), base_origin.clone())];
+    let rules: [fn(&mut Rule); 4] = [
+        |rule| rule.class = Class::Process,
+        |rule| rule.conditions.read_only = true,
+        |rule| rule.conditions.owner_only = true,
+        |rule| rule.object = Object::BaseName("x".into()),
+    ];
+    for change in rules {
+        let mut rule = base_rule.clone();
+        change(&mut rule);
+        digests.push(digest(rule, base_origin.clone()));
+    }
+    for object in [
+        Object::Path(path("/y")),
+        Object::Directory { dir: path("/x"), recursive: false },
+        Object::Directory { dir: path("/x"), recursive: true },
+    ] {
+        digests.push(digest(Rule { object, ..base_rule.clone() }, base_origin.clone()));
+    }
+    digests.push(digest(Rule { source: Some(path("/x")), ..base_rule.clone() }, base_origin.clone()));
+    digests.push(digest(
+        Rule { effect: Effect::Audit, ..base_rule.clone() },
+        Origin { action: Effect::Audit, ..base_origin.clone() },
+    ));
+    let origins: [fn(&mut Origin); 8] = [
+        |origin| origin.policy.name = "b".into(),
+        |origin| origin.policy.namespace = "b".into(),
+        |origin| origin.policy.kind = Kind::KubeArmorHostPolicy,
+        |origin| origin.rule = "s".into(),
+        |origin| origin.severity = 2,
+        |origin| origin.tags = vec!["t".into()],
+        |origin| origin.tags = vec!["t".into(), String::new()],
+        |origin| origin.message = "m".into(),
+    ];
+    for change in origins {
+        let mut origin = base_origin.clone();
+        change(&mut origin);
+        digests.push(digest(base_rule.clone(), origin));
+    }
+    let count = digests.len();
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), count, "two different rulesets share a digest");
+}
+
+#[test]
+fn the_digest_is_stable() {
+    // It is stored in containers' annotations and in pinned maps: a change needs a new VERSION.
+    let ruleset = Ruleset::new(
+        vec![file("/etc/passwd", Effect::Block, 0)],
+        vec![origin("a", "spec.file.matchPaths[0]", Effect::Block)],
+        Postures::default(),
+    )
+    .unwrap();
+    assert_eq!(ruleset.digest().to_string().len(), 64);
+    assert_eq!(
+        ruleset.digest().to_string(),
+        "7ed5972e6104fd75b3ffb6cf5f2580ec3eed4297f9a3841e3c798ac37d211c90"
+    );
+    assert_eq!(RulesetDigest::from_bytes(*ruleset.digest().as_bytes()), ruleset.digest());
+}
+
+#[test]
+fn refused() {
+    let new = |rule: Rule, origin: Origin| Ruleset::new(vec![rule], vec![origin], Postures::default());
+    let block = origin("a", "r", Effect::Block);
+    assert_eq!(new(file("/x", Effect::Block, 7), block.clone()), Err(InvalidRule::UnknownOrigin(7)));
+    assert_eq!(
+        new(file("/x", Effect::Allow, 0), block.clone()),
+        Err(InvalidRule::OtherAction { effect: Effect::Allow, action: Effect::Block })
+    );
+    for name in ["", "a/b", "a\0"] {
+        let rule = Rule { object: Object::BaseName(name.into()), ..file("/x", Effect::Block, 0) };
+        assert_eq!(new(rule, block.clone()), Err(InvalidRule::BaseName(name.into())));
+    }
+    for class in [Class::Network, Class::Capability] {
+        let rule = Rule { class, ..file("/x", Effect::Block, 0) };
+        assert_eq!(new(rule, block.clone()), Err(InvalidRule::NoSuchObject(class)));
+    }
+}
