@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Doors onto the walker and the matcher for tests and benchmarks: SEC("syscall") programs, never attached. A door
+ * lays out the given path as a chain of dentries in map memory, with the field offsets of the running kernel, and
+ * then goes the very way that a hook goes.
+ */
+
+#define FAKE_BYTES 128	 /* holds d_parent and d_name of a struct dentry */
+#define FAKE_MOUNT 1024	 /* holds the fields of a struct mount that the walk reads */
+#define FAKE_DENTRIES (MAX_COMPONENTS + 1)
+
+struct door_objects {
+	char dentries[FAKE_DENTRIES * FAKE_BYTES];
+	char mount[FAKE_MOUNT];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct door_objects);
+} door_objects SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct door_paths);
+} door_input SEC(".maps");
+
+struct layout {
+	struct door_objects *objects;
+	char *path;
+	__u32 len;
+	__u32 begin; /* of the current component */
+	__u32 n;
+};
+
+static __always_inline char *fake_dentry(struct door_objects *o, __u32 i)
+{
+	return i < FAKE_DENTRIES ? &o->dentries[i * FAKE_BYTES] : 0;
+}
+
+static __always_inline void fake_fill(struct door_objects *o, __u32 i, __u32 parent, __u64 name, __u32 len)
+{
+	char *d = fake_dentry(o, i), *p = fake_dentry(o, parent);
+
+	if (!d || !p)
+		return;
+	*(__u64 *)(d + bpf_core_field_offset(struct dentry, d_parent)) = (__u64)p;
+	*(__u32 *)(d + bpf_core_field_offset(struct dentry, d_name.len)) = len;
+	*(__u64 *)(d + bpf_core_field_offset(struct dentry, d_name.name)) = name;
+}
+
+static long layout_step(__u32 i, struct layout *l)
+{
+	if (i > l->len || i > PATH_BYTES)
+		return 1;
+	if (i == l->len || (i < PATH_BYTES && l->path[i] == '/')) {
+		if (i > l->begin) {
+			l->n++;
+			fake_fill(l->objects, l->n, l->n - 1, (__u64)l->path + l->begin, i - l->begin);
+		}
+		l->begin = i + 1;
+	}
+	return 0;
+}
+
+/* the walk over a laid out path; the reason, 0 = complete */
+static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door_objects *o, char *path, __u32 len)
+{
+	struct layout l = {.objects = o, .path = path, .len = len};
+	char *root, *leaf;
+
+	if (!w || !s || !o || !path)
+		return REASON_UNREADABLE;
+	root = fake_dentry(o, 0);
+	fake_fill(o, 0, 0, (__u64)path, 1);
+	bpf_loop(PATH_BYTES + 1, layout_step, &l, 0);
+	leaf = fake_dentry(o, l.n);
+	if (!leaf)
+		return REASON_TOO_DEEP;
+	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt_parent)) = (__u64)o->mount;
+	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt.mnt_root)) = (__u64)root;
+	return walk_up(w, s, (__u64)leaf, (__u64)o->mount + bpf_core_field_offset(struct mount, mnt));
+}
+
+static __always_inline int door_once(struct scratch *s, struct door_objects *o, struct door_paths *in,
+				     struct door_match *d)
+{
+	struct walk w = {};
+	struct matching m;
+	struct cell *h, *k;
+	void *image;
+	__u32 id = d->ruleset, source = 0, index;
+
+	image = bpf_map_lookup_elem(&rulesets, &id);
+	if (!image)
+		return REASON_NO_RULES;
+	h = cell_at(image, 0);
+	if (!h)
+		return REASON_NO_RULES;
+	index = h->header.classes[d->class_ & (CLASS_COUNT - 1)];
+	if (!index) {
+		d->decision = EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE;
+		return 0;
+	}
+	k = cell_at(image, index);
+	if (!k)
+		return REASON_NO_RULES;
+	if (d->source_len && h->header.source_node) {
+		if (door_walk(&w, s, o, in->source, d->source_len))
+			return w.reason;
+		match_init(&m, image, &h->header, &w, 0);
+		source = match_source(&m, h->header.source_node);
+	}
+	if (door_walk(&w, s, o, in->path, d->path_len))
+		return w.reason;
+	match_init(&m, image, &h->header, &w, d->condition);
+	d->decision = match_class(&m, &k->class_, d->class_, source);
+	return m.unreadable ? REASON_UNREADABLE : 0;
+}
+
+SEC("syscall")
+int door_match(struct door_match *ctx)
+{
+	__u32 zero = 0;
+	struct door_objects *o = bpf_map_lookup_elem(&door_objects, &zero);
+	struct door_paths *in = bpf_map_lookup_elem(&door_input, &zero);
+	struct scratch *s = scratch_take();
+	struct door_match d;
+
+	if (!s)
+		return -EACCES;
+	d.ruleset = ctx->ruleset;
+	d.class_ = ctx->class_;
+	d.condition = ctx->condition;
+	d.path_len = ctx->path_len;
+	d.source_len = ctx->source_len;
+	d.decision = 0;
+	d.reason = REASON_UNREADABLE;
+	if (o && in)
+		d.reason = door_once(s, o, in, &d);
+	scratch_give(s);
+	ctx->decision = d.decision;
+	ctx->reason = d.reason;
+	return 0;
+}

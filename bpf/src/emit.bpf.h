@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Events: who did what to which path, and which rule answered. Losing one never changes a verdict; it is counted. */
+#ifndef EMIT_BPF_H
+#define EMIT_BPF_H
+
+struct text {
+	struct scratch *scratch;
+	__u32 n;
+	__u32 base; /* where this text begins in scratch->data */
+	__u32 len;
+	__u32 truncated;
+};
+
+static long text_step(__u32 i, struct text *t)
+{
+	struct scratch *s = t->scratch;
+	struct dentry *d;
+	__u32 len, at;
+
+	if (i >= t->n)
+		return 1;
+	d = (struct dentry *)s->dentries[(t->n - 1 - i) & (MAX_COMPONENTS - 1)];
+	len = BPF_CORE_READ(d, d_name.len);
+	if (len > NAME_BYTES || t->len + 1 + len > PATH_BYTES) {
+		t->truncated = 1;
+		return 1;
+	}
+	at = (t->base + t->len) & (2 * PATH_BYTES - 1);
+	s->data[at] = '/';
+	bpf_probe_read_kernel(&s->data[at + 1], len & NAME_BYTES, BPF_CORE_READ(d, d_name.name));
+	t->len += 1 + len;
+	return 0;
+}
+
+/* Writes the path in scratch->dentries into scratch->data from `base` on; its length. */
+static __always_inline __u32 text_write(struct scratch *s, __u32 n, __u32 base, __u32 *truncated)
+{
+	struct text t = {.scratch = s, .n = n, .base = base};
+
+	if (!n) {
+		s->data[base & (2 * PATH_BYTES - 1)] = '/';
+		return 1;
+	}
+	bpf_loop(MAX_COMPONENTS, text_step, &t, 0);
+	*truncated = t.truncated;
+	return t.len;
+}
+
+static __always_inline __u32 pid_in_namespace(struct task_struct *leader)
+{
+	struct pid *p = BPF_CORE_READ(leader, thread_pid);
+	__u32 level = BPF_CORE_READ(p, level);
+	__u32 nr = 0;
+
+	bpf_probe_read_kernel(&nr, sizeof(nr),
+			      (void *)p + bpf_core_field_offset(struct pid, numbers) +
+				      level * bpf_core_type_size(struct upid) + bpf_core_field_offset(struct upid, nr));
+	return nr;
+}
+
+/* The walk of the object is in scratch; afterwards that of the executable is. */
+static __noinline void emit(struct scratch *s, struct walk *w, struct event_facts *f)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *parent = task->real_parent;
+	struct event *e;
+	__u32 size, truncated = 0;
+	struct file *exe;
+
+	if (!s || !w || !f)
+		return;
+	e = &s->event;
+	e->version = EVENT_VERSION;
+	e->flags = 0;
+	e->time_ns = bpf_ktime_get_boot_ns();
+	e->container = f->container;
+	e->ruleset = f->ruleset;
+	e->class_ = f->class_;
+	e->op = f->op;
+	e->decision = f->decision;
+	e->reason = f->reason;
+	e->host_pid = task->tgid;
+	e->host_tid = task->pid;
+	e->host_ppid = parent->tgid;
+	e->pid = pid_in_namespace(task->group_leader);
+	e->ppid = pid_in_namespace(BPF_CORE_READ(parent, group_leader));
+	e->uid = BPF_CORE_READ(task, cred, uid.val);
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	BPF_CORE_READ_INTO(&e->parent_comm, parent, comm);
+
+	e->path_len = f->has_path ? text_write(s, w->n, 0, &truncated) : 0;
+	if (truncated)
+		e->flags |= EVENT_PATH_TRUNCATED;
+	e->source_len = 0;
+	exe = BPF_CORE_READ(task, mm, exe_file);
+	if (exe) {
+		__u32 reason = walk_up(w, s, (__u64)BPF_CORE_READ(exe, f_path.dentry), (__u64)BPF_CORE_READ(exe, f_path.mnt));
+
+		truncated = 0;
+		if (!reason || w->n)
+			e->source_len = text_write(s, w->n, e->path_len, &truncated);
+		if (truncated)
+			e->flags |= EVENT_SOURCE_TRUNCATED;
+	}
+	size = sizeof(*e) + e->path_len + e->source_len;
+	if (size > EVENT_BYTES)
+		size = EVENT_BYTES;
+	if (bpf_ringbuf_output(&events, e, size, 0))
+		count(COUNTER_EVENT_DROPPED);
+}
+
+#endif

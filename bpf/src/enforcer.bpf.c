@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The one BPF object. All programs are non-sleepable: they load on every hook from 6.1 on and the confined process
+ * cannot put them to sleep. Each respects an earlier program's denial and denies by its own return value.
+ */
+#include "kernel.bpf.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+
+#include "enforcer.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* what user space reads as bytes must be in BTF; used nowhere else */
+struct cell cell_type;
+struct event event_type;
+struct door_match door_match_type;
+enum enforcer_class class_type;
+enum enforcer_effect effect_type;
+enum enforcer_op op_type;
+enum enforcer_reason reason_type;
+enum enforcer_counter counter_type;
+
+struct event_facts {
+	__u64 container;
+	__u32 ruleset;
+	__u32 class_;
+	__u32 op;
+	__u32 decision;
+	__u32 reason;
+	__u32 has_path;
+};
+
+#include "maps.bpf.h"
+#include "subject.bpf.h"
+#include "walk.bpf.h"
+#include "match.bpf.h"
+#include "emit.bpf.h"
+#include "judge.bpf.h"
+
+#include "file.bpf.c"
+#include "exec.bpf.c"
+#include "door.bpf.c"

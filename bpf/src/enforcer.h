@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The contract between the BPF programs and user space.
+ *
+ * Every structure here is read or written by both sides. All fields have fixed widths, all padding is named, and
+ * all sizes are asserted. Rust takes the map and event types from the skeleton that is generated from this file;
+ * only the layout of an image's cells is written a second time (enforcer-core, compile/bpf/image.rs, which must
+ * build without clang), and a test there compares each offset with the generated types.
+ *
+ * ENFORCER_LAYOUT goes into the name of the directory in bpffs: programs and a daemon that disagree about
+ * anything in this file never meet.
+ */
+#ifndef ENFORCER_H
+#define ENFORCER_H
+
+#define ENFORCER_LAYOUT 1
+#define EVENT_VERSION 1
+
+/* Linux PATH_MAX: what a path given to a system call can hold, the terminating NUL included. */
+#define PATH_BYTES 4096
+/* NAME_MAX: the longest component that any Linux file system allows. */
+#define NAME_BYTES 255
+/* A path of PATH_BYTES has at most 2047 components, so no rule is deeper than this. */
+#define MAX_COMPONENTS 2048
+/* Steps of a walk towards the root. A directory may be nested deeper than PATH_MAX (mkdir and chdir in turn);
+ * past this many components and mounts the walk gives up, and the access counts as unresolved. */
+#define MAX_WALK 65536
+/* cgroup v2 levels that the ancestor search looks at; user space refuses to arm a container below that. */
+#define MAX_CGROUP_LEVEL 32
+/* Containers at one time. */
+#define MAX_CONTAINERS 16384
+/* Container ids: containerd and CRI-O use 64 hexadecimal digits. */
+#define CONTAINER_ID_BYTES 128
+
+enum enforcer_class {
+	CLASS_PROCESS = 0,
+	CLASS_FILE = 1,
+	CLASS_NETWORK = 2,
+	CLASS_CAPABILITY = 3,
+	CLASS_COUNT = 4,
+};
+
+/* What a decision says; the order is the order of strength. EFFECT_NONE: the rule does not cover this access. */
+enum enforcer_effect {
+	EFFECT_NONE = 0,
+	EFFECT_ALLOW = 1,
+	EFFECT_AUDIT = 2,
+	EFFECT_BLOCK = 3,
+};
+
+/* Operations, for events. The matcher only knows whether an access writes. */
+enum enforcer_op {
+	OP_EXEC = 1,
+	OP_OPEN_READ = 2,
+	OP_OPEN_WRITE = 3,
+	OP_CREATE = 4,
+	OP_MKDIR = 5,
+	OP_RMDIR = 6,
+	OP_UNLINK = 7,
+	OP_SYMLINK = 8,
+	OP_LINK = 9,
+	OP_RENAME = 10,
+	OP_TRUNCATE = 11,
+	OP_CHMOD = 12,
+	OP_CHOWN = 13,
+};
+
+/* Why an access could not be resolved to a path or to rules. */
+enum enforcer_reason {
+	REASON_NONE = 0,
+	REASON_RACED = 1,	 /* renames or mounts changed the path in every attempt */
+	REASON_TOO_DEEP = 2,	 /* more than MAX_WALK steps to the root */
+	REASON_DISCONNECTED = 3, /* a dentry without a way to a root: open_by_handle_at, a directory moved out of a bind mount */
+	REASON_FOREIGN_MOUNT = 4,/* on a mount of another mount namespace, a detached or an anonymous one */
+	REASON_NO_SCRATCH = 5,	 /* all work areas of this CPU are in use by preempted programs */
+	REASON_NO_RULES = 6,	 /* the container's ruleset is not in the kernel, or is damaged */
+	REASON_UNREADABLE = 7,	 /* a kernel structure could not be read */
+};
+
+/* state of a subject */
+#define SUBJECT_PENDING 1u /* the runtime's own work: not judged until the first exec inside the container */
+#define SUBJECT_ACTIVE 2u
+
+/* Who a task is: value of task storage, and of the map by task pointer. Absent means "not of an armed container",
+ * but never by one map alone (see subject.bpf.h). */
+struct subject {
+	__u64 container; /* key of the containers map; never 0 */
+	__u64 root_ino;	 /* with root_dev: the root directory at arming; 0/0 = armed after pivot_root */
+	/* The acting executable as a source of the ruleset, kept in one word so that it is read and written at once:
+	 * ruleset id << 32 | index of the source cell. Another ruleset in the upper half means "not known". */
+	__u64 source;
+	__u32 root_dev;
+	__u32 mnt_ns;	 /* inode number of the container's mount namespace */
+	__u32 state;	 /* SUBJECT_* */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct subject) == 40, "subject");
+
+/* An armed container. Absent means that user space has disarmed it. */
+struct container {
+	__u32 ruleset; /* key of the rulesets map; 0 = no policy selects it at present */
+	__u32 mnt_ns;
+	__u64 cgroup_id; /* 0: the container has no cgroup of its own in the v2 hierarchy */
+	__u64 root_ino;
+	__u32 root_dev;
+	__u32 id_len;
+	char id[CONTAINER_ID_BYTES];
+};
+_Static_assert(sizeof(struct container) == 160, "container");
+
+/* How a process that enters from outside (exec) is found where the container has no cgroup v2 of its own.
+ * Namespace numbers are reused; `seq` of the namespace is not. It is 0 until an armed task has shown it. */
+struct entry_ns {
+	__u64 container;
+	__u64 seq;
+};
+
+/* ---- image: a compiled ruleset, an array of 64-byte cells ---- */
+
+#define IMAGE_VERSION 1
+#define CELL_BYTES 64
+#define NODE_INLINE 32 /* bytes of a component's name that stand in the node itself */
+
+/* cell 0 */
+struct header_cell {
+	__u32 version;
+	__u32 cells;		/* cells in the image, this one included */
+	__u32 table;		/* first cell of the node table */
+	__u32 mask;		/* slots of the node table - 1; slots are a power of two */
+	__u64 seed;		/* of the hash; chosen so that every node has a place */
+	__u32 source_node;	/* node id that stands for "/" in the tree of sources; 0 = no rule has a source */
+	__u32 source_root;	/* source cell of the executable "/" (impossible) is 0; reserved */
+	__u32 classes[CLASS_COUNT]; /* class cells; 0 = the class has no rules */
+	__u32 pad[4];
+};
+_Static_assert(sizeof(struct header_cell) == CELL_BYTES, "header_cell");
+
+struct class_cell {
+	__u32 root;	  /* root cell of the rules without a source; 0 = none */
+	__u32 otherwise;  /* decision where no rule decides: the posture, or RULE_NONE and allowed */
+	__u32 unresolved; /* effect where the path or the rules cannot be found out */
+	__u32 pad[13];
+};
+_Static_assert(sizeof(struct class_cell) == CELL_BYTES, "class_cell");
+
+/* the rules of one class and one source (or none) */
+struct root_cell {
+	__u32 node;	/* node id of "/" */
+	__u32 base;	/* node id under which base names stand; 0 = no rule names one */
+	__u32 exact;	/* decision cells for "/" itself, see node_cell */
+	__u32 children;
+	__u32 deep;
+	__u32 pad[11];
+};
+_Static_assert(sizeof(struct root_cell) == CELL_BYTES, "root_cell");
+
+/* an executable that rules name as their source: the end of a path in the tree of sources */
+struct source_cell {
+	__u32 roots[CLASS_COUNT]; /* root cells; 0 = no rule of that class has this source */
+	__u32 pad[12];
+};
+_Static_assert(sizeof(struct source_cell) == CELL_BYTES, "source_cell");
+
+/* One edge of the tree of paths: component `name` under node `parent`. Stands in one of two slots of the table. */
+struct node_cell {
+	__u32 parent;	/* 0 = empty slot */
+	__u32 node;
+	__u32 tag;	/* of the component's hash; a mismatch ends the comparison early, a match proves nothing */
+	__u32 len;	/* of the name, 1..NAME_BYTES */
+	__u32 exact;	/* decision for this very path, or the source cell in the tree of sources; 0 = none */
+	__u32 children; /* decision for this directory itself and what lies directly in it; 0 = none */
+	__u32 deep;	/* decision for what lies deeper; 0 = none */
+	__u32 more;	/* first of the string cells with the name's bytes from NODE_INLINE on */
+	__u64 name[NODE_INLINE / 8]; /* zero-filled */
+};
+_Static_assert(sizeof(struct node_cell) == CELL_BYTES, "node_cell");
+
+/* the conditions of an access choose the entry of a decision */
+#define COND_WRITE 1u
+#define COND_OWNER 2u
+#define COND_COUNT 4
+
+/* entry of a decision: effect in bits 28..29, DECISION_EXEMPT, index of the rule's origin in bits 0..27 */
+#define DECISION_RULE 0x0fffffffu
+#define DECISION_EFFECT_SHIFT 28
+#define DECISION_EXEMPT 0x80000000u
+#define RULE_POSTURE DECISION_RULE	/* decided by the default posture */
+#define RULE_NONE (DECISION_RULE - 1)	/* no rule: allowed, or unresolved */
+
+struct decision_cell {
+	__u32 by_condition[COND_COUNT];
+	__u32 pad[12];
+};
+_Static_assert(sizeof(struct decision_cell) == CELL_BYTES, "decision_cell");
+
+struct cell {
+	union {
+		struct header_cell header;
+		struct class_cell class_;
+		struct root_cell root;
+		struct source_cell source;
+		struct node_cell node;
+		struct decision_cell decision;
+		__u64 words[CELL_BYTES / 8];
+	};
+};
+_Static_assert(sizeof(struct cell) == CELL_BYTES, "cell");
+
+/* ---- events ---- */
+
+#define EVENT_PATH_TRUNCATED 1u
+#define EVENT_SOURCE_TRUNCATED 2u
+
+/* One record of the ring buffer: this header, then path_len bytes of path and source_len bytes of the acting
+ * executable's path, neither terminated. */
+struct event {
+	__u32 version; /* EVENT_VERSION */
+	__u32 flags;   /* EVENT_* */
+	__u64 time_ns; /* CLOCK_BOOTTIME */
+	__u64 container;
+	__u32 ruleset;
+	__u16 class_;
+	__u16 op;
+	__u32 decision; /* as in a decision cell: effect and rule */
+	__u32 reason;	/* enum enforcer_reason */
+	__u32 pid;	/* thread group id in the task's own pid namespace */
+	__u32 ppid;
+	__u32 host_pid;
+	__u32 host_tid;
+	__u32 host_ppid;
+	__u32 uid;	/* real user id in the initial user namespace */
+	char comm[16];
+	char parent_comm[16];
+	__u32 path_len;
+	__u32 source_len;
+};
+_Static_assert(sizeof(struct event) == 104, "event");
+
+#define EVENT_BYTES (sizeof(struct event) + 2 * PATH_BYTES)
+
+/* ---- counters: index of the counters map; user space shows them by these names, in lower case ---- */
+
+enum enforcer_counter {
+	COUNTER_ALLOWED,	      /* judged and allowed */
+	COUNTER_AUDITED,
+	COUNTER_BLOCKED,
+	COUNTER_EVENT_DROPPED,	      /* ring buffer full */
+	COUNTER_ACTIVATED,	      /* tasks that passed the exec barrier */
+	COUNTER_INHERITED,	      /* children that got their parent's identity */
+	COUNTER_INHERIT_FAILED,	      /* forks refused because the identity could not be copied */
+	COUNTER_IDENTIFY_FAILED,      /* execs refused because the identity could not be stored */
+	COUNTER_BY_POINTER,	      /* identities that only the map by task pointer knew */
+	COUNTER_RETRIED,	      /* walks done again because of a rename or a mount */
+	COUNTER_RACED,		      /* one counter for each enforcer_reason from here on */
+	COUNTER_TOO_DEEP,
+	COUNTER_DISCONNECTED,
+	COUNTER_FOREIGN_MOUNT,
+	COUNTER_NO_SCRATCH,
+	COUNTER_NO_RULES,
+	COUNTER_UNREADABLE,
+	COUNTER_COUNT,
+};
+
+/* ---- doors: contexts of the SEC("syscall") programs that tests and benchmarks call ---- */
+
+struct door_match {
+	__u32 ruleset;
+	__u32 class_;
+	__u32 condition;  /* COND_* */
+	__u32 path_len;	  /* bytes in door_paths.path */
+	__u32 source_len; /* bytes in door_paths.source; 0 = no known executable */
+	__u32 rounds;	  /* how often to match, for benchmarks; 0 counts as 1 */
+	/* out */
+	__u32 decision;
+	__u32 reason;
+};
+
+struct door_paths {
+	char path[PATH_BYTES];
+	char source[PATH_BYTES];
+};
+
+#endif

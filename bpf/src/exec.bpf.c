@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Identity over a task's life, the exec barrier, and the judgement of executions.
+ *
+ * task_alloc		a child is who its parent is
+ * bprm_creds_for_exec	the barrier: from the first exec inside the container on, the task is judged
+ * bprm_check_security	the judgement: the program, and for a script each interpreter
+ * bprm_committed_creds	the acting executable has changed
+ * task_free		only below 6.2: the address no longer speaks of this task
+ */
+
+#define EPERM 1
+
+SEC("lsm/task_alloc")
+int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, int ret)
+{
+	struct subject *s, copy;
+
+	if (ret)
+		return ret;
+	s = subject_of(bpf_get_current_task_btf());
+	if (!s)
+		return 0;
+	copy = *s;
+	if (!subject_set(task, &copy)) {
+		count(COUNTER_INHERIT_FAILED);
+		return -EPERM; /* the fork fails, nothing runs unconfined */
+	}
+	count(COUNTER_INHERITED);
+	return 0;
+}
+
+static __always_inline int judge_program(struct subject *s, __u32 class_, __u32 op, struct linux_binprm *bprm)
+{
+	struct file *file = bprm->file;
+	struct request r = {.class_ = class_, .op = op};
+
+	r.dentry = (__u64)file->f_path.dentry;
+	r.mnt = (__u64)file->f_path.mnt;
+	r.inode = (__u64)file->f_inode;
+	return judge(s, &r);
+}
+
+SEC("lsm/bprm_creds_for_exec")
+int BPF_PROG(bprm_creds_for_exec, struct linux_binprm *bprm, int ret)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct subject *s = subject_of(task), now;
+	int begins = 0;
+
+	if (ret)
+		return ret;
+	if (s)
+		now = *s;
+	else if (!subject_entering(task, &now))
+		return 0;
+	if (now.state != SUBJECT_ACTIVE && subject_begins(task, &now)) {
+		struct entry_ns *e = bpf_map_lookup_elem(&namespace_containers, &now.mnt_ns);
+
+		now.state = SUBJECT_ACTIVE;
+		begins = 1;
+		count(COUNTER_ACTIVATED);
+		if (e && !e->seq && e->container == now.container)
+			e->seq = namespace_seq_of(task);
+	}
+	if (now.state != SUBJECT_ACTIVE)
+		return 0; /* the runtime executes its own init: it keeps, or finds again, what it is */
+	/* also when nothing changed: the task that survives an exec may be a thread whose identity is its leader's */
+	if (!subject_set(task, &now)) {
+		count(COUNTER_IDENTIFY_FAILED);
+		return -EPERM;
+	}
+	if (!begins)
+		return 0;
+	/* the program was opened before the barrier; judge that now */
+	s = subject_of(task);
+	return s ? judge_program(s, CLASS_FILE, OP_OPEN_READ, bprm) : -EPERM;
+}
+
+SEC("lsm/bprm_check_security")
+int BPF_PROG(bprm_check_security, struct linux_binprm *bprm, int ret)
+{
+	struct subject *s;
+
+	if (ret)
+		return ret;
+	s = confined();
+	return s ? judge_program(s, CLASS_PROCESS, OP_EXEC, bprm) : 0;
+}
+
+SEC("lsm/bprm_committed_creds")
+int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
+{
+	struct subject *s = subject_of(bpf_get_current_task_btf());
+
+	if (s)
+		s->source = 0;
+	return 0;
+}
+
+SEC("lsm/task_free")
+int BPF_PROG(task_free, struct task_struct *task)
+{
+	__u64 key = (__u64)task;
+
+	bpf_map_delete_elem(&pointer_subjects, &key);
+	return 0;
+}
+
+/* Marks every thread of the processes in `marks`: containers that ran before they were armed, and below 6.2 what
+ * user space has armed through a pidfd. Run by reading the iterator once. */
+SEC("iter/task")
+int mark_tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct subject *mark, value;
+	__u32 tgid;
+
+	if (!task)
+		return 0;
+	tgid = task->tgid;
+	mark = bpf_map_lookup_elem(&marks, &tgid);
+	if (!mark)
+		return 0;
+	value = *mark;
+	if (!subject_set(task, &value))
+		count(COUNTER_IDENTIFY_FAILED);
+	return 0;
+}

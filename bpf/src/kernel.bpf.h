@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The parts of kernel structures that the programs read. Only names and types matter: the loader relocates each
+ * access to the running kernel's own layout (CO-RE), and refuses to load where a field is gone. That makes the
+ * object independent of the machine it was built on, and the list below is all that a new kernel can break.
+ */
+#ifndef KERNEL_BPF_H
+#define KERNEL_BPF_H
+
+#include <linux/types.h>
+#include <linux/bpf.h>
+
+#define __kernel_type __attribute__((preserve_access_index))
+
+
+struct qstr { __u32 len; const unsigned char *name; } __kernel_type;
+struct super_block { __u32 s_dev; unsigned long s_flags; } __kernel_type;
+typedef struct { __u32 val; } kuid_t;
+struct inode { kuid_t i_uid; struct super_block *i_sb; unsigned long i_ino; } __kernel_type;
+struct dentry { struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } __kernel_type;
+struct vfsmount { struct dentry *mnt_root; struct super_block *mnt_sb; } __kernel_type;
+struct path { struct vfsmount *mnt; struct dentry *dentry; } __kernel_type;
+struct ns_common { unsigned int inum; } __kernel_type;
+struct mnt_namespace { struct ns_common ns; } __kernel_type;
+/* seq: unique for the life of the machine (fs/namespace.c, alloc_mnt_ns); gone in later kernels */
+struct mnt_namespace___seq { __u64 seq; } __kernel_type;
+struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; struct mnt_namespace *mnt_ns; } __kernel_type;
+struct file { unsigned int f_mode; unsigned int f_flags; struct path f_path; struct inode *f_inode; } __kernel_type;
+struct fs_struct { struct path root; } __kernel_type;
+struct nsproxy { struct mnt_namespace *mnt_ns; } __kernel_type;
+struct mm_struct { struct file *exe_file; } __kernel_type;
+struct cred { kuid_t uid; kuid_t fsuid; } __kernel_type;
+struct upid { int nr; } __kernel_type;
+struct pid { unsigned int level; struct upid numbers[1]; } __kernel_type;
+struct task_struct {
+	int pid;
+	int tgid;
+	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct nsproxy *nsproxy;
+	struct fs_struct *fs;
+	struct mm_struct *mm;
+	const struct cred *cred;
+	struct pid *thread_pid;
+	char comm[16];
+} __kernel_type;
+struct linux_binprm { struct file *file; } __kernel_type;
+struct bpf_iter_meta { struct seq_file *seq; } __kernel_type;
+struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; } __kernel_type;
+
+typedef __u16 umode_t;
+
+#endif

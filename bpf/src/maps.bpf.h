@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * All maps, each with what an absent key means. Maps that outlive the daemon are pinned by name below a directory
+ * that carries ENFORCER_LAYOUT; the loader adopts them when they exist.
+ */
+#ifndef MAPS_BPF_H
+#define MAPS_BPF_H
+
+#define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
+
+/* Identity of a task. Absent: ask further (subject.bpf.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct subject);
+	PINNED;
+} task_subjects SEC(".maps");
+
+/* The same by address of the task, for kernels whose task storage may answer NULL under preemption (below 6.2).
+ * The loader makes it one entry large elsewhere. Removed in task_free, so an address never speaks of a dead task. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, __u64);
+	__type(value, struct subject);
+	PINNED;
+} pointer_subjects SEC(".maps");
+
+/* Armed containers by a key that is never used twice. Absent: user space has disarmed it, nothing applies. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CONTAINERS);
+	__type(key, __u64);
+	__type(value, struct container);
+	PINNED;
+} containers SEC(".maps");
+
+/* Which container a cgroup belongs to. Absent in all levels: the task has not entered an armed container. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CONTAINERS);
+	__type(key, __u64);
+	__type(value, __u64);
+	PINNED;
+} cgroup_containers SEC(".maps");
+
+/* Which container a mount namespace belongs to, only for containers without a cgroup v2 of their own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CONTAINERS);
+	__type(key, __u32);
+	__type(value, struct entry_ns);
+	PINNED;
+} namespace_containers SEC(".maps");
+
+/* Compiled rulesets by id. Ids are never used twice, so an id read a moment ago cannot name other rules. Absent:
+ * the container has been moved to a newer ruleset since; read it again. Absent twice: deny. */
+struct image {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cell);
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, MAX_CONTAINERS);
+	__type(key, __u32);
+	PINNED;
+	__array(values, struct image);
+} rulesets SEC(".maps");
+
+/* Digest of each ruleset, so that a new daemon knows what an earlier one has loaded. User space only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CONTAINERS);
+	__uint(key_size, 4);
+	__uint(value_size, 32);
+	PINNED;
+} digests SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+	PINNED;
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTER_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+	PINNED;
+} counters SEC(".maps");
+
+/* Processes that the task iterator is to mark, by thread group id; filled by user space around one run of it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, __u32);
+	__type(value, struct subject);
+	PINNED;
+} marks SEC(".maps");
+
+/* Work areas. A program keeps its CPU but may be preempted by another task's program on the same CPU, so an area
+ * belongs to whoever has set `busy`; four deep, then the access counts as unresolved. */
+#define SCRATCH_AREAS 4
+struct scratch {
+	__u32 busy;
+	__u32 pad;
+	__u64 dentries[MAX_COMPONENTS]; /* leaf first; a ring: the last ones, nearest to the root, stay */
+	union {
+		__u64 words[(NAME_BYTES + 1) / 8];
+		char bytes[NAME_BYTES + 1];
+	} name;
+	struct event event;
+	char data[3 * PATH_BYTES]; /* path and source of the event; a third part keeps bounded copies inside */
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCH_AREAS);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline void count(__u32 which)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &which);
+
+	if (n)
+		__sync_fetch_and_add(n, 1); /* per CPU, yet preemption may interleave two programs */
+}
+
+static __always_inline struct scratch *scratch_take(void)
+{
+	for (__u32 i = 0; i < SCRATCH_AREAS; i++) {
+		__u32 key = i;
+		struct scratch *s = bpf_map_lookup_elem(&scratches, &key);
+
+		if (s && __sync_val_compare_and_swap(&s->busy, 0, 1) == 0)
+			return s;
+	}
+	return 0;
+}
+
+static __always_inline void scratch_give(struct scratch *s)
+{
+	__sync_lock_test_and_set(&s->busy, 0);
+}
+
+#endif

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * From a path to a decision.
+ *
+ * An image holds a tree of path components per class and source. The tree is walked from the root down and left at
+ * the first component that no rule continues with, so the cost depends on how far the path agrees with some rule,
+ * never on how many rules there are. A node is found by a hash of (parent, component) in one of two slots and then
+ * compared byte by byte: the hash only says where to look, so no crafted name can pass for another.
+ */
+#ifndef MATCH_BPF_H
+#define MATCH_BPF_H
+
+#define NAME_WORDS ((NAME_BYTES + 1) / 8)
+
+static __always_inline __u64 mix(__u64 a, __u64 b)
+{
+	a = (a ^ b) * 0x9e3779b97f4a7c15ULL;
+	return a ^ (a >> 32);
+}
+
+static __always_inline struct cell *cell_at(void *image, __u32 index)
+{
+	return bpf_map_lookup_elem(image, &index);
+}
+
+/* A component's name, in scratch->name, and its hash. */
+struct component {
+	__u64 hash;
+	__u32 len;
+};
+
+/* Reads the name of a dentry. The last word's unused bytes become zero. 0: unreadable. */
+static __noinline int component_read(struct scratch *s, __u64 dentry, __u64 seed, struct component *out)
+{
+	const unsigned char *name;
+	__u64 hash = seed;
+	__u32 len, words;
+
+	if (!s || !out)
+		return 0;
+	len = BPF_CORE_READ((struct dentry *)dentry, d_name.len);
+	name = BPF_CORE_READ((struct dentry *)dentry, d_name.name);
+	if (len == 0 || len > NAME_BYTES)
+		return 0;
+	words = (len - 1) / 8;
+	if (words >= NAME_WORDS)
+		return 0;
+	s->name.words[words] = 0;
+	if (bpf_probe_read_kernel(s->name.bytes, len, name))
+		return 0;
+	for (__u32 i = 0; i < NAME_WORDS; i++) {
+		if (i > words)
+			break;
+		hash = mix(hash, s->name.words[i]);
+	}
+	out->hash = mix(hash, len);
+	out->len = len;
+	return 1;
+}
+
+struct tail {
+	void *image;
+	struct scratch *scratch;
+	__u32 more;
+	__u32 words; /* of the name, NODE_INLINE included */
+	__u32 equal;
+};
+
+static long tail_step(__u32 i, struct tail *t)
+{
+	__u32 at = NODE_INLINE / 8 + i * (CELL_BYTES / 8);
+	struct cell *c = cell_at(t->image, t->more + i);
+
+	if (!c) {
+		t->equal = 0;
+		return 1;
+	}
+	for (__u32 k = 0; k < CELL_BYTES / 8; k++) {
+		__u32 w = at + k;
+
+		if (w >= t->words || w >= NAME_WORDS)
+			return 1;
+		if (t->scratch->name.words[w] != c->words[k]) {
+			t->equal = 0;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+static __always_inline int node_is(void *image, struct scratch *s, struct node_cell *n, __u32 parent,
+				   struct component *c)
+{
+	__u32 words = (c->len + 7) / 8;
+
+	if (n->parent != parent || n->tag != (__u32)c->hash || n->len != c->len)
+		return 0;
+	/* words past the name's end are zero in the node, but not in scratch */
+	if (n->name[0] != s->name.words[0])
+		return 0;
+	if (words > 1 && n->name[1] != s->name.words[1])
+		return 0;
+	if (words > 2 && n->name[2] != s->name.words[2])
+		return 0;
+	if (words > 3 && n->name[3] != s->name.words[3])
+		return 0;
+	if (words > NODE_INLINE / 8) {
+		struct tail t = {.image = image, .scratch = s, .more = n->more, .words = words, .equal = 1};
+
+		bpf_loop((NAME_WORDS * 8 - NODE_INLINE + CELL_BYTES - 1) / CELL_BYTES, tail_step, &t, 0);
+		return t.equal;
+	}
+	return 1;
+}
+
+/* The node for the component in scratch->name under `parent`; NULL: no rule goes on there. */
+static __always_inline struct node_cell *node_find(void *image, struct scratch *s, __u32 table, __u32 mask,
+						   __u32 parent, struct component *c)
+{
+	__u64 h = mix(c->hash, parent);
+	struct cell *n = cell_at(image, table + ((__u32)h & mask));
+
+	if (n && node_is(image, s, &n->node, parent, c))
+		return &n->node;
+	n = cell_at(image, table + ((__u32)(h >> 32) & mask));
+	if (n && node_is(image, s, &n->node, parent, c))
+		return &n->node;
+	return 0;
+}
+
+static __always_inline __u32 decision_effect(__u32 decision)
+{
+	return (decision >> DECISION_EFFECT_SHIFT) & 3;
+}
+
+/* The entry of a decision cell for an access; 0 (EFFECT_NONE) where there is no such cell. */
+static __always_inline __u32 decision_read(void *image, __u32 cell, __u32 condition)
+{
+	struct cell *c;
+
+	if (!cell)
+		return 0;
+	c = cell_at(image, cell);
+	if (!c)
+		return 0;
+	return c->decision.by_condition[condition & (COND_COUNT - 1)];
+}
+
+struct matching {
+	void *image;
+	struct scratch *scratch;
+	__u64 seed;
+	__u64 leaf;
+	__u32 table, mask;
+	__u32 n;	/* components of the path */
+	__u32 condition;
+	__u32 node;	/* where the descent is, and its decisions */
+	__u32 exact, children, deep;
+	__u32 best;	/* decision of the deepest directory so far */
+	__u32 fell;	/* left the tree before the path's end */
+	__u32 unreadable;
+};
+
+static long match_step(__u32 i, struct matching *m)
+{
+	struct scratch *s = m->scratch;
+	struct component c;
+	struct node_cell *n;
+	__u32 d;
+
+	if (i >= m->n)
+		return 1;
+	/* the directory reached so far, as the parent of what is left of the path */
+	d = decision_read(m->image, i + 1 == m->n ? m->children : m->deep, m->condition);
+	if (decision_effect(d))
+		m->best = d;
+	if (!component_read(s, s->dentries[(m->n - 1 - i) & (MAX_COMPONENTS - 1)], m->seed, &c)) {
+		m->unreadable = 1;
+		return 1;
+	}
+	n = node_find(m->image, s, m->table, m->mask, m->node, &c);
+	if (!n) {
+		m->fell = 1;
+		return 1;
+	}
+	m->node = n->node;
+	m->exact = n->exact;
+	m->children = n->children;
+	m->deep = n->deep;
+	return 0;
+}
+
+/* Decision of the rules below one root cell; 0 = none of them decides. */
+static __always_inline __u32 match_root(struct matching *m, __u32 root)
+{
+	struct cell *r;
+	__u32 d, base;
+
+	if (!root)
+		return 0;
+	r = cell_at(m->image, root);
+	if (!r) {
+		m->unreadable = 1;
+		return 0;
+	}
+	m->node = r->root.node;
+	m->exact = r->root.exact;
+	m->children = r->root.children;
+	m->deep = r->root.deep;
+	base = r->root.base;
+	m->best = 0;
+	m->fell = 0;
+	/* a path with more components than the deepest rule can have leaves the tree before the ring's end */
+	bpf_loop(MAX_COMPONENTS, match_step, m, 0);
+	if (m->unreadable)
+		return 0;
+	if (!m->fell && m->n <= MAX_COMPONENTS) {
+		d = decision_read(m->image, m->exact, m->condition);
+		if (decision_effect(d))
+			return d;
+		d = decision_read(m->image, m->children, m->condition);
+		if (decision_effect(d))
+			m->best = d;
+	}
+	if (base && m->leaf) {
+		struct component c;
+		struct node_cell *n;
+
+		if (!component_read(m->scratch, m->leaf, m->seed, &c)) {
+			m->unreadable = 1;
+			return 0;
+		}
+		n = node_find(m->image, m->scratch, m->table, m->mask, base, &c);
+		if (n) {
+			d = decision_read(m->image, n->exact, m->condition);
+			if (decision_effect(d))
+				return d;
+		}
+	}
+	return m->best;
+}
+
+/* The path in scratch->dentries as an executable that rules name; the source cell, 0 = none of them. */
+static __always_inline __u32 match_source(struct matching *m, __u32 source_node)
+{
+	if (!source_node)
+		return 0;
+	m->node = source_node;
+	m->exact = 0;
+	m->children = 0;
+	m->deep = 0;
+	m->best = 0;
+	m->fell = 0;
+	bpf_loop(MAX_COMPONENTS, match_step, m, 0);
+	if (m->unreadable || m->fell || m->n > MAX_COMPONENTS || !m->n)
+		return 0;
+	return m->exact;
+}
+
+static __always_inline void match_init(struct matching *m, void *image, struct header_cell *h, struct walk *w,
+				       __u32 condition)
+{
+	m->image = image;
+	m->scratch = w->scratch;
+	m->seed = h->seed;
+	m->leaf = w->leaf;
+	m->table = h->table;
+	m->mask = h->mask;
+	m->n = w->n;
+	m->condition = condition;
+	m->unreadable = 0;
+}
+
+/* The rules' answer for one class: first those of the acting executable, then those without a source, then the
+ * posture. Never EFFECT_NONE. */
+static __always_inline __u32 match_class(struct matching *m, struct class_cell *class_, __u32 class_index,
+					 __u32 source)
+{
+	__u32 d = 0;
+
+	if (source) {
+		struct cell *c = cell_at(m->image, source);
+
+		if (c)
+			d = match_root(m, c->source.roots[class_index & (CLASS_COUNT - 1)]);
+	}
+	if (!decision_effect(d) && !m->unreadable)
+		d = match_root(m, class_->root);
+	if (!decision_effect(d))
+		d = class_->otherwise;
+	return d;
+}
+
+#endif

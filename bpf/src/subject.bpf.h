@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Who is a task?
+ *
+ * The identity sits in task-local storage, set by user space through a pidfd when the container is armed, and is
+ * copied to each child in task_alloc. The confined process can neither read nor write it, and no system call
+ * moves it: whatever namespace, root or cgroup the process goes to, it stays who it is.
+ *
+ * An answer of "nobody" from the task's own storage is not enough: a thread older than the arming has none (its
+ * group leader has), and below 6.2 the storage may answer NULL while another task was preempted inside it on the
+ * same CPU (spotted with preempt=full), so there a second map by the task's address is asked.
+ */
+#ifndef SUBJECT_BPF_H
+#define SUBJECT_BPF_H
+
+/* set by the loader: the kernel is older than 6.2 */
+const volatile __u32 use_pointer_map = 0;
+
+#define BPF_LOCAL_STORAGE_CREATE 1 /* BPF_LOCAL_STORAGE_GET_F_CREATE */
+
+static __always_inline struct subject *subject_of(struct task_struct *task)
+{
+	struct subject *s = bpf_task_storage_get(&task_subjects, task, 0, 0);
+
+	if (s)
+		return s;
+	s = bpf_task_storage_get(&task_subjects, task->group_leader, 0, 0);
+	if (s)
+		return s;
+	if (use_pointer_map) {
+		__u64 key = (__u64)task;
+
+		s = bpf_map_lookup_elem(&pointer_subjects, &key);
+		if (!s) {
+			key = (__u64)task->group_leader;
+			s = bpf_map_lookup_elem(&pointer_subjects, &key);
+		}
+		if (s)
+			count(COUNTER_BY_POINTER);
+	}
+	return s;
+}
+
+/* Gives `task` the identity `value`. False: it could not be stored, and the caller must refuse the operation. Below
+ * 6.2 the map by address is the one that must succeed; storage is best effort there, for it may be busy. */
+static __always_inline int subject_set(struct task_struct *task, struct subject *value)
+{
+	struct subject *s = bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE);
+
+	if (s)
+		*s = *value;
+	if (use_pointer_map) {
+		__u64 key = (__u64)task;
+
+		return bpf_map_update_elem(&pointer_subjects, &key, value, BPF_ANY) == 0;
+	}
+	return s != 0;
+}
+
+static __always_inline __u32 mount_namespace_of(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+}
+
+/* 0 where the kernel has no such number any more */
+static __always_inline __u64 namespace_seq_of(struct task_struct *task)
+{
+	struct mnt_namespace *ns = BPF_CORE_READ(task, nsproxy, mnt_ns);
+
+	if (bpf_core_field_exists(struct mnt_namespace___seq, seq))
+		return BPF_CORE_READ((struct mnt_namespace___seq *)ns, seq);
+	return 0;
+}
+
+/* The container that the current task has entered by cgroup: its own, or the nearest armed one above it, so that
+ * a cgroup made inside the container does not shake the policy off. 0: none. */
+static __always_inline __u64 container_by_cgroup(void)
+{
+	__u64 id = bpf_get_current_cgroup_id();
+	__u64 *key = bpf_map_lookup_elem(&cgroup_containers, &id);
+
+	if (key)
+		return *key;
+	for (int level = 1; level < MAX_CGROUP_LEVEL; level++) {
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (!id)
+			break;
+		key = bpf_map_lookup_elem(&cgroup_containers, &id);
+		if (key)
+			return *key;
+	}
+	return 0;
+}
+
+/* Where the container has no cgroup v2 of its own: by mount namespace, whose number may be used again once the
+ * namespace is gone; its sequence number may not. */
+static __always_inline __u64 container_by_namespace(struct task_struct *task)
+{
+	__u32 ns = mount_namespace_of(task);
+	struct entry_ns *e = bpf_map_lookup_elem(&namespace_containers, &ns);
+
+	if (!e)
+		return 0;
+	if (e->seq && e->seq != namespace_seq_of(task))
+		return 0;
+	return e->container;
+}
+
+/* The identity of a task that enters a container from outside; false: it does not. */
+static __always_inline int subject_entering(struct task_struct *task, struct subject *out)
+{
+	__u64 key = container_by_cgroup();
+	struct container *c;
+
+	if (!key)
+		key = container_by_namespace(task);
+	if (!key)
+		return 0;
+	c = bpf_map_lookup_elem(&containers, &key);
+	if (!c)
+		return 0;
+	out->container = key;
+	out->root_ino = c->root_ino;
+	out->source = 0;
+	out->root_dev = c->root_dev;
+	out->mnt_ns = c->mnt_ns;
+	out->state = SUBJECT_PENDING;
+	out->pad = 0;
+	return 1;
+}
+
+/* Has the workload begun? The runtime's init, and whoever it sends in by exec, works in the container's cgroup and
+ * namespaces before it executes the container's program; OCI createContainer hooks are executed there too, while
+ * the root directory is still the one that init had when it was armed early (createRuntime). Armed after
+ * pivot_root, the pair is 0/0 and never equal. */
+static __always_inline int subject_begins(struct task_struct *task, struct subject *s)
+{
+	struct inode *root;
+
+	if (s->mnt_ns != mount_namespace_of(task))
+		return 0;
+	root = BPF_CORE_READ(task, fs, root.dentry, d_inode);
+	return BPF_CORE_READ(root, i_ino) != s->root_ino || BPF_CORE_READ(root, i_sb, s_dev) != s->root_dev;
+}
+
+#endif
