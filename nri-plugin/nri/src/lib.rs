@@ -1,1 +1,21 @@
 //! nri
+#![forbid(unsafe_code)]
+
+mod event;
+mod handle;
+mod plugin;
+mod proto;
+mod session;
+mod state;
+mod stub;
+mod types;
+mod version;
+
+pub use async_trait::async_trait;
+pub use event::{Event, EventMask};
+pub use handle::{Counters, Handle, UpdateError};
+pub use plugin::{Context, Plugin, Refusal};
+pub use state::{Lost, RuntimeInfo, State};
+pub use stub::{DEFAULT_SOCKET, Error, Stub, StubBuilder};
+pub use types::*;
+pub use version::NriVersion;
