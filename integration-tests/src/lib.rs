@@ -1,1 +1,11 @@
-//! integration-tests
+//! The lab: a real containerd on a real Debian kernel in a virtual machine, in which policies are tried and tested.
+//!
+//! [`vm`] boots a machine once, saves it, and restores a fresh copy for each job in a fraction of a second; no KVM is
+//! needed. [`node`] is what runs inside: pods started over CRI, and the daemon under test. [`run`] puts the two
+//! together for the command line, [`testing`] for the tests.
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod cpio;
+pub mod image;
+pub mod vm;

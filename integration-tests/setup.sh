@@ -1,0 +1,179 @@
+#!/bin/bash
+# Prepares this machine (Debian 12, root) to build and to test. Idempotent; a second run takes a moment.
+#
+#   setup.sh build     packages that the build needs (clang, libelf, ...), installed
+#   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1 and 6.12,
+#                      guest roots with containerd 1.7 and 2.1, a static busybox
+#   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
+#
+# CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
+# that makes it, so that a changed recipe never meets an old artefact. Newer packages are fetched when REFRESH=1.
+# Mirrors are the machine's own: read from its apt configuration, named nowhere here.
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+CACHE=${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}
+KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+
+if [ -t 2 ]; then bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' off=$'\e[0m'; else bold='' dim='' red='' off=''; fi
+started=$SECONDS
+say() { printf '%s[setup %3ds]%s %s\n' "$dim" $((SECONDS - started)) "$off" "$*" >&2; }
+die() { printf '%ssetup: %s%s\n' "$red$bold" "$*" "$off" >&2; exit 1; }
+trap 'die "stopped at line $LINENO: \`$BASH_COMMAND\` failed"' ERR
+
+# ---- packages of this machine ----------------------------------------------------------------------------------
+BUILD_PACKAGES="ca-certificates debian-archive-keyring clang gcc libc6-dev libelf-dev make pkg-config zlib1g-dev"
+LAB_PACKAGES="e2fsprogs lz4 xz-utils zstd"
+
+missing() { local p; for p in "$@"; do dpkg-query -W -f='${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s ' "$p"; done; }
+quietly() { local log; log=$(mktemp); if "$@" >"$log" 2>&1; then rm -f "$log"; else tail -25 "$log" >&2; rm -f "$log"; return 1; fi; }
+
+# Lists older than a day are refreshed: a point release takes the packages away that an old list names.
+apt_lists() { [ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -mtime -1 -print -quit)" ] || { say "package lists"; quietly apt-get -q update; }; }
+
+install() {
+  local need; need=$(missing "$@")
+  [ -n "$need" ] || return 0
+  apt_lists; say "installing $need"
+  # shellcheck disable=SC2086 # a list of words
+  quietly apt-get -q -y install --no-install-recommends $need || { quietly apt-get -q update; quietly apt-get -q -y install --no-install-recommends $need; }
+}
+
+# ---- apt beside the machine's own: other suites, nothing installed -----------------------------------------------
+# mirror SUITE: the address from which this machine takes SUITE (or its own release, for suites that it does not use)
+mirror() {
+  local want=$1 own; own=$(. /etc/os-release; echo "${VERSION_CODENAME:-bookworm}")
+  apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
+    awk -v w="$want" -v o="$own" '$1 == w && !a { a = $2 } $1 == o && !b { b = $2 } END { print a ? a : b }'
+}
+# private_apt DIR SUITE...: sets APT to the options of an apt of its own with these suites. An installed base of
+# nothing makes it resolve whole closures; $STATUS names another one.
+private_apt() {
+  local d=$1 s m; shift
+  mkdir -p "$d"/{sources,lists/partial,cache/archives/partial}; : >"$d/status"; : >"$d/sources/lab.sources"
+  for s; do
+    m=$(mirror "$s"); [ -n "$m" ] || die "no mirror of Debian in this machine's apt sources"
+    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n\n' "$m" "$s" "$KEYRING" >>"$d/sources/lab.sources"
+  done
+  # Signatures are checked; a mirror whose copy of a suite is past its validity date is accepted.
+  APT=(-q -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$d/sources" -o Dir::Etc::preferencesparts=/dev/null
+    -o Dir::Etc::preferences=/dev/null -o Dir::State::lists="$d/lists" -o Dir::State::status="${STATUS:-$d/status}"
+    -o Dir::Cache="$d/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=3
+    -o Acquire::Check-Valid-Until=false -o APT::Install-Recommends=false)
+  quietly apt-get "${APT[@]}" update
+}
+# unpack_closure DIR PACKAGE...: downloads the packages with all they depend on and unpacks them to DIR
+unpack_closure() {
+  local d=$1 deb; shift
+  quietly apt-get "${APT[@]}" -y --download-only install "$@"
+  for deb in "$TMP"/apt/cache/archives/*.deb; do dpkg-deb -x "$deb" "$d"; done
+}
+
+# ---- QEMU --------------------------------------------------------------------------------------------------------
+qemu() {
+  command -v qemu-system-x86_64 >/dev/null && return 0
+  apt_lists; say "installing qemu-system-x86"
+  # Where qemu-utils came from backports, the release's own QEMU would remove it: then take backports' QEMU too,
+  # through a private source list, and leave the machine's list alone.
+  if ! apt-get -s --no-install-recommends install qemu-system-x86 2>/dev/null | grep -q '^Remv' &&
+    quietly apt-get -q -y install --no-install-recommends qemu-system-x86; then return 0; fi
+  local own; own=$(. /etc/os-release; echo "$VERSION_CODENAME")
+  say "  from $own-backports, to go with the qemu-utils that is installed"
+  STATUS=/var/lib/dpkg/status private_apt "$TMP/apt" "$own" "$own-updates" "$own-security" "$own-backports"
+  quietly apt-get "${APT[@]}" -y --no-install-recommends -t "$own-backports" install qemu-system-x86
+}
+
+# ---- what is kept below $CACHE -------------------------------------------------------------------------------------
+# kernel OUT META: the kernel behind a meta-package (names carry an ABI number that leaves the archive with each
+# update): OUT/{vmlinux,config,modules/,package}. An uncompressed vmlinux boots faster than a bzImage.
+kernel() {
+  local out=$1 package image
+  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  package=$(apt-cache "${APT[@]}" depends "$2" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
+  [ -n "$package" ] || die "no kernel behind $2 in bookworm"
+  say "  $package"
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download "$package" && dpkg-deb -x "$package"_*.deb x)
+  image=$(find "$TMP/x/boot" -name 'vmlinuz-*')
+  mkdir "$out"
+  unpack_image "$image" "$out/vmlinux"
+  mv "$TMP"/x/boot/config-* "$out/config"; mv "$TMP"/x/lib/modules/* "$out/modules"
+  echo "$package" >"$out/package"
+}
+# unpack_image BZIMAGE OUT: the ELF image inside. The offsets are fields of the x86 boot protocol's setup header:
+# setup_sects at 0x1f1, payload_offset at 0x248, payload_length at 0x24c.
+unpack_image() {
+  local sects offset length tool
+  u() { od -An -tu"$2" -j"$1" -N"$2" "$3" | tr -d ' '; }
+  sects=$(u 497 1 "$1"); offset=$(u 584 4 "$1"); length=$(u 588 4 "$1"); [ "$sects" != 0 ] || sects=4
+  tail -c +$(((sects + 1) * 512 + offset + 1)) "$1" | head -c "$length" >"$2.z" || true
+  case $(od -An -tx1 -N6 "$2.z" | tr -d ' ') in
+    02214c18*) tool="lz4 -dcq" ;; 28b52ffd*) tool="zstd -dcq" ;; fd377a585a00) tool="xz -dc" ;; 1f8b*) tool="gzip -dc" ;; *) die "unknown compression of $1" ;;
+  esac
+  $tool <"$2.z" >"$2" 2>/dev/null || true # the payload ends in its unpacked size, which the tools call garbage
+  rm "$2.z"
+  [ "$(od -An -tx1 -N4 "$2" | tr -d ' ')" = 7f454c46 ] || die "no ELF image in $1"
+}
+# root OUT SUITE CONTAINERD: a read-only ext4 image with a containerd of that major.minor version, runc and busybox
+root() {
+  local out=$1 suite=$2 want=$3 r=$TMP/root d n version
+  private_apt "$TMP/apt" "$suite"
+  version=$(apt-cache "${APT[@]}" show --no-all-versions containerd | sed -n 's/^Version: //p')
+  say "  containerd $version from $suite"
+  case $version in "$want".* | "$want"~*) ;; *) die "$suite has containerd $version; the tests are about $want" ;; esac
+  mkdir "$r"; unpack_closure "$r" containerd runc busybox-static libc6 libgcc-s1
+  for d in bin sbin lib lib64; do # what older packages put beside /usr belongs into it
+    [ ! -d "$r/$d" ] || [ -L "$r/$d" ] || { mkdir -p "$r/usr/$d"; cp -a "$r/$d/." "$r/usr/$d/"; rm -rf "${r:?}/$d"; }
+    mkdir -p "$r/usr/$d"; ln -sfn "usr/$d" "$r/$d"
+  done
+  "$r/usr/bin/busybox" --list | while read -r n; do [ -e "$r/usr/bin/$n" ] || [ -e "$r/usr/sbin/$n" ] || ln -s busybox "$r/usr/bin/$n"; done
+  rm -rf "$r"/usr/share/{doc,man,locale,info,lintian,bash-completion} "$r"/etc/containerd
+  mkdir -p "$r"/{dev,proc,sys,run,tmp,root,mnt,lab,opt/nri/plugins,etc/nri/conf.d,etc/containerd,var/lib/containerd,var/log}
+  [ -e "$r/var/run" ] || ln -s /run "$r/var/run"
+  printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$r/etc/passwd"
+  printf 'root:x:0:\nnogroup:x:65534:\n' >"$r/etc/group"
+  echo node >"$r/etc/hostname"; printf '127.0.0.1 localhost node\n' >"$r/etc/hosts"
+  quietly mke2fs -q -t ext4 -O ^has_journal -m 0 -E lazy_itable_init=1,root_owner=0:0 -d "$r" "$out" "$(($(du -sm "$r" | cut -f1) * 115 / 100 + 16))M"
+}
+# busybox OUT: static, for container images
+busybox() {
+  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download busybox-static && dpkg-deb -x busybox-static_*.deb x)
+  cp "$TMP/x/bin/busybox" "$1"
+}
+
+# name | recipe and its arguments
+ARTEFACTS="
+kernel-6.1|kernel linux-image-cloud-amd64
+kernel-6.12|kernel linux-image-6.12-cloud-amd64
+root-1.7|root trixie 1.7
+root-2.1|root sid 2.1
+busybox|busybox"
+path_of() { # NAME RECIPE: hash of everything that takes part in making it
+  echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"; } | sha256sum | cut -c1-12)"
+}
+each_artefact() { local name recipe; while IFS='|' read -r name recipe; do [ -z "$name" ] || "$@" "$name" "$recipe"; done <<<"$ARTEFACTS"; }
+print_path() { echo "$1=$(path_of "$1" "$2")"; }
+make_artefact() {
+  local path; path=$(path_of "$1" "$2")
+  [ -n "${REFRESH:-}" ] || [ ! -e "$path" ] || return 0
+  say "$1"
+  TMP=$(mktemp -d "$CACHE/.tmp.XXXXXX"); local begin=$SECONDS
+  # shellcheck disable=SC2086 # a recipe is a list of words
+  set -- "$1" ${2%% *} "$TMP/out" $(cut -s -d' ' -f2- <<<"$2")
+  "${@:2}"
+  rm -rf "$path"; mv "$TMP/out" "$path"; rm -rf "$TMP"
+  say "$1 ready in $((SECONDS - begin)) s, $(du -shL "$path" | cut -f1)"
+}
+
+case ${1:-lab} in
+  paths) each_artefact print_path ;;
+  build | lab)
+    [ "$(id -u)" = 0 ] || die "run this as root: it installs packages"
+    mkdir -p "$CACHE"; exec 9>"$CACHE/.setup.lock"
+    flock -n 9 || { say "waiting for another set-up to end"; flock 9; }
+    trap 'rm -rf "$CACHE"/.tmp.*' EXIT
+    # shellcheck disable=SC2086 # lists of words
+    install $BUILD_PACKAGES $([ "${1:-lab}" = build ] || echo $LAB_PACKAGES)
+    [ "${1:-lab}" = build ] || { TMP=$(mktemp -d "$CACHE/.tmp.XXXXXX"); qemu; rm -rf "$TMP"; each_artefact make_artefact; }
+    [ $((SECONDS - started)) -lt 2 ] || say "done" ;;
+  *) die "usage: setup.sh build|lab|paths" ;;
+esac

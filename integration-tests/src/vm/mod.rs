@@ -1,0 +1,119 @@
+//! Machines: a stock Debian kernel under QEMU without KVM. Booting takes 3 to 10 s, so it is done once per
+//! configuration: the running machine is saved, and each job gets a fresh copy of it in about 0.2 s.
+
+mod initrd;
+mod job;
+mod qmp;
+mod snapshot;
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use job::{Job, Outcome, Streams};
+pub use snapshot::{Machine, machine};
+
+/// A kernel of Debian 12: the oldest that is supported, and the newest long-term one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kernel {
+    /// Linux 6.1
+    V6_1,
+    /// Linux 6.12
+    V6_12,
+}
+
+/// A containerd of Debian: 13's, and the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Containerd {
+    /// 1.7, which speaks NRI 0.6
+    V1_7,
+    /// 2.1, which speaks NRI 0.8
+    V2_1,
+}
+
+impl Kernel {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V6_1, Self::V6_12];
+}
+
+impl Containerd {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V1_7, Self::V2_1];
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+        })
+    }
+}
+
+impl fmt::Display for Containerd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1_7 => "1.7",
+            Self::V2_1 => "2.1",
+        })
+    }
+}
+
+impl FromStr for Kernel {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|k| k.to_string() == s).ok_or_else(|| format!("`{s}` is not a kernel of the lab: 6.1 or 6.12"))
+    }
+}
+
+impl FromStr for Containerd {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|k| k.to_string() == s).ok_or_else(|| format!("`{s}` is not a containerd of the lab: 1.7 or 2.1"))
+    }
+}
+
+/// What a machine is to be. Equal specifications share one saved machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// The containerd that is running in it with the lab's images; `None`: none is running, and it is up sooner.
+    pub containerd: Option<Containerd>,
+    /// More words for the kernel's command line, e.g. `preempt=full`.
+    pub append: String,
+    /// The guest's clock counts instructions (1 ns each), on one CPU: equal in every run, whatever the host does.
+    pub icount: bool,
+    /// Memory in MiB; only what the guest touches is taken from the host.
+    pub memory_mib: u32,
+}
+
+impl Spec {
+    /// A machine with this kernel and a running containerd.
+    #[must_use]
+    pub fn node(kernel: Kernel, containerd: Containerd) -> Self {
+        Self { containerd: Some(containerd), ..Self::plain(kernel) }
+    }
+
+    /// A machine with this kernel and no container runtime.
+    #[must_use]
+    pub fn plain(kernel: Kernel) -> Self {
+        Self { kernel, containerd: None, append: String::new(), icount: false, memory_mib: 2048 }
+    }
+
+    /// A name to show and to file it under, e.g. `6.1-containerd-1.7`. Not unique: the key of the cache is.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let mut name = self.kernel.to_string();
+        if let Some(containerd) = self.containerd {
+            name.push_str(&format!("-containerd-{containerd}"));
+        }
+        if self.icount {
+            name.push_str("-icount");
+        }
+        for word in self.append.split_whitespace() {
+            name.push('-');
+            name.extend(word.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '='));
+        }
+        name
+    }
+}
