@@ -1,6 +1,7 @@
 //! The rules of one container, merged from every policy that selects it.
 
 mod digest;
+mod resolve;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,6 +9,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use self::digest::RulesetDigest;
+pub use self::resolve::Resolved;
 pub use crate::path::AbsPath;
 use crate::policy::PolicyId;
 pub use crate::posture::{Class, Effect, PostureAction, Postures};
@@ -121,11 +123,14 @@ impl fmt::Display for Rule {
 /// with the same origins give the same value, byte for byte, and the same [`digest`](Self::digest).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
-    rules: Vec<Rule>,             // INVARIANT: sorted, no two equal, each origin within `origins`
-    origins: Vec<Origin>,         // INVARIANT: sorted, no two equal, each used by a rule
-    postures: [PostureAction; 4], // INVARIANT: by `Class as usize`; Allow where the class has no Allow rule
+    rules: Vec<Rule>,     // INVARIANT: sorted, no two equal, each origin within `origins`
+    origins: Vec<Origin>, // INVARIANT: sorted, no two equal, each used by a rule
+    whitelists: Whitelists,
     digest: RulesetDigest,
 }
+
+/// The posture of each class that is a whitelist, in the order of [`Class::ALL`]; `None` where it is none.
+type Whitelists = [Option<PostureAction>; 4];
 
 impl Ruleset {
     /// Puts rules into canonical form: both lists are sorted and deduplicated, origins that no rule uses are left
@@ -137,31 +142,59 @@ impl Ruleset {
     /// When a rule names an origin that does not exist, its effect is not its origin's action, its class has no
     /// such objects, or its base name is empty or holds a `/` or a zero byte.
     pub fn new(rules: Vec<Rule>, origins: Vec<Origin>, postures: Postures) -> Result<Self, InvalidRule> {
-        let mut by_origin: BTreeMap<&Origin, Vec<Rule>> = BTreeMap::new();
-        for rule in rules {
-            let origin = position(rule.origin)
-                .and_then(|index| origins.get(index))
-                .ok_or(InvalidRule::UnknownOrigin(rule.origin.0))?;
-            check(&rule, origin)?;
+        Self::with_whitelists(rules, origins, postures, &[])
+    }
+
+    /// The same as [`new`](Self::new), with classes that are whitelists even where they have no Allow rule: those
+    /// whose Allow rules cannot be enforced. Without such a rule its class must not fall open.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn with_whitelists(
+        rules: Vec<Rule>,
+        origins: Vec<Origin>,
+        postures: Postures,
+        whitelists: &[Class],
+    ) -> Result<Self, InvalidRule> {
+        let rules = rules
+            .into_iter()
+            .map(|rule| {
+                let origin = position(rule.origin)
+                    .and_then(|index| origins.get(index))
+                    .ok_or(InvalidRule::UnknownOrigin(rule.origin.0))?;
+                check(&rule, origin)?;
+                Ok((origin.clone(), rule))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::canonical(rules, postures, whitelists))
+    }
+
+    /// Takes rules that are known to be valid; their origin ids are overwritten.
+    pub(crate) fn canonical(
+        rules: impl IntoIterator<Item = (Origin, Rule)>,
+        postures: Postures,
+        whitelists: &[Class],
+    ) -> Self {
+        let mut by_origin: BTreeMap<Origin, Vec<Rule>> = BTreeMap::new();
+        for (origin, rule) in rules {
             by_origin.entry(origin).or_default().push(rule);
         }
-
         let mut rules = Vec::new();
-        let mut used = Vec::with_capacity(by_origin.len());
+        let mut origins = Vec::with_capacity(by_origin.len());
         for (index, (origin, of_origin)) in by_origin.into_iter().enumerate() {
-            let id = OriginId(u32::try_from(index).map_err(|_| InvalidRule::TooManyOrigins)?);
-            used.push(origin.clone());
+            // Four thousand million origins do not fit into memory; were there more, the last would share a name.
+            let id = OriginId(u32::try_from(index).unwrap_or(u32::MAX));
+            origins.push(origin);
             rules.extend(of_origin.into_iter().map(|rule| Rule { origin: id, ..rule }));
         }
         rules.sort_unstable();
         rules.dedup();
 
-        let postures = Class::ALL.map(|class| match allows_in(&rules, class) {
-            true => postures.of(class),
-            false => PostureAction::Allow,
-        });
-        let digest = digest::digest(&rules, &used, postures);
-        Ok(Self { rules, origins: used, postures, digest })
+        let allows = |class| rules.iter().any(|rule| rule.class == class && rule.effect == Effect::Allow);
+        let whitelists = Class::ALL
+            .map(|class| (whitelists.contains(&class) || allows(class)).then(|| postures.of(class)));
+        let digest = digest::digest(&rules, &origins, whitelists);
+        Self { rules, origins, whitelists, digest }
     }
 
     /// The rules, sorted.
@@ -182,23 +215,28 @@ impl Ruleset {
         position(id).and_then(|index| self.origins.get(index))
     }
 
-    /// Whether there are no rules: no policy has anything to say about the container.
+    /// Whether it says nothing at all: no rule, and no class is a whitelist. Such a container needs no enforcement.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.is_empty() && self.whitelists.iter().all(Option::is_none)
     }
 
-    /// Whether the class has an Allow rule, with or without a source.
+    /// Whether the class is a whitelist: it has an Allow rule, with or without a source, or had one that cannot be
+    /// enforced.
     #[must_use]
     pub fn whitelisted(&self, class: Class) -> bool {
-        allows_in(&self.rules, class)
+        self.whitelist(class).is_some()
     }
 
     /// What becomes of an access of the class that no rule matches: the default posture where the class is
     /// [`whitelisted`](Self::whitelisted), else Allow.
     #[must_use]
     pub fn posture(&self, class: Class) -> PostureAction {
-        let [process, file, network, capability] = self.postures;
+        self.whitelist(class).unwrap_or(PostureAction::Allow)
+    }
+
+    fn whitelist(&self, class: Class) -> Option<PostureAction> {
+        let [process, file, network, capability] = self.whitelists;
         match class {
             Class::Process => process,
             Class::File => file,
@@ -207,7 +245,8 @@ impl Ruleset {
         }
     }
 
-    /// The identity of the ruleset: equal digests mean equal rules, equal origins and equal postures that matter.
+    /// The identity of the ruleset: equal digests mean equal rules, equal origins, and the same whitelists
+    /// with the same postures.
     #[must_use]
     pub fn digest(&self) -> RulesetDigest {
         self.digest
@@ -230,10 +269,6 @@ impl fmt::Display for Ruleset {
         }
         Ok(())
     }
-}
-
-fn allows_in(rules: &[Rule], class: Class) -> bool {
-    rules.iter().any(|rule| rule.class == class && rule.effect == Effect::Allow)
 }
 
 fn position(id: OriginId) -> Option<usize> {
@@ -276,9 +311,6 @@ pub enum InvalidRule {
     /// No file can have this name.
     #[error("`{0}` is no name of a file")]
     BaseName(String),
-    /// More origins than an [`OriginId`] can count.
-    #[error("more than {} origins", u32::MAX)]
-    TooManyOrigins,
 }
 
 #[cfg(test)]

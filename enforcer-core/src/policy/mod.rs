@@ -1,5 +1,188 @@
 //! Policies: from text to values that are valid by construction.
+//!
+//! ```
+//! let parsed = enforcer_core::policy::parse("example.yaml", "
+//! apiVersion: security.kubearmor.com/v1
+//! kind: KubeArmorPolicy
+//! metadata: { name: no-shell, namespace: shop }
+//! spec:
+//!   selector: { matchLabels: { app: web } }
+//!   process:
+//!     matchPath: [{ path: /bin/sh }]
+//! ");
+//! assert!(parsed.policies.is_empty());
+//! assert_eq!(
+//!     parsed.errors[0].to_string(),
+//!     "example.yaml:8:5: spec.process.matchPath: unknown field `matchPath`\n  help: did you mean `matchPaths`?",
+//! );
+//! ```
 
+mod decode;
+mod error;
 mod id;
+mod lower;
+mod names;
+mod other;
+mod selector;
+mod wire;
+mod yaml;
 
-pub use id::{Kind, PolicyId};
+use std::collections::BTreeMap;
+
+use self::decode::Cursor;
+use self::error::Errors;
+pub use self::error::PolicyError;
+pub use self::id::{Kind, PolicyId};
+pub use self::selector::{Scope, Selector};
+pub use crate::coverage::Gap;
+use crate::path::AbsPath;
+use crate::posture::Class;
+use crate::ruleset::{Conditions, Object, Origin};
+use crate::subject::Subject;
+
+/// A policy that is valid: every name known, every path parsed, at least one rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    id: PolicyId,
+    selector: Selector,
+    rules: Vec<PolicyRule>,
+    whitelists: Vec<Class>,
+    gaps: Vec<Gap>,
+}
+
+/// A rule as its policy states it, for every source at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// What kind of access it speaks about.
+    pub class: Class,
+    /// The executables one of which must be acting; empty for any.
+    pub sources: Vec<AbsPath>,
+    /// What is accessed.
+    pub object: Object,
+    /// What narrows it.
+    pub conditions: Conditions,
+    /// Where it stands, what it does, and what its alerts say.
+    pub origin: Origin,
+}
+
+impl Policy {
+    /// Its kind, namespace and name.
+    #[must_use]
+    pub fn id(&self) -> &PolicyId {
+        &self.id
+    }
+
+    /// Which containers it is about.
+    #[must_use]
+    pub fn selector(&self) -> &Selector {
+        &self.selector
+    }
+
+    /// Whether it is about this container.
+    #[must_use]
+    pub fn selects(&self, subject: &Subject) -> bool {
+        self.selector.selects(subject)
+    }
+
+    /// The rules that can be enforced, in the order of the text.
+    #[must_use]
+    pub fn rules(&self) -> &[PolicyRule] {
+        &self.rules
+    }
+
+    /// The classes in which it has Allow rules, enforceable or not.
+    #[must_use]
+    pub fn whitelists(&self) -> &[Class] {
+        &self.whitelists
+    }
+
+    /// What it says and nothing enforces.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ParsedFile {
+    /// The policies without a mistake, in the order of the text.
+    pub policies: Vec<Policy>,
+    /// What is wrong with the others.
+    pub errors: Vec<PolicyError>,
+}
+
+/// Reads the policies of a file; `file_name` is for the errors alone. A file has any number of YAML documents, each a
+/// policy or a `List` of them; a mistake in one policy leaves out that policy and no other.
+///
+/// Paths are normalised: `//` and `/./` count as `/`. `..` is refused, since where it leads depends on symbolic links.
+#[must_use]
+pub fn parse(file_name: &str, text: &str) -> ParsedFile {
+    let mut file = File { name: file_name, lines: BTreeMap::new(), parsed: ParsedFile::default() };
+    for document in yaml::documents(text) {
+        match document {
+            Ok(root) => file.document(&root),
+            Err(error) => file.syntax_error(error),
+        }
+    }
+    file.parsed
+}
+
+struct File<'a> {
+    name: &'a str,
+    /// Where each policy is defined.
+    lines: BTreeMap<PolicyId, usize>,
+    parsed: ParsedFile,
+}
+
+impl File<'_> {
+    fn document(&mut self, root: &yaml::Node) {
+        let errors = Errors::new(self.name);
+        let root = Cursor::root(&errors, root);
+        match wire::list_items(&root) {
+            Some(items) => {
+                items.iter().for_each(|item| self.policy(item));
+                drop(items);
+            }
+            None => self.policy(&root),
+        }
+        self.parsed.errors.extend(errors.into_sorted());
+    }
+
+    fn policy(&mut self, cursor: &Cursor<'_>) {
+        let errors = Errors::new(self.name);
+        let policy = wire::decode(cursor.with_errors(&errors)).map(|doc| {
+            let place = doc.name.place.clone();
+            (lower::policy(&errors, doc), place)
+        });
+        if let Some((policy, place)) = policy {
+            match self.lines.get(policy.id()) {
+                Some(line) => {
+                    let message = format!("`{}` is already defined on line {line}", policy.id());
+                    errors.add(&place, message, Some("give each policy a name of its own".to_owned()));
+                }
+                None if errors.is_empty() => {
+                    self.lines.insert(policy.id.clone(), place.line);
+                    self.parsed.policies.push(policy);
+                }
+                None => {}
+            }
+        }
+        self.parsed.errors.extend(errors.into_sorted());
+    }
+
+    fn syntax_error(&mut self, error: yaml::SyntaxError) {
+        let yaml::SyntaxError { line, column, message, help } = error;
+        self.parsed.errors.push(PolicyError {
+            file: self.name.to_owned(),
+            line,
+            column,
+            field: String::new(),
+            message,
+            help: help.map(str::to_owned),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use super::{Object, Origin, PostureAction, Rule};
+use super::{Object, Origin, Rule, Whitelists};
 
 /// Changes with the encoding, so that digests of two encodings never meet.
 const VERSION: &[u8] = b"nri-enforcer ruleset 1";
@@ -62,14 +62,16 @@ impl Encoder {
     }
 }
 
-pub(super) fn digest(rules: &[Rule], origins: &[Origin], postures: [PostureAction; 4]) -> RulesetDigest {
+pub(super) fn digest(rules: &[Rule], origins: &[Origin], whitelists: Whitelists) -> RulesetDigest {
     let mut encoder = Encoder(Sha256::new());
     encoder.bytes(VERSION);
     encoder.number(origins.len());
     origins.iter().for_each(|origin| encode_origin(&mut encoder, origin));
     encoder.number(rules.len());
     rules.iter().for_each(|rule| encode_rule(&mut encoder, rule));
-    postures.iter().for_each(|posture| encoder.tag(*posture as u8));
+    for posture in whitelists {
+        encoder.tag(posture.map_or(0, |posture| 1 + posture as u8));
+    }
     RulesetDigest(encoder.0.finalize().into())
 }
 

@@ -77,6 +77,17 @@ fn a_posture_counts_only_where_there_is_an_allow_rule() {
 }
 
 #[test]
+fn a_whitelist_without_rules_is_not_nothing() {
+    let block = Postures::default().with(Class::File, PostureAction::Block);
+    let nothing = Ruleset::new(vec![], vec![], block).unwrap();
+    assert!(nothing.is_empty());
+    let closed = Ruleset::with_whitelists(vec![], vec![], block, &[Class::File]).unwrap();
+    assert!(!closed.is_empty() && closed.whitelisted(Class::File) && !closed.whitelisted(Class::Process));
+    assert_eq!(closed.posture(Class::File), PostureAction::Block);
+    assert_ne!(closed.digest(), nothing.digest());
+}
+
+#[test]
 fn the_digest_covers_every_field() {
     let base_origin = origin("a", "r", Effect::Block);
     let base_rule = file("/x", Effect::Block, 0);

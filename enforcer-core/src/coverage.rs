@@ -1,0 +1,110 @@
+//! What a policy asks for and nothing here enforces: said aloud, never dropped.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::policy::{Kind, PolicyId};
+
+/// What of a container's policies is not enforced. Empty means: everything is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// The gaps, sorted, no two equal.
+    pub gaps: Vec<Gap>,
+}
+
+impl Coverage {
+    /// Gaps in canonical order.
+    #[must_use]
+    pub fn new(gaps: impl IntoIterator<Item = Gap>) -> Self {
+        let mut gaps: Vec<_> = gaps.into_iter().collect();
+        gaps.sort_unstable();
+        gaps.dedup();
+        Self { gaps }
+    }
+
+    /// Whether every rule is enforced as written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.gaps.is_empty()
+    }
+}
+
+/// One gap a line.
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.gaps.iter().try_for_each(|gap| writeln!(f, "{gap}"))
+    }
+}
+
+/// Part of a policy that is understood and not enforced.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Gap {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The part of it, such as `spec.network.matchProtocols[0]`.
+    pub field: String,
+    /// What is not enforced.
+    pub reason: GapReason,
+    /// What happens instead, and what to do.
+    pub advice: String,
+}
+
+/// `namespace/name: field: reason; advice`
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policy, field, reason, advice } = self;
+        write!(f, "{policy}: {field}: {reason}; {advice}")
+    }
+}
+
+/// What is not enforced. A closed set, fit for the label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum GapReason {
+    /// A whole document of this kind.
+    Kind(Kind),
+    /// The network section.
+    Network,
+    /// The capabilities section.
+    Capabilities,
+    /// The syscalls section.
+    Syscalls,
+    /// A preset.
+    Preset,
+    /// The device section.
+    Device,
+    /// Native AppArmor rules.
+    AppArmor,
+    /// A pattern.
+    Pattern,
+    /// The condition `allowedArgs`.
+    AllowedArgs,
+    /// The condition `pts: false`.
+    Terminal,
+}
+
+impl fmt::Display for GapReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Self::Kind(kind) => return write!(f, "`{kind}` is not enforced yet"),
+            Self::Network => "network rules are",
+            Self::Capabilities => "capability rules are",
+            Self::Syscalls => "syscall rules are",
+            Self::Preset => "presets are",
+            Self::Device => "device rules are",
+            Self::AppArmor => "native AppArmor rules are",
+            Self::Pattern => "patterns are",
+            Self::AllowedArgs => "`allowedArgs` is",
+            Self::Terminal => "`pts` is",
+        };
+        write!(f, "{what} not enforced yet")
+    }
+}
+
+/// As the sentence that it prints.
+impl Serialize for GapReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

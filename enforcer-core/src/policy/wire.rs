@@ -1,0 +1,360 @@
+//! Policy documents as they are written: the shape is known, the values are not yet judged.
+
+use super::Kind;
+use super::decode::{Cursor, Fields};
+use super::error::{Located, Place, shown, suggest};
+use super::names::API_VERSION;
+use super::other;
+use crate::coverage::GapReason;
+
+/// One policy.
+#[derive(Debug)]
+pub(super) struct PolicyDoc {
+    pub(super) kind: Kind,
+    pub(super) name: Located<String>,
+    pub(super) namespace: Option<Located<String>>,
+    pub(super) spec: SpecDoc,
+}
+
+#[derive(Debug)]
+pub(super) struct SpecDoc {
+    pub(super) place: Place,
+    pub(super) selector: SelectorDoc,
+    pub(super) process: Option<SectionDoc>,
+    pub(super) file: Option<SectionDoc>,
+    /// What is understood and not enforced, each rule of it.
+    pub(super) unenforced: Vec<Unenforced>,
+    pub(super) meta: MetaDoc,
+}
+
+/// `selector` and `nodeSelector` alike; which fields may be there depends on the kind.
+#[derive(Debug, Default)]
+pub(super) struct SelectorDoc {
+    pub(super) labels: Vec<(Located<String>, Located<String>)>,
+    pub(super) expressions: Vec<ExpressionDoc>,
+}
+
+#[derive(Debug)]
+pub(super) struct ExpressionDoc {
+    pub(super) key: Located<String>,
+    pub(super) operator: Located<String>,
+    pub(super) values: Vec<Located<String>>,
+}
+
+/// What rule, section and spec have in common; the nearest that says something counts.
+#[derive(Debug)]
+pub(super) struct MetaDoc {
+    pub(super) severity: Option<Located<i64>>,
+    pub(super) tags: Vec<String>,
+    pub(super) message: Option<String>,
+    pub(super) action: Option<Located<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct SectionDoc {
+    pub(super) rules: Vec<RuleDoc>,
+    pub(super) meta: MetaDoc,
+}
+
+#[derive(Debug)]
+pub(super) struct RuleDoc {
+    pub(super) place: Place,
+    pub(super) object: ObjectDoc,
+    pub(super) sources: Vec<Located<String>>,
+    pub(super) read_only: bool,
+    pub(super) owner_only: bool,
+    pub(super) pts: Option<Located<bool>>,
+    pub(super) allowed_args: Option<Place>,
+    pub(super) meta: MetaDoc,
+}
+
+#[derive(Debug)]
+pub(super) enum ObjectDoc {
+    Path(Located<String>),
+    BaseName(Located<String>),
+    Directory { dir: Located<String>, recursive: bool },
+    Pattern,
+}
+
+/// A place in a policy that nothing enforces.
+#[derive(Debug)]
+pub(super) struct Unenforced {
+    pub(super) place: Place,
+    pub(super) reason: GapReason,
+}
+
+/// The two sections with rules about files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Process,
+    File,
+}
+
+/// The three lists of a section.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    Path,
+    Directory,
+    Pattern,
+}
+
+/// The items of a document that is a `List`, as `kubectl get -o yaml` writes it; `None` for any other.
+pub(super) fn list_items<'a>(root: &Cursor<'a>) -> Option<Vec<Cursor<'a>>> {
+    let mut fields = root.clone().fields_quietly()?;
+    let mut is = |name, wanted| fields.get(name).is_some_and(|cursor| cursor.is_text(wanted));
+    if !(is("apiVersion", "v1") && is("kind", "List")) {
+        return None;
+    }
+    root.refuse_duplicate_keys_here();
+    fields.get("metadata");
+    let items = fields.require("items", "a list has `items`").map(|cursor| cursor.items());
+    fields.finish();
+    Some(items.unwrap_or_default())
+}
+
+/// One policy. A wrong one is left out, with an error taken down.
+pub(super) fn decode(root: Cursor<'_>) -> Option<PolicyDoc> {
+    root.refuse_duplicate_keys();
+    let mut fields = root.fields()?;
+    let version = fields.require("apiVersion", &format!("write `apiVersion: {API_VERSION}`"));
+    let kind = fields.require("kind", "write `kind: KubeArmorPolicy`");
+    let version = version.and_then(|cursor| cursor.text());
+    let kind = kind.and_then(|cursor| cursor.text()).and_then(|text| decode_kind(&fields, &text));
+    let (version, kind) = (version?, kind?);
+    if version.value != API_VERSION {
+        let message = format!("`{}` is no known version", shown(&version.value));
+        fields.cursor().errors.add(&version.place, message, Some(format!("write `{API_VERSION}`")));
+    }
+    let metadata = fields.require("metadata", "a policy has `metadata` with a `name`");
+    let spec = fields.require("spec", "a policy has a `spec` with a selector and rules");
+    // What the cluster writes there is nothing a policy says.
+    fields.get("status");
+    fields.finish();
+
+    let metadata = metadata.and_then(|metadata| decode_metadata(metadata, kind));
+    let spec = spec.and_then(|spec| decode_spec(spec, kind));
+    let (name, namespace) = metadata?;
+    Some(PolicyDoc { kind, name, namespace, spec: spec? })
+}
+
+fn decode_kind(fields: &Fields<'_>, text: &Located<String>) -> Option<Kind> {
+    let known = Kind::ALL.into_iter().find(|kind| kind.as_str() == text.value);
+    if known.is_none() {
+        let help = suggest(&text.value, Kind::ALL.map(Kind::as_str));
+        fields.cursor().errors.add(
+            &text.place,
+            format!("`{}` is no kind of policy", shown(&text.value)),
+            Some(help),
+        );
+    }
+    known
+}
+
+fn decode_metadata(cursor: Cursor<'_>, kind: Kind) -> Option<(Located<String>, Option<Located<String>>)> {
+    let mut fields = cursor.fields()?;
+    let name = fields.require("name", "give the policy a name").and_then(|cursor| cursor.text());
+    let namespace = fields.get("namespace");
+    if let Some(namespace) = namespace.as_ref().filter(|_| !kind.namespaced()) {
+        namespace
+            .error(format!("a `{kind}` lives in no namespace"), Some("leave `namespace` out".to_owned()));
+    }
+    // What the cluster keeps beside the name; it says nothing about what is enforced.
+    for kept in [
+        "labels",
+        "annotations",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "generateName",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "finalizers",
+        "managedFields",
+        "ownerReferences",
+        "selfLink",
+    ] {
+        fields.get(kept);
+    }
+    fields.finish();
+    let namespace = match namespace {
+        Some(cursor) => Some(cursor.text()?),
+        None => None,
+    };
+    Some((name?, namespace))
+}
+
+fn decode_spec(cursor: Cursor<'_>, kind: Kind) -> Option<SpecDoc> {
+    let place = cursor.place();
+    let mut fields = cursor.fields()?;
+    let meta = decode_meta(&mut fields);
+    let selector = decode_selector(&mut fields, kind);
+    let process = fields.get("process").and_then(|cursor| decode_section(cursor, Section::Process));
+    let file = fields.get("file").and_then(|cursor| decode_section(cursor, Section::File));
+    let unenforced = other::decode(&mut fields, kind);
+    fields.finish();
+    Some(SpecDoc { place, selector: selector?, process, file, unenforced, meta })
+}
+
+fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
+    let (name, help) = match kind {
+        Kind::KubeArmorPolicy => ("selector", "`selector: {}` selects every pod of the namespace"),
+        Kind::KubeArmorClusterPolicy => ("selector", "`selector: {}` selects every pod of the cluster"),
+        Kind::KubeArmorHostPolicy => ("nodeSelector", "`nodeSelector: {}` selects every node"),
+    };
+    let cursor = fields.require(name, help)?;
+    if cursor.is_null() {
+        cursor.error("the selector is empty", Some(help.to_owned()));
+        return None;
+    }
+    let mut fields = cursor.fields()?;
+    let labels = match kind {
+        Kind::KubeArmorPolicy | Kind::KubeArmorHostPolicy => fields.get("matchLabels"),
+        Kind::KubeArmorClusterPolicy => None,
+    };
+    let expressions = match kind {
+        Kind::KubeArmorPolicy | Kind::KubeArmorClusterPolicy => fields.get("matchExpressions"),
+        Kind::KubeArmorHostPolicy => None,
+    };
+    fields.finish();
+    let labels = labels
+        .map(|cursor| cursor.entries())
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.text()?)))
+        .collect();
+    let expressions = expressions
+        .map(|cursor| cursor.items())
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(decode_expression)
+        .collect();
+    Some(SelectorDoc { labels, expressions })
+}
+
+fn decode_expression(cursor: Cursor<'_>) -> Option<ExpressionDoc> {
+    let mut fields = cursor.fields()?;
+    let key = fields.require("key", "write `key: label`").and_then(|cursor| cursor.text());
+    let operator = fields.require("operator", "write `operator: In` or `operator: NotIn`");
+    let values = fields.require("values", "list the values");
+    fields.finish();
+    let values = values?;
+    let texts = values.texts();
+    if texts.is_empty() {
+        values.error("no value to compare with", Some("list at least one".to_owned()));
+    }
+    Some(ExpressionDoc { key: key?, operator: operator?.text()?, values: texts })
+}
+
+pub(super) fn decode_meta(fields: &mut Fields<'_>) -> MetaDoc {
+    MetaDoc {
+        severity: fields.get("severity").and_then(|cursor| cursor.number()),
+        tags: fields
+            .get("tags")
+            .map(|cursor| cursor.texts().into_iter().map(|tag| tag.value).collect())
+            .unwrap_or_default(),
+        message: fields.get("message").and_then(|cursor| cursor.text()).map(|message| message.value),
+        action: fields.get("action").and_then(|cursor| cursor.text()),
+    }
+}
+
+fn decode_section(cursor: Cursor<'_>, section: Section) -> Option<SectionDoc> {
+    let mut fields = cursor.fields()?;
+    let meta = decode_meta(&mut fields);
+    let mut rules = Vec::new();
+    for (name, shape) in [
+        ("matchPaths", Shape::Path),
+        ("matchDirectories", Shape::Directory),
+        ("matchPatterns", Shape::Pattern),
+    ] {
+        let items = fields.get(name).map(|cursor| cursor.items()).unwrap_or_default();
+        rules.extend(items.into_iter().filter_map(|item| decode_rule(item, section, shape)));
+    }
+    fields.finish();
+    Some(SectionDoc { rules, meta })
+}
+
+fn decode_rule(cursor: Cursor<'_>, section: Section, shape: Shape) -> Option<RuleDoc> {
+    let place = cursor.place();
+    let mut fields = cursor.fields()?;
+    if fields.is_empty() {
+        fields.cursor().error("the rule is empty", Some("say what it is about, or leave it out".to_owned()));
+        return None;
+    }
+    let object = match shape {
+        Shape::Path => decode_path(&mut fields, section),
+        Shape::Directory => decode_directory(&mut fields),
+        Shape::Pattern => decode_pattern(&mut fields),
+    };
+    let sources = match shape {
+        Shape::Path | Shape::Directory => fields.get("fromSource").map(decode_sources),
+        Shape::Pattern => None,
+    };
+    let mut flag = |name| fields.get(name).and_then(|cursor| cursor.flag());
+    let owner_only = flag("ownerOnly").is_some_and(|flag| flag.value);
+    let read_only = section == Section::File && flag("readOnly").is_some_and(|flag| flag.value);
+    let pts = flag("pts");
+    let allowed_args = match (section, shape) {
+        (Section::Process, Shape::Path) => fields.get("allowedArgs").map(|args| {
+            args.texts();
+            args.place()
+        }),
+        _ => None,
+    };
+    let meta = decode_meta(&mut fields);
+    fields.finish();
+    let sources = sources.unwrap_or_default();
+    Some(RuleDoc { place, object: object?, sources, read_only, owner_only, pts, allowed_args, meta })
+}
+
+fn decode_path(fields: &mut Fields<'_>, section: Section) -> Option<ObjectDoc> {
+    let path = fields.get("path");
+    let name = if section == Section::Process { fields.get("execname") } else { None };
+    match (path, name) {
+        (Some(path), None) => Some(ObjectDoc::Path(path.text()?)),
+        (None, Some(name)) => Some(ObjectDoc::BaseName(name.text()?)),
+        (Some(_), Some(name)) => {
+            name.error("`path` and `execname` exclude each other", Some("write two rules".to_owned()));
+            None
+        }
+        (None, None) => {
+            let help = match section {
+                Section::Process => "give it a `path`, such as `/bin/sh`, or an `execname`, such as `sh`",
+                Section::File => "give it a `path`, such as `/etc/passwd`",
+            };
+            fields.cursor().error("the rule names no path", Some(help.to_owned()));
+            None
+        }
+    }
+}
+
+fn decode_directory(fields: &mut Fields<'_>) -> Option<ObjectDoc> {
+    let dir = fields.require("dir", "give it a `dir`, such as `/etc/`").and_then(|cursor| cursor.text());
+    let recursive = fields.get("recursive").and_then(|cursor| cursor.flag()).is_some_and(|flag| flag.value);
+    Some(ObjectDoc::Directory { dir: dir?, recursive })
+}
+
+fn decode_pattern(fields: &mut Fields<'_>) -> Option<ObjectDoc> {
+    let pattern = fields.require("pattern", "give it a `pattern`, such as `/tmp/*.sh`")?;
+    if pattern.text()?.value.is_empty() {
+        pattern.error("the pattern is empty", None);
+    }
+    Some(ObjectDoc::Pattern)
+}
+
+pub(super) fn decode_sources(cursor: Cursor<'_>) -> Vec<Located<String>> {
+    let items = cursor.items();
+    if items.is_empty() {
+        // Read as "from anywhere" it would make an Allow rule say more than its author wrote.
+        cursor.error("no source", Some("list at least one, or leave `fromSource` out".to_owned()));
+    }
+    items
+        .into_iter()
+        .filter_map(|item| {
+            let mut fields = item.fields()?;
+            let path = fields.require("path", "give it a `path`, such as `/bin/sh`");
+            fields.finish();
+            path?.text()
+        })
+        .collect()
+}

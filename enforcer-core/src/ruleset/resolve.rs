@@ -1,0 +1,83 @@
+//! From the policies of a node to the ruleset of one container.
+
+use std::collections::BTreeSet;
+
+use super::{OriginId, Postures, Rule, Ruleset};
+use crate::coverage::Coverage;
+use crate::policy::{Policy, PolicyRule};
+use crate::subject::Subject;
+
+/// What the policies mean for one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The rules.
+    pub ruleset: Ruleset,
+    /// What of the policies that select the container is not in them.
+    pub coverage: Coverage,
+}
+
+impl Ruleset {
+    /// Merges the policies that select `subject`. The order of `policies` makes no difference.
+    ///
+    /// ```
+    /// use enforcer_core::decide::{Access, Verdict};
+    /// use enforcer_core::policy::parse;
+    /// use enforcer_core::ruleset::{Postures, Ruleset};
+    /// use enforcer_core::subject::Subject;
+    ///
+    /// let parsed = parse("policy.yaml", "
+    /// apiVersion: security.kubearmor.com/v1
+    /// kind: KubeArmorPolicy
+    /// metadata: { name: no-shell }
+    /// spec:
+    ///   selector: { matchLabels: { app: web } }
+    ///   process: { matchPaths: [{ path: /bin/sh }] }
+    ///   network: { matchProtocols: [{ protocol: raw }] }
+    /// ");
+    /// assert!(parsed.errors.is_empty());
+    /// let web = Subject {
+    ///     namespace: "default".into(),
+    ///     labels: [("app".into(), "web".into())].into(),
+    ///     ..Subject::default()
+    /// };
+    /// let resolved = Ruleset::resolve(&parsed.policies, &Postures::default(), &web);
+    /// assert_eq!(resolved.ruleset.decide(&Access::exec(b"/bin/sh")).verdict, Verdict::Block);
+    /// assert_eq!(resolved.coverage.gaps[0].field, "spec.network.matchProtocols[0]");
+    ///
+    /// let other = Subject { namespace: "default".into(), ..Subject::default() };
+    /// assert!(Ruleset::resolve(&parsed.policies, &Postures::default(), &other).ruleset.is_empty());
+    /// ```
+    #[must_use]
+    pub fn resolve<'p>(
+        policies: impl IntoIterator<Item = &'p Policy>,
+        postures: &Postures,
+        subject: &Subject,
+    ) -> Resolved {
+        let mut rules = Vec::new();
+        let mut whitelists = BTreeSet::new();
+        let mut gaps = Vec::new();
+        for policy in policies.into_iter().filter(|policy| policy.selects(subject)) {
+            whitelists.extend(policy.whitelists());
+            gaps.extend_from_slice(policy.gaps());
+            for rule in policy.rules() {
+                rules.extend(per_source(rule).map(|single| (rule.origin.clone(), single)));
+            }
+        }
+        let whitelists: Vec<_> = whitelists.into_iter().collect();
+        Resolved { ruleset: Self::canonical(rules, *postures, &whitelists), coverage: Coverage::new(gaps) }
+    }
+}
+
+/// One rule for each source, or one without.
+fn per_source(rule: &PolicyRule) -> impl Iterator<Item = Rule> {
+    let PolicyRule { class, sources, object, conditions, origin } = rule;
+    let any = sources.is_empty().then_some(None);
+    any.into_iter().chain(sources.iter().cloned().map(Some)).map(|source| Rule {
+        class: *class,
+        source,
+        object: object.clone(),
+        conditions: *conditions,
+        effect: origin.action,
+        origin: OriginId(0), // given by the ruleset
+    })
+}
