@@ -1,10 +1,15 @@
 //! nri
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod dispatch;
 mod event;
 mod handle;
+mod link;
+mod mux;
 mod plugin;
+mod preinstalled;
 mod proto;
+mod service;
 mod session;
 mod state;
 mod stub;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::event::EventMask;
 use crate::handle::{Handle, Shared};
+use crate::mux::Framing;
 use crate::plugin::Plugin;
 use crate::state::{Lost, State};
 
@@ -54,6 +55,7 @@ pub struct StubBuilder {
     pub(crate) register_timeout: Duration,
     pub(crate) longest_pause: Duration,
     pub(crate) environment: bool,
+    pub(crate) framing: Framing,
 }
 
 impl StubBuilder {
@@ -100,6 +102,15 @@ impl StubBuilder {
     #[must_use]
     pub fn environment(mut self) -> Self {
         self.environment = true;
+        self
+    }
+
+    /// Writes each message in one frame, which runtimes do not survive: to show that a test of the framing would notice.
+    #[cfg(feature = "fake-runtime")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_frame_rule(mut self) -> Self {
+        self.framing = Framing::OneFrame;
         self
     }
 
@@ -155,6 +166,7 @@ impl Stub {
             register_timeout: Duration::from_secs(30),
             longest_pause: Duration::from_secs(3),
             environment: false,
+            framing: Framing::GoSafe,
         }
     }
 
