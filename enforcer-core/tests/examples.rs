@@ -1,0 +1,142 @@
+//! Every policy under `examples/policies`, against what it was found to mean when it was last looked at.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p enforcer-core --test examples` writes the files of `tests/golden` anew; look at the
+//! difference before it is committed.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use enforcer_core::policy::{Policy, parse};
+use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
+use enforcer_core::subject::Subject;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    files.sort();
+    files
+}
+
+/// A container for each shape of selector in the examples.
+fn subjects() -> Vec<Subject> {
+    let subject = |namespace: &str, container: &str, labels: &[(&str, &str)]| Subject {
+        namespace: namespace.into(),
+        pod: "pod".into(),
+        container: container.into(),
+        labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+    };
+    vec![
+        subject("default", "main", &[("app", "my-web-app"), ("pod-template-hash", "5d5f")]),
+        subject("default", "main", &[]),
+        subject("shop", "main", &[("app", "checkout")]),
+        subject("shop", "metrics", &[("app", "checkout")]),
+        subject("shop", "main", &[("tier", "backend"), ("env", "production")]),
+        subject("shop", "main", &[("tier", "backend"), ("env", "testing")]),
+        subject("mail", "main", &[("app", "spool")]),
+        subject("web", "main", &[("app", "nginx")]),
+        subject("web", "main", &[("app", "uploads")]),
+        subject("payments", "main", &[]),
+    ]
+}
+
+fn policies_of(path: &Path) -> Vec<Policy> {
+    let text = fs::read_to_string(path).unwrap();
+    let parsed = parse(&path.file_name().unwrap().to_string_lossy(), &text);
+    let errors: Vec<_> = parsed.errors.iter().map(ToString::to_string).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+    assert!(!parsed.policies.is_empty(), "{} holds no policy", path.display());
+    parsed.policies
+}
+
+fn dump(policies: &[Policy]) -> String {
+    let block = Postures { file: PostureAction::Block, ..Postures::default() };
+    let mut out = String::new();
+    for policy in policies {
+        writeln!(out, "policy {}", policy.id()).unwrap();
+        for gap in policy.gaps() {
+            writeln!(out, "  gap {}: {}; {}", gap.field, gap.reason, gap.advice).unwrap();
+        }
+        let mut selected = 0;
+        for subject in subjects().iter().filter(|subject| policy.selects(subject)) {
+            selected += 1;
+            writeln!(out, "  selects {} {} {:?}", subject.namespace, subject.container, subject.labels)
+                .unwrap();
+            if selected > 1 {
+                continue;
+            }
+            let ruleset = Ruleset::resolve([policy], &block, subject).ruleset;
+            for line in ruleset.to_string().lines() {
+                writeln!(out, "    {line}").unwrap();
+            }
+            for origin in ruleset.origins() {
+                let enforcer_core::ruleset::Origin { policy: _, rule, severity, tags, message, action } =
+                    origin;
+                writeln!(out, "    origin {rule}: {action}, severity {severity}, tags {tags:?}, {message:?}")
+                    .unwrap();
+            }
+            writeln!(out, "    digest {}", ruleset.digest()).unwrap();
+        }
+        assert!(selected > 0, "no subject of this test is selected by {}: add one", policy.id());
+        assert!(selected < subjects().len(), "{} selects everything", policy.id());
+    }
+    out
+}
+
+#[test]
+fn every_example_means_what_it_meant() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut expected_files = BTreeSet::new();
+    let mut wrong = Vec::new();
+    let examples = files(&folder("../examples/policies"), "yaml");
+    assert!(examples.len() >= 10, "only {} examples found", examples.len());
+    for path in examples {
+        let golden = folder("tests/golden").join(path.with_extension("txt").file_name().unwrap());
+        expected_files.insert(golden.clone());
+        let found = dump(&policies_of(&path));
+        if update {
+            fs::write(&golden, &found).unwrap();
+        }
+        match fs::read_to_string(&golden) {
+            Ok(expected) if expected == found => {}
+            Ok(expected) => wrong.push(format!("{}\nexpected:\n{expected}found:\n{found}", golden.display())),
+            Err(error) => wrong.push(format!("{}: {error}; run with UPDATE_GOLDEN=1", golden.display())),
+        }
+    }
+    for golden in files(&folder("tests/golden"), "txt") {
+        if !expected_files.contains(&golden) {
+            wrong.push(format!("{}: no example has this name", golden.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The two YAML readers agree on every example: what a cluster's tools read is what is read here.
+#[test]
+fn another_reader_sees_the_same_documents() {
+    use serde::Deserialize as _;
+    for path in files(&folder("../examples/policies"), "yaml") {
+        let text = fs::read_to_string(&path).unwrap();
+        let values: Vec<_> = serde_yaml::Deserializer::from_str(&text)
+            .map(|document| serde_yaml::Value::deserialize(document).unwrap())
+            .collect();
+        let policies = policies_of(&path);
+        let names: Vec<_> = values.iter().map(|value| value["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, policies.iter().map(|policy| &*policy.id().name).collect::<Vec<_>>());
+        // JSON is YAML: the same policy out of an API server's mouth.
+        for (value, policy) in values.iter().zip(&policies) {
+            let json = serde_json::to_string(value).unwrap();
+            let parsed = parse("json", &json);
+            assert_eq!(parsed.errors, []);
+            assert_eq!(parsed.policies, [policy.clone()]);
+        }
+    }
+}
