@@ -1,1 +1,26 @@
-//! nri-plugin
+//! The node daemon and command line `nri-enforcer`.
+
+#![forbid(unsafe_code)]
+
+pub mod alert;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod container;
+pub mod exit;
+pub mod explain;
+pub mod input;
+pub mod kernel;
+pub mod log;
+pub mod pending;
+pub mod plugin;
+pub mod probe;
+pub mod procs;
+pub mod reconciler;
+pub mod registry;
+pub mod report;
+pub mod run;
+pub mod store;
+pub mod term;
+pub mod unload;
+pub mod watch;

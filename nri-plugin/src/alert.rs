@@ -1,0 +1,276 @@
+//! Alerts: what an event of the kernel says, with KubeArmor's field names so that what reads those reads ours.
+//!
+//! Every key is always there. An empty text, or a pid of 0, means that it is not known: nothing is guessed, and nothing
+//! is read from `/proc` after the fact, where it could be another process's by then.
+//!
+//! Paths are bytes, JSON is text: a byte that is not part of valid UTF-8 is written `\xNN` with two lower-case
+//! hexadecimal digits, and a backslash of the path itself `\\`, so that no two paths look alike and each can be had
+//! back ([`escape`]). (JSON then doubles each backslash once more.)
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use crate::pending::event::{By, Event};
+use enforcer_core::decide::Verdict;
+use enforcer_core::explain::DEFAULT_POSTURE;
+use enforcer_core::ruleset::{Class, Origin};
+use serde::Serialize;
+
+use crate::container::{Container, name_policies};
+use crate::reconciler::Notice;
+use crate::registry::Registry;
+
+/// Stands for a name that should be known and is not.
+pub const UNKNOWN: &str = "unknown";
+
+/// One line of the alerts. See the [module](self) for what all fields have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Alert {
+    /// Seconds since 1970.
+    pub timestamp: u64,
+    /// The same with microseconds, RFC 3339, UTC.
+    pub updated_time: String,
+    /// As configured.
+    pub cluster_name: String,
+    /// The node.
+    pub host_name: String,
+    /// Namespace of the pod; `unknown` for a container that the daemon does not know.
+    pub namespace_name: String,
+    /// The pod; `unknown` likewise.
+    pub pod_name: String,
+    /// Labels of the pod, `key=value` with commas.
+    pub labels: String,
+    /// The runtime's id; `unknown` where even the kernel side cannot tell.
+    #[serde(rename = "ContainerID")]
+    pub container_id: String,
+    /// Name in the pod; `unknown` likewise.
+    pub container_name: String,
+    /// Name of the image.
+    pub container_image: String,
+    /// Parent of the acting process, in the host's pid namespace.
+    #[serde(rename = "HostPPID")]
+    pub host_ppid: u32,
+    /// The acting process, in the host's pid namespace.
+    #[serde(rename = "HostPID")]
+    pub host_pid: u32,
+    /// Parent of the acting process, in the container's pid namespace.
+    #[serde(rename = "PPID")]
+    pub ppid: u32,
+    /// The acting process, in the container's pid namespace.
+    #[serde(rename = "PID")]
+    pub pid: u32,
+    /// The acting user, as the host numbers it.
+    #[serde(rename = "UID")]
+    pub uid: u32,
+    /// Executable of the parent of `ProcessName`: for executions the one that calls `execve`, else empty.
+    pub parent_process_name: String,
+    /// The executable that acts, or is to be executed.
+    pub process_name: String,
+    /// The policy; `DefaultPosture`, or `Unresolved` for what could not be matched to the end.
+    pub policy_name: String,
+    /// Namespace of the policy.
+    pub policy_namespace: String,
+    /// The rule in the policy, such as `spec.file.matchPaths[0]`.
+    pub rule: String,
+    /// 1 to 10, as text.
+    pub severity: String,
+    /// Tags of the rule, with commas.
+    pub tags: String,
+    /// Tags of the rule.
+    #[serde(rename = "ATags")]
+    pub a_tags: Vec<String>,
+    /// Message of the rule.
+    pub message: String,
+    /// `MatchedPolicy`, or `SystemEvent` for what the daemon itself has to say.
+    #[serde(rename = "Type")]
+    pub kind: &'static str,
+    /// The acting executable.
+    pub source: String,
+    /// `File` or `Process`.
+    pub operation: &'static str,
+    /// What is accessed.
+    pub resource: String,
+    /// `key=value` with spaces: the operation, the command's name, the ruleset.
+    pub data: String,
+    /// What enforces.
+    pub enforcer: &'static str,
+    /// `Block` or `Audit`.
+    pub action: &'static str,
+    /// `Permission denied` or `Passed`.
+    pub result: &'static str,
+    /// Always empty: the kernel side does not tell.
+    pub cwd: String,
+    /// Always empty: the kernel side does not tell.
+    #[serde(rename = "TTY")]
+    pub tty: String,
+}
+
+/// Writes alerts for one node.
+#[derive(Debug, Clone)]
+pub struct Alerts {
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// Name of the node.
+    pub host_name: String,
+}
+
+impl Alerts {
+    /// The alert of an event that happened at `time`.
+    #[must_use]
+    pub fn event(&self, event: &Event, registry: &Registry, time: SystemTime) -> Alert {
+        let container = event.container.as_ref().and_then(|id| registry.container(id));
+        let ruleset = event.ruleset.as_ref().and_then(|digest| registry.ruleset(digest));
+        let mut alert = self.blank(time);
+        match container {
+            Some(container) => alert.about(&container),
+            None => {
+                alert.container_id = event.container.as_ref().map_or(UNKNOWN.into(), ToString::to_string);
+                for name in [&mut alert.namespace_name, &mut alert.pod_name, &mut alert.container_name] {
+                    *name = UNKNOWN.into();
+                }
+            }
+        }
+        match event.by {
+            By::Rule(id) => match ruleset.as_ref().and_then(|ruleset| ruleset.origin(id)) {
+                Some(origin) => alert.from_rule(origin),
+                None => {
+                    alert.policy_name = UNKNOWN.into();
+                    alert.message = "decided by a ruleset that this daemon does not know".into();
+                }
+            },
+            By::DefaultPosture => {
+                alert.policy_name = DEFAULT_POSTURE.into();
+                alert.message = "no rule matches".into();
+            }
+            By::Unresolved(reason) => {
+                alert.policy_name = "Unresolved".into();
+                alert.message = format!("could not be matched against the rules: {reason}");
+            }
+        }
+        let source = escape(&event.source);
+        alert.resource = escape(&event.path);
+        match event.class {
+            Class::Process => {
+                alert.operation = "Process";
+                alert.process_name.clone_from(&alert.resource);
+                alert.parent_process_name.clone_from(&source);
+            }
+            Class::File => {
+                alert.operation = "File";
+                alert.process_name.clone_from(&source);
+            }
+            Class::Network => alert.operation = "Network",
+            Class::Capability => alert.operation = "Capabilities",
+        }
+        alert.source = source;
+        (alert.action, alert.result) = match event.verdict {
+            Verdict::Block => ("Block", "Permission denied"),
+            Verdict::Audit | Verdict::Allow => ("Audit", "Passed"),
+        };
+        alert.data = format!("op={} comm={}", event.op, escape(&event.comm));
+        if let Some(digest) = event.ruleset {
+            let _infallible = write!(alert.data, " ruleset={digest}");
+        }
+        (alert.host_pid, alert.host_ppid) = (event.host_pid, event.host_ppid);
+        (alert.pid, alert.ppid, alert.uid) = (event.pid, event.ppid, event.uid);
+        alert
+    }
+
+    /// The alert of something that the daemon noticed.
+    #[must_use]
+    pub fn notice(&self, notice: &Notice, now: SystemTime) -> Alert {
+        let mut alert = self.blank(now);
+        (alert.kind, alert.operation, alert.action, alert.result) =
+            ("SystemEvent", "Process", "Audit", "Passed");
+        match notice {
+            Notice::Late { container, ruleset } => {
+                alert.about(container);
+                alert.message = format!(
+                    "the container ran unprotected until now: {} in force from now on, what its processes did before \
+                     was not judged",
+                    name_policies(ruleset)
+                );
+                alert.data = "notice=late".into();
+            }
+            Notice::Unprotected { container, ruleset, reason } => {
+                alert.about(container);
+                alert.message = format!(
+                    "the container runs unprotected: {} not in force: {reason}",
+                    name_policies(ruleset)
+                );
+                alert.data = "notice=unprotected".into();
+            }
+        }
+        alert
+    }
+
+    /// The alert that says how many alerts there are not.
+    #[must_use]
+    pub fn dropped(&self, count: u64, now: SystemTime) -> Alert {
+        let mut alert = self.blank(now);
+        (alert.kind, alert.operation, alert.action, alert.result) =
+            ("SystemEvent", "AlertThreshold", "Audit", "Passed");
+        alert.message = format!("{count} alerts were dropped, since they could not be written fast enough");
+        alert.data = format!("notice=dropped count={count}");
+        alert
+    }
+
+    fn blank(&self, time: SystemTime) -> Alert {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Alert {
+            timestamp: since.as_secs(),
+            updated_time: humantime::format_rfc3339_micros(time).to_string(),
+            cluster_name: self.cluster_name.clone(),
+            host_name: self.host_name.clone(),
+            kind: "MatchedPolicy",
+            enforcer: "BPFLSM",
+            ..Alert::default()
+        }
+    }
+}
+
+impl Alert {
+    fn about(&mut self, container: &Container) {
+        let subject = &container.subject;
+        self.namespace_name.clone_from(&subject.namespace);
+        self.pod_name.clone_from(&subject.pod);
+        self.container_name.clone_from(&subject.container);
+        self.container_image.clone_from(&container.image);
+        self.container_id = container.id.to_string();
+        let labels: Vec<String> =
+            subject.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        self.labels = labels.join(",");
+    }
+
+    fn from_rule(&mut self, origin: &Origin) {
+        self.policy_name.clone_from(&origin.policy.name);
+        self.policy_namespace.clone_from(&origin.policy.namespace);
+        self.rule.clone_from(&origin.rule);
+        self.severity = origin.severity.to_string();
+        self.tags = origin.tags.join(",");
+        self.a_tags.clone_from(&origin.tags);
+        self.message.clone_from(&origin.message);
+    }
+}
+
+/// Bytes as text, without loss: see the [module](self).
+#[must_use]
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for part in chunk.valid().split_inclusive('\\') {
+            text.push_str(part);
+            if part.ends_with('\\') {
+                text.push('\\');
+            }
+        }
+        for byte in chunk.invalid() {
+            let _infallible = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! `check`: are these policies valid, and what would this host not enforce?
+
+use std::path::PathBuf;
+
+use crate::pending::host::{self, Check as HostCheck};
+use enforcer_core::coverage::Gap;
+use enforcer_core::policy::{Policy, PolicyError, PolicyId};
+use serde::Serialize;
+
+use crate::cli::{CheckArgs, Output};
+use crate::exit::{Exit, chain};
+use crate::input::{self, Input};
+use crate::term::{BAD, BOLD, GOOD, WARN, complain, paint, render, say, say_json, table};
+
+/// The answer, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether there is no error (and, with `--strict`, no gap).
+    pub ok: bool,
+    /// What was read, file by file.
+    pub files: Vec<FileReport>,
+    /// Policies defined twice: only the first counts.
+    pub duplicates: Vec<Duplicate>,
+    /// What is understood and not enforced, on any host.
+    pub gaps: Vec<Gap>,
+    /// This host; absent with `--no-host`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
+}
+
+/// One file.
+#[derive(Debug, Serialize)]
+pub struct FileReport {
+    /// Its path.
+    pub file: PathBuf,
+    /// Its good policies.
+    pub policies: Vec<PolicyId>,
+    /// Its errors.
+    pub errors: Vec<PolicyError>,
+}
+
+/// A policy that is defined twice.
+#[derive(Debug, Serialize)]
+pub struct Duplicate {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The file that counts.
+    pub first: PathBuf,
+    /// A file that does not.
+    pub second: PathBuf,
+}
+
+/// What this host lacks.
+#[derive(Debug, Serialize)]
+pub struct Host {
+    /// Whether it can enforce at all.
+    pub enforces: bool,
+    /// What does not hold.
+    pub missing: Vec<HostCheck>,
+}
+
+/// Checks, and prints what it found.
+pub fn run(args: &CheckArgs) -> Exit {
+    let inputs = match input::load(&args.paths) {
+        Ok(inputs) => inputs,
+        Err(error) => {
+            complain(format!("{}: {}\n", paint(BAD, "error"), chain(&error)));
+            return Exit::BadInput;
+        }
+    };
+    let report = report(&inputs, (!args.no_host).then(here), args.strict);
+    match args.output {
+        Output::Json => say_json(&report),
+        Output::Text => print(&report, &inputs),
+    }
+    if report.ok { Exit::Ok } else { Exit::No }
+}
+
+fn here() -> Host {
+    let report = host::probe();
+    Host {
+        enforces: report.enforces(),
+        missing: report.checks.into_iter().filter(|check| !check.ok).collect(),
+    }
+}
+
+fn report(inputs: &[Input], host: Option<Host>, strict: bool) -> Report {
+    let files: Vec<FileReport> = inputs
+        .iter()
+        .map(|Input { path, text: _, parsed }| FileReport {
+            file: path.clone(),
+            policies: parsed.policies.iter().map(|policy| policy.id().clone()).collect(),
+            errors: parsed.errors.clone(),
+        })
+        .collect();
+    let duplicates: Vec<Duplicate> = input::duplicates(inputs)
+        .into_iter()
+        .map(|(policy, first, second)| Duplicate { policy, first, second })
+        .collect();
+    let gaps: Vec<Gap> = input::policies(inputs).flat_map(Policy::gaps).cloned().collect();
+    let errors = !duplicates.is_empty() || files.iter().any(|file| !file.errors.is_empty());
+    let incomplete = !gaps.is_empty() || host.as_ref().is_some_and(|host| !host.enforces);
+    Report { ok: !errors && !(strict && incomplete), files, duplicates, gaps, host }
+}
+
+fn print(report: &Report, inputs: &[Input]) {
+    for Input { path, text, parsed } in inputs {
+        for error in &parsed.errors {
+            say(render(error, text));
+        }
+        let (style, mark) = if parsed.errors.is_empty() { (GOOD, "ok") } else { (BAD, "bad") };
+        let policies = count(parsed.policies.len(), "policy", "policies");
+        let errors = match parsed.errors.len() {
+            0 => String::new(),
+            number => format!(", {}", count(number, "error", "errors")),
+        };
+        say(format!("{} {}: {policies}{errors}\n", paint(style, format!("{mark:<4}")), path.display()));
+    }
+    for Duplicate { policy, first, second } in &report.duplicates {
+        say(format!(
+            "{}: the policy `{policy}` is defined in `{}` and again in `{}`, which does not count\n",
+            paint(BAD, "error"),
+            first.display(),
+            second.display()
+        ));
+    }
+    if inputs.is_empty() {
+        say(format!("{}: no policy file (*.yaml, *.yml, *.json) there\n", paint(WARN, "warning")));
+    }
+    if !report.gaps.is_empty() {
+        say(format!("\n{}\n", paint(BOLD, "Not enforced")));
+        let mut rows = table(["Policy", "Field", "Why", "What to do"]);
+        for Gap { policy, field, reason, advice } in &report.gaps {
+            rows.add_row([policy.to_string(), field.clone(), reason.to_string(), advice.clone()]);
+        }
+        say(format!("{rows}\n"));
+    }
+    if let Some(Host { enforces: false, missing }) = &report.host {
+        say(format!("\n{}\n", paint(WARN, "This host cannot enforce any policy")));
+        let mut rows = table(["Missing", "Found", "What to do"]);
+        for HostCheck { name, detail, advice, .. } in missing {
+            rows.add_row([name.to_string(), detail.to_string(), advice.to_string()]);
+        }
+        say(format!("{rows}\n"));
+    }
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
+}

@@ -1,0 +1,321 @@
+//! The command line: what a user may type. Each command's own module says what it does.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use enforcer_core::ruleset::{Class, PostureAction, Postures};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  the answer is no: a policy has errors, the verdict is not the expected one, this host cannot enforce, or the daemon failed
+  2  bad usage or input that cannot be read";
+
+/// Enforces KubeArmor policies on containers, from their first instruction, through NRI and BPF-LSM.
+#[derive(Debug, Parser)]
+#[command(name = "nri-enforcer", version, about, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: connect to the container runtime and enforce the policies of the given directories
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunArgs>),
+    /// Validate policy files and show what this host would not enforce
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// Say what the policies decide about one access of one container, and why
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArgs),
+    /// Show what this host supports, and what to do about the rest
+    #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
+    Probe(ProbeArgs),
+    /// Remove everything from the kernel: every container goes unprotected
+    #[command(
+        after_help = "Exit codes:\n  0  nothing is left in the kernel\n  1  something could not be removed\n  2  not confirmed"
+    )]
+    Unload(UnloadArgs),
+}
+
+const RUN_HELP: &str = "\
+Signals:
+  SIGTERM, SIGINT  stop; what is armed in the kernel stays in force (see `nri-enforcer unload`)
+  SIGHUP           reopen the alerts file, and read the policies again
+
+Exit codes:
+  0  stopped by a signal
+  1  could not start (the kernel cannot enforce, a policy directory cannot be read), or failed
+  2  bad usage or configuration";
+
+const CHECK_HELP: &str = "\
+Exit codes:
+  0  every policy is valid (and, with --strict, enforced completely here)
+  1  a policy has errors (or, with --strict, gaps)
+  2  bad usage, or a file that cannot be read";
+
+const EXPLAIN_HELP: &str = "\
+Accesses:
+  file:read:PATH      open for reading or executing
+  file:write:PATH     change; or one of create, delete, rename, link, truncate, chmod, chown, mkdir, rmdir, symlink, mknod
+  process:exec:PATH   execute
+
+Exit codes:
+  0  the question was answered, whatever the verdict
+  1  the verdict is not the one that --expect names
+  2  bad usage, or a policy that cannot be read or has errors
+
+Example:
+  nri-enforcer explain --policy policies/ --namespace default --label app=web --access file:read:/etc/passwd";
+
+/// `run`: each flag can also be a key of the `--config` file; the flag wins.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// YAML file with the same settings in camel case (policyDirs, nriSocket, ...); flags win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of policies (*.yaml, *.yml, *.json), watched for changes; may be repeated
+    #[arg(long = "policy-dir", value_name = "DIR")]
+    pub policy_dirs: Vec<PathBuf>,
+    /// The runtime's NRI socket [default: /var/run/nri/nri.sock]
+    #[arg(long, value_name = "PATH")]
+    pub nri_socket: Option<PathBuf>,
+    /// Name under which to register with the runtime [default: nri-enforcer]
+    #[arg(long, value_name = "NAME")]
+    pub plugin_name: Option<String>,
+    /// Two digits: the place among the runtime's plugins [default: 10]
+    #[arg(long, value_name = "NN")]
+    pub plugin_index: Option<String>,
+    /// Where alerts go, one JSON object a line: `-` is stdout, else a file that is appended to [default: -]
+    #[arg(long, value_name = "-|FILE")]
+    pub alerts: Option<PathBuf>,
+    /// Directory below a bpffs where programs and maps are pinned [default: /sys/fs/bpf/nri-enforcer]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// What happens to an access that no rule matches, where a class has Allow rules; may be repeated
+    #[arg(long = "posture", value_name = "CLASS=ACTION")]
+    pub postures: Vec<Posture>,
+    /// Namespace whose containers are left alone; may be repeated and replaces the default [default: kube-system]
+    #[arg(long = "exempt-namespace", value_name = "NS")]
+    pub exempt_namespaces: Vec<String>,
+    /// Refuse to start a container whose policies cannot be enforced completely here
+    #[arg(long)]
+    pub strict: bool,
+    /// File to write once policies are loaded, programs attached, and the runtime's running containers taken over
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Name of the cluster, for alerts [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+    /// Name of this node, for alerts [default: the host name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// How the log on stderr looks [default: text]
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What to log: a level or a filter in the syntax of RUST_LOG, which it beats [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Policy files, or directories of them
+    #[arg(required = true, value_name = "FILE_OR_DIR")]
+    pub paths: Vec<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Gaps fail the check
+    #[arg(long)]
+    pub strict: bool,
+    /// Judge the policies alone, not what this host supports
+    #[arg(long)]
+    pub no_host: bool,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Policy file, or directory of them; may be repeated
+    #[arg(long = "policy", required = true, value_name = "FILE_OR_DIR")]
+    pub policies: Vec<PathBuf>,
+    /// Namespace of the pod
+    #[arg(long, value_name = "NS", required_unless_present = "host")]
+    pub namespace: Option<String>,
+    /// Label of the pod; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
+    /// Name of the container in the pod
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub container: String,
+    /// What happens to an access that no rule matches, where a class has Allow rules; may be repeated
+    #[arg(long = "posture", value_name = "CLASS=ACTION")]
+    pub postures: Vec<Posture>,
+    /// Ask as a process of the host
+    #[arg(long)]
+    pub host: bool,
+    /// The access, for example file:read:/etc/passwd or process:exec:/bin/sh
+    #[arg(long, value_name = "CLASS:OP:OBJECT")]
+    pub access: String,
+    /// Executable of the acting process (for process:exec, of the one that calls execve)
+    #[arg(long, value_name = "PATH")]
+    pub source: Option<String>,
+    /// User id of the acting process
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub uid: u32,
+    /// User id that owns the object
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub owner: u32,
+    /// Fail unless this is the verdict
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub expect: Option<ExpectedVerdict>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `unload`.
+#[derive(Debug, Args)]
+pub struct UnloadArgs {
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Directory where programs and maps are pinned
+    #[arg(long, value_name = "DIR", default_value = crate::config::DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+}
+
+/// How a command answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line an event.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// A verdict as `--expect` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExpectedVerdict {
+    /// The access passes.
+    Allow,
+    /// The access passes and is reported.
+    Audit,
+    /// The access is denied.
+    Block,
+}
+
+/// `CLASS=ACTION` of `--posture`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posture {
+    /// Left of the `=`.
+    pub class: Class,
+    /// Right of the `=`, in any case.
+    pub action: PostureAction,
+}
+
+impl Posture {
+    /// Reads both halves.
+    ///
+    /// # Errors
+    /// When one of them is no such thing; the text names what there is.
+    pub fn new(class: &str, action: &str) -> Result<Self, String> {
+        let class = class.parse::<Class>().map_err(|error| error.to_string())?;
+        let action =
+            action.to_ascii_lowercase().parse::<PostureAction>().map_err(|error| error.to_string())?;
+        Ok(Self { class, action })
+    }
+}
+
+impl FromStr for Posture {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (class, action) = text.split_once('=').ok_or("expected CLASS=ACTION, for example file=block")?;
+        Self::new(class, action)
+    }
+}
+
+/// The postures that the flags describe; the last flag of a class wins.
+#[must_use]
+pub fn postures(flags: &[Posture]) -> Postures {
+    flags.iter().fold(Postures::default(), |postures, flag| postures.with(flag.class, flag.action))
+}
+
+/// `KEY=VALUE` of `--label`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Left of the first `=`.
+    pub key: String,
+    /// Right of it; may be empty.
+    pub value: String,
+}
+
+impl FromStr for Label {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self { key: key.into(), value: value.into() }),
+            _ => Err("expected KEY=VALUE, for example app=web".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_posture_of_a_class_wins() {
+        let flags: Vec<Posture> = ["file=block", "process=audit", "file=allow"]
+            .iter()
+            .map(|flag| flag.parse().expect("valid"))
+            .collect();
+        let postures = postures(&flags);
+        assert_eq!(postures.file, PostureAction::Allow);
+        assert_eq!(postures.process, Some(PostureAction::Audit));
+        assert_eq!(postures.network, PostureAction::Audit);
+    }
+
+    #[test]
+    fn a_bad_posture_or_label_says_what_is_possible() {
+        assert!("files=block".parse::<Posture>().expect_err("no such class").contains("`network`"));
+        assert!("file=deny".parse::<Posture>().expect_err("no such action").contains("`block`"));
+        assert!("=x".parse::<Label>().is_err());
+        assert_eq!("a=b=c".parse(), Ok(Label { key: "a".into(), value: "b=c".into() }));
+    }
+}

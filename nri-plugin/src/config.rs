@@ -1,0 +1,257 @@
+//! Configuration of `run`: flags over the file over defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use enforcer_core::ruleset::Postures;
+use serde::Deserialize;
+
+use crate::cli::{LogFormat, Posture, RunArgs, postures};
+
+/// Where programs and maps are pinned unless told otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nri-enforcer";
+/// The socket that containerd and CRI-O open by default.
+pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
+/// The namespace that is left alone by default: a policy there could lock the node out.
+pub const DEFAULT_EXEMPT: &str = "kube-system";
+/// Environment variable with the daemon's own namespace (the downward API's `metadata.namespace`), always exempt.
+pub const OWN_NAMESPACE_ENV: &str = "POD_NAMESPACE";
+
+/// What the daemon runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Directories of policies; at least one.
+    pub policy_dirs: Vec<PathBuf>,
+    /// The runtime's NRI socket.
+    pub nri_socket: PathBuf,
+    /// Name under which the plugin registers.
+    pub plugin_name: String,
+    /// Two digits.
+    pub plugin_index: String,
+    /// Where alerts go; `None` is stdout.
+    pub alerts: Option<PathBuf>,
+    /// Where programs and maps are pinned.
+    pub bpffs: PathBuf,
+    /// Default postures of the node.
+    pub postures: Postures,
+    /// Namespaces whose containers are left alone.
+    pub exempt: BTreeSet<String>,
+    /// Whether gaps refuse the start.
+    pub strict: bool,
+    /// File that says "ready".
+    pub ready_file: Option<PathBuf>,
+    /// For alerts.
+    pub cluster_name: String,
+    /// For alerts.
+    pub node_name: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Filter of the log, if it was given here rather than by `RUST_LOG`.
+    pub log_level: Option<String>,
+}
+
+/// The `--config` file. Unknown keys are errors: a misspelt `strict` must not be a silent "no".
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    policy_dirs: Vec<PathBuf>,
+    nri_socket: Option<PathBuf>,
+    plugin_name: Option<String>,
+    plugin_index: Option<String>,
+    alerts: Option<PathBuf>,
+    bpffs: Option<PathBuf>,
+    #[serde(default)]
+    posture: BTreeMap<String, String>,
+    exempt_namespaces: Option<BTreeSet<String>>,
+    #[serde(default)]
+    strict: bool,
+    ready_file: Option<PathBuf>,
+    cluster_name: Option<String>,
+    node_name: Option<String>,
+    log_format: Option<LogFormat>,
+    log_level: Option<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; the source has line and column.
+    #[error("bad configuration file `{}`", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_yaml::Error,
+    },
+    /// A posture of the file has no such action.
+    #[error("bad configuration file `{}`: posture: {problem}", path.display())]
+    Posture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Nothing to enforce could ever arrive.
+    #[error("no policy directory; give at least one with --policy-dir")]
+    NoPolicyDir,
+    /// The runtime takes exactly two digits.
+    #[error("bad plugin index `{0}`; use two digits, for example 10")]
+    PluginIndex(String),
+    /// The runtime takes a non-empty name of letters, digits, `_`, `.`, `+`, `-`.
+    #[error("bad plugin name `{0}`; use letters, digits, and the characters `_.+-`")]
+    PluginName(String),
+}
+
+impl Config {
+    /// Puts flags over the file over the defaults. `own_namespace` is the daemon's own, where that is known.
+    ///
+    /// # Errors
+    /// When the file cannot be read or a value makes no sense.
+    pub fn new(args: RunArgs, own_namespace: Option<String>) -> Result<Self, ConfigError> {
+        let (file, file_postures) = match &args.config {
+            Some(path) => File::read(path)?,
+            None => (File::default(), Vec::new()),
+        };
+        let flag_postures = args.postures;
+        let policy_dirs = if args.policy_dirs.is_empty() { file.policy_dirs } else { args.policy_dirs };
+        if policy_dirs.is_empty() {
+            return Err(ConfigError::NoPolicyDir);
+        }
+        let plugin_index = args.plugin_index.or(file.plugin_index).unwrap_or_else(|| "10".into());
+        if plugin_index.len() != 2 || !plugin_index.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(ConfigError::PluginIndex(plugin_index));
+        }
+        let plugin_name = args.plugin_name.or(file.plugin_name).unwrap_or_else(|| "nri-enforcer".into());
+        let ok = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
+        if plugin_name.is_empty() || !plugin_name.bytes().all(ok) {
+            return Err(ConfigError::PluginName(plugin_name));
+        }
+        let mut exempt = if args.exempt_namespaces.is_empty() {
+            file.exempt_namespaces.unwrap_or_else(|| BTreeSet::from([DEFAULT_EXEMPT.into()]))
+        } else {
+            args.exempt_namespaces.into_iter().collect()
+        };
+        exempt.extend(own_namespace.filter(|namespace| !namespace.is_empty()));
+        let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
+        Ok(Self {
+            policy_dirs,
+            nri_socket: args.nri_socket.or(file.nri_socket).unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()),
+            plugin_name,
+            plugin_index,
+            alerts,
+            bpffs: args.bpffs.or(file.bpffs).unwrap_or_else(|| DEFAULT_BPFFS.into()),
+            // flags come last, so they win
+            postures: postures(&[file_postures, flag_postures].concat()),
+            exempt,
+            strict: args.strict || file.strict,
+            ready_file: args.ready_file.or(file.ready_file),
+            cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "default".into()),
+            node_name: args.node_name.or(file.node_name).unwrap_or_else(host_name),
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
+            log_level: args.log_level.or(file.log_level),
+        })
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<(Self, Vec<Posture>), ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        let file = if text.trim().is_empty() {
+            Self::default()
+        } else {
+            serde_yaml::from_str::<Self>(&text)
+                .map_err(|source| ConfigError::Parse { path: path.to_path_buf(), source })?
+        };
+        let mut postures = Vec::new();
+        for (class, action) in &file.posture {
+            let posture = Posture::new(class, action)
+                .map_err(|problem| ConfigError::Posture { path: path.to_path_buf(), problem })?;
+            postures.push(posture);
+        }
+        Ok((file, postures))
+    }
+}
+
+/// The host's name, or `unknown` where even that cannot be had: an alert without it is better than none.
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use enforcer_core::ruleset::PostureAction;
+
+    fn with_file(text: &str, mut args: RunArgs) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("config.yaml");
+        std::fs::write(&path, text).expect("write");
+        args.config = Some(path);
+        Config::new(args, None)
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let text = "policyDirs: [/file]\nnriSocket: /file.sock\nposture: {file: Block, process: allow}\n";
+        let args = RunArgs {
+            policy_dirs: vec!["/flag".into()],
+            postures: vec!["file=audit".parse().expect("valid")],
+            ..RunArgs::default()
+        };
+        let config = with_file(text, args).expect("valid");
+        assert_eq!(config.policy_dirs, [PathBuf::from("/flag")]);
+        assert_eq!(config.nri_socket, PathBuf::from("/file.sock"));
+        assert_eq!(config.postures.file, PostureAction::Audit);
+        assert_eq!(config.postures.process, Some(PostureAction::Allow));
+        assert_eq!(config.plugin_index, "10");
+        assert_eq!(config.exempt, BTreeSet::from(["kube-system".to_owned()]));
+        assert_eq!(config.alerts, None);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_place() {
+        let error = with_file("policyDirs: [/p]\nstrickt: true\n", RunArgs::default()).expect_err("misspelt");
+        let source = std::error::Error::source(&error).expect("has a source").to_string();
+        assert!(source.contains("strickt") && source.contains("line 2"), "{source}");
+    }
+
+    #[test]
+    fn a_bad_index_name_or_posture_is_refused() {
+        let args = |index: &str, name: &str| RunArgs {
+            policy_dirs: vec!["/p".into()],
+            plugin_index: Some(index.into()),
+            plugin_name: Some(name.into()),
+            ..RunArgs::default()
+        };
+        assert!(matches!(Config::new(args("1", "x"), None), Err(ConfigError::PluginIndex(_))));
+        assert!(matches!(Config::new(args("10", "a b"), None), Err(ConfigError::PluginName(_))));
+        let error = with_file("policyDirs: [/p]\nposture: {file: deny}\n", RunArgs::default());
+        assert!(matches!(error, Err(ConfigError::Posture { .. })));
+        assert!(matches!(Config::new(RunArgs::default(), None), Err(ConfigError::NoPolicyDir)));
+    }
+
+    #[test]
+    fn the_own_namespace_is_always_exempt() {
+        let args = RunArgs {
+            policy_dirs: vec!["/p".into()],
+            exempt_namespaces: vec!["infra".into()],
+            ..RunArgs::default()
+        };
+        let config = Config::new(args, Some("security".into())).expect("valid");
+        assert_eq!(config.exempt, BTreeSet::from(["infra".to_owned(), "security".to_owned()]));
+    }
+}

@@ -1,0 +1,134 @@
+//! A kernel that only remembers: what was armed, by which calls, and which of them are to fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use super::*;
+
+#[derive(Debug)]
+pub(crate) struct Recording {
+    state: Mutex<State>,
+    events: Mutex<Receiver<Event>>,
+    pub(crate) emit: Sender<Event>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    armed: BTreeMap<ContainerId, RulesetDigest>,
+    calls: Vec<String>,
+    broken: BTreeSet<&'static str>,
+    delay: Duration,
+}
+
+impl Default for Recording {
+    fn default() -> Self {
+        let (emit, events) = channel();
+        Self { state: Mutex::default(), events: Mutex::new(events), emit }
+    }
+}
+
+impl Recording {
+    /// Makes every `call` (arm, update, disarm, armed) fail, or work again.
+    pub(crate) fn breaks(&self, call: &'static str, broken: bool) {
+        let mut state = self.state.lock().unwrap();
+        if broken {
+            state.broken.insert(call)
+        } else {
+            state.broken.remove(call)
+        };
+    }
+
+    /// Makes every arming take this long.
+    pub(crate) fn slow(&self, delay: Duration) {
+        self.state.lock().unwrap().delay = delay;
+    }
+
+    /// What was called since the last time, without `armed`.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().calls)
+    }
+
+    /// Ids of what is armed.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.state.lock().unwrap().armed.keys().map(ToString::to_string).collect()
+    }
+
+    /// The digest of what is armed for a container.
+    pub(crate) fn digest(&self, id: &str) -> Option<RulesetDigest> {
+        self.state.lock().unwrap().armed.get(&ContainerId::from(id.to_owned())).copied()
+    }
+
+    /// Arms as an earlier daemon did, or disarms behind the daemon's back.
+    pub(crate) fn preset(&self, id: &str, digest: Option<RulesetDigest>) {
+        let mut state = self.state.lock().unwrap();
+        let id = ContainerId::from(id.to_owned());
+        match digest {
+            Some(digest) => state.armed.insert(id, digest),
+            None => state.armed.remove(&id),
+        };
+    }
+
+    fn call(
+        &self,
+        name: &'static str,
+        text: String,
+    ) -> Result<std::sync::MutexGuard<'_, State>, KernelError> {
+        let delay = self.state.lock().unwrap().delay;
+        std::thread::sleep(delay);
+        let mut state = self.state.lock().unwrap();
+        state.calls.push(text);
+        if state.broken.contains(name) {
+            Err(KernelError::new(format!("{name} is broken")))
+        } else {
+            Ok(state)
+        }
+    }
+}
+
+impl Kernel for Recording {
+    fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
+        let Target { id, pid, stage } = target;
+        let mut state = self.call("arm", format!("arm {id} {pid} {stage:?}"))?;
+        assert!(!state.armed.contains_key(id), "armed twice");
+        state.armed.insert(id.clone(), ruleset.digest());
+        Ok(())
+    }
+
+    fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        let mut state = self.call("update", format!("update {id}"))?;
+        assert!(state.armed.contains_key(id), "updated without being armed");
+        state.armed.insert(id.clone(), ruleset.digest());
+        Ok(())
+    }
+
+    fn disarm(&self, id: &ContainerId) -> Result<(), KernelError> {
+        self.call("disarm", format!("disarm {id}"))?.armed.remove(id);
+        Ok(())
+    }
+
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        let state = self.state.lock().unwrap();
+        if state.broken.contains("armed") {
+            Err(KernelError::new("armed is broken"))
+        } else {
+            Ok(state.armed.clone())
+        }
+    }
+
+    fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        let events = self.events.lock().unwrap();
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok(event) = events.recv_timeout(Duration::from_millis(10)) {
+                sink(event);
+            }
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,41 @@
+//! The binary: reads the command line, calls the command, exits with its code.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nri_plugin::cli::{Cli, Command, RunArgs};
+use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
+use nri_plugin::exit::{Exit, chain};
+use nri_plugin::term::{BAD, complain, paint};
+use nri_plugin::{check, explain, kernel, log, probe, run, unload};
+
+fn main() -> ExitCode {
+    let exit = match Cli::parse().command {
+        Command::Run(args) => daemon(*args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::Unload(args) => unload::run(&args),
+    };
+    exit.into()
+}
+
+fn daemon(args: RunArgs) -> Exit {
+    let fail = |problem: String, exit| {
+        complain(format!("{}: {problem}\n", paint(BAD, "error")));
+        exit
+    };
+    let config = match Config::new(args, std::env::var(OWN_NAMESPACE_ENV).ok()) {
+        Ok(config) => config,
+        Err(error) => return fail(chain(&error), Exit::BadInput),
+    };
+    if let Err(problem) = log::start(config.log_format, config.log_level.as_deref()) {
+        return fail(problem, Exit::BadInput);
+    }
+    match run::run(config, kernel::open) {
+        Ok(()) => Exit::Ok,
+        Err(error) => fail(format!("{error:#}"), Exit::No),
+    }
+}

@@ -1,0 +1,271 @@
+//! The NRI plugin: turns the runtime's events into orders, and refusals into answers. No network and no disk here,
+//! and for a container that no policy selects nothing that could fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use crate::pending::enforce::ContainerId;
+use enforcer_core::compile;
+use enforcer_core::ruleset::{Resolved, Ruleset};
+use enforcer_core::subject::Subject;
+use nri::{
+    ContainerAdjustment, ContainerState, ContainerUpdate, Context, Event, EventMask, PodSandbox, Validation,
+    async_trait,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::container::{Container, Selection, name_gaps};
+use crate::reconciler::{Order, Present, Refusal, Synced};
+use crate::store::PolicySet;
+
+/// The annotation that a selected container gets: the digest of its ruleset when it was created.
+pub const ANNOTATION: &str = "nri-enforcer.io/ruleset";
+/// Annotations in which runtimes before NRI 0.12.2 tell the image's name (containerd, CRI-O).
+const IMAGE_ANNOTATIONS: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
+/// How long before the deadline an answer is given up, so that the error still names who, what and why.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// The plugin.
+#[derive(Debug)]
+pub struct Plugin {
+    selection: Selection,
+    policies: watch::Receiver<Arc<PolicySet>>,
+    orders: Sender<Order>,
+    synced: watch::Sender<bool>,
+}
+
+impl Plugin {
+    /// A plugin that reads `policies` and sends `orders`. `synced` becomes true once a synchronisation is through.
+    #[must_use]
+    pub fn new(
+        selection: Selection,
+        policies: watch::Receiver<Arc<PolicySet>>,
+        orders: Sender<Order>,
+        synced: watch::Sender<bool>,
+    ) -> Self {
+        Self { selection, policies, orders, synced }
+    }
+
+    /// The events that it needs.
+    #[must_use]
+    pub fn events() -> EventMask {
+        Event::CreateContainer
+            | Event::StartContainer
+            | Event::RemoveContainer
+            | Event::ValidateContainerAdjustment
+    }
+
+    fn resolve(&self, container: &Container) -> Option<Resolved> {
+        let set = Arc::clone(&self.policies.borrow());
+        self.selection.resolve(&set, &container.subject)
+    }
+
+    /// With `strict`, refuses a container whose policies have gaps.
+    fn strict(&self, container: &Arc<Container>, resolved: &Resolved) -> Result<(), Refusal> {
+        let gaps = &resolved.coverage.gaps;
+        if !self.selection.strict || gaps.is_empty() {
+            return Ok(());
+        }
+        let reason = format!("not enforceable completely (strict): {}", name_gaps(gaps));
+        Err(Refusal::new(
+            container,
+            &resolved.ruleset,
+            reason,
+            "remove these parts of the policies, or run without --strict",
+        ))
+    }
+
+    /// Tells the reconciler. Only its end, which ends the daemon, can make this fail.
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_err() {
+            tracing::error!("the reconciler is gone");
+        }
+    }
+}
+
+#[async_trait]
+impl nri::Plugin for Plugin {
+    async fn configure(&self, _: Context, runtime: nri::RuntimeInfo) -> Result<EventMask, nri::Refusal> {
+        let version = runtime.nri_version.as_ref().map(ToString::to_string);
+        tracing::info!(
+            runtime = runtime.name,
+            version = runtime.version,
+            nri = version,
+            "registered with the runtime"
+        );
+        if !runtime.unavailable.is_empty() {
+            tracing::warn!(
+                events = %runtime.unavailable,
+                "the runtime is too old for these events: if this daemon dies between a container's creation and its \
+                 start, the container starts unprotected until the daemon is back"
+            );
+        }
+        Ok(runtime.events)
+    }
+
+    async fn synchronize(
+        &self,
+        _: Context,
+        pods: Vec<PodSandbox>,
+        containers: Vec<nri::Container>,
+    ) -> Result<Vec<ContainerUpdate>, nri::Refusal> {
+        let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
+        let count = containers.len();
+        let present =
+            containers.iter().filter(|one| one.state != ContainerState::Stopped).map(|one| Present {
+                container: describe(pods.get(one.pod_sandbox_id.as_str()).copied(), one),
+                pid: i32::try_from(one.pid).unwrap_or(0),
+                running: matches!(one.state, ContainerState::Running | ContainerState::Paused),
+            });
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Synchronize { present: present.collect(), reply });
+        // a late answer is no reason to lose the connection: the library answers in time, and this goes on
+        if let Ok(Synced { adopted, late, failed }) = answer.await {
+            tracing::info!(containers = count, adopted, late, failed, "synchronized with the runtime");
+            self.synced.send_replace(true);
+        }
+        Ok(Vec::new())
+    }
+
+    async fn create_container(
+        &self,
+        context: Context,
+        pod: PodSandbox,
+        container: nri::Container,
+    ) -> Result<ContainerAdjustment, nri::Refusal> {
+        let container = describe(Some(&pod), &container);
+        let Some(resolved) = self.resolve(&container) else {
+            self.order(Order::Created(container));
+            return Ok(ContainerAdjustment::new());
+        };
+        self.strict(&container, &resolved)
+            .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
+        if resolved.ruleset.is_empty() {
+            self.order(Order::Created(container));
+            return Ok(ContainerAdjustment::new());
+        }
+        let digest = resolved.ruleset.digest();
+        let ruleset = Arc::new(resolved.ruleset);
+        try_compile(&context, &container, &ruleset)
+            .await
+            .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
+        tracing::info!(%container, ruleset = %digest, "created under policies");
+        self.order(Order::Created(container));
+        Ok(ContainerAdjustment::new().annotation(ANNOTATION, digest.to_string()))
+    }
+
+    async fn validate_container_adjustment(
+        &self,
+        _: Context,
+        request: Validation,
+    ) -> Result<(), nri::Refusal> {
+        let container = describe(Some(&request.pod), &request.container);
+        let Some(resolved) = self.resolve(&container) else { return Ok(()) };
+        if resolved.ruleset.is_empty() || request.adjustment.annotations.contains_key(ANNOTATION) {
+            return Ok(());
+        }
+        let reason = format!("its creation went past this plugin: the annotation `{ANNOTATION}` is missing");
+        let refusal = Refusal::new(&container, &resolved.ruleset, reason, "create the container again");
+        tracing::error!(%refusal, "creation refused");
+        Err(refusal.into())
+    }
+
+    async fn start_container(
+        &self,
+        context: Context,
+        pod: PodSandbox,
+        container: nri::Container,
+    ) -> Result<(), nri::Refusal> {
+        let pid = i32::try_from(container.pid).unwrap_or(0);
+        let container = describe(Some(&pod), &container);
+        let Some(resolved) = self.resolve(&container) else {
+            self.order(Order::Started { container, pid });
+            return Ok(());
+        };
+        self.strict(&container, &resolved)
+            .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
+        if resolved.ruleset.is_empty() {
+            self.order(Order::Started { container, pid });
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Start { container: Arc::clone(&container), pid, reply });
+        match tokio::time::timeout(patience(&context), answer).await {
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) => refuse(&container, &resolved.ruleset, "the daemon is ending"),
+            Err(_) => refuse(&container, &resolved.ruleset, "the kernel took too long"),
+        }
+    }
+
+    async fn remove_container(
+        &self,
+        _: Context,
+        _: PodSandbox,
+        container: nri::Container,
+    ) -> Result<(), nri::Refusal> {
+        self.order(Order::Removed(ContainerId::from(container.id)));
+        Ok(())
+    }
+}
+
+fn refuse(container: &Arc<Container>, ruleset: &Ruleset, reason: &str) -> Result<(), nri::Refusal> {
+    let refusal = Refusal::new(container, ruleset, reason, "start the container again");
+    tracing::error!(%refusal, "start refused");
+    Err(refusal.into())
+}
+
+fn patience(context: &Context) -> Duration {
+    context.remaining().saturating_sub(MARGIN)
+}
+
+/// Finds out at creation what would otherwise refuse the start.
+async fn try_compile(
+    context: &Context,
+    container: &Arc<Container>,
+    ruleset: &Arc<Ruleset>,
+) -> Result<(), Refusal> {
+    let compiling = Arc::clone(ruleset);
+    let compiled = tokio::task::spawn_blocking(move || compile::bpf::compile(&compiling).map(drop));
+    let refuse = |reason: String| Err(Refusal::new(container, ruleset, reason, "make the policies smaller"));
+    match tokio::time::timeout(patience(context), compiled).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) => refuse(error.to_string()),
+        Ok(Err(error)) => refuse(error.to_string()),
+        Err(_) => refuse("compiling took too long".into()),
+    }
+}
+
+/// What policies and alerts need to know of a container.
+fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> Arc<Container> {
+    let subject = match pod {
+        Some(pod) => Subject {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            labels: pod.labels.clone(),
+            container: container.name.clone(),
+        },
+        None => {
+            // only a runtime that contradicts itself lists a container without its pod; kubelet's labels remain
+            let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+            tracing::error!(
+                container = container.id,
+                "listed without its pod: policies that select by label do not reach it"
+            );
+            Subject {
+                namespace: label("io.kubernetes.pod.namespace"),
+                pod: label("io.kubernetes.pod.name"),
+                labels: BTreeMap::new(),
+                container: container.name.clone(),
+            }
+        }
+    };
+    let told = container.image.as_ref().map(|image| image.name.clone()).filter(|name| !name.is_empty());
+    let annotated = || IMAGE_ANNOTATIONS.iter().find_map(|key| container.annotations.get(*key).cloned());
+    let image = told.or_else(annotated).unwrap_or_default();
+    Arc::new(Container { id: ContainerId::from(container.id.clone()), subject, image })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! `probe`: what this host supports, and why not.
+
+use crate::pending::host::{self, Check, HostReport};
+use serde::Serialize;
+
+use crate::cli::{Output, ProbeArgs};
+use crate::exit::Exit;
+use crate::term::{BAD, GOOD, paint, say, say_json, table};
+
+/// The answer, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    enforces: bool,
+    checks: &'a [Check],
+}
+
+/// Looks, and prints what it found.
+pub fn run(args: &ProbeArgs) -> Exit {
+    let host = host::probe();
+    let enforces = host.enforces();
+    match args.output {
+        Output::Json => say_json(&Report { enforces, checks: &host.checks }),
+        Output::Text => print(&host),
+    }
+    if enforces { Exit::Ok } else { Exit::No }
+}
+
+fn print(host: &HostReport) {
+    let mut rows = table(["", "Check", "Found", "What to do"]);
+    for Check { name, ok, detail, advice } in &host.checks {
+        let advice = if *ok { String::new() } else { advice.to_string() };
+        rows.add_row([
+            if *ok { "yes" } else { "no" }.to_owned(),
+            name.to_string(),
+            detail.to_string(),
+            advice,
+        ]);
+    }
+    say(format!("{rows}\n"));
+    let verdict = if host.enforces() {
+        paint(GOOD, "This host can enforce.")
+    } else {
+        paint(BAD, "This host cannot enforce.")
+    };
+    say(format!("{verdict}\n"));
+}

@@ -1,0 +1,122 @@
+//! Which processes live: the daemon's second source about containers, beside what the runtime tells.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::pending::enforce::ContainerId;
+
+/// One process and no other: a pid is reused, a pid with its start time is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// As the host numbers it.
+    pub pid: i32,
+    started: u64, // clock ticks since boot, field 22 of /proc/PID/stat
+}
+
+/// A `/proc` of the host's pid namespace.
+#[derive(Debug, Clone)]
+pub struct Procs {
+    root: PathBuf,
+}
+
+impl Default for Procs {
+    fn default() -> Self {
+        Self::at("/proc")
+    }
+}
+
+impl Procs {
+    /// The one mounted at `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The process that has this pid now; `None` if there is none, or it is dead and only waits to be reaped.
+    #[must_use]
+    pub fn find(&self, pid: i32) -> Option<Process> {
+        let stat = std::fs::read_to_string(self.root.join(pid.to_string()).join("stat")).ok()?;
+        // the name, in parentheses, may hold anything: what follows the last `)` is fields 3 and up
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        if matches!(fields.next()?, "Z" | "X" | "x") {
+            return None;
+        }
+        Some(Process { pid, started: fields.nth(18)?.parse().ok()? })
+    }
+
+    /// Whether the process still lives.
+    #[must_use]
+    pub fn alive(&self, process: Process) -> bool {
+        self.find(process.pid) == Some(process)
+    }
+
+    /// Those of `ids` that some process's cgroup path names: their containers are not over, whatever became of the
+    /// first process. Every container runtime has the id in the path.
+    ///
+    /// # Errors
+    /// When processes cannot be listed: then nothing may be taken for dead.
+    pub fn inhabited(&self, ids: &BTreeSet<ContainerId>) -> std::io::Result<BTreeSet<ContainerId>> {
+        let mut found = BTreeSet::new();
+        if ids.is_empty() {
+            return Ok(found);
+        }
+        for entry in std::fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            if is_pid(&path)
+                && let Ok(cgroups) = std::fs::read_to_string(path.join("cgroup"))
+            {
+                found.extend(ids.iter().filter(|id| cgroups.contains(id.as_str())).cloned());
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn is_pid(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A directory that looks like `/proc` with one process.
+    pub(crate) fn add(root: &Path, pid: i32, state: char, started: u64, cgroup: &str) {
+        let dir = root.join(pid.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        let stat = format!("{pid} (a ) b) {state} 1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {started} 0 0");
+        std::fs::write(dir.join("stat"), stat).unwrap();
+        std::fs::write(dir.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
+    }
+
+    #[test]
+    fn a_reused_pid_is_another_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let procs = Procs::at(dir.path());
+        add(dir.path(), 7, 'S', 100, "/");
+        let process = procs.find(7).unwrap();
+        assert!(procs.alive(process));
+        add(dir.path(), 7, 'S', 101, "/");
+        assert!(!procs.alive(process));
+        add(dir.path(), 7, 'Z', 100, "/");
+        assert!(!procs.alive(process), "a zombie executes nothing");
+        assert_eq!(procs.find(8), None);
+    }
+
+    #[test]
+    fn this_process_lives() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let process = Procs::default().find(own).unwrap();
+        assert!(Procs::default().alive(process));
+    }
+
+    #[test]
+    fn a_container_is_found_by_the_cgroups_of_its_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        add(dir.path(), 7, 'S', 100, "/kubepods.slice/cri-containerd-abc.scope/nested");
+        std::fs::create_dir(dir.path().join("sys")).unwrap();
+        let ids = ["abc", "def"].map(|id| ContainerId::from(id.to_owned())).into();
+        let found = Procs::at(dir.path()).inhabited(&ids).unwrap();
+        assert_eq!(found.iter().map(ContainerId::as_str).collect::<Vec<_>>(), ["abc"]);
+        assert!(Procs::at("/nonexistent").inhabited(&ids).is_err());
+    }
+}

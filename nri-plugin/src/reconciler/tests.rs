@@ -1,0 +1,426 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::kernel::recording::Recording;
+use crate::procs::tests::add;
+use enforcer_core::policy::parse;
+use enforcer_core::subject::Subject;
+
+/// A policy `name` that blocks `path` for `app: web` in the namespace `default`.
+pub(crate) fn policies(named: &[(&str, &str)]) -> Arc<PolicySet> {
+    let policy = |(name, path): &(&str, &str)| {
+        let text = format!(
+            "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec:\n  selector: {{matchLabels: {{app: web}}}}\n  file: {{matchPaths: [{{path: {path}}}]}}\n  action: Block\n"
+        );
+        let parsed = parse("test.yaml", &text);
+        assert_eq!(parsed.errors, []);
+        Arc::new(parsed.policies.into_iter().next().unwrap())
+    };
+    Arc::new(PolicySet::new(named.iter().map(policy).collect()))
+}
+
+pub(crate) fn container(id: &str, namespace: &str, app: &str) -> Arc<Container> {
+    let labels = [("app".to_owned(), app.to_owned())].into();
+    let subject =
+        Subject { namespace: namespace.into(), pod: "pod".into(), labels, container: "main".into() };
+    Arc::new(Container { id: ContainerId::from(id.to_owned()), subject, image: "image".into() })
+}
+
+struct Fixture {
+    kernel: Arc<Recording>,
+    policies: watch::Sender<Arc<PolicySet>>,
+    proc: tempfile::TempDir,
+    notices: Arc<Mutex<Vec<String>>>,
+    registry: Arc<Registry>,
+    reconciler: Reconciler<Recording>,
+}
+
+impl Fixture {
+    fn new(set: Arc<PolicySet>) -> Self {
+        Self::with(Arc::default(), set)
+    }
+
+    fn with(kernel: Arc<Recording>, set: Arc<PolicySet>) -> Self {
+        let (policies, seen) = watch::channel(set);
+        let proc = tempfile::tempdir().unwrap();
+        let notices = Arc::<Mutex<Vec<String>>>::default();
+        let registry = Arc::new(Registry::default());
+        let notify = {
+            let notices = Arc::clone(&notices);
+            Box::new(move |notice: Notice| {
+                notices.lock().unwrap().push(match notice {
+                    Notice::Late { container, .. } => format!("late {}", container.id),
+                    Notice::Unprotected { container, .. } => format!("unprotected {}", container.id),
+                });
+            })
+        };
+        let selection = Selection { exempt: ["kube-system".to_owned()].into(), ..Selection::default() };
+        let procs = Procs::at(proc.path());
+        let reconciler =
+            Reconciler::new(Arc::clone(&kernel), selection, seen, Arc::clone(&registry), procs, notify);
+        Self { kernel, policies, proc, notices, registry, reconciler }
+    }
+
+    /// A process lives (in a cgroup that names the container).
+    fn lives(&self, pid: i32, id: &str) {
+        add(self.proc.path(), pid, 'S', 1000, &format!("/k8s.io/{id}"));
+    }
+
+    fn dies(&self, pid: i32) {
+        std::fs::remove_dir_all(self.proc.path().join(pid.to_string())).unwrap();
+    }
+
+    fn take(&mut self, order: Order) {
+        self.reconciler.take(order);
+        self.work();
+    }
+
+    fn work(&mut self) {
+        while !self.reconciler.is_idle() {
+            self.reconciler.step();
+        }
+    }
+
+    fn start(&mut self, container: &Arc<Container>, pid: i32) -> Result<(), String> {
+        let (reply, mut answer) = oneshot::channel();
+        self.take(Order::Created(Arc::clone(container)));
+        self.take(Order::Start { container: Arc::clone(container), pid, reply });
+        answer.try_recv().expect("answered").map_err(|refusal| refusal.to_string())
+    }
+
+    /// A container that runs since before.
+    fn running(&self, id: &str, pid: i32, app: &str) -> Present {
+        self.lives(pid, id);
+        Present { container: container(id, "default", app), pid, running: true }
+    }
+
+    fn synchronize(&mut self, present: Vec<Present>) -> Synced {
+        let (reply, mut answer) = oneshot::channel();
+        self.take(Order::Synchronize { present, reply });
+        answer.try_recv().expect("answered once idle")
+    }
+
+    fn change(&mut self, set: Arc<PolicySet>) {
+        self.policies.send_replace(set);
+        self.take(Order::PoliciesChanged);
+    }
+
+    fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notices.lock().unwrap())
+    }
+}
+
+fn wanted(set: &PolicySet) -> RulesetDigest {
+    let subject = container("x", "default", "web").subject.clone();
+    Selection::default().resolve(set, &subject).unwrap().ruleset.digest()
+}
+
+#[test]
+fn a_start_arms_the_created_process_and_a_removal_disarms() {
+    let set = policies(&[("p", "/etc/passwd")]);
+    let mut f = Fixture::new(Arc::clone(&set));
+    f.lives(7, "c1");
+    let c1 = container("c1", "default", "web");
+    f.take(Order::Created(Arc::clone(&c1)));
+    assert_eq!(f.kernel.calls(), [""; 0], "nothing to arm before there is a process");
+    assert_eq!(f.start(&c1, 7), Ok(()));
+    assert_eq!(f.kernel.calls(), ["arm c1 7 Created"]);
+    assert_eq!(f.kernel.digest("c1"), Some(wanted(&set)));
+    assert!(f.registry.ruleset(&wanted(&set)).is_some());
+    assert_eq!(f.notices(), [""; 0]);
+
+    f.take(Order::Removed(c1.id.clone()));
+    assert_eq!(f.kernel.calls(), ["disarm c1"]);
+    assert!(f.registry.container(&c1.id).is_some(), "events may still be on their way");
+}
+
+#[test]
+fn an_arming_that_fails_refuses_the_start_and_says_who_what_and_why() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    f.lives(7, "c1");
+    f.kernel.breaks("arm", true);
+    let refusal = f.start(&container("c1", "default", "web"), 7).unwrap_err();
+    for part in ["container `main` of pod `default/pod`", "policy `default/p`", "arm is broken", "probe"] {
+        assert!(refusal.contains(part), "{part} is not in: {refusal}");
+    }
+    assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+#[test]
+fn a_selected_container_without_a_process_is_refused() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    assert!(f.start(&container("c1", "default", "web"), 0).unwrap_err().contains("did not tell the process"));
+    assert!(f.start(&container("c1", "default", "web"), 9).unwrap_err().contains("hostPID"));
+    assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+#[test]
+fn what_no_policy_selects_is_never_touched() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    f.kernel.breaks("arm", true);
+    for (pid, c) in (1..).zip([container("a", "default", "db"), container("b", "other", "web")]) {
+        f.take(Order::Created(Arc::clone(&c)));
+        f.take(Order::Started { container: Arc::clone(&c), pid });
+        f.take(Order::Removed(c.id.clone()));
+    }
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+#[test]
+fn an_exempt_namespace_is_not_selected_by_its_own_policies() {
+    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: kube-system}\n\
+                spec:\n  selector: {matchLabels: {app: web}}\n  file: {matchPaths: [{path: /x}]}\n  action: Block\n";
+    let policies = parse("p", text).policies.into_iter().map(Arc::new).collect();
+    let mut f = Fixture::new(Arc::new(PolicySet::new(policies)));
+    f.lives(7, "c1");
+    let c1 = container("c1", "kube-system", "web");
+    f.take(Order::Started { container: c1, pid: 7 });
+    let present = Present { container: container("c2", "kube-system", "web"), pid: 7, running: true };
+    assert_eq!(f.synchronize(vec![present]), Synced::default());
+    assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+#[test]
+fn a_synchronisation_arms_what_runs_and_reports_it() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    let created = Present { container: container("c4", "default", "web"), pid: 0, running: false };
+    f.lives(14, "c5");
+    let prepared = Present { container: container("c5", "default", "web"), pid: 14, running: false };
+    let present = vec![
+        f.running("c1", 11, "web"),
+        f.running("c2", 12, "web"),
+        f.running("c3", 13, "db"),
+        created,
+        prepared,
+    ];
+    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 2, failed: 0 });
+    assert_eq!(f.kernel.calls(), ["arm c1 11 Running", "arm c2 12 Running", "arm c5 14 Created"]);
+    assert_eq!(f.notices(), ["late c1", "late c2"]);
+}
+
+#[test]
+fn what_an_earlier_daemon_armed_is_adopted_updated_or_disarmed() {
+    let set = policies(&[("p", "/etc/passwd")]);
+    let kernel = Arc::<Recording>::default();
+    kernel.preset("same", Some(wanted(&set)));
+    kernel.preset("old", Some(wanted(&policies(&[("p", "/old")]))));
+    kernel.preset("unselected", Some(wanted(&set)));
+    kernel.preset("over", Some(wanted(&set)));
+    kernel.preset("unlisted", Some(wanted(&set)));
+    let mut f = Fixture::with(kernel, Arc::clone(&set));
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), [""; 0], "before the synchronisation nothing is known, so nothing is stale");
+    f.lives(99, "unlisted"); // the runtime forgot it, and yet it lives
+    let present =
+        vec![f.running("same", 1, "web"), f.running("old", 2, "web"), f.running("unselected", 3, "db")];
+    assert_eq!(f.synchronize(present), Synced { adopted: 3, late: 0, failed: 0 });
+    assert_eq!(f.kernel.calls(), ["update old", "disarm unselected", "disarm over"]);
+    assert_eq!(f.kernel.digest("old"), Some(wanted(&set)));
+    assert_eq!(f.kernel.ids(), ["old", "same", "unlisted"]);
+    assert_eq!(f.notices(), [""; 0]);
+    assert!(f.registry.ruleset(&wanted(&set)).is_some(), "events of adopted containers can be told");
+}
+
+#[test]
+fn a_failure_in_a_synchronisation_is_reported_once_and_tried_again() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    f.kernel.breaks("arm", true);
+    let present = vec![f.running("c1", 11, "web")];
+    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 0, failed: 1 });
+    f.take(Order::Sweep);
+    assert_eq!(f.notices(), ["unprotected c1"], "not at each try");
+    f.kernel.breaks("arm", false);
+    f.kernel.calls();
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), ["arm c1 11 Running"]);
+    assert_eq!(f.notices(), ["late c1"]);
+}
+
+#[test]
+fn a_connection_that_comes_back_finds_what_started_meanwhile() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    let present = vec![f.running("c1", 11, "web")];
+    f.synchronize(present);
+    f.notices();
+    f.dies(11);
+    let present = vec![f.running("c2", 12, "web")];
+    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 1, failed: 0 });
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), ["c2"], "c1 is over");
+    assert_eq!(f.notices(), ["late c2"]);
+}
+
+#[test]
+fn a_change_updates_newly_arms_and_disarms() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(1, "c1");
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    f.lives(2, "c2");
+    f.take(Order::Started { container: container("c2", "default", "db"), pid: 2 });
+    f.kernel.calls();
+
+    let both = policies(&[("p", "/b"), ("q", "/q")]);
+    f.change(Arc::clone(&both));
+    assert_eq!(f.kernel.calls(), ["update c1"]);
+    assert_eq!(f.kernel.digest("c1"), Some(wanted(&both)));
+    f.change(Arc::clone(&both));
+    assert_eq!(f.kernel.calls(), [""; 0], "equal digests are equal rulesets");
+
+    f.change(Arc::default());
+    assert_eq!(f.kernel.calls(), ["disarm c1"]);
+    f.change(both);
+    assert_eq!(f.kernel.calls(), ["arm c1 1 Running"], "it runs by now");
+    assert_eq!(f.notices(), [""; 0], "a new policy for what runs is no lapse");
+}
+
+#[test]
+fn a_failed_update_leaves_the_old_ruleset_and_is_tried_again() {
+    let old = policies(&[("p", "/a")]);
+    let mut f = Fixture::new(Arc::clone(&old));
+    f.lives(1, "c1");
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    f.kernel.breaks("update", true);
+    let new = policies(&[("p", "/b")]);
+    f.change(Arc::clone(&new));
+    assert_eq!(f.kernel.digest("c1"), Some(wanted(&old)));
+    f.kernel.breaks("update", false);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.digest("c1"), Some(wanted(&new)));
+}
+
+#[test]
+fn a_start_between_a_change_and_its_turn_gets_the_new_ruleset() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(1, "c1");
+    let new = policies(&[("p", "/b")]);
+    f.policies.send_replace(Arc::clone(&new));
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    assert_eq!(f.kernel.digest("c1"), Some(wanted(&new)));
+    f.kernel.calls();
+    f.take(Order::PoliciesChanged);
+    assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+#[test]
+fn a_start_does_not_wait_behind_other_updates() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    for pid in 1..=50 {
+        let id = format!("c{pid}");
+        f.lives(pid, &id);
+        f.start(&container(&id, "default", "web"), pid).unwrap();
+    }
+    f.policies.send_replace(policies(&[("p", "/b")]));
+    f.reconciler.take(Order::PoliciesChanged); // 50 updates to do, none done
+    f.kernel.calls();
+    f.lives(99, "urgent");
+    let (reply, mut answer) = oneshot::channel();
+    f.reconciler.take(Order::Start { container: container("urgent", "default", "web"), pid: 99, reply });
+    assert!(answer.try_recv().unwrap().is_ok());
+    assert_eq!(f.kernel.calls(), ["arm urgent 99 Created"]);
+    f.work();
+    assert_eq!(f.kernel.calls().len(), 50);
+}
+
+#[test]
+fn the_sweep_finds_the_end_that_nobody_told() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(1, "c1");
+    f.lives(2, "c1"); // another process of the container
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    f.dies(1);
+    f.take(Order::Sweep);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), ["c1"], "it still has a process");
+    f.dies(2);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+#[test]
+fn the_end_is_not_taken_from_one_look() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(1, "c1");
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    f.dies(1);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), ["c1"]);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+#[test]
+fn when_processes_cannot_be_listed_nothing_is_taken_for_dead() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(1, "c1");
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    std::fs::remove_dir_all(f.proc.path()).unwrap();
+    for _ in 0..3 {
+        f.take(Order::Sweep);
+    }
+    assert_eq!(f.kernel.ids(), ["c1"]);
+}
+
+#[test]
+fn a_disarming_that_fails_is_tried_again_though_the_container_is_forgotten() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.synchronize(Vec::new());
+    f.lives(1, "c1");
+    let c1 = container("c1", "default", "web");
+    f.start(&c1, 1).unwrap();
+    f.dies(1);
+    f.kernel.breaks("disarm", true);
+    f.take(Order::Removed(c1.id.clone()));
+    assert_eq!(f.kernel.ids(), ["c1"]);
+    f.kernel.breaks("disarm", false);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+#[test]
+fn what_vanished_from_the_kernel_is_armed_again_and_reported() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(1, "c1");
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    f.kernel.preset("c1", None);
+    f.kernel.calls();
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), ["arm c1 1 Running"]);
+    assert_eq!(f.notices(), ["late c1"]);
+}
+
+#[test]
+fn a_reused_pid_is_not_armed() {
+    let mut f = Fixture::new(Arc::default());
+    f.lives(1, "c1");
+    f.take(Order::Started { container: container("c1", "default", "web"), pid: 1 });
+    add(f.proc.path(), 1, 'S', 2000, "/somebody-else");
+    f.change(policies(&[("p", "/a")]));
+    assert_eq!(f.kernel.calls(), [""; 0]);
+    assert_eq!(f.notices(), ["unprotected c1"]);
+}
+
+#[test]
+fn what_is_armed_cannot_be_read_so_nothing_is_disarmed() {
+    let set = policies(&[("p", "/a")]);
+    let kernel = Arc::<Recording>::default();
+    kernel.preset("over", Some(wanted(&set)));
+    kernel.breaks("armed", true);
+    let mut f = Fixture::with(kernel, set);
+    f.synchronize(Vec::new());
+    assert_eq!(f.kernel.ids(), ["over"]);
+    f.kernel.breaks("armed", false);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+#[test]
+fn the_thread_ends_with_its_orders() {
+    let f = Fixture::new(policies(&[("p", "/a")]));
+    let (orders, taken) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || f.reconciler.run(&taken));
+    orders.send(Order::Sweep).unwrap();
+    drop(orders);
+    thread.join().unwrap();
+}

@@ -1,0 +1,117 @@
+//! Who is who: lets an event of the kernel be told with names. Written by the reconciler, read by the reporter.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::pending::enforce::ContainerId;
+use enforcer_core::ruleset::{Ruleset, RulesetDigest};
+
+use crate::container::Container;
+
+/// How many containers and rulesets are remembered after their end, for the events that are still on their way.
+const REMEMBERED: usize = 256;
+
+/// Containers by id and rulesets by digest.
+#[derive(Debug, Default)]
+pub struct Registry {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    containers: BTreeMap<ContainerId, Entry>,
+    rulesets: BTreeMap<RulesetDigest, (Arc<Ruleset>, usize)>, // with the number of containers that have it
+    ended: VecDeque<ContainerId>, // entries of `containers` that are over, oldest first
+    unused: VecDeque<RulesetDigest>, // entries of `rulesets` that had a count of 0 when put here, oldest first
+}
+
+#[derive(Debug)]
+struct Entry {
+    container: Arc<Container>,
+    ruleset: Option<RulesetDigest>,
+    ended: bool,
+}
+
+impl Registry {
+    /// Remembers a container, or what changed about it.
+    pub fn add(&self, container: Arc<Container>) {
+        let mut inner = self.write();
+        let id = container.id.clone();
+        let ruleset = inner.containers.get(&id).and_then(|entry| entry.ruleset);
+        inner.containers.insert(id, Entry { container, ruleset, ended: false });
+    }
+
+    /// Remembers which ruleset a container has; `None` is none any more.
+    pub fn assign(&self, id: &ContainerId, ruleset: Option<Arc<Ruleset>>) {
+        let mut inner = self.write();
+        let digest = ruleset.as_ref().map(|ruleset| ruleset.digest());
+        if let Some(ruleset) = ruleset {
+            inner.rulesets.entry(ruleset.digest()).or_insert((ruleset, 0)).1 += 1;
+        }
+        let before = match inner.containers.get_mut(id) {
+            Some(entry) => std::mem::replace(&mut entry.ruleset, digest),
+            None => digest, // a container that was never added holds nothing
+        };
+        if let Some(before) = before {
+            inner.release(before);
+        }
+    }
+
+    /// The container is over; it is remembered a little longer.
+    pub fn end(&self, id: &ContainerId) {
+        self.assign(id, None);
+        let mut inner = self.write();
+        if let Some(entry) = inner.containers.get_mut(id)
+            && !std::mem::replace(&mut entry.ended, true)
+        {
+            inner.ended.push_back(id.clone());
+        }
+        while inner.ended.len() > REMEMBERED {
+            if let Some(id) = inner.ended.pop_front()
+                && inner.containers.get(&id).is_some_and(|entry| entry.ended)
+            {
+                inner.containers.remove(&id);
+            }
+        }
+    }
+
+    /// A container that lives, or ended lately.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> Option<Arc<Container>> {
+        self.read().containers.get(id).map(|entry| Arc::clone(&entry.container))
+    }
+
+    /// A ruleset that some container has, or had lately.
+    #[must_use]
+    pub fn ruleset(&self, digest: &RulesetDigest) -> Option<Arc<Ruleset>> {
+        self.read().rulesets.get(digest).map(|(ruleset, _)| Arc::clone(ruleset))
+    }
+
+    // A panic while the lock is held leaves at worst a stale name in an alert, so poison is no reason to stop alerting.
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn release(&mut self, digest: RulesetDigest) {
+        if let Some((_, count)) = self.rulesets.get_mut(&digest) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.unused.push_back(digest);
+            }
+        }
+        while self.unused.len() > REMEMBERED {
+            if let Some(digest) = self.unused.pop_front()
+                && !self.unused.contains(&digest)
+                && self.rulesets.get(&digest).is_some_and(|(_, count)| *count == 0)
+            {
+                self.rulesets.remove(&digest);
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Alerts on their way out: one JSON object a line, to stdout or a file. Who reports never waits: what does not fit
+//! into the queue is dropped and counted, and the count is an alert itself.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use crate::alert::{Alert, Alerts};
+
+/// How many alerts wait at most: about a second of a flood, some 10 MB.
+pub const QUEUE: usize = 8192;
+/// How many alerts are written at once at most.
+const BATCH: usize = 256;
+/// How long an idle writer takes to notice that the file is to be reopened or that alerts were dropped.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Takes alerts; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    queue: SyncSender<Box<Alert>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    dropped: AtomicU64, // since the last alert that said so
+    reopen: AtomicBool,
+}
+
+impl Reporter {
+    /// Starts the thread that writes to `path`, or to stdout. It ends when every reporter is gone and all is written.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or the thread not started.
+    pub fn start(path: Option<PathBuf>, alerts: Alerts) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let sink = Sink::open(path)?;
+        let (reporter, queue) = Self::with_queue(QUEUE);
+        let writer = Writer { queue, shared: Arc::clone(&reporter.shared), sink, alerts, broken: false };
+        let thread = std::thread::Builder::new().name("alerts".into()).spawn(move || writer.run())?;
+        Ok((reporter, thread))
+    }
+
+    fn with_queue(len: usize) -> (Self, Receiver<Box<Alert>>) {
+        let (sender, queue) = sync_channel(len);
+        (Self { queue: sender, shared: Arc::default() }, queue)
+    }
+
+    /// Puts an alert into the queue, or drops and counts it. Never waits.
+    pub fn report(&self, alert: Alert) {
+        if self.queue.try_send(Box::new(alert)).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Opens the file again before the next alert: it may have been moved away.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Writer {
+    queue: Receiver<Box<Alert>>,
+    shared: Arc<Shared>,
+    sink: Sink,
+    alerts: Alerts,
+    broken: bool, // the last write failed, perhaps in the middle of a line
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut lines = Vec::new();
+        loop {
+            let next = self.queue.recv_timeout(IDLE);
+            if self.shared.reopen.swap(false, Ordering::Relaxed) {
+                self.reopen();
+            }
+            let mut count = 0;
+            if let Ok(alert) = &next {
+                count = 1;
+                push(&mut lines, alert);
+                for alert in self.queue.try_iter().take(BATCH) {
+                    count += 1;
+                    push(&mut lines, &alert);
+                }
+            }
+            let dropped = self.shared.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                tracing::warn!(dropped, "alerts were dropped, since they could not be written fast enough");
+                push(&mut lines, &self.alerts.dropped(dropped, SystemTime::now()));
+            }
+            if !lines.is_empty() {
+                self.write(&lines, count + dropped);
+                lines.clear();
+            }
+            if matches!(next, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[u8], count: u64) {
+        // a line that was cut off must not swallow the next one
+        let result = if self.broken {
+            self.sink.write(b"\n").and_then(|()| self.sink.write(lines))
+        } else {
+            self.sink.write(lines)
+        };
+        match result {
+            Ok(()) => self.broken = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.broken, true) {
+                    tracing::error!(%error, "cannot write alerts; enforcement goes on, they are dropped and counted");
+                }
+                self.shared.dropped.fetch_add(count, Ordering::Relaxed);
+                std::thread::sleep(IDLE); // a full disk is not made emptier by trying at once
+                self.reopen();
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        if let Err(error) = self.sink.reopen() {
+            tracing::error!(%error, "cannot open the alerts file again; the old one stays in use");
+        }
+    }
+}
+
+fn push(lines: &mut Vec<u8>, alert: &Alert) {
+    let before = lines.len();
+    match serde_json::to_writer(&mut *lines, alert) {
+        Ok(()) => lines.push(b'\n'),
+        Err(error) => {
+            lines.truncate(before);
+            tracing::error!(%error, "an alert cannot be written as JSON");
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Sink {
+    Stdout,
+    File { path: PathBuf, file: File },
+}
+
+impl Sink {
+    fn open(path: Option<PathBuf>) -> std::io::Result<Self> {
+        match path {
+            None => Ok(Self::Stdout),
+            Some(path) => append(&path).map(|file| Self::File { path, file }),
+        }
+    }
+
+    fn reopen(&mut self) -> std::io::Result<()> {
+        if let Self::File { path, file } = self {
+            *file = append(path)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush()
+            }
+            Self::File { file, .. } => file.write_all(bytes),
+        }
+    }
+}
+
+fn append(path: &std::path::Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alerts() -> Alerts {
+        Alerts { cluster_name: "c".into(), host_name: "h".into() }
+    }
+
+    fn numbered(pid: u32) -> Alert {
+        Alert { pid, ..Alert::default() }
+    }
+
+    fn lines(path: &std::path::Path) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_alert_is_a_line_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts");
+        std::fs::write(&path, "{}\n").unwrap();
+        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts()).unwrap();
+        (0..1000).for_each(|pid| reporter.report(numbered(pid)));
+        drop(reporter);
+        thread.join().unwrap();
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 1001, "appended");
+        assert!(lines.iter().skip(1).zip(0..).all(|(line, pid)| line["PID"] == pid));
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts_and_never_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts");
+        let (reporter, queue) = Reporter::with_queue(2);
+        (0..5).for_each(|pid| reporter.report(numbered(pid))); // nobody reads yet
+        let shared = Arc::clone(&reporter.shared);
+        drop(reporter);
+        let sink = Sink::open(Some(path.clone())).unwrap();
+        Writer { queue, shared, sink, alerts: alerts(), broken: false }.run();
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[2]["Operation"], "AlertThreshold");
+        assert_eq!(lines[2]["Data"], "notice=dropped count=3");
+    }
+
+    #[test]
+    fn a_moved_file_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("alerts"), dir.path().join("alerts.1"));
+        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts()).unwrap();
+        reporter.report(numbered(1));
+        while lines(&path).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::fs::rename(&path, &moved).unwrap();
+        reporter.reopen();
+        reporter.report(numbered(2));
+        drop(reporter);
+        thread.join().unwrap();
+        assert_eq!((lines(&moved).len(), lines(&path).len()), (1, 1));
+    }
+
+    #[test]
+    fn a_sink_that_fails_counts_what_it_lost() {
+        let (reporter, queue) = Reporter::with_queue(8);
+        reporter.report(numbered(1));
+        let shared = Arc::clone(&reporter.shared);
+        drop(reporter);
+        let sink = Sink::open(Some("/dev/full".into())).unwrap();
+        let writer = Writer { queue, shared: Arc::clone(&shared), sink, alerts: alerts(), broken: false };
+        writer.run();
+        assert_eq!(shared.dropped.load(Ordering::Relaxed), 1);
+    }
+}

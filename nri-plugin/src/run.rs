@@ -1,0 +1,355 @@
+//! `run`: the daemon, put together.
+//!
+//! ```text
+//! directories -> watch -> PolicySet -> plugin  (is it selected? may it be created?)
+//!                             |          | orders
+//!                             +----> reconciler (one thread) -> kernel
+//! kernel -> events (one thread) -> alerts (one thread) -> stdout or file
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use enforcer_core::policy::Policy;
+use nix::time::{ClockId, clock_gettime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::alert::Alerts;
+use crate::config::Config;
+use crate::container::Selection;
+use crate::exit::chain;
+use crate::kernel::Kernel;
+use crate::plugin::Plugin;
+use crate::procs::Procs;
+use crate::reconciler::{Notice, Order, Reconciler};
+use crate::registry::Registry;
+use crate::report::Reporter;
+use crate::store::{PolicySet, Reload, Store};
+
+/// How often policies are read again, failures tried again, and the end of containers looked for.
+const RESCAN: Duration = Duration::from_secs(30);
+/// How long alerts may take to be written out at the end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until a signal. `open` loads and attaches the kernel's side.
+///
+/// # Errors
+/// When it cannot start, or a part of it fails that it cannot do without.
+pub fn run<K: Kernel>(config: Config, open: impl FnOnce(&Config) -> anyhow::Result<K>) -> anyhow::Result<()> {
+    if let Some(path) = &config.ready_file {
+        remove_ready(path)?;
+    }
+    for dir in &config.policy_dirs {
+        std::fs::read_dir(dir)
+            .with_context(|| format!("cannot list the policy directory `{}`", dir.display()))?;
+    }
+    let mut store = Store::new(config.policy_dirs.clone());
+    let mut news = News::default();
+    let reload = store.reload();
+    news.tell(&reload);
+    let kernel = Arc::new(open(&config)?);
+    tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
+    let result = runtime.block_on(daemon(&config, store, news, reload.set, kernel));
+    // a reading of a hanging file system must not keep the process
+    runtime.shutdown_timeout(DRAIN);
+    if let Some(path) = &config.ready_file {
+        let _unimportant = remove_ready(path);
+    }
+    result
+}
+
+async fn daemon<K: Kernel>(
+    config: &Config,
+    store: Store,
+    mut news: News,
+    set: Arc<PolicySet>,
+    kernel: Arc<K>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+
+    let alerts = Alerts { cluster_name: config.cluster_name.clone(), host_name: config.node_name.clone() };
+    let (reporter, writer) =
+        Reporter::start(config.alerts.clone(), alerts.clone()).context("cannot open the alerts file")?;
+    let registry = Arc::new(Registry::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut events = read_events(&kernel, &registry, &alerts, &reporter, &stop)?;
+
+    let (policies, seen) = watch::channel(set);
+    let selection =
+        Selection { postures: config.postures, exempt: config.exempt.clone(), strict: config.strict };
+    let notify = {
+        let (alerts, reporter) = (alerts.clone(), reporter.clone());
+        Box::new(move |notice: Notice| reporter.report(alerts.notice(&notice, SystemTime::now())))
+    };
+    let reconciler = Reconciler::new(
+        Arc::clone(&kernel),
+        selection.clone(),
+        seen.clone(),
+        Arc::clone(&registry),
+        Procs::default(),
+        notify,
+    );
+    let (orders, taken) = channel();
+    let mut reconciler = Thread::spawn("reconciler", move || {
+        reconciler.run(&taken);
+        Ok(())
+    })?;
+
+    let nudge = Arc::new(Notify::new());
+    let mut watching = {
+        let (dirs, nudge, orders) = (config.policy_dirs.clone(), Arc::clone(&nudge), orders.clone());
+        let each = move |reload: &Reload| {
+            news.tell(reload);
+            if reload.changed {
+                let _ending = orders.send(Order::PoliciesChanged);
+            }
+        };
+        tokio::spawn(crate::watch::watch(store, dirs, RESCAN, policies, nudge, each))
+    };
+    let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone()));
+
+    let (synced, is_synced) = watch::channel(false);
+    let plugin = Arc::new(Plugin::new(selection, seen, orders.clone(), synced));
+    let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
+        .socket(&config.nri_socket)
+        .events(Plugin::events())
+        .build()
+        .context("cannot make the NRI plugin")?;
+    let state = stub.state();
+    let observing = tokio::spawn(observe(state, is_synced, config.ready_file.clone()));
+    let (end_stub, stub_ends) = oneshot::channel::<()>();
+    let mut serving = pin!(stub.run(plugin, async {
+        let _dropped = stub_ends.await;
+    }));
+
+    let mut served = false;
+    let result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok("SIGTERM"),
+            _ = interrupt.recv() => break Ok("SIGINT"),
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: reading the policies again, opening the alerts file again");
+                reporter.reopen();
+                nudge.notify_one();
+            }
+            ended = &mut serving => {
+                served = true;
+                let why = ended.err().map_or_else(|| "by itself".into(), |error| chain(&error));
+                break Err(anyhow::anyhow!("the NRI plugin ended: {why}"));
+            }
+            why = events.ended() => break Err(anyhow::anyhow!("events can no longer be read: {why}")),
+            why = reconciler.ended() => break Err(anyhow::anyhow!("the reconciler ended: {why}")),
+            _ = &mut watching => break Err(anyhow::anyhow!("the policies are no longer watched")),
+        }
+    };
+    match &result {
+        Ok(signal) => tracing::info!(
+            signal,
+            "ending; what is armed stays in force, new containers start unprotected until the daemon is back \
+             (`nri-enforcer unload` removes everything)"
+        ),
+        Err(error) => tracing::error!(%error, "ending; what is armed stays in force"),
+    }
+    drop(end_stub);
+    stop.store(true, Ordering::Relaxed);
+    sweeping.abort();
+    observing.abort();
+    watching.abort();
+    if !served {
+        let _late = tokio::time::timeout(DRAIN, serving).await;
+    }
+    drop((orders, reporter));
+    let threads = [reconciler.handle, events.handle, writer];
+    let joining = tokio::task::spawn_blocking(move || threads.map(|thread| thread.join().is_ok()));
+    if tokio::time::timeout(DRAIN, joining).await.is_err() {
+        tracing::warn!("not every alert could be written in time");
+    }
+    result.map(drop)
+}
+
+/// A thread whose end is noticed, also by a panic.
+struct Thread {
+    handle: JoinHandle<()>,
+    end: oneshot::Receiver<String>,
+}
+
+impl Thread {
+    fn spawn(name: &str, body: impl FnOnce() -> Result<(), String> + Send + 'static) -> anyhow::Result<Self> {
+        let (sender, end) = oneshot::channel();
+        let body = move || {
+            let why = body().err().unwrap_or_else(|| "it ended".into());
+            let _ending = sender.send(why); // dropped unsent by a panic
+        };
+        let handle = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(body)
+            .with_context(|| format!("cannot start the thread `{name}`"))?;
+        Ok(Self { handle, end })
+    }
+
+    /// Why it ended, once it has.
+    async fn ended(&mut self) -> String {
+        (&mut self.end).await.unwrap_or_else(|_| "it panicked".into())
+    }
+}
+
+/// Starts the thread that turns events of the kernel into alerts.
+fn read_events<K: Kernel>(
+    kernel: &Arc<K>,
+    registry: &Arc<Registry>,
+    alerts: &Alerts,
+    reporter: &Reporter,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<Thread> {
+    let (kernel, registry, stop) = (Arc::clone(kernel), Arc::clone(registry), Arc::clone(stop));
+    let (alerts, reporter) = (alerts.clone(), reporter.clone());
+    Thread::spawn("events", move || {
+        let mut clock = BootClock::default();
+        kernel
+            .events(&stop, &mut |event| {
+                reporter.report(alerts.event(&event, &registry, clock.time(event.timestamp_ns)))
+            })
+            .map_err(|error| chain(&error))
+    })
+}
+
+/// Turns times since boot into times of day. The clock may be set while we run, so the difference is taken again.
+#[derive(Debug, Default)]
+struct BootClock {
+    boot: Option<(SystemTime, Instant)>, // with when it was found out
+}
+
+impl BootClock {
+    fn time(&mut self, since_boot_ns: u64) -> SystemTime {
+        let boot = match self.boot {
+            Some((boot, when)) if when.elapsed() < RESCAN => boot,
+            _ => {
+                let boot = Self::boot();
+                self.boot = Some((boot, Instant::now()));
+                boot
+            }
+        };
+        boot + Duration::from_nanos(since_boot_ns)
+    }
+
+    /// When this machine was booted, by the clock as it is set now.
+    fn boot() -> SystemTime {
+        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// Orders a sweep now and then, and tells what the kernel side counted since.
+async fn sweep<K: Kernel>(kernel: Arc<K>, orders: Sender<Order>) {
+    let mut told: BTreeMap<String, u64> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(RESCAN).await;
+        if orders.send(Order::Sweep).is_err() {
+            return;
+        }
+        let kernel = Arc::clone(&kernel);
+        match tokio::task::spawn_blocking(move || kernel.counters()).await {
+            Ok(Ok(counters)) => {
+                for (name, count) in counters {
+                    let before = told.insert(name.clone(), count).unwrap_or(0);
+                    if count > before {
+                        tracing::warn!(
+                            counter = name,
+                            new = count - before,
+                            total = count,
+                            "the kernel side counted"
+                        );
+                    }
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot read the counters"),
+            Err(error) => tracing::warn!(%error, "cannot read the counters"),
+        }
+    }
+}
+
+/// Tells how the connection to the runtime stands, and writes the ready file once a first synchronisation is through.
+async fn observe(
+    mut state: watch::Receiver<nri::State>,
+    mut synced: watch::Receiver<bool>,
+    ready: Option<PathBuf>,
+) {
+    let mut ready = ready;
+    loop {
+        match &*state.borrow_and_update() {
+            nri::State::Lost { reason, retry_in } => {
+                tracing::error!(%reason, ?retry_in, "no connection to the runtime: containers that start now start unprotected");
+            }
+            nri::State::Synchronized(_) => tracing::info!("in service"),
+            _ => {}
+        }
+        let in_service = state.borrow().is_synchronized() && *synced.borrow_and_update();
+        if in_service && let Some(path) = ready.take() {
+            match std::fs::write(&path, "ready\n") {
+                Ok(()) => tracing::info!(file = %path.display(), "ready"),
+                Err(error) => tracing::error!(%error, file = %path.display(), "cannot write the ready file"),
+            }
+        }
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            changed = synced.changed(), if ready.is_some() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn remove_ready(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove the old ready file `{}`", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells about readings of the policies, each thing once.
+#[derive(Debug, Default)]
+struct News {
+    problems: BTreeSet<String>,
+}
+
+impl News {
+    fn tell(&mut self, reload: &Reload) {
+        let Reload { set, changed, problems, kept } = reload;
+        let now: BTreeSet<String> = problems.iter().map(ToString::to_string).collect();
+        for problem in problems {
+            if !self.problems.contains(&problem.to_string()) {
+                tracing::error!(help = problem.help(), "{problem}");
+            }
+        }
+        if *changed || now != self.problems {
+            for (path, policy) in kept {
+                tracing::warn!(%policy, file = %path.display(), "the last good version stays in force");
+            }
+        }
+        if now.is_empty() && !self.problems.is_empty() {
+            tracing::info!("every policy file is good again");
+        }
+        self.problems = now;
+        if *changed {
+            tracing::info!(policies = set.len(), "policies in force");
+            for gap in set.iter().flat_map(Policy::gaps) {
+                tracing::warn!(policy = %gap.policy, field = gap.field, advice = gap.advice, "{}", gap.reason);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

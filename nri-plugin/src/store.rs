@@ -1,0 +1,291 @@
+//! The policies in force: read from directories, swapped as a whole, and never lost to a bad edit.
+//!
+//! - Only files that end in `.yaml`, `.yml` or `.json` directly in a directory count; names that start with a dot do
+//!   not (Kubernetes mounts keep their machinery there). Links are followed.
+//! - A file whose new version has errors keeps in force what it yielded last: its new good documents take effect, and
+//!   the last good version of every policy that it no longer yields stays, since that may be the one that went bad.
+//!   It says so until the file is mended. A file that cannot be read keeps all it had.
+//! - A file that is gone takes its policies with it. A *directory* that cannot be listed changes nothing.
+//! - Of two policies with the same identity the first counts, by directory as configured and then by file name; the
+//!   other is an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use enforcer_core::policy::{ParsedFile, Policy, PolicyError, PolicyId, parse};
+
+/// The largest policy file that is read, in bytes: far above 10,000 rules, far below what would hurt.
+pub const MAX_FILE_LEN: u64 = 16 << 20;
+
+/// Every policy in force at one moment. Never changed: a change makes another one.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    policies: Vec<Arc<Policy>>,
+}
+
+impl PolicySet {
+    /// A set of these policies.
+    #[must_use]
+    pub fn new(policies: Vec<Arc<Policy>>) -> Self {
+        Self { policies }
+    }
+
+    /// The policies, by directory, file and place in the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.iter().map(AsRef::as_ref)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+}
+
+/// One thing that is wrong with the policies on disk. [`fmt::Display`] is one line; the help comes separately.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A directory cannot be listed; what it yielded before stays in force.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file cannot be read; what it yielded before stays in force.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A document has an error.
+    Document(Box<PolicyError>),
+    /// Two documents define one policy; the second does not count.
+    Duplicate {
+        /// The policy.
+        policy: PolicyId,
+        /// The file that counts.
+        first: PathBuf,
+        /// The file that does not.
+        second: PathBuf,
+    },
+}
+
+impl Problem {
+    /// What to do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Directory { .. } => Some("what was read from it before stays in force".into()),
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
+                Some("save the file as UTF-8; what was read from it before stays in force".into())
+            }
+            Self::File { .. } => Some("what was read from it before stays in force".into()),
+            Self::Document(error) => error.help.clone(),
+            Self::Duplicate { first, .. } => {
+                Some(format!("rename one of the two, or remove it; `{}` counts", first.display()))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { path, source } => {
+                write!(f, "cannot list the directory `{}`: {source}", path.display())
+            }
+            Self::File { path, source } => write!(f, "cannot read `{}`: {source}", path.display()),
+            Self::Document(error) => {
+                let PolicyError { file, line, column, field, message, help: _ } = error.as_ref();
+                let colon = if field.is_empty() { "" } else { ": " };
+                write!(f, "{file}:{line}:{column}: {field}{colon}{message}")
+            }
+            Self::Duplicate { policy, first, second } => write!(
+                f,
+                "{}: the policy `{policy}` is already defined in `{}`",
+                second.display(),
+                first.display()
+            ),
+        }
+    }
+}
+
+/// What a reading of the directories found.
+#[derive(Debug)]
+pub struct Reload {
+    /// The policies now in force.
+    pub set: Arc<PolicySet>,
+    /// Whether any file came, went or differs from the reading before.
+    pub changed: bool,
+    /// What is wrong, in the order of the files.
+    pub problems: Vec<Problem>,
+    /// Policies that are in force in an older version than the one on disk, with their file.
+    pub kept: Vec<(PathBuf, PolicyId)>,
+}
+
+/// Reads policy directories again and again, remembering what was good.
+#[derive(Debug)]
+pub struct Store {
+    dirs: Vec<PathBuf>,
+    files: BTreeMap<Place, File>,
+    set: Arc<PolicySet>,
+}
+
+/// Where a file is, in the order that decides between duplicates: the directory's number, then the name.
+type Place = (usize, PathBuf);
+
+/// What is known of one file.
+#[derive(Debug, Default)]
+struct File {
+    text: Option<String>,       // as parsed last; None while the file has never been readable
+    policies: Vec<Arc<Policy>>, // in force
+    kept: BTreeSet<PolicyId>,   // those of `policies` that are older than `text`
+    errors: Vec<PolicyError>,   // of `text`
+}
+
+impl Store {
+    /// A store that has read nothing yet.
+    #[must_use]
+    pub fn new(dirs: Vec<PathBuf>) -> Self {
+        Self { dirs, files: BTreeMap::new(), set: Arc::default() }
+    }
+
+    /// The policies now in force.
+    #[must_use]
+    pub fn set(&self) -> Arc<PolicySet> {
+        Arc::clone(&self.set)
+    }
+
+    /// Reads every directory.
+    pub fn reload(&mut self) -> Reload {
+        let mut problems = Vec::new();
+        let mut changed = false;
+        for (number, dir) in self.dirs.clone().into_iter().enumerate() {
+            let paths = match policy_files(&dir) {
+                Ok(paths) => paths,
+                Err(source) => {
+                    problems.push(Problem::Directory { path: dir, source });
+                    continue;
+                }
+            };
+            let before = self.files.len();
+            self.files.retain(|(of, path), _| *of != number || paths.contains(path));
+            changed |= before != self.files.len();
+            for path in paths {
+                let file = self.files.entry((number, path.clone())).or_default();
+                match read(&path) {
+                    Ok(text) => changed |= file.update(&path, text),
+                    Err(source) => problems.push(Problem::File { path, source }),
+                }
+            }
+        }
+        let policies = self.merge(&mut problems);
+        if changed {
+            self.set = Arc::new(PolicySet::new(policies));
+        }
+        let kept = self
+            .files
+            .iter()
+            .flat_map(|((_, path), file)| file.kept.iter().map(|policy| (path.clone(), policy.clone())));
+        Reload { set: self.set(), changed, problems, kept: kept.collect() }
+    }
+
+    /// All files' policies without duplicates, and what is wrong with the files.
+    fn merge(&self, problems: &mut Vec<Problem>) -> Vec<Arc<Policy>> {
+        let mut seen: BTreeMap<&PolicyId, &Path> = BTreeMap::new();
+        let mut policies = Vec::new();
+        for ((_, path), file) in &self.files {
+            problems.extend(file.errors.iter().cloned().map(|error| Problem::Document(Box::new(error))));
+            for policy in &file.policies {
+                match seen.get(policy.id()) {
+                    None => {
+                        seen.insert(policy.id(), path);
+                        policies.push(Arc::clone(policy));
+                    }
+                    Some(first) => problems.push(Problem::Duplicate {
+                        policy: policy.id().clone(),
+                        first: first.to_path_buf(),
+                        second: path.clone(),
+                    }),
+                }
+            }
+        }
+        policies
+    }
+}
+
+impl File {
+    /// Takes a new version of the text; whether anything differs.
+    fn update(&mut self, path: &Path, text: String) -> bool {
+        if self.text.as_deref() == Some(text.as_str()) {
+            return false;
+        }
+        let ParsedFile { policies, errors } = parse(&path.display().to_string(), &text);
+        let mut policies: Vec<Arc<Policy>> = policies.into_iter().map(Arc::new).collect();
+        self.kept.clear();
+        if !errors.is_empty() {
+            let yielded: BTreeSet<PolicyId> = policies.iter().map(|policy| policy.id().clone()).collect();
+            for old in self.policies.iter().filter(|old| !yielded.contains(old.id())) {
+                self.kept.insert(old.id().clone());
+                policies.push(Arc::clone(old));
+            }
+        }
+        self.policies = policies;
+        self.errors = errors;
+        self.text = Some(text);
+        true
+    }
+}
+
+/// The policy files directly in `dir`, by name.
+///
+/// # Errors
+/// When the directory cannot be listed to its end.
+pub fn policy_files(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
+    let mut paths = BTreeSet::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let policy = path
+            .extension()
+            .and_then(OsStr::to_str)
+            .is_some_and(|end| matches!(end, "yaml" | "yml" | "json"));
+        // a dangling link is kept here, so that reading it is an error instead of a policy that silently is not there
+        if policy && !hidden && !path.is_dir() {
+            paths.insert(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// Reads a policy file.
+///
+/// # Errors
+/// When it cannot be read, is not UTF-8, is no regular file, or is larger than [`MAX_FILE_LEN`].
+pub fn read(path: &Path) -> std::io::Result<String> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_FILE_LEN + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|len| len > MAX_FILE_LEN) {
+        return Err(std::io::Error::other(format!("larger than {MAX_FILE_LEN} bytes; split the file")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use super::*;
+use tempfile::TempDir;
+
+fn policy(name: &str, path: &str) -> String {
+    format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata:\n  name: {name}\n  namespace: default\n\
+         spec:\n  selector:\n    matchLabels:\n      app: web\n  file:\n    matchPaths:\n    - path: {path}\n  action: Block\n"
+    )
+}
+
+struct Fixture {
+    dir: TempDir,
+    store: Store,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(vec![dir.path().to_path_buf()]);
+        Self { dir, store }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.store.set().iter().map(|policy| policy.id().to_string()).collect()
+    }
+}
+
+#[test]
+fn policies_come_change_and_go_with_their_files() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &policy("a", "/a"));
+    f.write("b.yml", &policy("b", "/b"));
+    f.write(".hidden.yaml", &policy("hidden", "/h"));
+    f.write("notes.txt", "not a policy");
+    let reload = f.store.reload();
+    assert!(reload.changed && reload.problems.is_empty(), "{:?}", reload.problems);
+    assert_eq!(f.names(), ["default/a", "default/b"]);
+
+    let before = f.store.set();
+    assert!(!f.store.reload().changed, "nothing differs");
+    assert!(Arc::ptr_eq(&before, &f.store.set()));
+
+    f.write("a.yaml", &policy("a", "/other"));
+    assert!(f.store.reload().changed);
+    assert!(!Arc::ptr_eq(&before, &f.store.set()));
+    assert_eq!(before.len(), 2, "who still holds the old set sees it whole");
+
+    std::fs::remove_file(f.dir.path().join("a.yaml")).unwrap();
+    assert!(f.store.reload().changed);
+    assert_eq!(f.names(), ["default/b"]);
+}
+
+#[test]
+fn a_file_that_becomes_bad_keeps_its_last_good_policies_in_force() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &format!("{}---\n{}", policy("one", "/1"), policy("two", "/2")));
+    f.write("b.yaml", &policy("b", "/b"));
+    f.store.reload();
+
+    // `two` breaks, `one` changes, `three` comes
+    let broken = policy("two", "/2").replace("matchPaths", "matchPathz");
+    f.write("a.yaml", &format!("{}---\n{broken}---\n{}", policy("one", "/new"), policy("three", "/3")));
+    let reload = f.store.reload();
+    assert!(reload.changed);
+    assert_eq!(f.names(), ["default/one", "default/three", "default/two", "default/b"]);
+    assert_eq!(reload.kept.len(), 1);
+    assert_eq!(reload.kept[0].1.name, "two");
+    let [Problem::Document(error)] = &reload.problems[..] else { panic!("{:?}", reload.problems) };
+    assert!(error.line > 14 && error.column > 0, "{error:?}");
+    assert!(reload.problems[0].to_string().contains("a.yaml:"), "{}", reload.problems[0]);
+    assert!(f.store.reload().problems.len() == 1, "reported until mended");
+
+    f.write("a.yaml", &policy("one", "/1"));
+    let reload = f.store.reload();
+    assert!(reload.problems.is_empty() && reload.kept.is_empty());
+    assert_eq!(f.names(), ["default/one", "default/b"]);
+}
+
+#[test]
+fn garbage_keeps_everything_the_file_had() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &policy("a", "/a"));
+    f.store.reload();
+    for garbage in ["{", "\t\t: :", "kind: Nothing\n"] {
+        f.write("a.yaml", garbage);
+        let reload = f.store.reload();
+        assert!(!reload.problems.is_empty(), "{garbage}");
+        assert_eq!(f.names(), ["default/a"], "{garbage}");
+    }
+    std::fs::write(f.dir.path().join("a.yaml"), b"\xff\xfe").unwrap();
+    let reload = f.store.reload();
+    assert!(matches!(&reload.problems[0], Problem::Document(_) | Problem::File { .. }));
+    assert_eq!(f.names(), ["default/a"]);
+}
+
+#[test]
+fn a_bad_file_from_the_start_does_not_hide_the_good_ones() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", "kind: [");
+    f.write("b.yaml", &policy("b", "/b"));
+    let reload = f.store.reload();
+    assert_eq!(reload.problems.len(), 1);
+    assert_eq!(f.names(), ["default/b"]);
+}
+
+#[test]
+fn the_first_of_two_policies_with_one_name_counts() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &policy("same", "/a"));
+    f.write("b.yaml", &policy("same", "/b"));
+    let reload = f.store.reload();
+    let [Problem::Duplicate { first, second, .. }] = &reload.problems[..] else {
+        panic!("{:?}", reload.problems)
+    };
+    assert!(first.ends_with("a.yaml") && second.ends_with("b.yaml"));
+    assert_eq!(f.names(), ["default/same"]);
+
+    std::fs::remove_file(f.dir.path().join("a.yaml")).unwrap();
+    assert!(f.store.reload().problems.is_empty());
+    assert_eq!(f.names(), ["default/same"], "the second takes over");
+}
+
+#[test]
+fn a_directory_that_vanishes_changes_nothing() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &policy("a", "/a"));
+    f.store.reload();
+    let moved = f.dir.path().with_extension("moved");
+    std::fs::rename(f.dir.path(), &moved).unwrap();
+    let reload = f.store.reload();
+    std::fs::rename(&moved, f.dir.path()).unwrap();
+    assert!(matches!(reload.problems[..], [Problem::Directory { .. }]));
+    assert!(!reload.changed);
+    assert_eq!(f.names(), ["default/a"]);
+}
+
+#[test]
+fn a_dangling_link_is_reported() {
+    let mut f = Fixture::new();
+    std::os::unix::fs::symlink("/nonexistent", f.dir.path().join("a.yaml")).unwrap();
+    assert!(matches!(f.store.reload().problems[..], [Problem::File { .. }]));
+}
+
+#[test]
+fn too_large_a_file_is_refused() {
+    let f = Fixture::new();
+    let path = f.dir.path().join("large.yaml");
+    std::fs::File::create(&path).unwrap().set_len(MAX_FILE_LEN + 1).unwrap();
+    assert!(read(&path).unwrap_err().to_string().contains("split the file"));
+}

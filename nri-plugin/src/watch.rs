@@ -1,0 +1,153 @@
+//! Notices that policy directories change, and reads them again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::store::{PolicySet, Reload, Store};
+
+/// How long a directory must be quiet before it is read, so that one save is one reading.
+const QUIET: Duration = Duration::from_millis(100);
+/// The longest that a directory which never becomes quiet delays a reading.
+const AT_MOST: Duration = Duration::from_secs(1);
+
+/// Reads `store` again whenever its directories change, when `nudge` is notified, and every `rescan` as a safety net
+/// (notifications can be lost, and a directory can be replaced), and publishes what is in force. Runs until every
+/// receiver of `policies` is gone. After each reading `each` is called, changed or not.
+pub async fn watch(
+    mut store: Store,
+    dirs: Vec<PathBuf>,
+    rescan: Duration,
+    policies: watch::Sender<Arc<PolicySet>>,
+    nudge: Arc<tokio::sync::Notify>,
+    mut each: impl FnMut(&Reload) + Send,
+) {
+    let (sender, mut changes) = mpsc::channel(1);
+    let mut watcher = watcher(sender);
+    let mut said = Vec::new();
+    let mut first = true;
+    loop {
+        if let Some(watcher) = &mut watcher {
+            follow(watcher, &dirs, &mut said);
+        }
+        // the first reading does not wait: what changed before the directories were watched made no notification
+        if !std::mem::take(&mut first) {
+            tokio::select! {
+                () = policies.closed() => return,
+                () = nudge.notified() => {}
+                () = tokio::time::sleep(rescan) => {}
+                Some(()) = changes.recv() => settle(&mut changes).await,
+            }
+        }
+        let reading = tokio::task::spawn_blocking(move || {
+            let reload = store.reload();
+            (store, reload)
+        });
+        let reload = match reading.await {
+            Ok((read, reload)) => {
+                store = read;
+                reload
+            }
+            Err(error) => {
+                // what is in force stays; there is no store left to read with, so the process must not pretend to watch
+                tracing::error!(%error, "reading the policies failed; they are no longer watched");
+                return;
+            }
+        };
+        if reload.changed {
+            policies.send_replace(Arc::clone(&reload.set));
+        }
+        each(&reload);
+    }
+}
+
+/// Waits until changes have stopped for [`QUIET`], or [`AT_MOST`].
+async fn settle(changes: &mut mpsc::Receiver<()>) {
+    let end = Instant::now() + AT_MOST;
+    while Instant::now() < end {
+        if !matches!(tokio::time::timeout(QUIET, changes.recv()).await, Ok(Some(()))) {
+            return;
+        }
+    }
+}
+
+/// A watcher that puts a token into the channel for each change; a token that does not fit says nothing new.
+fn watcher(sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // reading the directory ourselves makes access events: they must not start another reading
+        if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(kind), .. })
+            if !matches!(kind, notify::event::AccessKind::Close(notify::event::AccessMode::Write)))
+        {
+            let _full = sender.try_send(());
+        }
+    });
+    watcher
+        .inspect_err(
+            |error| tracing::warn!(%error, "cannot watch for changes; policies are only read periodically"),
+        )
+        .ok()
+}
+
+/// Watches each directory, again each time: one that was replaced is another directory under the same name.
+fn follow(watcher: &mut RecommendedWatcher, dirs: &[PathBuf], said: &mut Vec<PathBuf>) {
+    for dir in dirs {
+        let watched: &Path = dir;
+        match watcher.watch(watched, RecursiveMode::NonRecursive) {
+            Ok(()) => said.retain(|other| other != dir),
+            Err(error) if !said.contains(dir) => {
+                tracing::warn!(dir = %dir.display(), %error, "cannot watch the directory; it is only read periodically");
+                said.push(dir.clone());
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: n}\n\
+        spec:\n  selector: {matchLabels: {app: web}}\n  file: {matchPaths: [{path: /x}]}\n  action: Block\n";
+
+    async fn until(policies: &mut watch::Receiver<Arc<PolicySet>>, len: usize) {
+        let wait = policies.wait_for(|set| set.len() == len);
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("in time").expect("still watched");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_are_noticed_without_waiting_for_the_rescan() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = vec![dir.path().to_path_buf()];
+        let (sender, mut policies) = watch::channel(Arc::default());
+        let rescan = Duration::from_secs(3600);
+        let task =
+            tokio::spawn(watch(Store::new(dirs.clone()), dirs, rescan, sender, Arc::default(), |_| {}));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        std::fs::write(dir.path().join("p.yaml"), POLICY).unwrap();
+        until(&mut policies, 1).await;
+        std::fs::remove_file(dir.path().join("p.yaml")).unwrap();
+        until(&mut policies, 0).await;
+        drop(policies);
+        tokio::time::timeout(Duration::from_secs(10), task).await.expect("ends with its readers").unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_replaced_directory_is_found_by_the_rescan() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("policies");
+        std::fs::create_dir(&dir).unwrap();
+        let (sender, mut policies) = watch::channel(Arc::default());
+        let rescan = Duration::from_millis(50);
+        let store = Store::new(vec![dir.clone()]);
+        let _task = tokio::spawn(watch(store, vec![dir.clone()], rescan, sender, Arc::default(), |_| {}));
+        std::fs::rename(&dir, parent.path().join("old")).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("p.yaml"), POLICY).unwrap();
+        until(&mut policies, 1).await;
+    }
+}
