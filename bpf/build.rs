@@ -5,7 +5,7 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("enforcer.skel.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     // Debian keeps <asm/types.h> in a folder named for the architecture, where clang -target bpf does not look.
     let asm = format!("/usr/include/{arch}-linux-gnu");
@@ -17,7 +17,8 @@ fn main() {
     }
     builder
         .source("src/enforcer.bpf.c")
+        .obj(out.join("enforcer.bpf.o"))
         .clang_args(["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-I", &asm])
-        .build_and_generate(&out)
+        .build_and_generate(out.join("enforcer.skel.rs"))
         .expect("the BPF programs compile (clang, and Debian's linux-libc-dev, are needed)");
 }

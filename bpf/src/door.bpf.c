@@ -7,7 +7,7 @@
 
 #define FAKE_BYTES 128	 /* holds d_parent and d_name of a struct dentry */
 #define FAKE_MOUNT 1024	 /* holds the fields of a struct mount that the walk reads */
-#define FAKE_DENTRIES (MAX_COMPONENTS + 1)
+#define FAKE_DENTRIES 4096 /* more than a path of PATH_BYTES has components; a power of two for the mask */
 
 struct door_objects {
 	char dentries[FAKE_DENTRIES * FAKE_BYTES];
@@ -30,7 +30,7 @@ struct {
 
 struct layout {
 	struct door_objects *objects;
-	char *path;
+	__u8 *path;
 	__u32 len;
 	__u32 begin; /* of the current component */
 	__u32 n;
@@ -38,15 +38,13 @@ struct layout {
 
 static __always_inline char *fake_dentry(struct door_objects *o, __u32 i)
 {
-	return i < FAKE_DENTRIES ? &o->dentries[i * FAKE_BYTES] : 0;
+	return &o->dentries[(i & (FAKE_DENTRIES - 1)) * FAKE_BYTES];
 }
 
 static __always_inline void fake_fill(struct door_objects *o, __u32 i, __u32 parent, __u64 name, __u32 len)
 {
 	char *d = fake_dentry(o, i), *p = fake_dentry(o, parent);
 
-	if (!d || !p)
-		return;
 	*(__u64 *)(d + bpf_core_field_offset(struct dentry, d_parent)) = (__u64)p;
 	*(__u32 *)(d + bpf_core_field_offset(struct dentry, d_name.len)) = len;
 	*(__u64 *)(d + bpf_core_field_offset(struct dentry, d_name.name)) = name;
@@ -67,19 +65,18 @@ static long layout_step(__u32 i, struct layout *l)
 }
 
 /* the walk over a laid out path; the reason, 0 = complete */
-static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door_objects *o, char *path, __u32 len)
+static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door_objects *o, __u8 *path, __u32 len)
 {
 	struct layout l = {.objects = o, .path = path, .len = len};
 	char *root, *leaf;
 
 	if (!w || !s || !o || !path)
 		return REASON_UNREADABLE;
+	l.n = s->zero;
 	root = fake_dentry(o, 0);
 	fake_fill(o, 0, 0, (__u64)path, 1);
 	bpf_loop(PATH_BYTES + 1, layout_step, &l, 0);
 	leaf = fake_dentry(o, l.n);
-	if (!leaf)
-		return REASON_TOO_DEEP;
 	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt_parent)) = (__u64)o->mount;
 	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt.mnt_root)) = (__u64)root;
 	return walk_up(w, s, (__u64)leaf, (__u64)o->mount + bpf_core_field_offset(struct mount, mnt));

@@ -35,7 +35,7 @@ static long text_step(__u32 i, struct text *t)
 /* Writes the path in scratch->dentries into scratch->data from `base` on; its length. */
 static __always_inline __u32 text_write(struct scratch *s, __u32 n, __u32 base, __u32 *truncated)
 {
-	struct text t = {.scratch = s, .n = n, .base = base};
+	struct text t = {.scratch = s, .n = n, .base = base, .len = s->zero};
 
 	if (!n) {
 		s->data[base & (2 * PATH_BYTES - 1)] = '/';

@@ -41,4 +41,5 @@ struct event_facts {
 
 #include "file.bpf.c"
 #include "exec.bpf.c"
+#include "mark.bpf.c"
 #include "door.bpf.c"

@@ -104,7 +104,7 @@ struct container {
 	__u64 root_ino;
 	__u32 root_dev;
 	__u32 id_len;
-	char id[CONTAINER_ID_BYTES];
+	__u8 id[CONTAINER_ID_BYTES];
 };
 _Static_assert(sizeof(struct container) == 160, "container");
 
@@ -114,6 +114,34 @@ struct entry_ns {
 	__u64 container;
 	__u64 seq;
 };
+
+/* ---- finding and marking tasks: one run of the task iterator, asked and answered through the `mark` map ---- */
+
+enum mark_mode {
+	MARK_FIND = 1,	    /* report on one process */
+	MARK_PROCESS = 2,   /* give all its threads the identity */
+	MARK_CONTAINER = 3, /* give it to every task in the container's cgroup or below, or without one of its own in
+			     * its mount namespace, that does not have it yet */
+};
+
+struct mark {
+	struct subject subject;
+	__u32 mode;
+	__u32 pid; /* thread group id, in the pid namespace of the reader */
+	/* asked of MARK_CONTAINER, answered by the others */
+	__u64 cgroup_id;	/* in the v2 hierarchy */
+	__u64 parent_cgroup_id; /* of the parent process: the same means no cgroup of its own */
+	__u64 mnt_ns_seq;	/* 0 where the kernel has none */
+	__u64 root_ino;
+	__u32 root_dev;
+	__u32 mnt_ns;
+	__u32 cgroup_level; /* 0 = the root of the hierarchy */
+	/* answered */
+	__u32 found;  /* threads seen */
+	__u32 marked; /* threads that got the identity in this run */
+	__u32 failed; /* threads that could not get it */
+};
+_Static_assert(sizeof(struct mark) == 104, "mark");
 
 /* ---- image: a compiled ruleset, an array of 64-byte cells ---- */
 
@@ -229,8 +257,8 @@ struct event {
 	__u32 host_tid;
 	__u32 host_ppid;
 	__u32 uid;	/* real user id in the initial user namespace */
-	char comm[16];
-	char parent_comm[16];
+	__u8 comm[16];
+	__u8 parent_comm[16];
 	__u32 path_len;
 	__u32 source_len;
 };
@@ -276,8 +304,8 @@ struct door_match {
 };
 
 struct door_paths {
-	char path[PATH_BYTES];
-	char source[PATH_BYTES];
+	__u8 path[PATH_BYTES];
+	__u8 source[PATH_BYTES];
 };
 
 #endif

@@ -106,24 +106,3 @@ int BPF_PROG(task_free, struct task_struct *task)
 	bpf_map_delete_elem(&pointer_subjects, &key);
 	return 0;
 }
-
-/* Marks every thread of the processes in `marks`: containers that ran before they were armed, and below 6.2 what
- * user space has armed through a pidfd. Run by reading the iterator once. */
-SEC("iter/task")
-int mark_tasks(struct bpf_iter__task *ctx)
-{
-	struct task_struct *task = ctx->task;
-	struct subject *mark, value;
-	__u32 tgid;
-
-	if (!task)
-		return 0;
-	tgid = task->tgid;
-	mark = bpf_map_lookup_elem(&marks, &tgid);
-	if (!mark)
-		return 0;
-	value = *mark;
-	if (!subject_set(task, &value))
-		count(COUNTER_IDENTIFY_FAILED);
-	return 0;
-}

@@ -44,6 +44,7 @@ int BPF_PROG(file_open, struct file *file, int ret)
 {
 	struct subject *s;
 	struct request r = {.class_ = CLASS_FILE};
+	struct mount *m;
 	__u64 ns;
 
 	if (ret)
@@ -59,7 +60,8 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
 	/* a layer that overlayfs opens in the task's name, on a mount that nobody else can hold */
-	ns = (__u64)BPF_CORE_READ((struct mount *)mount_of(r.mnt), mnt_ns);
+	m = (struct mount *)mount_of(r.mnt);
+	ns = (__u64)BPF_CORE_READ(m, mnt_ns);
 	if (ns >= (__u64)-MAX_ERRNO && !(BPF_CORE_READ(file, f_path.mnt, mnt_sb, s_flags) & SB_KERNMOUNT))
 		return 0;
 	return judge(s, &r);

@@ -30,8 +30,13 @@ struct fs_struct { struct path root; } __kernel_type;
 struct nsproxy { struct mnt_namespace *mnt_ns; } __kernel_type;
 struct mm_struct { struct file *exe_file; } __kernel_type;
 struct cred { kuid_t uid; kuid_t fsuid; } __kernel_type;
-struct upid { int nr; } __kernel_type;
+struct pid_namespace;
+struct upid { int nr; struct pid_namespace *ns; } __kernel_type;
 struct pid { unsigned int level; struct upid numbers[1]; } __kernel_type;
+struct kernfs_node { __u64 id; } __kernel_type;
+/* ancestors: since 6.1 (7f203bc89eb6, "cgroup: Replace cgroup->ancestor_ids[] with ->ancestors[]") */
+struct cgroup { struct kernfs_node *kn; int level; struct cgroup *ancestors[1]; } __kernel_type;
+struct css_set { struct cgroup *dfl_cgrp; } __kernel_type;
 struct task_struct {
 	int pid;
 	int tgid;
@@ -42,6 +47,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	const struct cred *cred;
 	struct pid *thread_pid;
+	struct css_set *cgroups;
 	char comm[16];
 } __kernel_type;
 struct linux_binprm { struct file *file; } __kernel_type;

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * All maps, each with what an absent key means. Maps that outlive the daemon are pinned by name below a directory
- * that carries ENFORCER_LAYOUT; the loader adopts them when they exist.
+ * All maps, each with what an absent key means. The loader pins those that outlive the daemon (enforcer-core,
+ * enforce/load.rs) by name in a directory that carries ENFORCER_LAYOUT, and adopts them when they are there.
  */
 #ifndef MAPS_BPF_H
 #define MAPS_BPF_H
-
-#define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
 
 /* Identity of a task. Absent: ask further (subject.bpf.h). */
 struct {
@@ -14,7 +12,6 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct subject);
-	PINNED;
 } task_subjects SEC(".maps");
 
 /* The same by address of the task, for kernels whose task storage may answer NULL under preemption (below 6.2).
@@ -25,7 +22,6 @@ struct {
 	__uint(max_entries, 262144);
 	__type(key, __u64);
 	__type(value, struct subject);
-	PINNED;
 } pointer_subjects SEC(".maps");
 
 /* Armed containers by a key that is never used twice. Absent: user space has disarmed it, nothing applies. */
@@ -34,7 +30,6 @@ struct {
 	__uint(max_entries, MAX_CONTAINERS);
 	__type(key, __u64);
 	__type(value, struct container);
-	PINNED;
 } containers SEC(".maps");
 
 /* Which container a cgroup belongs to. Absent in all levels: the task has not entered an armed container. */
@@ -43,7 +38,6 @@ struct {
 	__uint(max_entries, MAX_CONTAINERS);
 	__type(key, __u64);
 	__type(value, __u64);
-	PINNED;
 } cgroup_containers SEC(".maps");
 
 /* Which container a mount namespace belongs to, only for containers without a cgroup v2 of their own. */
@@ -52,7 +46,6 @@ struct {
 	__uint(max_entries, MAX_CONTAINERS);
 	__type(key, __u32);
 	__type(value, struct entry_ns);
-	PINNED;
 } namespace_containers SEC(".maps");
 
 /* Compiled rulesets by id. Ids are never used twice, so an id read a moment ago cannot name other rules. Absent:
@@ -68,7 +61,6 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
 	__uint(max_entries, MAX_CONTAINERS);
 	__type(key, __u32);
-	PINNED;
 	__array(values, struct image);
 } rulesets SEC(".maps");
 
@@ -78,13 +70,11 @@ struct {
 	__uint(max_entries, MAX_CONTAINERS);
 	__uint(key_size, 4);
 	__uint(value_size, 32);
-	PINNED;
 } digests SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 << 20);
-	PINNED;
 } events SEC(".maps");
 
 struct {
@@ -92,24 +82,22 @@ struct {
 	__uint(max_entries, COUNTER_COUNT);
 	__type(key, __u32);
 	__type(value, __u64);
-	PINNED;
 } counters SEC(".maps");
 
-/* Processes that the task iterator is to mark, by thread group id; filled by user space around one run of it. */
+/* Question and answer of mark_tasks. Each daemon has its own. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct subject);
-	PINNED;
-} marks SEC(".maps");
+	__type(value, struct mark);
+} mark SEC(".maps");
 
 /* Work areas. A program keeps its CPU but may be preempted by another task's program on the same CPU, so an area
  * belongs to whoever has set `busy`; four deep, then the access counts as unresolved. */
 #define SCRATCH_AREAS 4
 struct scratch {
 	__u32 busy;
-	__u32 pad;
+	__u32 zero; /* never written: a start for counters that the verifier must not unroll a loop by */
 	__u64 dentries[MAX_COMPONENTS]; /* leaf first; a ring: the last ones, nearest to the root, stay */
 	union {
 		__u64 words[(NAME_BYTES + 1) / 8];

@@ -29,12 +29,29 @@ struct component {
 	__u32 len;
 };
 
-/* Reads the name of a dentry. The last word's unused bytes become zero. 0: unreadable. */
+struct rest {
+	struct scratch *scratch;
+	__u64 hash;
+	__u32 words; /* of the name */
+};
+
+static long hash_step(__u32 i, struct rest *r)
+{
+	__u32 w = NODE_INLINE / 8 + i;
+
+	if (w >= r->words || w >= NAME_WORDS)
+		return 1;
+	r->hash = mix(r->hash, r->scratch->name.words[w]);
+	return 0;
+}
+
+/* Reads the name of a dentry. The words that a node holds, and the last one, are filled with zeros, and the former
+ * are hashed and compared whatever the length: straight code for names that are short, as most are. 0: unreadable. */
 static __noinline int component_read(struct scratch *s, __u64 dentry, __u64 seed, struct component *out)
 {
 	const unsigned char *name;
-	__u64 hash = seed;
-	__u32 len, words;
+	__u64 hash;
+	__u32 len, last;
 
 	if (!s || !out)
 		return 0;
@@ -42,16 +59,25 @@ static __noinline int component_read(struct scratch *s, __u64 dentry, __u64 seed
 	name = BPF_CORE_READ((struct dentry *)dentry, d_name.name);
 	if (len == 0 || len > NAME_BYTES)
 		return 0;
-	words = (len - 1) / 8;
-	if (words >= NAME_WORDS)
+	last = (len - 1) / 8;
+	if (last >= NAME_WORDS)
 		return 0;
-	s->name.words[words] = 0;
+	s->name.words[0] = 0;
+	s->name.words[1] = 0;
+	s->name.words[2] = 0;
+	s->name.words[3] = 0;
+	s->name.words[last] = 0;
 	if (bpf_probe_read_kernel(s->name.bytes, len, name))
 		return 0;
-	for (__u32 i = 0; i < NAME_WORDS; i++) {
-		if (i > words)
-			break;
-		hash = mix(hash, s->name.words[i]);
+	hash = mix(seed, s->name.words[0]);
+	hash = mix(hash, s->name.words[1]);
+	hash = mix(hash, s->name.words[2]);
+	hash = mix(hash, s->name.words[3]);
+	if (len > NODE_INLINE) {
+		struct rest r = {.scratch = s, .hash = hash, .words = last + 1};
+
+		bpf_loop(NAME_WORDS - NODE_INLINE / 8, hash_step, &r, 0);
+		hash = r.hash;
 	}
 	out->hash = mix(hash, len);
 	out->len = len;
@@ -68,46 +94,31 @@ struct tail {
 
 static long tail_step(__u32 i, struct tail *t)
 {
-	__u32 at = NODE_INLINE / 8 + i * (CELL_BYTES / 8);
-	struct cell *c = cell_at(t->image, t->more + i);
+	__u32 w = NODE_INLINE / 8 + i;
+	struct cell *c;
 
-	if (!c) {
-		t->equal = 0;
+	if (w >= t->words || w >= NAME_WORDS)
 		return 1;
-	}
-	for (__u32 k = 0; k < CELL_BYTES / 8; k++) {
-		__u32 w = at + k;
-
-		if (w >= t->words || w >= NAME_WORDS)
-			return 1;
-		if (t->scratch->name.words[w] != c->words[k]) {
-			t->equal = 0;
-			return 1;
-		}
-	}
-	return 0;
+	c = cell_at(t->image, t->more + i / (CELL_BYTES / 8));
+	if (c && t->scratch->name.words[w] == c->words[i & (CELL_BYTES / 8 - 1)])
+		return 0;
+	t->equal = 0;
+	return 1;
 }
 
 static __always_inline int node_is(void *image, struct scratch *s, struct node_cell *n, __u32 parent,
 				   struct component *c)
 {
-	__u32 words = (c->len + 7) / 8;
-
 	if (n->parent != parent || n->tag != (__u32)c->hash || n->len != c->len)
 		return 0;
-	/* words past the name's end are zero in the node, but not in scratch */
-	if (n->name[0] != s->name.words[0])
+	if (n->name[0] != s->name.words[0] || n->name[1] != s->name.words[1] || n->name[2] != s->name.words[2] ||
+	    n->name[3] != s->name.words[3])
 		return 0;
-	if (words > 1 && n->name[1] != s->name.words[1])
-		return 0;
-	if (words > 2 && n->name[2] != s->name.words[2])
-		return 0;
-	if (words > 3 && n->name[3] != s->name.words[3])
-		return 0;
-	if (words > NODE_INLINE / 8) {
-		struct tail t = {.image = image, .scratch = s, .more = n->more, .words = words, .equal = 1};
+	if (c->len > NODE_INLINE) {
+		struct tail t = {
+			.image = image, .scratch = s, .more = n->more, .words = (c->len + 7) / 8, .equal = 1};
 
-		bpf_loop((NAME_WORDS * 8 - NODE_INLINE + CELL_BYTES - 1) / CELL_BYTES, tail_step, &t, 0);
+		bpf_loop(NAME_WORDS - NODE_INLINE / 8, tail_step, &t, 0);
 		return t.equal;
 	}
 	return 1;

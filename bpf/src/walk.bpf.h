@@ -69,6 +69,7 @@ static __always_inline __u64 mount_of(__u64 vfsmount)
 static long walk_step(__u32 i, struct walk *w)
 {
 	struct scratch *s = w->scratch;
+	struct dentry *d;
 	__u64 parent;
 
 	if (w->dentry == w->mnt_root) {
@@ -84,7 +85,8 @@ static long walk_step(__u32 i, struct walk *w)
 		w->mnt_root = (__u64)BPF_CORE_READ((struct mount *)up, mnt.mnt_root);
 		return 0;
 	}
-	parent = (__u64)BPF_CORE_READ((struct dentry *)w->dentry, d_parent);
+	d = (struct dentry *)w->dentry;
+	parent = (__u64)BPF_CORE_READ(d, d_parent);
 	if (!parent) {
 		w->reason = REASON_UNREADABLE;
 		return 1;
@@ -109,7 +111,7 @@ static __always_inline __u32 walk_up(struct walk *w, struct scratch *s, __u64 de
 	w->mount = mount_of(vfsmount);
 	w->mnt_root = (__u64)BPF_CORE_READ((struct vfsmount *)vfsmount, mnt_root);
 	w->leaf = 0;
-	w->n = 0;
+	w->n = s->zero;
 	w->reason = 0;
 	w->done = 0;
 	bpf_loop(MAX_WALK, walk_step, w, 0);

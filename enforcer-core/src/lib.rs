@@ -2,8 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compile;
+pub mod coverage;
 pub mod decide;
+#[cfg(feature = "bpf")]
+pub mod enforce;
+pub mod explain;
 pub mod path;
 pub mod policy;
 mod posture;
 pub mod ruleset;
+pub mod subject;

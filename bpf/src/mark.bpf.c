@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Finding a container's first process, and giving tasks their identity from outside. The numbers come from the very
+ * structures that the hooks read, so they are right whatever user space sees of /proc and of the cgroup file system.
+ */
+
+static __always_inline struct upid *upid_at(struct pid *pid, __u32 level)
+{
+	return (void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
+}
+
+/* the task's thread group is number `nr` in the pid namespace of whoever reads the iterator */
+static __always_inline int is_process(struct task_struct *task, __u32 nr)
+{
+	struct pid *mine = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), thread_pid);
+	struct pid *theirs = BPF_CORE_READ(task, group_leader, thread_pid);
+	__u32 level = BPF_CORE_READ(mine, level);
+
+	if (!theirs || BPF_CORE_READ(theirs, level) < level)
+		return 0;
+	return BPF_CORE_READ(upid_at(theirs, level), nr) == nr &&
+	       BPF_CORE_READ(upid_at(theirs, level), ns) == BPF_CORE_READ(upid_at(mine, level), ns);
+}
+
+static __always_inline int is_in_container(struct task_struct *task, struct mark *m)
+{
+	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	struct cgroup *above = 0;
+	int level = m->cgroup_level;
+
+	if (!m->cgroup_id)
+		return mount_namespace_of(task) == m->mnt_ns &&
+		       (!m->mnt_ns_seq || m->mnt_ns_seq == namespace_seq_of(task));
+	if (BPF_CORE_READ(cgroup, level) < level)
+		return 0;
+	bpf_probe_read_kernel(&above, sizeof(above),
+			      (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(above));
+	return BPF_CORE_READ(above, kn, id) == m->cgroup_id;
+}
+
+static __always_inline void report(struct task_struct *task, struct mark *m)
+{
+	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+
+	m->cgroup_id = BPF_CORE_READ(cgroup, kn, id);
+	m->cgroup_level = BPF_CORE_READ(cgroup, level);
+	m->parent_cgroup_id = BPF_CORE_READ(task, real_parent, cgroups, dfl_cgrp, kn, id);
+	m->mnt_ns = mount_namespace_of(task);
+	m->mnt_ns_seq = namespace_seq_of(task);
+	m->root_ino = BPF_CORE_READ(task, fs, root.dentry, d_inode, i_ino);
+	m->root_dev = BPF_CORE_READ(task, fs, root.dentry, d_inode, i_sb, s_dev);
+}
+
+SEC("iter/task")
+int mark_tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct subject value, *now;
+	__u32 zero = 0;
+	struct mark *m = bpf_map_lookup_elem(&mark, &zero);
+
+	if (!task || !m)
+		return 0;
+	if (m->mode == MARK_CONTAINER ? !is_in_container(task, m) : !is_process(task, m->pid))
+		return 0;
+	m->found++;
+	if (m->mode == MARK_FIND) {
+		if (task->pid == task->tgid)
+			report(task, m);
+		return 0;
+	}
+	now = bpf_task_storage_get(&task_subjects, task, 0, 0);
+	if (now && now->container == m->subject.container && m->mode == MARK_CONTAINER)
+		return 0;
+	value = m->subject;
+	if (subject_set(task, &value)) {
+		m->marked++;
+	} else {
+		m->failed++;
+		count(COUNTER_IDENTIFY_FAILED);
+	}
+	return 0;
+}

@@ -1,0 +1,247 @@
+//! The layout of an image, as `bpf/src/enforcer.h` has it, and the writer of its cells.
+//!
+//! This is the one place that repeats the C structures: it must build without clang. `tests/layout.rs` compares
+//! every offset with the types generated from the compiled object.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::table::{component_hash, tag};
+use crate::ruleset::{Class, Effect};
+
+/// Bytes of a cell.
+pub const CELL_BYTES: usize = 64;
+/// The largest image: 64 MiB. A component of a rule takes about three cells.
+pub const MAX_CELLS: usize = 1 << 20;
+
+/// `IMAGE_VERSION`.
+pub const VERSION: u32 = 1;
+/// Bytes of a component's name in its node.
+pub(super) const NODE_INLINE: usize = 32;
+/// The access writes.
+pub(super) const COND_WRITE: u32 = 1;
+/// The acting user owns the object.
+pub(super) const COND_OWNER: u32 = 2;
+/// Combinations of conditions.
+pub(super) const COND_COUNT: usize = 4;
+/// `RULE_POSTURE`: the default posture decided.
+pub const RULE_POSTURE: u32 = 0x0fff_ffff;
+/// `RULE_NONE`: no rule decided.
+pub const RULE_NONE: u32 = RULE_POSTURE - 1;
+/// Origins that a decision can name, excluded.
+pub const RULE_LIMIT: usize = 0x0fff_fffe;
+/// The rule decided by exempting the access.
+pub const DECISION_EXEMPT: u32 = 0x8000_0000;
+const EFFECT_SHIFT: u32 = 28;
+
+/// One cell.
+pub type Cell = [u8; CELL_BYTES];
+/// An entry for each combination of conditions; 0 = no rule decides.
+pub(super) type Decision = [u32; COND_COUNT];
+
+/// A compiled ruleset: dead data, the same bytes for the same ruleset.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BpfImage {
+    cells: Vec<Cell>,
+}
+
+impl BpfImage {
+    pub(super) fn new(cells: Vec<Cell>) -> Self {
+        Self { cells }
+    }
+
+    /// The cells, the header first.
+    #[must_use]
+    pub fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+}
+
+impl fmt::Debug for BpfImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BpfImage({} cells)", self.cells.len())
+    }
+}
+
+/// The bits of an effect in a decision.
+pub(super) fn effect_bits(effect: Effect) -> u32 {
+    let code = match effect {
+        Effect::Allow => 1,
+        Effect::Audit => 2,
+        Effect::Block => 3,
+    };
+    code << EFFECT_SHIFT
+}
+
+/// What a decision word says; `None` for a word that no image holds.
+#[must_use]
+pub fn effect_of(decision: u32) -> Option<Effect> {
+    match decision >> EFFECT_SHIFT & 3 {
+        1 => Some(Effect::Allow),
+        2 => Some(Effect::Audit),
+        3 => Some(Effect::Block),
+        _ => None,
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    pub(super) parent: u32,
+    pub(super) node: u32,
+    pub(super) name: Vec<u8>, // 1..=255 bytes
+    pub(super) exact: u32,
+    pub(super) children: u32,
+    pub(super) deep: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Root {
+    pub(super) node: u32,
+    pub(super) base: u32,
+    pub(super) exact: u32,
+    pub(super) children: u32,
+    pub(super) deep: u32,
+}
+
+fn index_of(class: Class) -> usize {
+    match class {
+        Class::Process => 0,
+        Class::File => 1,
+        Class::Network => 2,
+        Class::Capability => 3,
+    }
+}
+
+/// Collects cells. Their numbers are final: the table, whose size is known last, comes after them.
+#[derive(Debug)]
+pub(super) struct Builder {
+    cells: Vec<Cell>, // the header first, empty until the end
+    decisions: BTreeMap<Decision, u32>,
+    classes: [u32; 4],
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self { cells: vec![[0; CELL_BYTES]], decisions: BTreeMap::new(), classes: [0; 4] }
+    }
+
+    fn push(&mut self, cell: Cell) -> u32 {
+        self.cells.push(cell);
+        u32::try_from(self.cells.len() - 1).unwrap_or(u32::MAX) // the size is checked at the end
+    }
+
+    /// The cell of a decision, shared by all nodes that say the same; 0 where no rule decides in any case.
+    pub(super) fn decision(&mut self, decision: Decision) -> u32 {
+        if decision == [0; COND_COUNT] {
+            return 0;
+        }
+        if let Some(cell) = self.decisions.get(&decision) {
+            return *cell;
+        }
+        let cell = self.push(words(&decision));
+        self.decisions.insert(decision, cell);
+        cell
+    }
+
+    pub(super) fn root(&mut self, root: &Root) -> u32 {
+        let Root { node, base, exact, children, deep } = *root;
+        self.push(words(&[node, base, exact, children, deep]))
+    }
+
+    pub(super) fn source(&mut self, roots: &[(Class, u32)]) -> u32 {
+        let mut by_class = [0; 4];
+        for (class, root) in roots {
+            by_class.iter_mut().skip(index_of(*class)).take(1).for_each(|slot| *slot = *root);
+        }
+        self.push(words(&by_class))
+    }
+
+    pub(super) fn class(&mut self, class: Class, root: u32, otherwise: u32, unresolved: Effect) {
+        let cell = self.push(words(&[root, otherwise, effect_bits(unresolved) >> EFFECT_SHIFT]));
+        self.classes.iter_mut().skip(index_of(class)).take(1).for_each(|slot| *slot = cell);
+    }
+
+    /// The finished cells.
+    pub(super) fn finish(
+        mut self,
+        seed: u64,
+        source_node: u32,
+        slots: &[Option<usize>],
+        nodes: &[Node],
+    ) -> Vec<Cell> {
+        let tails: Vec<u32> = nodes.iter().map(|node| self.name_tail(&node.name)).collect();
+        let table = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        for slot in slots {
+            let cell = match slot.and_then(|index| Some((nodes.get(index)?, *tails.get(index)?))) {
+                Some((node, more)) => node_cell(node, more, seed),
+                None => [0; CELL_BYTES],
+            };
+            self.cells.push(cell);
+        }
+        let mask = u32::try_from(slots.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let cells = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        let [process, file, network, capability] = self.classes;
+        let header = Fields::default()
+            .u32s(&[VERSION, cells, table, mask])
+            .u64(seed)
+            .u32s(&[source_node, 0, process, file, network, capability])
+            .cell();
+        if let Some(first) = self.cells.first_mut() {
+            *first = header;
+        }
+        self.cells
+    }
+
+    /// String cells with a name's bytes from [`NODE_INLINE`] on; 0 where there are none.
+    fn name_tail(&mut self, name: &[u8]) -> u32 {
+        let mut first = 0;
+        for chunk in name.chunks(CELL_BYTES / 2).skip(1).collect::<Vec<_>>().chunks(2) {
+            let cell = self.push(Fields::default().bytes(&chunk.concat()).cell());
+            if first == 0 {
+                first = cell;
+            }
+        }
+        first
+    }
+}
+
+fn node_cell(node: &Node, more: u32, seed: u64) -> Cell {
+    let Node { parent, node, name, exact, children, deep } = node;
+    let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+    let inline: Vec<u8> = name.iter().take(NODE_INLINE).copied().collect();
+    Fields::default()
+        .u32s(&[*parent, *node, tag(component_hash(seed, name)), len, *exact, *children, *deep, more])
+        .bytes(&inline)
+        .cell()
+}
+
+fn words(values: &[u32]) -> Cell {
+    Fields::default().u32s(values).cell()
+}
+
+/// The fields of a cell, one after another in the machine's byte order; what is not written is zero.
+#[derive(Debug, Default)]
+struct Fields(Vec<u8>);
+
+impl Fields {
+    fn u32s(mut self, values: &[u32]) -> Self {
+        values.iter().for_each(|value| self.0.extend(value.to_ne_bytes()));
+        self
+    }
+
+    fn u64(mut self, value: u64) -> Self {
+        self.0.extend(value.to_ne_bytes());
+        self
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
+    fn cell(self) -> Cell {
+        let mut cell = [0; CELL_BYTES];
+        cell.iter_mut().zip(self.0).for_each(|(to, from)| *to = from);
+        cell
+    }
+}

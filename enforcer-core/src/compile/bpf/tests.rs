@@ -1,0 +1,95 @@
+use super::*;
+use crate::path::AbsPath;
+use crate::policy::{Kind, PolicyId};
+use crate::ruleset::{Conditions, Object, Origin, OriginId, Postures, Rule};
+
+fn path(text: &str) -> AbsPath {
+    text.parse().unwrap()
+}
+
+fn ruleset(rules: &[(Object, Effect)]) -> Ruleset {
+    let origins = rules
+        .iter()
+        .enumerate()
+        .map(|(n, (_, action))| Origin {
+            policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "default".into(), name: "p".into() },
+            rule: format!("spec.file.matchPaths[{n:05}]"),
+            severity: 1,
+            tags: vec![],
+            message: String::new(),
+            action: *action,
+        })
+        .collect();
+    let rules = rules
+        .iter()
+        .enumerate()
+        .map(|(n, (object, effect))| Rule {
+            class: Class::File,
+            source: None,
+            object: object.clone(),
+            conditions: Conditions::default(),
+            effect: *effect,
+            origin: OriginId(u32::try_from(n).unwrap()),
+        })
+        .collect();
+    Ruleset::new(rules, origins, Postures::default()).unwrap()
+}
+
+fn header(image: &BpfImage) -> Vec<u32> {
+    image.cells()[0].chunks(4).map(|b| u32::from_ne_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn the_same_rules_give_the_same_bytes_whatever_their_order() {
+    let mut rules = vec![
+        (Object::Path(path("/etc/passwd")), Effect::Block),
+        (Object::Directory { dir: path("/tmp"), recursive: true }, Effect::Audit),
+        (Object::BaseName("wget".into()), Effect::Block),
+    ];
+    let one = compile(&ruleset(&rules)).unwrap();
+    rules.reverse();
+    // other origins' numbers, so compare what does not depend on them: the shape
+    let two = compile(&ruleset(&rules)).unwrap();
+    assert_eq!(one.cells().len(), two.cells().len());
+    assert_eq!(one, compile(&ruleset(&[rules[2].clone(), rules[1].clone(), rules[0].clone()])).unwrap());
+}
+
+#[test]
+fn an_empty_ruleset_has_no_class() {
+    let image = compile(&ruleset(&[])).unwrap();
+    assert_eq!(header(&image)[8..12], [0, 0, 0, 0]);
+}
+
+#[test]
+fn what_cannot_be_found_out_is_answered_by_the_strongest_rule_or_posture() {
+    let block =
+        ruleset(&[(Object::Path(path("/a")), Effect::Block), (Object::Path(path("/b")), Effect::Audit)]);
+    assert_eq!(unresolved(&block, Class::File), Effect::Block);
+    assert_eq!(unresolved(&block, Class::Process), Effect::Allow);
+    let audit = ruleset(&[(Object::Path(path("/b")), Effect::Audit)]);
+    assert_eq!(unresolved(&audit, Class::File), Effect::Audit);
+    // an Allow rule makes a whitelist, whose posture is audit by default
+    assert_eq!(
+        unresolved(&ruleset(&[(Object::Path(path("/b")), Effect::Allow)]), Class::File),
+        Effect::Audit
+    );
+}
+
+#[test]
+fn the_deepest_path_and_ten_thousand_rules_compile() {
+    let deep = format!("/{}", ["x"; 2047].join("/"));
+    let mut rules = vec![(Object::Path(path(&deep)), Effect::Block)];
+    rules.extend(
+        (0..10_000).map(|n| (Object::Path(path(&format!("/srv/{}/file-{n}", n % 100))), Effect::Block)),
+    );
+    let image = compile(&ruleset(&rules)).unwrap();
+    assert!(image.cells().len() < 8 * 12_200, "{} cells", image.cells().len());
+}
+
+#[test]
+fn fifty_rules_fit_in_sixty_four_kilobytes() {
+    let rules: Vec<_> =
+        (0..50).map(|n| (Object::Path(path(&format!("/usr/lib/d{n}/file"))), Effect::Block)).collect();
+    let image = compile(&ruleset(&rules)).unwrap();
+    assert!(image.cells().len() * CELL_BYTES <= 64 << 10, "{} bytes", image.cells().len() * CELL_BYTES);
+}

@@ -1,0 +1,139 @@
+//! Doors onto the kernel's walker and matcher, for tests and benchmarks: the same code that the hooks run, called as
+//! `SEC("syscall")` programs. Nothing is attached, so this works on kernels that refuse BPF-LSM programs.
+
+use enforcer_bpf::{Shared, types};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
+
+use super::error::{During, EnforceError};
+use super::image::publish;
+use super::maps::handle;
+use crate::compile::bpf::image::{DECISION_EXEMPT, RULE_NONE, RULE_POSTURE, effect_of};
+use crate::compile::bpf::{BpfImage, compile};
+use crate::decide::{Access, DecidedBy, Decision};
+use crate::ruleset::{OriginId, Ruleset};
+
+/// The matcher, loaded.
+#[derive(Debug)]
+pub struct Doors {
+    object: Object,
+    rulesets: MapHandle,
+    input: MapHandle,
+    next: u32,
+}
+
+/// The kernel's answer to one access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// As in an image's decision.
+    pub decision: u32,
+    /// `enum enforcer_reason`; 0 = resolved.
+    pub reason: u32,
+}
+
+impl Answer {
+    /// The answer in the words of [`Ruleset::decide`]; `None` when the access was not resolved.
+    #[must_use]
+    pub fn decision(self) -> Option<Decision> {
+        if self.reason != 0 {
+            return None;
+        }
+        let origin = OriginId(self.decision & RULE_POSTURE);
+        let by = match self.decision & RULE_POSTURE {
+            RULE_POSTURE => DecidedBy::DefaultPosture,
+            RULE_NONE => DecidedBy::NoRule,
+            _ if self.decision & DECISION_EXEMPT != 0 => DecidedBy::Exempt(origin),
+            _ => DecidedBy::Rule(origin),
+        };
+        Some(Decision { verdict: effect_of(self.decision)?.into(), by })
+    }
+}
+
+impl Doors {
+    /// Loads the matcher without any hook.
+    ///
+    /// # Errors
+    /// When the kernel refuses `SEC("syscall")` programs (before 5.14, or without the privilege).
+    pub fn open() -> Result<Self, EnforceError> {
+        let mut open = ObjectBuilder::default()
+            .debug(std::env::var_os("BPFDEBUG").is_some())
+            .open_memory(enforcer_bpf::OBJECT)
+            .during("read the BPF object")?;
+        for mut program in open.progs_mut() {
+            let is_door = program.section() == "syscall";
+            program.set_autoload(is_door);
+        }
+        let object = open.load().during("load the matcher")?;
+        let rulesets = handle(&object, "rulesets")?;
+        let input = handle(&object, "door_input")?;
+        Ok(Self { object, rulesets, input, next: 1 })
+    }
+
+    /// Compiles and publishes a ruleset; its id.
+    ///
+    /// # Errors
+    /// When it does not compile, or the kernel refuses it.
+    pub fn publish(&mut self, ruleset: &Ruleset) -> Result<u32, EnforceError> {
+        self.publish_image(&compile(ruleset)?)
+    }
+
+    /// Publishes an image; its id.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn publish_image(&mut self, image: &BpfImage) -> Result<u32, EnforceError> {
+        let id = self.next;
+        publish(&self.rulesets, id, image)?;
+        self.next += 1;
+        Ok(id)
+    }
+
+    /// Takes a ruleset back.
+    ///
+    /// # Errors
+    /// When there is none with that id.
+    pub fn withdraw(&mut self, id: u32) -> Result<(), EnforceError> {
+        self.rulesets.delete(&id.to_ne_bytes()).during("withdraw a ruleset")
+    }
+
+    /// Asks the kernel `rounds` times for one access.
+    ///
+    /// # Errors
+    /// When the program cannot be run, or the paths are longer than a page.
+    pub fn ask(&self, ruleset: u32, access: &Access<'_>) -> Result<Answer, EnforceError> {
+        let source = access.source.unwrap_or_default();
+        let mut paths = [0; 2 * PATH_BYTES];
+        let (object_at, source_at) = paths.split_at_mut(PATH_BYTES);
+        let object_len = place(object_at, access.object)?;
+        let source_len = place(source_at, source)?;
+        self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the paths")?;
+        let owner = access.owner.is_none_or(|owner| owner == access.uid);
+        let context = types::door_match {
+            ruleset,
+            class_: access.class as u32,
+            condition: u32::from(access.write) | u32::from(owner) << 1,
+            path_len: object_len,
+            source_len,
+            ..Default::default()
+        };
+        let mut bytes = context.bytes().to_vec();
+        let program = self.object.progs_mut().find(|program| program.name() == "door_match");
+        let program = program.ok_or(EnforceError::Full("the object has no door"))?;
+        let input = ProgramInput { context_in: Some(&mut bytes), ..Default::default() };
+        let output = program.test_run(input).during("ask the matcher")?;
+        if output.return_value != 0 {
+            return Err(EnforceError::Full("work areas"));
+        }
+        let context = types::door_match::of(&bytes).ok_or(EnforceError::Full("bytes of a door's context"))?;
+        Ok(Answer { decision: context.decision, reason: context.reason })
+    }
+}
+
+const PATH_BYTES: usize = 4096;
+
+fn place(to: &mut [u8], path: &[u8]) -> Result<u32, EnforceError> {
+    if path.len() > to.len() {
+        return Err(EnforceError::Full("a path is longer than 4096 bytes"));
+    }
+    to.iter_mut().zip(path).for_each(|(to, from)| *to = *from);
+    u32::try_from(path.len()).map_err(|_| EnforceError::Full("a path is longer than 4096 bytes"))
+}

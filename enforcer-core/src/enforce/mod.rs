@@ -1,0 +1,8 @@
+//! Into the kernel.
+
+pub mod door;
+mod error;
+mod image;
+mod maps;
+
+pub use error::EnforceError;

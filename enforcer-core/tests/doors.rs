@@ -1,0 +1,241 @@
+//! The BPF matcher against [`Ruleset::decide`]: random rulesets, random accesses, every answer compared.
+//!
+//! Runs the programs in this machine's own kernel through `SEC("syscall")` doors, so it needs root. `DOOR_CASES`
+//! sets the number of comparisons (default 1,000,000), `DOOR_SEED` repeats a run.
+#![cfg(feature = "bpf")]
+
+use enforcer_core::decide::Access;
+use enforcer_core::enforce::door::Doors;
+use enforcer_core::path::AbsPath;
+use enforcer_core::policy::{Kind, PolicyId};
+use enforcer_core::ruleset::{
+    Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Postures, Rule, Ruleset,
+};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+/// Few names, so that rules and accesses meet; some odd: long ones round the sizes that the matcher treats apart, one
+/// that begins like another, bytes that are no UTF-8, NAME_MAX.
+fn names() -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> =
+        ["a", "b", "c", "etc", "passwd", "bin", "sh", "x.y", " ", "ä", "...", "-rf"]
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+    for len in
+        [7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 63, 64, 65, 95, 96, 97, 128, 159, 160, 161, 224, 254, 255]
+    {
+        names.push(vec![b'n'; len]);
+        let mut other = vec![b'n'; len];
+        *other.last_mut().unwrap() = b'm';
+        names.push(other);
+    }
+    names.push(vec![0xff, 0xfe, 1, b'\n', b'\\']);
+    names
+}
+
+struct World {
+    rng: SmallRng,
+    names: Vec<Vec<u8>>,
+}
+
+impl World {
+    fn path(&mut self) -> Vec<u8> {
+        let depth = *[0, 1, 1, 2, 2, 2, 3, 3, 4, 5, 8].choose(&mut self.rng).unwrap();
+        self.path_of(depth)
+    }
+
+    fn path_of(&mut self, depth: usize) -> Vec<u8> {
+        let few = self.rng.random_bool(0.8);
+        let mut path = Vec::new();
+        for _ in 0..depth {
+            let pool = if few { &self.names[..4] } else { &self.names[..] };
+            let name = pool.choose(&mut self.rng).unwrap();
+            if path.len() + 1 + name.len() > 4095 {
+                break;
+            }
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        path
+    }
+
+    /// 200 components, or 4,095 bytes, or 2,047 components.
+    fn long_path(&mut self) -> Vec<u8> {
+        match self.rng.random_range(0..3) {
+            0 => self.path_of(200),
+            1 => {
+                let mut path = self.path_of(60);
+                while path.len() < 4095 {
+                    let room = 4095 - path.len() - 1;
+                    if room == 0 {
+                        break;
+                    }
+                    path.push(b'/');
+                    path.extend(std::iter::repeat_n(b'z', room.min(255)));
+                }
+                path
+            }
+            _ => b"/a".repeat(2047),
+        }
+    }
+
+    fn source(&mut self) -> Vec<u8> {
+        loop {
+            let depth = self.rng.random_range(1..3);
+            let path = self.path_of(depth);
+            if path.len() > 1 {
+                return path;
+            }
+        }
+    }
+
+    fn ruleset(&mut self) -> Ruleset {
+        let count = *[0, 1, 2, 3, 5, 8, 20, 60].choose(&mut self.rng).unwrap();
+        let mut rules = Vec::new();
+        let mut origins = Vec::new();
+        for n in 0..count {
+            let class = *[Class::File, Class::File, Class::Process].choose(&mut self.rng).unwrap();
+            let effect = *[Effect::Allow, Effect::Audit, Effect::Block].choose(&mut self.rng).unwrap();
+            let long = self.rng.random_bool(0.02);
+            let path = if long { self.long_path() } else { self.path() };
+            let object = match self.rng.random_range(0..10) {
+                0..4 => Object::Path(AbsPath::new(&path).unwrap()),
+                4..6 => Object::BaseName(
+                    String::from_utf8_lossy(self.names.choose(&mut self.rng).unwrap()).into_owned(),
+                ),
+                _ => Object::Directory { dir: AbsPath::new(&path).unwrap(), recursive: self.rng.random() },
+            };
+            let source = self.rng.random_bool(0.3).then(|| AbsPath::new(self.source()).unwrap());
+            let conditions =
+                Conditions { read_only: self.rng.random_bool(0.2), owner_only: self.rng.random_bool(0.2) };
+            origins.push(Origin {
+                policy: PolicyId {
+                    kind: Kind::KubeArmorPolicy,
+                    namespace: "ns".into(),
+                    name: format!("p{}", n % 7),
+                },
+                rule: format!("rule[{n:03}]"),
+                severity: 1,
+                tags: vec![],
+                message: String::new(),
+                action: effect,
+            });
+            let origin = OriginId(u32::try_from(n).unwrap());
+            rules.push(Rule { class, source, object, conditions, effect, origin });
+        }
+        let mut posture = || {
+            *[PostureAction::Allow, PostureAction::Audit, PostureAction::Block].choose(&mut self.rng).unwrap()
+        };
+        let postures = Postures {
+            file: posture(),
+            network: posture(),
+            capabilities: posture(),
+            process: Some(posture()),
+        };
+        Ruleset::new(rules, origins, postures).unwrap()
+    }
+
+    /// Mostly near the rules: a rule's own path, one above, one below, or any.
+    fn object(&mut self, ruleset: &Ruleset) -> Vec<u8> {
+        let near = ruleset.rules().choose(&mut self.rng);
+        let mut path = match near.map(|rule| &rule.object) {
+            Some(Object::Path(path) | Object::Directory { dir: path, .. }) if self.rng.random_bool(0.6) => {
+                path.as_bytes().to_vec()
+            }
+            Some(Object::BaseName(name)) if self.rng.random_bool(0.6) => {
+                let mut path = self.path();
+                path.push(b'/');
+                path.extend_from_slice(name.as_bytes());
+                AbsPath::new(path).unwrap().as_bytes().to_vec()
+            }
+            _ if self.rng.random_bool(0.02) => self.long_path(),
+            _ => self.path(),
+        };
+        match self.rng.random_range(0..10) {
+            0 => path.truncate(path.iter().rposition(|b| *b == b'/').unwrap_or(0).max(1)),
+            1..4 => {
+                let more = self.path();
+                if path.len() + more.len() <= 4095 && more.len() > 1 {
+                    if path.len() == 1 {
+                        path.clear();
+                    }
+                    path.extend(more);
+                }
+            }
+            _ => {}
+        }
+        path
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn the_bpf_matcher_decides_as_decide_does() {
+    let cases = number("DOOR_CASES", 1_000_000);
+    let seed = number("DOOR_SEED", 0x5eed);
+    let mut doors = Doors::open().expect("the kernel loads the matcher (needs root)");
+    let mut world = World { rng: SmallRng::seed_from_u64(seed), names: names() };
+    let mut done = 0;
+    let mut decided = 0;
+    while done < cases {
+        let ruleset = world.ruleset();
+        let id = doors.publish(&ruleset).unwrap();
+        for _ in 0..500 {
+            let object = world.object(&ruleset);
+            let named = ruleset.rules().iter().filter_map(|rule| rule.source.as_ref()).collect::<Vec<_>>();
+            let source = match world.rng.random_range(0..3) {
+                0 => None,
+                1 => Some(world.source()),
+                _ => named.choose(&mut world.rng).map(|path| path.as_bytes().to_vec()),
+            };
+            let access = Access {
+                class: *[Class::File, Class::File, Class::Process, Class::Network]
+                    .choose(&mut world.rng)
+                    .unwrap(),
+                write: world.rng.random(),
+                object: &object,
+                source: source.as_deref(),
+                uid: 1000,
+                owner: *[None, Some(1000), Some(0)].choose(&mut world.rng).unwrap(),
+            };
+            let wanted = ruleset.decide(&access);
+            let answer = doors.ask(id, &access).unwrap();
+            assert_eq!(
+                answer.decision(),
+                Some(wanted),
+                "seed {seed:#x}, case {done}, answer {answer:?}\n{ruleset}\n{access:?}\nobject {}",
+                object.escape_ascii()
+            );
+            decided += u64::from(!matches!(wanted.by, enforcer_core::decide::DecidedBy::NoRule));
+            done += 1;
+        }
+        doors.withdraw(id).unwrap();
+    }
+    assert!(decided * 4 > done, "only {decided} of {done} accesses met a rule or a posture");
+    println!("{done} accesses compared, {decided} of them decided by a rule or a posture");
+}
+
+#[test]
+fn what_is_no_path_is_unresolved_and_not_allowed() {
+    let mut doors = Doors::open().expect("the kernel loads the matcher (needs root)");
+    let mut world = World { rng: SmallRng::seed_from_u64(1), names: names() };
+    let ruleset = loop {
+        let ruleset = world.ruleset();
+        if ruleset.rules().iter().any(|rule| rule.class == Class::File && rule.source.is_none()) {
+            break ruleset;
+        }
+    };
+    let id = doors.publish(&ruleset).unwrap();
+    // a component longer than NAME_MAX cannot exist; the matcher must say so rather than match a part of it
+    let object = [b"/".as_slice(), &[b'q'; 256]].concat();
+    assert_eq!(doors.ask(id, &Access::read(&object)).unwrap().decision(), None);
+    assert_eq!(doors.ask(id + 1, &Access::read(b"/a")).unwrap().decision(), None, "no such ruleset");
+}
