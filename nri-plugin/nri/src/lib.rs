@@ -3,6 +3,8 @@
 
 mod dispatch;
 mod event;
+#[cfg(feature = "fake-runtime")]
+pub mod fake;
 mod handle;
 mod link;
 mod mux;

@@ -7,7 +7,7 @@
 //! kills the connection, so that the runtime goes on without the plugin. Hence the [writer's rule](write).
 
 mod read;
-mod write;
+pub(crate) mod write;
 
 use std::collections::HashMap;
 use std::io;

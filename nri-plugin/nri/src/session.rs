@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::UnixStream;
 use ttrpc::asynchronous::transport::{Listener, Socket};
 use ttrpc::asynchronous::{Client, Server};
@@ -49,27 +49,36 @@ enum End {
     },
 }
 
-/// Serves until `shutdown`.
+/// What a trunk can be: a socket, or any other two-way stream.
+pub(crate) trait Trunk: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Trunk for T {}
+
+/// Serves until `shutdown`, over the `given` trunk until that ends or, without one, over one connection after another.
 pub(crate) async fn serve(
     mut options: StubBuilder,
     shared: Arc<Shared>,
     plugin: Arc<dyn Plugin>,
+    given: Option<Box<dyn Trunk>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut inherited = preinstalled::take(&mut options)?;
-    let reconnect = options.reconnect && inherited.is_none();
+    let mut given = match given {
+        Some(given) => Some(given),
+        None => preinstalled::take(&mut options)?.map(boxed),
+    };
+    let reconnect = options.reconnect && given.is_none();
     let mut attempt = 0_u32;
     let mut cautious = false;
     loop {
         attempt = attempt.saturating_add(1);
         shared.state.send_replace(State::Connecting { attempt });
-        let trunk = match inherited.take() {
+        let trunk = match given.take() {
             Some(trunk) => Ok(trunk),
             None => tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                trunk = UnixStream::connect(&options.socket) => trunk,
+                trunk = UnixStream::connect(&options.socket) => trunk.map(boxed),
             },
         };
         let (reason, longest) = match trunk {
@@ -111,6 +120,10 @@ pub(crate) async fn serve(
     Ok(())
 }
 
+fn boxed(trunk: UnixStream) -> Box<dyn Trunk> {
+    Box::new(trunk)
+}
+
 /// Pause after the `attempt`-th try in a row: none after the first, then doubling up to `longest`, each shortened by up
 /// to half by chance so that the plugins of a node do not come in step.
 fn pause(attempt: u32, longest: Duration) -> Duration {
@@ -128,7 +141,7 @@ async fn connection(
     options: &StubBuilder,
     shared: &Arc<Shared>,
     plugin: &Arc<dyn Plugin>,
-    trunk: UnixStream,
+    trunk: Box<dyn Trunk>,
     cautious: bool,
     mut shutdown: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) -> End {
@@ -163,6 +176,7 @@ async fn connection(
         let mut ended = std::pin::pin!(mux.ended());
         let mut failed = std::pin::pin!(link.failed());
         let mut state = shared.state.subscribe();
+        let mut synchronized = std::pin::pin!(async { drop(state.wait_for(State::is_synchronized).await) });
         let mut registered = false;
         loop {
             tokio::select! {
@@ -185,7 +199,7 @@ async fn connection(
                         .map_or_else(|_| Lost::Register(error.to_string()), loss),
                 },
                 error = &mut ended => break loss(error),
-                _ = state.wait_for(State::is_synchronized), if served.is_none() => served = Some(Instant::now()),
+                () = &mut synchronized, if served.is_none() => served = Some(Instant::now()),
             }
         }
     };
@@ -212,7 +226,7 @@ fn loss(error: MuxError) -> Lost {
 }
 
 /// A listener that has one connection and never another. It does not end, for that would stop the server.
-struct Once(Option<DuplexStream>);
+pub(crate) struct Once(pub(crate) Option<DuplexStream>);
 
 impl futures_core::Stream for Once {
     type Item = io::Result<DuplexStream>;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::event::EventMask;
@@ -192,6 +193,20 @@ impl Stub {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
         let plugin: Arc<dyn Plugin> = plugin;
-        crate::session::serve(self.options, self.shared, plugin, shutdown).await
+        crate::session::serve(self.options, self.shared, plugin, None, shutdown).await
+    }
+
+    /// As [`Self::run`], but over a stream that is there already, and no other.
+    ///
+    /// # Errors
+    /// The end of the stream.
+    pub async fn run_over<P: Plugin>(
+        self,
+        trunk: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        plugin: Arc<P>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), Error> {
+        let plugin: Arc<dyn Plugin> = plugin;
+        crate::session::serve(self.options, self.shared, plugin, Some(Box::new(trunk)), shutdown).await
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Framing {
 }
 
 /// Sends whole messages from the connection to the trunk until either ends.
-pub(super) async fn run<R, W>(id: u32, mut connection: R, trunk: Arc<Mutex<W>>, framing: Framing) -> MuxError
+pub(crate) async fn run<R, W>(id: u32, mut connection: R, trunk: Arc<Mutex<W>>, framing: Framing) -> MuxError
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
