@@ -193,7 +193,9 @@ fn decode_spec(cursor: Cursor<'_>, kind: Kind) -> Option<SpecDoc> {
     let file = fields.get("file").and_then(|cursor| decode_section(cursor, Section::File));
     let unenforced = other::decode(&mut fields, kind);
     fields.finish();
-    Some(SpecDoc { place, selector: selector?, process, file, unenforced, meta })
+    // Without its selector a policy is wrong already; the rest is still judged, to tell all that is.
+    let selector = selector.unwrap_or_default();
+    Some(SpecDoc { place, selector, process, file, unenforced, meta })
 }
 
 fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
