@@ -385,7 +385,7 @@ impl<K: Kernel> Reconciler<K> {
                     }
                 }
             },
-            (None, Some(_)) => self.disarm(id, "no policy selects it any more"),
+            (None, Some(armed)) => self.release(id, &container, armed),
             (None, None) => {
                 if let Some(known) = self.known.get_mut(id) {
                     (known.failed, known.unwatched) = (None, false);
@@ -411,6 +411,23 @@ impl<K: Kernel> Reconciler<K> {
             known.failed = Some(chain(error));
         }
         result
+    }
+
+    /// No policy selects the container any more: it gets a ruleset without rules. It stays armed, since what its
+    /// processes are is known only from having been there at their start; a later policy then finds every one of them.
+    fn release(&mut self, id: &ContainerId, container: &Arc<Container>, armed: RulesetDigest) {
+        let nothing = Arc::new(Ruleset::resolve([], &self.selection.postures, &container.subject).ruleset);
+        if armed == nothing.digest() {
+            return;
+        }
+        match self.arm(id, &nothing, Stage::Running, 0) {
+            Ok(()) => tracing::info!(%container, "no policy selects it any more"),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(%container, error, "cannot lift the policies; they stay in force, will try again");
+                self.count_failed();
+            }
+        }
     }
 
     fn disarm(&mut self, id: &ContainerId, why: &'static str) {
@@ -562,4 +579,4 @@ impl<K: Kernel> Reconciler<K> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

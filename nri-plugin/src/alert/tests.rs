@@ -1,1 +1,173 @@
+use super::*;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::container::Selection;
+use crate::pending::enforce::ContainerId;
+use crate::store::PolicySet;
+use enforcer_core::policy::parse;
+use enforcer_core::ruleset::{OriginId, Ruleset};
+use enforcer_core::subject::Subject;
+
+const POLICY: &str = "apiVersion: security.kubearmor.com/v1
+kind: KubeArmorPolicy
+metadata: {name: no-passwd, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  severity: 7
+  tags: [PCI, MITRE]
+  message: no user list
+  file: {matchPaths: [{path: /etc/passwd}]}
+  process: {matchPaths: [{path: /bin/sh}]}
+  action: Block
+";
+
+fn alerts() -> Alerts {
+    Alerts { cluster_name: "lab".into(), host_name: "node-1".into() }
+}
+
+fn container() -> Arc<Container> {
+    let labels =
+        [("app", "web"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let subject = Subject { namespace: "shop".into(), pod: "web-1".into(), labels, container: "main".into() };
+    Arc::new(Container { id: ContainerId::from("c1".to_owned()), subject, image: "docker.io/web:1".into() })
+}
+
+/// A registry that knows the container, and its ruleset.
+fn registry() -> (Registry, Arc<Ruleset>) {
+    let parsed = parse("p.yaml", POLICY);
+    assert_eq!(parsed.errors, []);
+    let set = PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect());
+    let container = container();
+    let resolved = Selection::default().resolve(&set, &container.subject).unwrap();
+    let ruleset = Arc::new(resolved.ruleset);
+    let registry = Registry::default();
+    registry.add(Arc::clone(&container));
+    registry.assign(&container.id, Some(Arc::clone(&ruleset)));
+    (registry, ruleset)
+}
+
+fn event(ruleset: &Ruleset, rule: &str) -> Event {
+    let id = ruleset.origins().iter().position(|origin| origin.rule == rule).unwrap();
+    Event {
+        container: Some(ContainerId::from("c1".to_owned())),
+        ruleset: Some(ruleset.digest()),
+        class: Class::File,
+        op: "open",
+        verdict: Verdict::Block,
+        by: By::Rule(OriginId(u32::try_from(id).unwrap())),
+        path: b"/etc/passwd".to_vec(),
+        source: b"/bin/cat".to_vec(),
+        host_pid: 4242,
+        host_ppid: 4200,
+        pid: 12,
+        ppid: 1,
+        uid: 1000,
+        comm: b"cat".to_vec(),
+        timestamp_ns: 5,
+    }
+}
+
+/// 2026-11-22T17:42:36.000001Z
+fn time() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_369_356_000_001)
+}
+
+#[test]
+fn a_denied_file_access_field_by_field() {
+    let (registry, ruleset) = registry();
+    let alert = alerts().event(&event(&ruleset, "spec.file.matchPaths[0]"), &registry, time());
+    let golden = format!(
+        concat!(
+            r#"{{"Timestamp":1795369356,"UpdatedTime":"2026-11-22T17:42:36.000001Z","ClusterName":"lab","#,
+            r#""HostName":"node-1","NamespaceName":"shop","PodName":"web-1","Labels":"app=web,tier=front","#,
+            r#""ContainerID":"c1","ContainerName":"main","ContainerImage":"docker.io/web:1","HostPPID":4200,"#,
+            r#""HostPID":4242,"PPID":1,"PID":12,"UID":1000,"ParentProcessName":"","ProcessName":"/bin/cat","#,
+            r#""PolicyName":"no-passwd","PolicyNamespace":"shop","Rule":"spec.file.matchPaths[0]","Severity":"7","#,
+            r#""Tags":"PCI,MITRE","ATags":["PCI","MITRE"],"Message":"no user list","Type":"MatchedPolicy","#,
+            r#""Source":"/bin/cat","Operation":"File","Resource":"/etc/passwd","#,
+            r#""Data":"op=open comm=cat ruleset={digest}","Enforcer":"BPFLSM","Action":"Block","#,
+            r#""Result":"Permission denied","Cwd":"","TTY":""}}"#
+        ),
+        digest = ruleset.digest()
+    );
+    assert_eq!(serde_json::to_string(&alert).unwrap(), golden);
+}
+
+#[test]
+fn an_execution_names_who_executes_and_what() {
+    let (registry, ruleset) = registry();
+    let event = Event {
+        class: Class::Process,
+        op: "exec",
+        verdict: Verdict::Audit,
+        path: b"/bin/sh".to_vec(),
+        ..event(&ruleset, "spec.process.matchPaths[0]")
+    };
+    let alert = alerts().event(&event, &registry, time());
+    assert_eq!((alert.operation, alert.action, alert.result), ("Process", "Audit", "Passed"));
+    assert_eq!((&*alert.process_name, &*alert.parent_process_name), ("/bin/sh", "/bin/cat"));
+    assert_eq!((&*alert.resource, &*alert.source), ("/bin/sh", "/bin/cat"));
+    assert_eq!(alert.rule, "spec.process.matchPaths[0]");
+}
+
+#[test]
+fn the_posture_and_the_unresolved_are_named_as_such() {
+    let (registry, ruleset) = registry();
+    let event = event(&ruleset, "spec.file.matchPaths[0]");
+    let alert = alerts().event(&Event { by: By::DefaultPosture, ..event.clone() }, &registry, time());
+    assert_eq!((&*alert.policy_name, &*alert.rule, &*alert.severity), ("DefaultPosture", "", ""));
+    let alert = alerts().event(&Event { by: By::Unresolved("too deep"), ..event }, &registry, time());
+    assert_eq!(alert.policy_name, "Unresolved");
+    assert!(alert.message.contains("too deep"), "{}", alert.message);
+}
+
+#[test]
+fn what_is_not_known_is_said_to_be_unknown() {
+    let (registry, ruleset) = registry();
+    let event = event(&ruleset, "spec.file.matchPaths[0]");
+    let stranger = Event { container: Some(ContainerId::from("c9".to_owned())), ..event.clone() };
+    let alert = alerts().event(&stranger, &registry, time());
+    assert_eq!(
+        (&*alert.container_id, &*alert.container_name, &*alert.namespace_name),
+        ("c9", "unknown", "unknown")
+    );
+    assert_eq!(alert.policy_name, "no-passwd", "the ruleset is known all the same");
+    let nobody = Event { container: None, ruleset: None, ..event.clone() };
+    let alert = alerts().event(&nobody, &registry, time());
+    assert_eq!((&*alert.container_id, &*alert.policy_name), ("unknown", "unknown"));
+    let other = Ruleset::resolve([], &Default::default(), &Subject::default()).ruleset.digest();
+    let alert = alerts().event(&Event { ruleset: Some(other), ..event }, &registry, time());
+    assert_eq!(alert.policy_name, "unknown", "an id means nothing in another ruleset");
+}
+
+#[test]
+fn a_container_that_just_ended_is_still_named() {
+    let (registry, ruleset) = registry();
+    registry.end(&container().id);
+    let alert = alerts().event(&event(&ruleset, "spec.file.matchPaths[0]"), &registry, time());
+    assert_eq!((&*alert.pod_name, &*alert.policy_name), ("web-1", "no-passwd"));
+}
+
+#[test]
+fn a_late_container_is_an_alert_that_names_the_policies() {
+    let (_, ruleset) = registry();
+    let alert = alerts().notice(&Notice::Late { container: container(), ruleset }, time());
+    assert_eq!((alert.kind, &*alert.data, &*alert.pod_name), ("SystemEvent", "notice=late", "web-1"));
+    assert!(alert.message.contains("policy `shop/no-passwd`"), "{}", alert.message);
+}
+
+#[test]
+fn escaping_loses_nothing() {
+    for (bytes, text) in [
+        (&b"/a/b"[..], "/a/b"),
+        ("/\u{e4}\u{1f600}".as_bytes(), "/\u{e4}\u{1f600}"),
+        (b"/\xff\xfe", r"/\xff\xfe"),
+        (br"/\xff", r"/\\xff"),
+        (b"/\xc3", r"/\xc3"),
+        (b"\\\\", r"\\\\"),
+        (b"/a\nb", "/a\nb"),
+    ] {
+        assert_eq!(escape(bytes), text);
+    }
+}

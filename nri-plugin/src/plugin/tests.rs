@@ -1,1 +1,294 @@
+//! The plugin against a runtime, over the real protocol, with the real reconciler and a recording kernel.
 
+use super::*;
+use std::time::Instant;
+
+use nri::fake::{FakeError, FakePlugin, FakeRuntime, Options};
+
+use crate::kernel::recording::Recording;
+use crate::procs::Procs;
+use crate::procs::tests::add;
+use crate::reconciler::Reconciler;
+use crate::reconciler::tests::policies;
+
+struct Node {
+    kernel: Arc<Recording>,
+    policies: watch::Sender<Arc<PolicySet>>,
+    orders: Sender<Order>,
+    synced: watch::Receiver<bool>,
+    dir: tempfile::TempDir,
+    runtime: FakeRuntime,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Node {
+    fn new(set: Arc<PolicySet>, selection: Selection, options: Options) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = Arc::<Recording>::default();
+        let (policies, seen) = watch::channel(set);
+        let (orders, taken) = std::sync::mpsc::channel();
+        let procs = Procs::at(dir.path().join("proc"));
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
+        let (reads, registry, notify) = (seen.clone(), Arc::default(), Box::new(|_| {}));
+        let reconciler =
+            Reconciler::new(Arc::clone(&kernel), selection.clone(), reads, registry, procs, notify);
+        std::thread::spawn(move || reconciler.run(&taken));
+        let (synced, is_synced) = watch::channel(false);
+        let plugin = Plugin::new(selection, seen, orders.clone(), synced);
+        let runtime = FakeRuntime::bind(dir.path().join("nri.sock"), options).unwrap();
+        let stub = nri::Stub::builder("nri-enforcer", "10").socket(runtime.path()).events(Plugin::events());
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(stub.run(Arc::new(plugin), async {
+            let _dropped = stopped.await;
+        }));
+        Self { kernel, policies, orders, synced: is_synced, dir, runtime, _stop: stop }
+    }
+
+    fn lives(&self, pid: u32) {
+        let pid = i32::try_from(pid).unwrap();
+        add(&self.dir.path().join("proc"), pid, 'S', 1000, &format!("/c{pid}"));
+    }
+
+    /// Waits until every order so far has been carried out.
+    async fn idle(&self) {
+        let (reply, answer) = oneshot::channel();
+        let container = crate::reconciler::tests::container("nobody", "nowhere", "none");
+        self.orders.send(Order::Start { container, pid: 0, reply }).unwrap();
+        answer.await.unwrap().unwrap();
+    }
+}
+
+fn pod(namespace: &str, app: &str) -> PodSandbox {
+    let mut pod = PodSandbox::default();
+    (pod.id, pod.name) = (format!("pod-{namespace}-{app}"), "web-1".into());
+    pod.namespace = namespace.into();
+    pod.labels.insert("app".into(), app.into());
+    pod
+}
+
+fn container(of: &PodSandbox, pid: u32) -> nri::Container {
+    let mut container = nri::Container::default();
+    (container.id, container.name, container.pid) = (format!("c{pid}"), "main".into(), pid);
+    container.pod_sandbox_id.clone_from(&of.id);
+    container
+}
+
+fn state(mut container: nri::Container, state: ContainerState) -> nri::Container {
+    container.state = state;
+    container
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, FakeError>) -> String {
+    match result {
+        Err(FakeError::Status { message, .. }) => message,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn block() -> Arc<PolicySet> {
+    policies(&[("no-passwd", "/etc/passwd")])
+}
+
+fn options() -> Options {
+    Options::containerd("2.1.9")
+}
+
+async fn create_and_start(
+    plugin: &FakePlugin,
+    pod: &PodSandbox,
+    pid: u32,
+) -> Result<ContainerAdjustment, FakeError> {
+    let adjustment = plugin.create_container(pod, &container(pod, 0)).await?;
+    plugin.start_container(pod, &container(pod, pid)).await?;
+    Ok(adjustment)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selected_container_is_annotated_and_armed_before_its_start_is_answered() {
+    for version in ["1.7.24", "2.1.9", "2.4.0"] {
+        let mut node = Node::new(block(), Selection::default(), Options::containerd(version));
+        let plugin = node.runtime.accept().await.unwrap();
+        node.lives(7);
+        let web = pod("default", "web");
+        let adjustment = create_and_start(&plugin, &web, 7).await.unwrap();
+        let digest = node.kernel.digest("c7").expect("armed").to_string();
+        assert_eq!(
+            adjustment,
+            ContainerAdjustment::new().annotation("nri-enforcer.io/ruleset", digest),
+            "{version}"
+        );
+        assert_eq!(node.kernel.calls(), ["arm c7 7 Created"]);
+        plugin.remove_container(&web, &container(&web, 7)).await.unwrap();
+        node.idle().await;
+        assert_eq!(node.kernel.calls(), ["disarm c7"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_policy_selects_and_what_is_exempt_starts_whatever_is_broken() {
+    let selection = Selection { exempt: ["default".to_owned()].into(), ..Selection::default() };
+    for (selection, pod) in [
+        (Selection::default(), pod("default", "db")),
+        (Selection::default(), pod("other", "web")),
+        (selection, pod("default", "web")),
+    ] {
+        let mut node = Node::new(block(), selection, options());
+        node.kernel.breaks("arm", true);
+        node.kernel.breaks("armed", true);
+        let plugin = node.runtime.accept().await.unwrap();
+        let adjustment = create_and_start(&plugin, &pod, 0).await.unwrap();
+        assert!(adjustment.is_empty());
+        node.idle().await;
+        assert_eq!(node.kernel.calls(), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_cannot_be_armed_is_refused_with_its_reason() {
+    let mut node = Node::new(block(), Selection::default(), options());
+    let plugin = node.runtime.accept().await.unwrap();
+    let web = pod("default", "web");
+    node.lives(7);
+    node.kernel.breaks("arm", true);
+    let text = refusal(create_and_start(&plugin, &web, 7).await);
+    for part in ["`main`", "`default/web-1`", "`default/no-passwd`", "arm is broken"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+    assert!(refusal(create_and_start(&plugin, &web, 0).await).contains("did not tell the process"));
+    node.kernel.breaks("arm", false);
+    create_and_start(&plugin, &web, 7).await.expect("the connection outlives a refusal");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_hangs_refuses_the_start_before_the_runtime_gives_up() {
+    let mut node = Node::new(block(), Selection::default(), options());
+    let plugin = node.runtime.accept().await.unwrap();
+    node.lives(7);
+    node.kernel.slow(Duration::from_secs(4));
+    let web = pod("default", "web");
+    let begin = Instant::now();
+    let text = refusal(create_and_start(&plugin, &web, 7).await);
+    assert!(text.contains("took too long"), "{text}");
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "after the runtime's deadline it would start unprotected"
+    );
+    create_and_start(&plugin, &pod("default", "db"), 0).await.expect("others do not wait behind it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strict_refuses_gaps_and_lists_them() {
+    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: default}\n\
+                spec:\n  selector: {matchLabels: {app: web}}\n  network: {matchProtocols: [{protocol: raw}]}\n  action: Block\n";
+    let parsed = enforcer_core::policy::parse("p", text);
+    let set = Arc::new(PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect()));
+    let strict = Selection { strict: true, ..Selection::default() };
+    let mut node = Node::new(Arc::clone(&set), strict, options());
+    let plugin = node.runtime.accept().await.unwrap();
+    let web = pod("default", "web");
+    let text = refusal(plugin.create_container(&web, &container(&web, 0)).await);
+    assert!(text.contains("spec.network.matchProtocols[0]") && text.contains("--strict"), "{text}");
+    assert!(refusal(plugin.start_container(&web, &container(&web, 7)).await).contains("spec.network"));
+    create_and_start(&plugin, &pod("default", "db"), 0).await.expect("not selected");
+
+    let mut node = Node::new(set, Selection::default(), options());
+    let plugin = node.runtime.accept().await.unwrap();
+    let adjustment =
+        create_and_start(&plugin, &web, 0).await.expect("without strict the rest is enforced: nothing here");
+    assert!(adjustment.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_went_past_the_plugin_is_rejected() {
+    let mut node = Node::new(block(), Selection::default(), Options::containerd("2.4.0"));
+    let plugin = node.runtime.accept().await.unwrap();
+    assert!(plugin.events().contains(Event::ValidateContainerAdjustment));
+    let mut request = Validation::default();
+    request.pod = pod("default", "web");
+    request.container = container(&request.pod, 0);
+    let reason = plugin.validate(&request).await.unwrap().expect_err("annotation missing");
+    assert!(reason.contains("went past this plugin"), "{reason}");
+    request.adjustment = plugin.create_container(&request.pod, &request.container).await.unwrap();
+    plugin.validate(&request).await.unwrap().expect("annotated");
+    request.pod = pod("default", "db");
+    request.adjustment = ContainerAdjustment::new();
+    plugin.validate(&request).await.unwrap().expect("not selected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_already_is_armed_when_the_connection_begins() {
+    let (web, db) = (pod("default", "web"), pod("default", "db"));
+    let mut options = options();
+    options.pods = vec![web.clone(), db.clone()];
+    options.containers = vec![
+        state(container(&web, 7), ContainerState::Running),
+        state(container(&db, 8), ContainerState::Running),
+        state(container(&web, 9), ContainerState::Stopped),
+        state(container(&web, 10), ContainerState::Paused),
+    ];
+    let mut node = Node::new(block(), Selection::default(), options);
+    [7, 8, 10].into_iter().for_each(|pid| node.lives(pid));
+    let _plugin = node.runtime.accept().await.unwrap();
+    node.synced.wait_for(|synced| *synced).await.unwrap();
+    assert_eq!(node.kernel.calls(), ["arm c7 7 Running", "arm c10 10 Running"]);
+
+    // the runtime comes back, a container ended meanwhile and another started
+    let containers = vec![
+        state(container(&web, 7), ContainerState::Running),
+        state(container(&web, 11), ContainerState::Running),
+    ];
+    node.runtime.options.containers = containers;
+    node.lives(11);
+    std::fs::remove_dir_all(node.dir.path().join("proc/10")).unwrap();
+    drop(_plugin);
+    let _plugin = node.runtime.accept().await.unwrap();
+    node.idle().await;
+    assert!(node.kernel.calls().contains(&"arm c11 11 Running".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_synchronisation_keeps_the_connection_and_is_finished() {
+    let web = pod("default", "web");
+    let mut options = options();
+    options.pods = vec![web.clone()];
+    options.request_timeout = Duration::from_millis(500);
+    let running = |pid| state(container(&web, pid), ContainerState::Running);
+    options.containers = (1..=4).map(running).collect();
+    let mut node = Node::new(block(), Selection::default(), options);
+    (1..=4).for_each(|pid| node.lives(pid));
+    node.kernel.slow(Duration::from_millis(200));
+    let plugin = node.runtime.accept().await.expect("answered in time");
+    assert!(!*node.synced.borrow(), "not ready before it is through");
+    node.synced.wait_for(|synced| *synced).await.unwrap();
+    assert_eq!(node.kernel.ids().len(), 4);
+    create_and_start(&plugin, &pod("default", "db"), 0).await.expect("still connected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_comes_reaches_a_running_container() {
+    let mut node = Node::new(Arc::default(), Selection::default(), options());
+    let plugin = node.runtime.accept().await.unwrap();
+    node.lives(7);
+    create_and_start(&plugin, &pod("default", "web"), 7).await.unwrap();
+    node.policies.send_replace(block());
+    node.orders.send(Order::PoliciesChanged).unwrap();
+    let begin = Instant::now();
+    while node.kernel.digest("c7").is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "never armed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(node.kernel.calls(), ["arm c7 7 Running"]);
+}
+
+#[test]
+fn a_container_is_described_with_what_its_runtime_tells() {
+    let pod = pod("default", "web");
+    let mut one = container(&pod, 7);
+    one.annotations.insert("io.kubernetes.cri.image-name".into(), "docker.io/web:1".into());
+    let described = describe(Some(&pod), &one);
+    assert_eq!(described.image, "docker.io/web:1");
+    assert_eq!(described.to_string(), "container `main` of pod `default/web-1`");
+    one.labels.insert("io.kubernetes.pod.namespace".into(), "default".into());
+    let orphan = describe(None, &one);
+    assert_eq!((&*orphan.subject.namespace, orphan.subject.labels.len()), ("default", 0));
+}

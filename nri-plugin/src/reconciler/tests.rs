@@ -116,6 +116,11 @@ fn wanted(set: &PolicySet) -> RulesetDigest {
     Selection::default().resolve(set, &subject).unwrap().ruleset.digest()
 }
 
+/// The digest of the ruleset of a container that no policy selects.
+fn nothing() -> RulesetDigest {
+    Ruleset::resolve([], &Default::default(), &Subject::default()).ruleset.digest()
+}
+
 #[test]
 fn a_start_arms_the_created_process_and_a_removal_disarms() {
     let set = policies(&[("p", "/etc/passwd")]);
@@ -216,9 +221,10 @@ fn what_an_earlier_daemon_armed_is_adopted_updated_or_disarmed() {
     let present =
         vec![f.running("same", 1, "web"), f.running("old", 2, "web"), f.running("unselected", 3, "db")];
     assert_eq!(f.synchronize(present), Synced { adopted: 3, late: 0, failed: 0 });
-    assert_eq!(f.kernel.calls(), ["update old", "disarm unselected", "disarm over"]);
+    assert_eq!(f.kernel.calls(), ["update old", "update unselected", "disarm over"]);
     assert_eq!(f.kernel.digest("old"), Some(wanted(&set)));
-    assert_eq!(f.kernel.ids(), ["old", "same", "unlisted"]);
+    assert_eq!(f.kernel.digest("unselected"), Some(nothing()));
+    assert_eq!(f.kernel.ids(), ["old", "same", "unlisted", "unselected"]);
     assert_eq!(f.notices(), [""; 0]);
     assert!(f.registry.ruleset(&wanted(&set)).is_some(), "events of adopted containers can be told");
 }
@@ -253,7 +259,7 @@ fn a_connection_that_comes_back_finds_what_started_meanwhile() {
 }
 
 #[test]
-fn a_change_updates_newly_arms_and_disarms() {
+fn a_change_reaches_what_runs() {
     let mut f = Fixture::new(policies(&[("p", "/a")]));
     f.lives(1, "c1");
     f.start(&container("c1", "default", "web"), 1).unwrap();
@@ -269,10 +275,41 @@ fn a_change_updates_newly_arms_and_disarms() {
     assert_eq!(f.kernel.calls(), [""; 0], "equal digests are equal rulesets");
 
     f.change(Arc::default());
-    assert_eq!(f.kernel.calls(), ["disarm c1"]);
+    assert_eq!(f.kernel.calls(), ["update c1"]);
+    assert_eq!(
+        f.kernel.digest("c1"),
+        Some(nothing()),
+        "it stays armed, so that nothing of it is ever lost sight of"
+    );
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), [""; 0]);
     f.change(both);
-    assert_eq!(f.kernel.calls(), ["arm c1 1 Running"], "it runs by now");
+    assert_eq!(f.kernel.calls(), ["update c1"]);
     assert_eq!(f.notices(), [""; 0], "a new policy for what runs is no lapse");
+}
+
+#[test]
+fn a_new_policy_arms_what_runs_already() {
+    let mut f = Fixture::new(Arc::default());
+    f.lives(1, "c1");
+    f.take(Order::Started { container: container("c1", "default", "web"), pid: 1 });
+    f.change(policies(&[("p", "/a")]));
+    assert_eq!(f.kernel.calls(), ["arm c1 1 Running"]);
+    assert_eq!(f.notices(), [""; 0], "no policy was late: there was none");
+}
+
+#[test]
+fn policies_that_cannot_be_lifted_stay_in_force_until_they_can() {
+    let old = policies(&[("p", "/a")]);
+    let mut f = Fixture::new(Arc::clone(&old));
+    f.lives(1, "c1");
+    f.start(&container("c1", "default", "web"), 1).unwrap();
+    f.kernel.breaks("update", true);
+    f.change(Arc::default());
+    assert_eq!(f.kernel.digest("c1"), Some(wanted(&old)));
+    f.kernel.breaks("update", false);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.digest("c1"), Some(nothing()));
 }
 
 #[test]
