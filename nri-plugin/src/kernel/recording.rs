@@ -88,6 +88,33 @@ impl Recording {
     }
 }
 
+/// Shared with the daemon that has it.
+impl Kernel for std::sync::Arc<Recording> {
+    fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.as_ref().arm(target, ruleset)
+    }
+
+    fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.as_ref().update(id, ruleset)
+    }
+
+    fn disarm(&self, id: &ContainerId) -> Result<(), KernelError> {
+        self.as_ref().disarm(id)
+    }
+
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        self.as_ref().armed()
+    }
+
+    fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        self.as_ref().events(stop, sink)
+    }
+
+    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        self.as_ref().counters()
+    }
+}
+
 impl Kernel for Recording {
     fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
         let Target { id, pid, stage } = target;

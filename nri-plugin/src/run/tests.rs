@@ -1,1 +1,146 @@
+use super::*;
+use std::path::PathBuf;
 
+use clap::Parser;
+use enforcer_core::decide::Verdict;
+use enforcer_core::ruleset::{Class, OriginId};
+use nri::fake::{FakeRuntime, Options};
+use nri::{Container, PodSandbox};
+
+use crate::cli::{Cli, Command};
+use crate::kernel::recording::Recording;
+use crate::pending::enforce::ContainerId;
+use crate::pending::event::{By, Event};
+
+const POLICY: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: n}\n\
+    spec:\n  selector: {matchLabels: {app: web}}\n  file: {matchPaths: [{path: /etc/passwd}]}\n  action: Block\n";
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn config(dir: &Path) -> Config {
+    let flag = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
+    let args = [
+        "nri-enforcer".into(),
+        "run".into(),
+        flag("policy-dir", "policies"),
+        flag("alerts", "alerts"),
+        flag("ready-file", "ready"),
+        flag("nri-socket", "nri.sock"),
+    ];
+    match Cli::parse_from(args).command {
+        Command::Run(args) => Config::new(*args, None).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn alerts(dir: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(dir.join("alerts")).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The only test that may raise signals: they reach the whole process.
+#[test]
+fn the_daemon_from_its_start_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| -> PathBuf { dir.path().join(name) };
+    std::fs::create_dir(path("policies")).unwrap();
+    std::fs::write(path("policies/p.yaml"), POLICY).unwrap();
+    std::fs::write(path("ready"), "of an earlier daemon").unwrap();
+
+    let kernel = Arc::<Recording>::default();
+    let daemon = {
+        let (config, kernel) = (config(dir.path()), Arc::clone(&kernel));
+        std::thread::spawn(move || run(config, |_| Ok(kernel)))
+    };
+    wait("the old ready file goes", || !path("ready").exists());
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut fake = runtime
+        .block_on(async { FakeRuntime::bind(path("nri.sock"), Options::containerd("2.1.9")) })
+        .unwrap();
+    let plugin = runtime.block_on(fake.accept()).unwrap();
+    wait("ready", || path("ready").exists());
+
+    // a selected container starts (in this very process, which certainly lives)
+    let mut pod = PodSandbox::default();
+    (pod.name, pod.namespace) = ("web-1".into(), "n".into());
+    pod.labels.insert("app".into(), "web".into());
+    let mut container = Container::default();
+    (container.id, container.name, container.pid) = ("c1".into(), "main".into(), std::process::id());
+    runtime.block_on(plugin.start_container(&pod, &container)).unwrap();
+    let before = kernel.digest("c1").expect("armed");
+
+    // the kernel denies something
+    let event = Event {
+        container: Some(ContainerId::from("c1".to_owned())),
+        ruleset: Some(before),
+        class: Class::File,
+        op: "open",
+        verdict: Verdict::Block,
+        by: By::Rule(OriginId(0)),
+        path: b"/etc/passwd".to_vec(),
+        source: b"/bin/cat".to_vec(),
+        host_pid: 1,
+        host_ppid: 1,
+        pid: 1,
+        ppid: 0,
+        uid: 0,
+        comm: b"cat".to_vec(),
+        timestamp_ns: Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())
+            .as_nanos()
+            .try_into()
+            .unwrap(),
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    kernel.emit.send(event.clone()).unwrap();
+    wait("an alert", || alerts(dir.path()).len() == 1);
+    let alert = &alerts(dir.path())[0];
+    assert_eq!((&alert["PodName"], &alert["PolicyName"]), (&"web-1".into(), &"p".into()));
+    assert!(alert["Timestamp"].as_u64().unwrap().abs_diff(now) <= 5, "{alert}");
+
+    // a change of the policies reaches the container; a bad one does not take the good one away
+    std::fs::write(path("policies/p.yaml"), POLICY.replace("/etc/passwd", "/etc/shadow")).unwrap();
+    wait("another ruleset", || kernel.digest("c1") != Some(before));
+    let good = kernel.digest("c1");
+    std::fs::write(path("policies/p.yaml"), POLICY.replace("matchPaths", "matchPathz")).unwrap();
+    std::fs::write(path("policies/q.yaml"), POLICY.replace("name: p", "name: q")).unwrap();
+    wait("both policies", || kernel.digest("c1") != good);
+    let both = kernel.digest("c1").unwrap();
+    std::fs::remove_file(path("policies/q.yaml")).unwrap();
+    wait("only the last good one", || kernel.digest("c1") == good);
+    assert_ne!(Some(both), good);
+
+    // SIGHUP opens the alerts again
+    std::fs::rename(path("alerts"), path("alerts.1")).unwrap();
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
+    wait("a new alerts file", || {
+        kernel.emit.send(event.clone()).unwrap();
+        !alerts(dir.path()).is_empty()
+    });
+
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+    daemon.join().unwrap().expect("a clean end");
+    assert!(!path("ready").exists());
+    assert_eq!(kernel.ids(), ["c1"], "what is armed stays armed");
+}
+
+#[test]
+fn a_kernel_that_cannot_enforce_ends_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    let error = run::<Arc<Recording>>(config(dir.path()), |_| anyhow::bail!("no BPF-LSM here")).unwrap_err();
+    assert_eq!(error.to_string(), "no BPF-LSM here");
+}
+
+#[test]
+fn a_policy_directory_that_is_not_there_ends_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = run::<Arc<Recording>>(config(dir.path()), |_| anyhow::bail!("never asked")).unwrap_err();
+    assert!(error.to_string().contains("policies"), "{error}");
+}

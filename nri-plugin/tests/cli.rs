@@ -1,0 +1,373 @@
+//! The commands as users run them: output, exit codes, and the contract of `explain`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+const POLICY: &str = "apiVersion: security.kubearmor.com/v1
+kind: KubeArmorPolicy
+metadata:
+  name: block-passwd
+  namespace: default
+spec:
+  selector:
+    matchLabels:
+      app: web
+  file:
+    matchPaths:
+    - path: /etc/passwd
+    - path: /var/spool/mail
+      ownerOnly: true
+    - path: /etc/shadow
+      fromSource:
+      - path: /usr/bin/cat
+  action: Block
+---
+apiVersion: security.kubearmor.com/v1
+kind: KubeArmorPolicy
+metadata:
+  name: allow-bin
+  namespace: default
+spec:
+  selector:
+    matchLabels:
+      app: web
+      kubearmor.io/container.name: '[main]'
+  process:
+    matchDirectories:
+    - dir: /usr/bin/
+  action: Allow
+";
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+fn nri_enforcer<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(args: I) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nri-enforcer")).args(args).env_remove("RUST_LOG").output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// `explain` about a pod `app=web` in the namespace `default`.
+fn explain(policy: &Path, more: &[&str]) -> Output {
+    let policy = policy.to_str().unwrap();
+    let base = ["explain", "--policy", policy, "--namespace", "default", "--label", "app=web"];
+    nri_enforcer(base.iter().chain(more))
+}
+
+fn answer(policy: &Path, more: &[&str]) -> Value {
+    let output = explain(policy, &[more, &["-o", "json"]].concat());
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let value: Value = serde_json::from_str(&out(&output)).unwrap();
+    let mut keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+    keys.sort();
+    assert_eq!(keys, ["policy", "reason", "rule", "verdict"], "the contract's keys and no others");
+    assert!(!value["reason"].as_str().unwrap().is_empty());
+    value
+}
+
+#[track_caller]
+fn says(policy: &Path, more: &[&str], verdict: &str, by: Value, rule: Value) {
+    let value = answer(policy, more);
+    assert_eq!(
+        json!([value["verdict"], value["policy"], value["rule"]]),
+        json!([verdict, by, rule]),
+        "{value}"
+    );
+}
+
+#[test]
+fn explain_names_the_verdict_the_policy_and_the_rule() {
+    let dir = Dir::new();
+    let p = &dir.write("p.yaml", POLICY);
+    let by = || json!("block-passwd");
+    let read = ["--access", "file:read:/etc/passwd"];
+    says(p, &read, "block", by(), json!("spec.file.matchPaths[0]"));
+    says(p, &["--access", "file:write:/etc/passwd"], "block", by(), json!("spec.file.matchPaths[0]"));
+    says(p, &["--access", "file:read:/etc/hosts"], "allow", Value::Null, Value::Null);
+    says(p, &[&read[..], &["--label", "app=db"]].concat(), "allow", Value::Null, Value::Null);
+    says(p, &[&read[..], &["--source", "/bin/sh"]].concat(), "block", by(), json!("spec.file.matchPaths[0]"));
+    // a directory works like the file
+    says(dir.0.path(), &read, "block", by(), json!("spec.file.matchPaths[0]"));
+}
+
+#[test]
+fn explain_asks_for_source_user_and_owner() {
+    let dir = Dir::new();
+    let p = &dir.write("p.yaml", POLICY);
+    let shadow = ["--access", "file:read:/etc/shadow"];
+    says(p, &shadow, "allow", Value::Null, Value::Null);
+    let cat = [&shadow[..], &["--source", "/usr/bin/cat"]].concat();
+    says(p, &cat, "block", json!("block-passwd"), json!("spec.file.matchPaths[2]"));
+    let mail = ["--access", "file:read:/var/spool/mail"];
+    let rule = || json!("spec.file.matchPaths[1]");
+    says(
+        p,
+        &[&mail[..], &["--uid", "1000", "--owner", "1000"]].concat(),
+        "allow",
+        json!("block-passwd"),
+        rule(),
+    );
+    says(
+        p,
+        &[&mail[..], &["--uid", "1000", "--owner", "0"]].concat(),
+        "block",
+        json!("block-passwd"),
+        rule(),
+    );
+}
+
+#[test]
+fn explain_knows_containers_and_postures() {
+    let dir = Dir::new();
+    let p = &dir.write("p.yaml", POLICY);
+    let exec = ["--access", "process:exec:/tmp/x"];
+    let main = [&exec[..], &["--container", "main"]].concat();
+    says(p, &exec, "allow", Value::Null, Value::Null);
+    let posture = || json!("DefaultPosture");
+    says(p, &main, "audit", posture(), Value::Null);
+    says(p, &[&main[..], &["--posture", "file=block"]].concat(), "block", posture(), Value::Null);
+    let own = [&main[..], &["--posture", "file=block", "--posture", "process=allow"]].concat();
+    says(p, &own, "allow", posture(), Value::Null);
+    let allowed = ["--container", "main", "--access", "process:exec:/usr/bin/id"];
+    says(p, &allowed, "allow", json!("allow-bin"), json!("spec.process.matchDirectories[0]"));
+}
+
+#[test]
+fn explain_expects_with_its_exit_code() {
+    let dir = Dir::new();
+    let p = &dir.write("p.yaml", POLICY);
+    let read = ["--access", "file:read:/etc/passwd"];
+    assert_eq!(code(&explain(p, &[&read[..], &["--expect", "block"]].concat())), 0);
+    let output = explain(p, &[&read[..], &["--expect", "allow", "-o", "json"]].concat());
+    assert_eq!(code(&output), 1);
+    assert_eq!(
+        serde_json::from_str::<Value>(&out(&output)).unwrap()["verdict"],
+        "block",
+        "the answer comes anyway"
+    );
+    assert!(err(&output).contains("expected allow, got block"), "{}", err(&output));
+}
+
+#[test]
+fn explain_refuses_bad_input_with_exit_code_2() {
+    let dir = Dir::new();
+    let p = &dir.write("p.yaml", POLICY);
+    let bad = &dir.write("bad.yaml", "kind: KubeArmorPolicy\nmetadata: {name: x}\nspec: {}\n");
+    let empty = &dir.write("empty.yaml", "# nothing\n");
+    let read = "file:read:/etc/passwd";
+    let cases: &[(&Path, &[&str], &str)] = &[
+        (p, &["--access", "file"], "CLASS:OP:OBJECT"),
+        (p, &["--access", "file:fetch:/x"], "fetch"),
+        (p, &["--access", "files:read:/x"], "`files`"),
+        (p, &["--access", "file:read:etc/passwd"], "etc/passwd"),
+        (p, &["--access", "network:connect:tcp"], "network"),
+        (p, &["--access", read, "--source", "cat"], "--source"),
+        (p, &["--access", read, "--posture", "file=deny"], "deny"),
+        (p, &["--access", read, "--label", "app"], "KEY=VALUE"),
+        (p, &["--access", read, "--uid", "root"], "root"),
+        (p, &["--access", read, "--expect", "deny"], "deny"),
+        (p, &[], "--access"),
+        (bad, &["--access", read], "bad.yaml:"),
+        (empty, &["--access", read], "no policy"),
+        (Path::new("/nonexistent.yaml"), &["--access", read], "/nonexistent.yaml"),
+    ];
+    for (policy, args, part) in cases {
+        let output = explain(policy, args);
+        assert_eq!(code(&output), 2, "{args:?}: {}", err(&output));
+        assert!(err(&output).contains(part), "`{part}` is not in: {}", err(&output));
+        assert_eq!(out(&output), "", "{args:?}");
+    }
+    let without_namespace = ["explain", "--policy", p.to_str().unwrap(), "--access", read];
+    assert_eq!(code(&nri_enforcer(without_namespace)), 2);
+}
+
+#[test]
+fn explain_answers_for_the_host_what_holds() {
+    let dir = Dir::new();
+    let p = dir.write("p.yaml", POLICY);
+    let args = ["explain", "--policy", p.to_str().unwrap(), "--host", "--access", "file:read:/etc/passwd"];
+    let output = nri_enforcer(args.iter().chain(&["-o", "json"]));
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let value: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(value["verdict"], "allow");
+    assert!(value["reason"].as_str().unwrap().contains("not enforce KubeArmorHostPolicy"), "{value}");
+    assert_eq!(code(&nri_enforcer(args.iter().chain(&["--expect", "block"]))), 1);
+}
+
+#[test]
+fn explain_for_people_is_not_coloured_in_a_pipe() {
+    let dir = Dir::new();
+    let p = dir.write("p.yaml", POLICY);
+    let output = explain(&p, &["--access", "file:read:/etc/passwd"]);
+    let text = out(&output);
+    assert!(text.starts_with("block  "), "{text}");
+    assert!(
+        text.contains("policy block-passwd") && text.contains("rule   spec.file.matchPaths[0]"),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'));
+}
+
+#[test]
+fn check_shows_errors_at_their_place_and_counts_the_rest() {
+    let dir = Dir::new();
+    let good = dir.write("good.yaml", POLICY);
+    let output = nri_enforcer(["check", "--no-host", good.to_str().unwrap()]);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    assert_eq!(out(&output), format!("ok   {}: 2 policies\n", good.display()));
+
+    let bad = dir.write("bad.yaml", &POLICY.replacen("matchPaths", "matchPathz", 1));
+    let output = nri_enforcer(["check", "--no-host", bad.to_str().unwrap()]);
+    assert_eq!(code(&output), 1);
+    let text = out(&output);
+    let line = POLICY.lines().position(|line| line.contains("matchPaths")).unwrap() + 1;
+    assert!(text.contains(&format!("{}:{line}:5", bad.display())), "{text}");
+    assert!(text.contains(&format!("{line} |     matchPathz:\n   |     ^\n")), "{text}");
+    assert!(text.contains("matchPaths`?"), "{text}");
+    assert!(text.ends_with(&format!("bad  {}: 1 policy, 1 error\n", bad.display())), "{text}");
+}
+
+#[test]
+fn check_as_json_has_files_errors_and_gaps() {
+    let dir = Dir::new();
+    let gaps = POLICY.replacen("  file:", "  network: {matchProtocols: [{protocol: raw}]}\n  file:", 1);
+    dir.write("a.yaml", &gaps);
+    dir.write("b.yaml", "kind: [");
+    let path = dir.0.path().to_str().unwrap();
+    let output = nri_enforcer(["check", "--no-host", "-o", "json", path]);
+    assert_eq!(code(&output), 1);
+    let value: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(value["ok"], false);
+    assert_eq!(value["files"][0]["policies"][1]["name"], "allow-bin");
+    assert!(value["files"][1]["errors"][0]["line"].as_u64().unwrap() >= 1);
+    assert_eq!(value["gaps"][0]["field"], "spec.network.matchProtocols[0]");
+    assert_eq!(value["host"], Value::Null);
+}
+
+#[test]
+fn check_fails_for_gaps_only_when_strict() {
+    let dir = Dir::new();
+    let text = POLICY.replacen("  file:", "  network: {matchProtocols: [{protocol: raw}]}\n  file:", 1);
+    let path = dir.write("p.yaml", &text);
+    let path = path.to_str().unwrap();
+    let output = nri_enforcer(["check", "--no-host", path]);
+    assert_eq!(code(&output), 0);
+    for part in ["Not enforced", "default/block-passwd", "spec.network.matchProtocols[0]"] {
+        assert!(out(&output).contains(part), "{part} is not in: {}", out(&output));
+    }
+    assert_eq!(code(&nri_enforcer(["check", "--no-host", "--strict", path])), 1);
+}
+
+#[test]
+fn check_refuses_one_policy_twice_and_what_is_not_there() {
+    let dir = Dir::new();
+    let (a, b) = (dir.write("a.yaml", POLICY), dir.write("b.yaml", POLICY));
+    let output = nri_enforcer(["check", "--no-host", a.to_str().unwrap(), b.to_str().unwrap()]);
+    assert_eq!(code(&output), 1);
+    assert!(out(&output).contains("`default/allow-bin` is defined in"), "{}", out(&output));
+    let output = nri_enforcer(["check", "--no-host", "/nonexistent"]);
+    assert_eq!(code(&output), 2);
+    assert!(err(&output).contains("/nonexistent"));
+    assert_eq!(code(&nri_enforcer(["check"])), 2);
+}
+
+#[test]
+fn every_example_policy_passes_the_check() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/policies");
+    let output = nri_enforcer(["check", "--no-host", examples]);
+    assert_eq!(code(&output), 0, "{}", out(&output));
+}
+
+#[test]
+fn probe_answers_in_both_forms() {
+    let output = nri_enforcer(["probe", "-o", "json"]);
+    let value: Value = serde_json::from_str(&out(&output)).unwrap();
+    let enforces = value["enforces"].as_bool().unwrap();
+    assert_eq!(code(&output), i32::from(!enforces), "the exit code says what the answer says");
+    let checks = value["checks"].as_array().unwrap();
+    assert!(!checks.is_empty());
+    let text = out(&nri_enforcer(["probe"]));
+    for check in checks {
+        let name = check["name"].as_str().unwrap();
+        let word = name.split_whitespace().next().unwrap();
+        assert!(text.contains(word), "{word} is not in: {text}");
+    }
+}
+
+#[test]
+fn run_refuses_a_bad_command_line_with_exit_code_2() {
+    let dir = Dir::new();
+    let config = dir.write("config.yaml", "policyDirs: [/p]\nunknown: 1\n");
+    for (args, part) in [
+        (vec!["run"], "--policy-dir"),
+        (vec!["run", "--policy-dir", "/p", "--plugin-index", "7"], "two digits"),
+        (vec!["run", "--policy-dir", "/p", "--log-level", "a=b=c"], "log filter"),
+        (vec!["run", "--config", config.to_str().unwrap()], "unknown"),
+        (vec!["run", "--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
+        (vec!["walk"], "walk"),
+    ] {
+        let output = nri_enforcer(&args);
+        assert_eq!(code(&output), 2, "{args:?}: {}", err(&output));
+        assert!(err(&output).contains(part), "`{part}` is not in: {}", err(&output));
+    }
+}
+
+#[test]
+fn run_fails_with_exit_code_1_where_it_cannot_start() {
+    let output = nri_enforcer(["run", "--policy-dir", "/nonexistent"]);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("/nonexistent"), "{}", err(&output));
+    let dir = Dir::new();
+    let here = dir.0.path().to_str().unwrap();
+    let output = nri_enforcer(["run", "--policy-dir", here, "--bpffs", here]);
+    assert_eq!(code(&output), 1, "a directory that is no bpffs");
+    assert!(err(&output).contains("error"), "{}", err(&output));
+    assert_eq!(out(&output), "", "stdout belongs to the alerts");
+}
+
+#[test]
+fn unload_asks_before_it_unprotects() {
+    let dir = Dir::new();
+    let here = dir.0.path().to_str().unwrap();
+    let output = nri_enforcer(["unload", "--bpffs", here]);
+    assert_eq!(code(&output), 2);
+    assert!(err(&output).contains("--yes"), "{}", err(&output));
+}
+
+#[test]
+fn help_documents_the_exit_codes() {
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["check", "--help"],
+        &["explain", "--help"],
+        &["probe", "--help"],
+    ] {
+        let output = nri_enforcer(args);
+        assert_eq!(code(&output), 0);
+        assert!(out(&output).contains("Exit codes:"), "{args:?}");
+    }
+}
