@@ -20,6 +20,7 @@ pub enum Act {
     Refuse(&'static str),
     Panic(&'static str),
     Hang(Duration),
+    HangThenRefuse(Duration, &'static str),
     /// Blocks its thread.
     Block(Duration),
 }
@@ -70,6 +71,10 @@ impl Recorder {
             None => {}
             Some(Act::Refuse(why)) => return Err(Refusal::new(why)),
             Some(Act::Panic(why)) => panic!("{why}"),
+            Some(Act::HangThenRefuse(time, why)) => {
+                tokio::time::sleep(time).await;
+                return Err(Refusal::new(why));
+            }
             Some(Act::Hang(time)) => {
                 let late = context.clone();
                 let cancelled = async {
