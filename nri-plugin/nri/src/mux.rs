@@ -112,3 +112,6 @@ impl Mux {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

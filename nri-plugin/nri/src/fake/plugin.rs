@@ -51,6 +51,15 @@ impl std::fmt::Debug for FakePlugin {
 }
 
 impl FakePlugin {
+    /// A plugin at the other end of a stream that is there already, as a pre-installed plugin's is.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub async fn over(trunk: std::os::unix::net::UnixStream, options: Options) -> Result<Self, FakeError> {
+        trunk.set_nonblocking(true)?;
+        Self::start(UnixStream::from_std(trunk)?, Arc::new(options)).await
+    }
+
     pub(super) async fn start(trunk: UnixStream, options: Arc<Options>) -> Result<Self, FakeError> {
         let (trunk, ends) = Trunk::start(trunk, &[mux::PLUGIN, mux::RUNTIME]);
         let [plugin_end, runtime_end] =

@@ -122,10 +122,9 @@ impl Plugin for Recorder {
         &self,
         context: Context,
         pod: PodSandbox,
-        overhead: Option<LinuxResources>,
+        _: Option<LinuxResources>,
         resources: Option<LinuxResources>,
     ) -> Result<(), Refusal> {
-        assert!(overhead.is_none());
         *self.resources.lock().unwrap() = resources;
         self.act(&context, "UpdatePodSandbox", &pod.id).await
     }
