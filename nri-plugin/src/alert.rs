@@ -10,7 +10,7 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::pending::event::{By, Event};
+use crate::pending::event::{Event, EventBy};
 use enforcer_core::decide::Verdict;
 use enforcer_core::explain::DEFAULT_POSTURE;
 use enforcer_core::ruleset::{Class, Origin};
@@ -91,7 +91,8 @@ pub struct Alert {
     pub operation: &'static str,
     /// What is accessed.
     pub resource: String,
-    /// `key=value` with spaces: the operation, the command's name, the ruleset.
+    /// `key=value` with spaces: the operation, the names of the task and its parent, the ruleset, and `path=truncated`
+    /// where `Resource` is only the beginning of a path.
     pub data: String,
     /// What enforces.
     pub enforcer: &'static str,
@@ -132,20 +133,20 @@ impl Alerts {
             }
         }
         match event.by {
-            By::Rule(id) => match ruleset.as_ref().and_then(|ruleset| ruleset.origin(id)) {
-                Some(origin) => alert.from_rule(origin),
+            EventBy::Rule(id) => match ruleset.as_ref().and_then(|ruleset| ruleset.origin(id)) {
+                Some(origin) => alert.decided_by(origin),
                 None => {
                     alert.policy_name = UNKNOWN.into();
                     alert.message = "decided by a ruleset that this daemon does not know".into();
                 }
             },
-            By::DefaultPosture => {
+            EventBy::DefaultPosture => {
                 alert.policy_name = DEFAULT_POSTURE.into();
                 alert.message = "no rule matches".into();
             }
-            By::Unresolved(reason) => {
+            EventBy::Unresolved(reason) => {
                 alert.policy_name = "Unresolved".into();
-                alert.message = format!("could not be matched against the rules: {reason}");
+                alert.message = format!("could not be matched against the rules: {}", reason.as_str());
             }
         }
         let source = escape(&event.source);
@@ -168,7 +169,11 @@ impl Alerts {
             Verdict::Block => ("Block", "Permission denied"),
             Verdict::Audit | Verdict::Allow => ("Audit", "Passed"),
         };
-        alert.data = format!("op={} comm={}", event.op, escape(&event.comm));
+        // quoted, since a process chooses its own name
+        alert.data = format!("op={} comm={:?} parent={:?}", event.op.as_str(), event.comm, event.parent_comm);
+        if event.path_truncated {
+            alert.data.push_str(" path=truncated");
+        }
         if let Some(digest) = event.ruleset {
             let _infallible = write!(alert.data, " ruleset={digest}");
         }
@@ -243,7 +248,7 @@ impl Alert {
         self.labels = labels.join(",");
     }
 
-    fn from_rule(&mut self, origin: &Origin) {
+    fn decided_by(&mut self, origin: &Origin) {
         self.policy_name.clone_from(&origin.policy.name);
         self.policy_namespace.clone_from(&origin.policy.namespace);
         self.rule.clone_from(&origin.rule);

@@ -100,7 +100,7 @@ fn report(inputs: &[Input], host: Option<Host>, strict: bool) -> Report {
     let gaps: Vec<Gap> = input::policies(inputs).flat_map(Policy::gaps).cloned().collect();
     let errors = !duplicates.is_empty() || files.iter().any(|file| !file.errors.is_empty());
     let incomplete = !gaps.is_empty() || host.as_ref().is_some_and(|host| !host.enforces);
-    Report { ok: !errors && !(strict && incomplete), files, duplicates, gaps, host }
+    Report { ok: !(errors || strict && incomplete), files, duplicates, gaps, host }
 }
 
 fn print(report: &Report, inputs: &[Input]) {

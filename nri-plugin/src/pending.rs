@@ -50,24 +50,49 @@ pub mod event {
         pub container: Option<ContainerId>,
         pub ruleset: Option<RulesetDigest>,
         pub class: Class,
-        pub op: &'static str,
+        pub op: Op,
         pub verdict: Verdict,
-        pub by: By,
+        pub by: EventBy,
         pub path: Vec<u8>,
+        pub path_truncated: bool,
         pub source: Vec<u8>,
         pub host_pid: u32,
+        pub host_tid: u32,
         pub host_ppid: u32,
         pub pid: u32,
         pub ppid: u32,
         pub uid: u32,
-        pub comm: Vec<u8>,
-        pub timestamp_ns: u64,
+        pub comm: String,
+        pub parent_comm: String,
+        pub time_ns: u64,
     }
     #[derive(Debug, Clone, Copy)]
-    pub enum By {
+    pub enum EventBy {
         Rule(OriginId),
         DefaultPosture,
-        Unresolved(&'static str),
+        Unresolved(Unresolved),
+    }
+    #[derive(Debug, Clone, Copy)]
+    pub enum Op {
+        OpenRead,
+        Exec,
+    }
+    impl Op {
+        pub fn as_str(self) -> &'static str {
+            match self {
+                Self::OpenRead => "open-read",
+                Self::Exec => "exec",
+            }
+        }
+    }
+    #[derive(Debug, Clone, Copy)]
+    pub enum Unresolved {
+        TooDeep,
+    }
+    impl Unresolved {
+        pub fn as_str(self) -> &'static str {
+            "the path has too many components"
+        }
     }
 }
 pub mod host {

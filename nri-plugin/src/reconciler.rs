@@ -312,7 +312,10 @@ impl<K: Kernel> Reconciler<K> {
             );
         }
         match self.arm(&id, &ruleset, Stage::Created, pid) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
+                Ok(())
+            }
             Err(error) => refuse(&chain(&error), "`nri-enforcer probe` shows what this host supports"),
         }
     }
@@ -532,7 +535,8 @@ impl<K: Kernel> Reconciler<K> {
         // had the time to come; or nobody knows the container. Over is what also has no process in its cgroup left.
         let mut over = BTreeSet::new();
         for (id, known) in &mut self.known {
-            let gone = known.process.is_some_and(|process| !self.procs.alive(process));
+            // what was armed by an earlier daemon and never listed with a process is a candidate, too
+            let gone = known.process.map_or(known.armed.is_some(), |process| !self.procs.alive(process));
             if std::mem::replace(&mut known.gone_once, gone) && gone {
                 over.insert(id.clone());
             }

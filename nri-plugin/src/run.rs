@@ -55,6 +55,9 @@ pub fn run<K: Kernel>(config: Config, open: impl FnOnce(&Config) -> anyhow::Resu
     let mut news = News::default();
     let reload = store.reload();
     news.tell(&reload);
+    if reload.set.is_empty() {
+        tracing::warn!("there is no policy yet; nothing is enforced until one comes");
+    }
     let kernel = Arc::new(open(&config)?);
     tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
     let runtime =
@@ -219,7 +222,7 @@ fn read_events<K: Kernel>(
         let mut clock = BootClock::default();
         kernel
             .events(&stop, &mut |event| {
-                reporter.report(alerts.event(&event, &registry, clock.time(event.timestamp_ns)))
+                reporter.report(alerts.event(&event, &registry, clock.time(event.time_ns)))
             })
             .map_err(|error| chain(&error))
     })
@@ -284,15 +287,19 @@ async fn sweep<K: Kernel>(kernel: Arc<K>, orders: Sender<Order>) {
 async fn observe(
     mut state: watch::Receiver<nri::State>,
     mut synced: watch::Receiver<bool>,
-    ready: Option<PathBuf>,
+    mut ready: Option<PathBuf>,
 ) {
-    let mut ready = ready;
+    let mut lost = String::new(); // what was said last
     loop {
         match &*state.borrow_and_update() {
-            nri::State::Lost { reason, retry_in } => {
-                tracing::error!(%reason, ?retry_in, "no connection to the runtime: containers that start now start unprotected");
+            nri::State::Lost { reason, .. } if reason.to_string() != lost => {
+                lost = reason.to_string();
+                tracing::error!(%reason, "no connection to the runtime: what starts now starts unprotected; will try on");
             }
-            nri::State::Synchronized(_) => tracing::info!("in service"),
+            nri::State::Synchronized(_) => {
+                lost.clear();
+                tracing::info!("in service");
+            }
             _ => {}
         }
         let in_service = state.borrow().is_synchronized() && *synced.borrow_and_update();

@@ -1,5 +1,7 @@
 //! The commands as users run them: output, exit codes, and the contract of `explain`.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

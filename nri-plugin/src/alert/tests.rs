@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::container::Selection;
 use crate::pending::enforce::ContainerId;
+use crate::pending::event::{Op, Unresolved};
 use crate::store::PolicySet;
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{OriginId, Ruleset};
@@ -53,9 +54,9 @@ fn event(ruleset: &Ruleset, rule: &str) -> Event {
         container: Some(ContainerId::from("c1".to_owned())),
         ruleset: Some(ruleset.digest()),
         class: Class::File,
-        op: "open",
+        op: Op::OpenRead,
         verdict: Verdict::Block,
-        by: By::Rule(OriginId(u32::try_from(id).unwrap())),
+        by: EventBy::Rule(OriginId(u32::try_from(id).unwrap())),
         path: b"/etc/passwd".to_vec(),
         source: b"/bin/cat".to_vec(),
         host_pid: 4242,
@@ -63,8 +64,11 @@ fn event(ruleset: &Ruleset, rule: &str) -> Event {
         pid: 12,
         ppid: 1,
         uid: 1000,
-        comm: b"cat".to_vec(),
-        timestamp_ns: 5,
+        comm: "cat".into(),
+        parent_comm: "sh".into(),
+        path_truncated: false,
+        host_tid: 1,
+        time_ns: 5,
     }
 }
 
@@ -86,7 +90,7 @@ fn a_denied_file_access_field_by_field() {
             r#""PolicyName":"no-passwd","PolicyNamespace":"shop","Rule":"spec.file.matchPaths[0]","Severity":"7","#,
             r#""Tags":"PCI,MITRE","ATags":["PCI","MITRE"],"Message":"no user list","Type":"MatchedPolicy","#,
             r#""Source":"/bin/cat","Operation":"File","Resource":"/etc/passwd","#,
-            r#""Data":"op=open comm=cat ruleset={digest}","Enforcer":"BPFLSM","Action":"Block","#,
+            r#""Data":"op=open-read comm=\"cat\" parent=\"sh\" ruleset={digest}","Enforcer":"BPFLSM","Action":"Block","#,
             r#""Result":"Permission denied","Cwd":"","TTY":""}}"#
         ),
         digest = ruleset.digest()
@@ -99,7 +103,7 @@ fn an_execution_names_who_executes_and_what() {
     let (registry, ruleset) = registry();
     let event = Event {
         class: Class::Process,
-        op: "exec",
+        op: Op::Exec,
         verdict: Verdict::Audit,
         path: b"/bin/sh".to_vec(),
         ..event(&ruleset, "spec.process.matchPaths[0]")
@@ -115,11 +119,12 @@ fn an_execution_names_who_executes_and_what() {
 fn the_posture_and_the_unresolved_are_named_as_such() {
     let (registry, ruleset) = registry();
     let event = event(&ruleset, "spec.file.matchPaths[0]");
-    let alert = alerts().event(&Event { by: By::DefaultPosture, ..event.clone() }, &registry, time());
+    let alert = alerts().event(&Event { by: EventBy::DefaultPosture, ..event.clone() }, &registry, time());
     assert_eq!((&*alert.policy_name, &*alert.rule, &*alert.severity), ("DefaultPosture", "", ""));
-    let alert = alerts().event(&Event { by: By::Unresolved("too deep"), ..event }, &registry, time());
+    let alert =
+        alerts().event(&Event { by: EventBy::Unresolved(Unresolved::TooDeep), ..event }, &registry, time());
     assert_eq!(alert.policy_name, "Unresolved");
-    assert!(alert.message.contains("too deep"), "{}", alert.message);
+    assert!(alert.message.contains("too many components"), "{}", alert.message);
 }
 
 #[test]

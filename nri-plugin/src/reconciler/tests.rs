@@ -376,6 +376,19 @@ fn the_sweep_finds_the_end_that_nobody_told() {
 }
 
 #[test]
+fn what_was_adopted_without_a_process_does_not_stay_forever() {
+    let set = policies(&[("p", "/a")]);
+    let kernel = Arc::<Recording>::default();
+    kernel.preset("c1", Some(wanted(&set)));
+    let mut f = Fixture::with(kernel, set);
+    let created = || Present { container: container("c1", "default", "web"), pid: 0, running: false };
+    f.synchronize(vec![created()]);
+    f.synchronize(Vec::new());
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+#[test]
 fn the_end_is_not_taken_from_one_look() {
     let mut f = Fixture::new(policies(&[("p", "/a")]));
     f.lives(1, "c1");

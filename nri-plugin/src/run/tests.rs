@@ -10,7 +10,7 @@ use nri::{Container, PodSandbox};
 use crate::cli::{Cli, Command};
 use crate::kernel::recording::Recording;
 use crate::pending::enforce::ContainerId;
-use crate::pending::event::{By, Event};
+use crate::pending::event::{Event, EventBy, Op};
 
 const POLICY: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: n}\n\
     spec:\n  selector: {matchLabels: {app: web}}\n  file: {matchPaths: [{path: /etc/passwd}]}\n  action: Block\n";
@@ -81,9 +81,9 @@ fn the_daemon_from_its_start_to_its_end() {
         container: Some(ContainerId::from("c1".to_owned())),
         ruleset: Some(before),
         class: Class::File,
-        op: "open",
+        op: Op::OpenRead,
         verdict: Verdict::Block,
-        by: By::Rule(OriginId(0)),
+        by: EventBy::Rule(OriginId(0)),
         path: b"/etc/passwd".to_vec(),
         source: b"/bin/cat".to_vec(),
         host_pid: 1,
@@ -91,8 +91,11 @@ fn the_daemon_from_its_start_to_its_end() {
         pid: 1,
         ppid: 0,
         uid: 0,
-        comm: b"cat".to_vec(),
-        timestamp_ns: Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())
+        comm: "cat".into(),
+        parent_comm: "sh".into(),
+        path_truncated: false,
+        host_tid: 1,
+        time_ns: Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())
             .as_nanos()
             .try_into()
             .unwrap(),
