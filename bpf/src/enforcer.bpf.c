@@ -21,6 +21,7 @@ enum enforcer_effect effect_type;
 enum enforcer_op op_type;
 enum enforcer_reason reason_type;
 enum enforcer_counter counter_type;
+enum mark_mode mark_mode_type;
 
 struct event_facts {
 	__u64 container;

@@ -7,7 +7,11 @@ pub mod coverage;
 pub mod decide;
 #[cfg(feature = "bpf")]
 pub mod enforce;
+#[cfg(feature = "bpf")]
+pub mod event;
 pub mod explain;
+#[cfg(feature = "bpf")]
+pub mod host;
 pub mod path;
 pub mod policy;
 mod posture;

@@ -1,8 +1,278 @@
-//! Into the kernel.
+//! Rulesets into the kernel, container by container.
+//!
+//! - [`Enforcer::open`] loads the BPF-LSM programs and pins them with their maps, or takes over from an earlier
+//!   daemon: each new program is attached before the old one goes, and whatever is armed stays armed.
+//! - [`Enforcer::arm`] makes a container's rules complete in the kernel, gives its first process (or all of them) its
+//!   identity, and reads back; [`Enforcer::update`] exchanges the rules by one pointer; [`Enforcer::disarm`] ends it.
+//! - What is armed outlives this process. [`unload`] takes everything away.
+//!
+//! ```no_run
+//! use enforcer_core::enforce::{ContainerId, Enforcer, Options, Stage, Target};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let ruleset: enforcer_core::ruleset::Ruleset = unimplemented!();
+//! let enforcer = Enforcer::open(&Options::default())?;
+//! let target = Target { id: ContainerId::new("0123abcd")?, pid: 4711, stage: Stage::Created };
+//! enforcer.arm(&target, &ruleset)?;
+//! # Ok(()) }
+//! ```
 
+mod arm;
 pub mod door;
 mod error;
+mod events;
 mod image;
+pub(crate) mod load;
 mod maps;
+mod state;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use enforcer_bpf::types;
+use libbpf_rs::{MapCore, MapFlags};
 
 pub use error::EnforceError;
+pub use events::EventStream;
+
+use crate::ruleset::{Ruleset, RulesetDigest};
+use error::During;
+use load::Loaded;
+use maps::Maps;
+use state::{Names, State};
+
+/// `CONTAINER_ID_BYTES`.
+const ID_BYTES: usize = 128;
+
+/// A container's id, as the runtime gives it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId(String); // INVARIANT: 1..=128 bytes
+
+impl ContainerId {
+    /// Checks the length.
+    ///
+    /// # Errors
+    /// When it is empty or longer than 128 bytes.
+    pub fn new(id: impl Into<String>) -> Result<Self, EnforceError> {
+        let id = id.into();
+        if id.is_empty() || id.len() > ID_BYTES { Err(EnforceError::BadId(id)) } else { Ok(Self(id)) }
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How far a container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The first process is the runtime's, in its final namespaces and root directory, and has not executed the
+    /// workload: the rules begin with that execution.
+    Created,
+    /// The workload runs: the rules begin at once, for every task of the container. What it has open stays open.
+    Running,
+}
+
+/// A container to arm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its first process, in the pid namespace of the calling process.
+    pub pid: i32,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+/// What [`Enforcer::arm`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Armed {
+    /// The rules in force.
+    pub ruleset: RulesetDigest,
+    /// Tasks that were given their identity; the others inherit it.
+    pub tasks: u32,
+    /// Whether the container had been armed before, so that only its rules were exchanged.
+    pub already: bool,
+}
+
+/// A container that is armed, by this daemon or an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArmedContainer {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its rules; `None` when it is armed without any.
+    pub ruleset: Option<RulesetDigest>,
+}
+
+/// Where and how to enforce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// Directory on a bpf file system for the pins.
+    pub bpffs: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { bpffs: PathBuf::from("/sys/fs/bpf/nri-enforcer") }
+    }
+}
+
+/// The BPF-LSM programs, in force, and the containers they know. One process at a time.
+#[derive(Debug)]
+pub struct Enforcer {
+    loaded: Mutex<Loaded>,
+    maps: Maps,
+    state: Mutex<State>,
+    names: Arc<RwLock<Names>>,
+}
+
+/// A lock whose holder panicked: the maps are the truth, and every operation reads back what it wrote.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Enforcer {
+    /// Loads the programs, or takes over from an earlier daemon without a gap.
+    ///
+    /// # Errors
+    /// When the kernel has no BPF-LSM or refuses a program, when `bpffs` is none, or when another process enforces.
+    /// What was in force before stays in force.
+    pub fn open(options: &Options) -> Result<Self, EnforceError> {
+        let loaded = load::load(&options.bpffs)?;
+        let maps = Maps::of(&loaded.object)?;
+        let mut names = Names::default();
+        let state = State::adopt(&maps, &mut names)?;
+        Ok(Self { loaded: Mutex::new(loaded), maps, state: Mutex::new(state), names: Arc::new(RwLock::new(names)) })
+    }
+
+    /// Puts `ruleset` in force for a container. Nothing else can see the container before its rules are complete in
+    /// the kernel, and it returns only after reading back. A container that is armed already is [updated]
+    /// (Self::update).
+    ///
+    /// # Errors
+    /// On any doubt; then the container is not armed, and must not be started.
+    pub fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<Armed, EnforceError> {
+        self.arm_target(target, ruleset)
+    }
+
+    /// Exchanges the rules of an armed container: the new ones are complete before one pointer changes, so every
+    /// access is judged by the old rules or by the new ones.
+    ///
+    /// # Errors
+    /// When the container is not armed, or the new rules do not get into the kernel; then the old ones stay in force.
+    pub fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), EnforceError> {
+        let mut state = lock(&self.state);
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let entry = *state.containers.get(id).ok_or_else(|| EnforceError::NotArmed(id.to_string()))?;
+        let new = state.acquire(&self.maps, &mut names, ruleset)?;
+        if new == entry.ruleset {
+            return state.release(&self.maps, &mut names, new); // the same rules: undo the extra user
+        }
+        let exchanged = self.set_ruleset(entry.key, new);
+        let unused = if exchanged.is_ok() { entry.ruleset } else { new };
+        if exchanged.is_ok()
+            && let Some(entry) = state.containers.get_mut(id)
+        {
+            entry.ruleset = new;
+        }
+        exchanged.and(state.release(&self.maps, &mut names, unused))
+    }
+
+    fn set_ruleset(&self, key: u64, ruleset: u32) -> Result<(), EnforceError> {
+        let containers = &self.maps.containers;
+        let gone = || EnforceError::ReadBack(format!("no container {key}"));
+        let value = types::container { ruleset, ..containers.get(key)?.ok_or_else(gone)? };
+        containers.set(key, &value, MapFlags::EXIST)?;
+        match containers.get(key)? {
+            Some(held) if held.ruleset == ruleset => Ok(()),
+            _ => Err(EnforceError::ReadBack(format!("other rules for container {key}"))),
+        }
+    }
+
+    /// Ends enforcement for a container. One that is not armed is no error.
+    ///
+    /// # Errors
+    /// When the maps cannot be written; it may still be armed then.
+    pub fn disarm(&self, id: &ContainerId) -> Result<(), EnforceError> {
+        let mut state = lock(&self.state);
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = state.containers.get(id).copied() else { return Ok(()) };
+        self.remove(&entry)?;
+        state.containers.remove(id);
+        names.retire_container(entry.key);
+        state.release(&self.maps, &mut names, entry.ruleset)
+    }
+
+    /// What is armed, by whomever.
+    ///
+    /// # Errors
+    /// None at present: the kernel was read when it was adopted.
+    pub fn armed(&self) -> Result<Vec<ArmedContainer>, EnforceError> {
+        let state = lock(&self.state);
+        let armed = |(id, entry): (&ContainerId, _)| ArmedContainer { id: id.clone(), ruleset: state.digest(entry) };
+        Ok(state.containers.iter().map(armed).collect())
+    }
+
+    /// The stream of denials and audited accesses.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be opened.
+    pub fn events(&self) -> Result<EventStream, EnforceError> {
+        EventStream::new(&self.maps.events, Arc::clone(&self.names))
+    }
+
+    /// What the programs have counted since they were first loaded, by name, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<(String, u64)>, EnforceError> {
+        let mut counters = Vec::with_capacity(COUNTERS.len() + 1);
+        for (index, name) in COUNTERS {
+            let values = self.maps.counters.lookup_percpu(&index.0.to_ne_bytes(), MapFlags::ANY).during("read counters")?;
+            let sum = values.unwrap_or_default().iter().filter_map(|v| v.first_chunk().copied()).map(u64::from_ne_bytes).sum();
+            counters.push((name.to_owned(), sum));
+        }
+        counters.push(("recursion_misses".to_owned(), load::recursion_misses(&lock(&self.loaded).object)));
+        Ok(counters)
+    }
+}
+
+const COUNTERS: [(types::enforcer_counter, &str); 17] = {
+    use types::enforcer_counter as C;
+    [
+        (C::COUNTER_ALLOWED, "allowed"),
+        (C::COUNTER_AUDITED, "audited"),
+        (C::COUNTER_BLOCKED, "blocked"),
+        (C::COUNTER_EVENT_DROPPED, "event_dropped"),
+        (C::COUNTER_ACTIVATED, "activated"),
+        (C::COUNTER_INHERITED, "inherited"),
+        (C::COUNTER_INHERIT_FAILED, "inherit_failed"),
+        (C::COUNTER_IDENTIFY_FAILED, "identify_failed"),
+        (C::COUNTER_BY_POINTER, "by_pointer"),
+        (C::COUNTER_RETRIED, "retried"),
+        (C::COUNTER_RACED, "raced"),
+        (C::COUNTER_TOO_DEEP, "too_deep"),
+        (C::COUNTER_DISCONNECTED, "disconnected"),
+        (C::COUNTER_FOREIGN_MOUNT, "foreign_mount"),
+        (C::COUNTER_NO_SCRATCH, "no_scratch"),
+        (C::COUNTER_NO_RULES, "no_rules"),
+        (C::COUNTER_UNREADABLE, "unreadable"),
+    ]
+};
+
+/// Takes every program and map out of the kernel: enforcement ends.
+///
+/// # Errors
+/// When a pin cannot be removed, or a daemon is running.
+pub fn unload(bpffs: &Path) -> Result<(), EnforceError> {
+    load::unload(bpffs)
+}

@@ -45,7 +45,7 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
     // Decisions first, so that nodes can name them; then the roots; then the table, whose slots name everything.
     let trees = Trees::number(&forest, &mut image);
     for class in Class::ALL {
-        if ruleset.rules().iter().any(|rule| rule.class == class) {
+        if ruleset.whitelisted(class) || ruleset.rules().iter().any(|rule| rule.class == class) {
             let root = trees.root(class);
             image.class(class, root, otherwise(ruleset, class), unresolved(ruleset, class));
         }

@@ -1,0 +1,214 @@
+//! Arming: rules complete in the kernel, tasks marked, entries published, all of it read back.
+
+use std::io::Read;
+use std::sync::PoisonError;
+
+use enforcer_bpf::types;
+use libbpf_rs::{Iter, MapFlags};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::error::{During, EnforceError};
+use super::state::Entry;
+use super::{Armed, ContainerId, Enforcer, ID_BYTES, Stage, Target, lock};
+use crate::ruleset::Ruleset;
+
+/// `MAX_CGROUP_LEVEL`: how deep the programs look for a container's cgroup.
+const MAX_CGROUP_LEVEL: u32 = 32;
+/// Runs of the iterator until no task of a running container is left unmarked. A task that is being born in one run
+/// inherits or is found in the next; a fork bomb of unmarked tasks loses, for every marked one has marked children.
+const MARK_ROUNDS: usize = 64;
+/// Attempts to read a mark back: below 6.2 storage may be busy for a moment.
+const READ_BACK_ROUNDS: usize = 8;
+
+impl Enforcer {
+    pub(super) fn arm_target(&self, target: &Target, ruleset: &Ruleset) -> Result<Armed, EnforceError> {
+        let pidfd = open_process(target.pid)?;
+        if lock(&self.state).containers.contains_key(&target.id) {
+            self.update(&target.id, ruleset)?;
+            return Ok(Armed { ruleset: ruleset.digest(), tasks: 0, already: true });
+        }
+        let facts = self.find(target.pid)?;
+        let own_cgroup = own_cgroup(&facts)?;
+
+        let mut state = lock(&self.state);
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let rules = state.acquire(&self.maps, &mut names, ruleset)?;
+        let key = match self.insert(target, &facts, rules, own_cgroup) {
+            Ok(key) => key,
+            Err(error) => {
+                state.release(&self.maps, &mut names, rules)?;
+                return Err(error);
+            }
+        };
+        let entry = Entry { key, ruleset: rules, cgroup_id: own_cgroup, mnt_ns: facts.mnt_ns };
+        names.learn_container(key, target.id.clone());
+        let armed = self.mark_and_publish(target, &facts, &entry, &pidfd);
+        match armed {
+            Ok(tasks) => {
+                state.containers.insert(target.id.clone(), entry);
+                Ok(Armed { ruleset: ruleset.digest(), tasks, already: false })
+            }
+            Err(error) => {
+                // Marked tasks of a container that is not there are not confined.
+                self.remove(&entry)?;
+                names.retire_container(key);
+                state.release(&self.maps, &mut names, rules)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a container's entries out of the maps; the container itself last, so that nothing finds half of it.
+    pub(super) fn remove(&self, entry: &Entry) -> Result<(), EnforceError> {
+        if entry.cgroup_id != 0 && self.maps.cgroups.get(entry.cgroup_id)? == Some(entry.key) {
+            self.maps.cgroups.remove(entry.cgroup_id)?;
+        }
+        if self.maps.namespaces.get(entry.mnt_ns)?.is_some_and(|held| held.container == entry.key) {
+            self.maps.namespaces.remove(entry.mnt_ns)?;
+        }
+        self.maps.containers.remove(entry.key)
+    }
+
+    /// Where a process is, from the kernel's own structures.
+    fn find(&self, pid: i32) -> Result<types::mark, EnforceError> {
+        let process = || u32::try_from(pid).map_err(|_| EnforceError::NoProcess { pid });
+        let ask = |pid| types::mark { mode: types::mark_mode::MARK_FIND.0, pid, ..Default::default() };
+        let found = self.run(ask(process()?))?;
+        if found.found == 0 {
+            return Err(EnforceError::NoProcess { pid });
+        }
+        let own = self.run(ask(std::process::id()))?;
+        if own.found != 0 && own.mnt_ns == found.mnt_ns {
+            return Err(EnforceError::NotAContainer { pid });
+        }
+        Ok(found)
+    }
+
+    /// One run of the task iterator.
+    fn run(&self, question: types::mark) -> Result<types::mark, EnforceError> {
+        let loaded = lock(&self.loaded);
+        self.maps.mark.set(0, &question, MapFlags::ANY)?;
+        let mut iterator = Iter::new(&loaded.mark).during("walk the tasks")?;
+        iterator.read_to_end(&mut Vec::new()).map_err(libbpf_rs::Error::from).during("walk the tasks")?;
+        self.maps.mark.get(0)?.ok_or_else(|| EnforceError::ReadBack("no answer of the task iterator".into()))
+    }
+
+    /// The container's entry, under a key that was never used before.
+    fn insert(&self, target: &Target, facts: &types::mark, ruleset: u32, cgroup_id: u64) -> Result<u64, EnforceError> {
+        let bytes = target.id.as_str().as_bytes();
+        let mut id = [0; ID_BYTES];
+        id.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        let value = types::container {
+            ruleset,
+            mnt_ns: facts.mnt_ns,
+            cgroup_id,
+            root_ino: 0, // armed after pivot_root: the barrier is the first exec in the mount namespace
+            root_dev: 0,
+            id_len: u32::try_from(bytes.len()).unwrap_or(0),
+            id,
+        };
+        let key = boottime_ns();
+        self.maps.containers.set(key, &value, MapFlags::NO_EXIST)?;
+        Ok(key)
+    }
+
+    fn mark_and_publish(
+        &self,
+        target: &Target,
+        facts: &types::mark,
+        entry: &Entry,
+        pidfd: &OwnedFd,
+    ) -> Result<u32, EnforceError> {
+        let state = match target.stage {
+            Stage::Created => 1, // SUBJECT_PENDING
+            Stage::Running => 2, // SUBJECT_ACTIVE
+        };
+        let subject = types::subject { container: entry.key, mnt_ns: facts.mnt_ns, state, ..Default::default() };
+        let ask = types::mark { subject, cgroup_id: entry.cgroup_id, ..*facts };
+        let tasks = match target.stage {
+            // The identity first: whoever enters by exec comes after the start.
+            Stage::Created => {
+                let marked = self.mark(&target.id, ask, types::mark_mode::MARK_PROCESS)?.marked;
+                self.publish(entry)?;
+                marked
+            }
+            Stage::Running => {
+                self.publish(entry)?;
+                self.mark_all(&target.id, ask)?
+            }
+        };
+        self.read_back(target, entry, pidfd)?;
+        Ok(tasks)
+    }
+
+    fn mark(&self, id: &ContainerId, ask: types::mark, mode: types::mark_mode) -> Result<types::mark, EnforceError> {
+        let answer = self.run(types::mark { mode: mode.0, found: 0, marked: 0, failed: 0, ..ask })?;
+        if answer.failed != 0 {
+            return Err(EnforceError::NotMarked { id: id.to_string(), failed: answer.failed });
+        }
+        Ok(answer)
+    }
+
+    fn mark_all(&self, id: &ContainerId, ask: types::mark) -> Result<u32, EnforceError> {
+        let mut tasks = self.mark(id, ask, types::mark_mode::MARK_PROCESS)?.marked;
+        for _ in 0..MARK_ROUNDS {
+            let marked = self.mark(id, ask, types::mark_mode::MARK_CONTAINER)?.marked;
+            if marked == 0 {
+                return Ok(tasks);
+            }
+            tasks += marked;
+        }
+        Err(EnforceError::NotMarked { id: id.to_string(), failed: 1 })
+    }
+
+    /// From now on whoever enters is known.
+    fn publish(&self, entry: &Entry) -> Result<(), EnforceError> {
+        if entry.cgroup_id != 0 {
+            return self.maps.cgroups.set(entry.cgroup_id, &entry.key, MapFlags::ANY);
+        }
+        let value = types::entry_ns { container: entry.key, seq: 0 };
+        self.maps.namespaces.set(entry.mnt_ns, &value, MapFlags::ANY)
+    }
+
+    fn read_back(&self, target: &Target, entry: &Entry, pidfd: &OwnedFd) -> Result<(), EnforceError> {
+        let wrong = |what: &str| Err(EnforceError::ReadBack(format!("{what} of container {}", target.id)));
+        match self.maps.containers.get(entry.key)? {
+            Some(held) if held.ruleset == entry.ruleset => {}
+            _ => return wrong("the rules"),
+        }
+        if entry.cgroup_id != 0 && self.maps.cgroups.get(entry.cgroup_id)? != Some(entry.key) {
+            return wrong("the cgroup");
+        }
+        for _ in 0..READ_BACK_ROUNDS {
+            match self.maps.subjects.get(pidfd.as_raw_fd())? {
+                Some(held) if held.container == entry.key => return Ok(()),
+                _ => std::thread::yield_now(),
+            }
+        }
+        wrong("the first process")
+    }
+}
+
+/// Held until the end, so that the process number cannot come to mean another process unnoticed.
+fn open_process(pid: i32) -> Result<OwnedFd, EnforceError> {
+    let process = Pid::from_raw(pid).ok_or(EnforceError::NoProcess { pid })?;
+    pidfd_open(process, PidfdFlags::empty()).map_err(|_| EnforceError::NoProcess { pid })
+}
+
+/// The id of the container's cgroup in the v2 hierarchy; 0 where it shares one with its parent, the runtime.
+fn own_cgroup(facts: &types::mark) -> Result<u64, EnforceError> {
+    if facts.cgroup_level == 0 || facts.cgroup_id == facts.parent_cgroup_id {
+        return Ok(0);
+    }
+    if facts.cgroup_level >= MAX_CGROUP_LEVEL {
+        return Err(EnforceError::CgroupTooDeep { level: facts.cgroup_level, max: MAX_CGROUP_LEVEL - 1 });
+    }
+    Ok(facts.cgroup_id)
+}
+
+fn boottime_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

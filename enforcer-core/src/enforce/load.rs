@@ -1,0 +1,214 @@
+//! The programs into the kernel: load, adopt what an earlier daemon pinned, attach, replace without a gap.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use enforcer_bpf::types;
+use libbpf_rs::btf::{Btf, types as btf};
+use libbpf_rs::{Link, Object, ObjectBuilder, OpenObject};
+use rustix::fs::{FlockOperation, flock, statfs};
+
+use super::error::{During, EnforceError};
+
+/// Maps that outlive the daemon.
+const PINNED: [&str; 9] = [
+    "task_subjects",
+    "pointer_subjects",
+    "containers",
+    "cgroup_containers",
+    "namespace_containers",
+    "rulesets",
+    "digests",
+    "events",
+    "counters",
+];
+/// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Where the kernel lists its active security modules.
+pub(crate) const LSM_LIST: &str = "/sys/kernel/security/lsm";
+/// A link's pin while it stands beside the one it is to replace.
+const NEW: &str = "_new";
+
+/// The loaded object and what keeps it in force.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) object: Object,
+    pub(super) mark: Link,
+    /// The pin directory, locked as long as this is open.
+    _lock: fs::File,
+}
+
+/// The directory that holds the pins of this layout.
+pub(super) fn pin_directory(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{}", enforcer_bpf::LAYOUT))
+}
+
+/// Whether the kernel calls BPF-LSM programs at all: they would load and attach even where it does not.
+pub(super) fn check_lsm() -> Result<(), EnforceError> {
+    let active = fs::read_to_string(LSM_LIST)
+        .map_err(|source| EnforceError::LsmUnknown { path: LSM_LIST.into(), source })?;
+    let active = active.trim().to_owned();
+    if active.split(',').any(|module| module == "bpf") {
+        return Ok(());
+    }
+    Err(EnforceError::LsmDisabled { active })
+}
+
+/// Task storage may answer NULL while another task was preempted inside it, below 6.2 (bc235cdb423a, "bpf: Prevent
+/// deadlock from recursive bpf_task_storage_[get|delete]"). Told by what 6.2 also brought, not by a version number
+/// that a distribution may change: the hook `file_truncate`.
+fn needs_pointer_map(kernel: &Btf<'_>) -> bool {
+    !has_hook(kernel, "file_truncate")
+}
+
+fn has_hook(kernel: &Btf<'_>, hook: &str) -> bool {
+    kernel.type_by_name::<btf::Func<'_>>(&format!("bpf_lsm_{hook}")).is_some()
+}
+
+/// Loads the programs, taking over pinned maps, and attaches and pins each hook.
+pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
+    check_lsm()?;
+    let dir = pin_directory(bpffs);
+    let lock = lock(&dir)?;
+    let object = prepare(&dir)?.load().during("load the BPF programs")?;
+    let attached = attach(&object, &dir)?;
+    remove_stale(&dir, &attached)?;
+    let mark = object.progs_mut().find(|program| program.name() == "mark_tasks");
+    let mark = mark.ok_or(EnforceError::Full("the object has no iterator"))?.attach().during("attach mark_tasks")?;
+    Ok(Loaded { object, mark, _lock: lock })
+}
+
+/// Creates the pin directory and takes it for this process.
+fn lock(dir: &Path) -> Result<fs::File, EnforceError> {
+    let pin = |what| move |source| EnforceError::Pin { what, path: dir.to_owned(), source };
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
+    let magic = statfs(existing).map_err(io::Error::from).map_err(pin("look at"))?.f_type;
+    if magic & 0xffff_ffff != BPF_FS_MAGIC {
+        return Err(EnforceError::NotBpffs { path: dir.to_owned() });
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(pin("create"))?;
+    let file = fs::File::open(dir).map_err(pin("open"))?;
+    let owner = file.metadata().map_err(pin("look at"))?.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        return Err(EnforceError::Busy { path: dir.to_owned() });
+    }
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(EnforceError::Busy { path: dir.to_owned() }),
+        Err(error) => Err(pin("lock")(error.into())),
+    }
+}
+
+/// Opens the object and settles what depends on the kernel.
+fn prepare(dir: &Path) -> Result<OpenObject, EnforceError> {
+    let kernel = Btf::from_vmlinux().during("read the kernel's type information (/sys/kernel/btf/vmlinux)")?;
+    let pointers = needs_pointer_map(&kernel);
+    let mut open = ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
+    for mut program in open.progs_mut() {
+        let section = program.section().to_string_lossy().into_owned();
+        let wanted = match section.strip_prefix("lsm/") {
+            Some("task_free") => pointers,
+            Some(hook) => has_hook(&kernel, hook),
+            None => section.starts_with("iter/"),
+        };
+        program.set_autoload(wanted);
+    }
+    for mut map in open.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if PINNED.contains(&name.as_str()) {
+            map.set_pin_path(dir.join(&name)).during(format!("place map {name}"))?;
+        }
+        if name == "pointer_subjects" && !pointers {
+            map.set_max_entries(1).during("shrink map pointer_subjects")?;
+        }
+        if name.ends_with(".rodata") {
+            let at = std::mem::offset_of!(types::rodata, use_pointer_map);
+            let data = map.initial_value_mut().unwrap_or_default();
+            data.iter_mut().skip(at).zip(u32::from(pointers).to_ne_bytes()).for_each(|(to, from)| *to = from);
+        }
+        if name.starts_with("door_") {
+            map.set_autocreate(false).during("leave the doors out")?;
+        }
+    }
+    Ok(open)
+}
+
+/// Attaches every loaded hook, each new link beside the old one before it takes its place: LSM links cannot be
+/// updated (EINVAL), and while both run the stricter verdict holds. Identity comes first: nothing may be judged that
+/// is not known, and nobody may be born unknown.
+fn attach(object: &Object, dir: &Path) -> Result<Vec<String>, EnforceError> {
+    let mut hooks: Vec<_> = object.progs_mut().filter(|p| p.autoload() && p.section().to_string_lossy().starts_with("lsm/")).collect();
+    let first = ["task_free", "task_alloc", "bprm_committed_creds", "bprm_creds_for_exec"];
+    hooks.sort_by_key(|p| first.iter().position(|name| p.name() == *name).unwrap_or(first.len()));
+    let mut pins = Vec::new();
+    for hook in hooks {
+        let name = format!("link_{}", hook.name().to_string_lossy());
+        let (pin, new) = (dir.join(&name), dir.join(format!("{name}{NEW}")));
+        match fs::remove_file(&new) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(EnforceError::Pin { what: "remove", path: new, source });
+            }
+            _ => {}
+        }
+        let mut link = hook.attach_lsm().during(format!("attach {name}"))?;
+        link.pin(&new).during(format!("pin {name}"))?;
+        drop(link); // closes our descriptor; the pin holds the link
+        fs::rename(&new, &pin).map_err(|source| EnforceError::Pin { what: "replace", path: pin, source })?;
+        pins.push(name);
+    }
+    Ok(pins)
+}
+
+/// Removes pinned links that no program of this daemon stands for.
+fn remove_stale(dir: &Path, attached: &[String]) -> Result<(), EnforceError> {
+    for name in pins(dir)? {
+        if name.starts_with("link_") && !attached.contains(&name) {
+            let path = dir.join(name);
+            fs::remove_file(&path).map_err(|source| EnforceError::Pin { what: "remove", path, source })?;
+        }
+    }
+    Ok(())
+}
+
+fn pins(dir: &Path) -> Result<Vec<String>, EnforceError> {
+    let unreadable = |source| EnforceError::Pin { what: "read", path: dir.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        names.push(entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Takes everything out of the kernel: links first, so that no program runs on maps that are going.
+pub(super) fn unload(bpffs: &Path) -> Result<(), EnforceError> {
+    let dir = pin_directory(bpffs);
+    if !dir.exists() {
+        return Ok(());
+    }
+    let _lock = lock(&dir)?;
+    let mut names = pins(&dir)?;
+    names.sort_by_key(|name| !name.starts_with("link_"));
+    for name in names {
+        let path = dir.join(name);
+        fs::remove_file(&path).map_err(|source| EnforceError::Pin { what: "remove", path, source })?;
+    }
+    fs::remove_dir(&dir).map_err(|source| EnforceError::Pin { what: "remove", path: dir.clone(), source })
+}
+
+/// Runs of each program that the kernel skipped because one was active on the CPU: must stay 0.
+pub(super) fn recursion_misses(object: &Object) -> u64 {
+    let ids: Vec<u32> = object
+        .progs_mut()
+        .filter(|program| program.autoload())
+        .filter_map(|program| {
+            use std::os::fd::AsFd;
+            libbpf_rs::Program::id_from_fd(program.as_fd()).ok()
+        })
+        .collect();
+    libbpf_rs::query::ProgInfoIter::default()
+        .filter(|info| ids.contains(&info.id))
+        .map(|info| info.recursion_misses)
+        .sum()
+}

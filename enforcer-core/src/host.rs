@@ -1,0 +1,190 @@
+//! What this machine can enforce, and why not.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use libbpf_rs::btf::{Btf, types as btf};
+use serde::Serialize;
+
+use crate::enforce::door::Doors;
+use crate::enforce::load::LSM_LIST;
+
+/// One requirement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What is checked.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// Whether enforcement is impossible without it.
+    pub required: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do where it does not hold; empty where it does.
+    pub advice: String,
+}
+
+/// All of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostReport {
+    /// In the order in which they should be mended.
+    pub checks: Vec<Check>,
+}
+
+impl HostReport {
+    /// Whether everything that is required holds.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.checks.iter().all(|check| check.ok || !check.required)
+    }
+}
+
+/// Hooks without which rules of the file or process class would have holes.
+const HOOKS: [&str; 15] = [
+    "task_alloc",
+    "bprm_creds_for_exec",
+    "bprm_check_security",
+    "bprm_committed_creds",
+    "file_open",
+    "path_mknod",
+    "path_mkdir",
+    "path_rmdir",
+    "path_unlink",
+    "path_symlink",
+    "path_link",
+    "path_rename",
+    "path_truncate",
+    "path_chmod",
+    "path_chown",
+];
+
+/// Looks at the machine. Loads the matcher (without any hook) to see what the verifier says; attaches nothing.
+#[must_use]
+pub fn probe() -> HostReport {
+    HostReport { checks: vec![privilege(), kernel(), lsm(), btf_and_hooks(), programs(), bpffs(), cgroup(), sequences()] }
+}
+
+fn check(name: &str, required: bool, found: Result<String, (String, &str)>) -> Check {
+    let (ok, detail, advice) = match found {
+        Ok(detail) => (true, detail, String::new()),
+        Err((detail, advice)) => (false, detail, advice.to_owned()),
+    };
+    Check { name: name.to_owned(), ok, required, detail, advice }
+}
+
+fn privilege() -> Check {
+    let uid = rustix::process::geteuid();
+    let found = match uid.is_root() {
+        true => Ok("running as root".to_owned()),
+        false => Err((format!("running as uid {}", uid.as_raw()), "run as root (in a pod: CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN)")),
+    };
+    check("privilege", true, found)
+}
+
+fn kernel() -> Check {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let found = if version >= (6, 1) { Ok(release) } else { Err((release, "use Linux 6.1 or later")) };
+    check("kernel", true, found)
+}
+
+fn lsm() -> Check {
+    let found = match fs::read_to_string(LSM_LIST) {
+        Ok(list) if list.trim().split(',').any(|module| module == "bpf") => Ok(list.trim().to_owned()),
+        Ok(list) => Err((list.trim().to_owned(), "add `bpf` to the list in the `lsm=` boot parameter and reboot")),
+        Err(error) => Err((
+            format!("cannot read {LSM_LIST}: {error}"),
+            "mount securityfs on /sys/kernel/security (in a pod: a hostPath volume)",
+        )),
+    };
+    check("bpf-lsm", true, found)
+}
+
+fn btf_and_hooks() -> Check {
+    let found = match Btf::from_vmlinux() {
+        Err(error) => Err((error.to_string(), "use a kernel with CONFIG_DEBUG_INFO_BTF=y")),
+        Ok(kernel) => {
+            let has = |hook: &str| kernel.type_by_name::<btf::Func<'_>>(&format!("bpf_lsm_{hook}")).is_some();
+            let missing: Vec<&str> = HOOKS.into_iter().filter(|hook| !has(hook)).collect();
+            if missing.is_empty() {
+                Ok(format!("all {} hooks", HOOKS.len() + usize::from(has("file_truncate"))))
+            } else {
+                let advice = "use a kernel with CONFIG_BPF_LSM=y and CONFIG_SECURITY_PATH=y (AppArmor brings the latter)";
+                Err((format!("missing: {}", missing.join(", ")), advice))
+            }
+        }
+    };
+    check("hooks", true, found)
+}
+
+fn programs() -> Check {
+    let found = match Doors::open() {
+        Ok(_) => Ok("the matcher loads".to_owned()),
+        Err(error) => Err((error.to_string(), "see the kernel's log; lockdown or a missing capability refuses BPF programs")),
+    };
+    check("bpf-programs", true, found)
+}
+
+fn bpffs() -> Check {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    let path = "/sys/fs/bpf";
+    let found = match rustix::fs::statfs(path) {
+        Ok(stat) if stat.f_type & 0xffff_ffff == BPF_FS_MAGIC => Ok(path.to_owned()),
+        Ok(_) => Err((format!("{path} is something else"), "mount -t bpf bpf /sys/fs/bpf")),
+        Err(error) => Err((format!("{path}: {}", io::Error::from(error)), "mount -t bpf bpf /sys/fs/bpf")),
+    };
+    check("bpffs", true, found)
+}
+
+fn cgroup() -> Check {
+    let v2 = |dir: &str| Path::new(dir).join("cgroup.controllers").exists();
+    let found = if v2("/sys/fs/cgroup") {
+        Ok("unified hierarchy".to_owned())
+    } else if v2("/sys/fs/cgroup/unified") {
+        Ok("hybrid: containers with a cgroup of their own in the unified hierarchy are found by it".to_owned())
+    } else {
+        Err(("no cgroup v2".to_owned(), "processes that enter by exec are found by their mount namespace; cgroup v2 is safer"))
+    };
+    check("cgroup-v2", false, found)
+}
+
+fn sequences() -> Check {
+    let found = match fs::read_to_string("/proc/kallsyms") {
+        Ok(symbols) if ["rename_lock", "mount_lock"].iter().all(|name| has_symbol(&symbols, name)) => {
+            Ok("renames and mounts during a look-up are noticed".to_owned())
+        }
+        _ => Err((
+            "the kernel does not show rename_lock and mount_lock".to_owned(),
+            "use a kernel with CONFIG_KALLSYMS_ALL=y; else a rename in the middle of a look-up can show a mixture of two paths",
+        )),
+    };
+    check("path-sequences", false, found)
+}
+
+fn has_symbol(symbols: &str, name: &str) -> bool {
+    symbols.lines().any(|line| line.split_whitespace().nth(2) == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_required_does_not_prevent_enforcement() {
+        let mut report = HostReport { checks: vec![check("a", true, Ok(String::new())), check("b", false, Err((String::new(), "do")))] };
+        assert!(report.enforces());
+        report.checks.push(check("c", true, Err((String::new(), "do"))));
+        assert!(!report.enforces());
+    }
+
+    #[test]
+    fn the_probe_answers_everything_with_advice_where_something_is_missing() {
+        for check in probe().checks {
+            assert_eq!(check.ok, check.advice.is_empty(), "{check:?}");
+            assert!(!check.detail.is_empty(), "{check:?}");
+        }
+    }
+}
