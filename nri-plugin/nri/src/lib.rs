@@ -1,4 +1,4 @@
-//! nri
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
 mod dispatch;

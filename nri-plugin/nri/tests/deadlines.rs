@@ -1,5 +1,6 @@
 //! A handler that is late, or panics, is an error in time: never a lost connection, which would let the container
 //! through.
+#![cfg(test)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Events in both dialects, adjustments of every size, and what nobody asked for.
+#![cfg(test)]
 
 mod common;
 

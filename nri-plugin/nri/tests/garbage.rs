@@ -1,4 +1,5 @@
 //! Arbitrary bytes on the trunk: no panic, no hang, and the loss is noticed. Bounded: a few seconds.
+#![cfg(test)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Registration, versions, subscriptions, and connecting again.
+#![cfg(test)]
 
 mod common;
 

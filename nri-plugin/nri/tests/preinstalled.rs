@@ -1,4 +1,5 @@
 //! Plugins that a runtime starts itself: the connection is descriptor 3, and the environment tells.
+#![cfg(test)]
 
 mod common;
 

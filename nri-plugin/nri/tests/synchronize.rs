@@ -1,4 +1,5 @@
 //! The list of what runs: in parts, late, and huge.
+#![cfg(test)]
 
 mod common;
 

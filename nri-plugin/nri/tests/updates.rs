@@ -1,4 +1,5 @@
 //! Updates that the plugin sends of its own accord.
+#![cfg(test)]
 
 mod common;
 

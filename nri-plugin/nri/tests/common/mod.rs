@@ -63,7 +63,7 @@ impl Recorder {
         self.cancelled.lock().unwrap().iter().any(|n| n == name)
     }
 
-    async fn act(self: &Self, context: &Context, name: &'static str, about: &str) -> Result<(), Refusal> {
+    async fn act(&self, context: &Context, name: &'static str, about: &str) -> Result<(), Refusal> {
         self.calls.lock().unwrap().push((name.to_owned(), about.to_owned()));
         *self.remaining.lock().unwrap() = context.remaining();
         let act = self.acts.lock().unwrap().get(name).cloned();
