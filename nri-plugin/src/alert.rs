@@ -10,8 +10,8 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::pending::event::{Event, EventBy};
 use enforcer_core::decide::Verdict;
+use enforcer_core::event::{Event, EventBy};
 use enforcer_core::explain::DEFAULT_POSTURE;
 use enforcer_core::ruleset::{Class, Origin};
 use serde::Serialize;
@@ -147,6 +147,10 @@ impl Alerts {
             EventBy::Unresolved(reason) => {
                 alert.policy_name = "Unresolved".into();
                 alert.message = format!("could not be matched against the rules: {}", reason.as_str());
+            }
+            _ => {
+                alert.policy_name = UNKNOWN.into();
+                alert.message = "decided in a way that this version cannot tell".into();
             }
         }
         let source = escape(&event.source);

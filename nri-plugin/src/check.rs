@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::pending::host::{self, Check as HostCheck};
 use enforcer_core::coverage::Gap;
+use enforcer_core::host::{self, Check as HostCheck};
 use enforcer_core::policy::{Policy, PolicyError, PolicyId};
 use serde::Serialize;
 
@@ -139,7 +139,7 @@ fn print(report: &Report, inputs: &[Input]) {
         say(format!("\n{}\n", paint(WARN, "This host cannot enforce any policy")));
         let mut rows = table(["Missing", "Found", "What to do"]);
         for HostCheck { name, detail, advice, .. } in missing {
-            rows.add_row([name.to_string(), detail.to_string(), advice.to_string()]);
+            rows.add_row([name, detail, advice]);
         }
         say(format!("{rows}\n"));
     }

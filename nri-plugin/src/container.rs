@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::pending::enforce::ContainerId;
 use enforcer_core::coverage::Gap;
+use enforcer_core::enforce::ContainerId;
 use enforcer_core::policy::PolicyId;
 use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
@@ -52,16 +52,22 @@ impl Selection {
     }
 }
 
-/// The policies that a ruleset comes from, by name.
-#[must_use]
-pub fn policies(ruleset: &Ruleset) -> BTreeSet<&PolicyId> {
-    ruleset.origins().iter().map(|origin| &origin.policy).collect()
-}
-
-/// `policy` or `policies` and their names, for people.
+/// `policy` or `policies` and the names of those that a ruleset comes from, for people.
 #[must_use]
 pub fn name_policies(ruleset: &Ruleset) -> String {
-    let names: Vec<String> = policies(ruleset).iter().map(|id| format!("`{id}`")).collect();
+    name(ruleset.origins().iter().map(|origin| &origin.policy))
+}
+
+/// The same with the policies that have nothing but gaps.
+#[must_use]
+pub fn name_all_policies(resolved: &Resolved) -> String {
+    let gaps = resolved.coverage.gaps.iter().map(|gap| &gap.policy);
+    name(resolved.ruleset.origins().iter().map(|origin| &origin.policy).chain(gaps))
+}
+
+fn name<'a>(policies: impl Iterator<Item = &'a PolicyId>) -> String {
+    let policies: BTreeSet<&PolicyId> = policies.collect();
+    let names: Vec<String> = policies.iter().map(|id| format!("`{id}`")).collect();
     match names.len() {
         0 => "the default posture".into(), // a whitelist whose only Allow rules are gaps
         1 => format!("policy {}", names.concat()),

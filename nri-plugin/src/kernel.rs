@@ -1,13 +1,17 @@
 //! What the daemon needs of the kernel, so that its logic can be tested without one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::pending::enforce::{ContainerId, Target};
-use crate::pending::event::Event;
+use anyhow::Context as _;
+use enforcer_core::enforce::{ContainerId, Enforcer, Options, Target};
+use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
-/// Rulesets of containers, in force. [`crate::pending::enforce::Enforcer`] is the real one; every call may block for
+use crate::config::Config;
+
+/// Rulesets of containers, in force. [`Enforcer`] is the real one; every call may block for
 /// as long as system calls take.
 pub trait Kernel: Send + Sync + 'static {
     /// Puts a ruleset in force for a container that has none, and reads it back. Nothing is in force after an error.
@@ -59,31 +63,62 @@ impl KernelError {
     }
 }
 
-/// temporary
-pub fn open(_: &crate::config::Config) -> anyhow::Result<Never> {
-    anyhow::bail!("pending")
+/// The real one, for this configuration.
+///
+/// # Errors
+/// When the kernel cannot enforce, or another daemon does; the text says what to do.
+pub fn open(config: &Config) -> anyhow::Result<Enforcer> {
+    let mut options = Options::default();
+    options.bpffs.clone_from(&config.bpffs);
+    Enforcer::open(&options).context("cannot enforce on this host (`nri-enforcer probe` shows what it lacks)")
 }
-/// temporary
-#[derive(Debug)]
-pub enum Never {}
-impl Kernel for Never {
-    fn arm(&self, _: &Target, _: &Ruleset) -> Result<(), KernelError> {
-        match *self {}
+
+/// How long one wait for events lasts at most, and so how late the end of the daemon is noticed.
+const POLL: Duration = Duration::from_millis(200);
+
+impl Kernel for Enforcer {
+    fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
+        let armed = self.arm(target, ruleset).map_err(KernelError::new)?;
+        if armed.ruleset == ruleset.digest() {
+            return Ok(());
+        }
+        Err(KernelError::new(format!(
+            "ruleset {} is in force instead of {}",
+            armed.ruleset,
+            ruleset.digest()
+        )))
     }
-    fn update(&self, _: &ContainerId, _: &Ruleset) -> Result<(), KernelError> {
-        match *self {}
+
+    fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.update(id, ruleset).map_err(KernelError::new)
     }
-    fn disarm(&self, _: &ContainerId) -> Result<(), KernelError> {
-        match *self {}
+
+    fn disarm(&self, id: &ContainerId) -> Result<(), KernelError> {
+        self.disarm(id).map_err(KernelError::new)
     }
+
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
-        match *self {}
+        let armed = self.armed().map_err(KernelError::new)?;
+        // armed with a ruleset that cannot be told: no ruleset has this digest, so it will be replaced
+        let unknown = RulesetDigest::from_bytes([0; 32]);
+        Ok(armed.into_iter().map(|one| (one.id, one.ruleset.unwrap_or(unknown))).collect())
     }
-    fn events(&self, _: &AtomicBool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        match *self {}
+
+    fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        let mut stream = self.events().map_err(KernelError::new)?;
+        let mut undecodable = 0;
+        while !stop.load(Ordering::Relaxed) {
+            stream.poll(POLL, &mut *sink).map_err(KernelError::new)?;
+            if stream.undecodable() > undecodable {
+                undecodable = stream.undecodable();
+                tracing::warn!(total = undecodable, "events that cannot be decoded");
+            }
+        }
+        Ok(())
     }
+
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
-        match *self {}
+        self.counters().map_err(KernelError::new)
     }
 }
 

@@ -12,7 +12,6 @@ pub mod explain;
 pub mod input;
 pub mod kernel;
 pub mod log;
-pub mod pending;
 pub mod plugin;
 pub mod probe;
 pub mod procs;

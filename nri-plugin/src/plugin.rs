@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use crate::pending::enforce::ContainerId;
 use enforcer_core::compile;
+use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::{Resolved, Ruleset};
 use enforcer_core::subject::Subject;
 use nri::{
@@ -16,7 +16,7 @@ use nri::{
 };
 use tokio::sync::{oneshot, watch};
 
-use crate::container::{Container, Selection, name_gaps};
+use crate::container::{Container, Selection, name_all_policies, name_gaps, name_policies};
 use crate::reconciler::{Order, Present, Refusal, Synced};
 use crate::store::PolicySet;
 
@@ -62,6 +62,23 @@ impl Plugin {
         self.selection.resolve(&set, &container.subject)
     }
 
+    /// The container as the daemon knows it. `None` for one whose id the kernel side cannot hold and that no policy
+    /// selects; a selected one is refused. (No runtime makes such ids.)
+    fn known(
+        &self,
+        pod: &PodSandbox,
+        container: &nri::Container,
+    ) -> Result<Option<Arc<Container>>, nri::Refusal> {
+        let (subject, image) = describe(Some(pod), container);
+        match ContainerId::new(container.id.clone()) {
+            Ok(id) => Ok(Some(Arc::new(Container { id, subject, image }))),
+            Err(error) => {
+                let set = Arc::clone(&self.policies.borrow());
+                if self.selection.resolve(&set, &subject).is_some() { Err(error.into()) } else { Ok(None) }
+            }
+        }
+    }
+
     /// With `strict`, refuses a container whose policies have gaps.
     fn strict(&self, container: &Arc<Container>, resolved: &Resolved) -> Result<(), Refusal> {
         let gaps = &resolved.coverage.gaps;
@@ -71,7 +88,7 @@ impl Plugin {
         let reason = format!("not enforceable completely (strict): {}", name_gaps(gaps));
         Err(Refusal::new(
             container,
-            &resolved.ruleset,
+            name_all_policies(resolved),
             reason,
             "remove these parts of the policies, or run without --strict",
         ))
@@ -113,12 +130,18 @@ impl nri::Plugin for Plugin {
     ) -> Result<Vec<ContainerUpdate>, nri::Refusal> {
         let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
         let count = containers.len();
-        let present =
-            containers.iter().filter(|one| one.state != ContainerState::Stopped).map(|one| Present {
-                container: describe(pods.get(one.pod_sandbox_id.as_str()).copied(), one),
+        let living = containers.iter().filter(|one| one.state != ContainerState::Stopped);
+        let present = living.filter_map(|one| {
+            let (subject, image) = describe(pods.get(one.pod_sandbox_id.as_str()).copied(), one);
+            let id = ContainerId::new(one.id.clone())
+                .inspect_err(|error| tracing::error!(%error, "a container that cannot be armed"))
+                .ok()?;
+            Some(Present {
+                container: Arc::new(Container { id, subject, image }),
                 pid: i32::try_from(one.pid).unwrap_or(0),
                 running: matches!(one.state, ContainerState::Running | ContainerState::Paused),
-            });
+            })
+        });
         let (reply, answer) = oneshot::channel();
         self.order(Order::Synchronize { present: present.collect(), reply });
         // a late answer is no reason to lose the connection: the library answers in time, and this goes on
@@ -135,7 +158,7 @@ impl nri::Plugin for Plugin {
         pod: PodSandbox,
         container: nri::Container,
     ) -> Result<ContainerAdjustment, nri::Refusal> {
-        let container = describe(Some(&pod), &container);
+        let Some(container) = self.known(&pod, &container)? else { return Ok(ContainerAdjustment::new()) };
         let Some(resolved) = self.resolve(&container) else {
             self.order(Order::Created(container));
             return Ok(ContainerAdjustment::new());
@@ -161,13 +184,14 @@ impl nri::Plugin for Plugin {
         _: Context,
         request: Validation,
     ) -> Result<(), nri::Refusal> {
-        let container = describe(Some(&request.pod), &request.container);
+        let Some(container) = self.known(&request.pod, &request.container)? else { return Ok(()) };
         let Some(resolved) = self.resolve(&container) else { return Ok(()) };
         if resolved.ruleset.is_empty() || request.adjustment.annotations.contains_key(ANNOTATION) {
             return Ok(());
         }
         let reason = format!("its creation went past this plugin: the annotation `{ANNOTATION}` is missing");
-        let refusal = Refusal::new(&container, &resolved.ruleset, reason, "create the container again");
+        let refusal =
+            Refusal::new(&container, name_policies(&resolved.ruleset), reason, "create the container again");
         tracing::error!(%refusal, "creation refused");
         Err(refusal.into())
     }
@@ -179,7 +203,7 @@ impl nri::Plugin for Plugin {
         container: nri::Container,
     ) -> Result<(), nri::Refusal> {
         let pid = i32::try_from(container.pid).unwrap_or(0);
-        let container = describe(Some(&pod), &container);
+        let Some(container) = self.known(&pod, &container)? else { return Ok(()) };
         let Some(resolved) = self.resolve(&container) else {
             self.order(Order::Started { container, pid });
             return Ok(());
@@ -205,13 +229,13 @@ impl nri::Plugin for Plugin {
         _: PodSandbox,
         container: nri::Container,
     ) -> Result<(), nri::Refusal> {
-        self.order(Order::Removed(ContainerId::from(container.id)));
+        self.order(Order::Removed(ContainerId::new(container.id)?));
         Ok(())
     }
 }
 
 fn refuse(container: &Arc<Container>, ruleset: &Ruleset, reason: &str) -> Result<(), nri::Refusal> {
-    let refusal = Refusal::new(container, ruleset, reason, "start the container again");
+    let refusal = Refusal::new(container, name_policies(ruleset), reason, "start the container again");
     tracing::error!(%refusal, "start refused");
     Err(refusal.into())
 }
@@ -228,7 +252,9 @@ async fn try_compile(
 ) -> Result<(), Refusal> {
     let compiling = Arc::clone(ruleset);
     let compiled = tokio::task::spawn_blocking(move || compile::bpf::compile(&compiling).map(drop));
-    let refuse = |reason: String| Err(Refusal::new(container, ruleset, reason, "make the policies smaller"));
+    let refuse = |reason: String| {
+        Err(Refusal::new(container, name_policies(ruleset), reason, "make the policies smaller"))
+    };
     match tokio::time::timeout(patience(context), compiled).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(error))) => refuse(error.to_string()),
@@ -237,8 +263,8 @@ async fn try_compile(
     }
 }
 
-/// What policies and alerts need to know of a container.
-fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> Arc<Container> {
+/// What policies select a container by, and the name of its image.
+fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> (Subject, String) {
     let subject = match pod {
         Some(pod) => Subject {
             namespace: pod.namespace.clone(),
@@ -264,7 +290,7 @@ fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> Arc<Contain
     let told = container.image.as_ref().map(|image| image.name.clone()).filter(|name| !name.is_empty());
     let annotated = || IMAGE_ANNOTATIONS.iter().find_map(|key| container.annotations.get(*key).cloned());
     let image = told.or_else(annotated).unwrap_or_default();
-    Arc::new(Container { id: ContainerId::from(container.id.clone()), subject, image })
+    (subject, image)
 }
 
 #[cfg(test)]

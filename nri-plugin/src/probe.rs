@@ -1,6 +1,6 @@
 //! `probe`: what this host supports, and why not.
 
-use crate::pending::host::{self, Check, HostReport};
+use enforcer_core::host::{self, Check, HostReport};
 use serde::Serialize;
 
 use crate::cli::{Output, ProbeArgs};
@@ -27,14 +27,13 @@ pub fn run(args: &ProbeArgs) -> Exit {
 
 fn print(host: &HostReport) {
     let mut rows = table(["", "Check", "Found", "What to do"]);
-    for Check { name, ok, detail, advice } in &host.checks {
-        let advice = if *ok { String::new() } else { advice.to_string() };
-        rows.add_row([
-            if *ok { "yes" } else { "no" }.to_owned(),
-            name.to_string(),
-            detail.to_string(),
-            advice,
-        ]);
+    for Check { name, ok, required, detail, advice } in &host.checks {
+        let mark = match (ok, required) {
+            (true, _) => "yes",
+            (false, true) => "no",
+            (false, false) => "no, but not needed",
+        };
+        rows.add_row([mark, name, detail, advice]);
     }
     say(format!("{rows}\n"));
     let verdict = if host.enforces() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::pending::enforce::ContainerId;
+use enforcer_core::enforce::ContainerId;
 
 /// One process and no other: a pid is reused, a pid with its start time is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         add(dir.path(), 7, 'S', 100, "/kubepods.slice/cri-containerd-abc.scope/nested");
         std::fs::create_dir(dir.path().join("sys")).unwrap();
-        let ids = ["abc", "def"].map(|id| ContainerId::from(id.to_owned())).into();
+        let ids = ["abc", "def"].map(|id| ContainerId::new(id).unwrap()).into();
         let found = Procs::at(dir.path()).inhabited(&ids).unwrap();
         assert_eq!(found.iter().map(ContainerId::as_str).collect::<Vec<_>>(), ["abc"]);
         assert!(Procs::at("/nonexistent").inhabited(&ids).is_err());

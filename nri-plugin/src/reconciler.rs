@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use crate::pending::enforce::{ContainerId, Stage, Target};
+use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 use tokio::sync::{oneshot, watch};
 
@@ -90,16 +90,11 @@ impl Refusal {
     /// A refusal that names who, by which policies, why, and what to do.
     pub fn new(
         container: &Arc<Container>,
-        ruleset: &Ruleset,
+        policies: String,
         reason: impl fmt::Display,
         advice: &'static str,
     ) -> Self {
-        Self {
-            container: Arc::clone(container),
-            policies: name_policies(ruleset),
-            reason: reason.to_string(),
-            advice,
-        }
+        Self { container: Arc::clone(container), policies, reason: reason.to_string(), advice }
     }
 }
 
@@ -300,8 +295,9 @@ impl<K: Kernel> Reconciler<K> {
             self.enqueue(id); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
         };
-        let refuse =
-            |reason: &dyn fmt::Display, advice| Err(Refusal::new(&container, &ruleset, reason, advice));
+        let refuse = |reason: &dyn fmt::Display, advice| {
+            Err(Refusal::new(&container, name_policies(&ruleset), reason, advice))
+        };
         if pid <= 0 {
             return refuse(&"the runtime did not tell the process", "this runtime is not supported");
         }

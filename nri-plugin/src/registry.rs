@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::pending::enforce::ContainerId;
+use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::container::Container;

@@ -11,7 +11,7 @@ pub fn run(args: &UnloadArgs) -> Exit {
     if !args.yes && !confirmed(args) {
         return Exit::BadInput;
     }
-    match crate::pending::enforce::unload(&args.bpffs) {
+    match enforcer_core::enforce::unload(&args.bpffs) {
         Ok(()) => {
             say(format!(
                 "{} nothing of `{}` is left in the kernel\n",

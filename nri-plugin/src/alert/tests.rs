@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::container::Selection;
-use crate::pending::enforce::ContainerId;
-use crate::pending::event::{Op, Unresolved};
 use crate::store::PolicySet;
+use enforcer_core::enforce::ContainerId;
+use enforcer_core::event::{Op, Unresolved};
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{OriginId, Ruleset};
 use enforcer_core::subject::Subject;
@@ -31,7 +31,7 @@ fn container() -> Arc<Container> {
     let labels =
         [("app", "web"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let subject = Subject { namespace: "shop".into(), pod: "web-1".into(), labels, container: "main".into() };
-    Arc::new(Container { id: ContainerId::from("c1".to_owned()), subject, image: "docker.io/web:1".into() })
+    Arc::new(Container { id: ContainerId::new("c1").unwrap(), subject, image: "docker.io/web:1".into() })
 }
 
 /// A registry that knows the container, and its ruleset.
@@ -51,7 +51,7 @@ fn registry() -> (Registry, Arc<Ruleset>) {
 fn event(ruleset: &Ruleset, rule: &str) -> Event {
     let id = ruleset.origins().iter().position(|origin| origin.rule == rule).unwrap();
     Event {
-        container: Some(ContainerId::from("c1".to_owned())),
+        container: Some(ContainerId::new("c1").unwrap()),
         ruleset: Some(ruleset.digest()),
         class: Class::File,
         op: Op::OpenRead,
@@ -131,7 +131,7 @@ fn the_posture_and_the_unresolved_are_named_as_such() {
 fn what_is_not_known_is_said_to_be_unknown() {
     let (registry, ruleset) = registry();
     let event = event(&ruleset, "spec.file.matchPaths[0]");
-    let stranger = Event { container: Some(ContainerId::from("c9".to_owned())), ..event.clone() };
+    let stranger = Event { container: Some(ContainerId::new("c9").unwrap()), ..event.clone() };
     let alert = alerts().event(&stranger, &registry, time());
     assert_eq!(
         (&*alert.container_id, &*alert.container_name, &*alert.namespace_name),

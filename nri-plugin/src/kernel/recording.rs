@@ -58,13 +58,13 @@ impl Recording {
 
     /// The digest of what is armed for a container.
     pub(crate) fn digest(&self, id: &str) -> Option<RulesetDigest> {
-        self.state.lock().unwrap().armed.get(&ContainerId::from(id.to_owned())).copied()
+        self.state.lock().unwrap().armed.get(&ContainerId::new(id).unwrap()).copied()
     }
 
     /// Arms as an earlier daemon did, or disarms behind the daemon's back.
     pub(crate) fn preset(&self, id: &str, digest: Option<RulesetDigest>) {
         let mut state = self.state.lock().unwrap();
-        let id = ContainerId::from(id.to_owned());
+        let id = ContainerId::new(id).unwrap();
         match digest {
             Some(digest) => state.armed.insert(id, digest),
             None => state.armed.remove(&id),

@@ -177,6 +177,22 @@ async fn a_kernel_that_hangs_refuses_the_start_before_the_runtime_gives_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_cannot_be_armed_refuses_only_what_is_selected() {
+    let mut node = Node::new(block(), Selection::default(), options());
+    let plugin = node.runtime.accept().await.unwrap();
+    let long = |pod: &PodSandbox| {
+        let mut container = container(pod, 7);
+        container.id = "x".repeat(129);
+        container
+    };
+    let (web, db) = (pod("default", "web"), pod("default", "db"));
+    assert!(refusal(plugin.create_container(&web, &long(&web)).await).contains("128 bytes"));
+    assert!(refusal(plugin.start_container(&web, &long(&web)).await).contains("128 bytes"));
+    plugin.create_container(&db, &long(&db)).await.expect("not selected");
+    plugin.start_container(&db, &long(&db)).await.expect("not selected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strict_refuses_gaps_and_lists_them() {
     let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: default}\n\
                 spec:\n  selector: {matchLabels: {app: web}}\n  network: {matchProtocols: [{protocol: raw}]}\n  action: Block\n";
@@ -187,7 +203,9 @@ async fn strict_refuses_gaps_and_lists_them() {
     let plugin = node.runtime.accept().await.unwrap();
     let web = pod("default", "web");
     let text = refusal(plugin.create_container(&web, &container(&web, 0)).await);
-    assert!(text.contains("spec.network.matchProtocols[0]") && text.contains("--strict"), "{text}");
+    for part in ["policy `default/p`", "spec.network.matchProtocols[0]", "--strict"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
     assert!(refusal(plugin.start_container(&web, &container(&web, 7)).await).contains("spec.network"));
     create_and_start(&plugin, &pod("default", "db"), 0).await.expect("not selected");
 
@@ -285,10 +303,11 @@ fn a_container_is_described_with_what_its_runtime_tells() {
     let pod = pod("default", "web");
     let mut one = container(&pod, 7);
     one.annotations.insert("io.kubernetes.cri.image-name".into(), "docker.io/web:1".into());
-    let described = describe(Some(&pod), &one);
-    assert_eq!(described.image, "docker.io/web:1");
-    assert_eq!(described.to_string(), "container `main` of pod `default/web-1`");
+    let (subject, image) = describe(Some(&pod), &one);
+    assert_eq!(image, "docker.io/web:1");
+    assert_eq!((&*subject.namespace, &*subject.pod, &*subject.container), ("default", "web-1", "main"));
+    assert_eq!(subject.labels, pod.labels);
     one.labels.insert("io.kubernetes.pod.namespace".into(), "default".into());
-    let orphan = describe(None, &one);
-    assert_eq!((&*orphan.subject.namespace, orphan.subject.labels.len()), ("default", 0));
+    let (orphan, _) = describe(None, &one);
+    assert_eq!((&*orphan.namespace, orphan.labels.len()), ("default", 0));
 }

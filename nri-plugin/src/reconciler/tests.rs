@@ -24,7 +24,7 @@ pub(crate) fn container(id: &str, namespace: &str, app: &str) -> Arc<Container> 
     let labels = [("app".to_owned(), app.to_owned())].into();
     let subject =
         Subject { namespace: namespace.into(), pod: "pod".into(), labels, container: "main".into() };
-    Arc::new(Container { id: ContainerId::from(id.to_owned()), subject, image: "image".into() })
+    Arc::new(Container { id: ContainerId::new(id).unwrap(), subject, image: "image".into() })
 }
 
 struct Fixture {

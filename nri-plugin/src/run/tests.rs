@@ -9,8 +9,8 @@ use nri::{Container, PodSandbox};
 
 use crate::cli::{Cli, Command};
 use crate::kernel::recording::Recording;
-use crate::pending::enforce::ContainerId;
-use crate::pending::event::{Event, EventBy, Op};
+use enforcer_core::enforce::ContainerId;
+use enforcer_core::event::{Event, EventBy, Op};
 
 const POLICY: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: n}\n\
     spec:\n  selector: {matchLabels: {app: web}}\n  file: {matchPaths: [{path: /etc/passwd}]}\n  action: Block\n";
@@ -78,7 +78,7 @@ fn the_daemon_from_its_start_to_its_end() {
 
     // the kernel denies something
     let event = Event {
-        container: Some(ContainerId::from("c1".to_owned())),
+        container: Some(ContainerId::new("c1").unwrap()),
         ruleset: Some(before),
         class: Class::File,
         op: Op::OpenRead,
