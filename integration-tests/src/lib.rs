@@ -6,6 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod cli;
+pub mod commands;
 pub mod cpio;
+pub mod demo;
 pub mod image;
+pub mod node;
+pub mod run;
+pub mod testing;
 pub mod vm;

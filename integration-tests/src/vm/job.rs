@@ -82,7 +82,7 @@ impl Job {
         let _slot = cache::guest_slot()?;
         let begin = Instant::now();
         let work = tempfile::Builder::new().prefix("lab.").tempdir()?;
-        self.write_disk(&work.path().join("job.img"))?;
+        let size = self.write_disk(&work.path().join("job.img"))?;
         let mut guest = machine.start(work.path(), true)?;
         let at = |name: &str| work.path().join(name);
         let mut qmp = Qmp::open(&at("qmp")).with_context(|| guest.tail())?;
@@ -93,7 +93,7 @@ impl Job {
 
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let token = format!("end-of-job-{}-{:x}", std::process::id(), now.as_nanos());
-        writeln!(out, "run {token} {}", now.as_secs())?;
+        writeln!(out, "run {token} {} {size}", now.as_secs())?;
         let limit = self.limit.unwrap_or(Duration::from_secs(300));
         let done = Arc::new(AtomicBool::new(false));
         let late = thread::scope(|scope| {
@@ -134,8 +134,8 @@ impl Job {
         }
     }
 
-    /// The files as a tar archive, on a disk.
-    fn write_disk(&self, path: &Path) -> Result<()> {
+    /// The files as a tar archive at the beginning of a disk; the archive's size.
+    fn write_disk(&self, path: &Path) -> Result<u64> {
         let disk = File::create(path)?;
         let mut archive = tar::Builder::new(BufWriter::new(&disk));
         let mut add = |name: &str, mode: u32, size: u64, content: &mut dyn Read| -> Result<()> {
@@ -159,7 +159,8 @@ impl Job {
         archive.into_inner()?.flush()?;
         let size = disk.metadata()?.len();
         ensure!(size < JOB_DISK, "the job's files ({} MiB) do not fit on the job disk", size >> 20);
-        Ok(disk.set_len(JOB_DISK)?)
+        disk.set_len(JOB_DISK)?;
+        Ok(size)
     }
 }
 

@@ -1,0 +1,147 @@
+//! The host's side: finds what is to be shipped, ships it into a fresh guest, and takes the answer.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{DAEMON_FILE, IMAGE_FILE, PROGRESS, Plan, Report};
+use crate::vm::{self, Job, Outcome, Spec, Streams};
+use crate::{cache, image};
+
+/// Where a plan is carried out.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The machine.
+    pub spec: Spec,
+    /// The daemon; `None`: the one that was built beside this program.
+    pub daemon: Option<PathBuf>,
+}
+
+impl Target {
+    /// The daemon's program.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn daemon(&self) -> Result<PathBuf> {
+        if let Some(path) = &self.daemon {
+            if !path.is_file() {
+                bail!("`{}` is no program", path.display());
+            }
+            return Ok(path.clone());
+        }
+        // Test programs are one folder deeper (target/debug/deps).
+        let own = std::env::current_exe()?;
+        let found = own.ancestors().skip(1).take(2).map(|d| d.join(DAEMON_FILE)).find(|p| p.is_file());
+        found.with_context(|| {
+            let folder = own.parent().unwrap_or(Path::new(".")).display();
+            format!("no `{DAEMON_FILE}` beside `{folder}`: run `cargo build -p nri-plugin`, or name one with --daemon")
+        })
+    }
+}
+
+/// A job that has this program and the daemon in it.
+///
+/// # Errors
+/// When the daemon has not been built.
+pub fn guest_job(target: &Target, with_daemon: bool, script: &str) -> Result<Job> {
+    let mut job = Job::script(script).file("lab", cache::stripped(&std::env::current_exe()?)?);
+    if with_daemon {
+        job = job.file(DAEMON_FILE, cache::stripped(&target.daemon()?)?);
+    }
+    Ok(job)
+}
+
+/// Carries a plan out in a fresh guest.
+///
+/// # Errors
+/// When the lab fails.
+pub fn in_guest(plan: &Plan, root: Option<&Path>, target: &Target) -> Result<Report> {
+    let progress = Progress::new();
+    let mut job = guest_job(target, !plan.policies.is_empty(), "exec ./lab agent run plan.json")?;
+    job = job.bytes("plan.json", serde_json::to_vec(plan)?);
+    if let Some(root) = root {
+        progress.say("reading the root");
+        job = job.bytes(IMAGE_FILE, image::user_root(root)?);
+    }
+    let programs = u64::try_from(plan.execs.len() + plan.pod.init.len() + 1)?;
+    job.limit = Some(Duration::from_secs(180 + programs * (plan.timeout + 30)));
+    let machine = vm::machine(&target.spec, &|text| progress.say(text))?;
+    progress.say("restoring the machine");
+    let mut out = Vec::new();
+    let mut errors = progress.lines();
+    let Outcome { status, .. } = job.run(&machine, Streams { out: &mut out, err: &mut errors })?;
+    errors.flush()?;
+    drop(errors);
+    if status != 0 {
+        bail!("the lab's agent in the guest failed (status {status})\n{}", String::from_utf8_lossy(&out).trim());
+    }
+    serde_json::from_slice(&out).with_context(|| format!("the agent's answer: `{}`", String::from_utf8_lossy(&out)))
+}
+
+/// What is going on: a line that changes on a terminal, plain lines elsewhere. On standard error.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {wide_msg:.dim} {elapsed:.dim}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    fn say(&self, text: &str) {
+        if self.0.is_hidden() {
+            eprintln!("lab: {text}");
+        } else {
+            self.0.set_message(text.to_owned());
+        }
+    }
+
+    fn lines(&self) -> Lines<'_> {
+        Lines { progress: self, held: Vec::new() }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Takes the guest's standard error: progress goes to [`Progress`], the rest to ours.
+struct Lines<'a> {
+    progress: &'a Progress,
+    held: Vec<u8>,
+}
+
+impl Write for Lines<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.held.extend_from_slice(bytes);
+        while let Some(end) = self.held.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.held.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            match line.trim_end().strip_prefix(PROGRESS) {
+                Some(text) => self.progress.say(text),
+                None => self.progress.0.suspend(|| eprint!("{line}")),
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Carries a plan out on this machine's own kernel.
+///
+/// # Errors
+/// When this kernel cannot enforce, or the lab fails.
+pub fn on_host(_plan: &Plan, _args: &crate::cli::RunArgs, _target: &Target) -> Result<Report> {
+    bail!("not there yet")
+}

@@ -1,0 +1,112 @@
+//! How a test runs its body inside a fresh guest.
+//!
+//! A `#[test]` calls [`in_guest`] with its own name. On the host that ships the test program itself into a guest and runs
+//! there the very same test; in the guest it runs the body. So a body is ordinary code on a real node, with everything
+//! that it starts thrown away afterwards, and its failures and panics arrive as usual.
+
+use std::io::Write;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::node::{Cri, Daemon, Options, Runtime};
+use crate::run::{Target, guest_job};
+use crate::vm::{self, Spec, Streams};
+
+/// Set in the guest.
+const INSIDE: &str = "NRI_ENFORCER_LAB_INSIDE";
+/// Tests are ended after this.
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// What a body works with.
+#[derive(Debug)]
+pub struct Node {
+    /// The guest's containerd.
+    pub runtime: Runtime,
+    /// A client for it.
+    pub cri: Cri,
+    /// The daemon; not started yet, without policies.
+    pub daemon: Daemon,
+    checks: Vec<(String, bool)>,
+}
+
+impl Node {
+    /// Notes that something is as it should be, or is not. The test goes on, and fails at its end: so that one look shows
+    /// all that is wrong.
+    pub fn check<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: T, wanted: T) {
+        let good = found == wanted;
+        let time = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let time = time.split(' ').next().unwrap_or_default();
+        if good {
+            println!("{time:>8} ok    {what}");
+        } else {
+            println!("{time:>8} WRONG {what}: {found:?}, not {wanted:?}");
+        }
+        self.checks.push((what.to_owned(), good));
+    }
+
+    /// What a failed test shows beside its checks.
+    fn logs(&self) -> String {
+        format!("{}\n{}", self.runtime.log(), self.daemon.log())
+    }
+}
+
+/// A test's body.
+pub type Body = for<'a> fn(&'a mut Node) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// Runs the body of the test `name` in a fresh guest of this kind. A machine that cannot be had fails the test.
+///
+/// # Errors
+/// When a check failed, or anything else.
+pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Result<()> {
+    if std::env::var_os(INSIDE).is_some() {
+        return inside(needs_daemon, body);
+    }
+    let target = Target { spec: spec.clone(), daemon: None };
+    let script = format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
+    let mut job = guest_job(&target, needs_daemon, &script)?;
+    job.limit = Some(LIMIT);
+    let machine = vm::machine(spec, &|text| println!("{text}"))?;
+    let mut out = Printed;
+    let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() })?;
+    println!("guest {}: restored in {:.2} s, ran {:.1} s", spec.name(), outcome.restore.as_secs_f64(), outcome.elapsed.as_secs_f64());
+    ensure!(outcome.status == 0, "the test failed in its guest ({})", spec.name());
+    Ok(())
+}
+
+fn inside(needs_daemon: bool, body: Body) -> Result<()> {
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    executor.block_on(async {
+        let runtime = Runtime::of_guest();
+        let program = std::env::current_dir()?.join("nri-enforcer");
+        ensure!(program.is_file() == needs_daemon, "the daemon did not come along");
+        let options = Options { program, ..Options::default() };
+        let cri = runtime.cri().await?;
+        let daemon = Daemon::new(&std::env::current_dir()?.join("daemon"), options)?;
+        let mut node = Node { runtime, cri, daemon, checks: Vec::new() };
+        let result = body(&mut node).await;
+        let wrong = node.checks.iter().filter(|(_, good)| !good).count();
+        if result.is_err() || wrong > 0 {
+            println!("{}", node.logs());
+        }
+        result.context("the test could not go on")?;
+        ensure!(!node.checks.is_empty(), "the test checked nothing");
+        ensure!(wrong == 0, "{wrong} of {} checks are wrong", node.checks.len());
+        Ok(())
+    })
+}
+
+/// Passes a guest's output on through `print!`, which the test harness captures.
+struct Printed;
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        print!("{}", String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
