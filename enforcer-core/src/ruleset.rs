@@ -12,7 +12,7 @@ pub use self::digest::RulesetDigest;
 pub use self::resolve::Resolved;
 pub use crate::path::AbsPath;
 use crate::policy::PolicyId;
-pub use crate::posture::{Class, Effect, PostureAction, Postures};
+pub use crate::posture::{Class, Effect, PostureAction, Postures, UnknownClass, UnknownPosture};
 
 /// What a rule speaks about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,21 +163,21 @@ impl Ruleset {
                     .and_then(|index| origins.get(index))
                     .ok_or(InvalidRule::UnknownOrigin(rule.origin.0))?;
                 check(&rule, origin)?;
-                Ok((origin.clone(), rule))
+                Ok((origin.clone(), vec![rule]))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self::canonical(rules, postures, whitelists))
     }
 
-    /// Takes rules that are known to be valid; their origin ids are overwritten.
+    /// Takes rules that are known to be valid, by origin; their origin ids are overwritten.
     pub(crate) fn canonical(
-        rules: impl IntoIterator<Item = (Origin, Rule)>,
+        rules: impl IntoIterator<Item = (Origin, Vec<Rule>)>,
         postures: Postures,
         whitelists: &[Class],
     ) -> Self {
         let mut by_origin: BTreeMap<Origin, Vec<Rule>> = BTreeMap::new();
-        for (origin, rule) in rules {
-            by_origin.entry(origin).or_default().push(rule);
+        for (origin, of_origin) in rules {
+            by_origin.entry(origin).or_default().extend(of_origin);
         }
         let mut rules = Vec::new();
         let mut origins = Vec::with_capacity(by_origin.len());

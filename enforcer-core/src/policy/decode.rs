@@ -161,7 +161,8 @@ impl<'a> Cursor<'a> {
                 None
             }
             Value::Sequence(_) | Value::Mapping(_) => {
-                self.expected("a string", None);
+                let help = "brackets and braces that are meant as text go in quotes".to_owned();
+                self.expected("a string", Some(help));
                 None
             }
         }

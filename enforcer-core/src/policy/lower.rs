@@ -1,13 +1,6 @@
 //! From what is written to what it means: names judged, paths parsed, inheritance resolved.
 //!
-//! Where a rule cannot be enforced as written, what is left of it errs to the side of denying:
-//!
-//! | | Allow | Audit, Block |
-//! |---|---|---|
-//! | a condition that cannot be checked | allows nothing | is enforced without the condition |
-//! | a pattern | allows nothing | does nothing: there is nothing narrower to enforce |
-//!
-//! An Allow rule that allows nothing still makes its class a whitelist, or leaving it out would open the class.
+//! What is left of a rule that cannot be enforced as written is told in the [module above](super).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,40 @@
 //! Policies: from text to values that are valid by construction.
 //!
+//! # What is enforced
+//!
+//! Of a `KubeArmorPolicy`, these fields; everything else that KubeArmor knows is read, checked, and reported as a
+//! [`Gap`].
+//!
+//! | field | of | meaning |
+//! |---|---|---|
+//! | `process.matchPaths[]` | `path` or `execname` | executing this path, or this name in any directory |
+//! | `file.matchPaths[]` | `path` | reading or changing this path |
+//! | `matchDirectories[]` | `dir`, `recursive` | the directory, its children, and recursively all below; ends in `/` |
+//! | `fromSource[].path` | each of these | one of these executables acts; for processes, it is the one that calls `execve` |
+//! | `ownerOnly` | each | narrows Allow to the file's owner, exempts the owner from Audit and Block |
+//! | `readOnly` | `file` | narrows Allow to reading, exempts reading from Audit and Block |
+//! | `action` | rule, section, spec | the nearest one; `Block` where there is none |
+//! | `severity`, `tags`, `message` | rule, section, spec | the nearest ones; severity 1 where there is none |
+//! | `selector.matchLabels` | | every label must be there; `kubearmor.io/container.name: "[a,b]"` picks containers |
+//! | `selector.matchExpressions` | | every one must hold, in any order: `key: label`, `In` or `NotIn`, `k=v` values |
+//!
+//! A policy without a namespace is in `default`. `selector: {}` selects every pod of the namespace; a missing selector
+//! is a mistake. In paths `*` and `?` are plain characters.
+//!
+//! # What is not enforced as written
+//!
+//! What is left of a rule errs to the side of denying:
+//!
+//! | | Allow | Audit, Block |
+//! |---|---|---|
+//! | `allowedArgs`, `pts: false` | allows nothing | is enforced without the condition |
+//! | `matchPatterns` | allows nothing | does nothing: there is nothing narrower to enforce |
+//! | other sections and kinds | nothing | nothing |
+//!
+//! An Allow rule that allows nothing still makes its class a whitelist: leaving it out would open the class.
+//!
+//! # Mistakes
+//!
 //! ```
 //! let parsed = enforcer_core::policy::parse("example.yaml", "
 //! apiVersion: security.kubearmor.com/v1

@@ -388,6 +388,30 @@ fn long_paths_pass_up_to_the_kernels_limit() {
 }
 
 #[test]
+fn what_every_rule_carries_is_bounded() {
+    let policy = |meta: &str| format!("  selector: {{}}\n  {meta}\n  file: {{matchPaths: [{{path: /x}}]}}");
+    good(&policy(&format!("message: {}", "m".repeat(1024))));
+    assert!(bad(&policy(&format!("message: {}", "m".repeat(1025)))).contains("1025 bytes, more than 1024"));
+    good(&policy(&format!("tags: [{}]", ["t"; 32].join(","))));
+    assert!(bad(&policy(&format!("tags: [{}]", ["t"; 33].join(",")))).contains("33 tags, more than 32"));
+    assert!(bad(&policy(&format!("tags: [{}]", "t".repeat(1025)))).contains("spec.tags[0]: 1025 bytes"));
+    let rules = |count| {
+        let rules = vec!["{path: /x}"; count].join(",");
+        format!("  selector: {{}}\n  file: {{matchPaths: [{rules}]}}")
+    };
+    assert_eq!(good(&rules(100_000)).rules().len(), 100_000);
+    assert!(bad(&rules(100_001)).contains("100001 rules, more than 100000"));
+}
+
+#[test]
+fn a_text_in_brackets_without_quotes_is_told_apart() {
+    let error = bad(
+        "  selector: {matchLabels: {kubearmor.io/container.name: [a]}}\n  file: {matchPaths: [{path: /x}]}",
+    );
+    assert!(error.contains("expected a string, found a list\n  help: brackets"), "{error}");
+}
+
+#[test]
 fn what_a_cluster_adds_is_taken() {
     let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata:\n  name: p\n  uid: x\n  \
                 resourceVersion: \"1\"\n  generation: 1\n  creationTimestamp: null\n  labels: {a: b}\n  annotations: \

@@ -7,6 +7,13 @@ use super::names::API_VERSION;
 use super::other;
 use crate::coverage::GapReason;
 
+/// The longest message or tag, in bytes.
+const MAX_MESSAGE: usize = 1024;
+/// The most tags of one rule, section or spec.
+const MAX_TAGS: usize = 32;
+/// The most rules of one list of a policy.
+const MAX_RULES: usize = 100_000;
+
 /// One policy.
 #[derive(Debug)]
 pub(super) struct PolicyDoc {
@@ -140,7 +147,11 @@ pub(super) fn decode(root: Cursor<'_>) -> Option<PolicyDoc> {
 fn decode_kind(fields: &Fields<'_>, text: &Located<String>) -> Option<Kind> {
     let known = Kind::ALL.into_iter().find(|kind| kind.as_str() == text.value);
     if known.is_none() {
-        let help = suggest(&text.value, Kind::ALL.map(Kind::as_str));
+        let help = match &*text.value {
+            // Too much like the others to be called a slip of the pen.
+            "KubeArmorNetworkPolicy" | "KubeArmorConfig" => "this kind is not read".to_owned(),
+            other => suggest(other, Kind::ALL.map(Kind::as_str)),
+        };
         fields.cursor().errors.add(
             &text.place,
             format!("`{}` is no kind of policy", shown(&text.value)),
@@ -251,13 +262,28 @@ fn decode_expression(cursor: Cursor<'_>) -> Option<ExpressionDoc> {
 pub(super) fn decode_meta(fields: &mut Fields<'_>) -> MetaDoc {
     MetaDoc {
         severity: fields.get("severity").and_then(|cursor| cursor.number()),
-        tags: fields
-            .get("tags")
-            .map(|cursor| cursor.texts().into_iter().map(|tag| tag.value).collect())
-            .unwrap_or_default(),
-        message: fields.get("message").and_then(|cursor| cursor.text()).map(|message| message.value),
+        tags: fields.get("tags").map(|cursor| decode_tags(&cursor)).unwrap_or_default(),
+        message: fields.get("message").and_then(|cursor| bounded(&cursor)),
         action: fields.get("action").and_then(|cursor| cursor.text()),
     }
+}
+
+fn decode_tags(cursor: &Cursor<'_>) -> Vec<String> {
+    let items = cursor.items();
+    if items.len() > MAX_TAGS {
+        cursor.error(format!("{} tags, more than {MAX_TAGS}", items.len()), None);
+    }
+    items.iter().filter_map(bounded).collect()
+}
+
+/// A text that every rule below carries, and every alert: a large one would be there thousands of times.
+fn bounded(cursor: &Cursor<'_>) -> Option<String> {
+    let text = cursor.text()?.value;
+    if text.len() > MAX_MESSAGE {
+        cursor.error(format!("{} bytes, more than {MAX_MESSAGE}", text.len()), Some("write less".to_owned()));
+        return None;
+    }
+    Some(text)
 }
 
 fn decode_section(cursor: Cursor<'_>, section: Section) -> Option<SectionDoc> {
@@ -269,7 +295,13 @@ fn decode_section(cursor: Cursor<'_>, section: Section) -> Option<SectionDoc> {
         ("matchDirectories", Shape::Directory),
         ("matchPatterns", Shape::Pattern),
     ] {
-        let items = fields.get(name).map(|cursor| cursor.items()).unwrap_or_default();
+        let Some(cursor) = fields.get(name) else { continue };
+        let items = cursor.items();
+        if items.len() > MAX_RULES {
+            let message = format!("{} rules, more than {MAX_RULES}", items.len());
+            cursor.error(message, Some("spread them over several policies".to_owned()));
+            continue;
+        }
         rules.extend(items.into_iter().filter_map(|item| decode_rule(item, section, shape)));
     }
     fields.finish();

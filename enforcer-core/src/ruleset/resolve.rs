@@ -59,9 +59,7 @@ impl Ruleset {
         for policy in policies.into_iter().filter(|policy| policy.selects(subject)) {
             whitelists.extend(policy.whitelists());
             gaps.extend_from_slice(policy.gaps());
-            for rule in policy.rules() {
-                rules.extend(per_source(rule).map(|single| (rule.origin.clone(), single)));
-            }
+            rules.extend(policy.rules().iter().map(|rule| (rule.origin.clone(), per_source(rule).collect())));
         }
         let whitelists: Vec<_> = whitelists.into_iter().collect();
         Resolved { ruleset: Self::canonical(rules, *postures, &whitelists), coverage: Coverage::new(gaps) }
