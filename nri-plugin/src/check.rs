@@ -129,17 +129,24 @@ fn print(report: &Report, inputs: &[Input]) {
     }
     if !report.gaps.is_empty() {
         say(format!("\n{}\n", paint(BOLD, "Not enforced")));
-        let mut rows = table(["Policy", "Field", "Why", "What to do"]);
+        let mut rows = table(["Policy", "Field", "Why", "What to do"], 2);
         for Gap { policy, field, reason, advice } in &report.gaps {
             rows.add_row([policy.to_string(), field.clone(), reason.to_string(), advice.clone()]);
         }
         say(format!("{rows}\n"));
     }
-    if let Some(Host { enforces: false, missing }) = &report.host {
-        say(format!("\n{}\n", paint(WARN, "This host cannot enforce any policy")));
-        let mut rows = table(["Missing", "Found", "What to do"]);
-        for HostCheck { name, detail, advice, .. } in missing {
-            rows.add_row([name, detail, advice]);
+    if let Some(Host { enforces, missing }) = &report.host
+        && !missing.is_empty()
+    {
+        let title = match enforces {
+            true => paint(BOLD, "What this host lacks, and can do without"),
+            false => paint(WARN, "This host cannot enforce any policy"),
+        };
+        say(format!("\n{title}\n"));
+        let mut rows = table(["Missing", "Needed", "Found", "What to do"], 2);
+        for HostCheck { name, required, detail, advice, .. } in missing {
+            let needed = if *required { "yes" } else { "no" };
+            rows.add_row([name.as_str(), needed, detail, advice]);
         }
         say(format!("{rows}\n"));
     }

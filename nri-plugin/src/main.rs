@@ -36,6 +36,9 @@ fn daemon(args: RunArgs) -> Exit {
     }
     match run::run(config, kernel::open) {
         Ok(()) => Exit::Ok,
-        Err(error) => fail(format!("{error:#}"), Exit::No),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            Exit::No
+        }
     }
 }

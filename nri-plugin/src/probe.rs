@@ -1,11 +1,12 @@
 //! `probe`: what this host supports, and why not.
 
+use comfy_table::{Cell, Color};
 use enforcer_core::host::{self, Check, HostReport};
 use serde::Serialize;
 
 use crate::cli::{Output, ProbeArgs};
 use crate::exit::Exit;
-use crate::term::{BAD, GOOD, paint, say, say_json, table};
+use crate::term::{BAD, GOOD, mark, paint, say, say_json, table};
 
 /// The answer, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -26,14 +27,14 @@ pub fn run(args: &ProbeArgs) -> Exit {
 }
 
 fn print(host: &HostReport) {
-    let mut rows = table(["", "Check", "Found", "What to do"]);
+    let mut rows = table(["", "Check", "Found", "What to do"], 2);
     for Check { name, ok, required, detail, advice } in &host.checks {
-        let mark = match (ok, required) {
-            (true, _) => "yes",
-            (false, true) => "no",
-            (false, false) => "no, but not needed",
+        let ok = match (ok, required) {
+            (true, _) => mark("yes", Color::Green),
+            (false, true) => mark("no", Color::Red),
+            (false, false) => mark("no, optional", Color::Yellow),
         };
-        rows.add_row([mark, name, detail, advice]);
+        rows.add_row([ok, Cell::new(name), Cell::new(detail), Cell::new(advice)]);
     }
     say(format!("{rows}\n"));
     let verdict = if host.enforces() {

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{
+    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
+};
 use enforcer_core::decide::Verdict;
 use enforcer_core::policy::PolicyError;
 
@@ -53,18 +55,28 @@ pub fn of_verdict(verdict: Verdict) -> Style {
     }
 }
 
-/// A table that fits the terminal.
+/// A table that fits the terminal; the first `whole` columns are not broken over lines.
 #[must_use]
-pub fn table<const N: usize>(titles: [&str; N]) -> Table {
+pub fn table<const N: usize>(titles: [&str; N], whole: usize) -> Table {
+    let line = LineStyle::none().fill('\u{2500}').junction('\u{2500}');
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(TableStyle::new().header_separator(line))
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(titles);
+        .set_header(titles.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     if table.width().is_none() {
         table.set_width(120); // no terminal: a file, a pipe, a log
     }
+    for column in table.column_iter_mut().take(whole) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
     table
+}
+
+/// A cell that says whether something is as it should be.
+#[must_use]
+pub fn mark(text: &str, color: Color) -> Cell {
+    Cell::new(text).fg(color)
 }
 
 /// A policy error with the line it is in and a caret below the place, over several lines.

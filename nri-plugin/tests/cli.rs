@@ -346,7 +346,7 @@ fn run_fails_with_exit_code_1_where_it_cannot_start() {
     let here = dir.0.path().to_str().unwrap();
     let output = nri_enforcer(["run", "--policy-dir", here, "--bpffs", here]);
     assert_eq!(code(&output), 1, "a directory that is no bpffs");
-    assert!(err(&output).contains("error"), "{}", err(&output));
+    assert!(err(&output).contains("cannot enforce on this host"), "{}", err(&output));
     assert_eq!(out(&output), "", "stdout belongs to the alerts");
 }
 
