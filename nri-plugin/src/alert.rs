@@ -17,7 +17,7 @@ use enforcer_core::ruleset::{Class, Origin};
 use serde::Serialize;
 
 use crate::container::{Container, name_policies};
-use crate::reconciler::Notice;
+use crate::order::Notice;
 use crate::registry::Registry;
 
 /// Stands for a name that should be known and is not.

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod input;
 pub mod kernel;
 pub mod log;
+pub mod order;
 pub mod plugin;
 pub mod probe;
 pub mod procs;

@@ -17,7 +17,7 @@ use nri::{
 use tokio::sync::{oneshot, watch};
 
 use crate::container::{Container, Selection, name_all_policies, name_gaps, name_policies};
-use crate::reconciler::{Order, Present, Refusal, Synced};
+use crate::order::{Order, Present, Refusal, Synced};
 use crate::store::PolicySet;
 
 /// The annotation that a selected container gets: the digest of its ruleset when it was created.

@@ -2,6 +2,8 @@
 //! what the policies say now. So nothing else needs a lock, a start never waits behind a thousand updates, and the
 //! kernel sees the changes of one container in order.
 
+mod sync;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -14,110 +16,10 @@ use tokio::sync::{oneshot, watch};
 use crate::container::{Container, Selection, name_policies};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError};
+use crate::order::{Notice, Order, Refusal, Synced};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
 use crate::store::PolicySet;
-
-/// What the reconciler is told.
-#[derive(Debug)]
-pub enum Order {
-    /// A container is being created. It has no process yet.
-    Created(Arc<Container>),
-    /// A container that a policy selects is about to start: arm it now, and answer.
-    Start {
-        /// The container.
-        container: Arc<Container>,
-        /// Its first process, which has not executed the workload yet.
-        pid: i32,
-        /// The start is allowed, or refused.
-        reply: oneshot::Sender<Result<(), Refusal>>,
-    },
-    /// A container that no policy selected has started; nobody waits.
-    Started {
-        /// The container.
-        container: Arc<Container>,
-        /// Its first process; 0 where the runtime did not tell.
-        pid: i32,
-    },
-    /// The runtime forgets the container.
-    Removed(ContainerId),
-    /// All that the runtime has, after it connected.
-    Synchronize {
-        /// The containers that are not over.
-        present: Vec<Present>,
-        /// Sent once each of them has been looked at.
-        reply: oneshot::Sender<Synced>,
-    },
-    /// The policies are other ones.
-    PoliciesChanged,
-    /// Compare with what lives and what the kernel has; try again what failed.
-    Sweep,
-}
-
-/// A container in a synchronisation.
-#[derive(Debug)]
-pub struct Present {
-    /// The container.
-    pub container: Arc<Container>,
-    /// Its first process; 0 if it has none yet.
-    pub pid: i32,
-    /// Whether the workload runs, rather than the runtime's preparation for it.
-    pub running: bool,
-}
-
-/// What a synchronisation came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Synced {
-    /// Containers that an earlier daemon, or this one, had armed already.
-    pub adopted: usize,
-    /// Containers that ran unprotected until now.
-    pub late: usize,
-    /// Containers that should be armed and could not be.
-    pub failed: usize,
-}
-
-/// Why a container must not start.
-#[derive(Debug, thiserror::Error)]
-#[error("{container}: {policies} cannot be put in force: {reason}; {advice}")]
-pub struct Refusal {
-    container: Arc<Container>,
-    policies: String,
-    reason: String,
-    advice: &'static str,
-}
-
-impl Refusal {
-    /// A refusal that names who, by which policies, why, and what to do.
-    pub fn new(
-        container: &Arc<Container>,
-        policies: String,
-        reason: impl fmt::Display,
-        advice: &'static str,
-    ) -> Self {
-        Self { container: Arc::clone(container), policies, reason: reason.to_string(), advice }
-    }
-}
-
-/// What people should know beyond single alerts.
-#[derive(Debug, Clone)]
-pub enum Notice {
-    /// A container whose processes ran before its policies were in force: whatever they did so far was not judged.
-    Late {
-        /// The container.
-        container: Arc<Container>,
-        /// The rules in force from now on.
-        ruleset: Arc<Ruleset>,
-    },
-    /// A container that policies select runs, and they are not in force.
-    Unprotected {
-        /// The container.
-        container: Arc<Container>,
-        /// The rules that are not in force.
-        ruleset: Arc<Ruleset>,
-        /// Why.
-        reason: String,
-    },
-}
 
 /// Called for each [`Notice`]; must not block.
 pub type Notify = Box<dyn Fn(Notice) + Send>;
@@ -290,7 +192,10 @@ impl<K: Kernel> Reconciler<K> {
         let process = self.find(pid);
         let wanted = self.wanted(&container);
         let known = self.know(Arc::clone(&container));
-        (known.process, known.stage) = (process, Stage::Running); // for whatever comes after this start
+        let before = std::mem::replace(&mut known.process, process);
+        known.stage = Stage::Running; // for whatever comes after this start
+        known.unwatched |= known.armed.is_none(); // should it run in spite of a refusal (CRI-O only logs those)
+        let other = known.armed.is_some() && before != process;
         let Some(ruleset) = wanted else {
             self.enqueue(id); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
@@ -306,6 +211,15 @@ impl<K: Kernel> Reconciler<K> {
                 &format_args!("process {pid} is not there"),
                 "the daemon must share the host's pid namespace (hostPID: true)",
             );
+        }
+        if other {
+            self.disarm(&id, "it has another first process"); // an update would not reach that one
+            if self.known.get(&id).is_some_and(|known| known.armed.is_some()) {
+                return refuse(
+                    &"it is armed for another process, and cannot be disarmed",
+                    "start the container again",
+                );
+            }
         }
         match self.arm(&id, &ruleset, Stage::Created, pid) {
             Ok(()) => {
@@ -368,6 +282,8 @@ impl<K: Kernel> Reconciler<K> {
                 }
             },
             (Some(_), None) if process.is_none() && stage == Stage::Created => {} // StartContainer arms it
+            // over, as after a refused start, or about to be told so: nothing is left to arm
+            (Some(_), None) if process.is_some_and(|process| !self.procs.alive(process)) => {}
             (Some(ruleset), None) => match self.arm_living(id, process, &ruleset, stage) {
                 Ok(()) if unwatched => {
                     tracing::warn!(%container, policies = name_policies(&ruleset), "ran unprotected until now");
@@ -393,8 +309,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Arms a container that has run for a while, if its first process is still the one it was: a pid may be another
-    /// process's by now.
+    /// Arms a container that has a process, if that can be seen.
     fn arm_living(
         &mut self,
         id: &ContainerId,
@@ -402,14 +317,14 @@ impl<K: Kernel> Reconciler<K> {
         ruleset: &Arc<Ruleset>,
         stage: Stage,
     ) -> Result<(), KernelError> {
-        let result = match process.filter(|process| self.procs.alive(*process)) {
-            Some(process) => return self.arm(id, ruleset, stage, process.pid),
-            None => Err(KernelError::new("its first process is not there")),
-        };
-        if let (Err(error), Some(known)) = (&result, self.known.get_mut(id)) {
-            known.failed = Some(chain(error));
+        if let Some(process) = process {
+            return self.arm(id, ruleset, stage, process.pid);
         }
-        result
+        let error = KernelError::new("its first process is not there (the daemon needs hostPID: true)");
+        if let Some(known) = self.known.get_mut(id) {
+            known.failed = Some(chain(&error));
+        }
+        Err(error)
     }
 
     /// No policy selects the container any more: it gets a ruleset without rules. It stays armed, since what its
@@ -456,44 +371,6 @@ impl<K: Kernel> Reconciler<K> {
         self.registry.end(id);
     }
 
-    fn synchronize(&mut self, present: Vec<Present>, reply: oneshot::Sender<Synced>) {
-        let armed = self.kernel.armed().unwrap_or_else(|error| {
-            // arming what is armed already is the kernel side's to refuse or to do; nothing is disarmed on no knowledge
-            tracing::error!(error = chain(&error), "cannot read what is armed");
-            BTreeMap::new()
-        });
-        let mut synced = Synced::default();
-        let listed: BTreeSet<ContainerId> =
-            present.iter().map(|present| present.container.id.clone()).collect();
-        for Present { container, pid, running } in present {
-            let id = container.id.clone();
-            let process = self.find(pid);
-            let new = !self.known.contains_key(&id);
-            let known = self.know(container);
-            known.process = process.or(known.process);
-            known.stage = if running { Stage::Running } else { Stage::Created };
-            known.armed = armed.get(&id).copied().or(known.armed);
-            known.unwatched |= new && running && known.armed.is_none();
-            synced.adopted += usize::from(known.armed.is_some());
-            self.enqueue(id);
-        }
-        let ended: Vec<ContainerId> = self.known.keys().filter(|id| !listed.contains(*id)).cloned().collect();
-        for id in ended {
-            // the runtime may leave out a container that lives: only what is dead is over, and the sweep knows that
-            let lives =
-                self.known.get(&id).and_then(|known| known.process).is_some_and(|one| self.procs.alive(one));
-            if lives {
-                tracing::warn!(container = %id, "lives, but the runtime did not list it; it stays armed");
-            } else if self.known.get(&id).is_some_and(|known| known.armed.is_none()) {
-                self.remove(&id);
-            }
-        }
-        self.synchronized = true;
-        if let Some((earlier, synced)) = self.syncing.replace((reply, synced)) {
-            let _gone = earlier.send(synced); // a connection that was lost meanwhile
-        }
-    }
-
     fn count_late(&mut self) {
         if let Some((_, synced)) = &mut self.syncing {
             synced.late += 1;
@@ -504,77 +381,6 @@ impl<K: Kernel> Reconciler<K> {
         if let Some((_, synced)) = &mut self.syncing {
             synced.failed += 1;
         }
-    }
-
-    /// Answers a synchronisation once nothing is left to do for it.
-    fn settle(&mut self) {
-        if self.queue.is_empty()
-            && let Some((reply, synced)) = self.syncing.take()
-        {
-            let _gone = reply.send(synced);
-            self.sweep(); // what an earlier daemon armed and nobody lists: after the answer, since it takes longer
-        }
-    }
-
-    /// Looks for what nobody tells: containers that are over, armed containers that nobody knows, rulesets that are
-    /// not in the kernel any more, and failures to try again.
-    fn sweep(&mut self) {
-        let armed = match self.kernel.armed() {
-            Ok(armed) => armed,
-            Err(error) => {
-                tracing::error!(error = chain(&error), "cannot read what is armed");
-                return;
-            }
-        };
-        self.compare(&armed);
-        // Candidates for the end: the first process is dead, for the second time, so that an event of the runtime
-        // had the time to come; or nobody knows the container. Over is what also has no process in its cgroup left.
-        let mut over = BTreeSet::new();
-        for (id, known) in &mut self.known {
-            // what was armed by an earlier daemon and never listed with a process is a candidate, too
-            let gone = known.process.map_or(known.armed.is_some(), |process| !self.procs.alive(process));
-            if std::mem::replace(&mut known.gone_once, gone) && gone {
-                over.insert(id.clone());
-            }
-        }
-        if self.synchronized {
-            over.extend(armed.keys().filter(|id| !self.known.contains_key(*id)).cloned());
-        }
-        let inhabited = match self.procs.inhabited(&over) {
-            Ok(inhabited) => inhabited,
-            Err(error) => {
-                tracing::error!(%error, "cannot list processes; nothing is disarmed");
-                return;
-            }
-        };
-        for id in over.difference(&inhabited) {
-            match self.known.get(id) {
-                Some(_) => self.remove(id),
-                None => self.disarm(id, "over, and unknown to the runtime"),
-            }
-        }
-        for id in inhabited {
-            tracing::debug!(container = %id, "has processes, though its first one is dead or the runtime does not list it");
-        }
-    }
-
-    /// Believes the kernel about what is armed, and queues what differs.
-    fn compare(&mut self, armed: &BTreeMap<ContainerId, RulesetDigest>) {
-        let mut again = Vec::new();
-        for (id, known) in &mut self.known {
-            let in_kernel = armed.get(id).copied();
-            if known.armed != in_kernel {
-                if known.armed.is_some() {
-                    tracing::error!(container = %known.container, "the kernel has another ruleset than was armed");
-                }
-                known.unwatched |= in_kernel.is_none();
-                known.armed = in_kernel;
-                again.push(id.clone());
-            } else if known.failed.is_some() {
-                again.push(id.clone());
-            }
-        }
-        again.into_iter().for_each(|id| self.enqueue(id));
     }
 }
 

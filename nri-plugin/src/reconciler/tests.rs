@@ -2,6 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::kernel::recording::Recording;
+use crate::order::Present;
 use crate::procs::tests::add;
 use enforcer_core::policy::parse;
 use enforcer_core::subject::Subject;
@@ -448,7 +449,47 @@ fn a_reused_pid_is_not_armed() {
     add(f.proc.path(), 1, 'S', 2000, "/somebody-else");
     f.change(policies(&[("p", "/a")]));
     assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+#[test]
+fn a_running_container_whose_process_cannot_be_seen_is_reported() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    let present = Present { container: container("c1", "default", "web"), pid: 5, running: true };
+    assert_eq!(f.synchronize(vec![present]), Synced { adopted: 0, late: 0, failed: 1 });
     assert_eq!(f.notices(), ["unprotected c1"]);
+}
+
+#[test]
+fn a_refused_start_is_no_alarm_unless_the_runtime_starts_it_all_the_same() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.kernel.breaks("arm", true);
+    for (pid, id) in [(1, "c1"), (2, "c2")] {
+        f.lives(pid, id);
+        f.start(&container(id, "default", "web"), pid).unwrap_err();
+    }
+    f.kernel.breaks("arm", false);
+    f.kernel.calls();
+    f.dies(1); // as it should; the other runs on
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), ["arm c2 2 Running"]);
+    assert_eq!(f.notices(), ["late c2"]);
+}
+
+#[test]
+fn another_first_process_is_armed_anew() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(1, "c1");
+    let c1 = container("c1", "default", "web");
+    f.start(&c1, 1).unwrap();
+    f.dies(1);
+    f.lives(2, "c1");
+    f.kernel.calls();
+    f.start(&c1, 2).unwrap();
+    assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 2 Created"]);
+    f.dies(2);
+    f.lives(3, "c1");
+    f.kernel.breaks("disarm", true);
+    assert!(f.start(&c1, 3).is_err(), "the new process has no identity");
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! What the reconciler is told, and what it answers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use enforcer_core::enforce::ContainerId;
+use enforcer_core::ruleset::Ruleset;
+use tokio::sync::oneshot;
+
+use crate::container::Container;
+
+/// What the reconciler is told.
+#[derive(Debug)]
+pub enum Order {
+    /// A container is being created. It has no process yet.
+    Created(Arc<Container>),
+    /// A container that a policy selects is about to start: arm it now, and answer.
+    Start {
+        /// The container.
+        container: Arc<Container>,
+        /// Its first process, which has not executed the workload yet.
+        pid: i32,
+        /// The start is allowed, or refused.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// A container that no policy selected has started; nobody waits.
+    Started {
+        /// The container.
+        container: Arc<Container>,
+        /// Its first process; 0 where the runtime did not tell.
+        pid: i32,
+    },
+    /// The runtime forgets the container.
+    Removed(ContainerId),
+    /// All that the runtime has, after it connected.
+    Synchronize {
+        /// The containers that are not over.
+        present: Vec<Present>,
+        /// Sent once each of them has been looked at.
+        reply: oneshot::Sender<Synced>,
+    },
+    /// The policies are other ones.
+    PoliciesChanged,
+    /// Compare with what lives and what the kernel has; try again what failed.
+    Sweep,
+}
+
+/// A container in a synchronisation.
+#[derive(Debug)]
+pub struct Present {
+    /// The container.
+    pub container: Arc<Container>,
+    /// Its first process; 0 if it has none yet.
+    pub pid: i32,
+    /// Whether the workload runs, rather than the runtime's preparation for it.
+    pub running: bool,
+}
+
+/// What a synchronisation came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Containers that an earlier daemon, or this one, had armed already.
+    pub adopted: usize,
+    /// Containers that ran unprotected until now.
+    pub late: usize,
+    /// Containers that should be armed and could not be.
+    pub failed: usize,
+}
+
+/// Why a container must not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{container}: {policies} cannot be put in force: {reason}; {advice}")]
+pub struct Refusal {
+    container: Arc<Container>,
+    policies: String,
+    reason: String,
+    advice: &'static str,
+}
+
+impl Refusal {
+    /// A refusal that names who, by which policies, why, and what to do.
+    pub fn new(
+        container: &Arc<Container>,
+        policies: String,
+        reason: impl fmt::Display,
+        advice: &'static str,
+    ) -> Self {
+        Self { container: Arc::clone(container), policies, reason: reason.to_string(), advice }
+    }
+}
+
+/// What people should know beyond single alerts.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// A container whose processes ran before its policies were in force: whatever they did so far was not judged.
+    Late {
+        /// The container.
+        container: Arc<Container>,
+        /// The rules in force from now on.
+        ruleset: Arc<Ruleset>,
+    },
+    /// A container that policies select runs, and they are not in force.
+    Unprotected {
+        /// The container.
+        container: Arc<Container>,
+        /// The rules that are not in force.
+        ruleset: Arc<Ruleset>,
+        /// Why.
+        reason: String,
+    },
+}
