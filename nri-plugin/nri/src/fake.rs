@@ -83,10 +83,17 @@ impl Options {
     /// A containerd of this version, with the NRI that it contains.
     #[must_use]
     pub fn containerd(version: &str) -> Self {
-        let nri = NriVersion::of_runtime("containerd", version).unwrap_or(NriVersion::OURS);
+        Self::runtime("containerd", version)
+    }
+
+    /// A runtime by name and version, such as `cri-o` and `1.34.0`, with the NRI that it contains; the newest, if it
+    /// is not known.
+    #[must_use]
+    pub fn runtime(name: &str, version: &str) -> Self {
+        let nri = NriVersion::of_runtime(name, version).unwrap_or(NriVersion::OURS);
         let newest = nri >= NriVersion::new(0, 12, 0);
         Self {
-            runtime_name: "containerd".to_owned(),
+            runtime_name: name.to_owned(),
             runtime_version: version.to_owned(),
             nri_version: if newest { format!("v{nri}") } else { String::new() },
             dialect: if newest { Dialect::PerEvent } else { Dialect::StateChange },

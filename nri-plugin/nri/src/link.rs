@@ -36,6 +36,8 @@ pub(crate) struct Link {
     pub(crate) cautious: bool,
     client: RuntimeClient,
     failure: watch::Sender<Option<Lost>>,
+    /// Requests that are being handled.
+    busy: watch::Sender<usize>,
     inner: Mutex<Inner>,
 }
 
@@ -64,7 +66,8 @@ impl Link {
             containers: Vec::new(),
         };
         let failure = watch::Sender::new(None);
-        Self { plugin, shared, wanted, cautious, client, failure, inner: Mutex::new(inner) }
+        let busy = watch::Sender::new(0);
+        Self { plugin, shared, wanted, cautious, client, failure, busy, inner: Mutex::new(inner) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -83,6 +86,18 @@ impl Link {
     pub(crate) fn advance(&self, progress: Progress) {
         let mut inner = self.inner();
         inner.progress = inner.progress.max(progress);
+    }
+
+    /// Counts a request as being handled until the guard is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+        self.busy.send_modify(|busy| *busy = busy.saturating_add(1));
+        Busy(Arc::clone(self))
+    }
+
+    /// Waits until no request is being handled.
+    pub(crate) async fn idle(&self) {
+        let mut busy = self.busy.subscribe();
+        drop(busy.wait_for(|busy| *busy == 0).await);
     }
 
     /// Marks the connection as broken by us; the first reason stays.
@@ -202,5 +217,14 @@ impl Link {
         let mut inner = self.inner();
         inner.live = false;
         self.shared.set_client(None);
+    }
+}
+
+/// A request that is being handled.
+pub(crate) struct Busy(Arc<Link>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.send_modify(|busy| *busy = busy.saturating_sub(1));
     }
 }

@@ -52,6 +52,7 @@ impl Service {
             count(&link.shared.counters.unimplemented);
             return Err(status(Code::UNIMPLEMENTED, format!("plugin is not subscribed to {event}")));
         };
+        let _busy = link.begin();
         let counters = &link.shared.counters;
         count(&counters.requests);
         let budget = budget(context.timeout_nano, runtime.request_timeout);
@@ -76,7 +77,7 @@ impl Service {
                 }
                 Err(status(
                     Code::DEADLINE_EXCEEDED,
-                    format!("plugin did not answer {event} within {budget:?}"),
+                    format!("plugin did not answer {event} within {} ms", budget.as_millis()),
                 ))
             }
         }
@@ -171,7 +172,7 @@ impl Service {
             Outcome::Panicked(words) => return Err(format!("plugin panicked in Configure: {words}")),
             Outcome::Late(task) => {
                 task.abort();
-                return Err(format!("plugin did not answer Configure within {budget:?}"));
+                return Err(format!("plugin did not answer Configure within {} ms", budget.as_millis()));
             }
         }
         if info.events.is_empty() {

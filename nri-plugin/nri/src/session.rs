@@ -29,7 +29,13 @@ use crate::version::NriVersion;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest pause while nobody listens: asking costs next to nothing, and what starts meanwhile starts without us.
-const LISTEN_PAUSE: Duration = Duration::from_millis(500);
+const LISTEN_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a shutdown waits for the answers to what was asked before it; above any handler's time under the usual limit.
+const LAST_ANSWER: Duration = Duration::from_secs(3);
+
+/// How long the last answer takes to be written.
+const FAREWELL: Duration = Duration::from_millis(20);
 
 /// A connection that was in service for so long makes a later loss the first one again.
 const GOOD: Duration = Duration::from_secs(1);
@@ -70,6 +76,7 @@ pub(crate) async fn serve(
     let reconnect = options.reconnect && given.is_none();
     let mut attempt = 0_u32;
     let mut cautious = false;
+    let mut told = None;
     loop {
         attempt = attempt.saturating_add(1);
         shared.state.send_replace(State::Connecting { attempt });
@@ -94,6 +101,9 @@ pub(crate) async fn serve(
                     End::Shutdown => break,
                     End::Lost { reason, cautious: again_cautiously, served } => {
                         cautious = again_cautiously;
+                        if served.is_some() {
+                            told = None;
+                        }
                         if served.is_some_and(|since| since.elapsed() >= GOOD) {
                             attempt = 0;
                         }
@@ -103,7 +113,13 @@ pub(crate) async fn serve(
             }
         };
         let pause = pause(attempt, longest);
-        tracing::warn!(%reason, ?pause, reconnect, "not connected");
+        // Once per reason, and not several times a second while there is no runtime.
+        if told.as_ref() == Some(&reason) {
+            tracing::debug!(%reason, ?pause, attempt, "still not connected");
+        } else {
+            tracing::warn!(%reason, reconnect, "not connected");
+            told = Some(reason.clone());
+        }
         shared
             .state
             .send_replace(State::Lost { reason: reason.clone(), retry_in: reconnect.then_some(pause) });
@@ -182,6 +198,15 @@ async fn connection(
             tokio::select! {
                 biased;
                 () = &mut shutdown => {
+                    // Hanging up on a request would let its container through: answer first.
+                    let answered = async {
+                        link.idle().await;
+                        tokio::time::sleep(FAREWELL).await;
+                    };
+                    tokio::select! {
+                        _ = tokio::time::timeout(LAST_ANSWER, answered) => {}
+                        _ = &mut ended => {}
+                    }
                     link.end();
                     return End::Shutdown;
                 }

@@ -150,6 +150,31 @@ async fn a_panic_or_a_refusal_in_synchronize_ends_the_connection_with_its_reason
 }
 
 #[tokio::test]
+async fn a_shutdown_answers_what_was_asked_before_it() {
+    let recorder =
+        Arc::new(Recorder::default()).told("CreateContainer", Act::Hang(Duration::from_millis(400)));
+    let (plugin, running, _place) = start(&recorder, Duration::from_secs(2)).await;
+    let (p, c) = (pod("p"), container("c"));
+    let create = plugin.create_container(&p, &c);
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        running.stop().await.unwrap();
+    };
+    let (created, ()) = tokio::join!(create, stop);
+    created.unwrap();
+    within(plugin.closed()).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_where_nothing_is_asked() {
+    let recorder = Arc::new(Recorder::default());
+    let (_plugin, running, _place) = start(&recorder, Duration::from_secs(2)).await;
+    let started = Instant::now();
+    running.stop().await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(500));
+}
+
+#[tokio::test]
 async fn a_plugin_killed_in_a_call_is_what_fails_open() {
     // The other side of the coin: shows that the fake runtime would notice.
     let recorder = Arc::new(Recorder::default()).told("StartContainer", Act::Hang(Duration::from_secs(60)));

@@ -18,13 +18,16 @@ use tokio::net::{UnixListener, UnixStream};
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 /// Feeds a stub with bytes, in pieces, and hangs up. Gives how its connection ended, and what was asked of the plugin.
-async fn swallow(bytes: &[u8], piece: usize) -> (Lost, Vec<String>) {
+async fn swallow(pieces: impl Iterator<Item = &[u8]>, pause: Duration) -> (Lost, Vec<String>) {
     let (trunk, mut peer) = tokio::io::duplex(64 << 10);
     let stub = Stub::builder("recorder", "42").build().unwrap();
     let feed = async {
-        for piece in bytes.chunks(piece) {
+        for piece in pieces {
             if peer.write_all(piece).await.is_err() {
                 break;
+            }
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
             }
         }
         // What the plugin says is read, so that it is not held up, until it hangs up or has been silent for a moment.
@@ -85,6 +88,18 @@ async fn record() -> Vec<u8> {
     bytes
 }
 
+/// The frames of a recording.
+fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    while let Some(length) = bytes.get(4..8) {
+        let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
+        let (frame, rest) = bytes.split_at(8 + length);
+        frames.push(frame);
+        bytes = rest;
+    }
+    frames
+}
+
 fn mutate(rng: &mut SmallRng, bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..rng.random_range(1..6) {
@@ -120,12 +135,12 @@ async fn arbitrary_bytes_neither_panic_nor_hang() {
     }));
 
     // The recording itself is a session that ends well.
-    let (lost, asked) = swallow(&recorded, 1).await;
+    let (lost, asked) = swallow(frames(&recorded).into_iter(), Duration::from_millis(20)).await;
     assert_eq!(lost, Lost::Closed);
     for handler in ["Configure", "Synchronize", "CreateContainer", "StartContainer", "RemovePodSandbox"] {
         assert!(asked.iter().any(|name| name == handler), "{handler} in {asked:?}");
     }
-    assert_eq!(swallow(&[], 1).await.0, Lost::Closed);
+    assert_eq!(swallow([].into_iter(), Duration::ZERO).await.0, Lost::Closed);
 
     let seed = std::env::var("NRI_GARBAGE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_122);
     let rounds = std::env::var("NRI_GARBAGE_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1500);
@@ -160,7 +175,8 @@ async fn arbitrary_bytes_neither_panic_nor_hang() {
         };
         let piece = rng.random_range(1..=bytes.len());
         let context = format!("seed {seed}, round {round}: {bytes:02x?}");
-        let lost = tokio::time::timeout(Duration::from_secs(10), swallow(&bytes, piece)).await;
+        let lost =
+            tokio::time::timeout(Duration::from_secs(10), swallow(bytes.chunks(piece), Duration::ZERO)).await;
         asked += lost.unwrap_or_else(|_| panic!("hangs: {context}")).1.len();
         assert_eq!(PANICS.load(Ordering::SeqCst), 0, "panics: {context}");
     } // The bytes get as far as the plugin often enough.

@@ -61,6 +61,21 @@ async fn subscribes_to_what_each_runtime_knows() {
 }
 
 #[tokio::test]
+async fn other_runtimes_than_containerd() {
+    for (name, version, known) in
+        [("cri-o", "1.33.1", 0x7ff), ("cri-o", "1.34.0", 0x3fff), ("other", "1", 0x7ff)]
+    {
+        let place = Place::new();
+        let mut options = Options::runtime(name, version);
+        options.nri_version = String::new();
+        let mut runtime = FakeRuntime::bind(place.socket(), options).unwrap();
+        let _running = Running::start(builder(place.socket()), &Arc::new(Recorder::default()));
+        let plugin = within(runtime.accept()).await.unwrap();
+        assert_eq!(plugin.events().bits(), known, "{name} {version}");
+    }
+}
+
+#[tokio::test]
 async fn a_stated_version_beats_the_table() {
     let place = Place::new();
     let mut options = Options::containerd("2.1.9");
