@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{Errors, Located, Place, shown, suggest};
+use super::error::{Errors, Located, Place, nearest, shown, suggest};
 use super::yaml::{Key, Node, Plain, Value};
 
 /// A node on the way down from the root.
@@ -215,6 +215,11 @@ impl<'a> Fields<'a> {
         Some(self.cursor.below(name, node))
     }
 
+    /// The same of a field that may stand there without a value, which Kubernetes takes for its absence.
+    pub(super) fn get_unless_null(&mut self, name: &'static str) -> Option<Cursor<'a>> {
+        self.get(name).filter(|cursor| !cursor.is_null())
+    }
+
     /// The field's value; its absence is an error.
     pub(super) fn require(&mut self, name: &'static str, help: &str) -> Option<Cursor<'a>> {
         let found = self.get(name);
@@ -226,14 +231,23 @@ impl<'a> Fields<'a> {
 
     /// Takes down what nobody asked for.
     pub(super) fn finish(self) {
+        self.finish_with(None);
+    }
+
+    /// The same, with help for a name that is near none of the known ones.
+    pub(super) fn finish_with(self, otherwise: Option<&str>) {
         for (key, node) in self.entries {
             if self.known.contains(&&*key.text) {
                 continue;
             }
-            let help = match &*key.text {
-                "<<" => "merge keys are not read; write the fields out, or use an alias for a whole value"
-                    .to_owned(),
-                given => suggest(given, self.known.iter().copied()),
+            let known = self.known.iter().copied();
+            let help = match (&*key.text, otherwise) {
+                ("<<", _) => {
+                    "merge keys are not read; write the fields out, or use an alias for a whole value"
+                        .to_owned()
+                }
+                (given, Some(otherwise)) if nearest(given, known.clone()).is_none() => otherwise.to_owned(),
+                (given, _) => suggest(given, known),
             };
             let field = self.cursor.below(&key.text, node).field;
             let place = Place { line: key.line, column: key.column, field };

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{Errors, Located, Place, shown, suggest};
-use super::names::{CONTAINER_NAME, IGNORED_LABELS, is_dns_label, is_dns_name, is_label_key, is_label_value};
+use super::names::{
+    CONTAINER_NAME, HOST_LABELS, IGNORED_LABELS, is_dns_label, is_dns_name, is_label_key, is_label_value,
+};
 use super::selector::{Expression, Scope, Selector, Values};
 use super::wire::{ExpressionDoc, MetaDoc, ObjectDoc, PolicyDoc, RuleDoc, SectionDoc, SelectorDoc, SpecDoc};
 use super::{Gap, Kind, Policy, PolicyId, PolicyRule};
@@ -94,7 +96,9 @@ fn selector(errors: &Errors<'_>, id: &PolicyId, doc: &SelectorDoc) -> Selector {
     let mut selected = BTreeMap::new();
     let mut containers = BTreeSet::new();
     for (key, value) in labels {
-        if key.value == CONTAINER_NAME {
+        if id.kind == Kind::KubeArmorHostPolicy && key.value.starts_with(HOST_LABELS) {
+            // Names of hosts, with wildcards and commas: to be read when host policies are enforced.
+        } else if key.value == CONTAINER_NAME {
             containers = self::containers(errors, value);
         } else {
             label(errors, &key.place, &key.value, &value.place, &value.value);
@@ -125,22 +129,20 @@ fn label(errors: &Errors<'_>, key_place: &Place, key: &str, value_place: &Place,
     }
 }
 
-/// `[a,b]`. An empty list, and an empty text, select every container; so does a list of nothing but commas.
+/// `[a,b]`, or one name alone. An empty list, and an empty text, select every container; so does a list of nothing
+/// but commas.
 fn containers(errors: &Errors<'_>, value: &Located<String>) -> BTreeSet<String> {
     let text = value.value.trim();
     if text.is_empty() {
         return BTreeSet::new();
     }
-    let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {
-        let message = format!("`{}` is no list of containers", shown(text));
-        errors.add(&value.place, message, Some(format!("write `\"[{}]\"`", shown(text))));
-        return BTreeSet::new();
-    };
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let names = inner.split(',').map(str::trim).filter(|name| !name.is_empty());
     names
         .inspect(|name| {
             if !is_dns_label(name) {
-                let help = "lower-case letters, digits and `-`, with commas between the names".to_owned();
+                let help = "write names of lower-case letters, digits and `-`, such as `\"[main,proxy]\"`"
+                    .to_owned();
                 errors.add(&value.place, format!("`{}` is no container's name", shown(name)), Some(help));
             }
         })

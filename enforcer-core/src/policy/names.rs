@@ -6,6 +6,9 @@ pub(super) const API_VERSION: &str = "security.kubearmor.com/v1";
 /// The label that narrows a selector to containers; it is no label of a pod.
 pub(super) const CONTAINER_NAME: &str = "kubearmor.io/container.name";
 
+/// What the labels that pick hosts by name start with.
+pub(super) const HOST_LABELS: &str = "kubearmor.io/hostname";
+
 /// Labels that controllers set anew with every rollout. Nothing selects by them.
 pub(super) const IGNORED_LABELS: [&str; 3] =
     ["pod-template-hash", "pod-template-generation", "controller-revision-hash"];

@@ -77,7 +77,7 @@ fn check_meta(fields: &mut Fields<'_>) {
 }
 
 fn sources(fields: &mut Fields<'_>) {
-    let Some(cursor) = fields.get("fromSource") else { return };
+    let Some(cursor) = fields.get_unless_null("fromSource") else { return };
     let errors = cursor.errors;
     for source in decode_sources(cursor) {
         lower::file_path(errors, &source);

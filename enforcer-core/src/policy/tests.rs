@@ -246,10 +246,6 @@ fn errors_of_the_head() {
             "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: a.b}",
             "f:3:32: metadata.namespace: `a.b` is no namespace",
         ),
-        (
-            "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {name: p, namespace: a}",
-            "f:3:32: metadata.namespace: a `KubeArmorHostPolicy` lives in no namespace",
-        ),
     ] {
         let parsed = parse("f", &format!("{head}\n{spec}\n"));
         assert!(parsed.policies.is_empty());
@@ -412,6 +408,26 @@ fn a_text_in_brackets_without_quotes_is_told_apart() {
 }
 
 #[test]
+fn a_field_without_a_value_is_absent_unless_that_is_sure_to_be_a_slip() {
+    let policy = good(
+        "  selector: {matchExpressions: }\n  severity:\n  tags:\n  message:\n  file:\n    matchPaths:\n    - path: /x\n      \
+         fromSource:\n",
+    );
+    assert_eq!((policy.rules()[0].sources.len(), policy.rules()[0].origin.severity), (0, 1));
+    for (name, spec) in [
+        ("spec.selector.matchLabels", "  selector: {matchLabels: }\n  file: {matchPaths: [{path: /x}]}"),
+        (
+            "spec.file.matchPaths",
+            "  selector: {}\n  file: {matchPaths: }\n  process: {matchPaths: [{path: /x}]}",
+        ),
+        ("spec.action", "  selector: {}\n  action:\n  file: {matchPaths: [{path: /x}]}"),
+    ] {
+        let error = bad(spec);
+        assert!(error.contains(name) && error.contains("found nothing"), "{error}");
+    }
+}
+
+#[test]
 fn what_a_cluster_adds_is_taken() {
     let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata:\n  name: p\n  uid: x\n  \
                 resourceVersion: \"1\"\n  generation: 1\n  creationTimestamp: null\n  labels: {a: b}\n  annotations: \
@@ -455,10 +471,13 @@ fn container_names() {
         assert!(selects(all, "a") && selects(all, "b"), "{all:?}");
     }
     assert!(selects("[container-1,,]", "container-1") && !selects("[container-1,,]", ""));
-    let error = bad(
-        "  selector: {matchLabels: {kubearmor.io/container.name: a}}\n  file: {matchPaths: [{path: /x}]}",
-    );
-    assert!(error.contains("`a` is no list of containers\n  help: write `\"[a]\"`"), "{error}");
+    assert!(selects("a", "a") && !selects("a", "b"), "one name needs no brackets");
+    for wrong in ["[a", "a]", ".*", "[A]", "a b"] {
+        let error = bad(&format!(
+            "  selector: {{matchLabels: {{kubearmor.io/container.name: \"{wrong}\"}}}}\n  file: {{matchPaths: [{{path: /x}}]}}"
+        ));
+        assert!(error.contains("is no container's name"), "{error}");
+    }
 }
 
 #[test]
@@ -485,6 +504,7 @@ fn expressions_all_hold_whatever_their_order() {
 fn selectors_that_cannot_be_meant() {
     for (selector, expected) in [
         ("{matchLabel: {}}", "did you mean `matchLabels`?"),
+        ("{app: mariadb}", "unknown field `app`\n  help: labels go under `matchLabels`"),
         ("{matchLabels: {pod-template-hash: x}}", "nothing is selected by the label `pod-template-hash`"),
         ("{matchLabels: {\"a b\": x}}", "`a b` is no label"),
         ("{matchLabels: {a: \"b c\"}}", "`b c` is no value of a label"),
@@ -610,7 +630,7 @@ fn other_kinds_are_gaps_as_a_whole() {
     let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorClusterPolicy\nmetadata: {name: c}\nspec:\n  \
                 selector:\n    matchExpressions:\n    - {key: namespace, operator: NotIn, values: [kube-system]}\n  \
                 file: {action: Allow, matchPaths: [{path: /x}]}\n---\napiVersion: security.kubearmor.com/v1\nkind: \
-                KubeArmorHostPolicy\nmetadata: {name: h}\nspec:\n  nodeSelector: {matchLabels: {a: b}}\n  device: \
+                KubeArmorHostPolicy\nmetadata: {name: h, namespace: n}\nspec:\n  nodeSelector: {matchLabels: {a: b, kubearmor.io/hostname: '*'}}\n  device: \
                 {matchDevice: [{class: MASS-STORAGE, level: 1}]}\n";
     let parsed = parse("f", text);
     assert_eq!(messages(&parsed), Vec::<String>::new());

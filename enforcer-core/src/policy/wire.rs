@@ -164,11 +164,8 @@ fn decode_kind(fields: &Fields<'_>, text: &Located<String>) -> Option<Kind> {
 fn decode_metadata(cursor: Cursor<'_>, kind: Kind) -> Option<(Located<String>, Option<Located<String>>)> {
     let mut fields = cursor.fields()?;
     let name = fields.require("name", "give the policy a name").and_then(|cursor| cursor.text());
-    let namespace = fields.get("namespace");
-    if let Some(namespace) = namespace.as_ref().filter(|_| !kind.namespaced()) {
-        namespace
-            .error(format!("a `{kind}` lives in no namespace"), Some("leave `namespace` out".to_owned()));
-    }
+    // The API server takes the namespace off what lives in none.
+    let namespace = fields.get("namespace").filter(|_| kind.namespaced());
     // What the cluster keeps beside the name; it says nothing about what is enforced.
     for kept in [
         "labels",
@@ -226,10 +223,11 @@ fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
         Kind::KubeArmorClusterPolicy => None,
     };
     let expressions = match kind {
-        Kind::KubeArmorPolicy | Kind::KubeArmorClusterPolicy => fields.get("matchExpressions"),
+        Kind::KubeArmorPolicy | Kind::KubeArmorClusterPolicy => fields.get_unless_null("matchExpressions"),
         Kind::KubeArmorHostPolicy => None,
     };
-    fields.finish();
+    let labelled = kind != Kind::KubeArmorClusterPolicy;
+    fields.finish_with(labelled.then_some("labels go under `matchLabels`"));
     let labels = labels
         .map(|cursor| cursor.entries())
         .unwrap_or_default()
@@ -261,9 +259,9 @@ fn decode_expression(cursor: Cursor<'_>) -> Option<ExpressionDoc> {
 
 pub(super) fn decode_meta(fields: &mut Fields<'_>) -> MetaDoc {
     MetaDoc {
-        severity: fields.get("severity").and_then(|cursor| cursor.number()),
-        tags: fields.get("tags").map(|cursor| decode_tags(&cursor)).unwrap_or_default(),
-        message: fields.get("message").and_then(|cursor| bounded(&cursor)),
+        severity: fields.get_unless_null("severity").and_then(|cursor| cursor.number()),
+        tags: fields.get_unless_null("tags").map(|cursor| decode_tags(&cursor)).unwrap_or_default(),
+        message: fields.get_unless_null("message").and_then(|cursor| bounded(&cursor)),
         action: fields.get("action").and_then(|cursor| cursor.text()),
     }
 }
@@ -321,7 +319,7 @@ fn decode_rule(cursor: Cursor<'_>, section: Section, shape: Shape) -> Option<Rul
         Shape::Pattern => decode_pattern(&mut fields),
     };
     let sources = match shape {
-        Shape::Path | Shape::Directory => fields.get("fromSource").map(decode_sources),
+        Shape::Path | Shape::Directory => fields.get_unless_null("fromSource").map(decode_sources),
         Shape::Pattern => None,
     };
     let mut flag = |name| fields.get(name).and_then(|cursor| cursor.flag());
