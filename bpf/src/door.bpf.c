@@ -68,7 +68,7 @@ static long layout_step(__u32 i, struct layout *l)
 static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door_objects *o, __u8 *path, __u32 len)
 {
 	struct layout l = {.objects = o, .path = path, .len = len};
-	char *root, *leaf;
+	char *root;
 
 	if (!w || !s || !o || !path)
 		return REASON_UNREADABLE;
@@ -76,20 +76,21 @@ static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door
 	root = fake_dentry(o, 0);
 	fake_fill(o, 0, 0, (__u64)path, 1);
 	bpf_loop(PATH_BYTES + 1, layout_step, &l, 0);
-	leaf = fake_dentry(o, l.n);
 	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt_parent)) = (__u64)o->mount;
 	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt.mnt_root)) = (__u64)root;
-	return walk_up(w, s, (__u64)leaf, (__u64)o->mount + bpf_core_field_offset(struct mount, mnt));
+	w->dentry = (__u64)fake_dentry(o, l.n);
+	w->mnt = (__u64)o->mount + bpf_core_field_offset(struct mount, mnt);
+	return walk_up(w, s);
 }
 
-static __always_inline int door_once(struct scratch *s, struct door_objects *o, struct door_paths *in,
-				     struct door_match *d)
+static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o, struct door_paths *in,
+				       struct door_match *d)
 {
 	struct walk w = {};
-	struct matching m;
-	struct cell *h, *k;
+	struct query q = {};
+	struct cell *h;
 	void *image;
-	__u32 id = d->ruleset, source = 0, index;
+	__u32 id = d->ruleset;
 
 	image = bpf_map_lookup_elem(&rulesets, &id);
 	if (!image)
@@ -97,25 +98,28 @@ static __always_inline int door_once(struct scratch *s, struct door_objects *o, 
 	h = cell_at(image, 0);
 	if (!h)
 		return REASON_NO_RULES;
-	index = h->header.classes[d->class_ & (CLASS_COUNT - 1)];
-	if (!index) {
+	if (!h->header.classes[d->class_ & (CLASS_COUNT - 1)]) {
 		d->decision = EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE;
 		return 0;
 	}
-	k = cell_at(image, index);
-	if (!k)
-		return REASON_NO_RULES;
+	q.ruleset = id;
+	q.class_ = d->class_;
+	q.condition = d->condition;
 	if (d->source_len && h->header.source_node) {
 		if (door_walk(&w, s, o, in->source, d->source_len))
 			return w.reason;
-		match_init(&m, image, &h->header, &w, 0);
-		source = match_source(&m, h->header.source_node);
+		q.n = w.n;
+		q.leaf = w.leaf;
+		q.source = match_source(&q, s);
+		if (q.reason)
+			return q.reason;
 	}
 	if (door_walk(&w, s, o, in->path, d->path_len))
 		return w.reason;
-	match_init(&m, image, &h->header, &w, d->condition);
-	d->decision = match_class(&m, &k->class_, d->class_, source);
-	return m.unreadable ? REASON_UNREADABLE : 0;
+	q.n = w.n;
+	q.leaf = w.leaf;
+	d->decision = match_class(&q, s);
+	return q.reason;
 }
 
 SEC("syscall")

@@ -32,18 +32,22 @@ static long text_step(__u32 i, struct text *t)
 	return 0;
 }
 
-/* Writes the path in scratch->dentries into scratch->data from `base` on; its length. */
-static __always_inline __u32 text_write(struct scratch *s, __u32 n, __u32 base, __u32 *truncated)
-{
-	struct text t = {.scratch = s, .n = n, .base = base, .len = s->zero};
+#define TEXT_TRUNCATED 0x80000000u
 
+/* Writes the path in scratch->dentries into scratch->data from `base` on; its length, with TEXT_TRUNCATED. */
+__noinline __u32 text_write(struct scratch *s, __u32 n, __u32 base)
+{
+	struct text t = {.scratch = s, .n = n, .base = base};
+
+	if (!s)
+		return 0;
 	if (!n) {
 		s->data[base & (2 * PATH_BYTES - 1)] = '/';
 		return 1;
 	}
+	t.len = s->zero;
 	bpf_loop(MAX_COMPONENTS, text_step, &t, 0);
-	*truncated = t.truncated;
-	return t.len;
+	return t.truncated ? t.len | TEXT_TRUNCATED : t.len;
 }
 
 static __always_inline __u32 pid_in_namespace(struct task_struct *leader)
@@ -59,16 +63,17 @@ static __always_inline __u32 pid_in_namespace(struct task_struct *leader)
 }
 
 /* The walk of the object is in scratch; afterwards that of the executable is. */
-static __noinline void emit(struct scratch *s, struct walk *w, struct event_facts *f)
+__noinline __u32 emit(struct scratch *s, struct event_facts *f)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct task_struct *parent = task->real_parent;
 	struct event *e;
-	__u32 size, truncated = 0;
 	struct file *exe;
+	struct walk w = {};
+	__u32 size, len;
 
-	if (!s || !w || !f)
-		return;
+	if (!s || !f)
+		return 0;
 	e = &s->event;
 	e->version = EVENT_VERSION;
 	e->flags = 0;
@@ -88,25 +93,31 @@ static __noinline void emit(struct scratch *s, struct walk *w, struct event_fact
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 	BPF_CORE_READ_INTO(&e->parent_comm, parent, comm);
 
-	e->path_len = f->has_path ? text_write(s, w->n, 0, &truncated) : 0;
-	if (truncated)
-		e->flags |= EVENT_PATH_TRUNCATED;
+	e->path_len = 0;
 	e->source_len = 0;
+	if (f->has_path) {
+		len = text_write(s, f->n, 0);
+		if (len & TEXT_TRUNCATED)
+			e->flags |= EVENT_PATH_TRUNCATED;
+		e->path_len = len & (2 * PATH_BYTES - 1);
+	}
 	exe = BPF_CORE_READ(task, mm, exe_file);
 	if (exe) {
-		__u32 reason = walk_up(w, s, (__u64)BPF_CORE_READ(exe, f_path.dentry), (__u64)BPF_CORE_READ(exe, f_path.mnt));
-
-		truncated = 0;
-		if (!reason || w->n)
-			e->source_len = text_write(s, w->n, e->path_len, &truncated);
-		if (truncated)
-			e->flags |= EVENT_SOURCE_TRUNCATED;
+		w.dentry = (__u64)BPF_CORE_READ(exe, f_path.dentry);
+		w.mnt = (__u64)BPF_CORE_READ(exe, f_path.mnt);
+		if (!walk_up(&w, s) || w.n) {
+			len = text_write(s, w.n, e->path_len);
+			if (len & TEXT_TRUNCATED)
+				e->flags |= EVENT_SOURCE_TRUNCATED;
+			e->source_len = len & (2 * PATH_BYTES - 1);
+		}
 	}
 	size = sizeof(*e) + e->path_len + e->source_len;
 	if (size > EVENT_BYTES)
 		size = EVENT_BYTES;
 	if (bpf_ringbuf_output(&events, e, size, 0))
 		count(COUNTER_EVENT_DROPPED);
+	return 0;
 }
 
 #endif

@@ -23,16 +23,7 @@ enum enforcer_reason reason_type;
 enum enforcer_counter counter_type;
 enum mark_mode mark_mode_type;
 
-struct event_facts {
-	__u64 container;
-	__u32 ruleset;
-	__u32 class_;
-	__u32 op;
-	__u32 decision;
-	__u32 reason;
-	__u32 has_path;
-};
-
+#include "shapes.bpf.h"
 #include "maps.bpf.h"
 #include "subject.bpf.h"
 #include "walk.bpf.h"

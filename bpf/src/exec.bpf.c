@@ -38,40 +38,59 @@ static __always_inline int judge_program(struct subject *s, __u32 class_, __u32 
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
-	return judge(s, &r);
+	return judge(s, &r) ? -EACCES : 0;
+}
+
+enum barrier {
+	BARRIER_NONE,	/* nobody's, the runtime's own, or past the barrier long since */
+	BARRIER_BEGINS, /* this is the workload's first exec */
+	BARRIER_FAILED,
+};
+
+static __noinline enum barrier pass_barrier(struct task_struct *task)
+{
+	struct subject *s = subject_of(task), now;
+	enum barrier passed = BARRIER_NONE;
+
+	if (s)
+		now = *s;
+	else if (!subject_entering(task, &now))
+		return BARRIER_NONE;
+	if (now.state != SUBJECT_ACTIVE) {
+		struct entry_ns *e;
+
+		if (!subject_begins(task, &now))
+			return BARRIER_NONE; /* the runtime executes its own init: it stays, or is found again, as it is */
+		now.state = SUBJECT_ACTIVE;
+		passed = BARRIER_BEGINS;
+		count(COUNTER_ACTIVATED);
+		e = bpf_map_lookup_elem(&namespace_containers, &now.mnt_ns);
+		if (e && !e->seq && e->container == now.container)
+			e->seq = namespace_seq_of(task);
+	}
+	/* also when nothing changed: the task that survives an exec may be a thread whose identity is its leader's */
+	if (subject_set(task, &now))
+		return passed;
+	count(COUNTER_IDENTIFY_FAILED);
+	return BARRIER_FAILED;
 }
 
 SEC("lsm/bprm_creds_for_exec")
 int BPF_PROG(bprm_creds_for_exec, struct linux_binprm *bprm, int ret)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct subject *s = subject_of(task), now;
-	int begins = 0;
+	struct subject *s;
 
 	if (ret)
 		return ret;
-	if (s)
-		now = *s;
-	else if (!subject_entering(task, &now))
+	switch (pass_barrier(task)) {
+	case BARRIER_NONE:
 		return 0;
-	if (now.state != SUBJECT_ACTIVE && subject_begins(task, &now)) {
-		struct entry_ns *e = bpf_map_lookup_elem(&namespace_containers, &now.mnt_ns);
-
-		now.state = SUBJECT_ACTIVE;
-		begins = 1;
-		count(COUNTER_ACTIVATED);
-		if (e && !e->seq && e->container == now.container)
-			e->seq = namespace_seq_of(task);
-	}
-	if (now.state != SUBJECT_ACTIVE)
-		return 0; /* the runtime executes its own init: it keeps, or finds again, what it is */
-	/* also when nothing changed: the task that survives an exec may be a thread whose identity is its leader's */
-	if (!subject_set(task, &now)) {
-		count(COUNTER_IDENTIFY_FAILED);
+	case BARRIER_FAILED:
 		return -EPERM;
+	case BARRIER_BEGINS:
+		break;
 	}
-	if (!begins)
-		return 0;
 	/* the program was opened before the barrier; judge that now */
 	s = subject_of(task);
 	return s ? judge_program(s, CLASS_FILE, OP_OPEN_READ, bprm) : -EPERM;

@@ -22,7 +22,7 @@ static __always_inline int judge_file(__u32 op, __u32 write, const struct path *
 	r.dentry = (__u64)path->dentry;
 	r.mnt = (__u64)path->mnt;
 	r.inode = (__u64)BPF_CORE_READ(path->dentry, d_inode);
-	return judge(s, &r);
+	return judge(s, &r) ? -EACCES : 0;
 }
 
 /* a name in a directory */
@@ -36,7 +36,7 @@ static __always_inline int judge_name(__u32 op, const struct path *dir, struct d
 	r.dentry = (__u64)dentry;
 	r.mnt = (__u64)dir->mnt;
 	r.inode = (__u64)BPF_CORE_READ(dentry, d_inode);
-	return judge(s, &r);
+	return judge(s, &r) ? -EACCES : 0;
 }
 
 SEC("lsm/file_open")
@@ -64,7 +64,7 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	ns = (__u64)BPF_CORE_READ(m, mnt_ns);
 	if (ns >= (__u64)-MAX_ERRNO && !(BPF_CORE_READ(file, f_path.mnt, mnt_sb, s_flags) & SB_KERNMOUNT))
 		return 0;
-	return judge(s, &r);
+	return judge(s, &r) ? -EACCES : 0;
 }
 
 SEC("lsm/path_mknod")

@@ -12,105 +12,63 @@
 #define EACCES 13
 #define ATTEMPTS 16
 
-/* The object of an access. dentry and mnt are kernel addresses, read with bpf_probe_read_kernel only. */
-struct request {
-	__u64 dentry;
-	__u64 mnt;
-	__u64 inode; /* 0: does not exist yet; its owner will be the creator */
-	__u32 class_;
-	__u32 op;
-	__u32 write; /* COND_WRITE or 0 */
-};
-
-struct attempt {
-	void *image;
-	struct scratch *scratch;
-	struct subject *subject;
-	struct request *request;
-	struct walk walk;
-	__u32 ruleset;
-	__u32 class_cell;
-	__u32 our_ns;
-	__u32 condition;
-	__u32 pathless; /* memfd and the like: no rule on paths applies */
-	__u32 decision;
-	__u32 reason;
-	__u32 done;
-};
-
-/* The acting executable as a source cell, from the subject's cache or by a walk of its own. */
-static __always_inline __u32 source_of(struct attempt *a, struct header_cell *h, __u32 *raced)
+/* The acting executable as a source cell. */
+static __always_inline __u32 source_find(struct attempt *a, struct scratch *s)
 {
-	struct subject *s = a->subject;
-	__u64 cached = s->source;
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct file *exe;
+	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
 	struct vfsmount *mnt;
-	struct matching m;
-	struct sequence q;
-	__u32 source = 0;
 
-	if (!h->source_node)
+	if (!exe)
 		return 0;
-	if (cached >> 32 == a->ruleset)
-		return (__u32)cached;
-	q = sequence_read();
-	exe = BPF_CORE_READ(task, mm, exe_file);
-	if (exe) {
-		mnt = BPF_CORE_READ(exe, f_path.mnt);
-		/* an executable outside the container (the runtime's) is nobody's source */
-		if (mount_place(mnt, a->our_ns) == MOUNT_OURS &&
-		    !walk_up(&a->walk, a->scratch, (__u64)BPF_CORE_READ(exe, f_path.dentry), (__u64)mnt)) {
-			match_init(&m, a->image, h, &a->walk, 0);
-			source = match_source(&m, h->source_node);
-		}
-	}
-	if (sequence_odd(q) || sequence_moved(q)) {
-		*raced = 1;
+	mnt = BPF_CORE_READ(exe, f_path.mnt);
+	/* an executable outside the container (the runtime's) is nobody's source */
+	if (mount_place(mnt, a->our_ns) != MOUNT_OURS)
 		return 0;
-	}
-	s->source = (__u64)a->ruleset << 32 | source;
-	return source;
+	a->walk.dentry = (__u64)BPF_CORE_READ(exe, f_path.dentry);
+	a->walk.mnt = (__u64)mnt;
+	if (walk_up(&a->walk, s))
+		return 0;
+	a->query.n = a->walk.n;
+	a->query.leaf = a->walk.leaf;
+	return match_source(&a->query, s);
 }
 
-static long attempt_step(__u32 i, struct attempt *a)
+/* 1: answered, decision or reason is set; 0: renames, mounts or a new policy came between, try again. */
+__noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
 {
-	struct request *r = a->request;
 	struct sequence q = sequence_read();
-	struct cell *h = cell_at(a->image, 0);
-	struct cell *k = cell_at(a->image, a->class_cell);
-	__u32 source, raced = 0;
-	struct matching m;
 
-	if (i)
-		count(COUNTER_RETRIED);
+	if (!a || !s || !r)
+		return 0;
 	if (sequence_odd(q))
 		return 0;
-	if (!h || !k) {
-		a->reason = REASON_NO_RULES;
-		a->done = 1;
-		return 1;
+	a->query.source = 0;
+	if (a->has_source) {
+		if (a->cached >> 32 == a->query.ruleset) {
+			a->query.source = (__u32)a->cached;
+		} else {
+			a->query.source = source_find(a, s);
+			if (a->query.reason || sequence_moved(q))
+				return 0;
+			a->cached = (__u64)a->query.ruleset << 32 | a->query.source;
+		}
 	}
-	source = source_of(a, &h->header, &raced);
-	if (raced)
-		return 0;
-	a->reason = walk_up(&a->walk, a->scratch, r->dentry, r->mnt);
+	a->walk.dentry = r->dentry;
+	a->walk.mnt = r->mnt;
+	a->query.reason = walk_up(&a->walk, s);
 	if (a->pathless) {
-		a->walk.n = 0;
-		a->reason = 0;
-		a->decision = k->class_.otherwise;
-	} else if (!a->reason) {
-		match_init(&m, a->image, &h->header, &a->walk, a->condition);
-		a->decision = match_class(&m, &k->class_, r->class_, source);
-		if (m.unreadable)
-			a->reason = REASON_UNREADABLE;
+		a->walk.n = a->walk.n ? 1 : 0; /* its own name, for the event */
+		a->query.reason = 0;
+		a->decision = a->otherwise;
+	} else if (!a->query.reason) {
+		a->query.n = a->walk.n;
+		a->query.leaf = a->walk.leaf;
+		a->decision = match_class(&a->query, s);
+		if (a->query.reason == REASON_NO_RULES)
+			return 0;
 	}
-	if (sequence_moved(q)) {
-		a->reason = REASON_RACED;
-		return 0;
-	}
-	a->done = 1;
-	return 1;
+	return !sequence_moved(q);
 }
 
 static __always_inline __u32 owner_condition(struct task_struct *task, __u64 inode)
@@ -120,102 +78,125 @@ static __always_inline __u32 owner_condition(struct task_struct *task, __u64 ino
 	return BPF_CORE_READ(task, cred, fsuid.val) == BPF_CORE_READ((struct inode *)inode, i_uid.val) ? COND_OWNER : 0;
 }
 
-/* Verdict for the current task, which is `s` and active: 0 or -EACCES. */
-static __noinline int judge(struct subject *s, struct request *r)
+/* 1: read; 0: the rules are not there; -1: nothing applies to the container. */
+static __noinline int class_read(__u64 key, __u32 class_, struct class_facts *f)
+{
+	struct container *c = bpf_map_lookup_elem(&containers, &key);
+	struct cell *cell;
+	void *image;
+
+	if (!c || !c->ruleset)
+		return -1;
+	f->ruleset = c->ruleset;
+	f->our_ns = c->mnt_ns;
+	image = bpf_map_lookup_elem(&rulesets, &f->ruleset);
+	if (!image)
+		return 0;
+	cell = cell_at(image, 0);
+	if (!cell || cell->header.version != IMAGE_VERSION)
+		return 0;
+	f->cell = cell->header.classes[class_ & (CLASS_COUNT - 1)];
+	f->has_source = cell->header.source_node;
+	if (!f->cell)
+		return 1;
+	cell = cell_at(image, f->cell);
+	if (!cell)
+		return 0;
+	f->unresolved = cell->class_.unresolved;
+	f->otherwise = cell->class_.otherwise;
+	return 1;
+}
+
+/* Verdict for the current task, which is `subject` and active: 0 = go on, else deny. */
+__noinline int judge(struct subject *subject, struct request *r)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct attempt a = {};
-	struct event_facts f = {};
-	struct container *c;
-	struct cell *cell;
+	/* rules that cannot be found deny */
+	struct class_facts class_ = {.unresolved = EFFECT_BLOCK};
+	struct attempt *a;
+	struct event_facts *f;
+	struct scratch *s = 0;
+	__u32 effect, decision = 0, reason = REASON_NO_RULES, i;
+	enum mount_place place = MOUNT_OURS;
 	__u64 key;
-	__u32 effect, unresolved = EFFECT_BLOCK;
-	enum mount_place place;
+	int known;
 
-	if (!s || !r)
-		return -EACCES;
-	key = s->container;
-	c = bpf_map_lookup_elem(&containers, &key);
-	if (!c || !c->ruleset)
+	if (!subject || !r)
+		return 1;
+	key = subject->container;
+	known = class_read(key, r->class_, &class_);
+	if (known < 0 || (known && !class_.cell))
 		return 0;
-	a.ruleset = c->ruleset;
-	a.image = bpf_map_lookup_elem(&rulesets, &a.ruleset);
-	if (!a.image) { /* replaced since the id was read */
-		c = bpf_map_lookup_elem(&containers, &key);
-		if (!c || !c->ruleset)
-			return 0;
-		a.ruleset = c->ruleset;
-		a.image = bpf_map_lookup_elem(&rulesets, &a.ruleset);
-	}
-	a.subject = s;
-	a.request = r;
-	a.our_ns = c->mnt_ns;
-	if (!a.image) {
-		a.reason = REASON_NO_RULES;
-		goto judged;
-	}
-	cell = cell_at(a.image, 0);
-	if (!cell || cell->header.version != IMAGE_VERSION) {
-		a.reason = REASON_NO_RULES;
-		goto judged;
-	}
-	a.class_cell = cell->header.classes[r->class_ & (CLASS_COUNT - 1)];
-	if (!a.class_cell)
+	place = mount_place((struct vfsmount *)r->mnt, class_.our_ns);
+	if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE)
 		return 0;
-	cell = cell_at(a.image, a.class_cell);
-	if (!cell) {
-		a.reason = REASON_NO_RULES;
+	s = scratch_take();
+	if (!s) {
+		reason = REASON_NO_SCRATCH;
 		goto judged;
 	}
-	unresolved = cell->class_.unresolved;
-
-	place = mount_place((struct vfsmount *)r->mnt, a.our_ns);
-	if (place == MOUNT_KERNEL) {
-		if (r->class_ == CLASS_FILE)
-			return 0;
-		a.pathless = 1;
-	}
-	a.scratch = scratch_take();
-	if (!a.scratch) {
-		a.reason = REASON_NO_SCRATCH;
-		goto judged;
-	}
+	a = &s->attempt;
 	if (place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
-		walk_up(&a.walk, a.scratch, r->dentry, r->mnt); /* for the event's sake */
-		a.reason = REASON_FOREIGN_MOUNT;
+		a->walk.dentry = r->dentry;
+		a->walk.mnt = r->mnt;
+		walk_up(&a->walk, s); /* for the event's sake */
+		reason = REASON_FOREIGN_MOUNT;
 		goto judged;
 	}
-	a.condition = r->write | owner_condition(task, r->inode);
-	bpf_loop(ATTEMPTS, attempt_step, &a, 0);
-	if (!a.done)
-		a.reason = REASON_RACED;
+	a->pathless = place == MOUNT_KERNEL;
+	a->query.class_ = r->class_;
+	a->query.condition = r->write | owner_condition(task, r->inode);
+	for (i = 0; i < ATTEMPTS; i++) {
+		if (i) {
+			count(COUNTER_RETRIED);
+			known = class_read(key, r->class_, &class_);
+			if (known < 0 || (known && !class_.cell)) {
+				scratch_give(s);
+				return 0;
+			}
+		}
+		if (!known)
+			continue;
+		a->query.ruleset = class_.ruleset;
+		a->our_ns = class_.our_ns;
+		a->otherwise = class_.otherwise;
+		a->has_source = class_.has_source;
+		a->cached = subject->source;
+		reason = REASON_RACED;
+		if (attempt(a, s, r)) {
+			reason = a->query.reason;
+			decision = a->decision;
+			subject->source = a->cached;
+			break;
+		}
+	}
 
 judged:
-	if (a.reason) {
-		count(COUNTER_RACED + a.reason - REASON_RACED);
-		a.decision = unresolved << DECISION_EFFECT_SHIFT | RULE_NONE;
+	if (reason) {
+		count(COUNTER_RACED + reason - REASON_RACED);
+		decision = class_.unresolved << DECISION_EFFECT_SHIFT | RULE_NONE;
 	}
-	effect = decision_effect(a.decision);
+	effect = decision_effect(decision);
 	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : effect == EFFECT_AUDIT ? COUNTER_AUDITED : COUNTER_ALLOWED);
 	if (effect >= EFFECT_AUDIT) {
-		if (!a.scratch)
-			a.scratch = scratch_take();
-		if (a.scratch) {
-			f.container = key;
-			f.ruleset = a.ruleset;
-			f.class_ = r->class_;
-			f.op = r->op;
-			f.decision = a.decision;
-			f.reason = a.reason;
-			f.has_path = a.walk.dentry != 0;
-			emit(a.scratch, &a.walk, &f);
+		if (s) {
+			f = &s->facts;
+			f->container = key;
+			f->ruleset = class_.ruleset;
+			f->class_ = r->class_;
+			f->op = r->op;
+			f->decision = decision;
+			f->reason = reason;
+			f->has_path = reason != REASON_NO_RULES;
+			f->n = s->attempt.walk.n;
+			emit(s, f);
 		} else {
 			count(COUNTER_EVENT_DROPPED);
 		}
 	}
-	if (a.scratch)
-		scratch_give(a.scratch);
-	return effect == EFFECT_BLOCK ? -EACCES : 0;
+	if (s)
+		scratch_give(s);
+	return effect == EFFECT_BLOCK;
 }
 
 /* The current task, if it is confined and its workload has begun. */

@@ -99,10 +99,17 @@ struct scratch {
 	__u32 busy;
 	__u32 zero; /* never written: a start for counters that the verifier must not unroll a loop by */
 	__u64 dentries[MAX_COMPONENTS]; /* leaf first; a ring: the last ones, nearest to the root, stay */
-	union {
-		__u64 words[(NAME_BYTES + 1) / 8];
-		char bytes[NAME_BYTES + 1];
-	} name;
+	struct {
+		union {
+			__u64 words[(NAME_BYTES + 1) / 8];
+			char bytes[NAME_BYTES + 1];
+		};
+		__u64 hash;
+		__u32 len;
+		__u32 pad;
+	} name; /* the component that is being looked up */
+	struct attempt attempt;
+	struct event_facts facts;
 	struct event event;
 	char data[3 * PATH_BYTES]; /* path and source of the event; a third part keeps bounded copies inside */
 };
@@ -113,7 +120,7 @@ struct {
 	__type(value, struct scratch);
 } scratches SEC(".maps");
 
-static __always_inline void count(__u32 which)
+static __noinline void count(__u32 which)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &which);
 
@@ -121,7 +128,7 @@ static __always_inline void count(__u32 which)
 		__sync_fetch_and_add(n, 1); /* per CPU, yet preemption may interleave two programs */
 }
 
-static __always_inline struct scratch *scratch_take(void)
+static __noinline struct scratch *scratch_take(void)
 {
 	for (__u32 i = 0; i < SCRATCH_AREAS; i++) {
 		__u32 key = i;

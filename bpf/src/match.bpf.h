@@ -23,12 +23,6 @@ static __always_inline struct cell *cell_at(void *image, __u32 index)
 	return bpf_map_lookup_elem(image, &index);
 }
 
-/* A component's name, in scratch->name, and its hash. */
-struct component {
-	__u64 hash;
-	__u32 len;
-};
-
 struct rest {
 	struct scratch *scratch;
 	__u64 hash;
@@ -45,15 +39,16 @@ static long hash_step(__u32 i, struct rest *r)
 	return 0;
 }
 
-/* Reads the name of a dentry. The words that a node holds, and the last one, are filled with zeros, and the former
- * are hashed and compared whatever the length: straight code for names that are short, as most are. 0: unreadable. */
-static __noinline int component_read(struct scratch *s, __u64 dentry, __u64 seed, struct component *out)
+/* Reads the name of a dentry into scratch->name, with its hash. The words that a node holds, and the last one, are filled with zeros, and the former
+ * are hashed and compared whatever the length: straight code for names that are short, as most are. 0: unreadable.
+ * Verified once, on its own, as are the other functions here that are not static. */
+__noinline int component_read(struct scratch *s, __u64 dentry, __u64 seed)
 {
 	const unsigned char *name;
 	__u64 hash;
 	__u32 len, last;
 
-	if (!s || !out)
+	if (!s)
 		return 0;
 	len = BPF_CORE_READ((struct dentry *)dentry, d_name.len);
 	name = BPF_CORE_READ((struct dentry *)dentry, d_name.name);
@@ -79,8 +74,8 @@ static __noinline int component_read(struct scratch *s, __u64 dentry, __u64 seed
 		bpf_loop(NAME_WORDS - NODE_INLINE / 8, hash_step, &r, 0);
 		hash = r.hash;
 	}
-	out->hash = mix(hash, len);
-	out->len = len;
+	s->name.hash = mix(hash, len);
+	s->name.len = len;
 	return 1;
 }
 
@@ -106,17 +101,16 @@ static long tail_step(__u32 i, struct tail *t)
 	return 1;
 }
 
-static __always_inline int node_is(void *image, struct scratch *s, struct node_cell *n, __u32 parent,
-				   struct component *c)
+static __always_inline int node_is(void *image, struct scratch *s, struct node_cell *n, __u32 parent)
 {
-	if (n->parent != parent || n->tag != (__u32)c->hash || n->len != c->len)
+	if (n->parent != parent || n->tag != (__u32)s->name.hash || n->len != s->name.len)
 		return 0;
 	if (n->name[0] != s->name.words[0] || n->name[1] != s->name.words[1] || n->name[2] != s->name.words[2] ||
 	    n->name[3] != s->name.words[3])
 		return 0;
-	if (c->len > NODE_INLINE) {
+	if (s->name.len > NODE_INLINE) {
 		struct tail t = {
-			.image = image, .scratch = s, .more = n->more, .words = (c->len + 7) / 8, .equal = 1};
+			.image = image, .scratch = s, .more = n->more, .words = (s->name.len + 7) / 8, .equal = 1};
 
 		bpf_loop(NAME_WORDS - NODE_INLINE / 8, tail_step, &t, 0);
 		return t.equal;
@@ -125,16 +119,16 @@ static __always_inline int node_is(void *image, struct scratch *s, struct node_c
 }
 
 /* The node for the component in scratch->name under `parent`; NULL: no rule goes on there. */
-static __always_inline struct node_cell *node_find(void *image, struct scratch *s, __u32 table, __u32 mask,
-						   __u32 parent, struct component *c)
+static __noinline struct node_cell *node_find(void *image, struct scratch *s, __u32 table, __u32 mask,
+						   __u32 parent)
 {
-	__u64 h = mix(c->hash, parent);
+	__u64 h = mix(s->name.hash, parent);
 	struct cell *n = cell_at(image, table + ((__u32)h & mask));
 
-	if (n && node_is(image, s, &n->node, parent, c))
+	if (n && node_is(image, s, &n->node, parent))
 		return &n->node;
 	n = cell_at(image, table + ((__u32)(h >> 32) & mask));
-	if (n && node_is(image, s, &n->node, parent, c))
+	if (n && node_is(image, s, &n->node, parent))
 		return &n->node;
 	return 0;
 }
@@ -170,12 +164,12 @@ struct matching {
 	__u32 best;	/* decision of the deepest directory so far */
 	__u32 fell;	/* left the tree before the path's end */
 	__u32 unreadable;
+	__u32 pad;
 };
 
 static long match_step(__u32 i, struct matching *m)
 {
 	struct scratch *s = m->scratch;
-	struct component c;
 	struct node_cell *n;
 	__u32 d;
 
@@ -185,11 +179,11 @@ static long match_step(__u32 i, struct matching *m)
 	d = decision_read(m->image, i + 1 == m->n ? m->children : m->deep, m->condition);
 	if (decision_effect(d))
 		m->best = d;
-	if (!component_read(s, s->dentries[(m->n - 1 - i) & (MAX_COMPONENTS - 1)], m->seed, &c)) {
+	if (!component_read(s, s->dentries[(m->n - 1 - i) & (MAX_COMPONENTS - 1)], m->seed)) {
 		m->unreadable = 1;
 		return 1;
 	}
-	n = node_find(m->image, s, m->table, m->mask, m->node, &c);
+	n = node_find(m->image, s, m->table, m->mask, m->node);
 	if (!n) {
 		m->fell = 1;
 		return 1;
@@ -201,104 +195,135 @@ static long match_step(__u32 i, struct matching *m)
 	return 0;
 }
 
-/* Decision of the rules below one root cell; 0 = none of them decides. */
-static __always_inline __u32 match_root(struct matching *m, __u32 root)
+static __always_inline int match_begin(struct matching *m, struct query *q, struct scratch *s, struct header_cell *h)
 {
-	struct cell *r;
-	__u32 d, base;
+	m->scratch = s;
+	m->seed = h->seed;
+	m->leaf = q->leaf;
+	m->table = h->table;
+	m->mask = h->mask;
+	m->n = q->n;
+	m->condition = q->condition;
+	return h->version == IMAGE_VERSION;
+}
 
-	if (!root)
+/* Decision of the rules below one root cell; 0 = none of them decides. */
+__noinline __u32 match_root(struct query *q, struct scratch *s, __u32 root)
+{
+	struct matching m = {};
+	struct cell *h, *r;
+	__u32 d, base, id;
+
+	if (!q || !s)
 		return 0;
-	r = cell_at(m->image, root);
-	if (!r) {
-		m->unreadable = 1;
+	id = q->ruleset;
+	q->reason = REASON_NO_RULES;
+	m.image = bpf_map_lookup_elem(&rulesets, &id);
+	if (!m.image)
 		return 0;
-	}
-	m->node = r->root.node;
-	m->exact = r->root.exact;
-	m->children = r->root.children;
-	m->deep = r->root.deep;
+	h = cell_at(m.image, 0);
+	r = cell_at(m.image, root);
+	if (!h || !r || !match_begin(&m, q, s, &h->header))
+		return 0;
+	q->reason = 0;
+	m.node = r->root.node;
+	m.exact = r->root.exact;
+	m.children = r->root.children;
+	m.deep = r->root.deep;
 	base = r->root.base;
-	m->best = 0;
-	m->fell = 0;
 	/* a path with more components than the deepest rule can have leaves the tree before the ring's end */
-	bpf_loop(MAX_COMPONENTS, match_step, m, 0);
-	if (m->unreadable)
-		return 0;
-	if (!m->fell && m->n <= MAX_COMPONENTS) {
-		d = decision_read(m->image, m->exact, m->condition);
+	bpf_loop(MAX_COMPONENTS, match_step, &m, 0);
+	if (m.unreadable)
+		goto unreadable;
+	if (!m.fell && m.n <= MAX_COMPONENTS) {
+		d = decision_read(m.image, m.exact, m.condition);
 		if (decision_effect(d))
 			return d;
-		d = decision_read(m->image, m->children, m->condition);
+		d = decision_read(m.image, m.children, m.condition);
 		if (decision_effect(d))
-			m->best = d;
+			m.best = d;
 	}
-	if (base && m->leaf) {
-		struct component c;
-		struct node_cell *n;
+	if (base && m.leaf) {
+			struct node_cell *n;
 
-		if (!component_read(m->scratch, m->leaf, m->seed, &c)) {
-			m->unreadable = 1;
-			return 0;
-		}
-		n = node_find(m->image, m->scratch, m->table, m->mask, base, &c);
+		if (!component_read(s, m.leaf, m.seed))
+			goto unreadable;
+		n = node_find(m.image, s, m.table, m.mask, base);
 		if (n) {
-			d = decision_read(m->image, n->exact, m->condition);
+			d = decision_read(m.image, n->exact, m.condition);
 			if (decision_effect(d))
 				return d;
 		}
 	}
-	return m->best;
+	return m.best;
+
+unreadable:
+	q->reason = REASON_UNREADABLE;
+	return 0;
 }
 
-/* The path in scratch->dentries as an executable that rules name; the source cell, 0 = none of them. */
-static __always_inline __u32 match_source(struct matching *m, __u32 source_node)
+/* The path in scratch->dentries as an executable that rules name: the source cell, 0 = none of them. */
+__noinline __u32 match_source(struct query *q, struct scratch *s)
 {
-	if (!source_node)
+	struct matching m = {};
+	struct cell *h;
+	__u32 id;
+
+	if (!q || !s)
 		return 0;
-	m->node = source_node;
-	m->exact = 0;
-	m->children = 0;
-	m->deep = 0;
-	m->best = 0;
-	m->fell = 0;
-	bpf_loop(MAX_COMPONENTS, match_step, m, 0);
-	if (m->unreadable || m->fell || m->n > MAX_COMPONENTS || !m->n)
+	id = q->ruleset;
+	q->reason = REASON_NO_RULES;
+	m.image = bpf_map_lookup_elem(&rulesets, &id);
+	if (!m.image)
 		return 0;
-	return m->exact;
+	h = cell_at(m.image, 0);
+	if (!h || !match_begin(&m, q, s, &h->header))
+		return 0;
+	q->reason = 0;
+	m.node = h->header.source_node;
+	if (!m.node)
+		return 0;
+	bpf_loop(MAX_COMPONENTS, match_step, &m, 0);
+	if (m.unreadable)
+		q->reason = REASON_UNREADABLE;
+	if (m.unreadable || m.fell || m.n > MAX_COMPONENTS || !m.n)
+		return 0;
+	return m.exact;
 }
 
-static __always_inline void match_init(struct matching *m, void *image, struct header_cell *h, struct walk *w,
-				       __u32 condition)
+/* The rules' answer for one class: first those of the acting executable, then those without a source, then what
+ * the class says otherwise. Never EFFECT_NONE, unless there is a reason. */
+static __always_inline __u32 match_class(struct query *q, struct scratch *s)
 {
-	m->image = image;
-	m->scratch = w->scratch;
-	m->seed = h->seed;
-	m->leaf = w->leaf;
-	m->table = h->table;
-	m->mask = h->mask;
-	m->n = w->n;
-	m->condition = condition;
-	m->unreadable = 0;
-}
+	struct cell *h, *k, *c;
+	void *image;
+	__u32 id, d = 0, root, otherwise;
 
-/* The rules' answer for one class: first those of the acting executable, then those without a source, then the
- * posture. Never EFFECT_NONE. */
-static __always_inline __u32 match_class(struct matching *m, struct class_cell *class_, __u32 class_index,
-					 __u32 source)
-{
-	__u32 d = 0;
-
-	if (source) {
-		struct cell *c = cell_at(m->image, source);
-
-		if (c)
-			d = match_root(m, c->source.roots[class_index & (CLASS_COUNT - 1)]);
+	if (!q || !s)
+		return 0;
+	id = q->ruleset;
+	q->reason = REASON_NO_RULES;
+	image = bpf_map_lookup_elem(&rulesets, &id);
+	if (!image)
+		return 0;
+	h = cell_at(image, 0);
+	if (!h)
+		return 0;
+	k = cell_at(image, h->header.classes[q->class_ & (CLASS_COUNT - 1)]);
+	if (!k)
+		return 0;
+	root = k->class_.root;
+	otherwise = k->class_.otherwise;
+	q->reason = 0;
+	if (q->source) {
+		c = cell_at(image, q->source);
+		if (c && c->source.roots[q->class_ & (CLASS_COUNT - 1)])
+			d = match_root(q, s, c->source.roots[q->class_ & (CLASS_COUNT - 1)]);
 	}
-	if (!decision_effect(d) && !m->unreadable)
-		d = match_root(m, class_->root);
-	if (!decision_effect(d))
-		d = class_->otherwise;
+	if (!q->reason && !decision_effect(d) && root)
+		d = match_root(q, s, root);
+	if (!q->reason && !decision_effect(d))
+		d = otherwise;
 	return d;
 }
 

@@ -18,20 +18,16 @@ extern const void mount_lock __ksym __weak;
 #define SB_KERNMOUNT (1UL << 22) /* include/linux/fs.h */
 #define MAX_ERRNO 4095
 
-struct place {
-	struct dentry *dentry;
-	struct vfsmount *mnt;
-};
-
-struct walk {
+struct walk_state {
 	struct scratch *scratch;
 	__u64 dentry;
 	__u64 mount;	/* struct mount that contains dentry's vfsmount */
 	__u64 mnt_root;
-	__u64 leaf;	/* first component seen; 0: the path is "/" */
-	__u32 n;	/* components */
+	__u64 leaf;
+	__u32 n;
 	__u32 reason;
 	__u32 done;
+	__u32 pad;
 };
 
 struct sequence {
@@ -66,7 +62,7 @@ static __always_inline __u64 mount_of(__u64 vfsmount)
 	return vfsmount - bpf_core_field_offset(struct mount, mnt);
 }
 
-static long walk_step(__u32 i, struct walk *w)
+static long walk_step(__u32 i, struct walk_state *w)
 {
 	struct scratch *s = w->scratch;
 	struct dentry *d;
@@ -103,21 +99,27 @@ static long walk_step(__u32 i, struct walk *w)
 	return 0;
 }
 
-/* Fills scratch->dentries; the reason tells why not, 0 = complete. */
-static __always_inline __u32 walk_up(struct walk *w, struct scratch *s, __u64 dentry, __u64 vfsmount)
+/* Fills scratch->dentries from `dentry` up. Verified once, on its own. */
+__noinline __u32 walk_up(struct walk *w, struct scratch *s)
 {
-	w->scratch = s;
-	w->dentry = dentry;
-	w->mount = mount_of(vfsmount);
-	w->mnt_root = (__u64)BPF_CORE_READ((struct vfsmount *)vfsmount, mnt_root);
-	w->leaf = 0;
-	w->n = s->zero;
-	w->reason = 0;
-	w->done = 0;
-	bpf_loop(MAX_WALK, walk_step, w, 0);
-	if (!w->reason && !w->done)
-		w->reason = REASON_TOO_DEEP;
-	return w->reason;
+	struct walk_state t = {};
+	struct mount *m;
+
+	if (!w || !s)
+		return REASON_UNREADABLE;
+	t.scratch = s;
+	t.dentry = w->dentry;
+	t.mount = mount_of(w->mnt);
+	m = (struct mount *)t.mount;
+	t.mnt_root = (__u64)BPF_CORE_READ(m, mnt.mnt_root);
+	t.n = s->zero;
+	bpf_loop(MAX_WALK, walk_step, &t, 0);
+	if (!t.reason && !t.done)
+		t.reason = REASON_TOO_DEEP;
+	w->leaf = t.leaf;
+	w->n = t.n;
+	w->reason = t.reason;
+	return t.reason;
 }
 
 /* Where a mount is, seen from the container. */

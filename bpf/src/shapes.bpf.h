@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What the functions hand to each other. Functions that are not static are verified once, on their own, whoever
+ * calls them; that keeps the verifier's work small, and asks for arguments that are plain data.
+ */
+#ifndef SHAPES_BPF_H
+#define SHAPES_BPF_H
+
+/* The object of an access. dentry and mnt are kernel addresses, read with bpf_probe_read_kernel only. */
+struct request {
+	__u64 dentry;
+	__u64 mnt;
+	__u64 inode; /* 0: does not exist yet; its owner will be the creator */
+	__u32 class_;
+	__u32 op;
+	__u32 write; /* COND_WRITE or 0 */
+};
+
+/* A walk asked for and answered: plain data, since it is handed to a function that is verified on its own. */
+struct walk {
+	__u64 dentry; /* in: where to begin; kernel addresses */
+	__u64 mnt;
+	__u64 leaf;   /* out: the first component; 0: the path is "/" */
+	__u32 n;      /* out: components, as far as the walk came */
+	__u32 reason; /* out: why it is not complete; 0 = it is */
+};
+
+/* One question to the trees: plain data, for functions that are verified on their own. */
+struct query {
+	__u64 leaf;
+	__u32 ruleset;
+	__u32 n;	 /* components in scratch->dentries */
+	__u32 condition;
+	__u32 class_;
+	__u32 source;	 /* source cell of the acting executable; 0 = none that rules name */
+	__u32 reason;	 /* out; REASON_NO_RULES: the ruleset is gone, or damaged */
+};
+
+/* One attempt at an answer: plain data, for a function that is verified on its own. */
+struct attempt {
+	struct query query;
+	struct walk walk;
+	__u64 cached;	  /* the subject's source; out: the source found out now, or the same */
+	__u32 our_ns;
+	__u32 pathless;	  /* memfd and the like: no rule on paths applies */
+	__u32 has_source; /* some rule has a source */
+	__u32 otherwise;  /* the class's decision where no rule decides */
+	__u32 decision;	  /* out */
+	__u32 pad;
+};
+
+/* What the container's rules say about a class, before any path is looked at. */
+struct class_facts {
+	__u32 ruleset;
+	__u32 our_ns;
+	__u32 cell; /* 0: the class has no rules */
+	__u32 unresolved;
+	__u32 otherwise;
+	__u32 has_source;
+};
+
+/* What an event says beside the task. */
+struct event_facts {
+	__u64 container;
+	__u32 ruleset;
+	__u32 class_;
+	__u32 op;
+	__u32 decision;
+	__u32 reason;
+	__u32 has_path;
+	__u32 n; /* components of the path, in scratch */
+};
+
+#endif
