@@ -18,12 +18,16 @@ use tokio::sync::{oneshot, watch};
 
 use crate::container::{Container, Selection, name_all_policies, name_gaps, name_policies};
 use crate::order::{Order, Present, Refusal, Synced};
+use crate::registry::Registry;
 use crate::store::PolicySet;
 
 /// The annotation that a selected container gets: the digest of its ruleset when it was created.
 pub const ANNOTATION: &str = "nri-enforcer.io/ruleset";
 /// Annotations in which runtimes before NRI 0.12.2 tell the image's name (containerd, CRI-O).
 const IMAGE_ANNOTATIONS: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
+/// How the keys of labels begin that are not the pod's own. Users cannot have them: Kubernetes' own domains are the
+/// other way round.
+const BOOKKEEPING: [&str; 3] = ["io.kubernetes.", "io.cri-containerd.", "io.kubernetes-cri-o."];
 /// How long before the deadline an answer is given up, so that the error still names who, what and why.
 const MARGIN: Duration = Duration::from_millis(50);
 
@@ -32,20 +36,22 @@ const MARGIN: Duration = Duration::from_millis(50);
 pub struct Plugin {
     selection: Selection,
     policies: watch::Receiver<Arc<PolicySet>>,
+    registry: Arc<Registry>,
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
 }
 
 impl Plugin {
-    /// A plugin that reads `policies` and sends `orders`. `synced` becomes true once a synchronisation is through.
+    /// A plugin that reads `policies` and sends `orders`; `registry` is the reconciler's. `synced` becomes true once a synchronisation is through.
     #[must_use]
     pub fn new(
         selection: Selection,
         policies: watch::Receiver<Arc<PolicySet>>,
+        registry: Arc<Registry>,
         orders: Sender<Order>,
         synced: watch::Sender<bool>,
     ) -> Self {
-        Self { selection, policies, orders, synced }
+        Self { selection, policies, registry, orders, synced }
     }
 
     /// The events that it needs.
@@ -170,10 +176,12 @@ impl nri::Plugin for Plugin {
             return Ok(ContainerAdjustment::new());
         }
         let digest = resolved.ruleset.digest();
-        let ruleset = Arc::new(resolved.ruleset);
-        try_compile(&context, &container, &ruleset)
-            .await
-            .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
+        // what some container has was compiled for it
+        if self.registry.ruleset(&digest).is_none() {
+            try_compile(&context, &container, &Arc::new(resolved.ruleset))
+                .await
+                .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
+        }
         tracing::info!(%container, ruleset = %digest, "created under policies");
         self.order(Order::Created(container));
         Ok(ContainerAdjustment::new().annotation(ANNOTATION, digest.to_string()))
@@ -263,13 +271,23 @@ async fn try_compile(
     }
 }
 
+/// The labels that the pod has in Kubernetes, without those that kubelet and the runtime keep their books with.
+fn own_labels(pod: &PodSandbox) -> BTreeMap<String, String> {
+    let books = |key: &str| BOOKKEEPING.iter().any(|prefix| key.starts_with(prefix));
+    pod.labels
+        .iter()
+        .filter(|(key, _)| !books(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
 /// What policies select a container by, and the name of its image.
 fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> (Subject, String) {
     let subject = match pod {
         Some(pod) => Subject {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
-            labels: pod.labels.clone(),
+            labels: own_labels(pod),
             container: container.name.clone(),
         },
         None => {

@@ -115,3 +115,57 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconciler::tests::{container, policies};
+    use enforcer_core::ruleset::Postures;
+
+    fn ruleset(path: &str) -> Arc<Ruleset> {
+        let set = policies(&[("p", path)]);
+        let subject = &container("c", "default", "web").subject;
+        Arc::new(Ruleset::resolve(set.iter(), &Postures::default(), subject).ruleset)
+    }
+
+    #[test]
+    fn one_ruleset_is_kept_for_all_that_have_it_and_a_while_longer() {
+        let registry = Registry::default();
+        let (a, b) = (container("a", "default", "web"), container("b", "default", "web"));
+        registry.add(Arc::clone(&a));
+        registry.add(Arc::clone(&b));
+        registry.assign(&a.id, Some(ruleset("/x")));
+        registry.assign(&b.id, Some(ruleset("/x")));
+        let digest = ruleset("/x").digest();
+        assert_eq!(registry.read().rulesets.len(), 1);
+        registry.assign(&a.id, Some(ruleset("/first")));
+        for number in 0..=REMEMBERED {
+            registry.assign(&a.id, Some(ruleset(&format!("/{number}"))));
+        }
+        assert!(registry.ruleset(&digest).is_some(), "b still has it");
+        assert!(registry.ruleset(&ruleset("/first").digest()).is_none(), "long over");
+        assert!(registry.ruleset(&ruleset("/0").digest()).is_some(), "over lately");
+        assert!(registry.read().rulesets.len() <= REMEMBERED + 2);
+    }
+
+    #[test]
+    fn ended_containers_are_remembered_up_to_a_bound() {
+        let registry = Registry::default();
+        let name = |number: usize| container(&format!("c{number}"), "default", "web");
+        for number in 0..2 * REMEMBERED {
+            registry.add(name(number));
+            registry.end(&name(number).id);
+            registry.end(&name(number).id);
+        }
+        assert_eq!(registry.read().containers.len(), REMEMBERED);
+        assert!(registry.container(&name(0).id).is_none());
+        let last = name(2 * REMEMBERED - 1);
+        assert!(registry.container(&last.id).is_some());
+        registry.add(Arc::clone(&last));
+        for number in 0..2 * REMEMBERED - 1 {
+            registry.add(name(number));
+            registry.end(&name(number).id);
+        }
+        assert!(registry.container(&last.id).is_some(), "it came back, so it is not over");
+    }
+}

@@ -128,7 +128,7 @@ async fn daemon<K: Kernel>(
     let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone()));
 
     let (synced, is_synced) = watch::channel(false);
-    let plugin = Arc::new(Plugin::new(selection, seen, orders.clone(), synced));
+    let plugin = Arc::new(Plugin::new(selection, seen, registry, orders.clone(), synced));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
         .socket(&config.nri_socket)
         .events(Plugin::events())

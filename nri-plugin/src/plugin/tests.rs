@@ -29,12 +29,18 @@ impl Node {
         let (orders, taken) = std::sync::mpsc::channel();
         let procs = Procs::at(dir.path().join("proc"));
         std::fs::create_dir(dir.path().join("proc")).unwrap();
-        let (reads, registry, notify) = (seen.clone(), Arc::default(), Box::new(|_| {}));
-        let reconciler =
-            Reconciler::new(Arc::clone(&kernel), selection.clone(), reads, registry, procs, notify);
+        let (reads, registry, notify) = (seen.clone(), Arc::<Registry>::default(), Box::new(|_| {}));
+        let reconciler = Reconciler::new(
+            Arc::clone(&kernel),
+            selection.clone(),
+            reads,
+            Arc::clone(&registry),
+            procs,
+            notify,
+        );
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(false);
-        let plugin = Plugin::new(selection, seen, orders.clone(), synced);
+        let plugin = Plugin::new(selection, seen, registry, orders.clone(), synced);
         let runtime = FakeRuntime::bind(dir.path().join("nri.sock"), options).unwrap();
         let stub = nri::Stub::builder("nri-enforcer", "10").socket(runtime.path()).events(Plugin::events());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -300,13 +306,15 @@ async fn a_policy_that_comes_reaches_a_running_container() {
 
 #[test]
 fn a_container_is_described_with_what_its_runtime_tells() {
-    let pod = pod("default", "web");
+    let mut pod = pod("default", "web");
+    pod.labels.insert("io.kubernetes.pod.name".into(), "web-1".into());
+    pod.labels.insert("io.cri-containerd.kind".into(), "sandbox".into());
     let mut one = container(&pod, 7);
     one.annotations.insert("io.kubernetes.cri.image-name".into(), "docker.io/web:1".into());
     let (subject, image) = describe(Some(&pod), &one);
     assert_eq!(image, "docker.io/web:1");
     assert_eq!((&*subject.namespace, &*subject.pod, &*subject.container), ("default", "web-1", "main"));
-    assert_eq!(subject.labels, pod.labels);
+    assert_eq!(subject.labels, [("app".to_owned(), "web".to_owned())].into());
     one.labels.insert("io.kubernetes.pod.namespace".into(), "default".into());
     let (orphan, _) = describe(None, &one);
     assert_eq!((&*orphan.namespace, orphan.labels.len()), ("default", 0));
