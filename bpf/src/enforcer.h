@@ -157,7 +157,7 @@ struct header_cell {
 	__u32 mask;		/* slots of the node table - 1; slots are a power of two */
 	__u64 seed;		/* of the hash; chosen so that every node has a place */
 	__u32 source_node;	/* node id that stands for "/" in the tree of sources; 0 = no rule has a source */
-	__u32 source_root;	/* source cell of the executable "/" (impossible) is 0; reserved */
+	__u32 reserved;
 	__u32 classes[CLASS_COUNT]; /* class cells; 0 = the class has no rules */
 	__u32 pad[4];
 };

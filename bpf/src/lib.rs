@@ -56,4 +56,7 @@ macro_rules! shared {
     };
 }
 
-shared!(container, door_match, entry_ns, event, mark, subject);
+shared!(
+    class_cell, container, decision_cell, door_match, entry_ns, event, header_cell, mark, node_cell, root_cell,
+    source_cell, subject,
+);
