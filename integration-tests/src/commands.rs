@@ -113,7 +113,7 @@ fn plan(args: &RunArgs) -> Result<Plan> {
     }
     hint(&parsed, &pod, &container);
     let (postures, own_image, timeout) = (args.postures.clone(), args.rootfs.is_some(), args.timeout);
-    Ok(Plan { pod, container, policies, postures, own_image, execs, timeout })
+    Ok(Plan { pod, container, policies, postures, daemon_runs: false, own_image, execs, timeout })
 }
 
 /// Policy files, checked as the daemon will check them. It would go on without a bad one; here that would mislead.
@@ -211,7 +211,8 @@ fn guest(args: &GuestArgs) -> Result<i32> {
 fn prepare() -> Result<i32> {
     for kernel in Kernel::ALL {
         for containerd in Containerd::ALL {
-            vm::machine(&Spec::node(kernel, containerd), &|text| eprintln!("lab: {text}"))?;
+            let target = Target { spec: Spec::node(kernel, containerd), daemon: None };
+            run::machine_with_daemon(&target, &|text| eprintln!("lab: {text}"))?;
         }
     }
     Ok(0)
@@ -227,7 +228,8 @@ fn agent(task: &str, file: &Path) -> Result<i32> {
             println!("{}", serde_json::to_string(&report)?);
             Ok(0)
         }
-        "demo" => runtime.block_on(demo::in_guest(&serde_json::from_slice(&text)?, &folder)),
+        "daemon" => runtime.block_on(run::leave_daemon(&folder.join(file))).map(|()| 0),
+        "demo" => runtime.block_on(demo::in_guest(&serde_json::from_slice(&text)?)),
         _ => Err(bad(format!("no task is called `{task}`"))),
     }
 }

@@ -2,7 +2,6 @@
 //! the demonstration with an error.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::DemoArgs;
 use crate::commands::colours;
-use crate::node::{Container, Cri, Daemon, Options, Pod, RunningContainer, Runtime};
-use crate::run::{Target, alert_line, guest_job};
-use crate::vm::{self, Spec, Streams};
+use crate::node::{Container, Cri, Daemon, Pod, RunningContainer, RunningPod, Runtime};
+use crate::run::{Target, alert_line, guest_job, machine_with_daemon, running_daemon};
+use crate::vm::{Spec, Streams};
 
 /// How long an alert may take to arrive.
 const ALERT: Duration = Duration::from_secs(10);
@@ -52,9 +51,9 @@ pub fn on_host(args: &DemoArgs) -> Result<i32> {
     );
     let target = Target { spec, daemon: args.daemon.clone() };
     let setting = serde_json::to_vec(&Setting { policy, colours: colours() })?;
-    let mut job = guest_job(&target, true, "exec ./lab agent demo demo.json")?.bytes("demo.json", setting);
+    let mut job = guest_job(&target, false, "exec ./lab agent demo demo.json")?.bytes("demo.json", setting);
     job.limit = Some(Duration::from_secs(180));
-    let machine = vm::machine(&target.spec, &|text| eprintln!("lab: {text}"))?;
+    let machine = machine_with_daemon(&target, &|text| eprintln!("lab: {text}"))?;
     let outcome = job.run(&machine, Streams { out: &mut std::io::stdout(), err: &mut std::io::stderr() })?;
     if outcome.status == 0 {
         println!("{} All as it should be, in {:.0} s.", style("✔").green().bold(), begin.elapsed().as_secs_f64());
@@ -68,9 +67,9 @@ pub fn on_host(args: &DemoArgs) -> Result<i32> {
 ///
 /// # Errors
 /// Never: what goes wrong is printed, and is exit status 1.
-pub async fn in_guest(setting: &Setting, folder: &Path) -> Result<i32> {
+pub async fn in_guest(setting: &Setting) -> Result<i32> {
     console::set_colors_enabled(setting.colours);
-    match steps(setting, folder).await {
+    match steps(setting).await {
         Ok(()) => Ok(0),
         Err(error) => {
             println!("{} {error:#}", style("✘").red().bold());
@@ -88,19 +87,18 @@ fn shown(what: &str, output: &str, exit: i32) {
     println!("   {} {what}\n   {} {}", style("$").dim(), verdict.apply_to(output.trim()), style(format!("(exit {exit})")).dim());
 }
 
-async fn steps(setting: &Setting, folder: &Path) -> Result<()> {
+async fn steps(setting: &Setting) -> Result<()> {
     let cri = Runtime::of_guest().cri().await?;
-    let options = Options { program: folder.join("nri-enforcer"), ..Options::default() };
-    let mut daemon = Daemon::new(&folder.join("daemon"), options)?;
-    daemon.write_policy("block-etc-passwd-read.yaml", &setting.policy)?;
-    daemon.start().await?;
+    let mut daemon = running_daemon()?;
+    daemon.apply("block-etc-passwd-read.yaml", &setting.policy).await?;
     let result = acts(&cri, &mut daemon).await;
     result.map_err(|e| e.context(daemon.log()))
 }
 
 async fn acts(cri: &Cri, daemon: &mut Daemon) -> Result<()> {
     step(1, &format!("A pod with the label {}={}", LABEL.0, LABEL.1));
-    let (exit, output) = run_first(cri, "web", &[LABEL]).await?;
+    let web = sandbox(cri, "web", &[LABEL]).await?;
+    let (exit, output) = run_first(cri, &web).await?;
     shown("first", &output, exit);
     let alerts = daemon.wait_for_alert(ALERT, |a| a["PolicyName"] == "block-etc-passwd-read").await?;
     for alert in &alerts {
@@ -111,14 +109,12 @@ async fn acts(cri: &Cri, daemon: &mut Daemon) -> Result<()> {
     ensure!(alert["PolicyName"] == "block-etc-passwd-read" && alert["Action"] == "Block", "a wrong alert: {alert}");
 
     step(2, "A pod without it");
-    let (exit, output) = run_first(cri, "other", &[]).await?;
+    let (exit, output) = run_first(cri, &sandbox(cri, "other", &[]).await?).await?;
     shown("first", &output, exit);
     ensure!(exit == 0, "the pod that no policy selects was not left alone: it exited with {exit}");
 
     step(3, "A program that enters a running labelled container, as by `kubectl exec`");
-    let pod = Pod::new("web-2", &[LABEL], Container::idle("main"));
-    let sandbox = cri.run_pod(&pod).await?;
-    let container = cri.create(&sandbox, &Container::idle("main"), 0).await?;
+    let container = cri.create(&web, &Container::idle("sidecar"), 0).await?;
     cri.start(&container).await?;
     enter(cri, &container, "the exec entry").await?;
 
@@ -129,11 +125,13 @@ async fn acts(cri: &Cri, daemon: &mut Daemon) -> Result<()> {
     Ok(())
 }
 
-/// Runs `first` as a container's own program, in a pod with these labels.
-async fn run_first(cri: &Cri, name: &str, labels: &[(&str, &str)]) -> Result<(i32, String)> {
-    let pod = Pod::new(name, labels, Container::new("main", &["/bin/first"]));
-    let sandbox = cri.run_pod(&pod).await?;
-    let container = cri.create(&sandbox, &Container::new("main", &["/bin/first"]), 0).await?;
+async fn sandbox(cri: &Cri, name: &str, labels: &[(&str, &str)]) -> Result<RunningPod> {
+    Ok(cri.run_pod(&Pod::new(name, labels, Container::idle("main"))).await?)
+}
+
+/// Runs `first` as a container's own program.
+async fn run_first(cri: &Cri, pod: &RunningPod) -> Result<(i32, String)> {
+    let container = cri.create(pod, &Container::new("main", &["/bin/first"]), 0).await?;
     cri.start(&container).await?;
     let state = cri.wait(&container, Duration::from_secs(30)).await?.context("`first` does not end")?;
     Ok((state.exit.context("`first` has no exit status")?, cri.output(&container).0))

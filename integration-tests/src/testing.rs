@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::node::{Cri, Daemon, Options, Runtime};
-use crate::run::{Target, guest_job};
+use crate::run::{Target, guest_job, machine_with_daemon, running_daemon};
 use crate::vm::{self, Spec, Streams};
 
 /// Set in the guest.
@@ -26,7 +26,7 @@ pub struct Node {
     pub runtime: Runtime,
     /// A client for it.
     pub cri: Cri,
-    /// The daemon; not started yet, without policies.
+    /// The daemon; running, without policies.
     pub daemon: Daemon,
     checks: Vec<(String, bool)>,
 }
@@ -65,9 +65,10 @@ pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Resu
     }
     let target = Target { spec: spec.clone(), daemon: None };
     let script = format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
-    let mut job = guest_job(&target, needs_daemon, &script)?;
+    let mut job = guest_job(&target, false, &script)?;
     job.limit = Some(LIMIT);
-    let machine = vm::machine(spec, &|text| println!("{text}"))?;
+    let say = |text: &str| println!("{text}");
+    let machine = if needs_daemon { machine_with_daemon(&target, &say)? } else { vm::machine(spec, &say)? };
     let mut out = Printed;
     let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() })?;
     println!("guest {}: restored in {:.2} s, ran {:.1} s", spec.name(), outcome.restore.as_secs_f64(), outcome.elapsed.as_secs_f64());
@@ -79,11 +80,9 @@ fn inside(needs_daemon: bool, body: Body) -> Result<()> {
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     executor.block_on(async {
         let runtime = Runtime::of_guest();
-        let program = std::env::current_dir()?.join("nri-enforcer");
-        ensure!(program.is_file() == needs_daemon, "the daemon did not come along");
-        let options = Options { program, ..Options::default() };
         let cri = runtime.cri().await?;
-        let daemon = Daemon::new(&std::env::current_dir()?.join("daemon"), options)?;
+        let daemon =
+            if needs_daemon { running_daemon()? } else { Daemon::new("/run/no-daemon".as_ref(), Options::default())? };
         let mut node = Node { runtime, cri, daemon, checks: Vec::new() };
         let result = body(&mut node).await;
         let wrong = node.checks.iter().filter(|(_, good)| !good).count();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::runtime::tail;
+use super::runtime::{process_runs, tail};
 
 /// How long the daemon may take to be ready: it loads BPF programs, which an emulated machine verifies slowly.
 const READY: Duration = Duration::from_secs(120);
@@ -35,6 +35,13 @@ pub struct Options {
 pub struct Daemon {
     options: Options,
     folder: PathBuf,
+    process: Option<Process>,
+}
+
+/// A running daemon: a child of ours, or one that was started before the machine was saved.
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
     child: Option<Child>,
 }
 
@@ -45,7 +52,58 @@ impl Daemon {
     /// When the folder cannot be made.
     pub fn new(folder: &Path, options: Options) -> Result<Self> {
         fs::create_dir_all(folder.join("policies"))?;
-        Ok(Self { options, folder: folder.to_owned(), child: None })
+        Ok(Self { options, folder: folder.to_owned(), process: None })
+    }
+
+    /// The daemon that runs with `folder` since before the machine was saved ([`Daemon::leave_running`]).
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn running(folder: &Path, options: Options) -> Result<Self> {
+        let text = fs::read_to_string(folder.join("pid")).context("no daemon was left running")?;
+        let pid = Pid::from_raw(text.trim().parse()?);
+        ensure!(process_runs(pid), "the daemon that was left running has ended");
+        Ok(Self { options, folder: folder.to_owned(), process: Some(Process { pid, child: None }) })
+    }
+
+    /// Lets the daemon go on after this program's end, for [`Daemon::running`].
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn leave_running(mut self) -> Result<()> {
+        let process = self.process.take().context("the daemon is not running")?;
+        Ok(fs::write(self.folder.join("pid"), process.pid.to_string())?)
+    }
+
+    /// Writes a policy file and waits until the running daemon has taken it up.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn apply(&self, name: &str, text: &str) -> Result<()> {
+        let before = self.policy_changes();
+        self.write_policy(name, text)?;
+        self.wait_for_change(before).await
+    }
+
+    /// Waits until the policies have changed once more than `before` times.
+    ///
+    /// # Errors
+    /// When they do not within a minute.
+    pub async fn wait_for_change(&self, before: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.policy_changes() <= before {
+            if Instant::now() > deadline {
+                bail!("the daemon did not take up the change of its policies\n{}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// How often policies have come into force since the start, by the daemon's log.
+    #[must_use]
+    pub fn policy_changes(&self) -> usize {
+        self.whole_log().lines().filter(|l| l.contains("policies in force")).count()
     }
 
     /// Writes a policy file, as a whole: by renaming, as editors and Kubernetes' volumes do.
@@ -71,7 +129,7 @@ impl Daemon {
     /// # Errors
     /// When it ends or takes too long: then with the end of its log.
     pub async fn start(&mut self) -> Result<()> {
-        ensure!(self.child.is_none(), "the daemon runs already");
+        ensure!(self.process.is_none(), "the daemon runs already");
         let ready = self.folder.join("ready");
         let _ = fs::remove_file(&ready); // a killed one leaves it
         let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
@@ -83,12 +141,13 @@ impl Daemon {
         }
         command.args(&self.options.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("start `{}`", self.options.program.display()))?;
-        self.child = Some(child);
+        let pid = Pid::from_raw(child.id().try_into()?);
+        self.process = Some(Process { pid, child: Some(child) });
         let deadline = Instant::now() + READY;
         while !ready.exists() {
-            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
-                self.child = None;
-                bail!("the daemon ended before it was ready: {status}\n{}", self.log());
+            if !self.runs() {
+                self.process = None;
+                bail!("the daemon ended before it was ready\n{}", self.log());
             }
             if Instant::now() > deadline {
                 bail!("the daemon is not ready after {} s\n{}", READY.as_secs(), self.log());
@@ -103,30 +162,31 @@ impl Daemon {
     /// # Errors
     /// When it is not running.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.as_ref().context("the daemon is not running")?;
-        Ok(kill(Pid::from_raw(child.id().try_into()?), signal)?)
+        let process = self.process.as_ref().context("the daemon is not running")?;
+        Ok(kill(process.pid, signal)?)
     }
 
     /// Ends it with this signal and waits for its end.
     ///
     /// # Errors
-    /// When it is not running.
+    /// When it is not running, or does not end.
     pub fn end(&mut self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
-        let mut child = self.child.take().context("the daemon is not running")?;
-        child.wait()?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.runs() {
+            ensure!(Instant::now() < deadline, "{signal} does not end the daemon\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(child) = self.process.take().and_then(|p| p.child) {
+            let _ = { child }.wait(); // it has ended: this only clears its name
+        }
         Ok(())
     }
 
-    /// Whether it is running still.
-    ///
-    /// # Errors
-    /// When the system does not say.
-    pub fn runs(&mut self) -> Result<bool> {
-        Ok(match &mut self.child {
-            Some(child) => child.try_wait()?.is_none(),
-            None => false,
-        })
+    /// Whether it is running.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| process_runs(p.pid))
     }
 
     /// The alerts so far, once no more are coming.
@@ -183,10 +243,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
+        if let Some(process) = &mut self.process {
             // Errors mean that it has ended already.
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = kill(process.pid, Signal::SIGKILL);
+            if let Some(child) = &mut process.child {
+                let _ = child.wait();
+            }
         }
     }
 }

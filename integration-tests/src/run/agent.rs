@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{DAEMON_FILE, Entry, Exec, IMAGE_FILE, PROGRESS, Plan, Report};
+use super::{DAEMON_FILE, DAEMON_FOLDER, Entry, Exec, IMAGE_FILE, PROGRESS, Plan, Report};
 use crate::image;
 use crate::node::{Alert, Container, Cri, Daemon, Options, RunningContainer, RunningPod, Runtime, start_failure};
 
@@ -22,6 +22,33 @@ pub async fn carry_out(plan: &Plan, folder: &Path) -> Result<Report> {
 
 fn progress(text: &str) {
     eprintln!("{PROGRESS}{text}");
+}
+
+/// How the daemon of a saved machine was, and is again, started.
+fn options(folder: &Path) -> Options {
+    Options { program: folder.join(DAEMON_FILE), ..Options::default() }
+}
+
+/// Starts the daemon that came with the job, without policies, and leaves it running for the machine to be saved.
+///
+/// # Errors
+/// When it does not become ready.
+pub async fn leave_daemon(program: &Path) -> Result<()> {
+    let folder = Path::new(DAEMON_FOLDER);
+    std::fs::create_dir_all(folder)?;
+    std::fs::copy(program, folder.join(DAEMON_FILE))?;
+    let mut daemon = Daemon::new(folder, options(folder))?;
+    daemon.start().await?;
+    daemon.leave_running()
+}
+
+/// The daemon that was left running.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn running_daemon() -> Result<Daemon> {
+    let folder = Path::new(DAEMON_FOLDER);
+    Daemon::running(folder, options(folder))
 }
 
 struct Run<'a> {
@@ -54,6 +81,15 @@ impl Run<'_> {
     async fn daemon(&self) -> Result<Option<Daemon>> {
         if self.plan.policies.is_empty() {
             return Ok(None);
+        }
+        if self.plan.daemon_runs {
+            let daemon = running_daemon()?;
+            let before = daemon.policy_changes();
+            for (name, text) in &self.plan.policies {
+                daemon.write_policy(name, text)?;
+            }
+            daemon.wait_for_change(before).await?;
+            return Ok(Some(daemon));
         }
         progress("starting nri-enforcer");
         let program = self.folder.join(DAEMON_FILE);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{DAEMON_FILE, IMAGE_FILE, PROGRESS, Plan, Report};
-use crate::vm::{self, Job, Outcome, Spec, Streams};
+use crate::vm::{self, Job, Machine, Outcome, Spec, Streams};
 use crate::{cache, image};
 
 /// Where a plan is carried out.
@@ -54,21 +54,41 @@ pub fn guest_job(target: &Target, with_daemon: bool, script: &str) -> Result<Job
     Ok(job)
 }
 
+/// The saved machine in which the daemon runs already, without policies: loading its programs takes an emulated machine
+/// longer than all the rest. It is made anew for each build of the daemon.
+///
+/// # Errors
+/// When the daemon has not been built or does not become ready.
+pub fn machine_with_daemon(target: &Target, progress: &dyn Fn(&str)) -> Result<Machine> {
+    let plain = vm::machine(&target.spec, progress)?;
+    // This program only starts the daemon there: that it was built anew is no reason to make the machine anew.
+    let program = cache::stripped(&target.daemon()?)?;
+    let lab = cache::stripped(&std::env::current_exe()?)?;
+    let mut job = Job::script("exec ./lab agent daemon nri-enforcer").file(DAEMON_FILE, program).helper("lab", lab);
+    job.limit = Some(Duration::from_secs(180));
+    plain.after("daemon", &job, progress)
+}
+
 /// Carries a plan out in a fresh guest.
 ///
 /// # Errors
 /// When the lab fails.
 pub fn in_guest(plan: &Plan, root: Option<&Path>, target: &Target) -> Result<Report> {
     let progress = Progress::new();
-    let mut job = guest_job(target, !plan.policies.is_empty(), "exec ./lab agent run plan.json")?;
-    job = job.bytes("plan.json", serde_json::to_vec(plan)?);
+    let mut plan = plan.clone();
+    // A daemon that is to be started otherwise than the saved one comes with the job.
+    plan.daemon_runs = !plan.policies.is_empty() && plan.postures.is_empty();
+    let with_job = !plan.policies.is_empty() && !plan.daemon_runs;
+    let mut job = guest_job(target, with_job, "exec ./lab agent run plan.json")?;
+    job = job.bytes("plan.json", serde_json::to_vec(&plan)?);
     if let Some(root) = root {
         progress.say("reading the root");
         job = job.bytes(IMAGE_FILE, image::user_root(root)?);
     }
     let programs = u64::try_from(plan.execs.len() + plan.pod.init.len() + 1)?;
     job.limit = Some(Duration::from_secs(180 + programs * (plan.timeout + 30)));
-    let machine = vm::machine(&target.spec, &|text| progress.say(text))?;
+    let say = |text: &str| progress.say(text);
+    let machine = if plan.daemon_runs { machine_with_daemon(target, &say)? } else { vm::machine(&target.spec, &say)? };
     progress.say("restoring the machine");
     let mut out = Vec::new();
     let mut errors = progress.lines();

@@ -8,14 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::{Alert, Pod};
 
-pub use agent::{carry_out, command_line};
-pub use host::{Target, guest_job, in_guest, on_host};
+pub use agent::{carry_out, command_line, leave_daemon};
+pub(crate) use agent::running_daemon;
+pub use host::{Target, guest_job, in_guest, machine_with_daemon, on_host};
 pub use render::{alert_line, print};
 
 /// Where the agent finds the user's root, as an image archive.
 pub(crate) const IMAGE_FILE: &str = "image.tar";
 /// Where the agent finds the daemon.
 pub(crate) const DAEMON_FILE: &str = "nri-enforcer";
+/// Where a daemon works that is part of a saved machine. Not in `/lab`, where jobs' files go.
+pub(crate) const DAEMON_FOLDER: &str = "/run/lab-daemon";
 /// Lines that the agent sends beside the result begin with this: what it is doing.
 pub(crate) const PROGRESS: &str = "@lab ";
 
@@ -30,6 +33,8 @@ pub struct Plan {
     pub policies: Vec<(String, String)>,
     /// `CLASS=ACTION`, for the daemon.
     pub postures: Vec<String>,
+    /// Whether a daemon is part of the saved machine; else it comes with the job.
+    pub daemon_runs: bool,
     /// Whether the pod's image comes with the job.
     pub own_image: bool,
     /// Commands to run in the container, in this order.

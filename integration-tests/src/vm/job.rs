@@ -10,11 +10,13 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::Flock;
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::qmp::{Qmp, connect};
-use super::snapshot::{JOB_DISK, Machine};
-use crate::cache;
+use super::snapshot::{Guest, JOB_DISK, Machine};
+use crate::cache::{self, Key};
 
 /// Where a job's output goes, as it comes.
 #[expect(missing_debug_implementations, reason = "writers have none")]
@@ -39,6 +41,7 @@ pub struct Job {
 enum Content {
     Bytes(Vec<u8>),
     Path(PathBuf),
+    Helper(PathBuf),
 }
 
 /// How a job ended.
@@ -50,6 +53,23 @@ pub struct Outcome {
     pub restore: Duration,
     /// From there to the end.
     pub elapsed: Duration,
+}
+
+/// A machine after its job.
+#[derive(Debug)]
+pub(super) struct Running {
+    // Fields are dropped in this order: the machine before the folder with its sockets.
+    guest: Guest,
+    qmp: Qmp,
+    _work: TempDir,
+    _slot: Flock<File>,
+}
+
+impl Running {
+    /// Saves the machine to `folder`, and with that ends it.
+    pub(super) fn save(&mut self, folder: &Path) -> Result<()> {
+        self.guest.save(&mut self.qmp, folder)
+    }
 }
 
 impl Job {
@@ -73,13 +93,25 @@ impl Job {
         self
     }
 
+    /// Adds a file that does not count for what the job makes of a machine ([`Machine::after`]).
+    #[must_use]
+    pub fn helper(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.files.push((name.to_owned(), Content::Helper(path.into())));
+        self
+    }
+
     /// Runs it in a fresh copy of the machine. Waits for a free slot first.
     ///
     /// # Errors
     /// When the machine cannot be restored, the limit is passed, or the guest dies: then with the end of its console.
     /// A script that fails is no error: see [`Outcome::status`].
     pub fn run(&self, machine: &Machine, streams: Streams<'_>) -> Result<Outcome> {
-        let _slot = cache::guest_slot()?;
+        self.run_on(machine, streams).map(|(outcome, _)| outcome)
+    }
+
+    /// Runs it, and hands back the machine, which runs on.
+    pub(super) fn run_on(&self, machine: &Machine, streams: Streams<'_>) -> Result<(Outcome, Running)> {
+        let slot = cache::guest_slot()?;
         let begin = Instant::now();
         let work = tempfile::Builder::new().prefix("lab.").tempdir()?;
         let size = self.write_disk(&work.path().join("job.img"))?;
@@ -123,7 +155,8 @@ impl Job {
         });
         match late {
             (false, Ok(Some(status)), Ok(Ok(Some(_)))) => {
-                Ok(Outcome { status, restore, elapsed: begin.elapsed().saturating_sub(restore) })
+                let outcome = Outcome { status, restore, elapsed: begin.elapsed().saturating_sub(restore) };
+                Ok((outcome, Running { guest, qmp, _work: work, _slot: slot }))
             }
             (true, ..) => bail!("the job did not end within {} s\n{}", limit.as_secs(), guest.tail()),
             (false, Err(e), _) | (false, _, Ok(Err(e))) => Err(e).context("the job's output"),
@@ -132,6 +165,19 @@ impl Job {
                 bail!("the guest died{}\n{}", if guest.alive()? { " (QEMU did not)" } else { "" }, guest.tail())
             }
         }
+    }
+
+    /// Adds all that makes this job what it is.
+    pub(super) fn key(&self, mut key: Key) -> Result<Key> {
+        key = key.bytes("script", self.script.as_bytes());
+        for (name, content) in &self.files {
+            key = match content {
+                Content::Bytes(b) => key.bytes(name, b),
+                Content::Path(p) => key.bytes("as", name.as_bytes()).file(p)?,
+                Content::Helper(_) => key,
+            };
+        }
+        Ok(key)
     }
 
     /// The files as a tar archive at the beginning of a disk; the archive's size.
@@ -148,7 +194,7 @@ impl Job {
         for (name, content) in &self.files {
             match content {
                 Content::Bytes(b) => add(name, 0o644, u64::try_from(b.len())?, &mut b.as_slice())?,
-                Content::Path(p) => {
+                Content::Path(p) | Content::Helper(p) => {
                     let mut file = File::open(p).with_context(|| format!("open `{}`", p.display()))?;
                     let meta = file.metadata()?;
                     let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::{Spec, initrd, qmp::Qmp};
+use super::{Job, Spec, Streams, initrd, qmp::Qmp};
 use crate::cache::{self, Key};
 
 /// Size of the disk that carries a job's files into a guest. Only what is written takes space.
@@ -24,9 +24,12 @@ pub struct Machine {
     spec: Spec,
     vmlinux: PathBuf,
     root: PathBuf,
+    initrd: PathBuf,
     command_line: String,
-    /// Holds `initrd` and `state`.
-    pub(super) folder: PathBuf,
+    /// Its key in the cache, of which those of machines made from it are made.
+    key: String,
+    /// Holds `state`.
+    folder: PathBuf,
 }
 
 /// The saved machine for a specification; made now if it is not in the cache (10 to 20 s), which `progress` is told.
@@ -61,19 +64,15 @@ pub fn machine(spec: &Spec, progress: &dyn Fn(&str)) -> Result<Machine> {
         .file(&root)?
         .finish();
     let name = spec.name();
-    let folder = cache::dir().join("machines").join(format!("{name}@{key}"));
-    let machine = Machine { spec: spec.clone(), vmlinux, root, command_line, folder };
-    if !machine.folder.join("state").exists() {
-        let _lock = cache::lock(&format!("machine-{name}"))?;
-        if !machine.folder.join("state").exists() {
-            progress(&format!("booting and saving a machine: {name}"));
-            let begin = Instant::now();
-            machine.make(&initrd)?;
-            progress(&format!("machine {name} saved after {:.1} s", begin.elapsed().as_secs_f64()));
-            prune(&name)?;
-        }
-    }
+    let folder = folder(&name, &key);
+    let path = folder.join("initrd");
+    let machine = Machine { spec: spec.clone(), vmlinux, root, initrd: path, command_line, key, folder };
+    machine.once(&name, progress, || machine.make(&initrd))?;
     Ok(machine)
+}
+
+fn folder(name: &str, key: &str) -> PathBuf {
+    cache::dir().join("machines").join(format!("{name}@{key}"))
 }
 
 /// The arguments that shape the machine; a saved one can only be restored into the same shape.
@@ -97,6 +96,43 @@ impl Machine {
         &self.spec
     }
 
+    /// A machine like this one after a job that left something running, saved under the hash of all that the job is
+    /// made of.
+    ///
+    /// # Errors
+    /// When the job fails.
+    pub fn after(&self, name: &str, job: &Job, progress: &dyn Fn(&str)) -> Result<Self> {
+        let name = format!("{}-{name}", self.spec.name());
+        let key = job.key(Key::default().bytes("machine", self.key.as_bytes()))?.finish();
+        let machine = Self { folder: folder(&name, &key), key, ..self.clone() };
+        machine.once(&name, progress, || {
+            let mut output = Vec::new();
+            let mut errors = Vec::new();
+            let (outcome, mut running) = job.run_on(self, Streams { out: &mut output, err: &mut errors })?;
+            let said = || format!("{}{}", String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors));
+            ensure!(outcome.status == 0, "the machine `{name}` cannot be made: status {}\n{}", outcome.status, said());
+            running.save(&machine.folder)
+        })?;
+        Ok(machine)
+    }
+
+    /// Makes the machine unless that has been done, here or in another process.
+    fn once(&self, name: &str, progress: &dyn Fn(&str), make: impl Fn() -> Result<()>) -> Result<()> {
+        if self.folder.join("state").exists() {
+            return Ok(());
+        }
+        let _lock = cache::lock(&format!("machine-{name}"))?;
+        if !self.folder.join("state").exists() {
+            progress(&format!("making and saving a machine: {name}"));
+            let begin = Instant::now();
+            fs::create_dir_all(&self.folder)?;
+            make()?;
+            progress(&format!("machine {name} saved after {:.1} s", begin.elapsed().as_secs_f64()));
+            prune(name)?;
+        }
+        Ok(())
+    }
+
     /// Starts QEMU with its sockets and serial ports in `work`, which also holds `job.img`.
     pub(super) fn start(&self, work: &Path, incoming: bool) -> Result<Guest> {
         let at = |name: &str| work.join(name).to_string_lossy().into_owned();
@@ -110,7 +146,7 @@ impl Machine {
             command.args(["-serial", &format!("file:{}", at(port))]);
         }
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", at("qmp"))]);
-        command.arg("-kernel").arg(&self.vmlinux).arg("-initrd").arg(self.folder.join("initrd"));
+        command.arg("-kernel").arg(&self.vmlinux).arg("-initrd").arg(&self.initrd);
         command.args(["-append", &self.command_line]);
         command.args(disk(&self.root.to_string_lossy(), "root")).args(disk(&at("job.img"), "job"));
         command.args(["-device", "virtio-serial-pci"]);
@@ -127,8 +163,7 @@ impl Machine {
     }
 
     fn make(&self, initrd: &[u8]) -> Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        cache::write_whole(&self.folder.join("initrd"), initrd)?;
+        cache::write_whole(&self.initrd, initrd)?;
         let work = tempfile::Builder::new().prefix("lab.").tempdir()?;
         File::create(work.path().join("job.img"))?.set_len(JOB_DISK)?;
         let mut guest = self.start(work.path(), false)?;
@@ -145,15 +180,7 @@ impl Machine {
         }
         std::thread::sleep(Duration::from_millis(500)); // what the warm-up left to be done settles
         let mut qmp = Qmp::open(&work.path().join("qmp"))?;
-        qmp.call("stop", json!({}))?;
-        qmp.call("migrate-set-parameters", json!({"max-bandwidth": 1_u64 << 40}))?;
-        qmp.call("migrate", json!({"uri": "exec:cat >state.new"}))?;
-        let status = qmp.wait("query-migrate", &["completed", "failed", "cancelled"])?;
-        ensure!(status == "completed", "QEMU could not save the machine: {status}\n{}", guest.tail());
-        qmp.call("quit", json!({}))?;
-        guest.child.wait()?;
-        fs::rename(self.folder.join("state.new"), self.folder.join("state"))?;
-        Ok(())
+        guest.save(&mut qmp, &self.folder)
     }
 }
 
@@ -173,6 +200,20 @@ impl Guest {
         fs::read(self.work.join(file)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
     }
 
+    /// Writes the machine's state to `folder`. The machine ends with that.
+    pub(super) fn save(&mut self, qmp: &mut Qmp, folder: &Path) -> Result<()> {
+        let state = folder.join("state.new");
+        qmp.call("stop", json!({}))?;
+        qmp.call("migrate-set-parameters", json!({"max-bandwidth": 1_u64 << 40}))?;
+        qmp.call("migrate", json!({"uri": format!("exec:cat >{}", shlex::try_quote(&state.to_string_lossy())?)}))?;
+        let status = qmp.wait("query-migrate", &["completed", "failed", "cancelled"])?;
+        ensure!(status == "completed", "QEMU could not save the machine: {status}\n{}", self.tail());
+        qmp.call("quit", json!({}))?;
+        self.child.wait()?;
+        fs::rename(state, folder.join("state"))?;
+        Ok(())
+    }
+
     /// The end of the guest's console and what QEMU said, for an error message.
     pub(super) fn tail(&self) -> String {
         let console = self.read("console").replace('\r', "");
@@ -190,7 +231,7 @@ impl Drop for Guest {
     }
 }
 
-/// Removes older saved machines of this name.
+/// Removes older saved machines of this name; what was restored from one runs on.
 fn prune(name: &str) -> Result<()> {
     let mut found = Vec::new();
     for entry in fs::read_dir(cache::dir().join("machines"))?.flatten() {
