@@ -54,8 +54,9 @@ struct image {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_INNER_MAP);
 	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct cell);
+	/* sizes, not types: 6.1 takes an inner map with type information for another kind than one without */
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct cell));
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
