@@ -113,3 +113,27 @@ async fn a_late_synchronisation_that_fails_ends_the_connection() {
     assert!(format!("{state:?}").contains("too much"), "{state:?}");
     within(plugin.closed()).await;
 }
+
+#[tokio::test]
+async fn a_late_synchronisation_does_not_speak_for_the_next_connection() {
+    let place = Place::new();
+    let mut options = Options::containerd("2.1.9");
+    options.request_timeout = Duration::from_millis(300);
+    let mut runtime = FakeRuntime::bind(place.socket(), options).unwrap();
+    let recorder = Arc::new(Recorder::default()).told("Synchronize", Act::Hang(Duration::from_millis(800)));
+    let running = Running::start(builder(place.socket()), &recorder);
+    drop(within(runtime.accept()).await.unwrap());
+    let mut plugin = within(runtime.connected()).await.unwrap();
+    plugin.registered().await.unwrap();
+    plugin.configure().await.unwrap();
+    within(async {
+        while !recorder.finished("Synchronize") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(matches!(&*running.handle.state().borrow(), State::Registered(_)));
+    let error = running.handle.update_containers(Vec::new()).await.unwrap_err();
+    assert!(matches!(error, nri::UpdateError::NotConnected), "{error}");
+}

@@ -43,6 +43,9 @@ pub enum TrunkError {
         /// The connection.
         connection: u32,
     },
+    /// A request whose stream id is even or not above the one before it.
+    #[error("invalid stream id {0}")]
+    StreamId(u32),
     /// A frame without a payload, which no well-behaved peer sends.
     #[error("empty frame")]
     EmptyFrame,
@@ -173,8 +176,9 @@ async fn deliver<W: AsyncWrite + Unpin>(
     mut to: W,
     end: Arc<watch::Sender<Option<TrunkError>>>,
 ) {
+    let mut last = 0;
     loop {
-        match reader.message().await {
+        match reader.message().await.and_then(|message| rising(message, &mut last)) {
             Ok(message) => {
                 if to.write_all(&message).await.is_err() {
                     return;
@@ -186,6 +190,19 @@ async fn deliver<W: AsyncWrite + Unpin>(
             }
         }
     }
+}
+
+/// Lets a message through that a server written in Go would not refuse: requests come with odd, rising stream ids.
+fn rising(message: Vec<u8>, last: &mut u32) -> Result<Vec<u8>, TrunkError> {
+    const REQUEST: u8 = 1;
+    if let [_, _, _, _, a, b, c, d, REQUEST, ..] = *message {
+        let id = u32::from_be_bytes([a, b, c, d]);
+        if id % 2 == 0 || id <= *last {
+            return Err(TrunkError::StreamId(id));
+        }
+        *last = id;
+    }
+    Ok(message)
 }
 
 /// Sorts frames into the queues until the trunk ends or one is full.
@@ -256,6 +273,17 @@ mod tests {
         two.extend(&large);
         assert!(matches!(read(&two, &[4096]).await, Err(TrunkError::NoMemory { .. })));
         assert_eq!(read(&large, &[4096, 0]).await, Err(TrunkError::EmptyFrame));
+    }
+
+    #[test]
+    fn stream_ids_must_be_odd_and_rise() {
+        let request = |id: u8| vec![0, 0, 0, 0, 0, 0, 0, id, 1, 0];
+        let mut last = 0;
+        for (id, ok) in [(1, true), (3, true), (3, false), (1, false), (4, false), (9, true)] {
+            assert_eq!(rising(request(id), &mut last).is_ok(), ok, "{id}");
+        }
+        let response = vec![0, 0, 0, 0, 0, 0, 0, 2, 2, 0];
+        assert!(rising(response, &mut last).is_ok());
     }
 
     #[tokio::test]

@@ -95,7 +95,7 @@ async fn sixteen_mebibytes_are_taken_and_one_byte_more_is_refused() {
     let mut got = vec![0; MAX_RECEIVED];
     one.read_exact(&mut got).await.unwrap();
     assert!(got.iter().all(|byte| *byte == 9));
-    let error = mux.ended().await;
+    let error = timeout(STALL * 5, mux.ended()).await.expect("takes the frame");
     assert!(matches!(error, MuxError::Oversized { connection: 2, length } if length == MAX_RECEIVED + 1));
     assert!(error.to_string().contains("16777217 bytes on connection 2"), "{error}");
     assert_eq!(one.read(&mut [0; 8]).await.unwrap(), 0, "the connections are closed");
