@@ -90,7 +90,7 @@ impl StubBuilder {
         self
     }
 
-    /// The longest pause between two tries; 3 s if not given.
+    /// The longest pause between two tries; 3 s if not given. While nobody listens it is 200 ms at most.
     #[must_use]
     pub fn longest_pause(mut self, pause: Duration) -> Self {
         self.longest_pause = pause;
