@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::node::{Cri, Daemon, Options, Runtime};
+use crate::node::{Container, Cri, Daemon, Options, Output, Pod, RunningContainer, RunningPod, Runtime};
 use crate::run::{Target, guest_job, machine_with_daemon, running_daemon};
 use crate::vm::{self, Spec, Streams};
 
@@ -44,6 +44,46 @@ impl Node {
             println!("{time:>8} WRONG {what}: {found:?}, not {wanted:?}");
         }
         self.checks.push((what.to_owned(), good));
+    }
+
+    /// A pod's sandbox; `labels` as `key=value`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn pod(&self, namespace: &str, name: &str, labels: &[(&str, &str)]) -> Result<RunningPod> {
+        let mut pod = Pod::new(name, labels, Container { privileged: true, ..Container::idle("any") });
+        namespace.clone_into(&mut pod.namespace);
+        self.cri.run_pod(&pod).await.with_context(|| format!("pod {name}"))
+    }
+
+    /// Runs a container to its end; its exit status. `attempt` counts restarts.
+    ///
+    /// # Errors
+    /// When it does not start or does not end.
+    pub async fn entry(&self, pod: &RunningPod, name: &str, attempt: u32, command: &[&str]) -> Result<i32> {
+        let created = self.cri.create(pod, &Container::new(name, command), attempt).await?;
+        self.cri.start(&created).await.with_context(|| format!("start container {name}"))?;
+        let state = self.cri.wait(&created, Duration::from_secs(60)).await?;
+        state.and_then(|s| s.exit).with_context(|| format!("container {name} does not end"))
+    }
+
+    /// Starts a privileged container that only waits.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn idle(&self, pod: &RunningPod, name: &str) -> Result<RunningContainer> {
+        let created = self.cri.create(pod, &Container { privileged: true, ..Container::idle(name) }, 0).await?;
+        self.cri.start(&created).await.with_context(|| format!("start container {name}"))?;
+        Ok(created)
+    }
+
+    /// Runs a command, split at spaces, in a container.
+    ///
+    /// # Errors
+    /// When the container is not running.
+    pub async fn exec(&self, container: &RunningContainer, command: &str) -> Result<Output> {
+        let words: Vec<_> = command.split(' ').map(str::to_owned).collect();
+        self.cri.exec(container, &words, Duration::from_secs(90)).await.with_context(|| format!("exec {command}"))
     }
 
     /// What a failed test shows beside its checks.

@@ -1,0 +1,59 @@
+# Everything runs on Debian 12 as root with Rust installed; each target installs what else it needs.
+#   make demo              a policy denies a real container its very first system call
+#   make test              all that the project promises, proved; a clean exit means that it holds
+#   make lab ARGS="..."    try a policy: make lab ARGS="run --policy FILE --label app=web -- cat /etc/passwd"
+#   make bench             measurements
+#   make lint              formatting and clippy
+#   make setup             only what the others begin with
+# Caches are in $NRI_ENFORCER_CACHE (default /var/cache/nri-enforcer), outside the tree.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LAB := $(TARGET)/debug/lab
+say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build-setup build demo test lab bench lint machines
+
+help:
+	@sed -n '2,8s/^# //p' Makefile
+
+setup:
+	$(call say,setting this machine up (nothing to do after the first time))
+	@integration-tests/setup.sh lab
+
+# Only what building needs: no guest is set up.
+build-setup:
+	@integration-tests/setup.sh build
+
+build: setup
+	$(call say,building the daemon and the lab)
+	@$(CARGO) build --locked -p nri-plugin -p integration-tests
+
+demo: build
+	@$(LAB) demo
+
+lab: build
+	@$(LAB) $(ARGS)
+
+lint: build-setup
+	$(call say,formatting)
+	@$(CARGO) fmt --all --check
+	$(call say,clippy)
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# Made before the tests, one after another, so that no test waits for another one's machine.
+machines: build
+	$(call say,saving the machines that tests run in)
+	@$(LAB) prepare
+
+test: setup lint machines
+	$(call say,tests)
+	@log=$$(mktemp); trap 'rm -f $$log' EXIT; status=0; \
+	$(CARGO) test --locked --workspace --no-fail-fast 2>&1 | tee $$log || status=$$?; \
+	awk '/^test result:/ { p += $$4; f += $$6; i += $$8 } END { printf "%d passed, %d failed, %d skipped\n", p, f, i; exit p == 0 }' $$log && exit $$status
+
+bench: setup
+	$(call say,benchmarks)
+	@$(CARGO) bench --locked --workspace

@@ -1,0 +1,429 @@
+//! The library against real kernels, without any container runtime: identity, limits, upgrades, and what happens at
+//! the edges. A "container" here is a shell with a mount namespace and, mostly, a cgroup of its own; the part of the
+//! runtime's init is played by what it does before its first `exec` there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Options, Stage, Target, unload};
+use enforcer_core::event::{Event, EventBy, Op, Unresolved};
+use enforcer_core::policy::parse;
+use enforcer_core::ruleset::{Postures, Ruleset};
+use enforcer_core::subject::Subject;
+use enforcer_core::decide::Verdict;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use lab::vm::{self, Job, Kernel, Spec, Streams};
+
+/// Set in the guest.
+const INSIDE: &str = "NRI_ENFORCER_KERNEL_TEST";
+
+/// Runs the test `name` of this program in a fresh guest, where it runs `body`.
+fn in_guest(name: &str, kernel: Kernel, body: fn()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let say = |text: &str| println!("{text}");
+    let machine = vm::machine(&Spec::plain(kernel), &say).expect("a machine (run `make setup` as root)");
+    let script = format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./kernel --exact {name} --nocapture --test-threads=1 2>&1");
+    let mut job = Job::script(script).file("kernel", std::env::current_exe().unwrap());
+    job.limit = Some(Duration::from_secs(400));
+    let mut out = Vec::new();
+    let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() }).unwrap();
+    print!("{}", String::from_utf8_lossy(&out));
+    assert_eq!(outcome.status, 0, "the test failed in its guest ({kernel})");
+}
+
+macro_rules! on_both_kernels {
+    ($($name:ident => $old:ident, $new:ident;)*) => {$(
+        #[test]
+        fn $old() {
+            in_guest(stringify!($old), Kernel::V6_1, $name);
+        }
+        #[test]
+        fn $new() {
+            in_guest(stringify!($new), Kernel::V6_12, $name);
+        }
+    )*};
+}
+
+on_both_kernels! {
+    identity => identity_on_6_1, identity_on_6_12;
+    edges => edges_on_6_1, edges_on_6_12;
+    upgrades => upgrades_on_6_1, upgrades_on_6_12;
+}
+
+fn options() -> Options {
+    Options::default()
+}
+
+fn ruleset(rules: &str) -> Ruleset {
+    let policy = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p, namespace: default}}\n\
+         spec:\n  selector: {{matchLabels: {{app: x}}}}\n{rules}"
+    );
+    let parsed = parse("test.yaml", &policy);
+    assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+    let subject = Subject {
+        namespace: "default".into(),
+        labels: BTreeMap::from([("app".into(), "x".into())]),
+        ..Subject::default()
+    };
+    let resolved = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject);
+    assert!(!resolved.ruleset.is_empty());
+    resolved.ruleset
+}
+
+fn block(path: &str) -> Ruleset {
+    ruleset(&format!("  file: {{matchPaths: [{{path: {path}}}]}}\n  action: Block\n"))
+}
+
+fn audit(path: &str) -> Ruleset {
+    ruleset(&format!("  file: {{matchPaths: [{{path: {path}}}]}}\n  action: Audit\n"))
+}
+
+fn block_below(dir: &str) -> Ruleset {
+    ruleset(&format!("  file: {{matchDirectories: [{{dir: {dir}, recursive: true}}]}}\n  action: Block\n"))
+}
+
+/// `levels` directories, each in the one before, with a file in the last; that one, open.
+fn dig(top: &str, levels: usize) -> OwnedFd {
+    fs::create_dir_all(top).unwrap();
+    let mut dir: OwnedFd = fs::File::open(top).unwrap().into();
+    for _ in 0..levels {
+        mkdirat(&dir, "d", Mode::S_IRWXU).unwrap();
+        dir = openat(&dir, "d", OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+    }
+    openat(&dir, "file", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRWXU).unwrap();
+    dir
+}
+
+/// A shell in a mount namespace of its own, which reads commands.
+struct Container {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    id: ContainerId,
+    cgroup: Option<PathBuf>,
+}
+
+impl Container {
+    /// Waits, in its namespaces, before its first exec there.
+    fn created(id: &str, own_cgroup: bool) -> Self {
+        let cgroup = own_cgroup.then(|| PathBuf::from(format!("/sys/fs/cgroup/test-{id}")));
+        let enter = match &cgroup {
+            Some(dir) => {
+                fs::create_dir_all(dir).unwrap();
+                format!("echo $$ > {}/cgroup.procs; ", dir.display())
+            }
+            None => String::new(),
+        };
+        let script = format!("{enter}exec unshare -m --propagation private sh -c 'echo ready; read go; exec sh'");
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut container = Self { child, stdin, stdout, id: ContainerId::new(id).unwrap(), cgroup };
+        assert_eq!(container.line(), "ready");
+        container
+    }
+
+    fn target(&self, stage: Stage) -> Target {
+        Target { id: self.id.clone(), pid: self.pid(), stage }
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// The first exec.
+    fn start(&mut self) {
+        writeln!(self.stdin, "go").unwrap();
+    }
+
+    /// Runs a command in the shell; its exit status.
+    fn run(&mut self, command: &str) -> i32 {
+        writeln!(self.stdin, "( {command} ) >/dev/null 2>&1; echo $?").unwrap();
+        self.line().parse().unwrap()
+    }
+
+    /// Whether the shell itself, without an exec, may read a file.
+    fn reads(&mut self, path: &str) -> bool {
+        self.run(&format!(": < {path}")) == 0
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(dir) = &self.cgroup {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+fn sh(command: &str) {
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+}
+
+fn counter(enforcer: &Enforcer, name: &str) -> u64 {
+    enforcer.counters().unwrap().into_iter().find(|(counter, _)| counter == name).unwrap().1
+}
+
+fn events(enforcer: &Enforcer) -> Vec<Event> {
+    let mut events = Vec::new();
+    enforcer.events().unwrap().poll(Duration::from_millis(200), |event| events.push(event)).unwrap();
+    events
+}
+
+/// Who is confined, from when on, and how it ends.
+fn identity() {
+    let enforcer = Enforcer::open(&options()).unwrap();
+    fs::write("/tmp/secret", "x").unwrap();
+    fs::write("/tmp/other", "x").unwrap();
+    let rules = block("/tmp/secret");
+
+    // Armed before its start: the runtime's part is not judged, the workload is from its first instruction on.
+    let mut one = Container::created("one", true);
+    let armed = enforcer.arm(&one.target(Stage::Created), &rules).unwrap();
+    assert_eq!((armed.already, armed.ruleset), (false, rules.digest()));
+    assert!(armed.tasks >= 1);
+    one.start();
+    assert!(!one.reads("/tmp/secret"));
+    assert!(one.reads("/tmp/other"));
+    assert_ne!(one.run("cat /tmp/secret"), 0, "children too");
+    assert_eq!(one.run("cat /tmp/other"), 0);
+    assert!(fs::read("/tmp/secret").is_ok(), "the host is not confined");
+    let found = events(&enforcer);
+    let event = found.iter().find(|event| event.source.ends_with(b"sh")).expect("an event of the shell");
+    assert_eq!(event.container.as_ref(), Some(&one.id));
+    assert_eq!(event.ruleset, Some(rules.digest()));
+    assert_eq!((event.op, event.path.as_slice()), (Op::OpenRead, &b"/tmp/secret"[..]));
+    assert!(matches!(event.by, EventBy::Rule(_)));
+
+    // A second arming of the same container exchanges its rules.
+    assert!(enforcer.arm(&one.target(Stage::Created), &block("/tmp/other")).unwrap().already);
+    assert!(one.reads("/tmp/secret"));
+    assert!(!one.reads("/tmp/other"));
+    enforcer.update(&one.id, &rules).unwrap();
+
+    // Whoever enters from outside is found by the cgroup, also from a cgroup below it.
+    let enter = |cgroup: &str| {
+        format!("mkdir -p {cgroup}; echo $$ > {cgroup}/cgroup.procs; exec nsenter -m -t {} cat /tmp/secret", one.pid())
+    };
+    let entered = |cgroup: &str| Command::new("sh").args(["-c", &enter(cgroup)]).output().unwrap();
+    assert!(!entered("/sys/fs/cgroup/test-one").status.success());
+    assert!(!entered("/sys/fs/cgroup/test-one/a/b/c").status.success());
+    assert!(entered("/sys/fs/cgroup/test-elsewhere").status.success(), "neither inside nor a descendant");
+
+    // Without a cgroup of its own: by the mount namespace.
+    let mut two = Container::created("two", false);
+    enforcer.arm(&two.target(Stage::Created), &rules).unwrap();
+    two.start();
+    assert!(!two.reads("/tmp/secret"));
+    let entered = |pid: i32| Command::new("nsenter").args(["-m", "-t", &pid.to_string(), "cat", "/tmp/secret"]).output().unwrap();
+    assert!(!entered(two.pid()).status.success(), "by mount namespace");
+    // The namespace's number is used again, the container is not disarmed yet: the new one is not confined.
+    let number = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    let old = number(two.pid());
+    drop(two);
+    let mut again = Container::created("again", false);
+    let mut tries = Vec::new();
+    while number(again.pid()) != old && tries.len() < 50 {
+        tries.push(std::mem::replace(&mut again, Container::created("again", false)));
+    }
+    assert_eq!(number(again.pid()), old, "the number did not come back");
+    assert!(entered(again.pid()).status.success(), "a used number is not an identity");
+    drop((tries, again));
+    enforcer.disarm(&ContainerId::new("two").unwrap()).unwrap();
+
+    // Running already, with threads' worth of children in sub-cgroups: all of them, at once.
+    let mut three = Container::created("three", true);
+    three.start();
+    assert!(three.reads("/tmp/secret"));
+    three.run("mkdir -p /sys/fs/cgroup/test-three/sub");
+    let family = "for i in 1 2 3 4 5; do ( while [ ! -e /tmp/go ]; do sleep 0.1; done; cat /tmp/secret && echo x >> /tmp/opened ) & done";
+    assert_eq!(three.run(&format!("echo $$ > /sys/fs/cgroup/test-three/sub/cgroup.procs; {family}")), 0);
+    let armed = enforcer.arm(&three.target(Stage::Running), &rules).unwrap();
+    assert!(armed.tasks >= 6, "{armed:?}");
+    assert!(!three.reads("/tmp/secret"));
+    fs::write("/tmp/go", "").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!Path::new("/tmp/opened").exists(), "an older child opened it");
+
+    // Refusals.
+    assert!(matches!(
+        enforcer.arm(&Target { id: ContainerId::new("x").unwrap(), pid: 999_999, stage: Stage::Created }, &rules),
+        Err(EnforceError::NoProcess { .. })
+    ));
+    assert!(matches!(
+        enforcer.arm(&Target { id: ContainerId::new("x").unwrap(), pid: 1, stage: Stage::Created }, &rules),
+        Err(EnforceError::NotAContainer { .. })
+    ));
+    assert!(matches!(enforcer.update(&ContainerId::new("x").unwrap(), &rules), Err(EnforceError::NotArmed(_))));
+    assert!(matches!(Enforcer::open(&options()), Err(EnforceError::Busy { .. })), "one daemon at a time");
+
+    // The end.
+    enforcer.disarm(&one.id).unwrap();
+    enforcer.disarm(&one.id).unwrap();
+    assert!(one.reads("/tmp/secret"));
+    assert!(!three.reads("/tmp/secret"));
+    assert_eq!(counter(&enforcer, "recursion_misses"), 0);
+    assert_eq!(counter(&enforcer, "inherit_failed") + counter(&enforcer, "identify_failed"), 0);
+    drop(enforcer);
+    assert!(!three.reads("/tmp/secret"), "enforcement outlives the process");
+    unload(&options().bpffs).unwrap();
+    assert!(three.reads("/tmp/secret"));
+}
+
+/// Depth, size, number, speed of change: what cannot be finished is denied, and said.
+fn edges() {
+    let enforcer = Enforcer::open(&options()).unwrap();
+    sh("mkdir -p /tmp/deep /tmp/a /tmp/jail; echo x > /tmp/secret; echo x > /tmp/other");
+
+    // Deeper than PATH_MAX below a directory that is blocked; and so deep that the walk gives up.
+    let mut deep = Container::created("deep", true);
+    enforcer.arm(&deep.target(Stage::Created), &block_below("/tmp/deep/")).unwrap();
+    let bottom = dig("/tmp/deep", 3000);
+    deep.start();
+    let file = format!("/proc/{}/fd/{}/file", std::process::id(), bottom.as_raw_fd());
+    assert!(fs::read(&file).is_ok());
+    assert!(!deep.reads(&file), "3,000 levels down");
+    let found = events(&enforcer);
+    assert!(found.iter().any(|event| event.path_truncated && event.path.starts_with(b"/tmp/deep/d/d/")), "{found:?}");
+    // So deep that the walk gives up: denied although no rule is near, and allowed where there is no Block rule.
+    let abyss = dig("/tmp/abyss", 70_000);
+    let file = format!("/proc/{}/fd/{}/file", std::process::id(), abyss.as_raw_fd());
+    assert!(!deep.reads(&file));
+    assert!(events(&enforcer).iter().any(|event| event.by == EventBy::Unresolved(Unresolved::TooDeep)));
+    enforcer.update(&deep.id, &audit("/tmp/secret")).unwrap();
+    assert!(deep.reads(&file));
+    assert!(events(&enforcer).iter().any(|event| event.verdict == Verdict::Audit), "but not unnoticed");
+
+    // A mount of another namespace has no name here: denied, with the reason.
+    let mut foreign = Container::created("foreign", true);
+    enforcer.arm(&foreign.target(Stage::Created), &block("/tmp/secret")).unwrap();
+    foreign.start();
+    assert!(foreign.reads("/tmp/other"));
+    assert_ne!(foreign.run("unshare -m cat /tmp/other"), 0);
+    assert!(events(&enforcer).iter().any(|event| event.by == EventBy::Unresolved(Unresolved::ForeignMount)));
+    assert!(counter(&enforcer, "foreign_mount") > 0);
+    // A chroot changes nothing.
+    sh("mkdir -p /tmp/jail/etc; echo x > /tmp/jail/etc/passwd");
+    fs::write("/tmp/jail/first", lab::image::FIRST).unwrap();
+    sh("chmod +x /tmp/jail/first");
+    assert_eq!(foreign.run("chroot /tmp/jail /first"), 0);
+    enforcer.update(&foreign.id, &block("/tmp/jail/etc/passwd")).unwrap();
+    assert_eq!(foreign.run("chroot /tmp/jail /first"), 13, "EACCES");
+    // What has no path at all is not judged by paths.
+    assert_eq!(foreign.run("echo x | cat /proc/self/fd/0"), 0);
+
+    // 10,000 rules, and 4,096 containers that share them.
+    let paths: Vec<String> = (0..10_000).map(|n| format!("{{path: /srv/{}/file-{n}}}", n % 97)).collect();
+    let many = ruleset(&format!("  file:\n    matchPaths: [{}]\n  action: Block\n", paths.join(", ")));
+    assert_eq!(many.rules().len(), 10_000);
+    sh("mkdir -p /srv/5; echo x > /srv/5/file-9996; echo x > /srv/5/file-9997; ls /srv/5");
+    enforcer.update(&foreign.id, &many).unwrap();
+    let denied = (0..10_000).filter(|n| n % 97 == 5).max().unwrap();
+    fs::write(format!("/srv/5/file-{denied}"), "x").unwrap();
+    assert!(!foreign.reads(&format!("/srv/5/file-{denied}")));
+    fs::write("/srv/5/file-x", "x").unwrap();
+    assert!(foreign.reads("/srv/5/file-x"));
+    let crowd: Vec<ContainerId> = (0..4096).map(|n| ContainerId::new(format!("{n:064x}")).unwrap()).collect();
+    let pid = foreign.pid();
+    for id in &crowd {
+        enforcer.arm(&Target { id: id.clone(), pid, stage: Stage::Created }, &many).unwrap();
+    }
+    assert_eq!(enforcer.armed().unwrap().len(), 4096 + 2);
+    for id in &crowd {
+        enforcer.disarm(id).unwrap();
+    }
+    drop(foreign);
+
+    // Renames all the time, on another CPU: never a way round, and no false denial either.
+    let mut racing = Container::created("racing", true);
+    enforcer.arm(&racing.target(Stage::Created), &block("/tmp/a/secret")).unwrap();
+    sh("mkdir -p /tmp/a /tmp/m/1; echo x > /tmp/a/secret; echo x > /tmp/a/other");
+    let mut storm = Command::new("sh")
+        .args(["-c", "cd /tmp/m; while :; do mv 1 2; mv 2 1; done"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    racing.start();
+    for _ in 0..300 {
+        assert!(!racing.reads("/tmp/a/secret"));
+        assert!(racing.reads("/tmp/a/other"));
+    }
+    storm.kill().unwrap();
+    storm.wait().unwrap();
+    println!("walks done again because of renames: {}", counter(&enforcer, "retried"));
+
+    // More events than the ring holds: denied all the same, and counted.
+    let before = counter(&enforcer, "event_dropped");
+    let opened = racing.run("i=0; while [ $i -lt 60000 ]; do : < /tmp/a/secret && exit 7; i=$((i+1)); done; exit 0");
+    assert_eq!(opened, 0);
+    let (blocked, dropped) = (counter(&enforcer, "blocked"), counter(&enforcer, "event_dropped") - before);
+    println!("blocked {blocked}, events dropped {dropped}");
+    assert!(blocked >= 60_000);
+    assert!(dropped > 0, "the ring never filled");
+    assert_eq!(counter(&enforcer, "recursion_misses"), 0);
+}
+
+/// A daemon that goes and comes back: what is armed stays armed, without a gap, and is known again.
+fn upgrades() {
+    sh("echo x > /tmp/secret; echo x > /tmp/other; rm -f /tmp/opened /tmp/stop");
+    let rules = block("/tmp/secret");
+    let enforcer = Enforcer::open(&options()).unwrap();
+    let mut container = Container::created("kept", true);
+    enforcer.arm(&container.target(Stage::Created), &rules).unwrap();
+    container.start();
+    let attack = "while [ ! -e /tmp/stop ]; do : < /tmp/secret && echo x >> /tmp/opened; echo x >> /tmp/tries; done";
+    assert_eq!(container.run(&format!("( {attack} ) </dev/null >/dev/null 2>&1 &")), 0);
+    drop(enforcer);
+    for round in 0..4 {
+        let enforcer = Enforcer::open(&options()).unwrap();
+        let armed = enforcer.armed().unwrap();
+        assert_eq!(armed.len(), 1, "round {round}");
+        assert_eq!((&armed[0].id, armed[0].ruleset), (&container.id, Some(rules.digest())));
+        // The same rules again: nothing is loaded twice; others: exchanged by the new daemon.
+        enforcer.update(&container.id, &rules).unwrap();
+        assert!(!container.reads("/tmp/secret"));
+        assert!(container.reads("/tmp/other"));
+        drop(enforcer);
+    }
+    // An upgrade that was cut off between the new link and the rename leaves a pin, and the next one clears it.
+    let dir = options().bpffs.join("v1");
+    let links = |dir: &Path| fs::read_dir(dir).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("link_")).count();
+    let before = links(&dir);
+    fs::write("/tmp/stop", "").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!Path::new("/tmp/opened").exists(), "an open got through during an upgrade");
+    let tries = fs::read("/tmp/tries").unwrap().len() / 2;
+    println!("0 of {tries} opens got through 4 upgrades");
+    assert!(tries > 1000);
+    let enforcer = Enforcer::open(&options()).unwrap();
+    assert_eq!(links(&dir), before);
+    let mut late = Container::created("late", true);
+    enforcer.arm(&late.target(Stage::Created), &rules).unwrap();
+    late.start();
+    assert!(!late.reads("/tmp/secret"));
+    enforcer.disarm(&container.id).unwrap();
+    assert!(container.reads("/tmp/secret"));
+    assert!(!late.reads("/tmp/secret"), "they shared the rules, not the fate");
+}
