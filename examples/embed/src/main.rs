@@ -138,7 +138,9 @@ fn arm_and_watch(enforcer: &Enforcer, target: &Target, ruleset: &Ruleset, time: 
             let mut events = enforcer.events()?;
             let end = Instant::now() + time;
             while let Some(left) = end.checked_duration_since(Instant::now()) {
-                events.poll(left.min(Duration::from_millis(200)), |event| println!("{}", line(&event, ruleset)))?;
+                events.poll(left.min(Duration::from_millis(200)), |event| {
+                    println!("{}", line(&event, ruleset))
+                })?;
             }
             Ok(())
         });
