@@ -42,8 +42,10 @@ static int open_path(const char *path)
 static int try_open(void) { return open_path(TARGET); }
 static int cannot(const char *what)
 {
-	fprintf(stderr, "%s: %s\n", what, strerror(errno));
-	return CANNOT;
+	int e = errno;
+
+	fprintf(stderr, "%s: %s\n", what, strerror(e));
+	return e == EACCES ? EACCES : CANNOT; /* an attempt that was denied half-way was denied */
 }
 static int status_of(pid_t pid)
 {

@@ -32,14 +32,16 @@ impl Target {
             }
             return Ok(path.clone());
         }
-        // Test programs are one folder deeper (target/debug/deps).
-        let own = std::env::current_exe()?;
-        let found = own.ancestors().skip(1).take(2).map(|d| d.join(DAEMON_FILE)).find(|p| p.is_file());
-        found.with_context(|| {
-            let folder = own.parent().unwrap_or(Path::new(".")).display();
-            format!("no `{DAEMON_FILE}` beside `{folder}`: run `cargo build -p nri-plugin`, or name one with --daemon")
-        })
+        built(DAEMON_FILE)?
+            .with_context(|| format!("`{DAEMON_FILE}` is not built: run `cargo build -p nri-plugin`, or name one with --daemon"))
     }
+}
+
+/// A program that was built beside this one.
+fn built(name: &str) -> Result<Option<PathBuf>> {
+    // Test programs are one folder deeper (target/debug/deps).
+    let own = std::env::current_exe()?;
+    Ok(own.ancestors().skip(1).take(2).map(|d| d.join(name)).find(|p| p.is_file()))
 }
 
 /// A job that has this program and the daemon in it.
@@ -63,7 +65,7 @@ pub fn machine_with_daemon(target: &Target, progress: &dyn Fn(&str)) -> Result<M
     let plain = vm::machine(&target.spec, progress)?;
     // This program only starts the daemon there: that it was built anew is no reason to make the machine anew.
     let program = cache::stripped(&target.daemon()?)?;
-    let lab = cache::stripped(&std::env::current_exe()?)?;
+    let lab = cache::stripped(&built("lab")?.context("`lab` is not built: run `cargo build -p integration-tests`")?)?;
     let mut job = Job::script("exec ./lab agent daemon nri-enforcer").file(DAEMON_FILE, program).helper("lab", lab);
     job.limit = Some(Duration::from_secs(180));
     plain.after("daemon", &job, progress)
