@@ -120,8 +120,8 @@ struct entry_ns {
 enum mark_mode {
 	MARK_FIND = 1,	    /* report on one process */
 	MARK_PROCESS = 2,   /* give all its threads the identity */
-	MARK_CONTAINER = 3, /* give it to every task in the container's cgroup or below, or without one of its own in
-			     * its mount namespace, that does not have it yet */
+	MARK_CONTAINER = 3, /* give it to every task in the container's cgroup or below, or in its mount namespace,
+			     * that does not have it yet */
 };
 
 struct mark {
@@ -136,12 +136,14 @@ struct mark {
 	__u32 root_dev;
 	__u32 mnt_ns;
 	__u32 cgroup_level; /* 0 = the root of the hierarchy */
+	__u32 climb;	    /* asked of MARK_FIND: take the cgroup so many levels above the process's */
+	__u32 pad;
 	/* answered */
 	__u32 found;  /* threads seen */
 	__u32 marked; /* threads that got the identity in this run */
 	__u32 failed; /* threads that could not get it */
 };
-_Static_assert(sizeof(struct mark) == 104, "mark");
+_Static_assert(sizeof(struct mark) == 112, "mark");
 
 /* ---- image: a compiled ruleset, an array of 64-byte cells ---- */
 

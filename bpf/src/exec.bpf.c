@@ -107,13 +107,22 @@ int BPF_PROG(bprm_check_security, struct linux_binprm *bprm, int ret)
 	return s ? judge_program(s, CLASS_PROCESS, OP_EXEC, bprm) : 0;
 }
 
+/* Both copies: an answer may come from either. */
 SEC("lsm/bprm_committed_creds")
 int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 {
-	struct subject *s = subject_of(bpf_get_current_task_btf());
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct subject *s = bpf_task_storage_get(&task_subjects, task, 0, 0);
 
 	if (s)
 		s->source = 0;
+	if (use_pointer_map) {
+		__u64 key = (__u64)task;
+
+		s = bpf_map_lookup_elem(&pointer_subjects, &key);
+		if (s)
+			s->source = 0;
+	}
 	return 0;
 }
 

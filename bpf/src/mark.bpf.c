@@ -22,28 +22,40 @@ static __always_inline int is_process(struct task_struct *task, __u32 nr)
 	       BPF_CORE_READ(upid_at(theirs, level), ns) == BPF_CORE_READ(upid_at(mine, level), ns);
 }
 
+/* the cgroup at a level on the way from the root to `cgroup`, which is at that level or deeper */
+static __always_inline struct cgroup *ancestor_of(struct cgroup *cgroup, int level)
+{
+	struct cgroup *above = 0;
+
+	bpf_probe_read_kernel(&above, sizeof(above),
+			      (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(above));
+	return above;
+}
+
 static __always_inline int is_in_container(struct task_struct *task, struct mark *m)
 {
 	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
-	struct cgroup *above = 0;
 	int level = m->cgroup_level;
 
-	if (!m->cgroup_id)
-		return mount_namespace_of(task) == m->mnt_ns &&
-		       (!m->mnt_ns_seq || m->mnt_ns_seq == namespace_seq_of(task));
-	if (BPF_CORE_READ(cgroup, level) < level)
+	if (mount_namespace_of(task) == m->mnt_ns && (!m->mnt_ns_seq || m->mnt_ns_seq == namespace_seq_of(task)))
+		return 1;
+	if (!m->cgroup_id || BPF_CORE_READ(cgroup, level) < level)
 		return 0;
-	bpf_probe_read_kernel(&above, sizeof(above),
-			      (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(above));
-	return BPF_CORE_READ(above, kn, id) == m->cgroup_id;
+	cgroup = ancestor_of(cgroup, level);
+	return BPF_CORE_READ(cgroup, kn, id) == m->cgroup_id;
 }
 
 static __always_inline void report(struct task_struct *task, struct mark *m)
 {
 	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	__u32 level = BPF_CORE_READ(cgroup, level);
 
+	if (m->climb && m->climb < level) {
+		level -= m->climb;
+		cgroup = ancestor_of(cgroup, level);
+	}
 	m->cgroup_id = BPF_CORE_READ(cgroup, kn, id);
-	m->cgroup_level = BPF_CORE_READ(cgroup, level);
+	m->cgroup_level = level;
 	m->parent_cgroup_id = BPF_CORE_READ(task, real_parent, cgroups, dfl_cgrp, kn, id);
 	m->mnt_ns = mount_namespace_of(task);
 	m->mnt_ns_seq = namespace_seq_of(task);

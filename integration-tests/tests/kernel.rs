@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -91,8 +91,11 @@ fn block_below(dir: &str) -> Ruleset {
     ruleset(&format!("  file: {{matchDirectories: [{{dir: {dir}, recursive: true}}]}}\n  action: Block\n"))
 }
 
-/// `levels` directories, each in the one before, with a file in the last; that one, open.
-fn dig(top: &str, levels: usize) -> OwnedFd {
+/// Names the directory to the test `descend`, in a container.
+const DESCEND: &str = "NRI_ENFORCER_DESCEND";
+
+/// `levels` directories, each in the one before, with a file in the last.
+fn dig(top: &str, levels: usize) {
     fs::create_dir_all(top).unwrap();
     let mut dir: OwnedFd = fs::File::open(top).unwrap().into();
     for _ in 0..levels {
@@ -100,7 +103,18 @@ fn dig(top: &str, levels: usize) -> OwnedFd {
         dir = openat(&dir, "d", OFlag::O_DIRECTORY, Mode::empty()).unwrap();
     }
     openat(&dir, "file", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRWXU).unwrap();
-    dir
+}
+
+/// No test of its own: opens the file that [`dig`] left, from inside a container, where this program is run again.
+#[test]
+fn descend() {
+    let Some(top) = std::env::var_os(DESCEND) else { return };
+    let open = |dir: &OwnedFd, name: &str| openat(dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty());
+    let mut dir = open(&fs::File::open("/").unwrap().into(), top.to_str().unwrap()).unwrap();
+    while let Ok(next) = open(&dir, "d") {
+        dir = next;
+    }
+    openat(&dir, "file", OFlag::O_RDONLY, Mode::empty()).unwrap();
 }
 
 /// A shell in a mount namespace of its own, which reads commands.
@@ -173,7 +187,7 @@ impl Drop for Container {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(dir) = &self.cgroup {
-            let _ = Command::new("sh").arg("-c").arg(format!("rmdir {0}/* {0}", dir.display())).status();
+            let _ = Command::new("sh").arg("-c").arg(format!("rmdir {0}/* {0} 2>/dev/null", dir.display())).status();
         }
     }
 }
@@ -303,7 +317,8 @@ fn identity() {
     drop(enforcer);
     assert!(!three.reads("/tmp/secret"), "enforcement outlives the process");
     unload(&options().bpffs).unwrap();
-    assert!(three.reads("/tmp/secret"));
+    // the kernel detaches a moment later
+    assert!((0..50).any(|_| three.reads("/tmp/secret") || { std::thread::sleep(Duration::from_millis(100)); false }));
 }
 
 /// Depth, size, number, speed of change: what cannot be finished is denied, and said.
@@ -314,21 +329,19 @@ fn edges() {
     // Deeper than PATH_MAX below a directory that is blocked; and so deep that the walk gives up.
     let mut deep = Container::created("deep", true);
     enforcer.arm(&deep.target(Stage::Created), &block_below("/tmp/deep/")).unwrap();
-    let bottom = dig("/tmp/deep", 3000);
+    dig("/tmp/deep", 3000);
     deep.start();
-    let file = format!("/proc/{}/fd/{}/file", std::process::id(), bottom.as_raw_fd());
-    assert!(fs::read(&file).is_ok());
-    assert!(!deep.reads(&file), "3,000 levels down");
+    let descend = |top: &str| format!("{DESCEND}={top} RUST_BACKTRACE=0 ./kernel --exact descend");
+    assert_ne!(deep.run(&descend("/tmp/deep")), 0, "3,000 levels down");
     let found = events(&enforcer);
-    assert!(found.iter().any(|event| event.path_truncated && event.path.starts_with(b"/tmp/deep/d/d/")), "{found:#?}");
-    // So deep that the walk gives up: denied although no rule is near, and allowed where there is no Block rule.
-    let abyss = dig("/tmp/abyss", 70_000);
-    let file = format!("/proc/{}/fd/{}/file", std::process::id(), abyss.as_raw_fd());
-    assert!(!deep.reads(&file));
+    assert!(found.iter().any(|event| event.path_truncated && event.path.starts_with(b"/tmp/deep/d/d/")), "{found:?}");
+    // So deep that the walk gives up: denied although no rule is near, and let go where there is no Block rule.
+    dig("/tmp/abyss", 70_000);
+    assert_ne!(deep.run(&descend("/tmp/abyss")), 0);
     let found = events(&enforcer);
-    assert!(found.iter().any(|event| event.by == EventBy::Unresolved(Unresolved::TooDeep)), "{found:#?}");
+    assert!(found.iter().any(|event| event.by == EventBy::Unresolved(Unresolved::TooDeep)), "{found:?}");
     enforcer.update(&deep.id, &audit("/tmp/secret")).unwrap();
-    assert!(deep.reads(&file));
+    assert_eq!(deep.run(&descend("/tmp/abyss")), 0);
     assert!(events(&enforcer).iter().any(|event| event.verdict == Verdict::Audit), "but not unnoticed");
 
     // A mount of another namespace has no name here: denied, with the reason.
@@ -353,7 +366,7 @@ fn edges() {
     let paths: Vec<String> = (0..10_000).map(|n| format!("{{path: /srv/{}/file-{n}}}", n % 97)).collect();
     let many = ruleset(&format!("  file:\n    matchPaths: [{}]\n  action: Block\n", paths.join(", ")));
     assert_eq!(many.rules().len(), 10_000);
-    sh("mkdir -p /srv/5; echo x > /srv/5/file-9996; echo x > /srv/5/file-9997; ls /srv/5");
+    sh("mkdir -p /srv/5");
     enforcer.update(&foreign.id, &many).unwrap();
     let denied = (0..10_000).filter(|n| n % 97 == 5).max().unwrap();
     fs::write(format!("/srv/5/file-{denied}"), "x").unwrap();

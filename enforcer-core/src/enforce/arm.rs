@@ -28,7 +28,7 @@ impl Enforcer {
             self.update(&target.id, ruleset)?;
             return Ok(Armed { ruleset: ruleset.digest(), tasks: 0, already: true });
         }
-        let facts = self.find(target.pid)?;
+        let facts = self.find(target)?;
         let own_cgroup = own_cgroup(&facts)?;
 
         let mut state = lock(&self.state);
@@ -70,15 +70,16 @@ impl Enforcer {
         self.maps.containers.remove(entry.key)
     }
 
-    /// Where a process is, from the kernel's own structures.
-    fn find(&self, pid: i32) -> Result<types::mark, EnforceError> {
-        let process = || u32::try_from(pid).map_err(|_| EnforceError::NoProcess { pid });
-        let ask = |pid| types::mark { mode: types::mark_mode::MARK_FIND.0, pid, ..Default::default() };
-        let found = self.run(ask(process()?))?;
+    /// Where a container's first process is, from the kernel's own structures.
+    fn find(&self, target: &Target) -> Result<types::mark, EnforceError> {
+        let pid = target.pid;
+        let process = u32::try_from(pid).map_err(|_| EnforceError::NoProcess { pid })?;
+        let ask = |pid, climb| types::mark { mode: types::mark_mode::MARK_FIND.0, pid, climb, ..Default::default() };
+        let found = self.run(ask(process, levels_below(target)))?;
         if found.found == 0 {
             return Err(EnforceError::NoProcess { pid });
         }
-        let own = self.run(ask(std::process::id()))?;
+        let own = self.run(ask(std::process::id(), 0))?;
         if own.found != 0 && own.mnt_ns == found.mnt_ns {
             return Err(EnforceError::NotAContainer { pid });
         }
@@ -205,6 +206,15 @@ fn own_cgroup(facts: &types::mark) -> Result<u64, EnforceError> {
         return Err(EnforceError::CgroupTooDeep { level: facts.cgroup_level, max: MAX_CGROUP_LEVEL - 1 });
     }
     Ok(facts.cgroup_id)
+}
+
+/// How many levels below its container's cgroup a process that has run for a while has moved (systemd goes to
+/// `init.scope`): told by the name of the runtime's cgroup, which holds the container's id. 0 where no name does.
+fn levels_below(target: &Target) -> u32 {
+    let path = std::fs::read_to_string(format!("/proc/{}/cgroup", target.pid)).unwrap_or_default();
+    let path = path.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let above = path.split('/').rev().position(|name| name.contains(target.id.as_str()));
+    u32::try_from(above.unwrap_or(0)).unwrap_or(0)
 }
 
 fn boottime_ns() -> u64 {
