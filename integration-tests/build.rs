@@ -5,8 +5,11 @@ use std::process::Command;
 use std::{env, fs, io};
 
 /// Name, and flags beyond the common ones.
-const PROGRAMS: &[(&str, &[&str])] =
-    &[("first", &["-nostdlib", "-fcf-protection=none"]), ("pause", &["-nostdlib"]), ("probe", &["-lpthread"])];
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("first", &["-nostdlib", "-fcf-protection=none"]),
+    ("pause", &["-nostdlib"]),
+    ("probe", &["-lpthread"]),
+];
 
 fn main() -> io::Result<()> {
     let out = env::var("OUT_DIR").map_err(io::Error::other)?;
@@ -15,7 +18,16 @@ fn main() -> io::Result<()> {
         let source = format!("programs/{name}.c");
         let target = Path::new(&out).join(name);
         let status = Command::new(env::var("CC").unwrap_or_else(|_| "gcc".into()))
-            .args(["-Wall", "-Wextra", "-Werror", "-O2", "-static", "-s", "-fno-stack-protector", "-fno-ident"])
+            .args([
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-O2",
+                "-static",
+                "-s",
+                "-fno-stack-protector",
+                "-fno-ident",
+            ])
             .args(["-Wl,--build-id=none", "-o"])
             .arg(&target)
             .arg(&source)

@@ -17,7 +17,8 @@ const SETUP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/setup.sh");
 /// The folder of everything that is kept: `$NRI_ENFORCER_CACHE`, else `/var/cache/nri-enforcer`.
 #[must_use]
 pub fn dir() -> PathBuf {
-    std::env::var_os("NRI_ENFORCER_CACHE").map_or_else(|| PathBuf::from("/var/cache/nri-enforcer"), PathBuf::from)
+    std::env::var_os("NRI_ENFORCER_CACHE")
+        .map_or_else(|| PathBuf::from("/var/cache/nri-enforcer"), PathBuf::from)
 }
 
 /// The path of one artefact of the set-up script, e.g. `kernel-6.1`.
@@ -77,7 +78,11 @@ pub fn lock(name: &str) -> Result<Flock<File>> {
 fn lock_file(name: &str) -> Result<File> {
     fs::create_dir_all(dir())?;
     let path = dir().join(format!(".{name}.lock"));
-    File::options().create(true).append(true).open(&path).with_context(|| format!("open `{}`", path.display()))
+    File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("open `{}`", path.display()))
 }
 
 /// One of as many slots as this machine has cores, shared by all processes: a guest that competes with too many others
@@ -87,10 +92,13 @@ fn lock_file(name: &str) -> Result<File> {
 /// When the lock files cannot be opened.
 pub fn guest_slot() -> Result<Flock<File>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let slots = std::env::var("NRI_ENFORCER_GUESTS").ok().and_then(|v| v.parse().ok()).unwrap_or(cores).max(1);
+    let slots =
+        std::env::var("NRI_ENFORCER_GUESTS").ok().and_then(|v| v.parse().ok()).unwrap_or(cores).max(1);
     loop {
         for slot in 0..slots {
-            if let Ok(lock) = Flock::lock(lock_file(&format!("slot-{slot}"))?, FlockArg::LockExclusiveNonblock) {
+            if let Ok(lock) =
+                Flock::lock(lock_file(&format!("slot-{slot}"))?, FlockArg::LockExclusiveNonblock)
+            {
                 return Ok(lock);
             }
         }

@@ -8,7 +8,8 @@ use crate::vm::{Containerd, Kernel};
 
 const EXIT_CODES: &str = "\
 Exit codes of `run`:
-  0..255  that of the command, when there is exactly one (126: it may not be executed, 127: it is not there, 124: too slow)
+  0..255  that of the command, when there is exactly one (127: it is not there, 126: it is no program, 124: too slow;
+          where a policy denies its execution, the runtime's helper fails in its place, with 1 or 255)
   0       when there are several; the report has theirs
   2       bad usage: an argument, a policy or a manifest that cannot be read
   125     the lab itself failed";
@@ -202,7 +203,7 @@ mod tests {
             (vec!["--label", "web", "--", "id"], "KEY=VALUE"),
             (vec!["--posture", "file=maybe", "--", "id"], "posture"),
             (vec!["--pod", "a", "--user", "1", "--", "id"], "cannot be used with"),
-            (vec!["--user", "-1", "--", "id"], "--user"),
+            (vec!["--user=-1", "--", "id"], "--user"),
             (vec!["--entry"], "COMMAND"),
         ] {
             let error = Cli::try_parse_from(["lab", "run"].iter().chain(&arguments)).unwrap_err().to_string();

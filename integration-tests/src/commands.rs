@@ -14,7 +14,7 @@ use enforcer_core::subject::Subject;
 
 use crate::cli::{Command, GuestArgs, OutputFormat, RunArgs};
 use crate::node::{self, Container, Pod};
-use crate::run::{self, Plan, Report, Target};
+use crate::run::{self, Plan, PolicyFile, Report, Target};
 use crate::vm::{self, Containerd, Job, Kernel, Spec, Streams};
 use crate::{cache, demo};
 
@@ -57,8 +57,11 @@ pub fn carry_out(command: Command) -> ExitCode {
 fn run_command(args: &RunArgs) -> Result<i32> {
     let plan = plan(args)?;
     let target = Target { spec: Spec::node(args.kernel, args.containerd), daemon: args.daemon.clone() };
-    let report =
-        if args.host { run::on_host(&plan, args, &target)? } else { run::in_guest(&plan, args.rootfs.as_deref(), &target)? };
+    let report = if args.host {
+        run::on_host(&plan, args, &target)?
+    } else {
+        run::in_guest(&plan, args.rootfs.as_deref(), &target)?
+    };
     let mut out = io::stdout().lock();
     match args.output {
         OutputFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
@@ -81,7 +84,9 @@ fn status(plan: &Plan, report: &Report) -> i32 {
 fn plan(args: &RunArgs) -> Result<Plan> {
     let (policies, parsed) = policies(&args.policies)?;
     let mut pod = match &args.pod {
-        Some(file) => node::parse(&file.to_string_lossy(), &read(file)?).map_err(|e| bad(format!("{e:#}")))?,
+        Some(file) => {
+            node::parse(&file.to_string_lossy(), &read(file)?).map_err(|e| bad(format!("{e:#}")))?
+        }
         None => {
             let name = args.container.clone().unwrap_or_else(|| "main".into());
             let mut pod = Pod::new("lab", &[], Container { name, user: args.user, ..Container::default() });
@@ -99,14 +104,18 @@ fn plan(args: &RunArgs) -> Result<Plan> {
     if args.entry {
         chosen.command.clone_from(&args.command);
     } else if !args.command.is_empty() {
-        execs.push(shlex::try_join(args.command.iter().map(String::as_str)).context("a NUL byte in the command")?);
+        execs.push(
+            shlex::try_join(args.command.iter().map(String::as_str)).context("a NUL byte in the command")?,
+        );
     }
     for command in &execs {
         run::command_line(command).map_err(|e| bad(e.to_string()))?;
     }
     let idle = pod.init.iter().chain(&pod.containers).all(Container::is_idle);
     if execs.is_empty() && idle {
-        return Err(bad("nothing to run: give a command after `--`, --exec, or a pod whose container has one"));
+        return Err(bad(
+            "nothing to run: give a command after `--`, --exec, or a pod whose container has one",
+        ));
     }
     if let Some(root) = args.rootfs.as_ref().filter(|r| !r.exists()) {
         return Err(bad(format!("there is no `{}`", root.display())));
@@ -117,11 +126,12 @@ fn plan(args: &RunArgs) -> Result<Plan> {
 }
 
 /// Policy files, checked as the daemon will check them. It would go on without a bad one; here that would mislead.
-fn policies(paths: &[PathBuf]) -> Result<(Vec<(String, String)>, Vec<Policy>)> {
+fn policies(paths: &[PathBuf]) -> Result<(Vec<PolicyFile>, Vec<Policy>)> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
-            let entries = fs::read_dir(path).map_err(|e| bad(format!("cannot read `{}`: {e}", path.display())))?;
+            let entries =
+                fs::read_dir(path).map_err(|e| bad(format!("cannot read `{}`: {e}", path.display())))?;
             let mut found: Vec<_> = entries.flatten().map(|e| e.path()).filter(|p| is_policy(p)).collect();
             found.sort();
             files.extend(found);
@@ -166,7 +176,10 @@ fn hint(policies: &[Policy], pod: &Pod, container: &str) {
     if !policies.is_empty() && resolved.ruleset.is_empty() {
         let labels: Vec<_> = pod.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let labels = if labels.is_empty() { "no labels".to_owned() } else { labels.join(",") };
-        eprintln!("{note} no policy selects container `{container}` of {}/{} ({labels})", pod.namespace, pod.name);
+        eprintln!(
+            "{note} no policy selects container `{container}` of {}/{} ({labels})",
+            pod.namespace, pod.name
+        );
     }
     for gap in &resolved.coverage.gaps {
         eprintln!("{note} {gap}");
@@ -195,7 +208,10 @@ fn guest(args: &GuestArgs) -> Result<i32> {
     for file in &args.files {
         let (source, name) = match file.rsplit_once(':') {
             Some((source, name)) => (source, name.to_owned()),
-            None => (file.as_str(), Path::new(file).file_name().unwrap_or_default().to_string_lossy().into_owned()),
+            None => (
+                file.as_str(),
+                Path::new(file).file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            ),
         };
         if !Path::new(source).is_file() {
             return Err(bad(format!("there is no file `{source}`")));

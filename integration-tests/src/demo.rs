@@ -35,7 +35,8 @@ pub struct Setting {
 /// When the lab fails. A step that does not go as it should is exit status 1.
 pub fn on_host(args: &DemoArgs) -> Result<i32> {
     let begin = Instant::now();
-    let policy = fs::read_to_string(&args.policy).with_context(|| format!("read `{}`", args.policy.display()))?;
+    let policy =
+        fs::read_to_string(&args.policy).with_context(|| format!("read `{}`", args.policy.display()))?;
     let spec = Spec::node(args.kernel, args.containerd);
     println!("{}", style("nri-enforcer: a policy denies a container its very first system call").bold());
     println!("\nThe policy, {}:\n", style(args.policy.display()).cyan());
@@ -56,7 +57,11 @@ pub fn on_host(args: &DemoArgs) -> Result<i32> {
     let machine = machine_with_daemon(&target, &|text| eprintln!("lab: {text}"))?;
     let outcome = job.run(&machine, Streams { out: &mut std::io::stdout(), err: &mut std::io::stderr() })?;
     if outcome.status == 0 {
-        println!("{} All as it should be, in {:.0} s.", style("✔").green().bold(), begin.elapsed().as_secs_f64());
+        println!(
+            "{} All as it should be, in {:.0} s.",
+            style("✔").green().bold(),
+            begin.elapsed().as_secs_f64()
+        );
         println!("\nTry a policy of your own:");
         println!("    make lab ARGS=\"run --policy FILE --label app=my-web-app -- cat /etc/passwd\"");
     }
@@ -84,7 +89,12 @@ fn step(number: u8, text: &str) {
 
 fn shown(what: &str, output: &str, exit: i32) {
     let verdict = if exit == 0 { Style::new().green() } else { Style::new().red() }.bold();
-    println!("   {} {what}\n   {} {}", style("$").dim(), verdict.apply_to(output.trim()), style(format!("(exit {exit})")).dim());
+    println!(
+        "   {} {what}\n   {} {}",
+        style("$").dim(),
+        verdict.apply_to(output.trim()),
+        style(format!("(exit {exit})")).dim()
+    );
 }
 
 async fn steps(setting: &Setting) -> Result<()> {
@@ -105,8 +115,12 @@ async fn acts(cri: &Cri, daemon: &mut Daemon) -> Result<()> {
         println!("   {} {}", style("alert").magenta(), alert_line(alert));
     }
     ensure!(exit == DENIED, "the labelled pod was not denied: it exited with {exit}");
-    let alert = alerts.iter().find(|a| a["Resource"] == "/etc/passwd").context("no alert about /etc/passwd came")?;
-    ensure!(alert["PolicyName"] == "block-etc-passwd-read" && alert["Action"] == "Block", "a wrong alert: {alert}");
+    let alert =
+        alerts.iter().find(|a| a["Resource"] == "/etc/passwd").context("no alert about /etc/passwd came")?;
+    ensure!(
+        alert["PolicyName"] == "block-etc-passwd-read" && alert["Action"] == "Block",
+        "a wrong alert: {alert}"
+    );
 
     step(2, "A pod without it");
     let (exit, output) = run_first(cri, &sandbox(cri, "other", &[]).await?).await?;

@@ -48,19 +48,36 @@ pub fn default_root() -> Result<Vec<u8>> {
     let busybox = cache::artefact("busybox")?;
     let list = Command::new(&busybox).arg("--list-full").output().context("list busybox's applets")?;
     let mut layer = Layer::default();
-    for directory in
-        ["bin", "dev", "etc", "home", "home/user", "proc", "root", "run", "sbin", "srv", "sys", "usr", "usr/bin", "usr/sbin"]
-    {
+    for directory in [
+        "bin",
+        "dev",
+        "etc",
+        "home",
+        "home/user",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "srv",
+        "sys",
+        "usr",
+        "usr/bin",
+        "usr/sbin",
+    ] {
         layer.directory(directory, 0o755)?;
     }
-    for directory in ["usr/lib", "usr/share", "usr/local", "usr/local/bin", "opt", "mnt", "var", "var/lib", "var/log"] {
+    for directory in
+        ["usr/lib", "usr/share", "usr/local", "usr/local/bin", "opt", "mnt", "var", "var/lib", "var/log"]
+    {
         layer.directory(directory, 0o755)?;
     }
     for directory in ["tmp", "var/tmp"] {
         layer.directory(directory, 0o1777)?;
     }
     layer.file("bin/busybox", 0o755, &std::fs::read(&busybox)?)?;
-    for applet in String::from_utf8(list.stdout)?.lines().filter(|a| *a != "bin/busybox" && !a.starts_with("linuxrc")) {
+    for applet in
+        String::from_utf8(list.stdout)?.lines().filter(|a| *a != "bin/busybox" && !a.starts_with("linuxrc"))
+    {
         layer.hard_link(applet, "bin/busybox")?;
     }
     for (name, program) in [("bin/first", FIRST), ("bin/probe", PROBE)] {
@@ -113,7 +130,11 @@ fn plain_tar(path: &Path) -> Result<Vec<u8>> {
     if tool != "cat" {
         command.arg("-dc");
     }
-    let output = command.stdin(File::open(path)?).stderr(Stdio::inherit()).output().with_context(|| format!("run {tool}"))?;
+    let output = command
+        .stdin(File::open(path)?)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {tool}"))?;
     ensure!(output.status.success(), "`{}` cannot be unpacked by {tool}", path.display());
     if output.stdout.get(257..262) != Some(b"ustar") {
         bail!("`{}` is neither a folder nor a tar archive", path.display());
@@ -126,7 +147,14 @@ fn plain_tar(path: &Path) -> Result<Vec<u8>> {
 struct Layer(Option<Builder<Vec<u8>>>);
 
 impl Layer {
-    fn append(&mut self, path: &str, kind: EntryType, mode: u32, content: &[u8], link: Option<&str>) -> Result<()> {
+    fn append(
+        &mut self,
+        path: &str,
+        kind: EntryType,
+        mode: u32,
+        content: &[u8],
+        link: Option<&str>,
+    ) -> Result<()> {
         let builder = self.0.get_or_insert_with(|| Builder::new(Vec::new()));
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
@@ -163,9 +191,7 @@ fn digest(bytes: &[u8]) -> String {
 
 /// An OCI image layout with one image, as a tar archive that `ctr images import` takes.
 fn archive(name: &str, command: &[&str], layers: Vec<Vec<u8>>) -> Result<Vec<u8>> {
-    let describe = |kind: &str, bytes: &[u8]| {
-        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{}", digest(bytes)), "size": bytes.len()})
-    };
+    let describe = |kind: &str, bytes: &[u8]| json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{}", digest(bytes)), "size": bytes.len()});
     let diff_ids: Vec<_> = layers.iter().map(|l| format!("sha256:{}", digest(l))).collect();
     let config = serde_json::to_vec(&json!({
         "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z",
@@ -180,7 +206,10 @@ fn archive(name: &str, command: &[&str], layers: Vec<Vec<u8>>) -> Result<Vec<u8>
     let mut entry = describe("manifest.v1+json", &manifest);
     if let Some(entry) = entry.as_object_mut() {
         entry.insert("platform".into(), json!({"architecture": "amd64", "os": "linux"}));
-        entry.insert("annotations".into(), json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "1"}));
+        entry.insert(
+            "annotations".into(),
+            json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "1"}),
+        );
     }
     let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [entry]}))?;
     let mut out = Layer::default();
@@ -191,7 +220,6 @@ fn archive(name: &str, command: &[&str], layers: Vec<Vec<u8>>) -> Result<Vec<u8>
     }
     out.finish()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -72,7 +72,8 @@ impl Node {
     /// # Errors
     /// When it does not start.
     pub async fn idle(&self, pod: &RunningPod, name: &str) -> Result<RunningContainer> {
-        let created = self.cri.create(pod, &Container { privileged: true, ..Container::idle(name) }, 0).await?;
+        let created =
+            self.cri.create(pod, &Container { privileged: true, ..Container::idle(name) }, 0).await?;
         self.cri.start(&created).await.with_context(|| format!("start container {name}"))?;
         Ok(created)
     }
@@ -83,7 +84,10 @@ impl Node {
     /// When the container is not running.
     pub async fn exec(&self, container: &RunningContainer, command: &str) -> Result<Output> {
         let words: Vec<_> = command.split(' ').map(str::to_owned).collect();
-        self.cri.exec(container, &words, Duration::from_secs(90)).await.with_context(|| format!("exec {command}"))
+        self.cri
+            .exec(container, &words, Duration::from_secs(90))
+            .await
+            .with_context(|| format!("exec {command}"))
     }
 
     /// What a failed test shows beside its checks.
@@ -104,14 +108,20 @@ pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Resu
         return inside(needs_daemon, body);
     }
     let target = Target { spec: spec.clone(), daemon: None };
-    let script = format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
+    let script =
+        format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
     let mut job = guest_job(&target, false, &script)?;
     job.limit = Some(LIMIT);
     let say = |text: &str| println!("{text}");
     let machine = if needs_daemon { machine_with_daemon(&target, &say)? } else { vm::machine(spec, &say)? };
     let mut out = Printed;
     let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() })?;
-    println!("guest {}: restored in {:.2} s, ran {:.1} s", spec.name(), outcome.restore.as_secs_f64(), outcome.elapsed.as_secs_f64());
+    println!(
+        "guest {}: restored in {:.2} s, ran {:.1} s",
+        spec.name(),
+        outcome.restore.as_secs_f64(),
+        outcome.elapsed.as_secs_f64()
+    );
     ensure!(outcome.status == 0, "the test failed in its guest ({})", spec.name());
     Ok(())
 }
@@ -121,8 +131,11 @@ fn inside(needs_daemon: bool, body: Body) -> Result<()> {
     executor.block_on(async {
         let runtime = Runtime::of_guest();
         let cri = runtime.cri().await?;
-        let daemon =
-            if needs_daemon { running_daemon()? } else { Daemon::new("/run/no-daemon".as_ref(), Options::default())? };
+        let daemon = if needs_daemon {
+            running_daemon()?
+        } else {
+            Daemon::new("/run/no-daemon".as_ref(), Options::default())?
+        };
         let mut node = Node { runtime, cri, daemon, checks: Vec::new() };
         let result = body(&mut node).await;
         let wrong = node.checks.iter().filter(|(_, good)| !good).count();

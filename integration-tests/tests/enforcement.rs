@@ -79,14 +79,19 @@ async fn first_instruction(node: &mut Node) -> Result<()> {
     let other = node.exec(&running, "cat /etc/group").await?.exit;
     node.check("exec that opens what no rule names", other, 0);
 
-    let alerts = node.daemon.wait_for_alert(Duration::from_secs(10), |a| a["ContainerName"] == "running").await?;
+    let alerts =
+        node.daemon.wait_for_alert(Duration::from_secs(10), |a| a["ContainerName"] == "running").await?;
     let mut found: Vec<_> = alerts
         .iter()
-        .map(|a| [&a["ContainerName"], &a["PolicyName"], &a["Rule"], &a["Resource"], &a["Source"], &a["Action"]].map(text))
+        .map(|a| {
+            [&a["ContainerName"], &a["PolicyName"], &a["Rule"], &a["Resource"], &a["Source"], &a["Action"]]
+                .map(text)
+        })
         .collect();
     found.sort();
     let alert = |name: &str| {
-        [name, "block-etc-passwd-read", "spec.file.matchPaths[0]", "/etc/passwd", "/bin/first", "Block"].map(str::to_owned)
+        [name, "block-etc-passwd-read", "spec.file.matchPaths[0]", "/etc/passwd", "/bin/first", "Block"]
+            .map(str::to_owned)
     };
     node.check("alerts", found, ["main", "main", "prepare", "running", "second"].map(alert).to_vec());
 
@@ -155,7 +160,11 @@ async fn daemon_stalled(node: &mut Node) -> Result<()> {
     let exit = node.exec(&running, "/bin/first").await?.exit;
     node.check("exec in the armed container, after the runtime has dropped the plugin", exit, DENIED);
     node.daemon.signal(Signal::SIGCONT)?;
-    node.check("the late container is armed once the daemon is back", becomes_denied(node, &late).await?, true);
+    node.check(
+        "the late container is armed once the daemon is back",
+        becomes_denied(node, &late).await?,
+        true,
+    );
     let exit = node.entry(&web, "next", 0, &["/bin/first"]).await?;
     node.check("entry of the next container", exit, DENIED);
     Ok(())
@@ -174,7 +183,11 @@ async fn containerd_killed(node: &mut Node) -> Result<()> {
     node.check("the daemon runs", node.daemon.runs(), true);
     let next = node.pod("default", "next", &[LABEL]).await?;
     let late = node.idle(&next, "late").await?;
-    node.check("a new container is armed, at the latest when the plugin is back", becomes_denied(node, &late).await?, true);
+    node.check(
+        "a new container is armed, at the latest when the plugin is back",
+        becomes_denied(node, &late).await?,
+        true,
+    );
     let exit = node.entry(&next, "main", 0, &["/bin/first"]).await?;
     node.check("entry of a new container", exit, DENIED);
     Ok(())
@@ -213,7 +226,10 @@ async fn policies_changed_under_load(node: &mut Node) -> Result<()> {
     node.check("half a policy (both, neither)", (both, neither), (0, 0));
 
     node.daemon.apply("policy.yaml", POLICY).await?;
-    node.daemon.write_policy("bad.yaml", "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nspec: [nonsense\n")?;
+    node.daemon.write_policy(
+        "bad.yaml",
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nspec: [nonsense\n",
+    )?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !node.daemon.whole_log().contains("bad.yaml") && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -265,7 +281,8 @@ async fn full_preemption(node: &mut Node) -> Result<()> {
 
 /// Exempt namespaces, other namespaces, other containers: left alone.
 async fn what_is_not_selected(node: &mut Node) -> Result<()> {
-    node.daemon.write_policy("system.yaml", &POLICY.replace("namespace: default", "namespace: kube-system"))?;
+    node.daemon
+        .write_policy("system.yaml", &POLICY.replace("namespace: default", "namespace: kube-system"))?;
     node.daemon.apply("policy.yaml", POLICY).await?;
     for (namespace, wanted) in [("kube-system", OPENED), ("shop", OPENED), ("default", DENIED)] {
         let pod = node.pod(namespace, "web", &[LABEL]).await?;

@@ -23,6 +23,9 @@ const TIMED_OUT: i32 = 124;
 /// Exit statuses of a command that could not be started, as shells and `kubectl exec` report them.
 const NOT_PERMITTED: i32 = 126;
 const NOT_FOUND: i32 = 127;
+/// CRI's number for the state of a running and of an ended container.
+const RUNNING: i32 = 1;
+const EXITED: i32 = 2;
 
 /// A connection to containerd.
 #[derive(Clone, Debug)]
@@ -76,7 +79,8 @@ impl Cri {
     /// When nothing answers there.
     pub async fn connect(socket: &Path, logs: &Path) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
-        let channel = endpoint.connect().await.with_context(|| format!("connect to `{}`", socket.display()))?;
+        let channel =
+            endpoint.connect().await.with_context(|| format!("connect to `{}`", socket.display()))?;
         let cri = Self { channel, logs: logs.to_owned() };
         cri.version().await?;
         Ok(cri)
@@ -119,11 +123,17 @@ impl Cri {
     pub async fn run_pod(&self, pod: &Pod) -> Result<RunningPod, Status> {
         let uid = format!("{}-{}", pod.namespace, pod.name);
         let own = [("name", &pod.name), ("namespace", &pod.namespace), ("uid", &uid)];
-        let mut labels: HashMap<_, _> = own.map(|(k, v)| (format!("io.kubernetes.pod.{k}"), v.clone())).into();
+        let mut labels: HashMap<_, _> =
+            own.map(|(k, v)| (format!("io.kubernetes.pod.{k}"), v.clone())).into();
         labels.extend(pod.labels.clone());
         let log_directory = self.logs.join(&uid);
         let config = PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata { name: pod.name.clone(), uid, namespace: pod.namespace.clone(), attempt: 0 }),
+            metadata: Some(PodSandboxMetadata {
+                name: pod.name.clone(),
+                uid,
+                namespace: pod.namespace.clone(),
+                attempt: 0,
+            }),
             log_directory: log_directory.to_string_lossy().into_owned(),
             labels,
             annotations: pod.annotations.clone().into_iter().collect(),
@@ -145,7 +155,12 @@ impl Cri {
     ///
     /// # Errors
     /// As the runtime (and so an NRI plugin) says.
-    pub async fn create(&self, pod: &RunningPod, container: &Container, attempt: u32) -> Result<RunningContainer, Status> {
+    pub async fn create(
+        &self,
+        pod: &RunningPod,
+        container: &Container,
+        attempt: u32,
+    ) -> Result<RunningContainer, Status> {
         let log_path = format!("{}-{attempt}.log", container.name);
         let metadata = pod.config.metadata.clone().unwrap_or_default();
         let own = [
@@ -154,8 +169,13 @@ impl Cri {
             ("io.kubernetes.pod.namespace", &metadata.namespace),
             ("io.kubernetes.pod.uid", &metadata.uid),
         ];
-        let image = if container.image.is_empty() { image::DEFAULT_IMAGE.to_owned() } else { container.image.clone() };
-        let command = if container.is_idle() { vec![image::IDLE.to_owned()] } else { container.command.clone() };
+        let image = if container.image.is_empty() {
+            image::DEFAULT_IMAGE.to_owned()
+        } else {
+            container.image.clone()
+        };
+        let command =
+            if container.is_idle() { vec![image::IDLE.to_owned()] } else { container.command.clone() };
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: container.name.clone(), attempt }),
             image: Some(ImageSpec { image }),
@@ -198,10 +218,39 @@ impl Cri {
     /// When the runtime does not know it.
     pub async fn state(&self, container: &RunningContainer) -> Result<State, Status> {
         let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
-        let answer: ContainerStatusResponse = self.call("/runtime.v1.RuntimeService/ContainerStatus", request).await?;
+        let answer: ContainerStatusResponse =
+            self.call("/runtime.v1.RuntimeService/ContainerStatus", request).await?;
         let status = answer.status.unwrap_or_default();
         let reason = [status.reason, status.message].join(": ").trim_matches([':', ' ']).to_owned();
-        Ok(State { exit: (status.state == 2).then_some(status.exit_code), running: status.state == 1, reason })
+        Ok(State {
+            exit: (status.state == EXITED).then_some(status.exit_code),
+            running: status.state == RUNNING,
+            reason,
+        })
+    }
+
+    /// Waits until a started container runs the program at `path`; `false`: it ended first, since the program may not be
+    /// executed. The runtime calls a container started before that is known.
+    ///
+    /// # Errors
+    /// When the runtime does not know it.
+    pub async fn runs_program(&self, container: &RunningContainer, path: &str) -> Result<bool, Status> {
+        let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: true };
+        loop {
+            let answer: ContainerStatusResponse =
+                self.call("/runtime.v1.RuntimeService/ContainerStatus", request.clone()).await?;
+            if answer.status.unwrap_or_default().state != RUNNING {
+                return Ok(false);
+            }
+            let info = answer.info.get("info").map(String::as_str).unwrap_or_default();
+            let info: serde_json::Value = serde_json::from_str(info).unwrap_or_default();
+            let pid = info.get("pid").and_then(serde_json::Value::as_i64).unwrap_or_default();
+            let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            if program == Path::new(path) {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until a container has ended. `None`: it is still running after `limit`.
@@ -233,7 +282,12 @@ impl Cri {
     ///
     /// # Errors
     /// When the container is not running, or the runtime fails.
-    pub async fn exec(&self, container: &RunningContainer, command: &[String], limit: Duration) -> Result<Output, Status> {
+    pub async fn exec(
+        &self,
+        container: &RunningContainer,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Output, Status> {
         const METHOD: &str = "/runtime.v1.RuntimeService/ExecSync";
         let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX).max(1);
         let request = ExecSyncRequest { container_id: container.id.clone(), cmd: command.to_vec(), timeout };
@@ -243,7 +297,10 @@ impl Cri {
                 stdout: String::from_utf8_lossy(&r.stdout).into_owned(),
                 stderr: String::from_utf8_lossy(&r.stderr).into_owned(),
             }),
-            Err(status) if status.message().contains("context deadline exceeded") && status.message().contains("timeout") => {
+            Err(status)
+                if status.message().contains("context deadline exceeded")
+                    && status.message().contains("timeout") =>
+            {
                 let stderr = format!("ended after {timeout} s: it took too long\n");
                 Ok(Output { exit: TIMED_OUT, stdout: String::new(), stderr })
             }

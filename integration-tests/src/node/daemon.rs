@@ -210,7 +210,11 @@ impl Daemon {
     ///
     /// # Errors
     /// When one is no JSON.
-    pub async fn wait_for_alert(&self, limit: Duration, wanted: impl Fn(&Alert) -> bool) -> Result<Vec<Alert>> {
+    pub async fn wait_for_alert(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&Alert) -> bool,
+    ) -> Result<Vec<Alert>> {
         let deadline = Instant::now() + limit;
         loop {
             let alerts = self.alerts_now()?;
@@ -225,7 +229,10 @@ impl Daemon {
         let text = fs::read_to_string(self.folder.join("alerts")).unwrap_or_default();
         // A line without an end is being written.
         let whole = text.rfind('\n').and_then(|at| text.get(..at)).unwrap_or_default();
-        whole.lines().map(|l| serde_json::from_str(l).with_context(|| format!("an alert that is no JSON: `{l}`"))).collect()
+        whole
+            .lines()
+            .map(|l| serde_json::from_str(l).with_context(|| format!("an alert that is no JSON: `{l}`")))
+            .collect()
     }
 
     /// The end of its log.

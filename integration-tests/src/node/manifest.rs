@@ -68,7 +68,11 @@ impl Container {
     /// A container with this name and command.
     #[must_use]
     pub fn new(name: &str, command: &[&str]) -> Self {
-        Self { name: name.into(), command: command.iter().map(|c| (*c).to_owned()).collect(), ..Self::default() }
+        Self {
+            name: name.into(),
+            command: command.iter().map(|c| (*c).to_owned()).collect(),
+            ..Self::default()
+        }
     }
 
     /// A container that only waits.
@@ -150,7 +154,8 @@ struct SecurityContext {
 /// # Errors
 /// When it is none, with the file's name, line and column.
 pub fn parse(file: &str, text: &str) -> Result<Pod> {
-    let manifest: Manifest = serde_yaml::from_str(text).with_context(|| format!("`{file}` is not a pod manifest"))?;
+    let manifest: Manifest =
+        serde_yaml::from_str(text).with_context(|| format!("`{file}` is not a pod manifest"))?;
     if manifest.kind != "Pod" {
         bail!("`{file}` is of kind `{}`; the lab starts a Pod", manifest.kind);
     }

@@ -75,7 +75,8 @@ impl Runtime {
     /// When it cannot be executed.
     pub fn start(&self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new("containerd").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        let child =
+            Command::new("containerd").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         Ok(fs::write(&self.pid_file, child.context("start containerd")?.id().to_string())?)
     }
 
@@ -110,4 +111,3 @@ pub(super) fn tail(path: &std::path::Path) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines.iter().skip(lines.len().saturating_sub(25)).copied().collect::<Vec<_>>().join("\n")
 }
-

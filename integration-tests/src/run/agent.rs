@@ -1,5 +1,6 @@
 //! What happens on the node.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use nix::sys::signal::Signal;
 
 use super::{DAEMON_FILE, DAEMON_FOLDER, Entry, Exec, IMAGE_FILE, PROGRESS, Plan, Report};
 use crate::image;
-use crate::node::{Alert, Container, Cri, Daemon, Options, RunningContainer, RunningPod, Runtime, start_failure};
+use crate::node::{
+    Alert, Container, Cri, Daemon, Options, RunningContainer, RunningPod, Runtime, start_failure,
+};
 
 /// Carries a plan out on this machine, with the files that came with it in `folder`.
 ///
@@ -16,7 +19,8 @@ use crate::node::{Alert, Container, Cri, Daemon, Options, RunningContainer, Runn
 /// When the lab itself fails: containerd, the daemon. What a policy denies is part of the report.
 pub async fn carry_out(plan: &Plan, folder: &Path) -> Result<Report> {
     let runtime = Runtime::of_guest();
-    let result = Run { plan, folder, cri: runtime.cri().await? }.report(&runtime).await;
+    let result =
+        Run { plan, folder, cri: runtime.cri().await?, late: Cell::new(false) }.report(&runtime).await;
     result.map_err(|e| e.context(format!("the lab failed\n{}", runtime.log())))
 }
 
@@ -55,6 +59,8 @@ struct Run<'a> {
     plan: &'a Plan,
     folder: &'a Path,
     cri: Cri,
+    /// Whether a container was started before the daemon.
+    late: Cell<bool>,
 }
 
 impl Run<'_> {
@@ -72,7 +78,9 @@ impl Run<'_> {
             Err(e) => return Err(e.context(daemon.map(|d| d.log()).unwrap_or_default())),
         };
         let alerts = match &daemon {
-            Some(daemon) => daemon.alerts().await?.into_iter().filter(|a| !is_ours(a)).collect(),
+            Some(daemon) => {
+                daemon.alerts().await?.into_iter().filter(|a| !is_ours(a, self.late.get())).collect()
+            }
             None => Vec::new(),
         };
         Ok(Report { entry, init, execs, alerts })
@@ -102,7 +110,11 @@ impl Run<'_> {
         Ok(Some(daemon))
     }
 
-    async fn pod(&self, pod: &crate::node::Pod, daemon: &mut Option<Daemon>) -> Result<(Entry, Vec<Entry>, Vec<Exec>)> {
+    async fn pod(
+        &self,
+        pod: &crate::node::Pod,
+        daemon: &mut Option<Daemon>,
+    ) -> Result<(Entry, Vec<Entry>, Vec<Exec>)> {
         progress(&format!("starting pod {}/{}", pod.namespace, pod.name));
         let running = self.cri.run_pod(pod).await.context("start the pod's sandbox")?;
         let limit = Duration::from_secs(self.plan.timeout);
@@ -123,8 +135,12 @@ impl Run<'_> {
         for container in &pod.containers {
             progress(&format!("starting container {}", container.name));
             let (mut entry, mut created) = self.start(&running, container).await?;
-            if !entry.started && container.is_idle() {
-                if let (Some(daemon), true) = (daemon.as_mut(), start_failure(&entry.reason).is_some()) {
+            if let (true, Some(daemon), Some(idle)) = (container.is_idle(), daemon.as_mut(), &created) {
+                let denied = match entry.started {
+                    true => !self.cri.runs_program(idle, image::IDLE).await?,
+                    false => start_failure(&entry.reason).is_some(),
+                };
+                if denied {
                     (entry, created) = self.start_before_daemon(&running, container, daemon).await?;
                 }
             }
@@ -132,7 +148,8 @@ impl Run<'_> {
                 chosen = Some((entry, created));
             }
         }
-        let (entry, created) = chosen.with_context(|| format!("no container is called `{}`", self.plan.container))?;
+        let (entry, created) =
+            chosen.with_context(|| format!("no container is called `{}`", self.plan.container))?;
         let (Some(created), true) = (created, entry.started) else {
             return Ok((entry, init, self.not_run("the container is not running")));
         };
@@ -141,18 +158,34 @@ impl Run<'_> {
             progress(&format!("running: {command}"));
             let output = match self.cri.exec(&created, &command_line(command)?, limit).await {
                 Ok(output) => output,
-                Err(e) => crate::node::Output { exit: 125, stdout: String::new(), stderr: format!("{}\n", e.message()) },
+                Err(e) => crate::node::Output {
+                    exit: 125,
+                    stdout: String::new(),
+                    stderr: format!("{}\n", e.message()),
+                },
             };
-            execs.push(Exec { command: command.clone(), exit: output.exit, stdout: output.stdout, stderr: output.stderr });
+            execs.push(Exec {
+                command: command.clone(),
+                exit: output.exit,
+                stdout: output.stdout,
+                stderr: output.stderr,
+            });
         }
         // A program that is only there for the commands is not waited for.
         let wait = if execs.is_empty() && !entry.command.is_empty() { limit } else { Duration::ZERO };
         Ok((self.finish(entry, Some(&created), wait).await?, init, execs))
     }
 
-    async fn start(&self, pod: &RunningPod, container: &Container) -> Result<(Entry, Option<RunningContainer>)> {
-        let mut entry =
-            Entry { container: container.name.clone(), command: container.command.clone(), ..Entry::default() };
+    async fn start(
+        &self,
+        pod: &RunningPod,
+        container: &Container,
+    ) -> Result<(Entry, Option<RunningContainer>)> {
+        let mut entry = Entry {
+            container: container.name.clone(),
+            command: container.command.clone(),
+            ..Entry::default()
+        };
         let created = match self.cri.create(pod, container, 0).await {
             Ok(created) => created,
             Err(e) => {
@@ -179,6 +212,7 @@ impl Run<'_> {
         daemon: &mut Daemon,
     ) -> Result<(Entry, Option<RunningContainer>)> {
         progress("the policies deny the lab's idle program: starting it before the daemon");
+        self.late.set(true);
         daemon.end(Signal::SIGTERM)?;
         let created = self.cri.create(pod, container, 1).await?;
         self.cri.start(&created).await?;
@@ -188,7 +222,12 @@ impl Run<'_> {
     }
 
     /// Waits for a container's program and reads its output.
-    async fn finish(&self, mut entry: Entry, created: Option<&RunningContainer>, limit: Duration) -> Result<Entry> {
+    async fn finish(
+        &self,
+        mut entry: Entry,
+        created: Option<&RunningContainer>,
+        limit: Duration,
+    ) -> Result<Entry> {
         let Some(created) = created else { return Ok(entry) };
         if entry.started {
             match self.cri.wait(created, limit).await? {
@@ -196,7 +235,9 @@ impl Run<'_> {
                     entry.exit = state.exit;
                     entry.reason = if state.reason == "Completed" { String::new() } else { state.reason };
                 }
-                None if !limit.is_zero() => entry.reason = format!("still running after {} s", limit.as_secs()),
+                None if !limit.is_zero() => {
+                    entry.reason = format!("still running after {} s", limit.as_secs())
+                }
                 None => {}
             }
         }
@@ -215,9 +256,15 @@ impl Run<'_> {
     }
 }
 
-/// Whether an alert is about what the lab runs to keep a container alive.
-fn is_ours(alert: &Alert) -> bool {
-    ["Resource", "ProcessName", "Source"].iter().any(|k| alert.get(*k).and_then(Alert::as_str) == Some(image::IDLE))
+/// Whether an alert is about what the lab does itself: the program that keeps a container alive, and (`late`) that such a
+/// container was started before the daemon.
+fn is_ours(alert: &Alert, late: bool) -> bool {
+    if late && alert.get("Type").and_then(Alert::as_str) == Some("SystemEvent") {
+        return true;
+    }
+    ["Resource", "ProcessName", "Source"]
+        .iter()
+        .any(|k| alert.get(*k).and_then(Alert::as_str) == Some(image::IDLE))
 }
 
 /// A command as given by `--exec`: split into words as a shell would; run by `/bin/sh -c` only if it contains anything
@@ -240,7 +287,9 @@ fn needs_shell(text: &str) -> bool {
             '\'' if !double => single = !single,
             '"' if !single => double = !double,
             '$' | '`' if !single => return true,
-            '|' | '&' | ';' | '<' | '>' | '(' | ')' | '*' | '?' | '~' | '\n' if !single && !double => return true,
+            '|' | '&' | ';' | '<' | '>' | '(' | ')' | '*' | '?' | '~' | '\n' if !single && !double => {
+                return true;
+            }
             _ => {}
         }
     }
@@ -266,7 +315,10 @@ mod tests {
 
     #[test]
     fn own_alerts_are_known() {
-        assert!(is_ours(&serde_json::json!({"Resource": image::IDLE})));
-        assert!(!is_ours(&serde_json::json!({"Resource": "/bin/cat", "Source": "/bin/sh"})));
+        assert!(is_ours(&serde_json::json!({"Resource": image::IDLE}), false));
+        let other = serde_json::json!({"Resource": "/bin/cat", "Source": "/bin/sh", "Type": "MatchedPolicy"});
+        assert!(!is_ours(&other, false) && !is_ours(&other, true));
+        let system = serde_json::json!({"Type": "SystemEvent"});
+        assert!(!is_ours(&system, false) && is_ours(&system, true));
     }
 }

@@ -32,8 +32,11 @@ impl Target {
             }
             return Ok(path.clone());
         }
-        built(DAEMON_FILE)?
-            .with_context(|| format!("`{DAEMON_FILE}` is not built: run `cargo build -p nri-plugin`, or name one with --daemon"))
+        built(DAEMON_FILE)?.with_context(|| {
+            format!(
+                "`{DAEMON_FILE}` is not built: run `cargo build -p nri-plugin`, or name one with --daemon"
+            )
+        })
     }
 }
 
@@ -65,8 +68,11 @@ pub fn machine_with_daemon(target: &Target, progress: &dyn Fn(&str)) -> Result<M
     let plain = vm::machine(&target.spec, progress)?;
     // This program only starts the daemon there: that it was built anew is no reason to make the machine anew.
     let program = cache::stripped(&target.daemon()?)?;
-    let lab = cache::stripped(&built("lab")?.context("`lab` is not built: run `cargo build -p integration-tests`")?)?;
-    let mut job = Job::script("exec ./lab agent daemon nri-enforcer").file(DAEMON_FILE, program).helper("lab", lab);
+    let lab = cache::stripped(
+        &built("lab")?.context("`lab` is not built: run `cargo build -p integration-tests`")?,
+    )?;
+    let mut job =
+        Job::script("exec ./lab agent daemon nri-enforcer").file(DAEMON_FILE, program).helper("lab", lab);
     job.limit = Some(Duration::from_secs(180));
     plain.after("daemon", &job, progress)
 }
@@ -90,7 +96,8 @@ pub fn in_guest(plan: &Plan, root: Option<&Path>, target: &Target) -> Result<Rep
     let programs = u64::try_from(plan.execs.len() + plan.pod.init.len() + 1)?;
     job.limit = Some(Duration::from_secs(180 + programs * (plan.timeout + 30)));
     let say = |text: &str| progress.say(text);
-    let machine = if plan.daemon_runs { machine_with_daemon(target, &say)? } else { vm::machine(&target.spec, &say)? };
+    let machine =
+        if plan.daemon_runs { machine_with_daemon(target, &say)? } else { vm::machine(&target.spec, &say)? };
     progress.say("restoring the machine");
     let mut out = Vec::new();
     let mut errors = progress.lines();
@@ -98,9 +105,13 @@ pub fn in_guest(plan: &Plan, root: Option<&Path>, target: &Target) -> Result<Rep
     errors.flush()?;
     drop(errors);
     if status != 0 {
-        bail!("the lab's agent in the guest failed (status {status})\n{}", String::from_utf8_lossy(&out).trim());
+        bail!(
+            "the lab's agent in the guest failed (status {status})\n{}",
+            String::from_utf8_lossy(&out).trim()
+        );
     }
-    serde_json::from_slice(&out).with_context(|| format!("the agent's answer: `{}`", String::from_utf8_lossy(&out)))
+    serde_json::from_slice(&out)
+        .with_context(|| format!("the agent's answer: `{}`", String::from_utf8_lossy(&out)))
 }
 
 /// What is going on: a line that changes on a terminal, plain lines elsewhere. On standard error.

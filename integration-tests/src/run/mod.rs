@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::{Alert, Pod};
 
-pub use agent::{carry_out, command_line, leave_daemon};
 pub(crate) use agent::running_daemon;
+pub use agent::{carry_out, command_line, leave_daemon};
 pub use host::{Target, guest_job, in_guest, machine_with_daemon, on_host};
 pub use render::{alert_line, print};
 
@@ -22,6 +22,9 @@ pub(crate) const DAEMON_FOLDER: &str = "/run/lab-daemon";
 /// Lines that the agent sends beside the result begin with this: what it is doing.
 pub(crate) const PROGRESS: &str = "@lab ";
 
+/// Name and text of a policy file.
+pub type PolicyFile = (String, String);
+
 /// What is to be done on the node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -29,8 +32,8 @@ pub struct Plan {
     pub pod: Pod,
     /// The container that commands run in, and whose own program is reported.
     pub container: String,
-    /// Name and text of policy files. None: no daemon is started.
-    pub policies: Vec<(String, String)>,
+    /// None: no daemon is started.
+    pub policies: Vec<PolicyFile>,
     /// `CLASS=ACTION`, for the daemon.
     pub postures: Vec<String>,
     /// Whether a daemon is part of the saved machine; else it comes with the job.
@@ -81,7 +84,8 @@ pub struct Entry {
 pub struct Exec {
     /// As it was given.
     pub command: String,
-    /// Exit status: 126 when it may not be executed, 127 when it is not there, 124 when it took too long.
+    /// Exit status: 127 when it is not there, 126 when it is no program, 124 when it took too long. Where a policy denies
+    /// its execution, the runtime's helper has failed in its place and says so in `stderr`: 1 or 255.
     pub exit: i32,
     /// Standard output.
     pub stdout: String,

@@ -34,21 +34,22 @@ pub fn alert_line(alert: &Alert) -> String {
 /// When the output is closed.
 pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let prompt = Style::new().bold();
-    let mut program = |title: &str, exit: Option<i32>, stdout: &str, stderr: &str, reason: &str| -> io::Result<()> {
-        writeln!(out, "{} {}", Style::new().dim().apply_to("$"), prompt.apply_to(title))?;
-        for text in [stdout, stderr] {
-            write!(out, "{text}")?;
-            if !text.is_empty() && !text.ends_with('\n') {
-                writeln!(out)?;
+    let mut program =
+        |title: &str, exit: Option<i32>, stdout: &str, stderr: &str, reason: &str| -> io::Result<()> {
+            writeln!(out, "{} {}", Style::new().dim().apply_to("$"), prompt.apply_to(title))?;
+            for text in [stdout, stderr] {
+                write!(out, "{text}")?;
+                if !text.is_empty() && !text.ends_with('\n') {
+                    writeln!(out)?;
+                }
             }
-        }
-        let exit = match exit {
-            Some(0) => Style::new().green().apply_to("exit 0".to_owned()),
-            Some(n) => Style::new().red().apply_to(format!("exit {n}")),
-            None => Style::new().yellow().apply_to("no exit status".to_owned()),
+            let exit = match exit {
+                Some(0) => Style::new().green().apply_to("exit 0".to_owned()),
+                Some(n) => Style::new().red().apply_to(format!("exit {n}")),
+                None => Style::new().yellow().apply_to("no exit status".to_owned()),
+            };
+            writeln!(out, "{exit}{}{reason}", if reason.is_empty() { "" } else { ": " })
         };
-        writeln!(out, "{exit}{}{reason}", if reason.is_empty() { "" } else { ": " })
-    };
     for entry in report.init.iter().chain([&report.entry]) {
         // A container that only waits and does so has nothing to tell.
         if !entry.command.is_empty() || !entry.started {

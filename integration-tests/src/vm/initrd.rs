@@ -58,7 +58,9 @@ fn index(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             index(&entry.path(), files)?;
-        } else if let Some((name, "" | ".xz" | ".zst")) = entry.file_name().to_string_lossy().split_once(".ko") {
+        } else if let Some((name, "" | ".xz" | ".zst")) =
+            entry.file_name().to_string_lossy().split_once(".ko")
+        {
             files.insert(name.replace('-', "_"), entry.path());
         }
     }
@@ -84,7 +86,12 @@ fn read_module(path: &Path) -> Result<Vec<u8>> {
         Some("zst") => "zstd",
         _ => return Ok(fs::read(path)?),
     };
-    let output = Command::new(tool).arg("-dcq").arg(path).stderr(Stdio::inherit()).output().with_context(|| format!("run {tool}"))?;
+    let output = Command::new(tool)
+        .arg("-dcq")
+        .arg(path)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {tool}"))?;
     ensure!(output.status.success(), "`{}` cannot be unpacked", path.display());
     Ok(output.stdout)
 }

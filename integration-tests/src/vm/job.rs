@@ -118,7 +118,8 @@ impl Job {
         let mut guest = machine.start(work.path(), true)?;
         let at = |name: &str| work.path().join(name);
         let mut qmp = Qmp::open(&at("qmp")).with_context(|| guest.tail())?;
-        qmp.wait("query-status", &["paused", "running", "postmigrate", "prelaunch"]).with_context(|| guest.tail())?;
+        qmp.wait("query-status", &["paused", "running", "postmigrate", "prelaunch"])
+            .with_context(|| guest.tail())?;
         let (mut out, err) = (connect(&at("out"))?, connect(&at("err"))?);
         qmp.call("cont", json!({}))?;
         let restore = begin.elapsed();
@@ -162,7 +163,11 @@ impl Job {
             (false, Err(e), _) | (false, _, Ok(Err(e))) => Err(e).context("the job's output"),
             (false, ..) => {
                 thread::sleep(Duration::from_millis(100)); // its last words reach the console's file
-                bail!("the guest died{}\n{}", if guest.alive()? { " (QEMU did not)" } else { "" }, guest.tail())
+                bail!(
+                    "the guest died{}\n{}",
+                    if guest.alive()? { " (QEMU did not)" } else { "" },
+                    guest.tail()
+                )
             }
         }
     }
@@ -264,6 +269,9 @@ mod tests {
         assert_eq!(copied(&["hello\n", "\nto", "k 3", "\n"]), (Some(3), "hello\n".into()));
         assert_eq!(copied(&["no newline\ntok 0\n"]), (Some(0), "no newline".into()));
         assert_eq!(copied(&["the guest died"]), (None, "the guest died".into()));
-        assert_eq!(copied(&["not tok 1\nnor\ntokk 2\n\ntok 7\n"]), (Some(7), "not tok 1\nnor\ntokk 2\n".into()));
+        assert_eq!(
+            copied(&["not tok 1\nnor\ntokk 2\n\ntok 7\n"]),
+            (Some(7), "not tok 1\nnor\ntokk 2\n".into())
+        );
     }
 }

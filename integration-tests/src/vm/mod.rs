@@ -61,14 +61,20 @@ impl fmt::Display for Containerd {
 impl FromStr for Kernel {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|k| k.to_string() == s).ok_or_else(|| format!("`{s}` is not a kernel of the lab: 6.1 or 6.12"))
+        Self::ALL
+            .into_iter()
+            .find(|k| k.to_string() == s)
+            .ok_or_else(|| format!("`{s}` is not a kernel of the lab: 6.1 or 6.12"))
     }
 }
 
 impl FromStr for Containerd {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|k| k.to_string() == s).ok_or_else(|| format!("`{s}` is not a containerd of the lab: 1.7 or 2.1"))
+        Self::ALL
+            .into_iter()
+            .find(|k| k.to_string() == s)
+            .ok_or_else(|| format!("`{s}` is not a containerd of the lab: 1.7 or 2.1"))
     }
 }
 

@@ -17,7 +17,9 @@ pub(super) fn connect(path: &Path) -> Result<UnixStream> {
     loop {
         match UnixStream::connect(path) {
             Ok(stream) => return Ok(stream),
-            Err(e) if Instant::now() > deadline => return Err(e).with_context(|| format!("connect to `{}`", path.display())),
+            Err(e) if Instant::now() > deadline => {
+                return Err(e).with_context(|| format!("connect to `{}`", path.display()));
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(3)),
         }
     }
@@ -47,7 +49,8 @@ impl Qmp {
         writeln!(self.writer, "{request}").with_context(|| format!("send `{command}` to QEMU"))?;
         loop {
             let mut line = String::new();
-            if self.reader.read_line(&mut line).with_context(|| format!("QEMU's answer to `{command}`"))? == 0 {
+            if self.reader.read_line(&mut line).with_context(|| format!("QEMU's answer to `{command}`"))? == 0
+            {
                 bail!("QEMU ended during `{command}`");
             }
             let mut answer: Value = serde_json::from_str(&line)?;

@@ -107,7 +107,12 @@ impl Machine {
             let mut errors = Vec::new();
             let (outcome, mut running) = job.run_on(self, Streams { out: &mut output, err: &mut errors })?;
             let said = || format!("{}{}", String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors));
-            ensure!(outcome.status == 0, "the machine `{name}` cannot be made: status {}\n{}", outcome.status, said());
+            ensure!(
+                outcome.status == 0,
+                "the machine `{name}` cannot be made: status {}\n{}",
+                outcome.status,
+                said()
+            );
             running.save(&machine.folder)
         })?;
         Ok(machine)
@@ -134,7 +139,12 @@ impl Machine {
     pub(super) fn start(&self, work: &Path, incoming: bool) -> Result<Guest> {
         let at = |name: &str| work.join(name).to_string_lossy().into_owned();
         let disk = |file: &str, id: &str| {
-            ["-drive".into(), format!("file={file},if=none,id={id},format=raw,readonly=on,cache=unsafe"), "-device".into(), format!("virtio-blk-pci,drive={id}")]
+            [
+                "-drive".into(),
+                format!("file={file},if=none,id={id},format=raw,readonly=on,cache=unsafe"),
+                "-device".into(),
+                format!("virtio-blk-pci,drive={id}"),
+            ]
         };
         // setpriv: the guest must not outlive us, however we end.
         let mut command = Command::new("setpriv");
@@ -202,7 +212,10 @@ impl Guest {
         let state = folder.join("state.new");
         qmp.call("stop", json!({}))?;
         qmp.call("migrate-set-parameters", json!({"max-bandwidth": 1_u64 << 40}))?;
-        qmp.call("migrate", json!({"uri": format!("exec:cat >{}", shlex::try_quote(&state.to_string_lossy())?)}))?;
+        qmp.call(
+            "migrate",
+            json!({"uri": format!("exec:cat >{}", shlex::try_quote(&state.to_string_lossy())?)}),
+        )?;
         let status = qmp.wait("query-migrate", &["completed", "failed", "cancelled"])?;
         ensure!(status == "completed", "QEMU could not save the machine: {status}\n{}", self.tail());
         qmp.call("quit", json!({}))?;
