@@ -18,7 +18,15 @@ fn main() {
     builder
         .source("src/enforcer.bpf.c")
         .obj(out.join("enforcer.bpf.o"))
-        .clang_args(["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-I", &asm])
+        .clang_args([
+            "-mcpu=v3",
+            "-Wall",
+            "-Wextra",
+            "-Wno-unused-function",
+            "-Wno-unused-parameter",
+            "-I",
+            &asm,
+        ])
         .build_and_generate(out.join("enforcer.skel.rs"))
         .expect("the BPF programs compile (clang, and Debian's linux-libc-dev, are needed)");
 }

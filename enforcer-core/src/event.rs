@@ -94,10 +94,22 @@ impl Unresolved {
     const ALL: [(types::enforcer_reason, Self, &'static str); 7] = [
         (types::enforcer_reason::REASON_RACED, Self::Raced, "the path was being renamed or mounted over"),
         (types::enforcer_reason::REASON_TOO_DEEP, Self::TooDeep, "the path has too many components"),
-        (types::enforcer_reason::REASON_DISCONNECTED, Self::Disconnected, "the file is not connected to a root directory"),
-        (types::enforcer_reason::REASON_FOREIGN_MOUNT, Self::ForeignMount, "the file is on a mount outside the container's mount namespace"),
+        (
+            types::enforcer_reason::REASON_DISCONNECTED,
+            Self::Disconnected,
+            "the file is not connected to a root directory",
+        ),
+        (
+            types::enforcer_reason::REASON_FOREIGN_MOUNT,
+            Self::ForeignMount,
+            "the file is on a mount outside the container's mount namespace",
+        ),
         (types::enforcer_reason::REASON_NO_SCRATCH, Self::NoScratch, "all work areas of the CPU were in use"),
-        (types::enforcer_reason::REASON_NO_RULES, Self::NoRules, "the container's rules are not in the kernel"),
+        (
+            types::enforcer_reason::REASON_NO_RULES,
+            Self::NoRules,
+            "the container's rules are not in the kernel",
+        ),
         (types::enforcer_reason::REASON_UNREADABLE, Self::Unreadable, "a kernel structure could not be read"),
     ];
 
@@ -278,7 +290,10 @@ mod tests {
         assert_eq!((raw.container_key, raw.ruleset_id), (7, 3));
         assert_eq!(raw.event.by, EventBy::Rule(OriginId(5)));
         assert_eq!((raw.event.verdict, raw.event.op), (Verdict::Block, Op::OpenRead));
-        assert_eq!((raw.event.path.as_slice(), raw.event.source.as_slice()), (&b"/etc/passwd"[..], &b"/bin/sh"[..]));
+        assert_eq!(
+            (raw.event.path.as_slice(), raw.event.source.as_slice()),
+            (&b"/etc/passwd"[..], &b"/bin/sh"[..])
+        );
         assert_eq!(raw.event.comm, "cat");
     }
 
@@ -305,7 +320,10 @@ mod tests {
         let raw = RawEvent::decode(&[head.bytes(), &[b'x'; 18]].concat()).unwrap();
         assert_eq!(raw.event.by, EventBy::Unresolved(Unresolved::ForeignMount));
         head.reason = 99;
-        assert_eq!(RawEvent::decode(&[head.bytes(), &[b'x'; 18]].concat()), Err(DecodeError::Field("reason", 99)));
+        assert_eq!(
+            RawEvent::decode(&[head.bytes(), &[b'x'; 18]].concat()),
+            Err(DecodeError::Field("reason", 99))
+        );
         head.version = 2;
         assert_eq!(RawEvent::decode(head.bytes()), Err(DecodeError::Version(2)));
     }

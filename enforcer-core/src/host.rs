@@ -62,7 +62,18 @@ const HOOKS: [&str; 15] = [
 /// Looks at the machine. Loads the matcher (without any hook) to see what the verifier says; attaches nothing.
 #[must_use]
 pub fn probe() -> HostReport {
-    HostReport { checks: vec![privilege(), kernel(), lsm(), btf_and_hooks(), programs(), bpffs(), cgroup(), sequences()] }
+    HostReport {
+        checks: vec![
+            privilege(),
+            kernel(),
+            lsm(),
+            btf_and_hooks(),
+            programs(),
+            bpffs(),
+            cgroup(),
+            sequences(),
+        ],
+    }
 }
 
 fn check(name: &str, required: bool, found: Result<String, (String, &str)>) -> Check {
@@ -77,7 +88,10 @@ fn privilege() -> Check {
     let uid = rustix::process::geteuid();
     let found = match uid.is_root() {
         true => Ok("running as root".to_owned()),
-        false => Err((format!("running as uid {}", uid.as_raw()), "run as root (in a pod: CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN)")),
+        false => Err((
+            format!("running as uid {}", uid.as_raw()),
+            "run as root (in a pod: CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN)",
+        )),
     };
     check("privilege", true, found)
 }
@@ -94,7 +108,9 @@ fn kernel() -> Check {
 fn lsm() -> Check {
     let found = match fs::read_to_string(LSM_LIST) {
         Ok(list) if list.trim().split(',').any(|module| module == "bpf") => Ok(list.trim().to_owned()),
-        Ok(list) => Err((list.trim().to_owned(), "add `bpf` to the list in the `lsm=` boot parameter and reboot")),
+        Ok(list) => {
+            Err((list.trim().to_owned(), "add `bpf` to the list in the `lsm=` boot parameter and reboot"))
+        }
         Err(error) => Err((
             format!("cannot read {LSM_LIST}: {error}"),
             "mount securityfs on /sys/kernel/security (in a pod: a hostPath volume)",
@@ -123,7 +139,10 @@ fn btf_and_hooks() -> Check {
 fn programs() -> Check {
     let found = match Doors::open() {
         Ok(_) => Ok("the matcher loads".to_owned()),
-        Err(error) => Err((error.to_string(), "see the kernel's log; lockdown or a missing capability refuses BPF programs")),
+        Err(error) => Err((
+            error.to_string(),
+            "see the kernel's log; lockdown or a missing capability refuses BPF programs",
+        )),
     };
     check("bpf-programs", true, found)
 }
@@ -144,9 +163,13 @@ fn cgroup() -> Check {
     let found = if v2("/sys/fs/cgroup") {
         Ok("unified hierarchy".to_owned())
     } else if v2("/sys/fs/cgroup/unified") {
-        Ok("hybrid: containers with a cgroup of their own in the unified hierarchy are found by it".to_owned())
+        Ok("hybrid: containers with a cgroup of their own in the unified hierarchy are found by it"
+            .to_owned())
     } else {
-        Err(("no cgroup v2".to_owned(), "processes that enter by exec are found by their mount namespace; cgroup v2 is safer"))
+        Err((
+            "no cgroup v2".to_owned(),
+            "processes that enter by exec are found by their mount namespace; cgroup v2 is safer",
+        ))
     };
     check("cgroup-v2", false, found)
 }
@@ -174,7 +197,9 @@ mod tests {
 
     #[test]
     fn what_is_not_required_does_not_prevent_enforcement() {
-        let mut report = HostReport { checks: vec![check("a", true, Ok(String::new())), check("b", false, Err((String::new(), "do")))] };
+        let mut report = HostReport {
+            checks: vec![check("a", true, Ok(String::new())), check("b", false, Err((String::new(), "do")))],
+        };
         assert!(report.enforces());
         report.checks.push(check("c", true, Err((String::new(), "do"))));
         assert!(!report.enforces());

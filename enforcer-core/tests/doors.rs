@@ -3,6 +3,12 @@
 //! Runs the programs in this machine's own kernel through `SEC("syscall")` doors, so it needs root. `DOOR_CASES`
 //! sets the number of comparisons (default 1,000,000), `DOOR_SEED` repeats a run.
 #![cfg(feature = "bpf")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use enforcer_core::decide::Access;
 use enforcer_core::enforce::door::Doors;

@@ -1,6 +1,13 @@
 //! An image read through the types generated from the compiled BPF object: the compiler, which must build without
 //! clang, writes the layout a second time, and this is what keeps the two together.
 #![cfg(feature = "bpf")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 use enforcer_bpf::{Shared, types};
 use enforcer_core::compile::bpf::image::{RULE_NONE, RULE_POSTURE};
@@ -15,7 +22,13 @@ fn ruleset() -> Ruleset {
     let rules = [
         (Class::File, None, Object::Path("/etc/passwd".parse().unwrap()), Effect::Block, true),
         (Class::File, None, Object::Path(long.parse().unwrap()), Effect::Audit, false),
-        (Class::File, Some("/bin/sh"), Object::Directory { dir: "/tmp".parse().unwrap(), recursive: true }, Effect::Allow, false),
+        (
+            Class::File,
+            Some("/bin/sh"),
+            Object::Directory { dir: "/tmp".parse().unwrap(), recursive: true },
+            Effect::Allow,
+            false,
+        ),
         (Class::Process, None, Object::BaseName("wget".into()), Effect::Block, false),
     ];
     let origins = rules.iter().enumerate().map(|(n, rule)| Origin {
@@ -89,7 +102,10 @@ fn an_image_reads_as_the_programs_read_it() {
     let exempt = 1 << 31 | 1 << 28 | block;
     assert_eq!(decision.by_condition, [exempt, 3 << 28 | block, exempt, 3 << 28 | block]);
     let long = node(&image, etc.node, "long-name-".repeat(12).as_bytes());
-    assert_eq!(cell::<types::decision_cell>(&image, long.exact).by_condition, [2 << 28 | origin("rule[1]"); 4]);
+    assert_eq!(
+        cell::<types::decision_cell>(&image, long.exact).by_condition,
+        [2 << 28 | origin("rule[1]"); 4]
+    );
 
     // the source
     let bin = node(&image, header.source_node, b"bin");
@@ -107,5 +123,8 @@ fn an_image_reads_as_the_programs_read_it() {
     assert_eq!(class.otherwise, 1 << 28 | RULE_NONE);
     let root: types::root_cell = cell(&image, class.root);
     let wget = node(&image, root.base, b"wget");
-    assert_eq!(cell::<types::decision_cell>(&image, wget.exact).by_condition, [3 << 28 | origin("rule[3]"); 4]);
+    assert_eq!(
+        cell::<types::decision_cell>(&image, wget.exact).by_condition,
+        [3 << 28 | origin("rule[3]"); 4]
+    );
 }

@@ -2,6 +2,15 @@
 //! the edges. A "container" here is a shell with a mount namespace and, mostly, a cgroup of its own; the part of the
 //! runtime's init is played by what it does before its first `exec` there.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_wrap,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,15 +19,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use enforcer_core::decide::Verdict;
 use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Options, Stage, Target, unload};
 use enforcer_core::event::{Event, EventBy, Op, Unresolved};
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
-use enforcer_core::decide::Verdict;
+use lab::vm::{self, Job, Kernel, Spec, Streams};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
-use lab::vm::{self, Job, Kernel, Spec, Streams};
 
 /// Set in the guest.
 const INSIDE: &str = "NRI_ENFORCER_KERNEL_TEST";
@@ -30,7 +39,8 @@ fn in_guest(name: &str, kernel: Kernel, body: fn()) {
     }
     let say = |text: &str| println!("{text}");
     let machine = vm::machine(&Spec::plain(kernel), &say).expect("a machine (run `make setup` as root)");
-    let script = format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./kernel --exact {name} --nocapture --test-threads=1 2>&1");
+    let script =
+        format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./kernel --exact {name} --nocapture --test-threads=1 2>&1");
     let mut job = Job::script(script).file("kernel", std::env::current_exe().unwrap());
     job.limit = Some(Duration::from_secs(400));
     let mut out = Vec::new();
@@ -109,7 +119,8 @@ fn dig(top: &str, levels: usize) {
 #[test]
 fn descend() {
     let Some(top) = std::env::var_os(DESCEND) else { return };
-    let open = |dir: &OwnedFd, name: &str| openat(dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty());
+    let open =
+        |dir: &OwnedFd, name: &str| openat(dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty());
     let mut dir = open(&fs::File::open("/").unwrap().into(), top.to_str().unwrap()).unwrap();
     while let Ok(next) = open(&dir, "d") {
         dir = next;
@@ -137,7 +148,9 @@ impl Container {
             }
             None => String::new(),
         };
-        let script = format!("{enter}exec unshare -m --propagation private /bin/sh -c 'echo ready; read go; exec /bin/sh'");
+        let script = format!(
+            "{enter}exec unshare -m --propagation private /bin/sh -c 'echo ready; read go; exec /bin/sh'"
+        );
         let mut child = Command::new("sh")
             .args(["-c", &script])
             .stdin(Stdio::piped())
@@ -187,7 +200,10 @@ impl Drop for Container {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(dir) = &self.cgroup {
-            let _ = Command::new("sh").arg("-c").arg(format!("rmdir {0}/* {0} 2>/dev/null", dir.display())).status();
+            let _ = Command::new("sh")
+                .arg("-c")
+                .arg(format!("rmdir {0}/* {0} 2>/dev/null", dir.display()))
+                .status();
         }
     }
 }
@@ -225,7 +241,10 @@ fn identity() {
     assert_eq!(one.run("cat /tmp/other"), 0);
     assert!(fs::read("/tmp/secret").is_ok(), "the host is not confined");
     let found = events(&enforcer);
-    let event = found.iter().find(|event| event.source.starts_with(b"/usr/bin/")).unwrap_or_else(|| panic!("no event of the shell: {found:#?}"));
+    let event = found
+        .iter()
+        .find(|event| event.source.starts_with(b"/usr/bin/"))
+        .unwrap_or_else(|| panic!("no event of the shell: {found:#?}"));
     assert_eq!(event.container.as_ref(), Some(&one.id));
     assert_eq!(event.ruleset, Some(rules.digest()));
     assert_eq!((event.op, event.path.as_slice()), (Op::OpenRead, &b"/tmp/secret"[..]));
@@ -239,7 +258,10 @@ fn identity() {
 
     // Whoever enters from outside is found by the cgroup, also from a cgroup below it.
     let enter = |cgroup: &str| {
-        format!("mkdir -p {cgroup}; echo $$ > {cgroup}/cgroup.procs; exec nsenter -m -t {} cat /tmp/secret", one.pid())
+        format!(
+            "mkdir -p {cgroup}; echo $$ > {cgroup}/cgroup.procs; exec nsenter -m -t {} cat /tmp/secret",
+            one.pid()
+        )
     };
     let entered = |cgroup: &str| Command::new("sh").args(["-c", &enter(cgroup)]).output().unwrap();
     assert!(!entered("/sys/fs/cgroup/test-one").status.success());
@@ -251,7 +273,9 @@ fn identity() {
     enforcer.arm(&two.target(Stage::Created), &rules).unwrap();
     two.start();
     assert!(!two.reads("/tmp/secret"));
-    let entered = |pid: i32| Command::new("nsenter").args(["-m", "-t", &pid.to_string(), "cat", "/tmp/secret"]).output().unwrap();
+    let entered = |pid: i32| {
+        Command::new("nsenter").args(["-m", "-t", &pid.to_string(), "cat", "/tmp/secret"]).output().unwrap()
+    };
     assert!(!entered(two.pid()).status.success(), "by mount namespace");
     // The namespace's number is used again, the container is not disarmed yet: the new one is not confined.
     let number = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
@@ -273,7 +297,9 @@ fn identity() {
     assert!(three.reads("/tmp/secret"));
     three.run("mkdir -p /sys/fs/cgroup/test-three/sub /sys/fs/cgroup/test-three/init");
     let child = |move_to: &str| {
-        format!("( sh -c '{move_to} while [ ! -e /tmp/go ]; do sleep 0.1; done; cat /tmp/secret && echo x >> /tmp/opened; echo x >> /tmp/tried' & )")
+        format!(
+            "( sh -c '{move_to} while [ ! -e /tmp/go ]; do sleep 0.1; done; cat /tmp/secret && echo x >> /tmp/opened; echo x >> /tmp/tried' & )"
+        )
     };
     for _ in 0..3 {
         three.run(&child(""));
@@ -285,10 +311,16 @@ fn identity() {
     assert!(armed.tasks >= 7, "{armed:?}");
     assert!(!three.reads("/tmp/secret"));
     let entered = |cgroup: &str| {
-        let enter = format!("echo $$ > {cgroup}/cgroup.procs; exec nsenter -m -t {} /bin/cat /tmp/secret", three.pid());
+        let enter = format!(
+            "echo $$ > {cgroup}/cgroup.procs; exec nsenter -m -t {} /bin/cat /tmp/secret",
+            three.pid()
+        );
         Command::new("sh").args(["-c", &enter]).output().unwrap().status.success()
     };
-    assert!(!entered("/sys/fs/cgroup/test-three"), "the container's cgroup, not the one its first process moved to");
+    assert!(
+        !entered("/sys/fs/cgroup/test-three"),
+        "the container's cgroup, not the one its first process moved to"
+    );
     fs::write("/tmp/go", "").unwrap();
     while fs::read("/tmp/tried").map_or(0, |tried| tried.len()) < 12 {
         std::thread::sleep(Duration::from_millis(100));
@@ -297,14 +329,18 @@ fn identity() {
 
     // Refusals.
     assert!(matches!(
-        enforcer.arm(&Target { id: ContainerId::new("x").unwrap(), pid: 999_999, stage: Stage::Created }, &rules),
+        enforcer
+            .arm(&Target { id: ContainerId::new("x").unwrap(), pid: 999_999, stage: Stage::Created }, &rules),
         Err(EnforceError::NoProcess { .. })
     ));
     assert!(matches!(
         enforcer.arm(&Target { id: ContainerId::new("x").unwrap(), pid: 1, stage: Stage::Created }, &rules),
         Err(EnforceError::NotAContainer { .. })
     ));
-    assert!(matches!(enforcer.update(&ContainerId::new("x").unwrap(), &rules), Err(EnforceError::NotArmed(_))));
+    assert!(matches!(
+        enforcer.update(&ContainerId::new("x").unwrap(), &rules),
+        Err(EnforceError::NotArmed(_))
+    ));
     assert!(matches!(Enforcer::open(&options()), Err(EnforceError::Busy { .. })), "one daemon at a time");
 
     // The end.
@@ -318,7 +354,10 @@ fn identity() {
     assert!(!three.reads("/tmp/secret"), "enforcement outlives the process");
     unload(&options().bpffs).unwrap();
     // the kernel detaches a moment later
-    assert!((0..50).any(|_| three.reads("/tmp/secret") || { std::thread::sleep(Duration::from_millis(100)); false }));
+    assert!((0..50).any(|_| three.reads("/tmp/secret") || {
+        std::thread::sleep(Duration::from_millis(100));
+        false
+    }));
 }
 
 /// Depth, size, number, speed of change: what cannot be finished is denied, and said.
@@ -334,7 +373,10 @@ fn edges() {
     let descend = |top: &str| format!("{DESCEND}={top} RUST_BACKTRACE=0 ./kernel --exact descend");
     assert_ne!(deep.run(&descend("/tmp/deep")), 0, "3,000 levels down");
     let found = events(&enforcer);
-    assert!(found.iter().any(|event| event.path_truncated && event.path.starts_with(b"/tmp/deep/d/d/")), "{found:?}");
+    assert!(
+        found.iter().any(|event| event.path_truncated && event.path.starts_with(b"/tmp/deep/d/d/")),
+        "{found:?}"
+    );
     // So deep that the walk gives up: denied although no rule is near, and let go where there is no Block rule.
     dig("/tmp/abyss", 70_000);
     assert_ne!(deep.run(&descend("/tmp/abyss")), 0);
@@ -404,7 +446,8 @@ fn edges() {
 
     // More events than the ring holds: denied all the same, and counted.
     let before = counter(&enforcer, "event_dropped");
-    let opened = racing.run("i=0; while [ $i -lt 60000 ]; do true < /tmp/a/secret && exit 7; i=$((i+1)); done; exit 0");
+    let opened = racing
+        .run("i=0; while [ $i -lt 60000 ]; do true < /tmp/a/secret && exit 7; i=$((i+1)); done; exit 0");
     assert_eq!(opened, 0);
     let (blocked, dropped) = (counter(&enforcer, "blocked"), counter(&enforcer, "event_dropped") - before);
     println!("blocked {blocked}, events dropped {dropped}");
@@ -437,7 +480,12 @@ fn upgrades() {
     }
     // An upgrade that was cut off between the new link and the rename leaves a pin, and the next one clears it.
     let dir = options().bpffs.join("v1");
-    let links = |dir: &Path| fs::read_dir(dir).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("link_")).count();
+    let links = |dir: &Path| {
+        fs::read_dir(dir)
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("link_"))
+            .count()
+    };
     let before = links(&dir);
     fs::write("/tmp/stop", "").unwrap();
     std::thread::sleep(Duration::from_millis(500));

@@ -74,7 +74,12 @@ impl Enforcer {
     fn find(&self, target: &Target) -> Result<types::mark, EnforceError> {
         let pid = target.pid;
         let process = u32::try_from(pid).map_err(|_| EnforceError::NoProcess { pid })?;
-        let ask = |pid, climb| types::mark { mode: types::mark_mode::MARK_FIND.0, pid, climb, ..Default::default() };
+        let ask = |pid, climb| types::mark {
+            mode: types::mark_mode::MARK_FIND.0,
+            pid,
+            climb,
+            ..Default::default()
+        };
         let found = self.run(ask(process, levels_below(target)))?;
         if found.found == 0 {
             return Err(EnforceError::NoProcess { pid });
@@ -96,7 +101,13 @@ impl Enforcer {
     }
 
     /// The container's entry, under a key that was never used before.
-    fn insert(&self, target: &Target, facts: &types::mark, ruleset: u32, cgroup_id: u64) -> Result<u64, EnforceError> {
+    fn insert(
+        &self,
+        target: &Target,
+        facts: &types::mark,
+        ruleset: u32,
+        cgroup_id: u64,
+    ) -> Result<u64, EnforceError> {
         let bytes = target.id.as_str().as_bytes();
         let mut id = [0; ID_BYTES];
         id.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
@@ -125,7 +136,8 @@ impl Enforcer {
             Stage::Created => 1, // SUBJECT_PENDING
             Stage::Running => 2, // SUBJECT_ACTIVE
         };
-        let subject = types::subject { container: entry.key, mnt_ns: facts.mnt_ns, state, ..Default::default() };
+        let subject =
+            types::subject { container: entry.key, mnt_ns: facts.mnt_ns, state, ..Default::default() };
         let ask = types::mark { subject, cgroup_id: entry.cgroup_id, ..*facts };
         let tasks = match target.stage {
             // The identity first: whoever enters by exec comes after the start.
@@ -143,7 +155,12 @@ impl Enforcer {
         Ok(tasks)
     }
 
-    fn mark(&self, id: &ContainerId, ask: types::mark, mode: types::mark_mode) -> Result<types::mark, EnforceError> {
+    fn mark(
+        &self,
+        id: &ContainerId,
+        ask: types::mark,
+        mode: types::mark_mode,
+    ) -> Result<types::mark, EnforceError> {
         let answer = self.run(types::mark { mode: mode.0, found: 0, marked: 0, failed: 0, ..ask })?;
         if answer.failed != 0 {
             return Err(EnforceError::NotMarked { id: id.to_string(), failed: answer.failed });

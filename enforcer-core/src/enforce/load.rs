@@ -76,7 +76,8 @@ pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
     let attached = attach(&object, &dir)?;
     remove_stale(&dir, &attached)?;
     let mark = object.progs_mut().find(|program| program.name() == "mark_tasks");
-    let mark = mark.ok_or(EnforceError::Full("the object has no iterator"))?.attach().during("attach mark_tasks")?;
+    let mark =
+        mark.ok_or(EnforceError::Full("the object has no iterator"))?.attach().during("attach mark_tasks")?;
     Ok(Loaded { object, mark, _lock: lock })
 }
 
@@ -103,9 +104,11 @@ fn lock(dir: &Path) -> Result<fs::File, EnforceError> {
 
 /// Opens the object and settles what depends on the kernel.
 fn prepare(dir: &Path) -> Result<OpenObject, EnforceError> {
-    let kernel = Btf::from_vmlinux().during("read the kernel's type information (/sys/kernel/btf/vmlinux)")?;
+    let kernel =
+        Btf::from_vmlinux().during("read the kernel's type information (/sys/kernel/btf/vmlinux)")?;
     let pointers = needs_pointer_map(&kernel);
-    let mut open = ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
+    let mut open =
+        ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
         let wanted = match section.strip_prefix("lsm/") {
@@ -139,7 +142,10 @@ fn prepare(dir: &Path) -> Result<OpenObject, EnforceError> {
 /// updated (EINVAL), and while both run the stricter verdict holds. Identity comes first: nothing may be judged that
 /// is not known, and nobody may be born unknown.
 fn attach(object: &Object, dir: &Path) -> Result<Vec<String>, EnforceError> {
-    let mut hooks: Vec<_> = object.progs_mut().filter(|p| p.autoload() && p.section().to_string_lossy().starts_with("lsm/")).collect();
+    let mut hooks: Vec<_> = object
+        .progs_mut()
+        .filter(|p| p.autoload() && p.section().to_string_lossy().starts_with("lsm/"))
+        .collect();
     let first = ["task_free", "task_alloc", "bprm_committed_creds", "bprm_creds_for_exec"];
     hooks.sort_by_key(|p| first.iter().position(|name| p.name() == *name).unwrap_or(first.len()));
     let mut pins = Vec::new();

@@ -151,7 +151,12 @@ impl Enforcer {
         let maps = Maps::of(&loaded.object)?;
         let mut names = Names::default();
         let state = State::adopt(&maps, &mut names)?;
-        Ok(Self { loaded: Mutex::new(loaded), maps, state: Mutex::new(state), names: Arc::new(RwLock::new(names)) })
+        Ok(Self {
+            loaded: Mutex::new(loaded),
+            maps,
+            state: Mutex::new(state),
+            names: Arc::new(RwLock::new(names)),
+        })
     }
 
     /// Puts `ruleset` in force for a container. Nothing else can see the container before its rules are complete in
@@ -218,7 +223,8 @@ impl Enforcer {
     /// None at present: the kernel was read when it was adopted.
     pub fn armed(&self) -> Result<Vec<ArmedContainer>, EnforceError> {
         let state = lock(&self.state);
-        let armed = |(id, entry): (&ContainerId, _)| ArmedContainer { id: id.clone(), ruleset: state.digest(entry) };
+        let armed =
+            |(id, entry): (&ContainerId, _)| ArmedContainer { id: id.clone(), ruleset: state.digest(entry) };
         Ok(state.containers.iter().map(armed).collect())
     }
 
@@ -237,8 +243,17 @@ impl Enforcer {
     pub fn counters(&self) -> Result<Vec<(String, u64)>, EnforceError> {
         let mut counters = Vec::with_capacity(COUNTERS.len() + 1);
         for (index, name) in COUNTERS {
-            let values = self.maps.counters.lookup_percpu(&index.0.to_ne_bytes(), MapFlags::ANY).during("read counters")?;
-            let sum = values.unwrap_or_default().iter().filter_map(|v| v.first_chunk().copied()).map(u64::from_ne_bytes).sum();
+            let values = self
+                .maps
+                .counters
+                .lookup_percpu(&index.0.to_ne_bytes(), MapFlags::ANY)
+                .during("read counters")?;
+            let sum = values
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|v| v.first_chunk().copied())
+                .map(u64::from_ne_bytes)
+                .sum();
             counters.push((name.to_owned(), sum));
         }
         counters.push(("recursion_misses".to_owned(), load::recursion_misses(&lock(&self.loaded).object)));

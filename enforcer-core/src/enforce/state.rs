@@ -101,7 +101,8 @@ fn set_next_id(digests: &MapHandle, id: u32) -> Result<(), EnforceError> {
 impl State {
     /// Reads what an earlier daemon left.
     pub(super) fn adopt(maps: &Maps, names: &mut Names) -> Result<Self, EnforceError> {
-        let mut state = Self { containers: BTreeMap::new(), rulesets: BTreeMap::new(), by_id: BTreeMap::new() };
+        let mut state =
+            Self { containers: BTreeMap::new(), rulesets: BTreeMap::new(), by_id: BTreeMap::new() };
         for key in maps.digests.keys() {
             let Some(id) = key.first_chunk().copied().map(u32::from_ne_bytes) else { continue };
             let value = maps.digests.lookup(&key, MapFlags::ANY).during("read the digests")?;
@@ -144,7 +145,12 @@ impl State {
     }
 
     /// The id of `ruleset` in the kernel, published if need be, with one more user; 0 for a ruleset without effect.
-    pub(super) fn acquire(&mut self, maps: &Maps, names: &mut Names, ruleset: &Ruleset) -> Result<u32, EnforceError> {
+    pub(super) fn acquire(
+        &mut self,
+        maps: &Maps,
+        names: &mut Names,
+        ruleset: &Ruleset,
+    ) -> Result<u32, EnforceError> {
         let digest = ruleset.digest();
         if let Some(published) = self.rulesets.get_mut(&digest) {
             published.users += 1;
