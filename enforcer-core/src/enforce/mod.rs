@@ -160,8 +160,8 @@ impl Enforcer {
     }
 
     /// Puts `ruleset` in force for a container. Nothing else can see the container before its rules are complete in
-    /// the kernel, and it returns only after reading back. A container that is armed already is [updated]
-    /// (Self::update).
+    /// the kernel, and it returns only after reading back. One that is armed already is
+    /// [updated](Self::update).
     ///
     /// # Errors
     /// On any doubt; then the container is not armed, and must not be started.
