@@ -58,7 +58,7 @@ fn run_command(args: &RunArgs) -> Result<i32> {
     let plan = plan(args)?;
     let target = Target { spec: Spec::node(args.kernel, args.containerd), daemon: args.daemon.clone() };
     let report = if args.host {
-        run::on_host(&plan, args, &target)?
+        run::on_host(&plan, args.rootfs.as_deref(), &target)?
     } else {
         run::in_guest(&plan, args.rootfs.as_deref(), &target)?
     };
@@ -122,7 +122,17 @@ fn plan(args: &RunArgs) -> Result<Plan> {
     }
     hint(&parsed, &pod, &container);
     let (postures, own_image, timeout) = (args.postures.clone(), args.rootfs.is_some(), args.timeout);
-    Ok(Plan { pod, container, policies, postures, daemon_runs: false, own_image, execs, timeout })
+    Ok(Plan {
+        pod,
+        container,
+        policies,
+        postures,
+        daemon_runs: false,
+        clean_up: false,
+        own_image,
+        execs,
+        timeout,
+    })
 }
 
 /// Policy files, checked as the daemon will check them. It would go on without a bad one; here that would mislead.

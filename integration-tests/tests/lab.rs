@@ -196,3 +196,19 @@ fn a_program_of_this_machine_runs_in_a_guest() -> Result<()> {
     ensure!(lines[0] == "a b" && lines[1].starts_with("6.1.") && lines[2] == "hello", "{lines:?}");
     Ok(())
 }
+
+/// On this machine's own kernel: containers run, and policies are enforced or refused as a whole, never left out.
+#[test]
+fn a_host_enforces_or_says_why_not() -> Result<()> {
+    let (report, status) = json(&["--host", "--", "/bin/first"])?;
+    ensure!(report["execs"][0]["stdout"] == "OPENED\n" && status == Some(0), "{report:#}");
+    let output =
+        lab(&["run", "--host", "--policy", POLICY, "--label", "app=my-web-app", "--", "/bin/first"])?;
+    let shown = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    match output.status.code() {
+        Some(13) => ensure!(shown.contains("DENIED") && shown.contains("spec.file.matchPaths[0]"), "{shown}"),
+        Some(125) => ensure!(shown.contains("cannot enforce") && !shown.contains("OPENED"), "{shown}"),
+        other => ensure!(false, "{other:?}: {shown}"),
+    }
+    Ok(())
+}

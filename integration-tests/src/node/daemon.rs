@@ -238,7 +238,7 @@ impl Daemon {
     /// The end of its log.
     #[must_use]
     pub fn log(&self) -> String {
-        format!("--- end of the daemon's log\n{}", tail(&self.folder.join("log")))
+        format!("--- end of the daemon's log\n{}", tail(&self.folder.join("log"), 25))
     }
 
     /// All of its log.

@@ -95,7 +95,7 @@ impl Runtime {
     /// The end of its log.
     #[must_use]
     pub fn log(&self) -> String {
-        format!("--- end of containerd's log\n{}", tail(&self.log))
+        format!("--- end of containerd's log\n{}", tail(&self.log, 8))
     }
 }
 
@@ -105,9 +105,9 @@ pub(super) fn process_runs(pid: Pid) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// The last lines of a file.
-pub(super) fn tail(path: &std::path::Path) -> String {
+/// The last so many lines of a file.
+pub(super) fn tail(path: &std::path::Path, number: usize) -> String {
     let text = fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
-    lines.iter().skip(lines.len().saturating_sub(25)).copied().collect::<Vec<_>>().join("\n")
+    lines.iter().skip(lines.len().saturating_sub(number)).copied().collect::<Vec<_>>().join("\n")
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::{DAEMON_FILE, DAEMON_FOLDER, Entry, Exec, IMAGE_FILE, PROGRESS, Plan, Report};
 use crate::image;
 use crate::node::{
-    Alert, Container, Cri, Daemon, Options, RunningContainer, RunningPod, Runtime, start_failure,
+    Alert, Container, Cri, Daemon, Options, Pod, RunningContainer, RunningPod, Runtime, start_failure,
 };
 
 /// Carries a plan out on this machine, with the files that came with it in `folder`.
@@ -54,6 +54,9 @@ pub(crate) fn running_daemon() -> Result<Daemon> {
     let folder = Path::new(DAEMON_FOLDER);
     Daemon::running(folder, options(folder))
 }
+
+/// The container's own program, those of init containers, and the commands.
+type Outcome = (Entry, Vec<Entry>, Vec<Exec>);
 
 struct Run<'a> {
     plan: &'a Plan,
@@ -110,18 +113,27 @@ impl Run<'_> {
         Ok(Some(daemon))
     }
 
-    async fn pod(
-        &self,
-        pod: &crate::node::Pod,
-        daemon: &mut Option<Daemon>,
-    ) -> Result<(Entry, Vec<Entry>, Vec<Exec>)> {
+    async fn pod(&self, pod: &Pod, daemon: &mut Option<Daemon>) -> Result<Outcome> {
         progress(&format!("starting pod {}/{}", pod.namespace, pod.name));
         let running = self.cri.run_pod(pod).await.context("start the pod's sandbox")?;
+        let outcome = self.containers(pod, &running, daemon).await;
+        if self.plan.clean_up {
+            self.cri.remove_pod(&running).await.context("remove the pod")?;
+        }
+        outcome
+    }
+
+    async fn containers(
+        &self,
+        pod: &Pod,
+        running: &RunningPod,
+        daemon: &mut Option<Daemon>,
+    ) -> Result<Outcome> {
         let limit = Duration::from_secs(self.plan.timeout);
         let mut init = Vec::new();
         for container in &pod.init {
             progress(&format!("running init container {}", container.name));
-            let (entry, created) = self.start(&running, container).await?;
+            let (entry, created) = self.start(running, container).await?;
             let entry = self.finish(entry, created.as_ref(), limit).await?;
             let failed = entry.exit != Some(0);
             init.push(entry);
@@ -134,14 +146,14 @@ impl Run<'_> {
         let mut chosen = None;
         for container in &pod.containers {
             progress(&format!("starting container {}", container.name));
-            let (mut entry, mut created) = self.start(&running, container).await?;
+            let (mut entry, mut created) = self.start(running, container).await?;
             if let (true, Some(daemon), Some(idle)) = (container.is_idle(), daemon.as_mut(), &created) {
                 let denied = match entry.started {
                     true => !self.cri.runs_program(idle, image::IDLE).await?,
                     false => start_failure(&entry.reason).is_some(),
                 };
                 if denied {
-                    (entry, created) = self.start_before_daemon(&running, container, daemon).await?;
+                    (entry, created) = self.start_before_daemon(running, container, daemon).await?;
                 }
             }
             if container.name == self.plan.container {

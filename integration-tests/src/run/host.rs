@@ -1,7 +1,9 @@
 //! The host's side: finds what is to be shipped, ships it into a fresh guest, and takes the answer.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -171,10 +173,46 @@ impl Write for Lines<'_> {
     }
 }
 
-/// Carries a plan out on this machine's own kernel.
+/// Carries a plan out on this machine's own kernel, with the userland of a guest, in mount and pid namespaces
+/// of its own.
 ///
 /// # Errors
-/// When this kernel cannot enforce, or the lab fails.
-pub fn on_host(_plan: &Plan, _args: &crate::cli::RunArgs, _target: &Target) -> Result<Report> {
-    bail!("not there yet")
+/// When this is not root, when this kernel cannot enforce, or when the lab fails.
+pub fn on_host(plan: &Plan, root: Option<&Path>, target: &Target) -> Result<Report> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("--host needs root: it starts containerd on this machine's kernel");
+    }
+    let containerd = target.spec.containerd.context("a specification without a containerd")?;
+    let mut plan = plan.clone();
+    plan.clean_up = true;
+    let work = tempfile::Builder::new().prefix("lab.").tempdir()?;
+    let job = work.path().join("job");
+    fs::create_dir(&job)?;
+    fs::copy(std::env::current_exe()?, job.join("lab"))?;
+    if !plan.policies.is_empty() {
+        fs::copy(target.daemon()?, job.join(DAEMON_FILE))?;
+    }
+    fs::write(job.join("plan.json"), serde_json::to_vec(&plan)?)?;
+    fs::write(job.join("warm"), include_bytes!("../../guest/warm"))?;
+    fs::write(job.join("pause.tar"), image::pause()?)?;
+    fs::write(job.join("root.tar"), image::default_root()?)?;
+    if let Some(root) = root {
+        fs::write(job.join(IMAGE_FILE), image::user_root(root)?)?;
+    }
+    fs::write(work.path().join("host"), include_bytes!("../../guest/host"))?;
+    let progress = Progress::new();
+    progress.say(&format!("starting containerd {containerd} on this machine's kernel"));
+    let mut command = Command::new("unshare");
+    // The pid namespace ends all that was started, however this ends.
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "host"]);
+    command.arg(cache::artefact(&format!("root-{containerd}"))?).arg(containerd.to_string());
+    let output = command.current_dir(work.path()).stdin(Stdio::null()).output().context("run unshare")?;
+    let mut errors = progress.lines();
+    errors.write_all(&output.stderr)?;
+    drop(errors);
+    match output.status.code() {
+        Some(0) => serde_json::from_slice(&output.stdout).context("the agent's answer"),
+        Some(3) => bail!("this kernel cannot enforce (see above); leave out --host to use a guest"),
+        _ => bail!("the lab failed on this machine: {}", output.status),
+    }
 }

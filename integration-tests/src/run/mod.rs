@@ -38,6 +38,8 @@ pub struct Plan {
     pub postures: Vec<String>,
     /// Whether a daemon is part of the saved machine; else it comes with the job.
     pub daemon_runs: bool,
+    /// Whether the pod is removed at the end; a guest is thrown away with all that runs in it.
+    pub clean_up: bool,
     /// Whether the pod's image comes with the job.
     pub own_image: bool,
     /// Commands to run in the container, in this order.
