@@ -59,7 +59,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     pub kernel: Kernel,
     /// The guest's containerd: 1.7 or 2.1
-    #[arg(long, value_name = "VERSION", default_value = "1.7")]
+    #[arg(long, value_name = "VERSION", default_value = "2.1")]
     pub containerd: Containerd,
     /// Policy files, or directories of them; without any, no daemon runs
     #[arg(long = "policy", value_name = "FILE", num_args = 1..)]
@@ -118,7 +118,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     pub kernel: Kernel,
     /// The guest's containerd: 1.7 or 2.1
-    #[arg(long, value_name = "VERSION", default_value = "1.7")]
+    #[arg(long, value_name = "VERSION", default_value = "2.1")]
     pub containerd: Containerd,
     /// The daemon [default: the nri-enforcer that was built beside this program]
     #[arg(long, value_name = "PROGRAM", env = "NRI_ENFORCER_DAEMON")]

@@ -401,6 +401,18 @@ fn edges() {
     assert_eq!(foreign.run("chroot /tmp/jail /first"), 0);
     enforcer.update(&foreign.id, &block("/tmp/jail/etc/passwd")).unwrap();
     assert_eq!(foreign.run("chroot /tmp/jail /first"), 13, "EACCES");
+    // An executable whose path cannot be told may be the one that a rule names. (Every program here is busybox.)
+    let id = foreign.id.clone();
+    let by = |program: &str| {
+        let rules = format!("  file: {{matchPaths: [{{path: /tmp/other, fromSource: [{{path: {program}}}]}}]}}\n");
+        enforcer.update(&id, &ruleset(&rules)).unwrap();
+    };
+    by("/usr/bin/another");
+    assert!(foreign.reads("/tmp/other"));
+    by("/usr/bin/busybox");
+    assert!(!foreign.reads("/tmp/other"));
+    by("/usr/bin/another");
+    assert_ne!(foreign.run("exec 5</tmp; unshare -m /usr/bin/cat /proc/self/fd/5/other"), 0);
     // What has no path at all is not judged by paths.
     assert_eq!(foreign.run("echo x | cat /proc/self/fd/0"), 0);
 

@@ -91,7 +91,7 @@ spec:
 ";
     std::fs::write(&manifest, yaml)?;
     let manifest = manifest.to_string_lossy();
-    let arguments = ["--containerd", "2.1", "--policy", POLICY, "--pod", &manifest, "--container", "side"];
+    let arguments = ["--containerd", "1.7", "--policy", POLICY, "--pod", &manifest, "--container", "side"];
     let commands = [
         "--exec",
         "stat -c %u /proc/self/status",
@@ -171,7 +171,7 @@ spec:
 
 #[test]
 fn the_demonstration_holds() -> Result<()> {
-    let output = lab(&["demo", "--kernel", "6.1", "--containerd", "2.1", "--policy", POLICY])?;
+    let output = lab(&["demo", "--kernel", "6.1", "--containerd", "1.7", "--policy", POLICY])?;
     let shown = text(&output.stdout);
     ensure!(output.status.success(), "{shown}{}", text(&output.stderr));
     for step in ["1.", "2.", "3.", "4.", "DENIED (exit 13)", "OPENED (exit 0)", "spec.file.matchPaths[0]"] {
