@@ -404,7 +404,8 @@ fn edges() {
     // An executable whose path cannot be told may be the one that a rule names. (Every program here is busybox.)
     let id = foreign.id.clone();
     let by = |program: &str| {
-        let rules = format!("  file: {{matchPaths: [{{path: /tmp/other, fromSource: [{{path: {program}}}]}}]}}\n");
+        let rules =
+            format!("  file: {{matchPaths: [{{path: /tmp/other, fromSource: [{{path: {program}}}]}}]}}\n");
         enforcer.update(&id, &ruleset(&rules)).unwrap();
     };
     by("/usr/bin/another");
