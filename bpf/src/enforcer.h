@@ -81,6 +81,10 @@ enum enforcer_reason {
 #define SUBJECT_PENDING 1u /* the runtime's own work: not judged until the first exec inside the container */
 #define SUBJECT_ACTIVE 2u
 
+/* source of a subject whose acting executable is the runtime's, at the container's first exec: nobody's source. No
+ * ruleset has the id in its upper half. */
+#define SOURCE_RUNTIME 0xffffffff00000000ULL
+
 /* Who a task is: value of task storage, and of the map by task pointer. Absent means "not of an armed container",
  * but never by one map alone (see subject.bpf.h). */
 struct subject {
@@ -299,7 +303,6 @@ struct door_match {
 	__u32 condition;  /* COND_* */
 	__u32 path_len;	  /* bytes in door_paths.path */
 	__u32 source_len; /* bytes in door_paths.source; 0 = no known executable */
-	__u32 rounds;	  /* how often to match, for benchmarks; 0 counts as 1 */
 	/* out */
 	__u32 decision;
 	__u32 reason;

@@ -62,6 +62,7 @@ static __noinline enum barrier pass_barrier(struct task_struct *task)
 		if (!subject_begins(task, &now))
 			return BARRIER_NONE; /* the runtime executes its own init: it stays, or is found again, as it is */
 		now.state = SUBJECT_ACTIVE;
+		now.source = SOURCE_RUNTIME;
 		passed = BARRIER_BEGINS;
 		count(COUNTER_ACTIVATED);
 		e = bpf_map_lookup_elem(&namespace_containers, &now.mnt_ns);

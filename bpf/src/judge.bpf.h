@@ -12,22 +12,31 @@
 #define EACCES 13
 #define ATTEMPTS 16
 
-/* The acting executable as a source cell. */
+/* The acting executable as a source cell. What has no path (a memfd, a kernel thread) is nobody's source; where the
+ * path cannot be told, query.reason says why, and no rule about sources may be taken for one that does not apply. */
 static __always_inline __u32 source_find(struct attempt *a, struct scratch *s)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
 	struct vfsmount *mnt;
 
+	a->query.reason = 0;
 	if (!exe)
 		return 0;
 	mnt = BPF_CORE_READ(exe, f_path.mnt);
-	/* an executable outside the container (the runtime's) is nobody's source */
-	if (mount_place(mnt, a->our_ns) != MOUNT_OURS)
+	switch (mount_place(mnt, a->our_ns)) {
+	case MOUNT_KERNEL:
 		return 0;
+	case MOUNT_OURS:
+		break;
+	default:
+		a->query.reason = REASON_FOREIGN_MOUNT;
+		return 0;
+	}
 	a->walk.dentry = (__u64)BPF_CORE_READ(exe, f_path.dentry);
 	a->walk.mnt = (__u64)mnt;
-	if (walk_up(&a->walk, s))
+	a->query.reason = walk_up(&a->walk, s);
+	if (a->query.reason)
 		return 0;
 	a->query.n = a->walk.n;
 	a->query.leaf = a->walk.leaf;
@@ -38,26 +47,31 @@ static __always_inline __u32 source_find(struct attempt *a, struct scratch *s)
 __noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
 {
 	struct sequence q = sequence_read();
+	__u32 no_source = 0;
 
 	if (!a || !s || !r)
 		return 0;
 	if (sequence_odd(q))
 		return 0;
 	a->query.source = 0;
-	if (a->has_source) {
+	if (a->has_source && a->cached != SOURCE_RUNTIME) {
 		if (a->cached >> 32 == a->query.ruleset) {
 			a->query.source = (__u32)a->cached;
 		} else {
 			a->query.source = source_find(a, s);
-			if (a->query.reason || sequence_moved(q))
+			no_source = a->query.reason;
+			if (no_source == REASON_NO_RULES || sequence_moved(q))
 				return 0;
-			a->cached = (__u64)a->query.ruleset << 32 | a->query.source;
+			if (!no_source)
+				a->cached = (__u64)a->query.ruleset << 32 | a->query.source;
 		}
 	}
 	a->walk.dentry = r->dentry;
 	a->walk.mnt = r->mnt;
 	a->query.reason = walk_up(&a->walk, s);
-	if (a->pathless) {
+	if (no_source) {
+		a->query.reason = no_source;
+	} else if (a->pathless) {
 		a->walk.n = a->walk.n ? 1 : 0; /* its own name, for the event */
 		a->query.reason = 0;
 		a->decision = a->otherwise;

@@ -95,7 +95,7 @@ impl Doors {
         self.rulesets.delete(&id.to_ne_bytes()).during("withdraw a ruleset")
     }
 
-    /// Asks the kernel `rounds` times for one access.
+    /// Asks the kernel about one access.
     ///
     /// # Errors
     /// When the program cannot be run, or the paths are longer than a page.

@@ -200,7 +200,10 @@ pub(super) fn unload(bpffs: &Path) -> Result<(), EnforceError> {
         let path = dir.join(name);
         fs::remove_file(&path).map_err(|source| EnforceError::Pin { what: "remove", path, source })?;
     }
-    fs::remove_dir(&dir).map_err(|source| EnforceError::Pin { what: "remove", path: dir.clone(), source })
+    fs::remove_dir(&dir).map_err(|source| EnforceError::Pin { what: "remove", path: dir.clone(), source })?;
+    // another layout's pins may stand there, or the directory be the file system's own
+    fs::remove_dir(bpffs).ok();
+    Ok(())
 }
 
 /// Runs of each program that the kernel skipped because one was active on the CPU: must stay 0.
