@@ -8,7 +8,7 @@ use libbpf_rs::btf::{Btf, types as btf};
 use serde::Serialize;
 
 use crate::enforce::door::Doors;
-use crate::enforce::load::LSM_LIST;
+use crate::enforce::load::{self, LSM_LIST};
 
 /// One requirement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,7 +59,7 @@ const HOOKS: [&str; 15] = [
     "path_chown",
 ];
 
-/// Looks at the machine. Loads the matcher (without any hook) to see what the verifier says; attaches nothing.
+/// Looks at the machine. Loads the matcher and a program for one hook to see what the kernel says; attaches nothing.
 #[must_use]
 pub fn probe() -> HostReport {
     HostReport {
@@ -137,11 +137,11 @@ fn btf_and_hooks() -> Check {
 }
 
 fn programs() -> Check {
-    let found = match Doors::open() {
-        Ok(_) => Ok("the matcher loads".to_owned()),
+    let found = match Doors::open().and_then(|_| load::try_one_hook()) {
+        Ok(()) => Ok("the matcher and a program for a hook load".to_owned()),
         Err(error) => Err((
             error.to_string(),
-            "see the kernel's log; lockdown or a missing capability refuses BPF programs",
+            "see the kernel's log; lockdown, a missing capability or the kernel's own policy refuses BPF programs",
         )),
     };
     check("bpf-programs", true, found)

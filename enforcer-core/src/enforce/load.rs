@@ -81,6 +81,16 @@ pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
     Ok(Loaded { object, mark, _lock: lock })
 }
 
+/// Loads one small program for a hook, attaches nothing, and lets it go: some kernels list `bpf` and refuse.
+pub(crate) fn try_one_hook() -> Result<(), EnforceError> {
+    let mut open = ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
+    for mut program in open.progs_mut() {
+        let wanted = program.name() == "bprm_committed_creds";
+        program.set_autoload(wanted);
+    }
+    open.load().during("load a program for a hook").map(drop)
+}
+
 /// Creates the pin directory and takes it for this process.
 fn lock(dir: &Path) -> Result<fs::File, EnforceError> {
     let pin = |what| move |source| EnforceError::Pin { what, path: dir.to_owned(), source };
