@@ -201,7 +201,9 @@ struct node_cell {
 	__u32 node;
 	__u32 tag;	/* of the component's hash; a mismatch ends the comparison early, a match proves nothing */
 	__u32 len;	/* of the name, 1..NAME_BYTES */
-	__u32 exact;	/* decision for this very path, or the source cell in the tree of sources; 0 = none */
+	__u32 exact;	/* decision for this very path, or the source cell in the tree of sources; 0 = none. Its
+			 * entries with COND_TREE are of another kind: the strongest Block or Audit rule about
+			 * something below this path */
 	__u32 children; /* decision for this directory itself and what lies directly in it; 0 = none */
 	__u32 deep;	/* decision for what lies deeper; 0 = none */
 	__u32 more;	/* first of the string cells with the name's bytes from NODE_INLINE on */
@@ -212,7 +214,8 @@ _Static_assert(sizeof(struct node_cell) == CELL_BYTES, "node_cell");
 /* the conditions of an access choose the entry of a decision */
 #define COND_WRITE 1u
 #define COND_OWNER 2u
-#define COND_COUNT 4
+#define COND_TREE 4u /* a directory that moves with all that lies below; see node_cell */
+#define COND_COUNT 8
 
 /* entry of a decision: effect in bits 28..29, DECISION_EXEMPT, index of the rule's origin in bits 0..27 */
 #define DECISION_RULE 0x0fffffffu
@@ -223,7 +226,7 @@ _Static_assert(sizeof(struct node_cell) == CELL_BYTES, "node_cell");
 
 struct decision_cell {
 	__u32 by_condition[COND_COUNT];
-	__u32 pad[12];
+	__u32 pad[8];
 };
 _Static_assert(sizeof(struct decision_cell) == CELL_BYTES, "decision_cell");
 

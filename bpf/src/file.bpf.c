@@ -11,11 +11,13 @@
 #define FMODE_WRITE 2u
 #define FMODE_NOACCOUNT (1u << 29) /* a stacked file system's own open; the user's has a call of its own */
 #define O_TRUNC 01000u
+#define S_IFMT 0170000u
+#define S_IFDIR 0040000u
 
-static __always_inline int judge_file(__u32 op, __u32 write, const struct path *path)
+static __always_inline int judge_file(__u32 op, const struct path *path)
 {
 	struct subject *s = confined();
-	struct request r = {.class_ = CLASS_FILE, .op = op, .write = write};
+	struct request r = {.class_ = CLASS_FILE, .op = op, .condition = COND_WRITE};
 
 	if (!s)
 		return 0;
@@ -25,11 +27,11 @@ static __always_inline int judge_file(__u32 op, __u32 write, const struct path *
 	return judge(s, &r) ? -EACCES : 0;
 }
 
-/* a name in a directory */
-static __always_inline int judge_name(__u32 op, const struct path *dir, struct dentry *dentry)
+/* a name in a directory; `tree` is COND_TREE or 0 */
+static __always_inline int judge_name(__u32 op, __u32 tree, const struct path *dir, struct dentry *dentry)
 {
 	struct subject *s = confined();
-	struct request r = {.class_ = CLASS_FILE, .op = op, .write = COND_WRITE};
+	struct request r = {.class_ = CLASS_FILE, .op = op, .condition = COND_WRITE | tree};
 
 	if (!s)
 		return 0;
@@ -54,8 +56,8 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	s = confined();
 	if (!s)
 		return 0;
-	r.write = file->f_mode & FMODE_WRITE || file->f_flags & O_TRUNC ? COND_WRITE : 0;
-	r.op = r.write ? OP_OPEN_WRITE : OP_OPEN_READ;
+	r.condition = file->f_mode & FMODE_WRITE || file->f_flags & O_TRUNC ? COND_WRITE : 0;
+	r.op = r.condition ? OP_OPEN_WRITE : OP_OPEN_READ;
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
@@ -70,31 +72,31 @@ int BPF_PROG(file_open, struct file *file, int ret)
 SEC("lsm/path_mknod")
 int BPF_PROG(path_mknod, const struct path *dir, struct dentry *dentry, umode_t mode, unsigned int dev, int ret)
 {
-	return ret ? ret : judge_name(OP_CREATE, dir, dentry);
+	return ret ? ret : judge_name(OP_CREATE, 0, dir, dentry);
 }
 
 SEC("lsm/path_mkdir")
 int BPF_PROG(path_mkdir, const struct path *dir, struct dentry *dentry, umode_t mode, int ret)
 {
-	return ret ? ret : judge_name(OP_MKDIR, dir, dentry);
+	return ret ? ret : judge_name(OP_MKDIR, 0, dir, dentry);
 }
 
 SEC("lsm/path_rmdir")
 int BPF_PROG(path_rmdir, const struct path *dir, struct dentry *dentry, int ret)
 {
-	return ret ? ret : judge_name(OP_RMDIR, dir, dentry);
+	return ret ? ret : judge_name(OP_RMDIR, 0, dir, dentry);
 }
 
 SEC("lsm/path_unlink")
 int BPF_PROG(path_unlink, const struct path *dir, struct dentry *dentry, int ret)
 {
-	return ret ? ret : judge_name(OP_UNLINK, dir, dentry);
+	return ret ? ret : judge_name(OP_UNLINK, 0, dir, dentry);
 }
 
 SEC("lsm/path_symlink")
 int BPF_PROG(path_symlink, const struct path *dir, struct dentry *dentry, const char *old_name, int ret)
 {
-	return ret ? ret : judge_name(OP_SYMLINK, dir, dentry);
+	return ret ? ret : judge_name(OP_SYMLINK, 0, dir, dentry);
 }
 
 /* Both names: the new one is made, and through it the old one's contents could be had. A link stays on one mount,
@@ -104,42 +106,51 @@ int BPF_PROG(path_link, struct dentry *old_dentry, const struct path *new_dir, s
 {
 	if (ret)
 		return ret;
-	ret = judge_name(OP_LINK, new_dir, old_dentry);
-	return ret ? ret : judge_name(OP_LINK, new_dir, new_dentry);
+	ret = judge_name(OP_LINK, 0, new_dir, old_dentry);
+	return ret ? ret : judge_name(OP_LINK, 0, new_dir, new_dentry);
 }
 
-/* Both names, which also covers RENAME_EXCHANGE. */
+static __always_inline __u32 tree_of(struct dentry *dentry)
+{
+	return (BPF_CORE_READ(dentry, d_inode, i_mode) & S_IFMT) == S_IFDIR ? COND_TREE : 0;
+}
+
+/* Both names, which also covers RENAME_EXCHANGE. A directory takes along all that lies below it: under either name
+ * that is a write to every path there. */
 SEC("lsm/path_rename")
 int BPF_PROG(path_rename, const struct path *old_dir, struct dentry *old_dentry, const struct path *new_dir,
 	     struct dentry *new_dentry, unsigned int flags, int ret)
 {
+	__u32 tree;
+
 	if (ret)
 		return ret;
-	ret = judge_name(OP_RENAME, old_dir, old_dentry);
-	return ret ? ret : judge_name(OP_RENAME, new_dir, new_dentry);
+	tree = tree_of(old_dentry) | tree_of(new_dentry);
+	ret = judge_name(OP_RENAME, tree, old_dir, old_dentry);
+	return ret ? ret : judge_name(OP_RENAME, tree, new_dir, new_dentry);
 }
 
 SEC("lsm/path_truncate")
 int BPF_PROG(path_truncate, const struct path *path, int ret)
 {
-	return ret ? ret : judge_file(OP_TRUNCATE, COND_WRITE, path);
+	return ret ? ret : judge_file(OP_TRUNCATE, path);
 }
 
 /* since 6.2 (3350607dc563, "security: Create file_truncate hook from path_truncate hook") */
 SEC("lsm/file_truncate")
 int BPF_PROG(file_truncate, struct file *file, int ret)
 {
-	return ret ? ret : judge_file(OP_TRUNCATE, COND_WRITE, &file->f_path);
+	return ret ? ret : judge_file(OP_TRUNCATE, &file->f_path);
 }
 
 SEC("lsm/path_chmod")
 int BPF_PROG(path_chmod, const struct path *path, umode_t mode, int ret)
 {
-	return ret ? ret : judge_file(OP_CHMOD, COND_WRITE, path);
+	return ret ? ret : judge_file(OP_CHMOD, path);
 }
 
 SEC("lsm/path_chown")
 int BPF_PROG(path_chown, const struct path *path, __u64 uid, __u64 gid, int ret)
 {
-	return ret ? ret : judge_file(OP_CHOWN, COND_WRITE, path);
+	return ret ? ret : judge_file(OP_CHOWN, path);
 }

@@ -159,7 +159,7 @@ __noinline int judge(struct subject *subject, struct request *r)
 	}
 	a->pathless = place == MOUNT_KERNEL;
 	a->query.class_ = r->class_;
-	a->query.condition = r->write | owner_condition(task, r->inode);
+	a->query.condition = r->condition | owner_condition(task, r->inode);
 	for (i = 0; i < ATTEMPTS; i++) {
 		if (i) {
 			count(COUNTER_RETRIED);

@@ -16,7 +16,7 @@
 struct qstr { __u32 len; const unsigned char *name; } __kernel_type;
 struct super_block { __u32 s_dev; unsigned long s_flags; } __kernel_type;
 typedef struct { __u32 val; } kuid_t;
-struct inode { kuid_t i_uid; struct super_block *i_sb; unsigned long i_ino; } __kernel_type;
+struct inode { __u16 i_mode; kuid_t i_uid; struct super_block *i_sb; unsigned long i_ino; } __kernel_type;
 struct dentry { struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } __kernel_type;
 struct vfsmount { struct dentry *mnt_root; struct super_block *mnt_sb; } __kernel_type;
 struct path { struct vfsmount *mnt; struct dentry *dentry; } __kernel_type;

@@ -138,6 +138,14 @@ static __always_inline __u32 decision_effect(__u32 decision)
 	return (decision >> DECISION_EFFECT_SHIFT) & 3;
 }
 
+/* by effect, then by the smaller origin */
+static __always_inline int decision_stronger(__u32 a, __u32 b)
+{
+	__u32 ea = decision_effect(a), eb = decision_effect(b);
+
+	return ea > eb || (ea == eb && (a & DECISION_RULE) < (b & DECISION_RULE));
+}
+
 /* The entry of a decision cell for an access; 0 (EFFECT_NONE) where there is no such cell. */
 static __always_inline __u32 decision_read(void *image, __u32 cell, __u32 condition)
 {
@@ -203,7 +211,7 @@ static __always_inline int match_begin(struct matching *m, struct query *q, stru
 	m->table = h->table;
 	m->mask = h->mask;
 	m->n = q->n;
-	m->condition = q->condition;
+	m->condition = q->condition & ~COND_TREE;
 	return h->version == IMAGE_VERSION;
 }
 
@@ -236,6 +244,11 @@ __noinline __u32 match_root(struct query *q, struct scratch *s, __u32 root)
 	if (m.unreadable)
 		goto unreadable;
 	if (!m.fell && m.n <= MAX_COMPONENTS) {
+		if (q->condition & COND_TREE) {
+			d = decision_read(m.image, m.exact, COND_TREE);
+			if (decision_stronger(d, q->below))
+				q->below = d;
+		}
 		d = decision_read(m.image, m.exact, m.condition);
 		if (decision_effect(d))
 			return d;
@@ -315,15 +328,22 @@ static __always_inline __u32 match_class(struct query *q, struct scratch *s)
 	root = k->class_.root;
 	otherwise = k->class_.otherwise;
 	q->reason = 0;
+	q->below = 0;
 	if (q->source) {
 		c = cell_at(image, q->source);
 		if (c && c->source.roots[q->class_ & (CLASS_COUNT - 1)])
 			d = match_root(q, s, c->source.roots[q->class_ & (CLASS_COUNT - 1)]);
 	}
-	if (!q->reason && !decision_effect(d) && root)
-		d = match_root(q, s, root);
+	if (!q->reason && root && (!decision_effect(d) || q->condition & COND_TREE)) {
+		__u32 any = match_root(q, s, root);
+
+		if (!decision_effect(d))
+			d = any;
+	}
 	if (!q->reason && !decision_effect(d))
 		d = otherwise;
+	if (decision_effect(q->below) > decision_effect(d))
+		d = q->below;
 	return d;
 }
 

@@ -13,7 +13,7 @@ struct request {
 	__u64 inode; /* 0: does not exist yet; its owner will be the creator */
 	__u32 class_;
 	__u32 op;
-	__u32 write; /* COND_WRITE or 0 */
+	__u32 condition; /* COND_WRITE, COND_TREE; the owner is added */
 };
 
 /* A walk asked for and answered: plain data, since it is handed to a function that is verified on its own. */
@@ -34,6 +34,8 @@ struct query {
 	__u32 class_;
 	__u32 source;	 /* source cell of the acting executable; 0 = none that rules name */
 	__u32 reason;	 /* out; REASON_NO_RULES: the ruleset is gone, or damaged */
+	__u32 below;	 /* out, with COND_TREE: the strongest decision about something below the path */
+	__u32 pad;
 };
 
 /* One attempt at an answer: plain data, for a function that is verified on its own. */

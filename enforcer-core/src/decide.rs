@@ -27,6 +27,13 @@
 //! access is *decided*: it passes without an event, also under a whitelist. Among equally specific rules an
 //! exemption has the rank of Allow, so that a plain Block on the same object still wins.
 //!
+//! # Moving a directory
+//!
+//! Renaming a directory changes every path below both of its names, so an access with [`Access::tree`] is also a
+//! write to all that lies there: where a Block or Audit rule about a path or directory below the object does more
+//! than what was decided for the object itself, that rule decides. Its conditions are not asked (a write is never
+//! exempt by `readOnly`, and who owns what lies below is not looked up). Base names, which lie nowhere, do not count.
+//!
 //! # Examples
 //!
 //! A whitelist with a hole and a lid (`/data/` allowed, `/data/secret` blocked, posture block):
@@ -80,6 +87,8 @@ pub struct Access<'a> {
     /// `true` for opening to write, creating, deleting, renaming and linking (both names), truncating, changing
     /// mode or owner, making a symbolic link, a directory or a node; `false` for reading and executing.
     pub write: bool,
+    /// `true` for renaming a directory, both names: all that lies below moves with it.
+    pub tree: bool,
     /// The path as the kernel prints it: absolute and normalised. What has no such path (a pipe, say) matches no rule.
     pub object: &'a [u8],
     /// The acting executable; of the process class, the one that calls `execve`. `None` for an actor without one,
@@ -96,13 +105,19 @@ impl<'a> Access<'a> {
     /// Root reads its own file, by no particular executable.
     #[must_use]
     pub const fn read(object: &'a [u8]) -> Self {
-        Self { class: Class::File, write: false, object, source: None, uid: 0, owner: Some(0) }
+        Self { class: Class::File, write: false, tree: false, object, source: None, uid: 0, owner: Some(0) }
     }
 
     /// Root writes its own file, by no particular executable.
     #[must_use]
     pub const fn write(object: &'a [u8]) -> Self {
         Self { write: true, ..Self::read(object) }
+    }
+
+    /// Root renames its own directory, by no particular executable; one of the two names.
+    #[must_use]
+    pub const fn rename_directory(object: &'a [u8]) -> Self {
+        Self { tree: true, ..Self::write(object) }
     }
 
     /// Root executes its own file, from no particular executable.
@@ -196,6 +211,29 @@ impl Ruleset {
     /// What becomes of `access` under these rules. See the [module](crate::decide) for the order of precedence.
     #[must_use]
     pub fn decide(&self, access: &Access<'_>) -> Decision {
+        let decision = self.decide_object(access);
+        match self.strongest_below(access) {
+            Some((effect, origin)) if access.tree && Verdict::from(effect) > decision.verdict => {
+                Decision { verdict: effect.into(), by: DecidedBy::Rule(origin) }
+            }
+            _ => decision,
+        }
+    }
+
+    fn strongest_below(&self, access: &Access<'_>) -> Option<(Effect, OriginId)> {
+        let below = |rule: &&Rule| {
+            rule.class == access.class
+                && rule.source.as_ref().is_none_or(|source| access.source == Some(source.as_bytes()))
+                && lies_below(&rule.object, access.object)
+        };
+        let about = self.rules().iter().filter(below).map(|rule| (rule.effect, Reverse(rule.origin)));
+        about
+            .filter(|(effect, _)| *effect > Effect::Allow)
+            .max()
+            .map(|(effect, Reverse(origin))| (effect, origin))
+    }
+
+    fn decide_object(&self, access: &Access<'_>) -> Decision {
         let matching = self.rules().iter().filter_map(|rule| Match::of(rule, access));
         match matching.max() {
             Some(found) => found.decision(),
@@ -285,6 +323,18 @@ fn match_object(object: &Object, path: &[u8]) -> Option<Specificity> {
             let inside = dir.components().eq(components(path).take(depth));
             (inside && (*recursive || below <= 1)).then_some(Specificity::Directory { depth })
         }
+    }
+}
+
+fn lies_below(object: &Object, path: &[u8]) -> bool {
+    let depth = components(path).count();
+    match object {
+        Object::Path(about) | Object::Directory { dir: about, .. } => {
+            path.first() == Some(&b'/')
+                && about.depth() > depth
+                && about.components().take(depth).eq(components(path))
+        }
+        Object::BaseName(_) => false,
     }
 }
 

@@ -39,10 +39,12 @@ struct Operation {
     write: bool,
     /// Whether the object comes into being, so that it has no owner yet.
     creates: bool,
+    /// Whether what lies below moves with it.
+    tree: bool,
 }
 
 const fn operation(class: Class, names: &'static [&'static str], doing: &'static str) -> Operation {
-    Operation { class, names, doing, write: false, creates: false }
+    Operation { class, names, doing, write: false, creates: false, tree: false }
 }
 
 const fn writing(names: &'static [&'static str], doing: &'static str) -> Operation {
@@ -59,7 +61,7 @@ const OPERATIONS: [Operation; 14] = [
     writing(&["write", "append"], "writing"),
     writing(&["truncate"], "truncating"),
     writing(&["delete", "unlink"], "deleting"),
-    writing(&["rename"], "renaming from or to"),
+    Operation { tree: true, ..writing(&["rename"], "renaming from or to") },
     writing(&["link"], "linking from or to"),
     writing(&["chmod"], "changing the mode of"),
     writing(&["chown"], "changing the owner of"),
@@ -81,9 +83,9 @@ impl Question {
     /// owner.
     #[must_use]
     pub fn access<'a>(&'a self, source: Option<&'a [u8]>, uid: u32, owner: u32) -> Access<'a> {
-        let Operation { class, write, creates, .. } = *self.operation;
+        let Operation { class, write, creates, tree, .. } = *self.operation;
         let owner = (!creates).then_some(owner);
-        Access { class, write, object: self.object.as_bytes(), source, uid, owner }
+        Access { class, write, tree, object: self.object.as_bytes(), source, uid, owner }
     }
 }
 

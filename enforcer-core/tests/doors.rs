@@ -207,6 +207,7 @@ fn the_bpf_matcher_decides_as_decide_does() {
                     .choose(&mut world.rng)
                     .unwrap(),
                 write: world.rng.random(),
+                tree: world.rng.random_bool(0.3),
                 object: &object,
                 source: source.as_deref(),
                 uid: 1000,

@@ -57,6 +57,11 @@ fn cell<T: Shared>(image: &BpfImage, index: u32) -> T {
     T::of(&image.cells()[index as usize]).unwrap()
 }
 
+/// What a decision without conditions, about something with nothing below, holds.
+fn always(entry: u32) -> [u32; 8] {
+    [entry, entry, entry, entry, 0, 0, 0, 0]
+}
+
 /// The node called `name` below `parent`, wherever it stands.
 fn node(image: &BpfImage, parent: u32, name: &[u8]) -> types::node_cell {
     let header: types::header_cell = cell(image, 0);
@@ -93,18 +98,21 @@ fn an_image_reads_as_the_programs_read_it() {
     assert_eq!(class.otherwise, 3 << 28 | RULE_POSTURE);
     assert_eq!(class.unresolved, types::enforcer_effect::EFFECT_BLOCK.0);
     let root: types::root_cell = cell(&image, class.root);
-    assert_eq!((root.base, root.exact, root.children, root.deep), (0, 0, 0, 0));
+    assert_eq!((root.base, root.children, root.deep), (0, 0, 0));
     let etc = node(&image, root.node, b"etc");
     let passwd = node(&image, etc.node, b"passwd");
     let decision: types::decision_cell = cell(&image, passwd.exact);
     let block = origin("rule[0]");
     // read exempt, write blocked; by the owner the same
     let exempt = 1 << 31 | 1 << 28 | block;
-    assert_eq!(decision.by_condition, [exempt, 3 << 28 | block, exempt, 3 << 28 | block]);
+    assert_eq!(decision.by_condition, [exempt, 3 << 28 | block, exempt, 3 << 28 | block, 0, 0, 0, 0]);
+    // the directory above it: nothing about itself, but what lies below, should it be moved
+    let above: types::decision_cell = cell(&image, etc.exact);
+    assert_eq!(above.by_condition, [[0; 4], [3 << 28 | block; 4]].concat()[..]);
     let long = node(&image, etc.node, "long-name-".repeat(12).as_bytes());
     assert_eq!(
         cell::<types::decision_cell>(&image, long.exact).by_condition,
-        [2 << 28 | origin("rule[1]"); 4]
+        always(2 << 28 | origin("rule[1]"))
     );
 
     // the source
@@ -116,7 +124,10 @@ fn an_image_reads_as_the_programs_read_it() {
     let tmp = node(&image, root.node, b"tmp");
     assert_eq!(tmp.exact, 0);
     assert_eq!(tmp.children, tmp.deep, "recursive");
-    assert_eq!(cell::<types::decision_cell>(&image, tmp.deep).by_condition, [1 << 28 | origin("rule[2]"); 4]);
+    assert_eq!(
+        cell::<types::decision_cell>(&image, tmp.deep).by_condition,
+        always(1 << 28 | origin("rule[2]"))
+    );
 
     // process: a base name, no whitelist
     let class: types::class_cell = cell(&image, process);
@@ -125,6 +136,6 @@ fn an_image_reads_as_the_programs_read_it() {
     let wget = node(&image, root.base, b"wget");
     assert_eq!(
         cell::<types::decision_cell>(&image, wget.exact).by_condition,
-        [3 << 28 | origin("rule[3]"); 4]
+        always(3 << 28 | origin("rule[3]"))
     );
 }

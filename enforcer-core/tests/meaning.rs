@@ -78,6 +78,7 @@ fn postures() -> impl Strategy<Value = Postures> {
 struct Happening {
     class: Class,
     write: bool,
+    tree: bool,
     object: AbsPath,
     source: Option<AbsPath>,
     owner: Option<u32>,
@@ -88,6 +89,8 @@ impl Happening {
         Access {
             class: self.class,
             write: self.write && self.class == Class::File,
+            // the root is never renamed
+            tree: self.tree && self.write && self.class == Class::File && !self.object.is_root(),
             object: self.object.as_bytes(),
             source: self.source.as_ref().map(AbsPath::as_bytes),
             uid: 1,
@@ -97,8 +100,9 @@ impl Happening {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    (class(), any::<bool>(), path(), source(), select(vec![None, Some(1), Some(2)]))
-        .prop_map(|(class, write, object, source, owner)| Happening { class, write, object, source, owner })
+    (class(), any::<bool>(), any::<bool>(), path(), source(), select(vec![None, Some(1), Some(2)])).prop_map(
+        |(class, write, tree, object, source, owner)| Happening { class, write, tree, object, source, owner },
+    )
 }
 
 fn origin_of(rule: &Rule, policy: &str) -> Origin {
@@ -120,8 +124,28 @@ fn ruleset(rules: &[Rule], postures: Postures) -> Ruleset {
 
 type Question = Box<dyn Fn(&Object) -> bool>;
 
-/// The same meaning told another way: as passes over the rules, each narrower question before the wider one.
+/// The same meaning told another way: what lies below a directory that moves, as text.
 fn by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
+    let mut decision = object_by_passes(set, access);
+    let below = format!("{}/", std::str::from_utf8(access.object).unwrap());
+    let mut rules: Vec<_> =
+        set.rules().iter().filter(|rule| access.tree && rule.class == access.class).collect();
+    rules.sort_by_key(|rule| rule.origin);
+    for rule in rules {
+        let about = match &rule.object {
+            Object::Path(path) | Object::Directory { dir: path, .. } => path.to_string(),
+            Object::BaseName(_) => continue,
+        };
+        let acting = rule.source.as_ref().is_none_or(|path| Some(path.as_bytes()) == access.source);
+        if acting && about.starts_with(&below) && Verdict::from(rule.effect) > decision.verdict {
+            decision = Decision { verdict: rule.effect.into(), by: DecidedBy::Rule(rule.origin) };
+        }
+    }
+    decision
+}
+
+/// The same meaning told another way: as passes over the rules, each narrower question before the wider one.
+fn object_by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
     let text = std::str::from_utf8(access.object).unwrap().to_owned();
     let trimmed = text.trim_end_matches('/').to_owned();
     let name = trimmed.rsplit('/').next().unwrap_or_default().to_owned();
@@ -226,7 +250,8 @@ proptest! {
         let after = ruleset(&[rules, vec![elsewhere]].concat(), postures);
         // An Allow rule makes its class a whitelist: that is its other effect, on what no rule decides.
         let whitelists = effect == Effect::Allow && class == access.class;
-        if !(whitelists && before.decide(&access).by == DecidedBy::NoRule) {
+        // (Or on what only rules about something below a moving directory decide.)
+        if !(whitelists && (access.tree || before.decide(&access).by == DecidedBy::NoRule)) {
             let names = |set: &Ruleset| match set.decide(&access) {
                 Decision { verdict, by: DecidedBy::Rule(id) | DecidedBy::Exempt(id) } => {
                     (verdict, set.origin(id).cloned())

@@ -414,6 +414,16 @@ fn edges() {
     assert!(!foreign.reads("/tmp/other"));
     by("/usr/bin/another");
     assert_ne!(foreign.run("exec 5</tmp; unshare -m /usr/bin/cat /proc/self/fd/5/other"), 0);
+    // A directory above does not take what is protected elsewhere, nor bring another thing in its place.
+    sh("mkdir -p /tmp/t/u/v /tmp/w; echo x > /tmp/t/u/v/key; echo x > /tmp/w/key");
+    enforcer.update(&foreign.id, &block("/tmp/t/u/v/key")).unwrap();
+    for kept in ["mv /tmp/t/u/v /tmp/t/u/x", "mv /tmp/t/u /tmp/y", "mv /tmp/t /tmp/z"] {
+        assert_ne!(foreign.run(kept), 0, "{kept}");
+    }
+    assert_eq!(foreign.run("mkdir /tmp/t/u/other && mv /tmp/t/u/other /tmp/t/u/another"), 0);
+    sh("mv /tmp/t/u/v /tmp/t/u/gone");
+    assert_ne!(foreign.run("mv /tmp/w /tmp/t/u/v"), 0, "another directory under the protected name");
+    assert_eq!(foreign.run("mv /tmp/w /tmp/t/u/elsewhere"), 0);
     // What has no path at all is not judged by paths.
     assert_eq!(foreign.run("echo x | cat /proc/self/fd/0"), 0);
 

@@ -307,3 +307,28 @@ fn nothing_decides_where_nothing_speaks() {
         assert_eq!(set.decide(&access), Decision { verdict: Verdict::Allow, by: DecidedBy::NoRule });
     }
 }
+
+#[test]
+fn moving_a_directory_is_a_write_to_all_that_lies_below() {
+    let set = ruleset(
+        blocking(),
+        &[
+            "allow file /data/**",
+            "audit file /data/a/log/*",
+            "block file /data/a/b/key readOnly",
+            "block file /data/c/key from /bin/mv",
+            "block file name=key",
+        ],
+    );
+    let renamed = |path: &'static str| by(&set, &Access::rename_directory(path.as_bytes()));
+    assert_eq!(renamed("/data/a/b"), "block file /data/a/b/key readOnly");
+    assert_eq!(renamed("/data/a"), "block file /data/a/b/key readOnly", "Block before Audit");
+    assert_eq!(renamed("/data/a/lo"), "allow file /data/**", "components, not text");
+    assert_eq!(renamed("/data/a/log"), "audit file /data/a/log/*", "the directory itself");
+    assert_eq!(renamed("/data/c"), "allow file /data/**", "another source");
+    let moved = Access::rename_directory(b"/data/c").from(b"/bin/mv");
+    assert_eq!(by(&set, &moved), "block file /data/c/key from /bin/mv");
+    assert_eq!(renamed("/elsewhere"), "posture");
+    // a file, or a directory that stays where it is, takes nothing along
+    assert_eq!(by(&set, &Access::write(b"/data/a")), "allow file /data/**");
+}

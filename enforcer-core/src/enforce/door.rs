@@ -110,7 +110,7 @@ impl Doors {
         let context = types::door_match {
             ruleset,
             class_: access.class as u32,
-            condition: u32::from(access.write) | u32::from(owner) << 1,
+            condition: u32::from(access.write) | u32::from(owner) << 1 | u32::from(access.tree) << 2,
             path_len: object_len,
             source_len,
             ..Default::default()

@@ -83,7 +83,8 @@ pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
 
 /// Loads one small program for a hook, attaches nothing, and lets it go: some kernels list `bpf` and refuse.
 pub(crate) fn try_one_hook() -> Result<(), EnforceError> {
-    let mut open = ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
+    let mut open =
+        ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
     for mut program in open.progs_mut() {
         let wanted = program.name() == "bprm_committed_creds";
         program.set_autoload(wanted);

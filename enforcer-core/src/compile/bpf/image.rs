@@ -22,8 +22,11 @@ pub(super) const NODE_INLINE: usize = 32;
 pub(super) const COND_WRITE: u32 = 1;
 /// The acting user owns the object.
 pub(super) const COND_OWNER: u32 = 2;
+/// The object is a directory that moves with all that lies below it. Not a condition of rules: the entries with this
+/// bit hold what rules about paths below say.
+pub(super) const COND_TREE: u32 = 4;
 /// Combinations of conditions.
-pub(super) const COND_COUNT: usize = 4;
+pub(super) const COND_COUNT: usize = 8;
 /// `RULE_POSTURE`: the default posture decided.
 pub const RULE_POSTURE: u32 = 0x0fff_ffff;
 /// `RULE_NONE`: no rule decided.

@@ -1,9 +1,10 @@
 //! Trees of path components, with the rules that end at each node.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::entry;
-use super::image::{Builder, COND_COUNT, COND_OWNER, COND_WRITE, Decision, Node, Root};
+use super::image::{Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_WRITE, Decision, Node, Root};
 use crate::path::AbsPath;
 use crate::ruleset::{Class, Effect, Object, Rule, Ruleset};
 
@@ -12,12 +13,18 @@ use crate::ruleset::{Class, Effect, Object, Rule, Ruleset};
 struct Branch<'r> {
     edges: BTreeMap<&'r [u8], Branch<'r>>,
     exact: Vec<&'r Rule>,
-    directory: Vec<&'r Rule>, // recursive or not
+    directory: Vec<&'r Rule>,              // recursive or not
+    below: Option<(Effect, Reverse<u32>)>, // the strongest Block or Audit rule about something below, and its origin
 }
 
 impl<'r> Branch<'r> {
-    fn at(&mut self, path: &'r AbsPath) -> &mut Self {
-        path.components().fold(self, |branch, name| branch.edges.entry(name).or_default())
+    /// The branch at `path`; each one on the way to it learns that `rule` lies below.
+    fn at(&mut self, path: &'r AbsPath, rule: &Rule) -> &mut Self {
+        let about = (rule.effect > Effect::Allow).then_some((rule.effect, Reverse(rule.origin.0)));
+        path.components().fold(self, |branch, name| {
+            branch.below = branch.below.max(about);
+            branch.edges.entry(name).or_default()
+        })
     }
 }
 
@@ -40,8 +47,8 @@ impl<'r> Forest<'r> {
         for rule in ruleset.rules() {
             let pair = pairs.entry((rule.source.as_ref(), rule.class)).or_default();
             match &rule.object {
-                Object::Path(path) => pair.paths.at(path).exact.push(rule),
-                Object::Directory { dir, .. } => pair.paths.at(dir).directory.push(rule),
+                Object::Path(path) => pair.paths.at(path, rule).exact.push(rule),
+                Object::Directory { dir, .. } => pair.paths.at(dir, rule).directory.push(rule),
                 Object::BaseName(name) => {
                     pair.names.edges.entry(name.as_bytes()).or_default().exact.push(rule);
                 }
@@ -153,7 +160,13 @@ struct SourceBranch<'r> {
 /// Decision cells for the path itself, for what is directly in it, and for what lies deeper.
 fn decisions(branch: &Branch<'_>, image: &mut Builder) -> (u32, u32, u32) {
     let recursive = |rule: &&&Rule| matches!(rule.object, Object::Directory { recursive: true, .. });
-    let exact = image.decision(decide(branch.exact.iter().copied()));
+    let mut exact = decide(branch.exact.iter().copied());
+    if let Some((effect, Reverse(origin))) = branch.below {
+        for (_, slot) in (0u32..).zip(&mut exact).filter(|(condition, _)| condition & COND_TREE != 0) {
+            *slot = entry(effect, false, origin);
+        }
+    }
+    let exact = image.decision(exact);
     let children = image.decision(decide(branch.directory.iter().copied()));
     let deep = image.decision(decide(branch.directory.iter().filter(recursive).copied()));
     (exact, children, deep)
@@ -162,17 +175,16 @@ fn decisions(branch: &Branch<'_>, image: &mut Builder) -> (u32, u32, u32) {
 /// What rules about one object say together, for each combination of conditions: 0 where none of them decides.
 fn decide<'r>(rules: impl Iterator<Item = &'r Rule> + Clone) -> Decision {
     let mut decision = [0; COND_COUNT];
-    for (condition, slot) in (0u32..).zip(&mut decision) {
+    for (condition, slot) in (0u32..).zip(&mut decision).filter(|(condition, _)| condition & COND_TREE == 0) {
         let writes = condition & COND_WRITE != 0;
         let owner = condition & COND_OWNER != 0;
         let strongest = rules.clone().filter_map(|rule| answer(rule, writes, owner)).max();
-        *slot = strongest
-            .map_or(0, |(effect, std::cmp::Reverse((origin, exempt)))| entry(effect, exempt, origin));
+        *slot = strongest.map_or(0, |(effect, Reverse((origin, exempt)))| entry(effect, exempt, origin));
     }
     decision
 }
 
-type Answer = (Effect, std::cmp::Reverse<(u32, bool)>);
+type Answer = (Effect, Reverse<(u32, bool)>);
 
 /// One rule's answer; `None` where its conditions leave the access to others. Ordered by strength, then origin.
 fn answer(rule: &Rule, writes: bool, owner: bool) -> Option<Answer> {
@@ -180,10 +192,10 @@ fn answer(rule: &Rule, writes: bool, owner: bool) -> Option<Answer> {
     let origin = rule.origin.0;
     match rule.effect {
         Effect::Allow => ((!conditions.read_only || !writes) && (!conditions.owner_only || owner))
-            .then_some((Effect::Allow, std::cmp::Reverse((origin, false)))),
+            .then_some((Effect::Allow, Reverse((origin, false)))),
         effect => {
             let exempt = (conditions.read_only && !writes) || (conditions.owner_only && owner);
-            Some((if exempt { Effect::Allow } else { effect }, std::cmp::Reverse((origin, exempt))))
+            Some((if exempt { Effect::Allow } else { effect }, Reverse((origin, exempt))))
         }
     }
 }
