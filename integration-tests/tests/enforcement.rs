@@ -212,7 +212,8 @@ async fn policies_changed_under_load(node: &mut Node) -> Result<()> {
         cri.exec(&inside, &command, Duration::from_secs(90)).await
     });
     let mut changes = 0;
-    while !swaps.is_finished() {
+    // to an odd number of changes, so that the next one below is a change too
+    while !swaps.is_finished() || changes % 2 == 0 {
         tokio::time::sleep(Duration::from_millis(400)).await;
         changes += 1;
         let path = if changes % 2 == 0 { "/etc/passwd" } else { "/etc/group" };
