@@ -251,7 +251,7 @@ async fn a_container_arrives_with_every_field() {
     (user.uid, user.additional_gids) = (1000, vec![4, 5]);
     c.user = Some(user);
     let mut image = Image::default();
-    image.name = "docker.io/library/web:1".to_owned();
+    image.name = "example.com/shop/web:1".to_owned();
     c.image = Some(image);
     let mut linux = LinuxContainer::default();
     linux.namespaces = vec![LinuxNamespace::new("pid", "")];

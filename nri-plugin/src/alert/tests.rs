@@ -31,7 +31,7 @@ fn container() -> Arc<Container> {
     let labels =
         [("app", "web"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let subject = Subject { namespace: "shop".into(), pod: "web-1".into(), labels, container: "main".into() };
-    Arc::new(Container { id: ContainerId::new("c1").unwrap(), subject, image: "docker.io/web:1".into() })
+    Arc::new(Container { id: ContainerId::new("c1").unwrap(), subject, image: "example.com/web:1".into() })
 }
 
 /// A registry that knows the container, and its ruleset.
@@ -85,7 +85,7 @@ fn a_denied_file_access_field_by_field() {
         concat!(
             r#"{{"Timestamp":1795369356,"UpdatedTime":"2026-11-22T17:42:36.000001Z","ClusterName":"lab","#,
             r#""HostName":"node-1","NamespaceName":"shop","PodName":"web-1","Labels":"app=web,tier=front","#,
-            r#""ContainerID":"c1","ContainerName":"main","ContainerImage":"docker.io/web:1","HostPPID":4200,"#,
+            r#""ContainerID":"c1","ContainerName":"main","ContainerImage":"example.com/web:1","HostPPID":4200,"#,
             r#""HostPID":4242,"PPID":1,"PID":12,"UID":1000,"ParentProcessName":"","ProcessName":"/bin/cat","#,
             r#""PolicyName":"no-passwd","PolicyNamespace":"shop","Rule":"spec.file.matchPaths[0]","Severity":"7","#,
             r#""Tags":"PCI,MITRE","ATags":["PCI","MITRE"],"Message":"no user list","Type":"MatchedPolicy","#,

@@ -310,9 +310,9 @@ fn a_container_is_described_with_what_its_runtime_tells() {
     pod.labels.insert("io.kubernetes.pod.name".into(), "web-1".into());
     pod.labels.insert("io.cri-containerd.kind".into(), "sandbox".into());
     let mut one = container(&pod, 7);
-    one.annotations.insert("io.kubernetes.cri.image-name".into(), "docker.io/web:1".into());
+    one.annotations.insert("io.kubernetes.cri.image-name".into(), "example.com/web:1".into());
     let (subject, image) = describe(Some(&pod), &one);
-    assert_eq!(image, "docker.io/web:1");
+    assert_eq!(image, "example.com/web:1");
     assert_eq!((&*subject.namespace, &*subject.pod, &*subject.container), ("default", "web-1", "main"));
     assert_eq!(subject.labels, [("app".to_owned(), "web".to_owned())].into());
     one.labels.insert("io.kubernetes.pod.namespace".into(), "default".into());

@@ -11,14 +11,16 @@
     reason = "a test fails by panicking"
 )]
 
+mod container;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use container::{Container, DESCEND, dig};
 use enforcer_core::decide::Verdict;
 use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Options, Stage, Target, unload};
 use enforcer_core::event::{Event, EventBy, Op, Unresolved};
@@ -27,7 +29,7 @@ use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 use lab::vm::{self, Job, Kernel, Spec, Streams};
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::Mode;
 
 /// Set in the guest.
 const INSIDE: &str = "NRI_ENFORCER_KERNEL_TEST";
@@ -101,20 +103,6 @@ fn block_below(dir: &str) -> Ruleset {
     ruleset(&format!("  file: {{matchDirectories: [{{dir: {dir}, recursive: true}}]}}\n  action: Block\n"))
 }
 
-/// Names the directory to the test `descend`, in a container.
-const DESCEND: &str = "NRI_ENFORCER_DESCEND";
-
-/// `levels` directories, each in the one before, with a file in the last.
-fn dig(top: &str, levels: usize) {
-    fs::create_dir_all(top).unwrap();
-    let mut dir: OwnedFd = fs::File::open(top).unwrap().into();
-    for _ in 0..levels {
-        mkdirat(&dir, "d", Mode::S_IRWXU).unwrap();
-        dir = openat(&dir, "d", OFlag::O_DIRECTORY, Mode::empty()).unwrap();
-    }
-    openat(&dir, "file", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRWXU).unwrap();
-}
-
 /// No test of its own: opens the file that [`dig`] left, from inside a container, where this program is run again.
 #[test]
 fn descend() {
@@ -126,86 +114,6 @@ fn descend() {
         dir = next;
     }
     openat(&dir, "file", OFlag::O_RDONLY, Mode::empty()).unwrap();
-}
-
-/// A shell in a mount namespace of its own, which reads commands.
-struct Container {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    id: ContainerId,
-    cgroup: Option<PathBuf>,
-}
-
-impl Container {
-    /// Waits, in its namespaces, before its first exec there.
-    fn created(id: &str, own_cgroup: bool) -> Self {
-        let cgroup = own_cgroup.then(|| PathBuf::from(format!("/sys/fs/cgroup/test-{id}")));
-        let enter = match &cgroup {
-            Some(dir) => {
-                fs::create_dir_all(dir).unwrap();
-                format!("echo $$ > {}/cgroup.procs; ", dir.display())
-            }
-            None => String::new(),
-        };
-        let script = format!(
-            "{enter}exec unshare -m --propagation private /bin/sh -c 'echo ready; read go; exec /bin/sh'"
-        );
-        let mut child = Command::new("sh")
-            .args(["-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut container = Self { child, stdin, stdout, id: ContainerId::new(id).unwrap(), cgroup };
-        assert_eq!(container.line(), "ready");
-        container
-    }
-
-    fn target(&self, stage: Stage) -> Target {
-        Target { id: self.id.clone(), pid: self.pid(), stage }
-    }
-
-    fn pid(&self) -> i32 {
-        self.child.id() as i32
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    /// The first exec.
-    fn start(&mut self) {
-        writeln!(self.stdin, "go").unwrap();
-    }
-
-    /// Runs a command in the shell; its exit status.
-    fn run(&mut self, command: &str) -> i32 {
-        writeln!(self.stdin, "( {command} ) >/dev/null 2>&1; echo $?").unwrap();
-        self.line().parse().unwrap()
-    }
-
-    /// Whether the shell itself, without an exec, may read a file.
-    fn reads(&mut self, path: &str) -> bool {
-        self.run(&format!("true < {path}")) == 0
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(dir) = &self.cgroup {
-            let _ = Command::new("sh")
-                .arg("-c")
-                .arg(format!("rmdir {0}/* {0} 2>/dev/null", dir.display()))
-                .status();
-        }
-    }
 }
 
 fn sh(command: &str) {
