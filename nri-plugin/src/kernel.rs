@@ -44,6 +44,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// When events cannot be read, or not any more.
     fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError>;
 
+    /// Told once everything that runs is armed: what daemons of other versions left in force may go.
+    ///
+    /// # Errors
+    /// When it is still in force.
+    fn settled(&self) -> Result<(), KernelError>;
+
     /// What the programs counted since they were loaded: drops and failures, by place.
     ///
     /// # Errors
@@ -113,6 +119,14 @@ impl Kernel for Enforcer {
                 undecodable = stream.undecodable();
                 tracing::warn!(total = undecodable, "events that cannot be decoded");
             }
+        }
+        Ok(())
+    }
+
+    fn settled(&self) -> Result<(), KernelError> {
+        let retired = self.retire_others().map_err(KernelError::new)?;
+        if retired > 0 {
+            tracing::info!(retired, "took programs of another version out of the kernel");
         }
         Ok(())
     }

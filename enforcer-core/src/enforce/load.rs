@@ -198,23 +198,40 @@ fn pins(dir: &Path) -> Result<Vec<String>, EnforceError> {
     Ok(names)
 }
 
-/// Takes everything out of the kernel: links first, so that no program runs on maps that are going.
-pub(super) fn unload(bpffs: &Path) -> Result<(), EnforceError> {
-    let dir = pin_directory(bpffs);
-    if !dir.exists() {
-        return Ok(());
-    }
-    let _lock = lock(&dir)?;
-    let mut names = pins(&dir)?;
+/// Pin directories of every layout, in the order of their names.
+fn layouts(bpffs: &Path) -> Result<Vec<PathBuf>, EnforceError> {
+    let is_layout = |name: &String| name.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok());
+    let mut names: Vec<String> = if bpffs.exists() { pins(bpffs)? } else { Vec::new() };
+    names.retain(is_layout);
+    names.sort();
+    Ok(names.into_iter().map(|name| bpffs.join(name)).collect())
+}
+
+/// Takes one layout's pins out of the kernel: links first, so that no program runs on maps that are going.
+fn remove_layout(dir: &Path) -> Result<(), EnforceError> {
+    let _lock = lock(dir)?;
+    let mut names = pins(dir)?;
     names.sort_by_key(|name| !name.starts_with("link_"));
     for name in names {
         let path = dir.join(name);
         fs::remove_file(&path).map_err(|source| EnforceError::Pin { what: "remove", path, source })?;
     }
-    fs::remove_dir(&dir).map_err(|source| EnforceError::Pin { what: "remove", path: dir.clone(), source })?;
-    // another layout's pins may stand there, or the directory be the file system's own
-    fs::remove_dir(bpffs).ok();
+    fs::remove_dir(dir).map_err(|source| EnforceError::Pin { what: "remove", path: dir.to_owned(), source })
+}
+
+/// Takes everything out of the kernel, whichever version put it there.
+pub(super) fn unload(bpffs: &Path) -> Result<(), EnforceError> {
+    layouts(bpffs)?.iter().try_for_each(|dir| remove_layout(dir))?;
+    fs::remove_dir(bpffs).ok(); // it may be the file system's own root, or hold what is not ours
     Ok(())
+}
+
+/// Takes out what daemons of another layout left; how many layouts that were.
+pub(super) fn retire_others(bpffs: &Path) -> Result<usize, EnforceError> {
+    let own = pin_directory(bpffs);
+    let others: Vec<PathBuf> = layouts(bpffs)?.into_iter().filter(|dir| *dir != own).collect();
+    others.iter().try_for_each(|dir| remove_layout(dir))?;
+    Ok(others.len())
 }
 
 /// Runs of each program that the kernel skipped because one was active on the CPU: must stay 0.

@@ -129,6 +129,7 @@ impl Default for Options {
 /// The BPF-LSM programs, in force, and the containers they know. One process at a time.
 #[derive(Debug)]
 pub struct Enforcer {
+    bpffs: PathBuf,
     loaded: Mutex<Loaded>,
     maps: Maps,
     state: Mutex<State>,
@@ -152,6 +153,7 @@ impl Enforcer {
         let mut names = Names::default();
         let state = State::adopt(&maps, &mut names)?;
         Ok(Self {
+            bpffs: options.bpffs.clone(),
             loaded: Mutex::new(loaded),
             maps,
             state: Mutex::new(state),
@@ -215,6 +217,16 @@ impl Enforcer {
         state.containers.remove(id);
         names.retire_container(entry.key);
         state.release(&self.maps, &mut names, entry.ruleset)
+    }
+
+    /// Takes out of the kernel what a daemon with another layout of maps left in force: programs of two layouts do
+    /// not share containers, so each denies what it denies. To be called once everything that runs is armed here;
+    /// until then the old rules hold. How many layouts were taken out.
+    ///
+    /// # Errors
+    /// When such a daemon is still running, or a pin cannot be removed.
+    pub fn retire_others(&self) -> Result<usize, EnforceError> {
+        load::retire_others(&self.bpffs)
     }
 
     /// What is armed, by whomever.

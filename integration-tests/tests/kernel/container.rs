@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use enforcer_core::enforce::{ContainerId, Stage, Target};
 use nix::fcntl::{OFlag, openat};
@@ -88,6 +89,17 @@ impl Container {
     /// Whether the shell itself, without an exec, may read a file.
     pub fn reads(&mut self, path: &str) -> bool {
         self.run(&format!("true < {path}")) == 0
+    }
+
+    /// The same, within seconds: the kernel detaches a program a moment after its link is gone.
+    pub fn reads_soon(&mut self, path: &str) -> bool {
+        (0..50).any(|_| {
+            let reads = self.reads(path);
+            if !reads {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            reads
+        })
     }
 }
 

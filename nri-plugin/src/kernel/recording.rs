@@ -20,6 +20,7 @@ struct State {
     armed: BTreeMap<ContainerId, RulesetDigest>,
     calls: Vec<String>,
     broken: BTreeSet<&'static str>,
+    settled: usize,
     delay: Duration,
 }
 
@@ -49,6 +50,11 @@ impl Recording {
     /// What was called since the last time, without `armed`.
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().calls)
+    }
+
+    /// How often it was told that all is settled.
+    pub(crate) fn times_settled(&self) -> usize {
+        self.state.lock().unwrap().settled
     }
 
     /// Ids of what is armed.
@@ -110,6 +116,10 @@ impl Kernel for std::sync::Arc<Recording> {
         self.as_ref().events(stop, sink)
     }
 
+    fn settled(&self) -> Result<(), KernelError> {
+        self.as_ref().settled()
+    }
+
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
         self.as_ref().counters()
     }
@@ -152,6 +162,11 @@ impl Kernel for Recording {
                 sink(event);
             }
         }
+        Ok(())
+    }
+
+    fn settled(&self) -> Result<(), KernelError> {
+        self.state.lock().unwrap().settled += 1;
         Ok(())
     }
 

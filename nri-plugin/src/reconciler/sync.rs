@@ -55,7 +55,14 @@ impl<K: Kernel> Reconciler<K> {
         if self.queue.is_empty()
             && let Some((reply, synced)) = self.syncing.take()
         {
+            let complete = synced.failed == 0;
             let _gone = reply.send(synced);
+            if complete && let Err(error) = self.kernel.settled() {
+                tracing::error!(
+                    error = chain(&error),
+                    "what another version left stays in force beside this one"
+                );
+            }
             self.sweep(); // what an earlier daemon armed and nobody lists: after the answer, since it takes longer
         }
     }

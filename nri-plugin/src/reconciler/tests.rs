@@ -231,6 +231,19 @@ fn what_an_earlier_daemon_armed_is_adopted_updated_or_disarmed() {
 }
 
 #[test]
+fn what_another_version_left_goes_only_once_everything_is_armed() {
+    let mut fixture = Fixture::new(policies(&[("p", "/a")]));
+    let present = vec![fixture.running("c1", 10, "web")];
+    fixture.kernel.breaks("arm", true);
+    fixture.synchronize(present);
+    assert_eq!(fixture.kernel.times_settled(), 0, "c1 has only the old rules");
+    fixture.kernel.breaks("arm", false);
+    let present = vec![fixture.running("c1", 10, "web")];
+    fixture.synchronize(present);
+    assert_eq!(fixture.kernel.times_settled(), 1);
+}
+
+#[test]
 fn a_failure_in_a_synchronisation_is_reported_once_and_tried_again() {
     let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
     f.kernel.breaks("arm", true);
