@@ -2,8 +2,8 @@
 /*
  * Who is a task?
  *
- * The identity sits in task-local storage, set by user space through a pidfd when the container is armed, and is
- * copied to each child in task_alloc. The confined process can neither read nor write it, and no system call
+ * The identity sits in task-local storage, set by the task iterator (mark.bpf.c) when the container is armed, and
+ * is copied to each child in task_alloc. The confined process can neither read nor write it, and no system call
  * moves it: whatever namespace, root or cgroup the process goes to, it stays who it is.
  *
  * An answer of "nobody" from the task's own storage is not enough: a thread older than the arming has none (its
