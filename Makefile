@@ -43,8 +43,11 @@ lint: build-setup
 	$(call say,clippy)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-# Made before the tests, one after another, so that no test waits for another one's machine.
-machines: build
+# Made before the tests, one after another, so that no test waits for another one's machine; with the daemon as the
+# tests build it.
+machines: setup
+	$(call say,building everything that is tested)
+	@$(CARGO) test --locked --workspace --no-run
 	$(call say,saving the machines that tests run in)
 	@$(LAB) prepare
 

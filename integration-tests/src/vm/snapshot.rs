@@ -128,7 +128,11 @@ impl Machine {
             progress(&format!("making and saving a machine: {name}"));
             let begin = Instant::now();
             fs::create_dir_all(&self.folder)?;
-            make()?;
+            // The emulator itself has been seen to die while it was told to quit; a second failure is the machine's.
+            if let Err(error) = make() {
+                progress(&format!("machine {name} could not be made, trying once more: {error:#}"));
+                make()?;
+            }
             progress(&format!("machine {name} saved after {:.1} s", begin.elapsed().as_secs_f64()));
             prune(name)?;
         }
