@@ -46,12 +46,10 @@ static __always_inline __u32 source_find(struct attempt *a, struct scratch *s)
 /* 1: answered, decision or reason is set; 0: renames, mounts or a new policy came between, try again. */
 __noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
 {
-	struct sequence q = sequence_read();
+	struct sequence q = {};
 	__u32 no_source = 0;
 
-	if (!a || !s || !r)
-		return 0;
-	if (sequence_odd(q))
+	if (!a || !s || !r || !sequence_begin(&q))
 		return 0;
 	a->query.source = 0;
 	if (a->has_source && a->cached != SOURCE_RUNTIME) {

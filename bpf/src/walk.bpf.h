@@ -50,6 +50,24 @@ static __always_inline int sequence_odd(struct sequence q)
 	return (q.rename | q.mount) & 1;
 }
 
+/* A writer is inside while a sequence is odd: readers in the kernel wait for it, without a bound. Here the bound is some
+ * tens of milliseconds, since a virtual CPU that holds the lock may not be running. */
+#define SEQUENCE_SPINS (1 << 17)
+
+static long sequence_step(__u32 i, struct sequence *q)
+{
+	*q = sequence_read();
+	return !sequence_odd(*q);
+}
+
+static __noinline int sequence_begin(struct sequence *q)
+{
+	*q = sequence_read();
+	if (sequence_odd(*q))
+		bpf_loop(SEQUENCE_SPINS, sequence_step, q, 0);
+	return !sequence_odd(*q);
+}
+
 static __always_inline int sequence_moved(struct sequence q)
 {
 	struct sequence now = sequence_read();
