@@ -57,6 +57,8 @@ test: setup lint machines
 	$(CARGO) test --locked --workspace --no-fail-fast 2>&1 | tee $$log || status=$$?; \
 	awk '/^test result:/ { p += $$4; f += $$6; i += $$8 } END { printf "%d passed, %d failed, %d skipped\n", p, f, i; exit p == 0 }' $$log && exit $$status
 
-bench: build-setup
-	$(call say,benchmarks)
+bench: build
+	$(call say,instructions for each operation)
+	@$(LAB) bench
+	$(call say,nanoseconds for each match)
 	@$(CARGO) bench --locked -p enforcer-core

@@ -6,7 +6,9 @@ use std::{env, fs, io};
 
 /// Name, and flags beyond the common ones.
 const PROGRAMS: &[(&str, &[&str])] = &[
+    ("cost", &[]),
     ("first", &["-nostdlib", "-fcf-protection=none"]),
+    ("nothing", &["-nostdlib", "-fcf-protection=none"]),
     ("pause", &["-nostdlib"]),
     ("probe", &["-lpthread"]),
 ];

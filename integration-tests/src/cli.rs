@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::Rules;
 use crate::vm::{Containerd, Kernel};
 
 const EXIT_CODES: &str = "\
@@ -33,6 +34,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run a program of this machine in a fresh guest, as root, with the given files beside it
     Guest(GuestArgs),
+    /// Count the instructions that enforcement adds to single operations, and compare them with what is promised
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
     /// Make the saved machines that tests use, so that the first test does not wait for them
     Prepare,
     /// The lab's own side in a guest
@@ -152,10 +156,42 @@ pub struct GuestArgs {
     pub command: Vec<String>,
 }
 
+const BENCH_HELP: &str = "\
+KIND is one of
+  block      Block rules elsewhere: paths, directories, programs (the first one is the file that must be denied)
+  allow      the same as Allow rules, with the measured trees; the rest is blocked
+  glob       Block rules by patterns, one of which may match anywhere
+  whitelist  Allow rules by patterns, with the measured trees; the rest is blocked
+  near       Block rules beside each component of the measured paths
+Files are opened at depth 2, 5, 10 and 20, each for the first time under its rules (`again`: the same one over and over).
+
+Exit codes:
+  0    everything is within its limit, or excused
+  1    a limit is missed, or something could not be measured
+  2    bad usage
+  125  the lab itself failed";
+
+/// `lab bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The guest's kernel: 6.1 or 6.12
+    #[arg(long, value_name = "VERSION", default_value = "6.12")]
+    pub kernel: Kernel,
+    /// Few rows and columns; under a minute
+    #[arg(long)]
+    pub quick: bool,
+    /// Confined by these rules, instead of the usual ones; may be repeated
+    #[arg(long, value_name = "KIND:N", num_args = 1..)]
+    pub rules: Vec<Rules>,
+    /// How the result is shown
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
 /// `lab agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
-    /// `run` or `demo`
+    /// `run`, `demo`, ...
     pub task: String,
     /// The task's file
     pub file: PathBuf,

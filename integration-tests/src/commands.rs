@@ -12,7 +12,8 @@ use enforcer_core::policy::{Policy, parse};
 use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 
-use crate::cli::{Command, GuestArgs, OutputFormat, RunArgs};
+use crate::bench;
+use crate::cli::{BenchArgs, Command, GuestArgs, OutputFormat, RunArgs};
 use crate::node::{self, Container, Pod};
 use crate::run::{self, Plan, PolicyFile, Report, Target};
 use crate::vm::{self, Containerd, Job, Kernel, Spec, Streams};
@@ -41,6 +42,7 @@ pub fn carry_out(command: Command) -> ExitCode {
         Command::Run(args) => run_command(&args),
         Command::Demo(args) => demo::on_host(&args),
         Command::Guest(args) => guest(&args),
+        Command::Bench(args) => bench_command(&args),
         Command::Prepare => prepare(),
         Command::Agent(args) => agent(&args.task, &args.file),
     };
@@ -234,6 +236,17 @@ fn guest(args: &GuestArgs) -> Result<i32> {
     Ok(job.run(&machine, Streams { out: &mut io::stdout(), err: &mut io::stderr() })?.status)
 }
 
+fn bench_command(args: &BenchArgs) -> Result<i32> {
+    let plan = bench::Plan::new(args.quick, &args.rules);
+    let table = bench::Table::new(args.kernel, &bench::measure(args.kernel, &plan)?)?;
+    let mut out = io::stdout().lock();
+    match args.output {
+        OutputFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(&table)?)?,
+        OutputFormat::Text => write!(out, "{}", table.text(colours()))?,
+    }
+    Ok(i32::from(!table.holds()))
+}
+
 fn prepare() -> Result<i32> {
     for kernel in Kernel::ALL {
         for containerd in Containerd::ALL {
@@ -254,6 +267,7 @@ fn agent(task: &str, file: &Path) -> Result<i32> {
             println!("{}", serde_json::to_string(&report)?);
             Ok(0)
         }
+        "bench" => bench::carry_out(&serde_json::from_slice(&text)?).map(|()| 0),
         "daemon" => runtime.block_on(run::leave_daemon(&folder.join(file))).map(|()| 0),
         "demo" => runtime.block_on(demo::in_guest(&serde_json::from_slice(&text)?)),
         _ => Err(bad(format!("no task is called `{task}`"))),

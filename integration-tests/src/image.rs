@@ -20,6 +20,11 @@ pub const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 /// The workload that misbehaves.
 pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/probe"));
 
+/// The program that measures.
+pub const COST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cost"));
+/// The smallest program.
+pub const NOTHING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nothing"));
+
 /// Name of the pods' pause image, which containerd's configuration names too.
 pub const PAUSE_IMAGE: &str = "lab.local/pause:1";
 /// Name of the image that containers get unless the user brings a root of his own.

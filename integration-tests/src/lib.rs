@@ -2,9 +2,10 @@
 //!
 //! [`vm`] boots a machine once, saves it, and restores a fresh copy for each job in a fraction of a second; no KVM is
 //! needed. [`node`] is what runs inside: pods started over CRI, and the daemon under test. [`run`] puts the two
-//! together for the command line, [`testing`] for the tests.
+//! together for the command line, [`testing`] for the tests. [`bench`] counts what enforcement costs.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod commands;

@@ -1,0 +1,217 @@
+//! The guest's side: starts the measuring program for each subject, confines it, and passes its figures on.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use enforcer_core::enforce::{ContainerId, Enforcer, Options, Stage, Target, unload};
+use enforcer_core::policy::parse;
+use enforcer_core::ruleset::{Class, PostureAction, Postures, Ruleset};
+use enforcer_core::subject::Subject as Labels;
+
+use super::rules::{DENIED, Kind, OTHER, Rules, TREES};
+use super::{Figures, Line, Plan, Subject};
+use crate::image;
+
+/// Carries a plan out and prints a [`Line`] for each subject.
+///
+/// # Errors
+/// When nothing can be measured. What goes wrong with one subject is said in its line.
+pub fn carry_out(plan: &Plan) -> Result<()> {
+    prepare(plan)?;
+    let (before, after): (Vec<Subject>, Vec<Subject>) = plan
+        .subjects
+        .iter()
+        .copied()
+        .partition(|s| matches!(s, Subject::Nothing | Subject::Landlock(_) | Subject::AppArmor(_)));
+    let mut bench = Bench { quick: plan.quick, enforcer: None, number: 0 };
+    for subject in before {
+        bench.line(subject)?;
+    }
+    if !after.is_empty() {
+        let options = Options::default();
+        bench.enforcer = Some(Enforcer::open(&options)?);
+        for subject in after {
+            bench.line(subject)?;
+        }
+        drop(bench.enforcer.take());
+        unload(&options.bpffs)?;
+    }
+    Ok(())
+}
+
+/// The programs and files that are measured.
+fn prepare(plan: &Plan) -> Result<()> {
+    for (path, program) in [("/tmp/cost", image::COST), ("/tmp/nothing", image::NOTHING)] {
+        fs::write(path, program)?;
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    for file in DENIED.into_iter().chain([OTHER]) {
+        fs::create_dir_all(Path::new(file).parent().context("a file in no folder")?)?;
+        fs::write(file, "x")?;
+    }
+    fs::create_dir_all(TREES[1])?;
+    ensure!(Command::new("/tmp/cost").arg("trees").args(TREES).status()?.success(), "no files to measure");
+    for rules in
+        plan.subjects.iter().filter_map(|s| if let Subject::AppArmor(r) = s { Some(r) } else { None })
+    {
+        let profiles = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+        let name = rules.profile_name();
+        ensure!(profiles.lines().any(|l| l.split(' ').next() == Some(&name)), "profile {name} is not loaded");
+    }
+    Ok(())
+}
+
+struct Bench {
+    quick: bool,
+    enforcer: Option<Enforcer>,
+    number: u32,
+}
+
+impl Bench {
+    fn line(&mut self, subject: Subject) -> Result<()> {
+        eprintln!("measuring {subject}");
+        let mut line = Line { subject, figures: Vec::new(), gap: None, error: None };
+        match self.measure(subject) {
+            Ok(Outcome::Figures(figures)) => line.figures = figures,
+            Ok(Outcome::Gap(gap)) => line.gap = Some(gap),
+            Err(error) => line.error = Some(format!("{error:#}")),
+        }
+        println!("{}", serde_json::to_string(&line)?);
+        Ok(())
+    }
+
+    fn measure(&mut self, subject: Subject) -> Result<Outcome> {
+        match subject {
+            Subject::Nothing => self.start(&["-m"])?.measure(),
+            Subject::Landlock(rules) => {
+                self.start(&["-m", "-l", &rules.to_string(), "-b", OTHER, "-p", OTHER])?.measure()
+            }
+            Subject::AppArmor(rules) => {
+                let profile = rules.profile_name();
+                self.start(&["-m", "-a", &profile, "-b", rules.denied(), "-p", rules.permitted()])?.measure()
+            }
+            Subject::Host => {
+                // Somebody else is confined.
+                let other = self.start(&["-m"])?;
+                let rules = Rules { kind: Kind::Block, count: 10 };
+                if let Err(gap) = self.arm(&other, rules)? {
+                    return Ok(Outcome::Gap(gap));
+                }
+                let outcome = self.start(&["-p", rules.denied()])?.measure();
+                self.disarm(&other)?;
+                outcome
+            }
+            Subject::Confined(rules) => {
+                let process = self.start(&["-m", "-b", rules.denied(), "-p", rules.permitted()])?;
+                if let Err(gap) = self.arm(&process, rules)? {
+                    return Ok(Outcome::Gap(gap));
+                }
+                let id = process.id.clone();
+                let outcome = process.measure();
+                self.enforcer()?.disarm(&id)?;
+                outcome
+            }
+        }
+    }
+
+    fn enforcer(&self) -> Result<&Enforcer> {
+        self.enforcer.as_ref().context("nothing is attached")
+    }
+
+    /// Arms a process; the inner error is what is not enforced yet.
+    fn arm(&self, process: &Process, rules: Rules) -> Result<Result<(), String>> {
+        let parsed = parse("bench.yaml", &rules.policy());
+        if let Some(error) = parsed.errors.first() {
+            bail!("{error}");
+        }
+        let labels = Labels {
+            namespace: "default".into(),
+            labels: [("app".into(), "bench".into())].into(),
+            ..Labels::default()
+        };
+        let postures = Postures::default().with(Class::File, PostureAction::Block);
+        let resolved = Ruleset::resolve(&parsed.policies, &postures, &labels);
+        if let Some(gap) = resolved.coverage.gaps.first() {
+            return Ok(Err(gap.to_string()));
+        }
+        let target =
+            Target { id: process.id.clone(), pid: i32::try_from(process.child.id())?, stage: Stage::Running };
+        self.enforcer()?.arm(&target, &resolved.ruleset)?;
+        Ok(Ok(()))
+    }
+
+    fn disarm(&self, process: &Process) -> Result<()> {
+        Ok(self.enforcer()?.disarm(&process.id)?)
+    }
+
+    /// A measuring process that waits.
+    fn start(&mut self, arguments: &[&str]) -> Result<Process> {
+        self.number += 1;
+        let cgroup = PathBuf::from(format!("/sys/fs/cgroup/bench-{}", self.number));
+        fs::create_dir(&cgroup)?;
+        let mut command = Command::new("/tmp/cost");
+        command.args(["run", "-t", TREES[0], "-o", TREES[1], "-x", "/tmp/nothing", "-c"]).arg(&cgroup);
+        command.args(arguments).args(self.quick.then_some("-q"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("run cost")?;
+        let output = BufReader::new(child.stdout.take().context("no output")?);
+        let id = ContainerId::new(format!("bench-{}", self.number))?;
+        let mut process = Process { child, output, id, cgroup };
+        let ready = process.read()?;
+        ensure!(ready == "ready", "the measuring program says `{ready}`");
+        Ok(process)
+    }
+}
+
+enum Outcome {
+    Figures(Vec<Figures>),
+    Gap(String),
+}
+
+struct Process {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    id: ContainerId,
+    cgroup: PathBuf,
+}
+
+impl Process {
+    fn read(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Has it measure, to its end.
+    fn measure(mut self) -> Result<Outcome> {
+        let mut input = self.child.stdin.take().context("no input")?;
+        writeln!(input, "go")?;
+        let mut all = Vec::new();
+        loop {
+            let line = self.read()?;
+            if line == "done" {
+                break;
+            }
+            let words: Vec<_> = line.split('\t').collect();
+            let [operation, min, p50, p99] = words.as_slice() else {
+                bail!("the measuring program says `{line}`");
+            };
+            let operation = (*operation).to_owned();
+            all.push(Figures { operation, min: min.parse()?, p50: p50.parse()?, p99: p99.parse()? });
+        }
+        ensure!(self.child.wait()?.success(), "the measuring program failed");
+        ensure!(!all.is_empty(), "nothing was measured");
+        Ok(Outcome::Figures(all))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Errors mean that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}

@@ -1,0 +1,78 @@
+//! What enforcement may cost: every promise in one place.
+
+use super::Subject;
+use super::rules::Kind;
+use crate::vm::Kernel;
+
+/// Instructions that an open and close may take more, at depth 2, 5, 10 and 20, on tmpfs of Linux 6.12.
+const HOST: [i64; 4] = [320; 4];
+/// The same for block lists of paths and directories, whatever their number.
+const BLOCK: [i64; 4] = [850, 1_000, 1_300, 1_600];
+/// The same for allow lists, patterns, and rules near the path, where each component has to be looked at.
+const EVERY_COMPONENT: [i64; 4] = [1_100, 1_500, 2_400, 4_200];
+/// The same at depth 10 on Linux 6.1, whatever the rules; at other depths nothing is promised there.
+const OLD_AT_10: i64 = 2_600;
+/// An overlay may take this much more than tmpfs.
+const OVERLAY: i64 = 250;
+/// vfork, exec and wait.
+const EXEC: i64 = 3_000;
+/// connect of a UDP socket.
+const CONNECT: i64 = 350;
+/// The same file opened again, where verdicts are cached.
+const AGAIN: i64 = 500;
+
+/// Ten thousand rules may cost this much of what one costs, in per cent.
+pub const FLAT_IN_RULES: i64 = 110;
+
+/// A limit that is missed, with the reason. It is shown, and is no failure.
+#[derive(Debug)]
+pub struct Excuse {
+    kernel: Kernel,
+    /// What `Subject` shows begins with this.
+    subject: &'static str,
+    /// The operation begins with this.
+    operation: &'static str,
+    /// Past this it is a failure all the same.
+    pub up_to: i64,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// All of them.
+const EXCUSES: &[Excuse] = &[];
+
+/// The excuse for a figure, if there is one.
+pub fn excuse(kernel: Kernel, subject: Subject, operation: &str) -> Option<&'static Excuse> {
+    let name = subject.to_string();
+    EXCUSES
+        .iter()
+        .find(|e| e.kernel == kernel && name.starts_with(e.subject) && operation.starts_with(e.operation))
+}
+
+/// How many instructions more than the baseline an operation may take; `None` where nothing is promised.
+pub fn limit(kernel: Kernel, subject: Subject, operation: &str) -> Option<i64> {
+    let by_depth = match subject {
+        Subject::Nothing | Subject::Landlock(_) | Subject::AppArmor(_) => return None,
+        Subject::Host => HOST,
+        Subject::Confined(rules) if rules.kind == Kind::Block => BLOCK,
+        Subject::Confined(_) => EVERY_COMPONENT,
+    };
+    let words: Vec<_> = operation.split(' ').collect();
+    match words.as_slice() {
+        ["exec"] => Some(EXEC),
+        ["connect"] => Some(CONNECT),
+        [_, "again", _] => Some(AGAIN),
+        [place, depth] => {
+            let tmpfs = match (kernel, *depth) {
+                (Kernel::V6_1, "d10") if subject != Subject::Host => OLD_AT_10,
+                (Kernel::V6_1, _) if subject != Subject::Host => return None,
+                _ => {
+                    let depths = ["d2", "d5", "d10", "d20"];
+                    *by_depth.get(depths.iter().position(|d| d == depth)?)?
+                }
+            };
+            Some(tmpfs + if *place == "overlay" { OVERLAY } else { 0 })
+        }
+        _ => None,
+    }
+}
