@@ -63,6 +63,13 @@ enum enforcer_op {
 	OP_TRUNCATE = 11,
 	OP_CHMOD = 12,
 	OP_CHOWN = 13,
+	OP_SETATTR = 14,    /* times, extended attributes, ACLs, flags */
+	OP_RECEIVE = 15,    /* an open file comes from another process */
+	OP_MAP = 16,	    /* a loader maps a file to execute it */
+	OP_MOUNT = 17,
+	OP_UMOUNT = 18,
+	OP_PIVOT_ROOT = 19,
+	OP_PTRACE = 20,
 };
 
 /* Why an access could not be resolved to a path or to rules. */
@@ -75,6 +82,8 @@ enum enforcer_reason {
 	REASON_NO_SCRATCH = 5,	 /* all work areas of this CPU are in use by preempted programs */
 	REASON_NO_RULES = 6,	 /* the container's ruleset is not in the kernel, or is damaged */
 	REASON_UNREADABLE = 7,	 /* a kernel structure could not be read */
+	REASON_NEW_NAMES = 8,	 /* a mount gives other paths to what cannot be said beforehand */
+	REASON_FOREIGN_TASK = 9, /* another container's process, or the host's */
 };
 
 /* state of a subject */
@@ -295,6 +304,8 @@ enum enforcer_counter {
 	COUNTER_NO_SCRATCH,
 	COUNTER_NO_RULES,
 	COUNTER_UNREADABLE,
+	COUNTER_NEW_NAMES,
+	COUNTER_FOREIGN_TASK,
 	COUNTER_COUNT,
 };
 

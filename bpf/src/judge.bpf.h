@@ -140,7 +140,7 @@ __noinline int judge(struct subject *subject, struct request *r)
 	if (known < 0 || (known && !class_.cell))
 		return 0;
 	place = mount_place((struct vfsmount *)r->mnt, class_.our_ns);
-	if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE)
+	if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE && !r->reason)
 		return 0;
 	s = scratch_take();
 	if (!s) {
@@ -148,11 +148,11 @@ __noinline int judge(struct subject *subject, struct request *r)
 		goto judged;
 	}
 	a = &s->attempt;
-	if (place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
+	if (r->reason || place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
 		a->walk.dentry = r->dentry;
 		a->walk.mnt = r->mnt;
 		walk_up(&a->walk, s); /* for the event's sake */
-		reason = REASON_FOREIGN_MOUNT;
+		reason = r->reason ? r->reason : REASON_FOREIGN_MOUNT;
 		goto judged;
 	}
 	a->pathless = place == MOUNT_KERNEL;

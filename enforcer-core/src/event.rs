@@ -40,10 +40,24 @@ pub enum Op {
     Chmod,
     /// `chown`.
     Chown,
+    /// Setting times, extended attributes, access control lists or flags.
+    SetAttributes,
+    /// Taking an open file from another process.
+    Receive,
+    /// Mapping a file to execute it, by a program that has no loader of its own.
+    Map,
+    /// Mounting, or moving a mount: the mount point, and what gets other names.
+    Mount,
+    /// Unmounting.
+    Unmount,
+    /// `pivot_root`.
+    PivotRoot,
+    /// Controlling another process.
+    Ptrace,
 }
 
 impl Op {
-    const ALL: [(types::enforcer_op, Self, &'static str); 13] = [
+    const ALL: [(types::enforcer_op, Self, &'static str); 20] = [
         (types::enforcer_op::OP_EXEC, Self::Exec, "exec"),
         (types::enforcer_op::OP_OPEN_READ, Self::OpenRead, "open-read"),
         (types::enforcer_op::OP_OPEN_WRITE, Self::OpenWrite, "open-write"),
@@ -57,6 +71,13 @@ impl Op {
         (types::enforcer_op::OP_TRUNCATE, Self::Truncate, "truncate"),
         (types::enforcer_op::OP_CHMOD, Self::Chmod, "chmod"),
         (types::enforcer_op::OP_CHOWN, Self::Chown, "chown"),
+        (types::enforcer_op::OP_SETATTR, Self::SetAttributes, "set-attributes"),
+        (types::enforcer_op::OP_RECEIVE, Self::Receive, "receive"),
+        (types::enforcer_op::OP_MAP, Self::Map, "map"),
+        (types::enforcer_op::OP_MOUNT, Self::Mount, "mount"),
+        (types::enforcer_op::OP_UMOUNT, Self::Unmount, "unmount"),
+        (types::enforcer_op::OP_PIVOT_ROOT, Self::PivotRoot, "pivot-root"),
+        (types::enforcer_op::OP_PTRACE, Self::Ptrace, "ptrace"),
     ];
 
     fn of(code: u16) -> Option<Self> {
@@ -88,10 +109,14 @@ pub enum Unresolved {
     NoRules,
     /// A kernel structure could not be read.
     Unreadable,
+    /// A mount gives other paths to what cannot be said beforehand.
+    NewNames,
+    /// Another container's process, or the host's.
+    ForeignTask,
 }
 
 impl Unresolved {
-    const ALL: [(types::enforcer_reason, Self, &'static str); 7] = [
+    const ALL: [(types::enforcer_reason, Self, &'static str); 9] = [
         (types::enforcer_reason::REASON_RACED, Self::Raced, "the path was being renamed or mounted over"),
         (types::enforcer_reason::REASON_TOO_DEEP, Self::TooDeep, "the path has too many components"),
         (
@@ -111,6 +136,16 @@ impl Unresolved {
             "the container's rules are not in the kernel",
         ),
         (types::enforcer_reason::REASON_UNREADABLE, Self::Unreadable, "a kernel structure could not be read"),
+        (
+            types::enforcer_reason::REASON_NEW_NAMES,
+            Self::NewNames,
+            "a mount gives other paths to files, which ones cannot be told beforehand",
+        ),
+        (
+            types::enforcer_reason::REASON_FOREIGN_TASK,
+            Self::ForeignTask,
+            "the process is not of this container",
+        ),
     ];
 
     /// The reason as a sentence fragment.

@@ -273,7 +273,7 @@ impl Enforcer {
     }
 }
 
-const COUNTERS: [(types::enforcer_counter, &str); 17] = {
+const COUNTERS: [(types::enforcer_counter, &str); 19] = {
     use types::enforcer_counter as C;
     [
         (C::COUNTER_ALLOWED, "allowed"),
@@ -293,6 +293,8 @@ const COUNTERS: [(types::enforcer_counter, &str); 17] = {
         (C::COUNTER_NO_SCRATCH, "no_scratch"),
         (C::COUNTER_NO_RULES, "no_rules"),
         (C::COUNTER_UNREADABLE, "unreadable"),
+        (C::COUNTER_NEW_NAMES, "new_names"),
+        (C::COUNTER_FOREIGN_TASK, "foreign_task"),
     ]
 };
 
