@@ -3,7 +3,7 @@
 #
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1 and 6.12,
-#                      guest roots with containerd 1.7 and 2.1, a static busybox
+#                      guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser
 #   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
@@ -139,6 +139,12 @@ busybox() {
   (cd "$TMP" && quietly apt-get "${APT[@]}" download busybox-static && dpkg-deb -x busybox-static_*.deb x)
   cp "$TMP/x/bin/busybox" "$1"
 }
+# apparmor_parser OUT SUITE: the program alone, for the guest whose root is of that suite
+apparmor_parser() {
+  private_apt "$TMP/apt" "$2"
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download apparmor && dpkg-deb -x apparmor_*.deb x)
+  cp "$TMP"/x/usr/sbin/apparmor_parser "$1" 2>/dev/null || cp "$TMP"/x/sbin/apparmor_parser "$1"
+}
 
 # name | recipe and its arguments
 ARTEFACTS="
@@ -146,7 +152,8 @@ kernel-6.1|kernel linux-image-cloud-amd64
 kernel-6.12|kernel linux-image-6.12-cloud-amd64
 root-1.7|root trixie 1.7
 root-2.1|root sid 2.1
-busybox|busybox"
+busybox|busybox
+apparmor-parser|apparmor_parser trixie"
 path_of() { # NAME RECIPE: hash of everything that takes part in making it
   echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"; } | sha256sum | cut -c1-12)"
 }

@@ -6,7 +6,7 @@
  *     -l N     a Landlock ruleset of N rules         -a NAME  an AppArmor profile
  *     -b FILE  must be denied (EACCES)               -p FILE  must not be
  *     -t BASE  -o BASE  where the files are          -x FILE  the program that is executed
- *     -q       few operations
+ *     -q       few operations                        -w       only waits, to be there
  * Each file is opened once before the rules are in force, so that no cache of the file system's is cold, and in the
  * measurement each one once only: a cache of verdicts finds none. `again` is the same file over and over.
  */
@@ -246,7 +246,7 @@ int main(int argc, char **argv)
 {
 	const char *tmp = "/tmp", *overlay = NULL, *program = NULL, *profile = NULL, *blocked = NULL, *permitted = NULL;
 	const char *cgroup = NULL;
-	int option, rules = 0, own = 0, quick = 0;
+	int option, rules = 0, own = 0, quick = 0, idle = 0;
 	char text[512];
 
 	if (argc > 1 && !strcmp(argv[1], "trees")) {
@@ -255,7 +255,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	optind = 2;
-	while ((option = getopt(argc, argv, "c:ml:a:b:p:t:o:x:q")) > 0)
+	while ((option = getopt(argc, argv, "c:ml:a:b:p:t:o:x:qw")) > 0)
 		switch (option) {
 		case 'c': cgroup = optarg; break;
 		case 'm': own = 1; break;
@@ -267,6 +267,7 @@ int main(int argc, char **argv)
 		case 'o': overlay = optarg; break;
 		case 'x': program = optarg; break;
 		case 'q': quick = 1; break;
+		case 'w': idle = 1; break;
 		default: return 9;
 		}
 	if (cgroup) {
@@ -275,8 +276,9 @@ int main(int argc, char **argv)
 	}
 	if (own && (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)))
 		die("a mount namespace");
-	warm(tmp);
-	if (overlay)
+	if (!idle)
+		warm(tmp);
+	if (!idle && overlay)
 		warm(overlay);
 	if (rules)
 		landlock(rules);
@@ -286,7 +288,7 @@ int main(int argc, char **argv)
 	}
 	puts("ready");
 	fflush(stdout);
-	if (!fgets(text, sizeof(text), stdin))
+	if (!fgets(text, sizeof(text), stdin) || idle)
 		return 7;
 	prove(blocked, permitted, rules ? O_WRONLY : O_RDONLY);
 	for (size_t d = 0; d < DEPTHS; d++)

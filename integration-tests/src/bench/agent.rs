@@ -11,6 +11,7 @@ use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Class, PostureAction, Postures, Ruleset};
 use enforcer_core::subject::Subject as Labels;
 
+use super::memory;
 use super::rules::{DENIED, Kind, OTHER, Rules, TREES};
 use super::{Figures, Line, Plan, Subject};
 use crate::image;
@@ -104,17 +105,76 @@ impl Bench {
                 self.disarm(&other)?;
                 outcome
             }
-            Subject::Confined(rules) => {
-                let process = self.start(&["-m", "-b", rules.denied(), "-p", rules.permitted()])?;
-                if let Err(gap) = self.arm(&process, rules)? {
-                    return Ok(Outcome::Gap(gap));
+            Subject::Confined(rules) => self.confined(rules),
+            Subject::Crowd(rules, others) => {
+                let mut crowd = Vec::new();
+                for n in 0..others {
+                    let other = self.start(&["-m", "-w"])?;
+                    if let Err(gap) = self.arm_by(&other, &rules.variant(n), &format!("app-{n}"))? {
+                        return Ok(Outcome::Gap(gap));
+                    }
+                    crowd.push(other);
                 }
-                let id = process.id.clone();
-                let outcome = process.measure();
-                self.enforcer()?.disarm(&id)?;
+                let outcome = self.confined(rules);
+                crowd.iter().try_for_each(|other| self.disarm(other))?;
                 outcome
             }
+            Subject::Memory(rules) => self.memory(rules),
         }
+    }
+
+    fn confined(&mut self, rules: Rules) -> Result<Outcome> {
+        let process = self.start(&["-m", "-b", rules.denied(), "-p", rules.permitted()])?;
+        if let Err(gap) = self.arm(&process, rules)? {
+            return Ok(Outcome::Gap(gap));
+        }
+        let id = process.id.clone();
+        let outcome = process.measure();
+        self.enforcer()?.disarm(&id)?;
+        outcome
+    }
+
+    /// Bytes: of the first container with these rules, and of each of some hundreds that share them.
+    fn memory(&mut self, rules: Rules) -> Result<Outcome> {
+        const SHARING: u32 = 500;
+        let mut processes = Vec::new();
+        for _ in 0..SHARING + 2 {
+            processes.push(self.start(&["-m", "-w"])?);
+        }
+        let mut processes = processes.into_iter();
+        let mut armed = Vec::new();
+        let mut arm = |count: u32| -> Result<Option<String>> {
+            for process in processes.by_ref().take(usize::try_from(count)?) {
+                if let Err(gap) = self.arm(&process, rules)? {
+                    return Ok(Some(gap));
+                }
+                armed.push(process);
+            }
+            Ok(None)
+        };
+        let empty = memory::of_maps()?;
+        if let Some(gap) = arm(1)? {
+            return Ok(Outcome::Gap(gap));
+        }
+        let one = memory::of_maps()?;
+        arm(1)?; // what is only taken for the second
+        let (two, kernel) = (memory::of_maps()?, memory::of_kernel()?);
+        arm(SHARING)?;
+        let (many, kernel_many) = (memory::of_maps()?, memory::of_kernel()?);
+        armed.iter().try_for_each(|process| self.disarm(process))?;
+        let figures = [
+            ("all maps before the first container", empty),
+            ("ruleset", one - empty),
+            ("container", (many - two) / i64::from(SHARING)),
+            ("all", (kernel_many - kernel) / i64::from(SHARING)),
+        ];
+        let figures = figures.map(|(operation, bytes)| Figures {
+            operation: operation.into(),
+            min: bytes,
+            p50: bytes,
+            p99: bytes,
+        });
+        Ok(Outcome::Figures(figures.into()))
     }
 
     fn enforcer(&self) -> Result<&Enforcer> {
@@ -123,19 +183,23 @@ impl Bench {
 
     /// Arms a process; the inner error is what is not enforced yet.
     fn arm(&self, process: &Process, rules: Rules) -> Result<Result<(), String>> {
-        let parsed = parse("bench.yaml", &rules.policy());
+        self.arm_by(process, &rules.policy(), "bench")
+    }
+
+    fn arm_by(&self, process: &Process, policy: &str, app: &str) -> Result<Result<(), String>> {
+        let parsed = parse("bench.yaml", policy);
         if let Some(error) = parsed.errors.first() {
             bail!("{error}");
         }
         let labels = Labels {
             namespace: "default".into(),
-            labels: [("app".into(), "bench".into())].into(),
+            labels: [("app".into(), app.into())].into(),
             ..Labels::default()
         };
         let postures = Postures::default().with(Class::File, PostureAction::Block);
         let resolved = Ruleset::resolve(&parsed.policies, &postures, &labels);
         if let Some(gap) = resolved.coverage.gaps.first() {
-            return Ok(Err(gap.to_string()));
+            return Ok(Err(gap.reason.to_string()));
         }
         let target =
             Target { id: process.id.clone(), pid: i32::try_from(process.child.id())?, stage: Stage::Running };

@@ -23,6 +23,12 @@ const AGAIN: i64 = 500;
 
 /// Ten thousand rules may cost this much of what one costs, in per cent.
 pub const FLAT_IN_RULES: i64 = 110;
+/// A thousand containers and policies may cost this much of what one costs, in per cent.
+pub const FLAT_IN_CONTAINERS: i64 = 105;
+/// Kernel memory in bytes: for a typical ruleset (of 50 rules), and for each further container that shares it.
+pub const RULESET_MEMORY: i64 = 64 << 10;
+/// See above.
+pub const CONTAINER_MEMORY: i64 = 512;
 
 /// A limit that is missed, with the reason. It is shown, and is no failure.
 #[derive(Debug)]
@@ -52,10 +58,10 @@ pub fn excuse(kernel: Kernel, subject: Subject, operation: &str) -> Option<&'sta
 /// How many instructions more than the baseline an operation may take; `None` where nothing is promised.
 pub fn limit(kernel: Kernel, subject: Subject, operation: &str) -> Option<i64> {
     let by_depth = match subject {
-        Subject::Nothing | Subject::Landlock(_) | Subject::AppArmor(_) => return None,
+        Subject::Nothing | Subject::Landlock(_) | Subject::AppArmor(_) | Subject::Memory(_) => return None,
         Subject::Host => HOST,
-        Subject::Confined(rules) if rules.kind == Kind::Block => BLOCK,
-        Subject::Confined(_) => EVERY_COMPONENT,
+        Subject::Confined(rules) | Subject::Crowd(rules, _) if rules.kind == Kind::Block => BLOCK,
+        Subject::Confined(_) | Subject::Crowd(..) => EVERY_COMPONENT,
     };
     let words: Vec<_> = operation.split(' ').collect();
     match words.as_slice() {

@@ -4,7 +4,9 @@
 //! They say nothing about caches and branches: they are for comparing and for noticing growth.
 
 mod agent;
+mod claims;
 mod limits;
+mod memory;
 mod rules;
 mod table;
 
@@ -16,8 +18,9 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use agent::carry_out;
+pub use claims::Claim;
 pub use rules::{Kind, Rules};
-pub use table::{Table, Verdict};
+pub use table::{Cell, Row, Table, Verdict};
 
 use crate::cache;
 use crate::vm::{self, Job, Kernel, Spec, Streams};
@@ -36,6 +39,10 @@ pub enum Subject {
     Host,
     /// A confined process.
     Confined(Rules),
+    /// The same, while so many other containers are confined, each by a policy of its own.
+    Crowd(Rules, u32),
+    /// No process: the kernel's memory for these rules, in bytes.
+    Memory(Rules),
 }
 
 impl fmt::Display for Subject {
@@ -46,6 +53,8 @@ impl fmt::Display for Subject {
             Self::AppArmor(rules) => write!(f, "AppArmor {rules}"),
             Self::Host => f.write_str("host process"),
             Self::Confined(rules) => rules.fmt(f),
+            Self::Crowd(rules, others) => write!(f, "{rules}, one of {}", others + 1),
+            Self::Memory(rules) => write!(f, "memory {rules}"),
         }
     }
 }
@@ -74,6 +83,15 @@ impl Plan {
         let mut subjects = vec![Subject::Nothing];
         if !quick && rules.is_empty() {
             subjects.extend([1, 10, 100, 1_000].map(Subject::Landlock));
+            let profiles = [
+                (Kind::Block, [1, 10, 100, 1_000, 10_000].as_slice()),
+                (Kind::Allow, &[10, 1_000]),
+                (Kind::Glob, &[10, 100]),
+                (Kind::Near, &[10, 100]),
+            ];
+            for (kind, counts) in profiles {
+                subjects.extend(counts.iter().map(|count| Subject::AppArmor(Rules { kind, count: *count })));
+            }
         }
         subjects.push(Subject::Host);
         if !rules.is_empty() {
@@ -82,6 +100,8 @@ impl Plan {
             subjects.extend(confined(&[Kind::Block, Kind::Allow, Kind::Glob, Kind::Near], &[10]));
         } else {
             subjects.extend(confined(&Kind::ALL, &[1, 10, 100, 1_000, 10_000]));
+            subjects.extend([Kind::Block, Kind::Glob].map(|kind| Subject::Memory(Rules { kind, count: 50 })));
+            subjects.push(Subject::Crowd(Rules { kind: Kind::Block, count: 10 }, 999));
         }
         Self { subjects, quick }
     }
@@ -119,8 +139,13 @@ pub struct Line {
 /// When the lab fails, or nothing can be measured at all.
 pub fn measure(kernel: Kernel, plan: &Plan) -> Result<Vec<Line>> {
     let spec = Spec { icount: true, ..Spec::plain(kernel) };
-    let machine = vm::machine(&spec, &|text| eprintln!("lab: {text}"))?;
-    let mut job = Job::script("exec ./lab agent bench plan.json")
+    let say = |text: &str| eprintln!("lab: {text}");
+    let mut machine = vm::machine(&spec, &say)?;
+    if let Some(profiles) = profiles(plan)? {
+        // The parser takes minutes for the large ones: done once, and saved with the machine.
+        machine = machine.after("apparmor", &profiles, &say)?;
+    }
+    let mut job = Job::script("ulimit -n 16384; exec ./lab agent bench plan.json")
         .file("lab", cache::stripped(&std::env::current_exe()?)?)
         .bytes("plan.json", serde_json::to_vec(plan)?);
     job.limit = Some(Duration::from_secs(1800));
@@ -132,4 +157,18 @@ pub fn measure(kernel: Kernel, plan: &Plan) -> Result<Vec<Line>> {
     }
     let lines = text.lines().filter(|l| !l.is_empty());
     lines.map(|l| serde_json::from_str(l).with_context(|| format!("the agent's answer: `{l}`"))).collect()
+}
+
+/// Loads the AppArmor profiles that a plan is about.
+fn profiles(plan: &Plan) -> Result<Option<Job>> {
+    let mut job = Job::script("for p in bench-*; do ./apparmor_parser -K -T -a $p || exit; done");
+    let mut any = false;
+    for subject in &plan.subjects {
+        if let Subject::AppArmor(rules) = subject {
+            job = job.bytes(&rules.profile_name(), rules.profile());
+            any = true;
+        }
+    }
+    job.limit = Some(Duration::from_secs(1800));
+    Ok(if any { Some(job.file("apparmor_parser", cache::artefact("apparmor-parser")?)) } else { None })
 }

@@ -139,6 +139,19 @@ impl Rules {
     /// As a policy; it selects `app: bench` in the namespace `default`.
     #[must_use]
     pub fn policy(self) -> String {
+        self.policy_of("bench")
+    }
+
+    /// As a policy of which there are many: for another app, about other files.
+    #[must_use]
+    pub fn variant(self, n: u32) -> String {
+        let app = format!("app-{n}");
+        self.policy_of(&app)
+            .replace("secret", &format!("secret-{n}-"))
+            .replace("/data/", &format!("/data-{n}/"))
+    }
+
+    fn policy_of(self, app: &str) -> String {
         let (mut paths, mut directories, mut patterns) = (String::new(), String::new(), String::new());
         let mut programs = String::new();
         for rule in self.list() {
@@ -160,7 +173,7 @@ impl Rules {
         }
         let mut text = format!(
             "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {}-{}, namespace: default}}\n\
-             spec:\n  selector: {{matchLabels: {{app: bench}}}}\n  action: {}\n  file:\n",
+             spec:\n  selector: {{matchLabels: {{app: {app}}}}}\n  action: {}\n  file:\n",
             self.kind.name(),
             self.count,
             if self.kind.allows() { "Allow" } else { "Block" },

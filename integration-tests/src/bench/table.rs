@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::limits::{self, FLAT_IN_RULES};
-use super::rules::Rules;
+use super::claims::{self, Claim};
+use super::limits;
 use super::{Line, Subject};
 use crate::vm::Kernel;
 
@@ -49,19 +49,6 @@ pub struct Row {
     pub failed: bool,
 }
 
-/// A promise about several figures.
-#[derive(Clone, Debug, Serialize)]
-pub struct Claim {
-    /// What was promised.
-    pub what: String,
-    /// The limit.
-    pub limit: String,
-    /// What was found.
-    pub measured: String,
-    /// How that stands.
-    pub verdict: Verdict,
-}
-
 /// All of it. This is `-o json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
@@ -87,7 +74,9 @@ impl Table {
             let figure = line.figures.iter().find(|f| f.operation == operation)?;
             Some(figure.p50 - base.get(operation)?)
         };
-        let rows = lines.iter().map(|line| {
+        let measured =
+            lines.iter().filter(|l| !matches!(l.subject, Subject::Memory(_)) || l.figures.is_empty());
+        let rows = measured.map(|line| {
             let cells = line.figures.iter().filter_map(|figure| {
                 let operation = figure.operation.as_str();
                 if line.subject == Subject::Nothing {
@@ -121,27 +110,7 @@ impl Table {
             }
         });
         let rows = rows.collect();
-        let mut claims = Vec::new();
-        for line in lines {
-            let Subject::Confined(many) = line.subject else { continue };
-            let one = Subject::Confined(Rules { count: 1, ..many });
-            let Some(one) = lines.iter().find(|l| l.subject == one && many.count >= 10_000) else { continue };
-            for figure in &line.figures {
-                if !figure.operation.starts_with("tmpfs d") {
-                    continue;
-                }
-                if let (Some(few), Some(much)) =
-                    (added(one, &figure.operation), added(line, &figure.operation))
-                {
-                    claims.push(Claim::ratio(
-                        format!("{many} against {}, {}", one.subject, figure.operation),
-                        FLAT_IN_RULES,
-                        few,
-                        much,
-                    ));
-                }
-            }
-        }
+        let claims = claims::all(lines, &added);
         let operations = baseline.figures.iter().map(|f| f.operation.clone()).collect();
         Ok(Self { kernel: kernel.to_string(), operations, rows, claims })
     }
@@ -217,38 +186,38 @@ impl Table {
         }
         text.push('\n');
         for row in &self.rows {
+            let missed: Vec<_> = row.cells.iter().filter(|(_, c)| c.verdict == Verdict::Missed).collect();
+            if !missed.is_empty() {
+                let list = missed.iter().map(|(operation, cell)| {
+                    format!("{operation} {:+} of {}", cell.p50, cell.limit.unwrap_or_default())
+                });
+                let list = list.collect::<Vec<_>>().join(", ");
+                let _ = writeln!(text, "{}", red(format!("MISSED   {}: {list}", row.subject)));
+            }
             for (operation, cell) in &row.cells {
-                let limit = cell.limit.unwrap_or_default();
-                let what = format!("{}, {operation}: at most {limit}, measured {}", row.subject, cell.p50);
-                match &cell.verdict {
-                    Verdict::Missed => text.push_str(&red(format!("MISSED   {what}\n"))),
-                    Verdict::Excused(reason) => {
-                        let _ = writeln!(text, "excused  {what}: {reason}");
-                    }
-                    Verdict::None | Verdict::Ok => {}
+                if let Verdict::Excused(reason) = &cell.verdict {
+                    let limit = cell.limit.unwrap_or_default();
+                    let _ = writeln!(
+                        text,
+                        "excused  {}: {operation} {:+} of {limit}: {reason}",
+                        row.subject, cell.p50
+                    );
                 }
             }
         }
         for Claim { what, limit, measured, verdict } in &self.claims {
-            let line = format!("{what}: at most {limit}, measured {measured}\n");
+            let limit = if limit.is_empty() { String::new() } else { format!("at most {limit}, ") };
+            let line = format!("{what}: {limit}measured {measured}\n");
             match verdict {
                 Verdict::Missed => text.push_str(&red(format!("MISSED   {line}"))),
                 Verdict::Excused(reason) => {
                     text.push_str(&format!("excused  {}: {reason}\n", line.trim_end()))
                 }
-                Verdict::Ok | Verdict::None => text.push_str(&format!("ok       {line}")),
+                Verdict::Ok => text.push_str(&format!("ok       {line}")),
+                Verdict::None => text.push_str(&format!("         {line}")),
             }
         }
         text
-    }
-}
-
-impl Claim {
-    /// That `much` is at most so many per cent of `few`.
-    fn ratio(what: String, per_cent: i64, few: i64, much: i64) -> Self {
-        let verdict = if much * 100 <= few * per_cent { Verdict::Ok } else { Verdict::Missed };
-        let limit = format!("{per_cent} % of {few}");
-        Self { what, limit, measured: format!("{much}"), verdict }
     }
 }
 
@@ -266,7 +235,7 @@ fn verdict(kernel: Kernel, subject: Subject, operation: &str, p50: i64, limit: O
 #[cfg(test)]
 mod tests {
     use super::super::Figures;
-    use super::super::rules::Kind;
+    use super::super::rules::{Kind, Rules};
     use super::*;
 
     fn line(subject: Subject, p50: i64) -> Line {
