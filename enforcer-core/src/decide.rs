@@ -12,9 +12,10 @@
 //! | 1 | with a source that is the acting executable | beats every rule without a source |
 //! | 2 | [`Object::Path`] | the exact path |
 //! | 3 | [`Object::BaseName`] | the same name in any directory |
-//! | 4 | [`Object::Directory`] | the deeper directory first; recursive or not makes no difference |
-//! | 5 | equal so far | Block beats Audit beats Allow; then the smallest [`OriginId`] is named |
-//! | 6 | none | the posture, where the class has an Allow rule; else the access passes |
+//! | 4 | [`Object::Pattern`] | all alike |
+//! | 5 | [`Object::Directory`] | the deeper directory first; recursive or not makes no difference |
+//! | 6 | equal so far | Block beats Audit beats Allow; then the smallest [`OriginId`] is named |
+//! | 7 | none | the posture, where the class has an Allow rule; else the access passes |
 //!
 //! # Conditions
 //!
@@ -29,7 +30,7 @@
 //!
 //! # Moving a directory
 //!
-//! Renaming a directory changes every path below both of its names, so an access with [`Access::tree`] is also a
+//! Renaming a directory changes every path below both of its names, so an access with [`PathAccess::tree`] is also a
 //! write to all that lies there: where a Block or Audit rule about a path or directory below the object does more
 //! than what was decided for the object itself, that rule decides. Its conditions are not asked (a write is never
 //! exempt by `readOnly`, and who owns what lies below is not looked up). Base names, which lie nowhere, do not count.
@@ -76,72 +77,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub use crate::access::{Access, PathAccess, PathClass, Target};
+use crate::network::{Endpoint, SocketAccess, SocketOp};
 use crate::path::components;
-use crate::ruleset::{Class, Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
-
-/// One access, as the kernel sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access<'a> {
-    /// What kind of access.
-    pub class: Class,
-    /// `true` for opening to write, creating, deleting, renaming and linking (both names), truncating, changing
-    /// mode or owner, making a symbolic link, a directory or a node; `false` for reading and executing.
-    pub write: bool,
-    /// `true` for renaming a directory, both names: all that lies below moves with it.
-    pub tree: bool,
-    /// The path as the kernel prints it: absolute and normalised. What has no such path (a pipe, say) matches no rule.
-    pub object: &'a [u8],
-    /// The acting executable; of the process class, the one that calls `execve`. `None` for an actor without one,
-    /// which no rule with a source matches. Not for an actor whose executable could not be found out: there a back
-    /// end has to deny without asking.
-    pub source: Option<&'a [u8]>,
-    /// The user id that acts.
-    pub uid: u32,
-    /// The user id that owns the file; `None` where there is no file yet: who creates it will own it.
-    pub owner: Option<u32>,
-}
-
-impl<'a> Access<'a> {
-    /// Root reads its own file, by no particular executable.
-    #[must_use]
-    pub const fn read(object: &'a [u8]) -> Self {
-        Self { class: Class::File, write: false, tree: false, object, source: None, uid: 0, owner: Some(0) }
-    }
-
-    /// Root writes its own file, by no particular executable.
-    #[must_use]
-    pub const fn write(object: &'a [u8]) -> Self {
-        Self { write: true, ..Self::read(object) }
-    }
-
-    /// Root renames its own directory, by no particular executable; one of the two names.
-    #[must_use]
-    pub const fn rename_directory(object: &'a [u8]) -> Self {
-        Self { tree: true, ..Self::write(object) }
-    }
-
-    /// Root executes its own file, from no particular executable.
-    #[must_use]
-    pub const fn exec(object: &'a [u8]) -> Self {
-        Self { class: Class::Process, ..Self::read(object) }
-    }
-
-    /// The same access by this executable.
-    #[must_use]
-    pub const fn from(self, source: &'a [u8]) -> Self {
-        Self { source: Some(source), ..self }
-    }
-
-    /// The same access by this user to a file with this owner.
-    #[must_use]
-    pub const fn by(self, uid: u32, owner: Option<u32>) -> Self {
-        Self { uid, owner, ..self }
-    }
-
-    fn by_owner(&self) -> bool {
-        self.owner.is_none_or(|owner| owner == self.uid)
-    }
-}
+use crate::ruleset::{Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
 
 /// What becomes of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -212,19 +151,20 @@ impl Ruleset {
     #[must_use]
     pub fn decide(&self, access: &Access<'_>) -> Decision {
         let decision = self.decide_object(access);
-        match self.strongest_below(access) {
-            Some((effect, origin)) if access.tree && Verdict::from(effect) > decision.verdict => {
+        let moved = access.path().filter(|access| access.tree).map(|access| access.path);
+        match moved.and_then(|directory| self.strongest_below(access, directory)) {
+            Some((effect, origin)) if Verdict::from(effect) > decision.verdict => {
                 Decision { verdict: effect.into(), by: DecidedBy::Rule(origin) }
             }
             _ => decision,
         }
     }
 
-    fn strongest_below(&self, access: &Access<'_>) -> Option<(Effect, OriginId)> {
+    fn strongest_below(&self, access: &Access<'_>, directory: &[u8]) -> Option<(Effect, OriginId)> {
         let below = |rule: &&Rule| {
-            rule.class == access.class
+            rule.class == access.class()
                 && rule.source.as_ref().is_none_or(|source| access.source == Some(source.as_bytes()))
-                && lies_below(&rule.object, access.object)
+                && lies_below(&rule.object, directory)
         };
         let about = self.rules().iter().filter(below).map(|rule| (rule.effect, Reverse(rule.origin)));
         about
@@ -237,8 +177,8 @@ impl Ruleset {
         let matching = self.rules().iter().filter_map(|rule| Match::of(rule, access));
         match matching.max() {
             Some(found) => found.decision(),
-            None if self.whitelisted(access.class) => {
-                Decision { verdict: self.posture(access.class).into(), by: DecidedBy::DefaultPosture }
+            None if self.whitelisted(access.class()) => {
+                Decision { verdict: self.posture(access.class()).into(), by: DecidedBy::DefaultPosture }
             }
             None => Decision { verdict: Verdict::Allow, by: DecidedBy::NoRule },
         }
@@ -255,18 +195,22 @@ struct Match {
     exempt: Reverse<bool>,
 }
 
-/// How closely an object matched; least first.
+/// How closely an object matched; least first. Only those of one class are ever compared.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Specificity {
     Directory { depth: usize },
+    Pattern,
     BaseName,
     Path,
+    Sockets,
+    Endpoint { prefix: Option<u8>, width: Reverse<u16> }, // no network is less than the shortest prefix
+    Name,
 }
 
 impl Match {
     fn of(rule: &Rule, access: &Access<'_>) -> Option<Self> {
         let Rule { class, source, object, conditions, effect, origin } = rule;
-        if *class != access.class {
+        if *class != access.class() {
             return None;
         }
         if let Some(source) = source
@@ -274,11 +218,11 @@ impl Match {
         {
             return None;
         }
-        let specificity = match_object(object, access.object)?;
+        let specificity = match_target(object, *effect, &access.target)?;
         let exempt = match effect {
-            Effect::Allow if covers(*conditions, access) => false,
+            Effect::Allow if covers(conditions, access) => false,
             Effect::Allow => return None,
-            Effect::Audit | Effect::Block => exempts(*conditions, access),
+            Effect::Audit | Effect::Block => exempts(conditions, access),
         };
         Some(Self {
             has_source: source.is_some(),
@@ -297,18 +241,44 @@ impl Match {
 }
 
 /// Whether an Allow rule with these conditions covers the access: all of them hold.
-fn covers(conditions: Conditions, access: &Access<'_>) -> bool {
-    let Conditions { read_only, owner_only } = conditions;
-    (!read_only || !access.write) && (!owner_only || access.by_owner())
+fn covers(conditions: &Conditions, access: &Access<'_>) -> bool {
+    held(conditions, access).into_iter().flatten().all(|holds| holds)
 }
 
 /// Whether a Block or Audit rule with these conditions exempts the access: any one of them holds.
-fn exempts(conditions: Conditions, access: &Access<'_>) -> bool {
-    let Conditions { read_only, owner_only } = conditions;
-    (read_only && !access.write) || (owner_only && access.by_owner())
+fn exempts(conditions: &Conditions, access: &Access<'_>) -> bool {
+    held(conditions, access).into_iter().flatten().any(|holds| holds)
 }
 
-fn match_object(object: &Object, path: &[u8]) -> Option<Specificity> {
+/// For each condition that there is, whether it holds.
+fn held(conditions: &Conditions, access: &Access<'_>) -> [Option<bool>; 4] {
+    let Conditions { read_only, owner_only, no_terminal, args } = conditions;
+    let path = access.path();
+    [
+        read_only.then(|| path.is_some_and(|path| !path.write)),
+        owner_only.then(|| path.is_some_and(|path| path.owner.is_none_or(|owner| owner == access.uid))),
+        no_terminal.then_some(!access.terminal),
+        args.as_ref().map(|allowed| {
+            let given = path.and_then(|path| path.args);
+            given.is_some_and(|given| given.iter().all(|arg| allowed.contains(arg)))
+        }),
+    ]
+}
+
+fn match_target(object: &Object, effect: Effect, target: &Target<'_>) -> Option<Specificity> {
+    match (object, target) {
+        (object, Target::Path(access)) => match_path(object, access.path),
+        (object, Target::Socket(access)) => match_socket(object, effect, access),
+        (Object::Capability(wanted), Target::Capability(used)) => {
+            (wanted == used).then_some(Specificity::Name)
+        }
+        (Object::Syscall(wanted), Target::Syscall(made)) => (wanted == made).then_some(Specificity::Name),
+        (Object::Preset(wanted), Target::Preset(done)) => (wanted == done).then_some(Specificity::Name),
+        _ => None,
+    }
+}
+
+fn match_path(object: &Object, path: &[u8]) -> Option<Specificity> {
     if path.first() != Some(&b'/') {
         return None;
     }
@@ -317,24 +287,47 @@ fn match_object(object: &Object, path: &[u8]) -> Option<Specificity> {
         Object::BaseName(name) => {
             (components(path).last() == Some(name.as_bytes())).then_some(Specificity::BaseName)
         }
+        Object::Pattern(pattern) => pattern.matches(path).then_some(Specificity::Pattern),
         Object::Directory { dir, recursive } => {
             let depth = dir.depth();
             let below = components(path).count().checked_sub(depth)?;
             let inside = dir.components().eq(components(path).take(depth));
             (inside && (*recursive || below <= 1)).then_some(Specificity::Directory { depth })
         }
+        _ => None,
     }
 }
 
-fn lies_below(object: &Object, path: &[u8]) -> bool {
-    let depth = components(path).count();
+fn match_socket(object: &Object, effect: Effect, access: &SocketAccess) -> Option<Specificity> {
+    use SocketOp::{Bind, Connect, Create, Listen, Send};
+    let allows = effect == Effect::Allow;
+    let (endpoint, matches) = match (object, access.op) {
+        (Object::Sockets(protocol), _) => return access.is_of(*protocol).then_some(Specificity::Sockets),
+        (Object::Destination(to), Connect | Send) => (to, to.contains(access)),
+        // What takes every address takes this one, too, and what is allowed here is not allowed everywhere.
+        (Object::Listener(at), Bind | Listen) if allows => (at, at.contains(access)),
+        (Object::Listener(at), Bind | Listen) => (at, at.overlaps(access)),
+        // A socket that may not be made could not be connected.
+        (Object::Destination(end) | Object::Listener(end), Create) => (end, allows && end.speaks_of(access)),
+        _ => return None,
+    };
+    let Endpoint { net, ports, protocol: _ } = endpoint;
+    let prefix = net.map(|net| net.prefix());
+    matches.then_some(Specificity::Endpoint { prefix, width: Reverse(ports.width()) })
+}
+
+/// Whether a rule about the object is about something below the directory.
+fn lies_below(object: &Object, directory: &[u8]) -> bool {
+    if directory.first() != Some(&b'/') {
+        return false;
+    }
     match object {
         Object::Path(about) | Object::Directory { dir: about, .. } => {
-            path.first() == Some(&b'/')
-                && about.depth() > depth
-                && about.components().take(depth).eq(components(path))
+            let depth = components(directory).count();
+            about.depth() > depth && about.components().take(depth).eq(components(directory))
         }
-        Object::BaseName(_) => false,
+        Object::Pattern(pattern) => pattern.could_match_below(directory),
+        _ => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::decide::{Access, DecidedBy, Decision, Verdict};
+use crate::decide::{Access, DecidedBy, Decision, PathAccess, PathClass, Target, Verdict};
 use crate::path::{AbsPath, PathError};
 use crate::posture::{Class, UnknownClass};
 use crate::ruleset::{Effect, Object, Origin, PostureAction, Rule, Ruleset};
@@ -20,8 +20,9 @@ pub const DEFAULT_POSTURE: &str = "DefaultPosture";
 ///
 /// let question: Question = "file:create:/tmp/x".parse()?;
 /// let access = question.access(Some(b"/bin/touch"), 1000, 0);
-/// assert!(access.write);
-/// assert_eq!(access.owner, None, "who creates a file owns it");
+/// let path = access.path().expect("a file is accessed");
+/// assert!(path.write);
+/// assert_eq!(path.owner, None, "who creates a file owns it");
 /// assert_eq!(question.to_string(), "creating /tmp/x");
 /// # Ok::<(), enforcer_core::explain::QuestionError>(())
 /// ```
@@ -85,7 +86,10 @@ impl Question {
     pub fn access<'a>(&'a self, source: Option<&'a [u8]>, uid: u32, owner: u32) -> Access<'a> {
         let Operation { class, write, creates, tree, .. } = *self.operation;
         let owner = (!creates).then_some(owner);
-        Access { class, write, tree, object: self.object.as_bytes(), source, uid, owner }
+        let class = if class == Class::Process { PathClass::Process } else { PathClass::File };
+        let path = self.object.as_bytes();
+        let target = Target::Path(PathAccess { class, path, write, tree, owner, args: None });
+        Access { source, uid, ..Access::to(target) }
     }
 }
 
@@ -104,13 +108,9 @@ impl FromStr for Question {
         let (Some(class), Some(name), Some(object)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(QuestionError::Shape(text.to_owned()));
         };
-        let class = match class {
-            "syscall" | "syscalls" => return Err(QuestionError::NotEnforced("syscall")),
-            _ => match class.parse()? {
-                Class::Network => return Err(QuestionError::NotEnforced("network")),
-                Class::Capability => return Err(QuestionError::NotEnforced("capability")),
-                class @ (Class::Process | Class::File) => class,
-            },
+        let class = match class.parse()? {
+            class @ (Class::Process | Class::File) => class,
+            other => return Err(QuestionError::NotEnforced(other.as_str())),
         };
         let mut of_class = OPERATIONS.iter().filter(|operation| operation.class == class);
         let Some(operation) = of_class.clone().find(|operation| operation.names.contains(&name)) else {
@@ -268,12 +268,16 @@ fn by_rule(
         Object::BaseName(name) => format!(" names every `{name}`"),
         Object::Directory { dir, recursive: true } => format!(" names everything under `{dir}`"),
         Object::Directory { dir, recursive: false } => format!(" names what is directly in `{dir}`"),
+        other => format!(" names `{other}`"),
     };
     if let Some(source) = &rule.source {
         sentence += &format!(" for `{source}`");
     }
     if exempt {
-        sentence += match (rule.conditions.read_only && !access.write, rule.conditions.owner_only) {
+        sentence += match (
+            rule.conditions.read_only && access.path().is_some_and(|path| !path.write),
+            rule.conditions.owner_only,
+        ) {
             (true, _) => " and exempts reading (`readOnly`)",
             (false, true) => " and exempts the owner (`ownerOnly`)",
             (false, false) => "",

@@ -70,6 +70,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod capability;
 pub mod compile;
 pub mod coverage;
 pub mod decide;
@@ -80,8 +82,14 @@ pub mod event;
 pub mod explain;
 #[cfg(feature = "bpf")]
 pub mod host;
+pub mod network;
+mod object;
 pub mod path;
+pub mod pattern;
 pub mod policy;
 mod posture;
+pub mod preset;
 pub mod ruleset;
 pub mod subject;
+pub mod support;
+pub mod syscall;

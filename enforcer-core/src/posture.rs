@@ -18,11 +18,27 @@ pub enum Class {
     Network,
     /// Linux capabilities.
     Capability,
+    /// System calls: reported at most.
+    Syscall,
+    /// Presets: each denies or reports, and none makes a whitelist.
+    Preset,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 4] = [Self::Process, Self::File, Self::Network, Self::Capability];
+    pub const ALL: [Self; 6] =
+        [Self::Process, Self::File, Self::Network, Self::Capability, Self::Syscall, Self::Preset];
+
+    /// Whether rules of the class can have this effect. System calls are only reported, and a preset has nothing to
+    /// allow; so neither class is ever a whitelist.
+    #[must_use]
+    pub const fn can(self, effect: Effect) -> bool {
+        match self {
+            Self::Process | Self::File | Self::Network | Self::Capability => true,
+            Self::Syscall => matches!(effect, Effect::Audit),
+            Self::Preset => matches!(effect, Effect::Audit | Effect::Block),
+        }
+    }
 
     /// The class in lower case, singular.
     #[must_use]
@@ -32,6 +48,8 @@ impl Class {
             Self::File => "file",
             Self::Network => "network",
             Self::Capability => "capability",
+            Self::Syscall => "syscall",
+            Self::Preset => "preset",
         }
     }
 }
@@ -42,7 +60,8 @@ impl fmt::Display for Class {
     }
 }
 
-/// Reads what [`Class::as_str`] prints, and `capabilities`, as the section of a policy is called.
+/// Reads what [`Class::as_str`] prints, and `capabilities`, `syscalls` and `presets`, as the sections of a policy are
+/// called.
 impl FromStr for Class {
     type Err = UnknownClass;
 
@@ -52,6 +71,8 @@ impl FromStr for Class {
             "file" => Ok(Self::File),
             "network" => Ok(Self::Network),
             "capability" | "capabilities" => Ok(Self::Capability),
+            "syscall" | "syscalls" => Ok(Self::Syscall),
+            "preset" | "presets" => Ok(Self::Preset),
             _ => Err(UnknownClass(text.to_owned())),
         }
     }
@@ -59,7 +80,9 @@ impl FromStr for Class {
 
 /// Text that names no [`Class`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no class of access; there are `process`, `file`, `network`, `capabilities`")]
+#[error(
+    "`{0}` is no class of access; there are `process`, `file`, `network`, `capability`, `syscall`, `preset`"
+)]
 pub struct UnknownClass(String);
 
 /// What a rule does with the accesses it matches. The order is that of strength: among equally specific rules the
@@ -140,7 +163,7 @@ pub struct Postures {
 }
 
 impl Postures {
-    /// The posture of one class.
+    /// The posture of one class; Allow for those that can have no Allow rule.
     #[must_use]
     pub fn of(&self, class: Class) -> PostureAction {
         match class {
@@ -148,10 +171,11 @@ impl Postures {
             Class::File => self.file,
             Class::Network => self.network,
             Class::Capability => self.capabilities,
+            Class::Syscall | Class::Preset => PostureAction::Allow,
         }
     }
 
-    /// The same postures with that of one class replaced.
+    /// The same postures with that of one class replaced; unchanged for a class that can have no Allow rule.
     #[must_use]
     pub fn with(mut self, class: Class, action: PostureAction) -> Self {
         match class {
@@ -159,6 +183,7 @@ impl Postures {
             Class::File => self.file = action,
             Class::Network => self.network = action,
             Class::Capability => self.capabilities = action,
+            Class::Syscall | Class::Preset => {}
         }
         self
     }

@@ -10,58 +10,11 @@ use serde::Serialize;
 
 pub use self::digest::RulesetDigest;
 pub use self::resolve::Resolved;
+pub use crate::object::{Args, Conditions, Object};
 pub use crate::path::AbsPath;
+pub use crate::pattern::Pattern;
 use crate::policy::PolicyId;
 pub use crate::posture::{Class, Effect, PostureAction, Postures, UnknownClass, UnknownPosture};
-
-/// What a rule speaks about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Object {
-    /// This path and no other.
-    Path(AbsPath),
-    /// Every path whose last component is this name, in any directory.
-    BaseName(String),
-    /// A directory itself and what is in it.
-    Directory {
-        /// The directory.
-        dir: AbsPath,
-        /// Whether the whole subtree is meant rather than the direct children alone.
-        recursive: bool,
-    },
-}
-
-/// `/path`, `name=base`, `/dir/*` or `/dir/**`.
-impl fmt::Display for Object {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Path(path) => path.fmt(f),
-            Self::BaseName(name) => write!(f, "name={name}"),
-            Self::Directory { dir, recursive } => {
-                let slash = if dir.is_root() { "" } else { "/" };
-                let depth = if *recursive { "**" } else { "*" };
-                write!(f, "{dir}{slash}{depth}")
-            }
-        }
-    }
-}
-
-/// What narrows a rule. On an Allow rule all of them must hold for the rule to match; on an Audit or Block rule any
-/// one that holds exempts the access.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Conditions {
-    /// Holds for reading and executing.
-    pub read_only: bool,
-    /// Holds for the owner of the file.
-    pub owner_only: bool,
-}
-
-impl Conditions {
-    /// Whether there is nothing to hold.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        !self.read_only && !self.owner_only
-    }
-}
 
 /// Which [`Origin`] of its [`Ruleset`] a rule comes from. It means nothing in another ruleset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -89,7 +42,7 @@ pub struct Origin {
 pub struct Rule {
     /// What kind of access it speaks about.
     pub class: Class,
-    /// The executable that must be acting (for the process class: calling `execve`); `None` for any.
+    /// The executable that must be acting (for the process class: calling `execve`); `None` for any. Presets have none.
     pub source: Option<AbsPath>,
     /// What is accessed.
     pub object: Object,
@@ -105,13 +58,7 @@ pub struct Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { class, source, object, conditions, effect, origin: _ } = self;
-        write!(f, "{effect} {class} {object}")?;
-        if conditions.read_only {
-            f.write_str(" readOnly")?;
-        }
-        if conditions.owner_only {
-            f.write_str(" ownerOnly")?;
-        }
+        write!(f, "{effect} {class} {object}{conditions}")?;
         match source {
             Some(source) => write!(f, " from {source}"),
             None => Ok(()),
@@ -130,7 +77,7 @@ pub struct Ruleset {
 }
 
 /// The posture of each class that is a whitelist, in the order of [`Class::ALL`]; `None` where it is none.
-type Whitelists = [Option<PostureAction>; 4];
+type Whitelists = [Option<PostureAction>; Class::ALL.len()];
 
 impl Ruleset {
     /// Puts rules into canonical form: both lists are sorted and deduplicated, origins that no rule uses are left
@@ -139,8 +86,8 @@ impl Ruleset {
     /// `rules[_].origin` is an index into `origins` as given here.
     ///
     /// # Errors
-    /// When a rule names an origin that does not exist, its effect is not its origin's action, its class has no
-    /// such objects, or its base name is empty or holds a `/` or a zero byte.
+    /// When a rule names an origin that does not exist, its effect is not its origin's action, or its class has no
+    /// such effect, source, object or condition, or its base name is empty or holds a `/` or a zero byte.
     pub fn new(rules: Vec<Rule>, origins: Vec<Origin>, postures: Postures) -> Result<Self, InvalidRule> {
         Self::with_whitelists(rules, origins, postures, &[])
     }
@@ -191,8 +138,10 @@ impl Ruleset {
         rules.dedup();
 
         let allows = |class| rules.iter().any(|rule| rule.class == class && rule.effect == Effect::Allow);
-        let whitelists = Class::ALL
-            .map(|class| (whitelists.contains(&class) || allows(class)).then(|| postures.of(class)));
+        let whitelists = Class::ALL.map(|class| {
+            let is_one = class.can(Effect::Allow) && (whitelists.contains(&class) || allows(class));
+            is_one.then(|| postures.of(class))
+        });
         let digest = digest::digest(&rules, &origins, whitelists);
         Self { rules, origins, whitelists, digest }
     }
@@ -236,12 +185,14 @@ impl Ruleset {
     }
 
     fn whitelist(&self, class: Class) -> Option<PostureAction> {
-        let [process, file, network, capability] = self.whitelists;
+        let [process, file, network, capability, syscall, preset] = self.whitelists;
         match class {
             Class::Process => process,
             Class::File => file,
             Class::Network => network,
             Class::Capability => capability,
+            Class::Syscall => syscall,
+            Class::Preset => preset,
         }
     }
 
@@ -279,11 +230,17 @@ fn check(rule: &Rule, origin: &Origin) -> Result<(), InvalidRule> {
     if rule.effect != origin.action {
         return Err(InvalidRule::OtherAction { effect: rule.effect, action: origin.action });
     }
-    match rule.class {
-        Class::Process | Class::File => {}
-        Class::Network | Class::Capability => return Err(InvalidRule::NoSuchObject(rule.class)),
+    let Rule { class, source, object, conditions, effect, origin: _ } = rule;
+    if !object.fits(*class) {
+        return Err(InvalidRule::NoSuchObject { class: *class, object: object.to_string() });
     }
-    if let Object::BaseName(name) = &rule.object
+    if !class.can(*effect) {
+        return Err(InvalidRule::NoSuchEffect { class: *class, effect: *effect });
+    }
+    if !conditions.fit(*class) || (source.is_some() && *class == Class::Preset) {
+        return Err(InvalidRule::NoSuchCondition(*class));
+    }
+    if let Object::BaseName(name) = object
         && (name.is_empty() || name.bytes().any(|byte| byte == b'/' || byte == 0))
     {
         return Err(InvalidRule::BaseName(name.clone()));
@@ -305,9 +262,25 @@ pub enum InvalidRule {
         /// The origin's.
         action: Effect,
     },
-    /// Files are no objects of this class; the objects of these classes are still to come.
-    #[error("a {0} rule cannot speak about files")]
-    NoSuchObject(Class),
+    /// Nothing that this class speaks about.
+    #[error("a {class} rule cannot speak about `{object}`")]
+    NoSuchObject {
+        /// The class.
+        class: Class,
+        /// The object.
+        object: String,
+    },
+    /// Nothing that rules of this class do.
+    #[error("a {class} rule cannot {effect}")]
+    NoSuchEffect {
+        /// The class.
+        class: Class,
+        /// The effect.
+        effect: Effect,
+    },
+    /// A condition or a source that this class has not.
+    #[error("a {0} rule has no such condition or source")]
+    NoSuchCondition(Class),
     /// No file can have this name.
     #[error("`{0}` is no name of a file")]
     BaseName(String),

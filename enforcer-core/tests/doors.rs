@@ -10,7 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
-use enforcer_core::decide::Access;
+use enforcer_core::decide::{Access, PathAccess, PathClass, Target};
 use enforcer_core::enforce::door::Doors;
 use enforcer_core::path::AbsPath;
 use enforcer_core::policy::{Kind, PolicyId};
@@ -117,8 +117,11 @@ impl World {
                 _ => Object::Directory { dir: AbsPath::new(&path).unwrap(), recursive: self.rng.random() },
             };
             let source = self.rng.random_bool(0.3).then(|| AbsPath::new(self.source()).unwrap());
-            let conditions =
-                Conditions { read_only: self.rng.random_bool(0.2), owner_only: self.rng.random_bool(0.2) };
+            let conditions = Conditions {
+                read_only: self.rng.random_bool(0.2),
+                owner_only: self.rng.random_bool(0.2),
+                ..Conditions::default()
+            };
             origins.push(Origin {
                 policy: PolicyId {
                     kind: Kind::KubeArmorPolicy,
@@ -202,17 +205,17 @@ fn the_bpf_matcher_decides_as_decide_does() {
                 1 => Some(world.source()),
                 _ => named.choose(&mut world.rng).map(|path| path.as_bytes().to_vec()),
             };
-            let access = Access {
-                class: *[Class::File, Class::File, Class::Process, Class::Network]
+            let path = PathAccess {
+                class: *[PathClass::File, PathClass::File, PathClass::Process]
                     .choose(&mut world.rng)
                     .unwrap(),
+                path: &object,
                 write: world.rng.random(),
                 tree: world.rng.random_bool(0.3),
-                object: &object,
-                source: source.as_deref(),
-                uid: 1000,
                 owner: *[None, Some(1000), Some(0)].choose(&mut world.rng).unwrap(),
+                args: None,
             };
+            let access = Access { source: source.as_deref(), uid: 1000, ..Access::to(Target::Path(path)) };
             let wanted = ruleset.decide(&access);
             let answer = doors.ask(id, &access).unwrap();
             assert_eq!(

@@ -44,7 +44,7 @@ fn ruleset() -> Ruleset {
         class,
         source: source.map(|path| path.parse().unwrap()),
         object,
-        conditions: Conditions { read_only, owner_only: false },
+        conditions: Conditions { read_only, ..Conditions::default() },
         effect,
         origin: OriginId(n as u32),
     });

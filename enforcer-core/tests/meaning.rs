@@ -8,7 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
-use enforcer_core::decide::{Access, DecidedBy, Decision, Verdict};
+use enforcer_core::decide::{Access, DecidedBy, Decision, PathAccess, PathClass, Target, Verdict};
 use enforcer_core::policy::{Kind, Policy, PolicyId, parse};
 use enforcer_core::ruleset::{
     AbsPath, Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Postures, Rule, Ruleset,
@@ -48,7 +48,7 @@ fn effect() -> impl Strategy<Value = Effect> {
 
 fn rule() -> impl Strategy<Value = Rule> {
     let conditions = (prop::bool::weighted(0.3), prop::bool::weighted(0.3))
-        .prop_map(|(read_only, owner_only)| Conditions { read_only, owner_only });
+        .prop_map(|(read_only, owner_only)| Conditions { read_only, owner_only, ..Conditions::default() });
     (class(), source(), object(), conditions, effect()).prop_map(
         |(class, source, object, conditions, effect)| Rule {
             class,
@@ -86,16 +86,18 @@ struct Happening {
 
 impl Happening {
     fn access(&self) -> Access<'_> {
-        Access {
-            class: self.class,
-            write: self.write && self.class == Class::File,
+        let is_file = self.class == Class::File;
+        let path = PathAccess {
+            class: if is_file { PathClass::File } else { PathClass::Process },
+            path: self.object.as_bytes(),
+            write: self.write && is_file,
             // the root is never renamed
-            tree: self.tree && self.write && self.class == Class::File && !self.object.is_root(),
-            object: self.object.as_bytes(),
-            source: self.source.as_ref().map(AbsPath::as_bytes),
-            uid: 1,
+            tree: self.tree && self.write && is_file && !self.object.is_root(),
             owner: self.owner,
-        }
+            args: None,
+        };
+        let source = self.source.as_ref().map(AbsPath::as_bytes);
+        Access { source, uid: 1, ..Access::to(Target::Path(path)) }
     }
 }
 
@@ -127,14 +129,15 @@ type Question = Box<dyn Fn(&Object) -> bool>;
 /// The same meaning told another way: what lies below a directory that moves, as text.
 fn by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
     let mut decision = object_by_passes(set, access);
-    let below = format!("{}/", std::str::from_utf8(access.object).unwrap());
+    let Target::Path(path) = access.target else { return decision };
+    let below = format!("{}/", std::str::from_utf8(path.path).unwrap());
     let mut rules: Vec<_> =
-        set.rules().iter().filter(|rule| access.tree && rule.class == access.class).collect();
+        set.rules().iter().filter(|rule| path.tree && rule.class == access.class()).collect();
     rules.sort_by_key(|rule| rule.origin);
     for rule in rules {
         let about = match &rule.object {
             Object::Path(path) | Object::Directory { dir: path, .. } => path.to_string(),
-            Object::BaseName(_) => continue,
+            _ => continue,
         };
         let acting = rule.source.as_ref().is_none_or(|path| Some(path.as_bytes()) == access.source);
         if acting && about.starts_with(&below) && Verdict::from(rule.effect) > decision.verdict {
@@ -146,7 +149,8 @@ fn by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
 
 /// The same meaning told another way: as passes over the rules, each narrower question before the wider one.
 fn object_by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
-    let text = std::str::from_utf8(access.object).unwrap().to_owned();
+    let path = *access.path().unwrap();
+    let text = std::str::from_utf8(path.path).unwrap().to_owned();
     let trimmed = text.trim_end_matches('/').to_owned();
     let name = trimmed.rsplit('/').next().unwrap_or_default().to_owned();
     // The path's own directory reading first, then each parent, up to the root.
@@ -159,13 +163,13 @@ fn object_by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
             None => break,
         }
     }
-    let mine = access.owner.is_none() || access.owner == Some(access.uid);
+    let mine = path.owner.is_none() || path.owner == Some(access.uid);
     let sources = [access.source.map(|source| Some(source.to_vec())), Some(None)];
     for source in sources.into_iter().flatten() {
         let pass: Vec<_> = set
             .rules()
             .iter()
-            .filter(|rule| rule.class == access.class)
+            .filter(|rule| rule.class == access.class())
             .filter(|rule| rule.source.as_ref().map(|path| path.as_bytes().to_vec()) == source)
             .collect();
         let mut questions: Vec<Question> = vec![];
@@ -184,11 +188,11 @@ fn object_by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
         for question in questions {
             let mut best: Option<(u8, OriginId, bool)> = None;
             for rule in pass.iter().filter(|rule| question(&rule.object)) {
-                let Conditions { read_only, owner_only } = rule.conditions;
+                let Conditions { read_only, owner_only, .. } = rule.conditions;
                 let (rank, exempt) = match rule.effect {
-                    Effect::Allow if (read_only && access.write) || (owner_only && !mine) => continue,
+                    Effect::Allow if (read_only && path.write) || (owner_only && !mine) => continue,
                     Effect::Allow => (0, false),
-                    _ if (read_only && !access.write) || (owner_only && mine) => (0, true),
+                    _ if (read_only && !path.write) || (owner_only && mine) => (0, true),
                     Effect::Audit => (1, false),
                     Effect::Block => (2, false),
                 };
@@ -205,8 +209,8 @@ fn object_by_passes(set: &Ruleset, access: &Access<'_>) -> Decision {
             }
         }
     }
-    if set.rules().iter().any(|rule| rule.class == access.class && rule.effect == Effect::Allow) {
-        Decision { verdict: set.posture(access.class).into(), by: DecidedBy::DefaultPosture }
+    if set.rules().iter().any(|rule| rule.class == access.class() && rule.effect == Effect::Allow) {
+        Decision { verdict: set.posture(access.class()).into(), by: DecidedBy::DefaultPosture }
     } else {
         Decision { verdict: Verdict::Allow, by: DecidedBy::NoRule }
     }
@@ -249,9 +253,9 @@ proptest! {
         };
         let after = ruleset(&[rules, vec![elsewhere]].concat(), postures);
         // An Allow rule makes its class a whitelist: that is its other effect, on what no rule decides.
-        let whitelists = effect == Effect::Allow && class == access.class;
+        let whitelists = effect == Effect::Allow && class == access.class();
         // (Or on what only rules about something below a moving directory decide.)
-        if !(whitelists && (access.tree || before.decide(&access).by == DecidedBy::NoRule)) {
+        if !(whitelists && (access.path().is_some_and(|path| path.tree) || before.decide(&access).by == DecidedBy::NoRule)) {
             let names = |set: &Ruleset| match set.decide(&access) {
                 Decision { verdict, by: DecidedBy::Rule(id) | DecidedBy::Exempt(id) } => {
                     (verdict, set.origin(id).cloned())

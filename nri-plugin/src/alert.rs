@@ -167,6 +167,8 @@ impl Alerts {
             }
             Class::Network => alert.operation = "Network",
             Class::Capability => alert.operation = "Capabilities",
+            Class::Syscall => alert.operation = "Syscall",
+            Class::Preset => alert.operation = "Preset",
         }
         alert.source = source;
         (alert.action, alert.result) = match event.verdict {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use enforcer_core::ruleset::{Class, PostureAction, Postures};
+use enforcer_core::ruleset::{Class, Effect, PostureAction, Postures};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -248,6 +248,12 @@ impl Posture {
     /// When one of them is no such thing; the text names what there is.
     pub fn new(class: &str, action: &str) -> Result<Self, String> {
         let class = class.parse::<Class>().map_err(|error| error.to_string())?;
+        if !class.can(Effect::Allow) {
+            return Err(format!(
+                "{class} rules allow nothing, so no posture decides there; there are `process`, `file`, `network`, \
+                 `capabilities`"
+            ));
+        }
         let action =
             action.to_ascii_lowercase().parse::<PostureAction>().map_err(|error| error.to_string())?;
         Ok(Self { class, action })
@@ -314,6 +320,7 @@ mod tests {
     #[test]
     fn a_bad_posture_or_label_says_what_is_possible() {
         assert!("files=block".parse::<Posture>().expect_err("no such class").contains("`network`"));
+        assert!("syscall=block".parse::<Posture>().expect_err("no posture").contains("`network`"));
         assert!("file=deny".parse::<Posture>().expect_err("no such action").contains("`block`"));
         assert!("=x".parse::<Label>().is_err());
         assert_eq!("a=b=c".parse(), Ok(Label { key: "a".into(), value: "b=c".into() }));

@@ -9,7 +9,7 @@ use super::image::publish;
 use super::maps::handle;
 use crate::compile::bpf::image::{DECISION_EXEMPT, RULE_NONE, RULE_POSTURE, effect_of};
 use crate::compile::bpf::{BpfImage, compile};
-use crate::decide::{Access, DecidedBy, Decision};
+use crate::decide::{Access, DecidedBy, Decision, Target};
 use crate::ruleset::{OriginId, Ruleset};
 
 /// The matcher, loaded.
@@ -95,22 +95,25 @@ impl Doors {
         self.rulesets.delete(&id.to_ne_bytes()).during("withdraw a ruleset")
     }
 
-    /// Asks the kernel about one access.
+    /// Asks the kernel about one access to a file.
     ///
     /// # Errors
-    /// When the program cannot be run, or the paths are longer than a page.
+    /// When the program cannot be run, the paths are longer than a page, or no path is accessed.
     pub fn ask(&self, ruleset: u32, access: &Access<'_>) -> Result<Answer, EnforceError> {
+        let Target::Path(about) = access.target else {
+            return Err(EnforceError::Full("the door takes paths alone"));
+        };
         let source = access.source.unwrap_or_default();
         let mut paths = [0; 2 * PATH_BYTES];
         let (object_at, source_at) = paths.split_at_mut(PATH_BYTES);
-        let object_len = place(object_at, access.object)?;
+        let object_len = place(object_at, about.path)?;
         let source_len = place(source_at, source)?;
         self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the paths")?;
-        let owner = access.owner.is_none_or(|owner| owner == access.uid);
+        let owner = about.owner.is_none_or(|owner| owner == access.uid);
         let context = types::door_match {
             ruleset,
-            class_: access.class as u32,
-            condition: u32::from(access.write) | u32::from(owner) << 1 | u32::from(access.tree) << 2,
+            class_: access.class() as u32,
+            condition: u32::from(about.write) | u32::from(owner) << 1 | u32::from(about.tree) << 2,
             path_len: object_len,
             source_len,
             ..Default::default()

@@ -267,7 +267,7 @@ impl Lowering<'_, '_> {
             class,
             sources,
             object,
-            conditions: Conditions { read_only, owner_only },
+            conditions: Conditions { read_only, owner_only, ..Conditions::default() },
             origin: Origin {
                 policy: self.id.clone(),
                 rule: place.field,

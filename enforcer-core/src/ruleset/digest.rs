@@ -8,10 +8,12 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::{Object, Origin, Rule, Whitelists};
+use super::{Conditions, Object, Origin, Rule, Whitelists};
+use crate::network::Endpoint;
+use crate::path::AbsPath;
 
 /// Changes with the encoding, so that digests of two encodings never meet.
-const VERSION: &[u8] = b"nri-enforcer ruleset 1";
+const VERSION: &[u8] = b"nri-enforcer ruleset 2";
 
 /// SHA-256 over the canonical encoding of a [`Ruleset`](super::Ruleset). Prints as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +70,13 @@ impl Encoder {
         self.number(bytes.len());
         self.0.update(bytes);
     }
+
+    fn option(&mut self, bytes: Option<&[u8]>) {
+        self.tag(u8::from(bytes.is_some()));
+        if let Some(bytes) = bytes {
+            self.bytes(bytes);
+        }
+    }
 }
 
 pub(super) fn digest(rules: &[Rule], origins: &[Origin], whitelists: Whitelists) -> RulesetDigest {
@@ -99,13 +108,22 @@ fn encode_origin(encoder: &mut Encoder, origin: &Origin) {
 fn encode_rule(encoder: &mut Encoder, rule: &Rule) {
     let Rule { class, source, object, conditions, effect, origin } = rule;
     encoder.tag(*class as u8);
-    match source {
-        None => encoder.tag(0),
-        Some(source) => {
-            encoder.tag(1);
-            encoder.bytes(source.as_bytes());
-        }
+    encoder.option(source.as_ref().map(AbsPath::as_bytes));
+    encode_object(encoder, object);
+    let Conditions { read_only, owner_only, no_terminal, args } = conditions;
+    for condition in [read_only, owner_only, no_terminal] {
+        encoder.tag(u8::from(*condition));
     }
+    encoder.tag(u8::from(args.is_some()));
+    if let Some(args) = args {
+        encoder.number(args.as_slice().len());
+        args.as_slice().iter().for_each(|arg| encoder.bytes(arg.as_bytes()));
+    }
+    encoder.tag(*effect as u8);
+    encoder.bytes(&origin.0.to_le_bytes());
+}
+
+fn encode_object(encoder: &mut Encoder, object: &Object) {
     match object {
         Object::Path(path) => {
             encoder.tag(0);
@@ -120,9 +138,41 @@ fn encode_rule(encoder: &mut Encoder, rule: &Rule) {
             encoder.bytes(dir.as_bytes());
             encoder.tag(u8::from(*recursive));
         }
+        Object::Pattern(pattern) => {
+            encoder.tag(3);
+            encoder.bytes(pattern.as_str().as_bytes());
+        }
+        Object::Sockets(protocol) => {
+            encoder.tag(4);
+            encoder.bytes(protocol.as_str().as_bytes());
+        }
+        Object::Destination(endpoint) => {
+            encoder.tag(5);
+            encode_endpoint(encoder, endpoint);
+        }
+        Object::Listener(endpoint) => {
+            encoder.tag(6);
+            encode_endpoint(encoder, endpoint);
+        }
+        Object::Capability(capability) => {
+            encoder.tag(7);
+            encoder.tag(capability.number());
+        }
+        Object::Syscall(syscall) => {
+            encoder.tag(8);
+            encoder.bytes(syscall.name().as_bytes());
+        }
+        Object::Preset(preset) => {
+            encoder.tag(9);
+            encoder.bytes(preset.as_str().as_bytes());
+        }
     }
-    encoder.tag(u8::from(conditions.read_only));
-    encoder.tag(u8::from(conditions.owner_only));
-    encoder.tag(*effect as u8);
-    encoder.bytes(&origin.0.to_le_bytes());
+}
+
+fn encode_endpoint(encoder: &mut Encoder, endpoint: &Endpoint) {
+    let Endpoint { net, ports, protocol } = endpoint;
+    encoder.option(net.map(|net| net.to_string()).as_ref().map(String::as_bytes));
+    encoder.bytes(&ports.first().to_le_bytes());
+    encoder.bytes(&ports.last().to_le_bytes());
+    encoder.option(protocol.map(|protocol| protocol.as_str().as_bytes()));
 }

@@ -74,7 +74,7 @@ fn per_source(rule: &PolicyRule) -> impl Iterator<Item = Rule> {
         class: *class,
         source,
         object: object.clone(),
-        conditions: *conditions,
+        conditions: conditions.clone(),
         effect: origin.action,
         origin: OriginId(0), // given by the ruleset
     })

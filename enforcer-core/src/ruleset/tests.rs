@@ -1,5 +1,11 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::capability::Capability;
+use crate::network::{Endpoint, Protocol};
 use crate::policy::Kind;
+use crate::preset::Preset;
+use crate::syscall::Syscall;
 
 fn origin(name: &str, rule: &str, action: Effect) -> Origin {
     Origin {
@@ -152,7 +158,7 @@ fn the_digest_is_stable() {
     assert_eq!(ruleset.digest().to_string().len(), 64);
     assert_eq!(
         ruleset.digest().to_string(),
-        "7ed5972e6104fd75b3ffb6cf5f2580ec3eed4297f9a3841e3c798ac37d211c90"
+        "4ea214f5d90afe0eb3fd7508c425ecb44045e3a0217057a592e666963f38d28e"
     );
     assert_eq!(RulesetDigest::from_bytes(*ruleset.digest().as_bytes()), ruleset.digest());
 }
@@ -170,8 +176,81 @@ fn refused() {
         let rule = Rule { object: Object::BaseName(name.into()), ..file("/x", Effect::Block, 0) };
         assert_eq!(new(rule, block.clone()), Err(InvalidRule::BaseName(name.into())));
     }
-    for class in [Class::Network, Class::Capability] {
+    for class in [Class::Network, Class::Capability, Class::Syscall, Class::Preset] {
         let rule = Rule { class, ..file("/x", Effect::Block, 0) };
-        assert_eq!(new(rule, block.clone()), Err(InvalidRule::NoSuchObject(class)));
+        assert_eq!(new(rule, block.clone()), Err(InvalidRule::NoSuchObject { class, object: "/x".into() }));
     }
+    let audit = origin("a", "r", Effect::Audit);
+    let about = |class, object| Rule { class, object, ..file("/x", Effect::Audit, 0) };
+    let preset = about(Class::Preset, Object::Preset(Preset::Exec));
+    let syscall = about(Class::Syscall, Object::Syscall(Syscall::by_name("unlink").unwrap()));
+    let socket = about(Class::Network, Object::Sockets(Protocol::Tcp));
+    for rule in [&preset, &syscall, &socket] {
+        assert!(new(rule.clone(), audit.clone()).is_ok());
+        let owner = Conditions { owner_only: true, ..Conditions::default() };
+        let rule = Rule { conditions: owner, ..rule.clone() };
+        assert_eq!(new(rule.clone(), audit.clone()), Err(InvalidRule::NoSuchCondition(rule.class)));
+    }
+    let source = Some("/s".parse().unwrap());
+    let sourced = Rule { source, ..preset.clone() };
+    assert_eq!(new(sourced, audit), Err(InvalidRule::NoSuchCondition(Class::Preset)));
+    let args = Some(Args::new(["x".to_owned()]));
+    let with_args =
+        Rule { conditions: Conditions { args, ..Conditions::default() }, ..file("/x", Effect::Block, 0) };
+    assert_eq!(new(with_args, block.clone()), Err(InvalidRule::NoSuchCondition(Class::File)));
+    for (rule, effect) in [(&preset, Effect::Allow), (&syscall, Effect::Block)] {
+        let class = rule.class;
+        let rule = Rule { effect, ..rule.clone() };
+        assert_eq!(new(rule, origin("a", "r", effect)), Err(InvalidRule::NoSuchEffect { class, effect }));
+    }
+}
+
+#[test]
+fn every_part_of_a_rule_is_in_the_digest() {
+    let net = |text: &str| Some(text.parse().unwrap());
+    let endpoint = |net, ports: &str, protocol| Endpoint { net, ports: ports.parse().unwrap(), protocol };
+    let objects = [
+        Object::Sockets(Protocol::Tcp),
+        Object::Sockets(Protocol::Udp),
+        Object::Destination(endpoint(None, "1", None)),
+        Object::Listener(endpoint(None, "1", None)),
+        Object::Listener(endpoint(None, "1-2", None)),
+        Object::Listener(endpoint(net("0.0.0.0/0"), "1", None)),
+        Object::Listener(endpoint(net("::/0"), "1", None)),
+        Object::Listener(endpoint(net("10.0.0.0/8"), "1", None)),
+        Object::Listener(endpoint(net("10.0.0.0/9"), "1", None)),
+        Object::Listener(endpoint(net("10.0.0.0/9"), "1", Some(Protocol::Tcp))),
+        Object::Capability(Capability::by_name("chown").unwrap()),
+        Object::Capability(Capability::by_name("kill").unwrap()),
+        Object::Syscall(Syscall::by_name("kill").unwrap()),
+        Object::Preset(Preset::Exec),
+        Object::Preset(Preset::ProtectEnv),
+        Object::Pattern("/a*".parse().unwrap()),
+        Object::Pattern("/a**".parse().unwrap()),
+        Object::Path("/a*".parse().unwrap()),
+    ];
+    let class = |object: &Object| Class::ALL.into_iter().rev().find(|class| object.fits(*class)).unwrap();
+    let mut rules: Vec<_> = objects
+        .into_iter()
+        .map(|object| Rule { class: class(&object), object, ..file("/a", Effect::Audit, 0) })
+        .collect();
+    let process = Rule { class: Class::Process, ..file("/a", Effect::Audit, 0) };
+    let args = |args: &[&str]| Some(Args::new(args.iter().map(|arg| (*arg).to_owned())));
+    for conditions in [
+        Conditions { no_terminal: true, ..Conditions::default() },
+        Conditions { args: args(&[]), ..Conditions::default() },
+        Conditions { args: args(&["a", "b"]), ..Conditions::default() },
+        Conditions { args: args(&["ab"]), ..Conditions::default() },
+    ] {
+        rules.push(Rule { conditions, ..process.clone() });
+    }
+    rules.push(process);
+    let digests: BTreeSet<_> = rules
+        .iter()
+        .map(|rule| {
+            let origins = vec![origin("a", "r", Effect::Audit)];
+            Ruleset::new(vec![rule.clone()], origins, Postures::default()).unwrap().digest()
+        })
+        .collect();
+    assert_eq!(digests.len(), rules.len());
 }

@@ -112,6 +112,8 @@ fn index_of(class: Class) -> usize {
         Class::File => 1,
         Class::Network => 2,
         Class::Capability => 3,
+        Class::Syscall => 4,
+        Class::Preset => 5,
     }
 }
 

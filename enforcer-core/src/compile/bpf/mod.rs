@@ -14,7 +14,9 @@ mod tree;
 
 pub use image::{BpfImage, CELL_BYTES, MAX_CELLS};
 
+use crate::coverage::GapReason;
 use crate::ruleset::{Class, Effect, PostureAction, Ruleset};
+use crate::support::rule_gap;
 use image::{Builder, DECISION_EXEMPT, RULE_LIMIT, RULE_NONE, RULE_POSTURE, effect_bits};
 use table::place;
 use tree::{Forest, Trees};
@@ -29,15 +31,28 @@ pub enum CompileError {
     /// The image would be larger than [`MAX_CELLS`].
     #[error("the compiled rules take {0} cells of {CELL_BYTES} bytes, more than {MAX_CELLS}")]
     TooLarge(usize),
+    /// The programs know nothing of such a rule. Resolving policies makes none of these.
+    #[error("the rule `{rule}`: {reason}")]
+    Unsupported {
+        /// The rule.
+        rule: String,
+        /// What of it the programs do not know.
+        reason: GapReason,
+    },
 }
 
 /// Compiles `ruleset`.
 ///
 /// # Errors
-/// When it is larger than an image can be; see [`CompileError`].
+/// When it is larger than an image can be, or has a rule that the programs cannot enforce; see [`CompileError`].
 pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
     if ruleset.origins().len() >= RULE_LIMIT {
         return Err(CompileError::TooManyOrigins(ruleset.origins().len()));
+    }
+    for rule in ruleset.rules() {
+        if let Some(reason) = rule_gap(rule) {
+            return Err(CompileError::Unsupported { rule: rule.to_string(), reason });
+        }
     }
     let forest = Forest::grow(ruleset);
     let mut image = Builder::new();

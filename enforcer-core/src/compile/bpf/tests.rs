@@ -1,7 +1,11 @@
 use super::*;
+use crate::capability::Capability;
+use crate::network::Protocol;
 use crate::path::AbsPath;
 use crate::policy::{Kind, PolicyId};
+use crate::preset::Preset;
 use crate::ruleset::{Conditions, Object, Origin, OriginId, Postures, Rule};
+use crate::syscall::Syscall;
 
 fn path(text: &str) -> AbsPath {
     text.parse().unwrap()
@@ -92,4 +96,37 @@ fn fifty_rules_fit_in_sixty_four_kilobytes() {
         (0..50).map(|n| (Object::Path(path(&format!("/usr/lib/d{n}/file"))), Effect::Block)).collect();
     let image = compile(&ruleset(&rules)).unwrap();
     assert!(image.cells().len() * CELL_BYTES <= 64 << 10, "{} bytes", image.cells().len() * CELL_BYTES);
+}
+
+#[test]
+fn what_the_programs_do_not_know_is_refused_and_not_left_out() {
+    let all = [
+        Object::Path(path("/a")),
+        Object::Pattern("/a*".parse().unwrap()),
+        Object::Sockets(Protocol::Tcp),
+        Object::Capability(Capability::by_name("kill").unwrap()),
+        Object::Syscall(Syscall::by_name("kill").unwrap()),
+        Object::Preset(Preset::Exec),
+    ];
+    for object in all {
+        let class = Class::ALL.into_iter().rev().find(|class| object.fits(*class)).unwrap();
+        let origin = Origin {
+            policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "default".into(), name: "p".into() },
+            rule: "r".into(),
+            severity: 1,
+            tags: vec![],
+            message: String::new(),
+            action: Effect::Audit,
+        };
+        let conditions = Conditions::default();
+        let rule =
+            Rule { class, source: None, object, conditions, effect: Effect::Audit, origin: OriginId(0) };
+        let compiled = compile(&Ruleset::new(vec![rule.clone()], vec![origin], Postures::default()).unwrap());
+        match rule_gap(&rule) {
+            None => assert!(compiled.is_ok(), "{rule}"),
+            Some(reason) => {
+                assert_eq!(compiled, Err(CompileError::Unsupported { rule: rule.to_string(), reason }));
+            }
+        }
+    }
 }

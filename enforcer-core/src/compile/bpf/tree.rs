@@ -52,6 +52,8 @@ impl<'r> Forest<'r> {
                 Object::BaseName(name) => {
                     pair.names.edges.entry(name.as_bytes()).or_default().exact.push(rule);
                 }
+                // refused before: see `compile`
+                _ => {}
             }
         }
         Self { pairs }
@@ -188,7 +190,7 @@ type Answer = (Effect, Reverse<(u32, bool)>);
 
 /// One rule's answer; `None` where its conditions leave the access to others. Ordered by strength, then origin.
 fn answer(rule: &Rule, writes: bool, owner: bool) -> Option<Answer> {
-    let conditions = rule.conditions;
+    let conditions = &rule.conditions;
     let origin = rule.origin.0;
     match rule.effect {
         Effect::Allow => ((!conditions.read_only || !writes) && (!conditions.owner_only || owner))
