@@ -82,12 +82,18 @@ pub enum GapReason {
     AllowedArgs,
     /// The condition `pts: false`.
     Terminal,
+    /// Another name of a path, by a symbolic link.
+    Link,
+    /// A link to a program that does what its name says.
+    MultiCall,
 }
 
 impl fmt::Display for GapReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
             Self::Kind(kind) => return write!(f, "`{kind}` is not enforced yet"),
+            Self::Link => return f.write_str("a symbolic link is not followed"),
+            Self::MultiCall => return f.write_str("a link to a program of many names is not followed"),
             Self::Network => "network rules are",
             Self::Capabilities => "capability rules are",
             Self::Syscalls => "syscall rules are",

@@ -79,7 +79,7 @@ use serde::Serialize;
 
 pub use crate::access::{Access, PathAccess, PathClass, Target};
 use crate::network::{Endpoint, SocketAccess, SocketOp};
-use crate::path::components;
+use crate::path::{components, same_components};
 use crate::ruleset::{Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
 
 /// What becomes of an access.
@@ -163,7 +163,10 @@ impl Ruleset {
     fn strongest_below(&self, access: &Access<'_>, directory: &[u8]) -> Option<(Effect, OriginId)> {
         let below = |rule: &&Rule| {
             rule.class == access.class()
-                && rule.source.as_ref().is_none_or(|source| access.source == Some(source.as_bytes()))
+                && rule
+                    .source
+                    .as_ref()
+                    .is_none_or(|source| access.source.is_some_and(|path| source.names(path)))
                 && lies_below(&rule.object, directory)
         };
         let about = self.rules().iter().filter(below).map(|rule| (rule.effect, Reverse(rule.origin)));
@@ -197,7 +200,7 @@ struct Match {
 
 /// How closely an object matched; least first. Only those of one class are ever compared.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Specificity {
+pub(crate) enum Specificity {
     Directory { depth: usize },
     Pattern,
     BaseName,
@@ -214,7 +217,7 @@ impl Match {
             return None;
         }
         if let Some(source) = source
-            && access.source != Some(source.as_bytes())
+            && !access.source.is_some_and(|path| source.names(path))
         {
             return None;
         }
@@ -278,12 +281,12 @@ fn match_target(object: &Object, effect: Effect, target: &Target<'_>) -> Option<
     }
 }
 
-fn match_path(object: &Object, path: &[u8]) -> Option<Specificity> {
+pub(crate) fn match_path(object: &Object, path: &[u8]) -> Option<Specificity> {
     if path.first() != Some(&b'/') {
         return None;
     }
     match object {
-        Object::Path(wanted) => (wanted.as_bytes() == path).then_some(Specificity::Path),
+        Object::Path(wanted) => wanted.names(path).then_some(Specificity::Path),
         Object::BaseName(name) => {
             (components(path).last() == Some(name.as_bytes())).then_some(Specificity::BaseName)
         }
@@ -291,7 +294,7 @@ fn match_path(object: &Object, path: &[u8]) -> Option<Specificity> {
         Object::Directory { dir, recursive } => {
             let depth = dir.depth();
             let below = components(path).count().checked_sub(depth)?;
-            let inside = dir.components().eq(components(path).take(depth));
+            let inside = same_components(dir.components(), components(path).take(depth));
             (inside && (*recursive || below <= 1)).then_some(Specificity::Directory { depth })
         }
         _ => None,
@@ -324,7 +327,7 @@ fn lies_below(object: &Object, directory: &[u8]) -> bool {
     match object {
         Object::Path(about) | Object::Directory { dir: about, .. } => {
             let depth = components(directory).count();
-            about.depth() > depth && about.components().take(depth).eq(components(directory))
+            about.depth() > depth && same_components(about.components().take(depth), components(directory))
         }
         Object::Pattern(pattern) => pattern.could_match_below(directory),
         _ => false,

@@ -190,7 +190,10 @@ impl Ruleset {
             Some((id, origin)) => {
                 let rule = self.rules().iter().find(|rule| {
                     rule.origin == id
-                        && rule.source.as_ref().is_none_or(|s| Some(s.as_bytes()) == access.source)
+                        && rule
+                            .source
+                            .as_ref()
+                            .is_none_or(|s| access.source.is_some_and(|path| s.names(path)))
                 });
                 Explanation {
                     verdict,

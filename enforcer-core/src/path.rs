@@ -12,6 +12,9 @@ pub const MAX_PATH_LEN: usize = 4095;
 /// Nothing here asks a file system: `..` is refused rather than resolved, since behind a symbolic link the
 /// resolved path would name another file than the one meant.
 ///
+/// A path that links were followed for may hold *rotating* components: names of directories that are replaced while
+/// a container runs, as in Kubernetes' volumes. See [`is_rotating`](Self::is_rotating).
+///
 /// ```
 /// use enforcer_core::path::AbsPath;
 ///
@@ -82,6 +85,58 @@ impl AbsPath {
         self.components().last()
     }
 
+    /// From components that are names, or [`ROTATING`].
+    ///
+    /// # Errors
+    /// When the path is longer than [`MAX_PATH_LEN`].
+    pub(crate) fn from_components<'a>(
+        components: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, PathError> {
+        let mut bytes = Vec::new();
+        for component in components {
+            bytes.push(b'/');
+            bytes.extend_from_slice(component);
+        }
+        if bytes.is_empty() {
+            bytes.push(b'/');
+        }
+        if bytes.len() > MAX_PATH_LEN {
+            return Err(PathError::TooLong(bytes.len()));
+        }
+        Ok(Self(bytes.into_boxed_slice()))
+    }
+
+    /// Whether some component stands for every name that begins with `..`, and so the path for many. It prints as
+    /// `..*`, and is `..` in [`as_bytes`](Self::as_bytes), which no name of a file is.
+    #[must_use]
+    pub fn is_rotating(&self) -> bool {
+        self.components().any(|component| component == ROTATING)
+    }
+
+    /// Whether the path that the kernel prints is this one, or one of those it stands for.
+    #[must_use]
+    pub fn names(&self, path: &[u8]) -> bool {
+        *self.0 == *path
+            || path.first() == Some(&b'/') && same_components(self.components(), components(path))
+    }
+
+    /// The same path with more components, normalised.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new), for both together.
+    pub fn join(&self, more: impl AsRef<[u8]>) -> Result<Self, PathError> {
+        let more = Self::new([b"/", more.as_ref()].concat())?;
+        Self::from_components(self.components().chain(more.components()))
+    }
+
+    /// The same path with one more component, which stands for every name that begins with `..`.
+    ///
+    /// # Errors
+    /// When the path is longer than [`MAX_PATH_LEN`] then.
+    pub fn join_rotating(&self) -> Result<Self, PathError> {
+        Self::from_components(self.components().chain([ROTATING]))
+    }
+
     /// Whether this is `/`.
     #[must_use]
     pub fn is_root(&self) -> bool {
@@ -92,6 +147,24 @@ impl AbsPath {
 /// The names between the slashes of any path; empty ones (of `//`) are left out.
 pub(crate) fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|component| !component.is_empty())
+}
+
+/// The component of an [`AbsPath`] that stands for every name that begins with `..`.
+pub(crate) const ROTATING: &[u8] = b"..";
+
+/// Whether a component of an [`AbsPath`] stands for this name.
+pub(crate) fn same_component(of_rule: &[u8], name: &[u8]) -> bool {
+    of_rule == name || of_rule == ROTATING && name.starts_with(ROTATING)
+}
+
+/// Whether each component of an [`AbsPath`] stands for the name at its place, and there are as many of both.
+pub(crate) fn same_components<'a>(
+    of_rule: impl IntoIterator<Item = &'a [u8]>,
+    names: impl IntoIterator<Item = &'a [u8]>,
+) -> bool {
+    let mut names = names.into_iter();
+    of_rule.into_iter().all(|one| names.next().is_some_and(|name| same_component(one, name)))
+        && names.next().is_none()
 }
 
 impl FromStr for AbsPath {
@@ -108,10 +181,16 @@ impl AsRef<[u8]> for AbsPath {
     }
 }
 
-/// Bytes that are not UTF-8 print as the replacement character.
+/// Bytes that are not UTF-8 print as the replacement character, rotating components as `..*`.
 impl fmt::Display for AbsPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
+        if !self.is_rotating() {
+            return f.write_str(&String::from_utf8_lossy(&self.0));
+        }
+        self.components().try_for_each(|component| {
+            let star = if component == ROTATING { "*" } else { "" };
+            write!(f, "/{}{star}", String::from_utf8_lossy(component))
+        })
     }
 }
 
@@ -190,6 +269,26 @@ mod tests {
         let root: AbsPath = "/".parse().unwrap();
         assert!(root.is_root());
         assert_eq!((root.depth(), root.base_name()), (0, None));
+    }
+
+    #[test]
+    fn a_rotating_component_stands_for_names_that_begin_with_two_dots() {
+        let volume: AbsPath = "/v".parse().unwrap();
+        let path = volume.join_rotating().unwrap().join("token").unwrap();
+        assert!(path.is_rotating() && path.to_string() == "/v/..*/token");
+        for (name, named) in [
+            ("/v/..2026_11_22/token", true),
+            ("/v/..data/token", true),
+            ("/v/.hidden/token", false),
+            ("/v/data/token", false),
+            ("/v/..2026_11_22/token/more", false),
+            ("/v/..2026_11_22", false),
+            ("v/..2026_11_22/token", false),
+        ] {
+            assert_eq!(path.names(name.as_bytes()), named, "{name}");
+        }
+        assert!(!"/v".parse::<AbsPath>().unwrap().is_rotating());
+        assert!(AbsPath::from_components([]).unwrap().is_root());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 pub use self::digest::RulesetDigest;
 pub use self::resolve::Resolved;
+use crate::links::Link;
 pub use crate::object::{Args, Conditions, Object};
 pub use crate::path::AbsPath;
 pub use crate::pattern::Pattern;
@@ -73,6 +74,7 @@ pub struct Ruleset {
     rules: Vec<Rule>,     // INVARIANT: sorted, no two equal, each origin within `origins`
     origins: Vec<Origin>, // INVARIANT: sorted, no two equal, each used by a rule
     whitelists: Whitelists,
+    links: Vec<Link>, // INVARIANT: sorted, no two equal
     digest: RulesetDigest,
 }
 
@@ -142,8 +144,24 @@ impl Ruleset {
             let is_one = class.can(Effect::Allow) && (whitelists.contains(&class) || allows(class));
             is_one.then(|| postures.of(class))
         });
-        let digest = digest::digest(&rules, &origins, whitelists);
-        Self { rules, origins, whitelists, digest }
+        let digest = digest::digest(&rules, &origins, whitelists, &[]);
+        Self { rules, origins, whitelists, links: Vec::new(), digest }
+    }
+
+    /// The same ruleset with rules of the same origins and, sorted, the links that they come from.
+    pub(crate) fn with_more(&self, added: Vec<Rule>, links: Vec<Link>) -> Self {
+        let Self { rules, origins, whitelists, links: _, digest: _ } = self.clone();
+        let mut rules = [rules, added].concat();
+        rules.sort_unstable();
+        rules.dedup();
+        let digest = digest::digest(&rules, &origins, whitelists, &links);
+        Self { rules, origins, whitelists, links, digest }
+    }
+
+    /// The paths of rules that have other names in the container, each with one of them; sorted.
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        &self.links
     }
 
     /// The rules, sorted.
@@ -204,7 +222,8 @@ impl Ruleset {
     }
 }
 
-/// A line for each rule with its origin, and one for each posture that matters; made to be read and compared.
+/// A line for each rule with its origin, one for each posture that matters, and one for each link; made to be read and
+/// compared.
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rule in &self.rules {
@@ -218,7 +237,7 @@ impl fmt::Display for Ruleset {
                 writeln!(f, "{} {class} otherwise [DefaultPosture]", self.posture(class))?;
             }
         }
-        Ok(())
+        self.links.iter().try_for_each(|link| writeln!(f, "{link}"))
     }
 }
 

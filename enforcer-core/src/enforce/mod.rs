@@ -23,6 +23,7 @@ mod events;
 mod image;
 pub(crate) mod load;
 mod maps;
+pub mod root;
 mod state;
 
 use std::fmt;

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::{Conditions, Object, Origin, Rule, Whitelists};
+use crate::links::Link;
 use crate::network::Endpoint;
 use crate::path::AbsPath;
 
@@ -79,7 +80,12 @@ impl Encoder {
     }
 }
 
-pub(super) fn digest(rules: &[Rule], origins: &[Origin], whitelists: Whitelists) -> RulesetDigest {
+pub(super) fn digest(
+    rules: &[Rule],
+    origins: &[Origin],
+    whitelists: Whitelists,
+    links: &[Link],
+) -> RulesetDigest {
     let mut encoder = Encoder(Sha256::new());
     encoder.bytes(VERSION);
     encoder.number(origins.len());
@@ -88,6 +94,14 @@ pub(super) fn digest(rules: &[Rule], origins: &[Origin], whitelists: Whitelists)
     rules.iter().for_each(|rule| encode_rule(&mut encoder, rule));
     for posture in whitelists {
         encoder.tag(posture.map_or(0, |posture| 1 + posture as u8));
+    }
+    // at the end, and nothing where there are none: most rulesets are what they are without a container
+    if !links.is_empty() {
+        encoder.number(links.len());
+        for Link { path, target } in links {
+            encoder.bytes(path.as_bytes());
+            encoder.bytes(target.as_bytes());
+        }
     }
     RulesetDigest(encoder.0.finalize().into())
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use super::entry;
 use super::image::{Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_WRITE, Decision, Node, Root};
-use crate::path::AbsPath;
+use crate::path::{AbsPath, ROTATING};
 use crate::ruleset::{Class, Effect, Object, Rule, Ruleset};
 
 /// A node while the tree grows.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Branch<'r> {
     edges: BTreeMap<&'r [u8], Branch<'r>>,
     exact: Vec<&'r Rule>,
@@ -25,6 +25,35 @@ impl<'r> Branch<'r> {
             branch.below = branch.below.max(about);
             branch.edges.entry(name).or_default()
         })
+    }
+
+    /// Takes over what another branch says.
+    fn merge(&mut self, other: &Self) {
+        let mut todo = vec![(self, other)];
+        while let Some((into, Self { edges, exact, directory, below })) = todo.pop() {
+            into.exact.extend(exact);
+            into.directory.extend(directory);
+            into.below = into.below.max(*below);
+            for name in edges.keys() {
+                into.edges.entry(name).or_default();
+            }
+            let pairs = into.edges.iter_mut().filter_map(|(name, into)| Some((into, edges.get(name)?)));
+            todo.extend(pairs);
+        }
+    }
+
+    /// The programs follow the edge of a component's own name where there is one, so each edge that a rotating one
+    /// stands for as well says what both say.
+    fn unfold_rotating(&mut self) {
+        let mut todo = vec![self];
+        while let Some(Self { edges, .. }) = todo.pop() {
+            if let Some(rotating) = edges.remove(ROTATING) {
+                let stood_for = edges.iter_mut().filter(|(name, _)| name.starts_with(ROTATING));
+                stood_for.for_each(|(_, edge)| edge.merge(&rotating));
+                edges.insert(ROTATING, rotating);
+            }
+            todo.extend(edges.values_mut());
+        }
     }
 }
 
@@ -56,6 +85,7 @@ impl<'r> Forest<'r> {
                 _ => {}
             }
         }
+        pairs.values_mut().for_each(|pair| pair.paths.unfold_rotating());
         Self { pairs }
     }
 }

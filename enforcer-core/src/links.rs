@@ -1,0 +1,389 @@
+//! Symbolic links: what a policy calls `/bin/ls` is `/usr/bin/ls` to the kernel where `/bin` is a link.
+//!
+//! Rules are about paths as the kernel sees them, without links. So the literal paths and directories of a ruleset,
+//! sources too, are looked up in the container's own root when it is armed and whenever its policies change, and
+//! [`Ruleset::with_links`] adds to each rule one for every other name. Both names count from then on; the origin is
+//! the same, so an alert names the rule as it is written. The look-ups themselves are done by
+//! `enforce::root::Root`; everything here is pure.
+//!
+//! # What is not followed
+//!
+//! | | instead |
+//! |---|---|
+//! | a link to a program of many names (busybox) under a process rule, or as a source | only links on the way to it; a gap |
+//! | a link, where the rule would then weaken a stronger rule about what the link leads to | the stronger rule; a gap |
+//! | a link that the container may replace itself, where the file posture is block and the rule allows | the posture; a gap |
+//! | links that could not be looked up in time | the rule as written; a gap |
+//! | a source in a volume whose directories are replaced (below) | the source as written; a gap |
+//! | `execname`, and everything in a pattern but the directories it begins with | the kernel's name |
+//!
+//! So what a container does to its own links can deny it more, and never allow it more.
+//!
+//! A link on the way to a path that a file rule blocks is itself protected: replacing it would make the path lead
+//! elsewhere, just as renaming a directory would.
+//!
+//! # Volumes of Kubernetes
+//!
+//! Secrets, config maps and tokens are mounted as `token -> ..data/token`, where `..data` leads to a dated directory
+//! such as `..2026_11_22_10_00_00.12345` and is replaced with it on every rotation. A rule about `token` becomes one
+//! about `..*/token`, which no rotation changes; a directory rule without `recursive` also one about what is directly
+//! in `..*`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Serialize, Serializer};
+
+use crate::coverage::{Gap, GapReason};
+use crate::decide::match_path;
+use crate::path::{AbsPath, ROTATING, same_components};
+use crate::ruleset::{Class, Conditions, Effect, Object, Origin, PostureAction, Rule, Ruleset};
+
+/// The link in a volume of Kubernetes that leads to the directory of the day.
+pub const VOLUME_LINK: &str = "..data";
+
+/// Comparisons of weaker aliases with stronger rules at most; past it the aliases are left out, and gaps.
+const MAX_COMPARISONS: usize = 1 << 22;
+
+/// Programs that do what their name says, and have many: base names, or what they begin with.
+const MULTI_CALL: [&str; 9] =
+    ["busybox", "toybox", "coreutils", "uutils", "dropbearmulti", "xtables", "kmod", "systemctl", "rustup"];
+
+/// Another name of a path, by links that are there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OtherName {
+    /// Where the name stands: every link followed but the one that the last component may be.
+    pub place: AbsPath,
+    /// Where it leads: every link followed. The longest part that exists, and the rest as it is.
+    pub target: AbsPath,
+    /// The links on the way, each at its place.
+    pub via: Vec<AbsPath>,
+}
+
+/// What is known of the links on the way to a path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resolution {
+    /// Other names; none where no component is a link.
+    pub names: Vec<OtherName>,
+    /// Why there may be others.
+    pub unknown: Option<Unknown>,
+}
+
+/// Why links could not be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unknown {
+    /// The container's root cannot be opened, or a directory on the way cannot be read.
+    Unreadable,
+    /// It takes more look-ups than are made.
+    TooMany,
+    /// The file system did not answer in time.
+    Late,
+}
+
+impl Unknown {
+    const fn why(self) -> &'static str {
+        match self {
+            Self::Unreadable => "the container's directories cannot be read",
+            Self::TooMany => "it takes too many look-ups",
+            Self::Late => "the container's file system did not answer in time",
+        }
+    }
+}
+
+/// A path of a policy, and where it leads in a container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Link {
+    /// As written.
+    #[serde(serialize_with = "as_text")]
+    pub path: AbsPath,
+    /// As the kernel sees it.
+    #[serde(serialize_with = "as_text")]
+    pub target: AbsPath,
+}
+
+fn as_text<S: Serializer>(path: &AbsPath, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(path)
+}
+
+/// `/bin/ls (resolves to /usr/bin/ls)`
+impl std::fmt::Display for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (resolves to {})", self.path, self.target)
+    }
+}
+
+/// A ruleset whose paths count by all of their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    /// The rules, with those that links add; the names are in [`Ruleset::links`].
+    pub ruleset: Ruleset,
+    /// What was not followed, sorted.
+    pub gaps: Vec<Gap>,
+}
+
+impl Ruleset {
+    /// Adds what rules mean by other names. `resolve` is asked once for each path that has to be looked up, in the
+    /// order of the paths; the same answers give the same ruleset.
+    #[must_use]
+    pub fn with_links(&self, mut resolve: impl FnMut(&AbsPath) -> Resolution) -> Linked {
+        let answers: BTreeMap<AbsPath, Resolution> =
+            self.paths_to_resolve().into_iter().map(|path| (path.clone(), resolve(&path))).collect();
+        let mut linking =
+            Linking { ruleset: self, answers, added: Vec::new(), links: BTreeSet::new(), gaps: Vec::new() };
+        linking.run();
+        let Linking { added, links, mut gaps, .. } = linking;
+        gaps.sort_unstable();
+        gaps.dedup();
+        let ruleset = match added.is_empty() && links.is_empty() {
+            true => self.clone(),
+            false => self.with_more(added, links.into_iter().collect()),
+        };
+        Linked { ruleset, gaps }
+    }
+
+    /// The paths whose links matter, sorted: objects, sources, and the volume's link in directories that are meant
+    /// with their direct children alone.
+    #[must_use]
+    pub fn paths_to_resolve(&self) -> BTreeSet<AbsPath> {
+        let mut paths = BTreeSet::new();
+        for rule in self.rules() {
+            paths.extend(rule.source.clone());
+            match &rule.object {
+                Object::Path(path) => paths.extend([path.clone()]),
+                Object::Directory { dir, recursive } => {
+                    paths.extend([dir.clone()]);
+                    paths.extend((!recursive).then(|| volume_link(dir)).flatten());
+                }
+                _ => {}
+            }
+        }
+        paths
+    }
+}
+
+fn volume_link(dir: &AbsPath) -> Option<AbsPath> {
+    dir.join(VOLUME_LINK).ok()
+}
+
+/// Whether the program at `target` does what the name at `path` says rather than what its own name says.
+fn is_multi_call(path: &AbsPath, target: &AbsPath) -> bool {
+    let (Some(name), Some(base)) = (path.base_name(), target.base_name()) else { return false };
+    name != base && MULTI_CALL.iter().any(|known| base.starts_with(known.as_bytes()))
+}
+
+struct Linking<'r> {
+    ruleset: &'r Ruleset,
+    answers: BTreeMap<AbsPath, Resolution>,
+    added: Vec<Rule>,
+    links: BTreeSet<Link>,
+    gaps: Vec<Gap>,
+}
+
+/// A name that a rule means, and the links that lead to it; none for the name as written.
+type Meant<T> = (T, Vec<AbsPath>);
+
+impl Linking<'_> {
+    fn run(&mut self) {
+        let ruleset = self.ruleset;
+        let strong: Vec<&Rule> = ruleset.rules().iter().filter(|rule| rule.effect > Effect::Allow).collect();
+        let mut comparisons = 0usize;
+        for rule in ruleset.rules() {
+            let sources = self.sources(rule);
+            let objects = self.objects(rule);
+            for (object, via) in &objects {
+                for (source, _) in &sources {
+                    if *object == rule.object && *source == rule.source {
+                        continue;
+                    }
+                    let alias = Rule { source: source.clone(), object: object.clone(), ..rule.clone() };
+                    comparisons =
+                        comparisons.saturating_add(if may_weaken(&alias) { strong.len() } else { 0 });
+                    self.add(rule, alias, via, &strong, comparisons > MAX_COMPARISONS);
+                }
+            }
+        }
+    }
+
+    /// Adds an alias, unless it would make the container's world wider than its policies do.
+    fn add(&mut self, rule: &Rule, alias: Rule, via: &[AbsPath], strong: &[&Rule], too_many: bool) {
+        if may_weaken(&alias) && (too_many || strong.iter().any(|other| weakens(&alias, other))) {
+            let advice =
+                format!("a stronger rule speaks about `{}`; name that path in this rule", alias.object);
+            return self.gap(rule, GapReason::Link, advice);
+        }
+        if alias.effect == Effect::Allow
+            && alias.class == Class::File
+            && self.guarded()
+            && let Some(link) =
+                via.iter().find(|link| !of_volume(link, &alias.object) && self.replaceable(link))
+        {
+            let advice = format!(
+                "the container may replace the link `{link}`; allow `{}` by its own name",
+                alias.object
+            );
+            return self.gap(rule, GapReason::Link, advice);
+        }
+        if alias.class == Class::File && alias.effect == Effect::Block {
+            self.protect(rule, via);
+        }
+        self.added.push(alias);
+    }
+
+    /// A link on the way to what is blocked must not be replaced; reading through it is not its business.
+    fn protect(&mut self, rule: &Rule, via: &[AbsPath]) {
+        for link in via {
+            self.added.push(Rule {
+                object: Object::Path(link.clone()),
+                conditions: Conditions { read_only: true, ..Conditions::default() },
+                ..rule.clone()
+            });
+        }
+    }
+
+    fn sources(&mut self, rule: &Rule) -> Vec<Meant<Option<AbsPath>>> {
+        let mut meant = vec![(rule.source.clone(), Vec::new())];
+        if let Some(path) = &rule.source {
+            for (path, via) in self.names(rule, path, true) {
+                if path.is_rotating() {
+                    let advice =
+                        format!("programs in `{path}` are not told apart as sources; put it elsewhere");
+                    self.gap(rule, GapReason::Link, advice);
+                } else {
+                    meant.push((Some(path), via));
+                }
+            }
+        }
+        meant
+    }
+
+    fn objects(&mut self, rule: &Rule) -> Vec<Meant<Object>> {
+        let mut meant = vec![(rule.object.clone(), Vec::new())];
+        match &rule.object {
+            Object::Path(path) => {
+                let names = self.names(rule, path, rule.class == Class::Process);
+                meant.extend(names.into_iter().map(|(path, via)| (Object::Path(path), via)));
+            }
+            Object::Directory { dir, recursive } => {
+                let recursive = *recursive;
+                let mut names = self.names(rule, dir, false);
+                if let Some(link) = volume_link(dir).filter(|_| !recursive) {
+                    let of_day = self.names(rule, &link, false);
+                    names.extend(of_day.into_iter().filter(|(path, _)| path.base_name() == Some(ROTATING)));
+                }
+                meant.extend(names.into_iter().map(|(dir, via)| (Object::Directory { dir, recursive }, via)));
+            }
+            _ => {}
+        }
+        meant
+    }
+
+    /// The other names of a path; `executed` where a program of many names must not be taken for one of them.
+    fn names(&mut self, rule: &Rule, path: &AbsPath, executed: bool) -> Vec<Meant<AbsPath>> {
+        let Resolution { names, unknown } = self.answers.get(path).cloned().unwrap_or_default();
+        if let Some(unknown) = unknown {
+            let advice = format!(
+                "`{path}` counts as written: {}; name the path that it leads to as well",
+                unknown.why()
+            );
+            self.gap(rule, GapReason::Link, advice);
+        }
+        let mut meant: Vec<Meant<AbsPath>> = Vec::new();
+        for OtherName { place, target, via } in names {
+            let whole = if executed && is_multi_call(path, &target) {
+                let advice = format!(
+                    "`{path}` is one of many names of `{target}`, and running that program by another way is not \
+                     covered; a rule about `{target}` covers all of its names"
+                );
+                self.gap(rule, GapReason::MultiCall, advice);
+                None
+            } else {
+                Some(target)
+            };
+            for other in [Some(place), whole].into_iter().flatten() {
+                if other != *path && !meant.iter().any(|(known, _)| *known == other) {
+                    self.links.insert(Link { path: path.clone(), target: other.clone() });
+                    meant.push((other, via.clone()));
+                }
+            }
+        }
+        meant
+    }
+
+    /// Whether what the container may not name is denied to it.
+    fn guarded(&self) -> bool {
+        self.ruleset.whitelisted(Class::File) && self.ruleset.posture(Class::File) == PostureAction::Block
+    }
+
+    /// Whether some rule may let somebody in the container replace what is at `place`, or a directory above it.
+    fn replaceable(&self, place: &AbsPath) -> bool {
+        let components: Vec<&[u8]> = place.components().collect();
+        let above = (0..=components.len())
+            .filter_map(|depth| AbsPath::from_components(components.iter().take(depth).copied()).ok());
+        let places: Vec<AbsPath> = above.collect();
+        let lets = |rule: &&Rule| {
+            rule.class == Class::File
+                && match rule.effect {
+                    Effect::Allow => !rule.conditions.read_only,
+                    Effect::Audit => true,
+                    Effect::Block => rule.conditions.owner_only,
+                }
+        };
+        let mut rules = self.ruleset.rules().iter().filter(lets);
+        rules.any(|rule| places.iter().any(|place| match_path(&rule.object, place.as_bytes()).is_some()))
+    }
+
+    fn gap(&mut self, rule: &Rule, reason: GapReason, advice: String) {
+        if let Some(Origin { policy, rule: field, .. }) = self.ruleset.origin(rule.origin) {
+            self.gaps.push(Gap { policy: policy.clone(), field: field.clone(), reason, advice });
+        }
+    }
+}
+
+/// Whether a link on the way to an object is one that Kubernetes makes in a volume: `..data`, or `token` to
+/// `..data/token`. Whoever replaces such a link gains nothing, since the object lies in the same directory under the
+/// same name.
+fn of_volume(link: &AbsPath, object: &Object) -> bool {
+    let (Object::Path(object) | Object::Directory { dir: object, .. }) = object else { return false };
+    let depth = link.depth().saturating_sub(1);
+    let mut rest = object.components().skip(depth);
+    let below = link.components().take(depth).eq(object.components().take(depth));
+    let name = link.base_name();
+    below && rest.next() == Some(ROTATING) && (name == Some(VOLUME_LINK.as_bytes()) || rest.next() == name)
+}
+
+/// Whether a rule can let pass what another one denies or reports.
+fn may_weaken(alias: &Rule) -> bool {
+    alias.effect < Effect::Block || !alias.conditions.is_empty()
+}
+
+/// Whether `alias` would decide, weaker, some access that `strong` decides now.
+fn weakens(alias: &Rule, strong: &Rule) -> bool {
+    let stronger =
+        strong.effect > alias.effect || strong.effect == alias.effect && !alias.conditions.is_empty();
+    if strong.class != alias.class || !stronger || strong.source.is_some() && strong.source != alias.source {
+        return false;
+    }
+    // with a source it beats every rule without one that it meets, however closely that names the object
+    let always = alias.source.is_some() && strong.source.is_none();
+    let within = |inner: &AbsPath, outer: &AbsPath, recursive: bool| {
+        inner.depth() > outer.depth()
+            && (recursive || inner.depth() == outer.depth() + 1)
+            && same_components(outer.components(), inner.components().take(outer.depth()))
+    };
+    match (&alias.object, &strong.object) {
+        (Object::Path(_), Object::Path(_)) if !always => false,
+        (Object::Path(path), object) => match_path(object, path.as_bytes()).is_some(),
+        (Object::Directory { dir: inner, .. }, Object::Directory { dir: outer, recursive })
+            if within(inner, outer, *recursive) =>
+        {
+            true
+        }
+        (Object::Directory { dir, .. }, Object::Path(path) | Object::Directory { dir: path, .. }) => {
+            always && (dir == path || within(path, dir, true) || within(dir, path, true))
+        }
+        // a name or a pattern beats a directory, so only a source can come before it
+        _ => always,
+    }
+}
+
+#[cfg(test)]
+mod tests;

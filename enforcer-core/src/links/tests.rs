@@ -1,0 +1,256 @@
+use super::*;
+use crate::decide::{Access, DecidedBy, Verdict};
+use crate::policy::parse;
+use crate::ruleset::Postures;
+use crate::subject::Subject;
+
+/// The ruleset of one policy with this `spec`, without its selector.
+fn ruleset(spec: &str, postures: Postures) -> Ruleset {
+    let text = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p, namespace: d}}\n\
+         spec:\n  selector: {{}}\n{spec}"
+    );
+    let parsed = parse("p.yaml", &text);
+    assert_eq!(parsed.errors, []);
+    let subject = Subject { namespace: "d".into(), ..Subject::default() };
+    Ruleset::resolve(&parsed.policies, &postures, &subject).ruleset
+}
+
+fn path(text: &str) -> AbsPath {
+    let components: Vec<&[u8]> = text
+        .split('/')
+        .filter(|name| !name.is_empty())
+        .map(|name| if name == "..*" { ROTATING } else { name.as_bytes() })
+        .collect();
+    AbsPath::from_components(components).unwrap()
+}
+
+/// Answers from lines of `path place target via...`.
+fn table(lines: &[&str]) -> impl FnMut(&AbsPath) -> Resolution {
+    let answers: BTreeMap<AbsPath, Resolution> = lines
+        .iter()
+        .map(|line| {
+            let mut words = line.split(' ').map(path);
+            let mut next = || words.next().unwrap();
+            let (asked, place, target) = (next(), next(), next());
+            let name = OtherName { place, target, via: words.collect() };
+            (asked, Resolution { names: vec![name], unknown: None })
+        })
+        .collect();
+    move |path| answers.get(path).cloned().unwrap_or_default()
+}
+
+const USR: &str = "/bin/ls /usr/bin/ls /usr/bin/ls /bin";
+
+fn verdict(ruleset: &Ruleset, access: &Access<'_>) -> Verdict {
+    ruleset.decide(access).verdict
+}
+
+const BLOCK_LS: &str = "  process: {matchPaths: [{path: /bin/ls}]}\n";
+
+fn block() -> Postures {
+    Postures { file: PostureAction::Block, ..Postures::default() }
+}
+
+#[test]
+fn both_names_count_and_the_alert_names_the_rule() {
+    let plain = ruleset(BLOCK_LS, Postures::default());
+    assert_eq!(verdict(&plain, &Access::exec(b"/usr/bin/ls")), Verdict::Allow, "what it was");
+    let linked = plain.with_links(table(&[USR]));
+    assert_eq!(linked.gaps, []);
+    for name in ["/bin/ls", "/usr/bin/ls"] {
+        let decision = linked.ruleset.decide(&Access::exec(name.as_bytes()));
+        let DecidedBy::Rule(id) = decision.by else { panic!("{name}: {decision:?}") };
+        assert_eq!(decision.verdict, Verdict::Block);
+        assert_eq!(linked.ruleset.origin(id).unwrap().rule, "spec.process.matchPaths[0]");
+    }
+    let links: Vec<String> = linked.ruleset.links().iter().map(ToString::to_string).collect();
+    assert_eq!(links, ["/bin/ls (resolves to /usr/bin/ls)"]);
+}
+
+#[test]
+fn sources_and_directories_have_other_names_too() {
+    let spec =
+        "  file: {matchDirectories: [{dir: /var/run/x/, recursive: true, fromSource: [{path: /bin/cat}]}]}\n";
+    let linked = ruleset(spec, Postures::default())
+        .with_links(table(&["/bin/cat /usr/bin/cat /usr/bin/cat /bin", "/var/run/x /run/x /run/x /var/run"]));
+    for dir in ["/var/run/x", "/run/x"] {
+        for source in ["/bin/cat", "/usr/bin/cat"] {
+            let file = format!("{dir}/a/b");
+            let access = Access::read(file.as_bytes()).from(source.as_bytes());
+            assert_eq!(verdict(&linked.ruleset, &access), Verdict::Block, "{file} {source}");
+            assert_eq!(verdict(&linked.ruleset, &access.from(b"/bin/dog")), Verdict::Allow);
+        }
+    }
+}
+
+#[test]
+fn equal_answers_give_equal_digests_and_no_links_change_nothing() {
+    let plain = ruleset(BLOCK_LS, Postures::default());
+    let none = plain.with_links(|_| Resolution::default());
+    assert_eq!((none.ruleset.digest(), &none.ruleset), (plain.digest(), &plain));
+    let (one, two) = (plain.with_links(table(&[USR])), plain.with_links(table(&[USR])));
+    assert_eq!(one, two);
+    assert_ne!(one.ruleset.digest(), plain.digest());
+    let other = plain.with_links(table(&["/bin/ls /sbin/ls /sbin/ls /bin"]));
+    assert_ne!(one.ruleset.digest(), other.ruleset.digest());
+}
+
+#[test]
+fn a_program_of_many_names_is_not_taken_for_one_of_them() {
+    for target in ["/bin/busybox", "/usr/bin/coreutils", "/bin/busybox.musl"] {
+        let answers = [format!("/bin/ls /usr/bin/ls {target} /bin /usr/bin/ls")];
+        let answers = answers.each_ref().map(String::as_str);
+        let linked = ruleset(BLOCK_LS, Postures::default()).with_links(table(&answers));
+        assert_eq!(verdict(&linked.ruleset, &Access::exec(target.as_bytes())), Verdict::Allow);
+        assert_eq!(verdict(&linked.ruleset, &Access::exec(b"/usr/bin/ls")), Verdict::Block);
+        assert_eq!(linked.gaps.len(), 1);
+        assert_eq!(linked.gaps[0].reason, GapReason::MultiCall);
+        assert!(linked.gaps[0].advice.contains(target), "{}", linked.gaps[0]);
+    }
+    // its own name is meant, and a file rule is about the file
+    let own = ruleset("  process: {matchPaths: [{path: /bin/busybox}]}\n", Postures::default());
+    let linked = own.with_links(table(&["/bin/busybox /usr/bin/busybox /usr/bin/busybox /bin"]));
+    assert_eq!(verdict(&linked.ruleset, &Access::exec(b"/usr/bin/busybox")), Verdict::Block);
+    let file = ruleset("  file: {matchPaths: [{path: /bin/ls}]}\n", Postures::default());
+    let linked = file.with_links(table(&["/bin/ls /bin/ls /bin/busybox /bin/ls"]));
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/bin/busybox")), Verdict::Block);
+    // as a source it would make every one of its names act
+    let source = ruleset(
+        "  file: {matchPaths: [{path: /x, fromSource: [{path: /bin/sh}]}]}\n  action: Allow\n",
+        block(),
+    );
+    let linked = source.with_links(table(&["/bin/sh /bin/sh /bin/busybox /bin/sh"]));
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/x").from(b"/bin/busybox")), Verdict::Block);
+    assert_eq!(linked.gaps[0].reason, GapReason::MultiCall);
+}
+
+const TOKEN: [&str; 2] = [
+    "/run/sa/token /run/sa/token /run/sa/..*/token /run/sa/token /run/sa/..data",
+    "/run/sa/..data /run/sa/..data /run/sa/..* /run/sa/..data",
+];
+
+#[test]
+fn a_rule_about_a_token_holds_on_every_day() {
+    let rules = ruleset(
+        "  file:\n    matchPaths: [{path: /run/sa/token}]\n    matchDirectories: [{dir: /run/sa/, action: Allow}]\n",
+        block(),
+    );
+    let linked = rules.with_links(table(&TOKEN));
+    assert_eq!(linked.gaps, []);
+    for day in ["..2026_11_22", "..2026_11_23.1"] {
+        let token = format!("/run/sa/{day}/token");
+        assert_eq!(verdict(&linked.ruleset, &Access::read(token.as_bytes())), Verdict::Block, "exact");
+        let ca = format!("/run/sa/{day}/ca.crt");
+        assert_eq!(verdict(&linked.ruleset, &Access::read(ca.as_bytes())), Verdict::Allow, "directory");
+        let dir = format!("/run/sa/{day}");
+        let moved = Access::rename_directory(dir.as_bytes());
+        assert_eq!(verdict(&linked.ruleset, &moved), Verdict::Block, "the token moves with its day");
+    }
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/run/sa/.other/token")), Verdict::Block, "posture");
+    assert_eq!(verdict(&linked.ruleset, &Access::write(b"/run/sa/..data")), Verdict::Block);
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/run/sa/..data")), Verdict::Allow);
+}
+
+#[test]
+fn a_whitelisted_token_may_be_read_on_every_day_and_its_neighbour_may_not() {
+    let rules = ruleset("  file: {matchPaths: [{path: /run/sa/token}]}\n  action: Allow\n", block());
+    let linked = rules.with_links(table(&TOKEN));
+    assert_eq!(linked.gaps, []);
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/run/sa/..2026/token")), Verdict::Allow);
+    // what the container makes of the link, which it may write, is another thing
+    let neighbour = "/run/sa/token /run/sa/token /run/sa/..*/key /run/sa/token /run/sa/..data";
+    let linked = rules.with_links(table(&[neighbour]));
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/run/sa/..2026/key")), Verdict::Block);
+    assert_eq!(linked.gaps.len(), 1);
+}
+
+#[test]
+fn a_recursive_directory_needs_no_link_of_the_day() {
+    let rules =
+        ruleset("  file: {matchDirectories: [{dir: /run/sa/, recursive: true}]}\n", Postures::default());
+    assert_eq!(rules.paths_to_resolve(), [path("/run/sa")].into());
+    let flat = ruleset("  file: {matchDirectories: [{dir: /run/sa/}]}\n", Postures::default());
+    assert_eq!(flat.paths_to_resolve(), [path("/run/sa"), path("/run/sa/..data")].into());
+}
+
+#[test]
+fn links_to_what_is_blocked_cannot_be_replaced() {
+    let rules = ruleset("  file: {matchPaths: [{path: /var/run/key}]}\n", Postures::default());
+    let linked = rules.with_links(table(&["/var/run/key /run/key /run/key /var/run"]));
+    assert_eq!(verdict(&rules, &Access::write(b"/var/run")), Verdict::Allow);
+    assert_eq!(verdict(&linked.ruleset, &Access::write(b"/var/run")), Verdict::Block);
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/var/run")), Verdict::Allow);
+    assert_eq!(verdict(&linked.ruleset, &Access::write(b"/var/lib")), Verdict::Allow);
+}
+
+#[test]
+fn a_link_never_weakens_a_stronger_rule() {
+    let secret = "/data/log /etc/secret/key /etc/secret/key /data/log";
+    for (weak, why) in [
+        ("{path: /data/log, action: Audit}", "an exact path beats a directory"),
+        ("{path: /data/log, action: Allow}", "so does one that allows"),
+        ("{path: /data/log, ownerOnly: true}", "or exempts"),
+        ("{path: /data/log, action: Allow, fromSource: [{path: /bin/a}]}", "and a source beats them all"),
+    ] {
+        let spec = format!(
+            "  file:\n    matchPaths: [{weak}]\n    matchDirectories: [{{dir: /etc/secret/, recursive: true}}]\n"
+        );
+        let rules = ruleset(&spec, Postures::default());
+        let linked = rules.with_links(table(&[secret]));
+        let access = Access::read(b"/etc/secret/key").from(b"/bin/a");
+        assert_eq!(verdict(&linked.ruleset, &access), Verdict::Block, "{why}");
+        assert_eq!(linked.gaps.len(), 1, "{why}");
+        assert_eq!(linked.gaps[0].reason, GapReason::Link);
+    }
+    // a stronger one is welcome
+    let spec = "  file:\n    matchPaths: [{path: /data/log}]\n    matchDirectories: [{dir: /etc/secret/, action: Audit}]\n";
+    let linked = ruleset(spec, Postures::default()).with_links(table(&[secret]));
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/etc/secret/key")), Verdict::Block);
+    assert_eq!(linked.gaps, []);
+}
+
+#[test]
+fn what_the_container_may_replace_does_not_widen_a_whitelist() {
+    let link = "/data/x /etc/shadow /etc/shadow /data/x";
+    let spec = |rules: &str| format!("  file:\n    matchPaths: [{rules}]\n  action: Allow\n");
+    let writable = ruleset(&spec("{path: /data/x}"), block()).with_links(table(&[link]));
+    assert_eq!(verdict(&writable.ruleset, &Access::read(b"/etc/shadow")), Verdict::Block);
+    assert_eq!(writable.gaps.len(), 1);
+    let above = ruleset(&spec("{path: /data/x, readOnly: true}, {path: /data}"), block());
+    assert_eq!(
+        verdict(&above.with_links(table(&[link])).ruleset, &Access::read(b"/etc/shadow")),
+        Verdict::Block
+    );
+    let fixed = ruleset(&spec("{path: /data/x, readOnly: true}"), block()).with_links(table(&[link]));
+    assert_eq!(verdict(&fixed.ruleset, &Access::read(b"/etc/shadow")), Verdict::Allow);
+    assert_eq!(fixed.gaps, []);
+    // where the posture lets everything pass there is nothing to widen
+    let open = ruleset(&spec("{path: /data/x}"), Postures::default()).with_links(table(&[link]));
+    assert_eq!(open.gaps, []);
+}
+
+#[test]
+fn what_could_not_be_looked_up_is_a_gap_and_the_rule_stands_as_written() {
+    for why in [Unknown::Unreadable, Unknown::TooMany, Unknown::Late] {
+        let rules = ruleset(BLOCK_LS, Postures::default());
+        let linked = rules.with_links(|_| Resolution { names: vec![], unknown: Some(why) });
+        assert_eq!(linked.ruleset, rules);
+        let [gap] = linked.gaps.as_slice() else { panic!("{:?}", linked.gaps) };
+        assert_eq!((gap.field.as_str(), gap.reason), ("spec.process.matchPaths[0]", GapReason::Link));
+    }
+}
+
+#[test]
+fn two_names_of_two_lookups_both_count() {
+    // what a container's links were when it started, and what it made of them since
+    let mut names = Vec::new();
+    for target in ["/usr/bin/ls", "/elsewhere/ls"] {
+        names.push(OtherName { place: path(target), target: path(target), via: vec![path("/bin")] });
+    }
+    let linked = ruleset(BLOCK_LS, Postures::default())
+        .with_links(|_| Resolution { names: names.clone(), unknown: None });
+    for name in ["/bin/ls", "/usr/bin/ls", "/elsewhere/ls"] {
+        assert_eq!(verdict(&linked.ruleset, &Access::exec(name.as_bytes())), Verdict::Block, "{name}");
+    }
+}
