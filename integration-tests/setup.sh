@@ -2,8 +2,8 @@
 # Prepares this machine (Debian 12, root) to build and to test. Idempotent; a second run takes a moment.
 #
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
-#   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1 and 6.12,
-#                      guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser
+#   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
+#                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser
 #   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
@@ -98,6 +98,23 @@ kernel() {
   mv "$TMP"/x/boot/config-* "$out/config"; mv "$TMP"/x/lib/modules/* "$out/modules"
   echo "$package" >"$out/package"
 }
+# newest_kernel OUT META SUITE...: the same, the newest that any of these suites has; its files may be in several packages
+newest_kernel() {
+  local out=$1 meta=$2 version release kind parts=()
+  private_apt "$TMP/apt" "${@:3}"
+  version=$(apt-cache "${APT[@]}" madison "$meta" | awk '{ print $3 }' | sort -V | tail -1)
+  release=$(apt-cache "${APT[@]}" show "$meta=$version" | sed -n 's/^Provides:.*linux-latest-modules-\([^ ,]*\).*/\1/p' | head -1)
+  [ -n "$release" ] || die "no kernel behind $meta in ${*:3}"
+  say "  linux $release"
+  for kind in image binary modules base; do
+    [ -z "$(apt-cache "${APT[@]}" pkgnames "linux-$kind-$release")" ] || parts+=("linux-$kind-$release")
+  done
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download "${parts[@]}" && for p in linux-*.deb; do dpkg-deb -x "$p" x; done)
+  mkdir "$out"
+  unpack_image "$(find "$TMP/x" -name 'vmlinuz*' -type f | head -1)" "$out/vmlinux"
+  mv "$(find "$TMP/x" -path "*lib/modules/$release" -type d)" "$out/modules"
+  echo "$release" >"$out/package"
+}
 # unpack_image BZIMAGE OUT: the ELF image inside. The offsets are fields of the x86 boot protocol's setup header:
 # setup_sects at 0x1f1, payload_offset at 0x248, payload_length at 0x24c.
 unpack_image() {
@@ -150,6 +167,7 @@ apparmor_parser() {
 ARTEFACTS="
 kernel-6.1|kernel linux-image-cloud-amd64
 kernel-6.12|kernel linux-image-6.12-cloud-amd64
+kernel-newest|newest_kernel linux-image-cloud-amd64 sid trixie-backports
 root-1.7|root trixie 1.7
 root-2.1|root sid 2.1
 busybox|busybox

@@ -22,8 +22,11 @@ struct vfsmount { struct dentry *mnt_root; struct super_block *mnt_sb; } __kerne
 struct path { struct vfsmount *mnt; struct dentry *dentry; } __kernel_type;
 struct ns_common { unsigned int inum; } __kernel_type;
 struct mnt_namespace { struct ns_common ns; } __kernel_type;
-/* seq: unique for the life of the machine (fs/namespace.c, alloc_mnt_ns); gone in later kernels */
+/* seq: unique for the life of the machine (fs/namespace.c, alloc_mnt_ns). Later kernels number all namespaces in one
+ * row instead (include/linux/ns/ns_common_types.h, ns_id) */
 struct mnt_namespace___seq { __u64 seq; } __kernel_type;
+struct ns_common___id { __u64 ns_id; } __kernel_type;
+struct mnt_namespace___id { struct ns_common___id ns; } __kernel_type;
 struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; struct mnt_namespace *mnt_ns; } __kernel_type;
 struct file { unsigned int f_mode; unsigned int f_flags; struct path f_path; struct inode *f_inode; } __kernel_type;
 struct fs_struct { struct path root; } __kernel_type;

@@ -62,13 +62,15 @@ static __always_inline __u32 mount_namespace_of(struct task_struct *task)
 	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 }
 
-/* 0 where the kernel has no such number any more */
+/* 0 where the kernel has no such number */
 static __always_inline __u64 namespace_seq_of(struct task_struct *task)
 {
 	struct mnt_namespace *ns = BPF_CORE_READ(task, nsproxy, mnt_ns);
 
 	if (bpf_core_field_exists(struct mnt_namespace___seq, seq))
 		return BPF_CORE_READ((struct mnt_namespace___seq *)ns, seq);
+	if (bpf_core_field_exists(struct ns_common___id, ns_id))
+		return BPF_CORE_READ((struct mnt_namespace___id *)ns, ns.ns_id);
 	return 0;
 }
 

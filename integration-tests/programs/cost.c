@@ -30,7 +30,7 @@
 #include <x86intrin.h>
 
 #define FILES 64
-#define EXECS 96
+#define EXECS 240
 static const int depths[] = { 2, 5, 10, 20 };
 #define DEPTHS (sizeof(depths) / sizeof(*depths))
 static unsigned long ticks[256];

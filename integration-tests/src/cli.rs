@@ -37,6 +37,8 @@ pub enum Command {
     /// Count the instructions that enforcement adds to single operations, and compare them with what is promised
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
+    /// Load every program on every kernel, and compare what the verifier went through with the record
+    Verifier(VerifierArgs),
     /// Make the saved machines that tests use, so that the first test does not wait for them
     Prepare,
     /// The lab's own side in a guest
@@ -59,7 +61,7 @@ Exit codes: see `lab --help`";
 /// `lab run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The guest's kernel: 6.1 or 6.12
+    /// The guest's kernel: 6.1, 6.12 or newest
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     pub kernel: Kernel,
     /// The guest's containerd: 1.7 or 2.1
@@ -118,7 +120,7 @@ pub struct DemoArgs {
     /// The policy
     #[arg(long, value_name = "FILE", default_value = "examples/policies/block-etc-passwd-read.yaml")]
     pub policy: PathBuf,
-    /// The guest's kernel: 6.1 or 6.12
+    /// The guest's kernel: 6.1, 6.12 or newest
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     pub kernel: Kernel,
     /// The guest's containerd: 1.7 or 2.1
@@ -132,7 +134,7 @@ pub struct DemoArgs {
 /// `lab guest`.
 #[derive(Debug, Args)]
 pub struct GuestArgs {
-    /// The guest's kernel: 6.1 or 6.12
+    /// The guest's kernel: 6.1, 6.12 or newest
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     pub kernel: Kernel,
     /// Have this containerd running: 1.7 or 2.1
@@ -174,7 +176,7 @@ Exit codes:
 /// `lab bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// The guest's kernel: 6.1 or 6.12
+    /// The guest's kernel: 6.1, 6.12 or newest
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     pub kernel: Kernel,
     /// Few rows and columns; under a minute
@@ -188,13 +190,27 @@ pub struct BenchArgs {
     pub output: OutputFormat,
 }
 
+/// `lab verifier`.
+#[derive(Debug, Args)]
+pub struct VerifierArgs {
+    /// A kernel: 6.1, 6.12 or newest; may be repeated [default: all]
+    #[arg(long = "kernel", value_name = "VERSION")]
+    pub kernels: Vec<Kernel>,
+    /// Write what was found into the record
+    #[arg(long)]
+    pub record: bool,
+    /// The record
+    #[arg(long, value_name = "FILE", default_value = crate::verifier::RECORD)]
+    pub file: PathBuf,
+}
+
 /// `lab agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// `run`, `demo`, ...
     pub task: String,
-    /// The task's file
-    pub file: PathBuf,
+    /// The task's file, if it has one
+    pub file: Option<PathBuf>,
 }
 
 /// How a result is shown.

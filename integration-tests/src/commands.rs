@@ -13,11 +13,11 @@ use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 
 use crate::bench;
-use crate::cli::{BenchArgs, Command, GuestArgs, OutputFormat, RunArgs};
+use crate::cli::{BenchArgs, Command, GuestArgs, OutputFormat, RunArgs, VerifierArgs};
 use crate::node::{self, Container, Pod};
 use crate::run::{self, Plan, PolicyFile, Report, Target};
 use crate::vm::{self, Containerd, Job, Kernel, Spec, Streams};
-use crate::{cache, demo};
+use crate::{cache, demo, verifier};
 
 /// The user asked for something that makes no sense; exit code 2.
 #[derive(Debug)]
@@ -43,8 +43,9 @@ pub fn carry_out(command: Command) -> ExitCode {
         Command::Demo(args) => demo::on_host(&args),
         Command::Guest(args) => guest(&args),
         Command::Bench(args) => bench_command(&args),
+        Command::Verifier(args) => verifier_command(&args),
         Command::Prepare => prepare(),
-        Command::Agent(args) => agent(&args.task, &args.file),
+        Command::Agent(args) => agent(&args.task, args.file.as_deref()),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
@@ -247,19 +248,41 @@ fn bench_command(args: &BenchArgs) -> Result<i32> {
     Ok(i32::from(!table.holds()))
 }
 
-fn prepare() -> Result<i32> {
-    for kernel in Kernel::ALL {
-        for containerd in Containerd::ALL {
-            let target = Target { spec: Spec::node(kernel, containerd), daemon: None };
-            run::machine_with_daemon(&target, &|text| eprintln!("lab: {text}"))?;
+fn verifier_command(args: &VerifierArgs) -> Result<i32> {
+    let kernels: &[Kernel] = if args.kernels.is_empty() { &Kernel::ALL } else { &args.kernels };
+    let mut record = verifier::Record::read(&args.file)?;
+    let mut wrong = 0;
+    let mut out = io::stdout().lock();
+    for kernel in kernels {
+        let found = verifier::measure(*kernel, &|text| eprintln!("lab: {text}"))?;
+        let report = record.compare(*kernel, &found);
+        write!(out, "{report}")?;
+        wrong += report.wrong();
+        if args.record {
+            record.replace(*kernel, &found);
         }
+    }
+    if args.record {
+        record.write(&args.file)?;
+        writeln!(out, "recorded in {}", args.file.display())?;
+        return Ok(0);
+    }
+    Ok(i32::from(wrong > 0))
+}
+
+fn prepare() -> Result<i32> {
+    let all =
+        Kernel::LONG_TERM.iter().flat_map(|kernel| Containerd::ALL.map(|containerd| (*kernel, containerd)));
+    for (kernel, containerd) in all.chain([(Kernel::Newest, Containerd::V2_1)]) {
+        let target = Target { spec: Spec::node(kernel, containerd), daemon: None };
+        run::machine_with_daemon(&target, &|text| eprintln!("lab: {text}"))?;
     }
     Ok(0)
 }
 
-fn agent(task: &str, file: &Path) -> Result<i32> {
+fn agent(task: &str, file: Option<&Path>) -> Result<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let text = fs::read(file)?;
+    let text = file.map(fs::read).transpose()?.unwrap_or_default();
     let folder = std::env::current_dir()?;
     match task {
         "run" => {
@@ -268,7 +291,10 @@ fn agent(task: &str, file: &Path) -> Result<i32> {
             Ok(0)
         }
         "bench" => bench::carry_out(&serde_json::from_slice(&text)?).map(|()| 0),
-        "daemon" => runtime.block_on(run::leave_daemon(&folder.join(file))).map(|()| 0),
+        "verifier" => verifier::carry_out().map(|()| 0),
+        "daemon" => {
+            runtime.block_on(run::leave_daemon(&folder.join(file.unwrap_or(Path::new(""))))).map(|()| 0)
+        }
         "demo" => runtime.block_on(demo::in_guest(&serde_json::from_slice(&text)?)),
         _ => Err(bad(format!("no task is called `{task}`"))),
     }

@@ -15,4 +15,5 @@ pub mod image;
 pub mod node;
 pub mod run;
 pub mod testing;
+pub mod verifier;
 pub mod vm;

@@ -40,6 +40,7 @@ fn spec((kernel, containerd): (Kernel, Containerd)) -> Spec {
 const OLD: (Kernel, Containerd) = node(Kernel::V6_1, Containerd::V1_7);
 const OLD_KERNEL: (Kernel, Containerd) = node(Kernel::V6_1, Containerd::V2_1);
 const OLD_RUNTIME: (Kernel, Containerd) = node(Kernel::V6_12, Containerd::V1_7);
+const NEWEST: (Kernel, Containerd) = node(Kernel::Newest, Containerd::V2_1);
 const NEW: (Kernel, Containerd) = node(Kernel::V6_12, Containerd::V2_1);
 
 guest_tests! {
@@ -47,6 +48,7 @@ guest_tests! {
     first_instruction_linux_6_1_containerd_2_1: spec(OLD_KERNEL), first_instruction;
     first_instruction_linux_6_12_containerd_1_7: spec(OLD_RUNTIME), first_instruction;
     first_instruction_linux_6_12_containerd_2_1: spec(NEW), first_instruction;
+    first_instruction_linux_newest_containerd_2_1: spec(NEWEST), first_instruction;
     daemon_killed_linux_6_1: spec(OLD), daemon_killed;
     daemon_killed_linux_6_12: spec(NEW), daemon_killed;
     daemon_stalled_linux_6_12: spec(NEW), daemon_stalled;

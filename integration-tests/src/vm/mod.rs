@@ -12,13 +12,15 @@ use std::str::FromStr;
 pub use job::{Job, Outcome, Streams};
 pub use snapshot::{Machine, machine};
 
-/// A kernel of Debian 12: the oldest that is supported, and the newest long-term one.
+/// A kernel of Debian: the oldest that is supported, the newest long-term one, and the newest of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernel {
     /// Linux 6.1
     V6_1,
     /// Linux 6.12
     V6_12,
+    /// The newest that Debian has, whichever that was when the lab was set up
+    Newest,
 }
 
 /// A containerd of Debian: 13's, and the newest.
@@ -31,8 +33,10 @@ pub enum Containerd {
 }
 
 impl Kernel {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V6_1, Self::V6_12];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::V6_1, Self::V6_12, Self::Newest];
+    /// Those that everything is tested on.
+    pub const LONG_TERM: [Self; 2] = [Self::V6_1, Self::V6_12];
 }
 
 impl Containerd {
@@ -45,6 +49,7 @@ impl fmt::Display for Kernel {
         f.write_str(match self {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
+            Self::Newest => "newest",
         })
     }
 }
@@ -64,7 +69,7 @@ impl FromStr for Kernel {
         Self::ALL
             .into_iter()
             .find(|k| k.to_string() == s)
-            .ok_or_else(|| format!("`{s}` is not a kernel of the lab: 6.1 or 6.12"))
+            .ok_or_else(|| format!("`{s}` is not a kernel of the lab: 6.1, 6.12 or newest"))
     }
 }
 

@@ -70,6 +70,12 @@ on_both_kernels! {
     upgrades => upgrades_on_6_1, upgrades_on_6_12;
 }
 
+/// Kernels change what programs stand on: who is confined is asked on the newest one too.
+#[test]
+fn identity_on_the_newest() {
+    in_guest("identity_on_the_newest", Kernel::Newest, identity);
+}
+
 fn options() -> Options {
     Options::default()
 }
