@@ -72,6 +72,12 @@ pub enum GapReason {
     Syscalls,
     /// A preset.
     Preset,
+    /// System calls told apart by the path that they are given.
+    SyscallPath,
+    /// A directory as the source of a system call.
+    SourceDirectory,
+    /// Names that are asked of DNS.
+    Dns,
     /// The device section.
     Device,
     /// Native AppArmor rules.
@@ -88,23 +94,45 @@ pub enum GapReason {
     MultiCall,
 }
 
+impl GapReason {
+    /// What to do where this is a gap, whatever the rule says.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::SyscallPath => {
+                "what such a path names can change after it was looked at; write a `file` rule for it"
+            }
+            Self::SourceDirectory => "name the executables as `path`s; the other sources count",
+            Self::Dns => {
+                "name the addresses in `network.matchDestinations`; which names a resolver answers is for the \
+                 resolver to say"
+            }
+            Self::AppArmor => "write what they say as process, file, network and capability rules",
+            _ => "nothing of it has any effect",
+        }
+    }
+}
+
 impl fmt::Display for GapReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
-            Self::Kind(kind) => return write!(f, "`{kind}` is not enforced yet"),
-            Self::Link => return f.write_str("a symbolic link is not followed"),
-            Self::MultiCall => return f.write_str("a link to a program of many names is not followed"),
-            Self::Network => "network rules are",
-            Self::Capabilities => "capability rules are",
-            Self::Syscalls => "syscall rules are",
-            Self::Preset => "presets are",
-            Self::Device => "device rules are",
-            Self::AppArmor => "native AppArmor rules are",
-            Self::Pattern => "patterns are",
-            Self::AllowedArgs => "`allowedArgs` is",
-            Self::Terminal => "`pts` is",
+            Self::Kind(kind) => return write!(f, "`{kind}` is not enforced"),
+            Self::SyscallPath => "the paths that system calls are given are not looked at",
+            Self::SourceDirectory => "directories are no sources of system calls",
+            Self::Dns => "DNS queries are not looked at",
+            Self::Device => "device rules are about the host",
+            Self::AppArmor => "native AppArmor rules are not read",
+            Self::Network => "network rules are not enforced yet",
+            Self::Capabilities => "capability rules are not enforced yet",
+            Self::Syscalls => "syscall rules are not enforced yet",
+            Self::Preset => "presets are not enforced yet",
+            Self::Pattern => "patterns are not enforced yet",
+            Self::AllowedArgs => "`allowedArgs` is not enforced yet",
+            Self::Terminal => "`pts` is not enforced yet",
+            Self::Link => "a symbolic link is not followed",
+            Self::MultiCall => "a link to a program of many names is not followed",
         };
-        write!(f, "{what} not enforced yet")
+        f.write_str(what)
     }
 }
 

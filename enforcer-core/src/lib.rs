@@ -31,7 +31,7 @@
 //!   selector: { matchLabels: { app: web } }
 //!   file:
 //!     matchPaths: [{ path: /etc/passwd }]
-//!     matchPatterns: [{ pattern: /home/*/.ssh }]
+//!   network: { matchDNSQueries: [{ domain: example.com }] }
 //! ");
 //! assert!(parsed.errors.is_empty(), "each has a file, a line, a column, and help");
 //!
@@ -41,7 +41,7 @@
 //!     ..Subject::default()
 //! };
 //! let resolved = Ruleset::resolve(&parsed.policies, &Postures::default(), &web);
-//! assert_eq!(resolved.coverage.gaps[0].field, "spec.file.matchPatterns[0]", "never dropped in silence");
+//! assert_eq!(resolved.coverage.gaps[0].field, "spec.network.matchDNSQueries[0]", "never dropped in silence");
 //!
 //! let ruleset = resolved.ruleset;
 //! let decision = ruleset.decide(&Access::read(b"/etc/passwd").from(b"/bin/cat"));

@@ -2,35 +2,63 @@
 //! coverage, and a rule with it that reaches the compiler is an error there.
 
 use crate::coverage::GapReason;
-use crate::ruleset::{Conditions, Object, Rule};
+use crate::ruleset::{Class, Conditions, Object, Rule};
 
-/// Why nothing is enforced about such an object; `None` where it is.
-#[must_use]
-pub fn object_gap(object: &Object) -> Option<GapReason> {
-    match object {
-        Object::Path(_) | Object::BaseName(_) | Object::Directory { .. } => None,
-        Object::Pattern(_) => Some(GapReason::Pattern),
-        Object::Sockets(_) | Object::Destination(_) | Object::Listener(_) => Some(GapReason::Network),
-        Object::Capability(_) => Some(GapReason::Capabilities),
-        Object::Syscall(_) => Some(GapReason::Syscalls),
-        Object::Preset(_) => Some(GapReason::Preset),
+/// What the programs of this version can do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Support {
+    /// For tests of the language: as if the programs could do all that it says.
+    pub(crate) everything: bool,
+}
+
+impl Support {
+    /// Why nothing at all is enforced of a class; `None` where something is. An Allow rule makes no whitelist of such a
+    /// class, since nothing would ask for the posture.
+    #[must_use]
+    pub const fn class_gap(self, class: Class) -> Option<GapReason> {
+        match class {
+            _ if self.everything => None,
+            Class::Process | Class::File => None,
+            Class::Network => Some(GapReason::Network),
+            Class::Capability => Some(GapReason::Capabilities),
+            Class::Syscall => Some(GapReason::Syscalls),
+            Class::Preset => Some(GapReason::Preset),
+        }
     }
-}
 
-/// Why `pts: false` is not looked at; `None` where it is.
-#[must_use]
-pub fn terminal_gap(conditions: &Conditions) -> Option<GapReason> {
-    conditions.no_terminal.then_some(GapReason::Terminal)
-}
+    /// Why nothing is enforced about such an object; `None` where it is.
+    #[must_use]
+    pub fn object_gap(self, object: &Object) -> Option<GapReason> {
+        match object {
+            _ if self.everything => None,
+            Object::Path(_) | Object::BaseName(_) | Object::Directory { .. } => None,
+            Object::Pattern(_) => Some(GapReason::Pattern),
+            Object::Sockets(_) | Object::Destination(_) | Object::Listener(_) => {
+                self.class_gap(Class::Network)
+            }
+            Object::Capability(_) => self.class_gap(Class::Capability),
+            Object::Syscall(_) => self.class_gap(Class::Syscall),
+            Object::Preset(_) => self.class_gap(Class::Preset),
+        }
+    }
 
-/// Why `allowedArgs` is not looked at; `None` where it is.
-#[must_use]
-pub fn args_gap(conditions: &Conditions) -> Option<GapReason> {
-    conditions.args.is_some().then_some(GapReason::AllowedArgs)
-}
+    /// Why `pts: false` is not looked at; `None` where it is.
+    #[must_use]
+    pub fn terminal_gap(self, conditions: &Conditions) -> Option<GapReason> {
+        (conditions.no_terminal && !self.everything).then_some(GapReason::Terminal)
+    }
 
-/// The first reason why a rule cannot be enforced as it is.
-#[must_use]
-pub fn rule_gap(rule: &Rule) -> Option<GapReason> {
-    object_gap(&rule.object).or_else(|| terminal_gap(&rule.conditions)).or_else(|| args_gap(&rule.conditions))
+    /// Why `allowedArgs` is not looked at; `None` where it is.
+    #[must_use]
+    pub fn args_gap(self, conditions: &Conditions) -> Option<GapReason> {
+        (conditions.args.is_some() && !self.everything).then_some(GapReason::AllowedArgs)
+    }
+
+    /// The first reason why a rule cannot be enforced as it is.
+    #[must_use]
+    pub fn rule_gap(self, rule: &Rule) -> Option<GapReason> {
+        self.object_gap(&rule.object)
+            .or_else(|| self.terminal_gap(&rule.conditions))
+            .or_else(|| self.args_gap(&rule.conditions))
+    }
 }

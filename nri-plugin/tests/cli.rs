@@ -255,7 +255,7 @@ fn check_shows_errors_at_their_place_and_counts_the_rest() {
 #[test]
 fn check_as_json_has_files_errors_and_gaps() {
     let dir = Dir::new();
-    let gaps = POLICY.replacen("  file:", "  network: {matchProtocols: [{protocol: raw}]}\n  file:", 1);
+    let gaps = POLICY.replacen("  file:", "  network: {matchDNSQueries: [{domain: example.com}]}\n  file:", 1);
     dir.write("a.yaml", &gaps);
     dir.write("b.yaml", "kind: [");
     let path = dir.0.path().to_str().unwrap();
@@ -265,19 +265,19 @@ fn check_as_json_has_files_errors_and_gaps() {
     assert_eq!(value["ok"], false);
     assert_eq!(value["files"][0]["policies"][1]["name"], "allow-bin");
     assert!(value["files"][1]["errors"][0]["line"].as_u64().unwrap() >= 1);
-    assert_eq!(value["gaps"][0]["field"], "spec.network.matchProtocols[0]");
+    assert_eq!(value["gaps"][0]["field"], "spec.network.matchDNSQueries[0]");
     assert_eq!(value["host"], Value::Null);
 }
 
 #[test]
 fn check_fails_for_gaps_only_when_strict() {
     let dir = Dir::new();
-    let text = POLICY.replacen("  file:", "  network: {matchProtocols: [{protocol: raw}]}\n  file:", 1);
+    let text = POLICY.replacen("  file:", "  network: {matchDNSQueries: [{domain: example.com}]}\n  file:", 1);
     let path = dir.write("p.yaml", &text);
     let path = path.to_str().unwrap();
     let output = nri_enforcer(["check", "--no-host", path]);
     assert_eq!(code(&output), 0);
-    for part in ["Not enforced", "default/block-passwd", "spec.network.matchProtocols[0]"] {
+    for part in ["Not enforced", "default/block-passwd", "spec.network.matchDNSQueries[0]"] {
         assert!(out(&output).contains(part), "{part} is not in: {}", out(&output));
     }
     assert_eq!(code(&nri_enforcer(["check", "--no-host", "--strict", path])), 1);

@@ -168,6 +168,24 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A text, or a number as it is written.
+    pub(super) fn text_or_number(&self) -> Option<Located<String>> {
+        match &self.node.value {
+            Value::Scalar { text, plain: true } if text.parse::<i64>().is_ok() => {
+                Some(Located { value: text.to_string(), place: self.place() })
+            }
+            _ => self.text(),
+        }
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::Sequence(_))
+    }
+
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::Sequence(items) if items.is_empty())
+    }
+
     pub(super) fn texts(&self) -> Vec<Located<String>> {
         self.items().iter().filter_map(Cursor::text).collect()
     }

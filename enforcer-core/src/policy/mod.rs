@@ -55,9 +55,12 @@
 mod decode;
 mod error;
 mod id;
+mod inherit;
 mod lower;
 mod names;
-mod other;
+mod objects;
+mod rules;
+mod select;
 mod selector;
 mod wire;
 mod yaml;
@@ -74,6 +77,7 @@ use crate::path::AbsPath;
 use crate::posture::Class;
 use crate::ruleset::{Conditions, Object, Origin};
 use crate::subject::Subject;
+use crate::support::Support;
 
 /// A policy that is valid: every name known, every path parsed, at least one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +157,12 @@ pub struct ParsedFile {
 /// Paths are normalised: `//` and `/./` count as `/`. `..` is refused, since where it leads depends on symbolic links.
 #[must_use]
 pub fn parse(file_name: &str, text: &str) -> ParsedFile {
-    let mut file = File { name: file_name, lines: BTreeMap::new(), parsed: ParsedFile::default() };
+    parse_for(Support::default(), file_name, text)
+}
+
+/// The same for programs that can do more or less.
+pub(crate) fn parse_for(support: Support, file_name: &str, text: &str) -> ParsedFile {
+    let mut file = File { name: file_name, support, lines: BTreeMap::new(), parsed: ParsedFile::default() };
     for document in yaml::documents(text) {
         match document {
             Ok(root) => file.document(&root),
@@ -165,6 +174,7 @@ pub fn parse(file_name: &str, text: &str) -> ParsedFile {
 
 struct File<'a> {
     name: &'a str,
+    support: Support,
     /// Where each policy is defined.
     lines: BTreeMap<PolicyId, usize>,
     parsed: ParsedFile,
@@ -188,7 +198,7 @@ impl File<'_> {
         let errors = Errors::new(self.name);
         let policy = wire::decode(cursor.with_errors(&errors)).map(|doc| {
             let place = doc.name.place.clone();
-            (lower::policy(&errors, doc), place)
+            (lower::policy(&errors, doc, self.support), place)
         });
         if let Some((policy, place)) = policy {
             match self.lines.get(policy.id()) {

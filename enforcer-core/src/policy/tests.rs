@@ -20,6 +20,26 @@ fn messages(parsed: &ParsedFile) -> Vec<String> {
     parsed.errors.iter().map(ToString::to_string).collect()
 }
 
+/// The policy, if the programs could do all that the language says.
+fn everything(spec: &str) -> Policy {
+    let head = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p}\nspec:\n";
+    let mut parsed = parse_for(Support { everything: true }, "f", &format!("{head}{spec}"));
+    assert_eq!(messages(&parsed), Vec::<String>::new());
+    parsed.policies.remove(0)
+}
+
+/// Its rules as they print, each for each source.
+fn written(policy: &Policy) -> Vec<String> {
+    let rules = policy.rules().iter().flat_map(|rule| {
+        let PolicyRule { class, sources, object, conditions, origin } = rule;
+        let about = format!("{} {class} {object}{conditions}", origin.action);
+        let from = sources.iter().map(|source| format!(" from {source}"));
+        let any = sources.is_empty().then(String::new);
+        any.into_iter().chain(from).map(move |from| format!("{about}{from}")).collect::<Vec<_>>()
+    });
+    rules.collect()
+}
+
 /// The one error of a spec.
 fn bad(spec: &str) -> String {
     let parsed = with_spec(spec);
@@ -396,7 +416,7 @@ fn what_every_rule_carries_is_bounded() {
         format!("  selector: {{}}\n  file: {{matchPaths: [{rules}]}}")
     };
     assert_eq!(good(&rules(100_000)).rules().len(), 100_000);
-    assert!(bad(&rules(100_001)).contains("100001 rules, more than 100000"));
+    assert!(bad(&rules(100_001)).contains("100001 entries, more than 100000"));
 }
 
 #[test]
@@ -534,33 +554,6 @@ fn gaps(policy: &Policy) -> Vec<(String, GapReason)> {
 }
 
 #[test]
-fn every_section_that_is_not_enforced_is_a_gap() {
-    let policy = good(
-        "  selector: {}\n  network:\n    matchProtocols: [{protocol: 'tcp,UDP', pts: false}, {protocol: raw, fromSource: [{path: /bin/x}]}]\n    \
-         matchDNSQueries: [{domain: example.com}]\n  capabilities: {matchCapabilities: [{capability: net_raw}]}\n  \
-         syscalls: {matchSyscalls: [{syscall: [unlink]}], matchPaths: [{path: /etc/, recursive: true, syscall: [chmod]}]}\n  \
-         presets: [{name: exec, action: Audit}]\n  apparmor: |\n    deny /x r,\n",
-    );
-    assert!(policy.rules().is_empty() && policy.whitelists().is_empty());
-    assert_eq!(
-        gaps(&policy),
-        [
-            ("spec.network.matchProtocols[0]".into(), GapReason::Network),
-            ("spec.network.matchProtocols[1]".into(), GapReason::Network),
-            ("spec.network.matchDNSQueries[0]".into(), GapReason::Network),
-            ("spec.capabilities.matchCapabilities[0]".into(), GapReason::Capabilities),
-            ("spec.syscalls.matchSyscalls[0]".into(), GapReason::Syscalls),
-            ("spec.syscalls.matchPaths[0]".into(), GapReason::Syscalls),
-            ("spec.presets[0]".into(), GapReason::Preset),
-            ("spec.apparmor".into(), GapReason::AppArmor),
-        ]
-    );
-    let resolved = Ruleset::resolve([&policy], &Postures::default(), &subject(&[]));
-    assert!(resolved.ruleset.is_empty());
-    assert_eq!(resolved.coverage.gaps.len(), 8);
-}
-
-#[test]
 fn mistakes_in_sections_that_are_not_enforced_show_all_the_same() {
     for (section, expected) in [
         ("network: {matchProtocols: [{protocol: tpc}]}", "did you mean `tcp`?"),
@@ -585,62 +578,5 @@ fn mistakes_in_sections_that_are_not_enforced_show_all_the_same() {
     }
 }
 
-#[test]
-fn a_condition_that_cannot_be_checked_never_lets_more_pass() {
-    use crate::decide::{Access, DecidedBy, Verdict};
-    use crate::ruleset::PostureAction;
-    let decide = |rule: &str| {
-        let policy =
-            good(&format!("  selector: {{}}\n  process:\n    matchPaths:\n    - path: /bin/x\n{rule}\n"));
-        let block = Postures::default().with(Class::File, PostureAction::Block);
-        let resolved = Ruleset::resolve([&policy], &block, &subject(&[]));
-        assert_eq!(resolved.coverage.gaps.len(), 1);
-        (
-            resolved.coverage.gaps[0].reason,
-            resolved.ruleset.decide(&Access::exec(b"/bin/x")),
-            resolved.ruleset.decide(&Access::exec(b"/bin/other")),
-        )
-    };
-    for (condition, reason) in
-        [("      allowedArgs: [-c]", GapReason::AllowedArgs), ("      pts: false", GapReason::Terminal)]
-    {
-        let (gap, rule, other) = decide(condition);
-        assert_eq!((gap, rule.verdict, other.verdict), (reason, Verdict::Block, Verdict::Allow));
-        let (_, rule, _) = decide(&format!("{condition}\n      action: Audit"));
-        assert_eq!(rule.verdict, Verdict::Audit);
-        // Neither widened to every use of the program, nor the class opened by the loss of its only Allow rule.
-        let (_, rule, other) = decide(&format!("{condition}\n      action: Allow"));
-        assert_eq!((rule.verdict, rule.by), (Verdict::Block, DecidedBy::DefaultPosture));
-        assert_eq!(other.verdict, Verdict::Block);
-    }
-    let policy = good("  selector: {}\n  process: {matchPaths: [{path: /bin/x, pts: true}]}");
-    assert!(policy.gaps().is_empty(), "`pts: true` says nothing");
-}
-
-#[test]
-fn an_allowed_pattern_keeps_its_class_a_whitelist() {
-    let policy = good("  selector: {}\n  file: {action: Allow, matchPatterns: [{pattern: /tmp/*}]}");
-    assert_eq!((policy.rules().len(), policy.whitelists()), (0, &[Class::File][..]));
-    let policy = good("  selector: {}\n  file: {matchPatterns: [{pattern: /tmp/*}]}");
-    assert_eq!((policy.whitelists().len(), gaps(&policy).len()), (0, 1));
-}
-
-#[test]
-fn other_kinds_are_gaps_as_a_whole() {
-    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorClusterPolicy\nmetadata: {name: c}\nspec:\n  \
-                selector:\n    matchExpressions:\n    - {key: namespace, operator: NotIn, values: [kube-system]}\n  \
-                file: {action: Allow, matchPaths: [{path: /x}]}\n---\napiVersion: security.kubearmor.com/v1\nkind: \
-                KubeArmorHostPolicy\nmetadata: {name: h, namespace: n}\nspec:\n  nodeSelector: {matchLabels: {a: b, kubearmor.io/hostname: '*'}}\n  device: \
-                {matchDevice: [{class: MASS-STORAGE, level: 1}]}\n";
-    let parsed = parse("f", text);
-    assert_eq!(messages(&parsed), Vec::<String>::new());
-    let [cluster, host] = &parsed.policies[..] else { panic!() };
-    assert_eq!(gaps(cluster), [("kind".into(), GapReason::Kind(Kind::KubeArmorClusterPolicy))]);
-    assert_eq!(gaps(host), [("kind".into(), GapReason::Kind(Kind::KubeArmorHostPolicy))]);
-    assert_eq!(cluster.id().to_string(), "c");
-    let resolved = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject(&[("a", "b")]));
-    assert!(resolved.ruleset.is_empty());
-    assert_eq!(resolved.coverage.gaps.len(), 1, "the one that selects the container");
-    let system = Subject { namespace: "kube-system".into(), ..subject(&[]) };
-    assert!(Ruleset::resolve(&parsed.policies, &Postures::default(), &system).coverage.is_full());
-}
+mod gaps;
+mod language;

@@ -4,15 +4,12 @@ use super::Kind;
 use super::decode::{Cursor, Fields};
 use super::error::{Located, Place, shown, suggest};
 use super::names::API_VERSION;
-use super::other;
-use crate::coverage::GapReason;
+use super::rules::{self, SectionDoc};
 
 /// The longest message or tag, in bytes.
 const MAX_MESSAGE: usize = 1024;
 /// The most tags of one rule, section or spec.
 const MAX_TAGS: usize = 32;
-/// The most rules of one list of a policy.
-const MAX_RULES: usize = 100_000;
 
 /// One policy.
 #[derive(Debug)]
@@ -27,10 +24,7 @@ pub(super) struct PolicyDoc {
 pub(super) struct SpecDoc {
     pub(super) place: Place,
     pub(super) selector: SelectorDoc,
-    pub(super) process: Option<SectionDoc>,
-    pub(super) file: Option<SectionDoc>,
-    /// What is understood and not enforced, each rule of it.
-    pub(super) unenforced: Vec<Unenforced>,
+    pub(super) sections: Vec<SectionDoc>,
     pub(super) meta: MetaDoc,
 }
 
@@ -49,60 +43,12 @@ pub(super) struct ExpressionDoc {
 }
 
 /// What rule, section and spec have in common; the nearest that says something counts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct MetaDoc {
     pub(super) severity: Option<Located<i64>>,
     pub(super) tags: Vec<String>,
     pub(super) message: Option<String>,
     pub(super) action: Option<Located<String>>,
-}
-
-#[derive(Debug)]
-pub(super) struct SectionDoc {
-    pub(super) rules: Vec<RuleDoc>,
-    pub(super) meta: MetaDoc,
-}
-
-#[derive(Debug)]
-pub(super) struct RuleDoc {
-    pub(super) place: Place,
-    pub(super) object: ObjectDoc,
-    pub(super) sources: Vec<Located<String>>,
-    pub(super) read_only: bool,
-    pub(super) owner_only: bool,
-    pub(super) pts: Option<Located<bool>>,
-    pub(super) allowed_args: Option<Place>,
-    pub(super) meta: MetaDoc,
-}
-
-#[derive(Debug)]
-pub(super) enum ObjectDoc {
-    Path(Located<String>),
-    BaseName(Located<String>),
-    Directory { dir: Located<String>, recursive: bool },
-    Pattern,
-}
-
-/// A place in a policy that nothing enforces.
-#[derive(Debug)]
-pub(super) struct Unenforced {
-    pub(super) place: Place,
-    pub(super) reason: GapReason,
-}
-
-/// The two sections with rules about files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Section {
-    Process,
-    File,
-}
-
-/// The three lists of a section.
-#[derive(Debug, Clone, Copy)]
-enum Shape {
-    Path,
-    Directory,
-    Pattern,
 }
 
 /// The items of a document that is a `List`, as `kubectl get -o yaml` writes it; `None` for any other.
@@ -197,13 +143,11 @@ fn decode_spec(cursor: Cursor<'_>, kind: Kind) -> Option<SpecDoc> {
     let mut fields = cursor.fields()?;
     let meta = decode_meta(&mut fields);
     let selector = decode_selector(&mut fields, kind);
-    let process = fields.get("process").and_then(|cursor| decode_section(cursor, Section::Process));
-    let file = fields.get("file").and_then(|cursor| decode_section(cursor, Section::File));
-    let unenforced = other::decode(&mut fields, kind);
+    let sections = rules::decode(&mut fields, kind);
     fields.finish();
     // Without its selector a policy is wrong already; the rest is still judged, to tell all that is.
     let selector = selector.unwrap_or_default();
-    Some(SpecDoc { place, selector, process, file, unenforced, meta })
+    Some(SpecDoc { place, selector, sections, meta })
 }
 
 fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
@@ -282,111 +226,4 @@ fn bounded(cursor: &Cursor<'_>) -> Option<String> {
         return None;
     }
     Some(text)
-}
-
-fn decode_section(cursor: Cursor<'_>, section: Section) -> Option<SectionDoc> {
-    let mut fields = cursor.fields()?;
-    let meta = decode_meta(&mut fields);
-    let mut rules = Vec::new();
-    for (name, shape) in [
-        ("matchPaths", Shape::Path),
-        ("matchDirectories", Shape::Directory),
-        ("matchPatterns", Shape::Pattern),
-    ] {
-        let Some(cursor) = fields.get(name) else { continue };
-        let items = cursor.items();
-        if items.len() > MAX_RULES {
-            let message = format!("{} rules, more than {MAX_RULES}", items.len());
-            cursor.error(message, Some("spread them over several policies".to_owned()));
-            continue;
-        }
-        rules.extend(items.into_iter().filter_map(|item| decode_rule(item, section, shape)));
-    }
-    fields.finish();
-    Some(SectionDoc { rules, meta })
-}
-
-fn decode_rule(cursor: Cursor<'_>, section: Section, shape: Shape) -> Option<RuleDoc> {
-    let place = cursor.place();
-    let mut fields = cursor.fields()?;
-    if fields.is_empty() {
-        fields.cursor().error("the rule is empty", Some("say what it is about, or leave it out".to_owned()));
-        return None;
-    }
-    let object = match shape {
-        Shape::Path => decode_path(&mut fields, section),
-        Shape::Directory => decode_directory(&mut fields),
-        Shape::Pattern => decode_pattern(&mut fields),
-    };
-    let sources = match shape {
-        Shape::Path | Shape::Directory => fields.get_unless_null("fromSource").map(decode_sources),
-        Shape::Pattern => None,
-    };
-    let mut flag = |name| fields.get(name).and_then(|cursor| cursor.flag());
-    let owner_only = flag("ownerOnly").is_some_and(|flag| flag.value);
-    let read_only = section == Section::File && flag("readOnly").is_some_and(|flag| flag.value);
-    let pts = flag("pts");
-    let allowed_args = match (section, shape) {
-        (Section::Process, Shape::Path) => fields.get("allowedArgs").map(|args| {
-            args.texts();
-            args.place()
-        }),
-        _ => None,
-    };
-    let meta = decode_meta(&mut fields);
-    fields.finish();
-    let sources = sources.unwrap_or_default();
-    Some(RuleDoc { place, object: object?, sources, read_only, owner_only, pts, allowed_args, meta })
-}
-
-fn decode_path(fields: &mut Fields<'_>, section: Section) -> Option<ObjectDoc> {
-    let path = fields.get("path");
-    let name = if section == Section::Process { fields.get("execname") } else { None };
-    match (path, name) {
-        (Some(path), None) => Some(ObjectDoc::Path(path.text()?)),
-        (None, Some(name)) => Some(ObjectDoc::BaseName(name.text()?)),
-        (Some(_), Some(name)) => {
-            name.error("`path` and `execname` exclude each other", Some("write two rules".to_owned()));
-            None
-        }
-        (None, None) => {
-            let help = match section {
-                Section::Process => "give it a `path`, such as `/bin/sh`, or an `execname`, such as `sh`",
-                Section::File => "give it a `path`, such as `/etc/passwd`",
-            };
-            fields.cursor().error("the rule names no path", Some(help.to_owned()));
-            None
-        }
-    }
-}
-
-fn decode_directory(fields: &mut Fields<'_>) -> Option<ObjectDoc> {
-    let dir = fields.require("dir", "give it a `dir`, such as `/etc/`").and_then(|cursor| cursor.text());
-    let recursive = fields.get("recursive").and_then(|cursor| cursor.flag()).is_some_and(|flag| flag.value);
-    Some(ObjectDoc::Directory { dir: dir?, recursive })
-}
-
-fn decode_pattern(fields: &mut Fields<'_>) -> Option<ObjectDoc> {
-    let pattern = fields.require("pattern", "give it a `pattern`, such as `/tmp/*.sh`")?;
-    if pattern.text()?.value.is_empty() {
-        pattern.error("the pattern is empty", None);
-    }
-    Some(ObjectDoc::Pattern)
-}
-
-pub(super) fn decode_sources(cursor: Cursor<'_>) -> Vec<Located<String>> {
-    let items = cursor.items();
-    if items.is_empty() {
-        // Read as "from anywhere" it would make an Allow rule say more than its author wrote.
-        cursor.error("no source", Some("list at least one, or leave `fromSource` out".to_owned()));
-    }
-    items
-        .into_iter()
-        .filter_map(|item| {
-            let mut fields = item.fields()?;
-            let path = fields.require("path", "give it a `path`, such as `/bin/sh`");
-            fields.finish();
-            path?.text()
-        })
-        .collect()
 }

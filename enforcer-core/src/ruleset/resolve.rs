@@ -32,7 +32,7 @@ impl Ruleset {
     /// spec:
     ///   selector: { matchLabels: { app: web } }
     ///   process: { matchPaths: [{ path: /bin/sh }] }
-    ///   network: { matchProtocols: [{ protocol: raw }] }
+    ///   network: { matchDNSQueries: [{ domain: example.com }] }
     /// ");
     /// assert!(parsed.errors.is_empty());
     /// let web = Subject {
@@ -42,7 +42,7 @@ impl Ruleset {
     /// };
     /// let resolved = Ruleset::resolve(&parsed.policies, &Postures::default(), &web);
     /// assert_eq!(resolved.ruleset.decide(&Access::exec(b"/bin/sh")).verdict, Verdict::Block);
-    /// assert_eq!(resolved.coverage.gaps[0].field, "spec.network.matchProtocols[0]");
+    /// assert_eq!(resolved.coverage.gaps[0].field, "spec.network.matchDNSQueries[0]");
     ///
     /// let other = Subject { namespace: "default".into(), ..Subject::default() };
     /// assert!(Ruleset::resolve(&parsed.policies, &Postures::default(), &other).ruleset.is_empty());

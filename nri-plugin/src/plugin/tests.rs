@@ -201,7 +201,7 @@ async fn an_id_that_cannot_be_armed_refuses_only_what_is_selected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_refuses_gaps_and_lists_them() {
     let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: default}\n\
-                spec:\n  selector: {matchLabels: {app: web}}\n  network: {matchProtocols: [{protocol: raw}]}\n  action: Block\n";
+                spec:\n  selector: {matchLabels: {app: web}}\n  network: {matchDNSQueries: [{domain: example.com}]}\n  action: Block\n";
     let parsed = enforcer_core::policy::parse("p", text);
     let set = Arc::new(PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect()));
     let strict = Selection { strict: true, ..Selection::default() };
@@ -209,7 +209,7 @@ async fn strict_refuses_gaps_and_lists_them() {
     let plugin = node.runtime.accept().await.unwrap();
     let web = pod("default", "web");
     let text = refusal(plugin.create_container(&web, &container(&web, 0)).await);
-    for part in ["policy `default/p`", "spec.network.matchProtocols[0]", "--strict"] {
+    for part in ["policy `default/p`", "spec.network.matchDNSQueries[0]", "--strict"] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
     assert!(refusal(plugin.start_container(&web, &container(&web, 7)).await).contains("spec.network"));

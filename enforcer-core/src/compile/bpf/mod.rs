@@ -16,7 +16,7 @@ pub use image::{BpfImage, CELL_BYTES, MAX_CELLS};
 
 use crate::coverage::GapReason;
 use crate::ruleset::{Class, Effect, PostureAction, Ruleset};
-use crate::support::rule_gap;
+use crate::support::Support;
 use image::{Builder, DECISION_EXEMPT, RULE_LIMIT, RULE_NONE, RULE_POSTURE, effect_bits};
 use table::place;
 use tree::{Forest, Trees};
@@ -50,7 +50,7 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
         return Err(CompileError::TooManyOrigins(ruleset.origins().len()));
     }
     for rule in ruleset.rules() {
-        if let Some(reason) = rule_gap(rule) {
+        if let Some(reason) = Support::default().rule_gap(rule) {
             return Err(CompileError::Unsupported { rule: rule.to_string(), reason });
         }
     }

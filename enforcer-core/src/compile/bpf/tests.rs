@@ -122,7 +122,7 @@ fn what_the_programs_do_not_know_is_refused_and_not_left_out() {
         let rule =
             Rule { class, source: None, object, conditions, effect: Effect::Audit, origin: OriginId(0) };
         let compiled = compile(&Ruleset::new(vec![rule.clone()], vec![origin], Postures::default()).unwrap());
-        match rule_gap(&rule) {
+        match Support::default().rule_gap(&rule) {
             None => assert!(compiled.is_ok(), "{rule}"),
             Some(reason) => {
                 assert_eq!(compiled, Err(CompileError::Unsupported { rule: rule.to_string(), reason }));
