@@ -5,6 +5,7 @@
  *     -c DIR   enters this cgroup first              -m       has a mount namespace of its own
  *     -l N     a Landlock ruleset of N rules         -a NAME  an AppArmor profile
  *     -b FILE  must be denied (EACCES)               -p FILE  must not be
+ *     -d       connecting to 10.0.0.1:443 must be denied
  *     -t BASE  -o BASE  where the files are          -x FILE  the program that is executed
  *     -q       few operations                        -w       only waits, to be there
  * Each file is opened once before the rules are in force, so that no cache of the file system's is cold, and in the
@@ -242,11 +243,23 @@ static void prove(const char *blocked, const char *permitted, int mode)
 		open_close(permitted);
 }
 
+static void prove_network(void)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(443), .sin_addr.s_addr = htonl(0x0a000001) };
+	int s = socket(AF_INET, SOCK_DGRAM, 0);
+
+	if (!connect(s, (struct sockaddr *)&to, sizeof(to)) || errno != EACCES) {
+		printf("error: connecting to 10.0.0.1:443 is not denied: %s\n", strerror(errno));
+		exit(8);
+	}
+	close(s);
+}
+
 int main(int argc, char **argv)
 {
 	const char *tmp = "/tmp", *overlay = NULL, *program = NULL, *profile = NULL, *blocked = NULL, *permitted = NULL;
 	const char *cgroup = NULL;
-	int option, rules = 0, own = 0, quick = 0, idle = 0;
+	int option, network = 0, rules = 0, own = 0, quick = 0, idle = 0;
 	char text[512];
 
 	if (argc > 1 && !strcmp(argv[1], "trees")) {
@@ -255,7 +268,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	optind = 2;
-	while ((option = getopt(argc, argv, "c:ml:a:b:p:t:o:x:qw")) > 0)
+	while ((option = getopt(argc, argv, "c:ml:a:b:p:dt:o:x:qw")) > 0)
 		switch (option) {
 		case 'c': cgroup = optarg; break;
 		case 'm': own = 1; break;
@@ -263,6 +276,7 @@ int main(int argc, char **argv)
 		case 'a': profile = optarg; break;
 		case 'b': blocked = optarg; break;
 		case 'p': permitted = optarg; break;
+		case 'd': network = 1; break;
 		case 't': tmp = optarg; break;
 		case 'o': overlay = optarg; break;
 		case 'x': program = optarg; break;
@@ -291,6 +305,8 @@ int main(int argc, char **argv)
 	if (!fgets(text, sizeof(text), stdin) || idle)
 		return 7;
 	prove(blocked, permitted, rules ? O_WRONLY : O_RDONLY);
+	if (network)
+		prove_network();
 	for (size_t d = 0; d < DEPTHS; d++)
 		measure_opens("tmpfs", tmp, d);
 	for (size_t d = 0; overlay && d < DEPTHS; d++)

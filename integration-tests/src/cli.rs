@@ -165,6 +165,7 @@ KIND is one of
   glob       Block rules by patterns, one of which may match anywhere
   whitelist  Allow rules by patterns, with the measured trees; the rest is blocked
   near       Block rules beside each component of the measured paths
+  network    one Block rule for a file, the others for addresses elsewhere
 Files are opened at depth 2, 5, 10 and 20, each for the first time under its rules (`again`: the same one over and over).
 
 Exit codes:

@@ -239,7 +239,10 @@ fn guest(args: &GuestArgs) -> Result<i32> {
 
 fn bench_command(args: &BenchArgs) -> Result<i32> {
     let plan = bench::Plan::new(args.quick, &args.rules);
-    let table = bench::Table::new(args.kernel, &bench::measure(args.kernel, &plan)?)?;
+    let mut table = bench::Table::new(args.kernel, &bench::measure(args.kernel, &plan)?)?;
+    if !args.quick && args.rules.is_empty() {
+        table.claims.push(bench::compiled()?);
+    }
     let mut out = io::stdout().lock();
     match args.output {
         OutputFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(&table)?)?,

@@ -255,7 +255,8 @@ fn check_shows_errors_at_their_place_and_counts_the_rest() {
 #[test]
 fn check_as_json_has_files_errors_and_gaps() {
     let dir = Dir::new();
-    let gaps = POLICY.replacen("  file:", "  network: {matchDNSQueries: [{domain: example.com}]}\n  file:", 1);
+    let gaps =
+        POLICY.replacen("  file:", "  network: {matchDNSQueries: [{domain: example.com}]}\n  file:", 1);
     dir.write("a.yaml", &gaps);
     dir.write("b.yaml", "kind: [");
     let path = dir.0.path().to_str().unwrap();
@@ -272,7 +273,8 @@ fn check_as_json_has_files_errors_and_gaps() {
 #[test]
 fn check_fails_for_gaps_only_when_strict() {
     let dir = Dir::new();
-    let text = POLICY.replacen("  file:", "  network: {matchDNSQueries: [{domain: example.com}]}\n  file:", 1);
+    let text =
+        POLICY.replacen("  file:", "  network: {matchDNSQueries: [{domain: example.com}]}\n  file:", 1);
     let path = dir.write("p.yaml", &text);
     let path = path.to_str().unwrap();
     let output = nri_enforcer(["check", "--no-host", path]);

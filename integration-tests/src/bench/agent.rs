@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use enforcer_core::enforce::{ContainerId, Enforcer, Options, Stage, Target, unload};
@@ -11,6 +12,7 @@ use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Class, PostureAction, Postures, Ruleset};
 use enforcer_core::subject::Subject as Labels;
 
+use super::claims::{UPDATE_OWN, UPDATE_SHARED};
 use super::memory;
 use super::rules::{DENIED, Kind, OTHER, Rules, TREES};
 use super::{Figures, Line, Plan, Subject};
@@ -115,16 +117,37 @@ impl Bench {
                     }
                     crowd.push(other);
                 }
-                let outcome = self.confined(rules);
+                let mut outcome = self.confined(rules)?;
+                // One policy that selects them all takes the place of theirs, then another one of that.
+                for (operation, count) in [(UPDATE_OWN, 50), (UPDATE_SHARED, 51)] {
+                    let Ok(ruleset) = ruleset(&Rules { count, ..rules }.policy(), "bench")? else {
+                        bail!("a policy has a gap");
+                    };
+                    let begin = Instant::now();
+                    for other in &crowd {
+                        self.enforcer()?.update(&other.id, &ruleset)?;
+                    }
+                    let taken = i64::try_from(begin.elapsed().as_nanos())?;
+                    if let Outcome::Figures(figures) = &mut outcome {
+                        figures.push(Figures {
+                            operation: operation.into(),
+                            min: taken,
+                            p50: taken,
+                            p99: taken,
+                        });
+                    }
+                }
                 crowd.iter().try_for_each(|other| self.disarm(other))?;
-                outcome
+                Ok(outcome)
             }
             Subject::Memory(rules) => self.memory(rules),
         }
     }
 
     fn confined(&mut self, rules: Rules) -> Result<Outcome> {
-        let process = self.start(&["-m", "-b", rules.denied(), "-p", rules.permitted()])?;
+        let mut arguments = vec!["-m", "-b", rules.denied(), "-p", rules.permitted()];
+        arguments.extend(rules.denies_a_destination().then_some("-d"));
+        let process = self.start(&arguments)?;
         if let Err(gap) = self.arm(&process, rules)? {
             return Ok(Outcome::Gap(gap));
         }
@@ -187,23 +210,13 @@ impl Bench {
     }
 
     fn arm_by(&self, process: &Process, policy: &str, app: &str) -> Result<Result<(), String>> {
-        let parsed = parse("bench.yaml", policy);
-        if let Some(error) = parsed.errors.first() {
-            bail!("{error}");
-        }
-        let labels = Labels {
-            namespace: "default".into(),
-            labels: [("app".into(), app.into())].into(),
-            ..Labels::default()
+        let ruleset = match ruleset(policy, app)? {
+            Ok(ruleset) => ruleset,
+            Err(gap) => return Ok(Err(gap)),
         };
-        let postures = Postures::default().with(Class::File, PostureAction::Block);
-        let resolved = Ruleset::resolve(&parsed.policies, &postures, &labels);
-        if let Some(gap) = resolved.coverage.gaps.first() {
-            return Ok(Err(gap.reason.to_string()));
-        }
         let target =
             Target { id: process.id.clone(), pid: i32::try_from(process.child.id())?, stage: Stage::Running };
-        self.enforcer()?.arm(&target, &resolved.ruleset)?;
+        self.enforcer()?.arm(&target, &ruleset)?;
         Ok(Ok(()))
     }
 
@@ -227,6 +240,25 @@ impl Bench {
         ensure!(ready == "ready", "the measuring program says `{ready}`");
         Ok(process)
     }
+}
+
+/// What a policy means for this app; the inner error is what is not enforced yet.
+fn ruleset(policy: &str, app: &str) -> Result<Result<Ruleset, String>> {
+    let parsed = parse("bench.yaml", policy);
+    if let Some(error) = parsed.errors.first() {
+        bail!("{error}");
+    }
+    let labels = Labels {
+        namespace: "default".into(),
+        labels: [("app".into(), app.into())].into(),
+        ..Labels::default()
+    };
+    let postures = Postures::default().with(Class::File, PostureAction::Block);
+    let resolved = Ruleset::resolve(&parsed.policies, &postures, &labels);
+    Ok(match resolved.coverage.gaps.first() {
+        Some(gap) => Err(gap.reason.to_string()),
+        None => Ok(resolved.ruleset),
+    })
 }
 
 enum Outcome {

@@ -1,8 +1,15 @@
 //! Promises about more than one figure.
 
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use enforcer_core::compile::bpf::compile;
+use enforcer_core::policy::parse;
+use enforcer_core::ruleset::{Postures, Ruleset};
+use enforcer_core::subject::Subject as Labels;
 use serde::Serialize;
 
-use super::limits::{CONTAINER_MEMORY, FLAT_IN_CONTAINERS, FLAT_IN_RULES, RULESET_MEMORY};
+use super::limits::{COMPILED, CONTAINER_MEMORY, FLAT_IN_CONTAINERS, FLAT_IN_RULES, RULESET_MEMORY, UPDATE};
 use super::rules::{Kind, Rules};
 use super::table::Verdict;
 use super::{Line, Subject};
@@ -19,6 +26,11 @@ pub struct Claim {
     /// How that stands.
     pub verdict: Verdict,
 }
+
+/// The operations that exchange the rules of a whole crowd: each its own, and one set that all share.
+pub(super) const UPDATE_OWN: &str = "rules of their own";
+/// See above.
+pub(super) const UPDATE_SHARED: &str = "shared rules";
 
 /// All that can be said about these lines; `added` is what an operation takes more than the baseline.
 pub(super) fn all(lines: &[Line], added: &dyn Fn(&Line, &str) -> Option<i64>) -> Vec<Claim> {
@@ -38,6 +50,15 @@ pub(super) fn all(lines: &[Line], added: &dyn Fn(&Line, &str) -> Option<i64>) ->
             }
             _ => continue,
         };
+        let updates = [UPDATE_OWN, UPDATE_SHARED];
+        for update in line.figures.iter().filter(|f| updates.contains(&f.operation.as_str())) {
+            claims.push(Claim {
+                what: format!("{} exchanged, {}", update.operation, line.subject),
+                limit: format!("{UPDATE} ns of the guest"),
+                measured: format!("{}", update.p50),
+                verdict: verdict(update.p50 <= UPDATE),
+            });
+        }
         let Some(one) = find(other) else { continue };
         for operation in
             line.figures.iter().map(|f| f.operation.as_str()).filter(|o| o.starts_with("tmpfs d"))
@@ -73,4 +94,38 @@ fn memory(line: &Line, claims: &mut Vec<Claim>) {
 
 fn verdict(good: bool) -> Verdict {
     if good { Verdict::Ok } else { Verdict::Missed }
+}
+
+/// Policies against containers, compiled on this machine: a time, unlike all else here.
+///
+/// # Errors
+/// When a policy of the bench cannot be read or compiled.
+pub fn compiled() -> Result<Claim> {
+    const NODE: u32 = 1_000;
+    let rules = Rules { kind: Kind::Block, count: 10 };
+    let text: Vec<_> = (0..NODE).map(|n| rules.variant(n)).collect();
+    let mut policies = Vec::new();
+    for text in &text {
+        let parsed = parse("bench.yaml", text);
+        ensure!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+        policies.extend(parsed.policies);
+    }
+    let begin = Instant::now();
+    for n in 0..NODE {
+        let labels = [("app".into(), format!("app-{n}"))].into();
+        let subject = Labels { namespace: "default".into(), labels, ..Labels::default() };
+        let ruleset = Ruleset::resolve(&policies, &Postures::default(), &subject).ruleset;
+        ensure!(!ruleset.is_empty(), "no policy selects app-{n}");
+        compile(&ruleset)?;
+    }
+    let taken = begin.elapsed();
+    Ok(Claim {
+        what: format!(
+            "{NODE} policies of {} rules compiled for {NODE} containers, on this machine",
+            rules.count
+        ),
+        limit: format!("{} ms", COMPILED.as_millis()),
+        measured: format!("{} ms", taken.as_millis()),
+        verdict: verdict(taken <= COMPILED),
+    })
 }

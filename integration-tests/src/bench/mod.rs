@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use agent::carry_out;
-pub use claims::Claim;
+pub use claims::{Claim, compiled};
 pub use rules::{Kind, Rules};
 pub use table::{Cell, Row, Table, Verdict};
 
@@ -97,9 +97,12 @@ impl Plan {
         if !rules.is_empty() {
             subjects.extend(rules.iter().map(|r| Subject::Confined(*r)));
         } else if quick {
-            subjects.extend(confined(&[Kind::Block, Kind::Allow, Kind::Glob, Kind::Near], &[10]));
+            subjects
+                .extend(confined(&[Kind::Block, Kind::Allow, Kind::Glob, Kind::Near, Kind::Network], &[10]));
         } else {
-            subjects.extend(confined(&Kind::ALL, &[1, 10, 100, 1_000, 10_000]));
+            let all = [Kind::Block, Kind::Allow, Kind::Glob, Kind::Whitelist, Kind::Near];
+            subjects.extend(confined(&all, &[1, 10, 100, 1_000, 10_000]));
+            subjects.extend(confined(&[Kind::Network], &[10, 1_000]));
             subjects.extend([Kind::Block, Kind::Glob].map(|kind| Subject::Memory(Rules { kind, count: 50 })));
             subjects.push(Subject::Crowd(Rules { kind: Kind::Block, count: 10 }, 999));
         }

@@ -26,11 +26,14 @@ pub enum Kind {
     Whitelist,
     /// Block rules about neighbours: files and directories beside each component of the measured paths.
     Near,
+    /// One Block rule for a file, and others for addresses elsewhere.
+    Network,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Block, Self::Allow, Self::Glob, Self::Whitelist, Self::Near];
+    pub const ALL: [Self; 6] =
+        [Self::Block, Self::Allow, Self::Glob, Self::Whitelist, Self::Near, Self::Network];
 
     const fn name(self) -> &'static str {
         match self {
@@ -39,6 +42,7 @@ impl Kind {
             Self::Glob => "glob",
             Self::Whitelist => "whitelist",
             Self::Near => "near",
+            Self::Network => "network",
         }
     }
 
@@ -87,6 +91,7 @@ enum Rule {
     Below(String),
     Pattern(String),
     Program(String),
+    Destination(String),
 }
 
 impl Rules {
@@ -95,7 +100,7 @@ impl Rules {
     pub fn denied(self) -> &'static str {
         let [block, glob, near] = DENIED;
         match self.kind {
-            Kind::Block => block,
+            Kind::Block | Kind::Network => block,
             Kind::Allow | Kind::Whitelist => OTHER,
             Kind::Glob => glob,
             Kind::Near => near,
@@ -106,6 +111,12 @@ impl Rules {
     #[must_use]
     pub fn permitted(self) -> &'static str {
         if self.kind.allows() { "/tmp/file0200" } else { OTHER }
+    }
+
+    /// Whether connecting to 10.0.0.1:443 is denied.
+    #[must_use]
+    pub const fn denies_a_destination(self) -> bool {
+        matches!(self.kind, Kind::Network) && self.count > 1
     }
 
     fn list(self) -> Vec<Rule> {
@@ -119,6 +130,9 @@ impl Rules {
             (Kind::Block | Kind::Allow, 0 | 2) => Rule::Path(format!("/etc/app{a:05}/secret{n}.conf")),
             (Kind::Block | Kind::Allow, 1) => Rule::Below(format!("/var/lib/svc{a:05}/data/")),
             (Kind::Block | Kind::Allow, _) => Rule::Program(format!("/usr/lib/app{a:05}/tool{n}")),
+            (Kind::Network, _) if n == 0 => Rule::Path(DENIED[0].into()),
+            (Kind::Network, _) if n == 1 => Rule::Destination("10.0.0.1/32".into()),
+            (Kind::Network, _) => Rule::Destination(format!("10.{}.{}.0/24", 1 + n / 256, n % 256)),
             (Kind::Glob, _) if n == 0 => Rule::Pattern("/**/*.secretkey".into()),
             (Kind::Glob | Kind::Whitelist, 0 | 2) => Rule::Pattern(format!("/etc/app{a:05}/*.conf")),
             (Kind::Glob | Kind::Whitelist, _) => Rule::Pattern(format!("/var/lib/svc{a:05}/**/*.key")),
@@ -153,7 +167,7 @@ impl Rules {
 
     fn policy_of(self, app: &str) -> String {
         let (mut paths, mut directories, mut patterns) = (String::new(), String::new(), String::new());
-        let mut programs = String::new();
+        let (mut programs, mut destinations) = (String::new(), String::new());
         for rule in self.list() {
             // Writing to a String cannot fail.
             let _ = match rule {
@@ -161,6 +175,7 @@ impl Rules {
                 Rule::Below(d) => writeln!(directories, "    - {{dir: {d}, recursive: true}}"),
                 Rule::Pattern(p) => writeln!(patterns, "    - pattern: \"{p}\""),
                 Rule::Program(p) => writeln!(programs, "    - path: {p}"),
+                Rule::Destination(d) => writeln!(destinations, "    - {{cidr: {d}, ports: \"443\"}}"),
             };
         }
         if self.kind.allows() {
@@ -187,6 +202,9 @@ impl Rules {
         }
         if !programs.is_empty() {
             text.push_str(&format!("  process:\n    matchPaths:\n{programs}"));
+        }
+        if !destinations.is_empty() {
+            text.push_str(&format!("  network:\n    matchDestinations:\n{destinations}"));
         }
         text
     }
@@ -216,6 +234,7 @@ impl Rules {
                 Rule::Below(d) => writeln!(text, "  {verb}{d}{{,**}} {rights},"),
                 Rule::Program(p) if self.kind.allows() => writeln!(text, "  {p} ix,"),
                 Rule::Program(p) => writeln!(text, "  deny {p} x,"),
+                Rule::Destination(_) => Ok(()), // it knows families only
             };
         }
         text.push_str("}\n");
