@@ -195,11 +195,15 @@ impl Ruleset {
                             .as_ref()
                             .is_none_or(|s| access.source.is_some_and(|path| s.names(path)))
                 });
+                let mut reason = by_rule(question, access, origin, rule, exempt);
+                if let Some(link) = access.path().and_then(|access| self.written_as(id, access.path)) {
+                    reason += &format!("; {link}");
+                }
                 Explanation {
                     verdict,
                     policy: Some(origin.policy.name.clone()),
                     rule: Some(origin.rule.clone()),
-                    reason: by_rule(question, access, origin, rule, exempt),
+                    reason,
                 }
             }
             None if by == DecidedBy::DefaultPosture => Explanation {

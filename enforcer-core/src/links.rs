@@ -35,8 +35,8 @@ use serde::{Serialize, Serializer};
 
 use crate::coverage::{Gap, GapReason};
 use crate::decide::match_path;
-use crate::path::{AbsPath, ROTATING, same_components};
-use crate::ruleset::{Class, Conditions, Effect, Object, Origin, PostureAction, Rule, Ruleset};
+use crate::path::{AbsPath, ROTATING, components, same_components};
+use crate::ruleset::{Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Rule, Ruleset};
 
 /// The link in a volume of Kubernetes that leads to the directory of the day.
 pub const VOLUME_LINK: &str = "..data";
@@ -157,6 +157,25 @@ impl Ruleset {
             }
         }
         paths
+    }
+}
+
+impl Ruleset {
+    /// The name by which a rule with this origin knows a path, where that is another one than the kernel's.
+    #[must_use]
+    pub fn written_as(&self, origin: OriginId, path: &[u8]) -> Option<&Link> {
+        let leads_to = |target: &AbsPath| {
+            path.first() == Some(&b'/')
+                && same_components(target.components(), components(path).take(target.depth()))
+        };
+        let of_rule = |link: &&Link| {
+            self.rules().iter().filter(|rule| rule.origin == origin).any(|rule| match &rule.object {
+                Object::Path(object) => *object == link.path && link.target.names(path),
+                Object::Directory { dir, .. } => *dir == link.path && leads_to(&link.target),
+                _ => false,
+            })
+        };
+        self.links().iter().find(of_rule).filter(|link| !link.path.names(path))
     }
 }
 

@@ -91,8 +91,9 @@ pub struct Alert {
     pub operation: &'static str,
     /// What is accessed.
     pub resource: String,
-    /// `key=value` with spaces: the operation, the names of the task and its parent, the ruleset, and `path=truncated`
-    /// where `Resource` is only the beginning of a path.
+    /// `key=value` with spaces: the operation, the names of the task and its parent, the ruleset, `path=truncated`
+    /// where `Resource` is only the beginning of a path, and `written` with the policy's name for it where that is
+    /// another one, which a link leads from.
     pub data: String,
     /// What enforces.
     pub enforcer: &'static str,
@@ -179,6 +180,11 @@ impl Alerts {
         alert.data = format!("op={} comm={:?} parent={:?}", event.op.as_str(), event.comm, event.parent_comm);
         if event.path_truncated {
             alert.data.push_str(" path=truncated");
+        }
+        if let EventBy::Rule(id) = event.by
+            && let Some(link) = ruleset.as_ref().and_then(|ruleset| ruleset.written_as(id, &event.path))
+        {
+            let _infallible = write!(alert.data, " written={:?}", escape(link.path.as_bytes()));
         }
         if let Some(digest) = event.ruleset {
             let _infallible = write!(alert.data, " ruleset={digest}");

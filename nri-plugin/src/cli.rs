@@ -106,6 +106,9 @@ pub struct RunArgs {
     /// Refuse to start a container whose policies cannot be enforced completely here
     #[arg(long)]
     pub strict: bool,
+    /// Let pods switch their own enforcement off (annotation `kubearmor-policy: disabled`) or down (`audited`)
+    #[arg(long)]
+    pub honour_pod_annotations: bool,
     /// File to write once policies are loaded, programs attached, and the runtime's running containers taken over
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -158,6 +161,9 @@ pub struct ExplainArgs {
     /// What happens to an access that no rule matches, where a class has Allow rules; may be repeated
     #[arg(long = "posture", value_name = "CLASS=ACTION")]
     pub postures: Vec<Posture>,
+    /// Root of the container's image: symbolic links in it are followed, as they are when a container is armed
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
     /// Ask as a process of the host
     #[arg(long)]
     pub host: bool,

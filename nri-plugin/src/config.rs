@@ -38,6 +38,8 @@ pub struct Config {
     pub exempt: BTreeSet<String>,
     /// Whether gaps refuse the start.
     pub strict: bool,
+    /// Whether a pod's own annotations may switch its enforcement off.
+    pub honour_pod_annotations: bool,
     /// File that says "ready".
     pub ready_file: Option<PathBuf>,
     /// For alerts.
@@ -66,6 +68,8 @@ struct File {
     exempt_namespaces: Option<BTreeSet<String>>,
     #[serde(default)]
     strict: bool,
+    #[serde(default)]
+    honour_pod_annotations: bool,
     ready_file: Option<PathBuf>,
     cluster_name: Option<String>,
     node_name: Option<String>,
@@ -154,6 +158,7 @@ impl Config {
             postures: postures(&[file_postures, flag_postures].concat()),
             exempt,
             strict: args.strict || file.strict,
+            honour_pod_annotations: args.honour_pod_annotations || file.honour_pod_annotations,
             ready_file: args.ready_file.or(file.ready_file),
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "default".into()),
             node_name: args.node_name.or(file.node_name).unwrap_or_else(host_name),

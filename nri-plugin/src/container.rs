@@ -1,14 +1,16 @@
 //! A container as the daemon knows it, and what the policies say about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use enforcer_core::coverage::Gap;
+use enforcer_core::coverage::{Coverage, Gap};
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::policy::PolicyId;
+use enforcer_core::path::AbsPath;
+use enforcer_core::policy::{Policy, PolicyId};
 use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
 
-use crate::store::PolicySet;
+use crate::set::PolicySet;
 
 /// A container of the runtime, with what policies select by and alerts tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +21,42 @@ pub struct Container {
     pub subject: Subject,
     /// The image's name; empty where the runtime does not tell.
     pub image: String,
+    /// What its pod wishes.
+    pub wish: Wish,
 }
 
 impl std::fmt::Display for Container {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Subject { namespace, pod, container, .. } = &self.subject;
         write!(f, "container `{container}` of pod `{namespace}/{pod}`")
+    }
+}
+
+/// The annotation by which a pod may wish to be left alone.
+pub const WISH_ANNOTATION: &str = "kubearmor-policy";
+
+/// What a pod wishes for itself. Whoever may write a pod would switch enforcement off with it, so it counts only where
+/// the node's configuration says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Wish {
+    /// To be treated as its policies say.
+    #[default]
+    None,
+    /// No policies.
+    Disabled,
+    /// Nothing denied, only reported.
+    Audited,
+}
+
+impl Wish {
+    /// What a pod's annotations wish.
+    #[must_use]
+    pub fn of(annotations: &BTreeMap<String, String>) -> Self {
+        match annotations.get(WISH_ANNOTATION).map(String::as_str) {
+            Some("disabled") => Self::Disabled,
+            Some("audited") => Self::Audited,
+            _ => Self::None,
+        }
     }
 }
 
@@ -37,18 +69,96 @@ pub struct Selection {
     pub exempt: BTreeSet<String>,
     /// Whether a container with gaps must not start.
     pub strict: bool,
+    /// Whether pods may wish.
+    pub honour_pod_annotations: bool,
+    /// Rulesets made already, for every clone of this.
+    pub merged: Arc<Mutex<Memo>>,
+}
+
+/// What policies say about the containers that they select, before links are followed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// The rules.
+    pub ruleset: Arc<Ruleset>,
+    /// What of the policies is not in them.
+    pub coverage: Coverage,
+    /// The paths whose links matter.
+    pub paths: Arc<[AbsPath]>,
+}
+
+impl From<Resolved> for Merged {
+    fn from(Resolved { ruleset, coverage }: Resolved) -> Self {
+        let paths = ruleset.paths_to_resolve().into_iter().collect();
+        Self { ruleset: Arc::new(ruleset), coverage, paths }
+    }
+}
+
+/// Rulesets by the policies they are made of: containers that the same policies select share one. Those that were not
+/// wanted for a while are forgotten.
+#[derive(Debug, Default)]
+pub struct Memo {
+    young: HashMap<Made, (Vec<Arc<Policy>>, Arc<Merged>)>,
+    old: HashMap<Made, (Vec<Arc<Policy>>, Arc<Merged>)>,
+}
+
+/// What a ruleset is made of: the addresses of policies, which the entry keeps in place, and how they are read.
+type Made = (Vec<usize>, Postures, Wish);
+
+impl Memo {
+    /// Forgets what was not wanted since the last time.
+    pub fn age(&mut self) {
+        self.old = std::mem::take(&mut self.young);
+    }
+
+    fn get(&mut self, made: &Made) -> Option<Arc<Merged>> {
+        if let Some((_, merged)) = self.young.get(made) {
+            return Some(Arc::clone(merged));
+        }
+        let (made, entry) = self.old.remove_entry(made)?;
+        let merged = Arc::clone(&entry.1);
+        self.young.insert(made, entry);
+        Some(merged)
+    }
 }
 
 impl Selection {
-    /// What the policies say about the subject; `None` where none selects it, or its namespace is exempt.
+    /// What the policies say about the subject; `None` where none selects it, its namespace is exempt, or it wishes to
+    /// be left alone and may.
     #[must_use]
-    pub fn resolve(&self, set: &PolicySet, subject: &Subject) -> Option<Resolved> {
-        if self.exempt.contains(&subject.namespace) {
+    pub fn resolve(&self, set: &PolicySet, subject: &Subject, wish: Wish) -> Option<Arc<Merged>> {
+        let wish = if self.honour_pod_annotations { wish } else { Wish::None };
+        if self.exempt.contains(&subject.namespace) || wish == Wish::Disabled {
             return None;
         }
-        let resolved = Ruleset::resolve(set.iter(), &self.postures, subject);
+        let policies = set.selecting(subject);
+        if policies.is_empty() {
+            return None;
+        }
+        let postures = set.postures(&subject.namespace, self.postures);
+        let made = (policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect(), postures, wish);
+        let known = self.memo().get(&made);
+        let merged = known.unwrap_or_else(|| {
+            let mut resolved = Ruleset::resolve(policies.iter().map(AsRef::as_ref), &postures, subject);
+            if wish == Wish::Audited {
+                resolved.ruleset = resolved.ruleset.audited();
+            }
+            let merged = Arc::new(Merged::from(resolved));
+            let policies = policies.into_iter().cloned().collect();
+            self.memo().young.insert(made, (policies, Arc::clone(&merged)));
+            merged
+        });
         // a policy may select a container and yet have no rule that can be expressed: then there are only gaps
-        (!resolved.ruleset.is_empty() || !resolved.coverage.gaps.is_empty()).then_some(resolved)
+        (!merged.ruleset.is_empty() || !merged.coverage.gaps.is_empty()).then_some(merged)
+    }
+
+    /// Forgets rulesets that were not wanted lately.
+    pub fn age(&self) {
+        self.memo().age();
+    }
+
+    // after a panic in another thread at worst something is made again
+    fn memo(&self) -> MutexGuard<'_, Memo> {
+        self.merged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,7 +170,7 @@ pub fn name_policies(ruleset: &Ruleset) -> String {
 
 /// The same with the policies that have nothing but gaps.
 #[must_use]
-pub fn name_all_policies(resolved: &Resolved) -> String {
+pub fn name_all_policies(resolved: &Merged) -> String {
     let gaps = resolved.coverage.gaps.iter().map(|gap| &gap.policy);
     name(resolved.ruleset.origins().iter().map(|origin| &origin.policy).chain(gaps))
 }

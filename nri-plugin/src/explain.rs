@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use enforcer_core::coverage::Coverage;
-use enforcer_core::decide::Verdict;
+use enforcer_core::decide::{Target, Verdict};
+use enforcer_core::enforce::root::Root;
 use enforcer_core::explain::{Explanation, Question};
+use enforcer_core::links::Link;
 use enforcer_core::path::AbsPath;
-use enforcer_core::ruleset::{Resolved, Ruleset};
+use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
 
 use crate::cli::{ExpectedVerdict, ExplainArgs, Output, postures};
@@ -54,10 +56,53 @@ fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
         args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
     let namespace = args.namespace.clone().unwrap_or_default();
     let subject = Subject { namespace, pod: String::new(), labels, container: args.container.clone() };
-    let Resolved { ruleset, coverage } =
-        Ruleset::resolve(input::policies(&inputs), &postures(&args.postures), &subject);
-    let access = question.access(source.as_ref().map(AbsPath::as_bytes), args.uid, args.owner);
-    Ok((ruleset.explain(&question, &access), coverage))
+    let postures = namespace_postures(&inputs, &subject.namespace, postures(&args.postures));
+    let Resolved { mut ruleset, mut coverage } =
+        Ruleset::resolve(input::policies(&inputs), &postures, &subject);
+    let mut access = question.access(source.as_ref().map(AbsPath::as_bytes), args.uid, args.owner);
+    let Some(dir) = &args.root else { return Ok((ruleset.explain(&question, &access), coverage)) };
+
+    let root = Root::at(dir).map_err(|error| format!("--root: cannot open `{}`: {error}", dir.display()))?;
+    let linked = ruleset.with_links(|path| root.resolve(path));
+    ruleset = linked.ruleset;
+    coverage = Coverage::new(coverage.gaps.into_iter().chain(linked.gaps));
+    let object = access.path().and_then(|access| seen(&root, access.path, follows(&args.access)));
+    let acting = access.source.and_then(|source| seen(&root, source, true));
+    if let (Target::Path(path), Some((seen, _))) = (&mut access.target, &object) {
+        path.path = seen;
+    }
+    if let Some((seen, _)) = &acting {
+        access.source = Some(seen);
+    }
+    let mut explanation = ruleset.explain(&question, &access);
+    for (_, link) in [&object, &acting].into_iter().flatten() {
+        explanation.reason = format!("{link}: {}", explanation.reason);
+    }
+    Ok((explanation, coverage))
+}
+
+/// The namespace's postures over those of the command line, as the daemon has them.
+fn namespace_postures(inputs: &[Input], namespace: &str, node: Postures) -> Postures {
+    let mut namespaces = inputs.iter().flat_map(|input| &input.parsed.namespaces);
+    namespaces.find(|one| one.name() == namespace).map_or(node, |one| one.over(node))
+}
+
+/// Whether the operation of a question is about what a link leads to, rather than about the name itself.
+fn follows(question: &str) -> bool {
+    let of_names = ["delete", "unlink", "rename", "link", "rmdir", "mkdir", "symlink", "mknod"];
+    !question.split(':').nth(1).is_some_and(|operation| of_names.contains(&operation))
+}
+
+/// The path as the kernel sees it, where that is another one, and both in words.
+fn seen(root: &Root, path: &[u8], follow: bool) -> Option<(Vec<u8>, Link)> {
+    let path = AbsPath::new(path).ok()?;
+    let name = root.resolve(&path).names.into_iter().next()?;
+    let target = if follow { name.target } else { name.place };
+    // of the directories that replace one another, any
+    let bytes = target
+        .components()
+        .flat_map(|name| [&b"/"[..], if name == b".." { b"..data" } else { name }].concat());
+    (target != path).then(|| (bytes.collect(), Link { path, target: target.clone() }))
 }
 
 fn print(explanation: &Explanation) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use enforcer_core::compile;
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::ruleset::{Resolved, Ruleset};
+use enforcer_core::ruleset::Ruleset;
 use enforcer_core::subject::Subject;
 use nri::{
     ContainerAdjustment, ContainerState, ContainerUpdate, Context, Event, EventMask, PodSandbox, Validation,
@@ -16,10 +16,12 @@ use nri::{
 };
 use tokio::sync::{oneshot, watch};
 
-use crate::container::{Container, Selection, name_all_policies, name_gaps, name_policies};
+use crate::container::{
+    Container, Merged, Selection, WISH_ANNOTATION, Wish, name_all_policies, name_gaps, name_policies,
+};
 use crate::order::{Order, Present, Refusal, Synced};
 use crate::registry::Registry;
-use crate::store::PolicySet;
+use crate::set::PolicySet;
 
 /// The annotation that a selected container gets: the digest of its ruleset when it was created.
 pub const ANNOTATION: &str = "nri-enforcer.io/ruleset";
@@ -63,9 +65,9 @@ impl Plugin {
             | Event::ValidateContainerAdjustment
     }
 
-    fn resolve(&self, container: &Container) -> Option<Resolved> {
+    fn resolve(&self, container: &Container) -> Option<Arc<Merged>> {
         let set = Arc::clone(&self.policies.borrow());
-        self.selection.resolve(&set, &container.subject)
+        self.selection.resolve(&set, &container.subject, container.wish)
     }
 
     /// The container as the daemon knows it. `None` for one whose id the kernel side cannot hold and that no policy
@@ -76,17 +78,22 @@ impl Plugin {
         container: &nri::Container,
     ) -> Result<Option<Arc<Container>>, nri::Refusal> {
         let (subject, image) = describe(Some(pod), container);
+        let wish = Wish::of(&pod.annotations);
         match ContainerId::new(container.id.clone()) {
-            Ok(id) => Ok(Some(Arc::new(Container { id, subject, image }))),
+            Ok(id) => Ok(Some(Arc::new(Container { id, subject, image, wish }))),
             Err(error) => {
                 let set = Arc::clone(&self.policies.borrow());
-                if self.selection.resolve(&set, &subject).is_some() { Err(error.into()) } else { Ok(None) }
+                if self.selection.resolve(&set, &subject, wish).is_some() {
+                    Err(error.into())
+                } else {
+                    Ok(None)
+                }
             }
         }
     }
 
     /// With `strict`, refuses a container whose policies have gaps.
-    fn strict(&self, container: &Arc<Container>, resolved: &Resolved) -> Result<(), Refusal> {
+    fn strict(&self, container: &Arc<Container>, resolved: &Merged) -> Result<(), Refusal> {
         let gaps = &resolved.coverage.gaps;
         if !self.selection.strict || gaps.is_empty() {
             return Ok(());
@@ -98,6 +105,24 @@ impl Plugin {
             reason,
             "remove these parts of the policies, or run without --strict",
         ))
+    }
+
+    /// Says what becomes of what a pod wishes: a workload that thinks itself exempt, or is, should not surprise.
+    fn tell_wish(&self, container: &Container) {
+        let wish = match container.wish {
+            Wish::None => return,
+            Wish::Disabled => "disabled",
+            Wish::Audited => "audited",
+        };
+        if self.selection.honour_pod_annotations {
+            tracing::warn!(%container, "the pod's annotation `{WISH_ANNOTATION}: {wish}` is honoured");
+        } else {
+            tracing::warn!(
+                %container,
+                "the pod's annotation `{WISH_ANNOTATION}: {wish}` is ignored; exempt the namespace, or run with \
+                 --honour-pod-annotations"
+            );
+        }
     }
 
     /// Tells the reconciler. Only its end, which ends the daemon, can make this fail.
@@ -138,12 +163,14 @@ impl nri::Plugin for Plugin {
         let count = containers.len();
         let living = containers.iter().filter(|one| one.state != ContainerState::Stopped);
         let present = living.filter_map(|one| {
-            let (subject, image) = describe(pods.get(one.pod_sandbox_id.as_str()).copied(), one);
+            let pod = pods.get(one.pod_sandbox_id.as_str()).copied();
+            let (subject, image) = describe(pod, one);
+            let wish = pod.map(|pod| Wish::of(&pod.annotations)).unwrap_or_default();
             let id = ContainerId::new(one.id.clone())
                 .inspect_err(|error| tracing::error!(%error, "a container that cannot be armed"))
                 .ok()?;
             Some(Present {
-                container: Arc::new(Container { id, subject, image }),
+                container: Arc::new(Container { id, subject, image, wish }),
                 pid: i32::try_from(one.pid).unwrap_or(0),
                 running: matches!(one.state, ContainerState::Running | ContainerState::Paused),
             })
@@ -165,6 +192,7 @@ impl nri::Plugin for Plugin {
         container: nri::Container,
     ) -> Result<ContainerAdjustment, nri::Refusal> {
         let Some(container) = self.known(&pod, &container)? else { return Ok(ContainerAdjustment::new()) };
+        self.tell_wish(&container);
         let Some(resolved) = self.resolve(&container) else {
             self.order(Order::Created(container));
             return Ok(ContainerAdjustment::new());
@@ -178,7 +206,7 @@ impl nri::Plugin for Plugin {
         let digest = resolved.ruleset.digest();
         // what some container has was compiled for it
         if self.registry.ruleset(&digest).is_none() {
-            try_compile(&context, &container, &Arc::new(resolved.ruleset))
+            try_compile(&context, &container, &resolved.ruleset)
                 .await
                 .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         }

@@ -31,6 +31,12 @@ impl Procs {
         Self { root: root.into() }
     }
 
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// The process that has this pid now; `None` if there is none, or it is dead and only waits to be reaped.
     #[must_use]
     pub fn find(&self, pid: i32) -> Option<Process> {
@@ -82,7 +88,7 @@ pub(crate) mod tests {
     /// A directory that looks like `/proc` with one process.
     pub(crate) fn add(root: &Path, pid: i32, state: char, started: u64, cgroup: &str) {
         let dir = root.join(pid.to_string());
-        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(dir.join("root")).unwrap();
         let stat = format!("{pid} (a ) b) {state} 1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {started} 0 0");
         std::fs::write(dir.join("stat"), stat).unwrap();
         std::fs::write(dir.join("cgroup"), format!("0::{cgroup}\n")).unwrap();

@@ -4,22 +4,26 @@
 
 mod sync;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Weak};
 
+use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
+use enforcer_core::links::{OtherName, Resolution, Unknown};
+use enforcer_core::path::AbsPath;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 use tokio::sync::{oneshot, watch};
 
-use crate::container::{Container, Selection, name_policies};
+use crate::container::{Container, Merged, Selection, name_gaps, name_policies};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError};
 use crate::order::{Notice, Order, Refusal, Synced};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
-use crate::store::PolicySet;
+use crate::roots::{Found, Roots, all};
+use crate::set::PolicySet;
 
 /// Called for each [`Notice`]; must not block.
 pub type Notify = Box<dyn Fn(Notice) + Send>;
@@ -31,7 +35,10 @@ pub struct Reconciler<K> {
     policies: watch::Receiver<Arc<PolicySet>>,
     registry: Arc<Registry>,
     procs: Procs,
+    roots: Roots,
     notify: Notify,
+    seen: Arc<PolicySet>, // what the containers were compared with last
+    linked: HashMap<Answered, Weak<Linked>>,
     known: BTreeMap<ContainerId, Known>,
     queue: VecDeque<ContainerId>,  // to bring up to date, each at most once
     queued: BTreeSet<ContainerId>, // what `queue` holds
@@ -48,9 +55,23 @@ impl<K> fmt::Debug for Reconciler<K> {
     }
 }
 
+/// A ruleset, and what was found in a container's root: containers in which the same was found share the result.
+type Answered = (RulesetDigest, Found);
+
+/// A ruleset by all names that its paths have in a container.
+#[derive(Debug)]
+struct Linked {
+    ruleset: Arc<Ruleset>,
+    gaps: Vec<Gap>,
+}
+
 #[derive(Debug)]
 struct Known {
     container: Arc<Container>,
+    linked: Option<Arc<Linked>>, // made last
+    /// The other name that each path had first. What the container makes of its links later may add names, and takes
+    /// none away.
+    names: BTreeMap<AbsPath, Vec<OtherName>>,
     process: Option<Process>, // None before it has one
     stage: Stage,             // of `process`
     armed: Option<RulesetDigest>,
@@ -69,13 +90,17 @@ impl<K: Kernel> Reconciler<K> {
         procs: Procs,
         notify: Notify,
     ) -> Self {
+        let seen = Arc::clone(&policies.borrow());
         Self {
             kernel,
             selection,
             policies,
             registry,
+            roots: Roots::new(procs.path()),
             procs,
             notify,
+            seen,
+            linked: HashMap::new(),
             known: BTreeMap::new(),
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
@@ -128,8 +153,12 @@ impl<K: Kernel> Reconciler<K> {
             }
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
-            Order::PoliciesChanged => self.enqueue_all(),
-            Order::Sweep => self.sweep(),
+            Order::PoliciesChanged => self.enqueue_touched(),
+            Order::Sweep => {
+                self.selection.age();
+                self.linked.retain(|_, linked| linked.strong_count() > 0);
+                self.sweep();
+            }
         }
         self.settle();
     }
@@ -158,6 +187,8 @@ impl<K: Kernel> Reconciler<K> {
         self.registry.add(Arc::clone(&container));
         let known = self.known.entry(container.id.clone()).or_insert_with(|| Known {
             container: Arc::clone(&container),
+            linked: None,
+            names: BTreeMap::new(),
             process: None,
             stage: Stage::Created,
             armed: None,
@@ -175,16 +206,58 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    fn enqueue_all(&mut self) {
-        let ids: Vec<ContainerId> = self.known.keys().cloned().collect();
+    /// Queues the containers to which the change can make a difference.
+    fn enqueue_touched(&mut self) {
+        let set = Arc::clone(&self.policies.borrow());
+        let difference = self.seen.difference(&set);
+        self.seen = set;
+        let touched = |known: &Known| known.failed.is_some() || difference.touches(&known.container.subject);
+        let ids = self.known.iter().filter(|(_, known)| touched(known)).map(|(id, _)| id.clone());
+        let ids: Vec<ContainerId> = ids.collect();
         ids.into_iter().for_each(|id| self.enqueue(id));
     }
 
     /// What the policies say now; an empty ruleset is `None`.
-    fn wanted(&self, container: &Container) -> Option<Arc<Ruleset>> {
+    fn wanted(&self, container: &Container) -> Option<Arc<Merged>> {
         let set = Arc::clone(&self.policies.borrow());
-        let resolved = self.selection.resolve(&set, &container.subject)?;
-        (!resolved.ruleset.is_empty()).then(|| Arc::new(resolved.ruleset))
+        let merged = self.selection.resolve(&set, &container.subject, container.wish)?;
+        (!merged.ruleset.is_empty()).then_some(merged)
+    }
+
+    /// The rules by all names that their paths have in the root of a container's first process.
+    fn link(&mut self, id: &ContainerId, process: Option<Process>, merged: &Merged) -> Arc<Linked> {
+        let mut found = match process {
+            Some(process) => self.roots.look_up(id, process.pid, &merged.paths),
+            None => all(&merged.paths, Unknown::Unreadable),
+        };
+        // a process that has ended meanwhile may have been another's number already
+        if process.is_some_and(|process| !self.procs.alive(process)) {
+            found = all(&merged.paths, Unknown::Unreadable);
+        }
+        if let Some(known) = self.known.get_mut(id) {
+            remember(&mut known.names, &merged.paths, &mut found);
+        }
+        let answered = (merged.ruleset.digest(), found);
+        let linked = self.linked.get(&answered).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let answers: BTreeMap<&AbsPath, &Resolution> =
+                answered.1.iter().map(|(path, answer)| (path, answer)).collect();
+            let enforcer_core::links::Linked { ruleset, gaps } =
+                merged.ruleset.with_links(|path| answers.get(path).copied().cloned().unwrap_or_default());
+            let ruleset = match ruleset.digest() == merged.ruleset.digest() {
+                true => Arc::clone(&merged.ruleset),
+                false => Arc::new(ruleset),
+            };
+            let linked = Arc::new(Linked { ruleset, gaps });
+            self.linked.insert(answered, Arc::downgrade(&linked));
+            linked
+        });
+        if let Some(known) = self.known.get_mut(id) {
+            let before = known.linked.replace(Arc::clone(&linked));
+            if before.is_none_or(|before| !Arc::ptr_eq(&before, &linked)) {
+                tell_links(&known.container, &linked);
+            }
+        }
+        linked
     }
 
     fn start(&mut self, container: Arc<Container>, pid: i32) -> Result<(), Refusal> {
@@ -196,12 +269,12 @@ impl<K: Kernel> Reconciler<K> {
         known.stage = Stage::Running; // for whatever comes after this start
         known.unwatched |= known.armed.is_none(); // should it run in spite of a refusal (CRI-O only logs those)
         let other = known.armed.is_some() && before != process;
-        let Some(ruleset) = wanted else {
+        let Some(merged) = wanted else {
             self.enqueue(id); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
         };
         let refuse = |reason: &dyn fmt::Display, advice| {
-            Err(Refusal::new(&container, name_policies(&ruleset), reason, advice))
+            Err(Refusal::new(&container, name_policies(&merged.ruleset), reason, advice))
         };
         if pid <= 0 {
             return refuse(&"the runtime did not tell the process", "this runtime is not supported");
@@ -221,7 +294,15 @@ impl<K: Kernel> Reconciler<K> {
                 );
             }
         }
-        match self.arm(&id, &ruleset, Stage::Created, pid) {
+        let linked = self.link(&id, process, &merged);
+        let ruleset = &linked.ruleset;
+        if self.selection.strict && !linked.gaps.is_empty() {
+            return refuse(
+                &format_args!("not enforceable completely (strict): {}", name_gaps(&linked.gaps)),
+                "name the paths that the links lead to, or run without --strict",
+            );
+        }
+        match self.arm(&id, ruleset, Stage::Created, pid) {
             Ok(()) => {
                 tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
                 Ok(())
@@ -266,6 +347,13 @@ impl<K: Kernel> Reconciler<K> {
         let (container, process, stage, armed) = (Arc::clone(container), *process, *stage, *armed);
         let (failed, unwatched) = (failed.clone(), *unwatched);
         let wanted = self.wanted(&container);
+        // StartContainer arms what has no process yet; what is over, as after a refused start, has nothing to arm
+        let waits = process.is_none() && stage == Stage::Created;
+        let over = process.is_some_and(|process| !self.procs.alive(process));
+        if wanted.is_some() && armed.is_none() && (waits || over) {
+            return;
+        }
+        let wanted = wanted.map(|merged| Arc::clone(&self.link(id, process, &merged).ruleset));
         match (wanted, armed) {
             (Some(ruleset), Some(armed)) if ruleset.digest() == armed => {
                 self.registry.assign(id, Some(ruleset));
@@ -281,9 +369,6 @@ impl<K: Kernel> Reconciler<K> {
                     self.count_failed();
                 }
             },
-            (Some(_), None) if process.is_none() && stage == Stage::Created => {} // StartContainer arms it
-            // over, as after a refused start, or about to be told so: nothing is left to arm
-            (Some(_), None) if process.is_some_and(|process| !self.procs.alive(process)) => {}
             (Some(ruleset), None) => match self.arm_living(id, process, &ruleset, stage) {
                 Ok(()) if unwatched => {
                     tracing::warn!(%container, policies = name_policies(&ruleset), "ran unprotected until now");
@@ -368,6 +453,7 @@ impl<K: Kernel> Reconciler<K> {
             self.disarm(id, "removed");
         }
         self.known.remove(id);
+        self.roots.forget(id);
         self.registry.end(id);
     }
 
@@ -381,6 +467,38 @@ impl<K: Kernel> Reconciler<K> {
         if let Some((_, synced)) = &mut self.syncing {
             synced.failed += 1;
         }
+    }
+}
+
+/// Adds the names that were found first to those found now, and takes down those that are the first.
+fn remember(names: &mut BTreeMap<AbsPath, Vec<OtherName>>, paths: &[AbsPath], found: &mut Found) {
+    for (path, answer) in found.iter() {
+        if !answer.names.is_empty() {
+            names.entry(path.clone()).or_insert_with(|| answer.names.clone());
+        }
+    }
+    if names.is_empty() {
+        return;
+    }
+    let mut all: BTreeMap<AbsPath, Resolution> = std::mem::take(found).into_iter().collect();
+    for path in paths {
+        for name in names.get(path).into_iter().flatten() {
+            let answer = all.entry(path.clone()).or_default();
+            if !answer.names.contains(name) {
+                answer.names.push(name.clone());
+                answer.names.sort_unstable();
+            }
+        }
+    }
+    found.extend(all);
+}
+
+fn tell_links(container: &Container, linked: &Linked) {
+    for link in linked.ruleset.links() {
+        tracing::info!(%container, "the policies' {link}");
+    }
+    for Gap { policy, field, reason, advice } in &linked.gaps {
+        tracing::warn!(%container, %policy, field, advice, "{reason}");
     }
 }
 

@@ -33,7 +33,8 @@ use crate::procs::Procs;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
 use crate::report::Reporter;
-use crate::store::{PolicySet, Reload, Store};
+use crate::set::PolicySet;
+use crate::store::{Reload, Store};
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -94,8 +95,13 @@ async fn daemon<K: Kernel>(
     let mut events = read_events(&kernel, &registry, &alerts, &reporter, &stop)?;
 
     let (policies, seen) = watch::channel(set);
-    let selection =
-        Selection { postures: config.postures, exempt: config.exempt.clone(), strict: config.strict };
+    let selection = Selection {
+        postures: config.postures,
+        exempt: config.exempt.clone(),
+        strict: config.strict,
+        honour_pod_annotations: config.honour_pod_annotations,
+        ..Selection::default()
+    };
     let notify = {
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
         Box::new(move |notice: Notice| reporter.report(alerts.notice(&notice, SystemTime::now())))
@@ -347,7 +353,7 @@ impl News {
         }
         if *changed || now != self.problems {
             for (path, policy) in kept {
-                tracing::warn!(%policy, file = %path.display(), "the last good version stays in force");
+                tracing::warn!(policy, file = %path.display(), "the last good version stays in force");
             }
         }
         if now.is_empty() && !self.problems.is_empty() {

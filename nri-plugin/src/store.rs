@@ -7,7 +7,9 @@
 //!   It says so until the file is mended. A file that cannot be read keeps all it had.
 //! - A file that is gone takes its policies with it. A *directory* that cannot be listed changes nothing.
 //! - Of two policies with the same identity the first counts, by directory as configured and then by file name; the
-//!   other is an error.
+//!   other is an error. The identity is kind, namespace and name. So it is with documents of the kind `Namespace`.
+//! - Of a `Namespace`, an annotation with a value that is no posture keeps the last valid value; where there was none,
+//!   the node's default holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -16,41 +18,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use enforcer_core::policy::{ParsedFile, Policy, PolicyError, PolicyId, parse};
+use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, PolicyId, parse};
+
+use crate::set::PolicySet;
 
 /// The largest policy file that is read, in bytes: far above 10,000 rules, far below what would hurt.
 pub const MAX_FILE_LEN: u64 = 16 << 20;
-
-/// Every policy in force at one moment. Never changed: a change makes another one.
-#[derive(Debug, Default)]
-pub struct PolicySet {
-    policies: Vec<Arc<Policy>>,
-}
-
-impl PolicySet {
-    /// A set of these policies.
-    #[must_use]
-    pub fn new(policies: Vec<Arc<Policy>>) -> Self {
-        Self { policies }
-    }
-
-    /// The policies, by directory, file and place in the file.
-    pub fn iter(&self) -> impl Iterator<Item = &Policy> {
-        self.policies.iter().map(AsRef::as_ref)
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.policies.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.policies.is_empty()
-    }
-}
 
 /// One thing that is wrong with the policies on disk. [`fmt::Display`] is one line; the help comes separately.
 #[derive(Debug)]
@@ -72,10 +45,10 @@ pub enum Problem {
     },
     /// A document has an error.
     Document(Box<PolicyError>),
-    /// Two documents define one policy; the second does not count.
+    /// Two documents define one policy, or one namespace; the second does not count.
     Duplicate {
-        /// The policy.
-        policy: PolicyId,
+        /// "the policy" or "the namespace", and which.
+        what: String,
         /// The file that counts.
         first: PathBuf,
         /// The file that does not.
@@ -113,12 +86,9 @@ impl fmt::Display for Problem {
                 let colon = if field.is_empty() { "" } else { ": " };
                 write!(f, "{file}:{line}:{column}: {field}{colon}{message}")
             }
-            Self::Duplicate { policy, first, second } => write!(
-                f,
-                "{}: the policy `{policy}` is already defined in `{}`",
-                second.display(),
-                first.display()
-            ),
+            Self::Duplicate { what, first, second } => {
+                write!(f, "{}: {what} is already defined in `{}`", second.display(), first.display())
+            }
         }
     }
 }
@@ -132,8 +102,8 @@ pub struct Reload {
     pub changed: bool,
     /// What is wrong, in the order of the files.
     pub problems: Vec<Problem>,
-    /// Policies that are in force in an older version than the one on disk, with their file.
-    pub kept: Vec<(PathBuf, PolicyId)>,
+    /// Policies and namespaces that count in an older version than the one on disk, with their file.
+    pub kept: Vec<(PathBuf, String)>,
 }
 
 /// Reads policy directories again and again, remembering what was good.
@@ -152,7 +122,8 @@ type Place = (usize, PathBuf);
 struct File {
     text: Option<String>,       // as parsed last; None while the file has never been readable
     policies: Vec<Arc<Policy>>, // in force
-    kept: BTreeSet<PolicyId>,   // those of `policies` that are older than `text`
+    namespaces: Vec<Namespace>, // likewise
+    kept: BTreeSet<String>,     // what of both is older than `text`
     errors: Vec<PolicyError>,   // of `text`
 }
 
@@ -193,8 +164,9 @@ impl Store {
             }
         }
         let policies = self.merge(&mut problems);
+        let namespaces = self.merge_namespaces(&mut problems);
         if changed {
-            self.set = Arc::new(PolicySet::new(policies));
+            self.set = Arc::new(PolicySet::with_namespaces(policies, namespaces));
         }
         let kept = self
             .files
@@ -216,7 +188,7 @@ impl Store {
                         policies.push(Arc::clone(policy));
                     }
                     Some(first) => problems.push(Problem::Duplicate {
-                        policy: policy.id().clone(),
+                        what: format!("the policy `{}`", policy.id()),
                         first: first.to_path_buf(),
                         second: path.clone(),
                     }),
@@ -224,6 +196,23 @@ impl Store {
             }
         }
         policies
+    }
+
+    fn merge_namespaces(&self, problems: &mut Vec<Problem>) -> Vec<Namespace> {
+        let mut seen: BTreeMap<&str, (&Path, &Namespace)> = BTreeMap::new();
+        for ((_, path), file) in &self.files {
+            for namespace in &file.namespaces {
+                match seen.get(namespace.name()) {
+                    None => drop(seen.insert(namespace.name(), (path, namespace))),
+                    Some((first, _)) => problems.push(Problem::Duplicate {
+                        what: format!("the namespace `{}`", namespace.name()),
+                        first: first.to_path_buf(),
+                        second: path.clone(),
+                    }),
+                }
+            }
+        }
+        seen.into_values().map(|(_, namespace)| namespace.clone()).collect()
     }
 }
 
@@ -233,17 +222,28 @@ impl File {
         if self.text.as_deref() == Some(text.as_str()) {
             return false;
         }
-        let ParsedFile { policies, errors } = parse(&path.display().to_string(), &text);
+        let ParsedFile { policies, mut namespaces, errors } = parse(&path.display().to_string(), &text);
         let mut policies: Vec<Arc<Policy>> = policies.into_iter().map(Arc::new).collect();
         self.kept.clear();
         if !errors.is_empty() {
             let yielded: BTreeSet<PolicyId> = policies.iter().map(|policy| policy.id().clone()).collect();
             for old in self.policies.iter().filter(|old| !yielded.contains(old.id())) {
-                self.kept.insert(old.id().clone());
+                self.kept.insert(old.id().to_string());
                 policies.push(Arc::clone(old));
+            }
+            for old in &self.namespaces {
+                let kept = match namespaces.iter_mut().find(|new| new.name() == old.name()) {
+                    Some(new) => new.keep(old),
+                    None => {
+                        namespaces.push(old.clone());
+                        true
+                    }
+                };
+                self.kept.extend(kept.then(|| format!("namespace {}", old.name())));
             }
         }
         self.policies = policies;
+        self.namespaces = namespaces;
         self.errors = errors;
         self.text = Some(text);
         true

@@ -1,5 +1,6 @@
 //! Notices that policy directories change, and reads them again.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,25 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::store::{PolicySet, Reload, Store};
+use crate::set::PolicySet;
+use crate::store::{Reload, Store};
 
-/// How long a directory must be quiet before it is read, so that one save is one reading.
-const QUIET: Duration = Duration::from_millis(100);
+/// How long a directory must be quiet after a change that is complete before it is read, so that several files saved
+/// together are one reading.
+const QUIET: Duration = Duration::from_millis(5);
+/// The same while somebody may still be writing: half a file can be a valid one.
+const UNFINISHED: Duration = Duration::from_millis(100);
 /// The longest that a directory which never becomes quiet delays a reading.
 const AT_MOST: Duration = Duration::from_secs(1);
+
+/// A change of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    /// Files were closed after writing, renamed, removed: there is no more to come of them.
+    Complete(Vec<PathBuf>),
+    /// Files were made or written to, and may be open.
+    Unfinished(Vec<PathBuf>),
+}
 
 /// Reads `store` again whenever its directories change, when `nudge` is notified, and every `rescan` as a safety net
 /// (notifications can be lost, and a directory can be replaced), and publishes what is in force. Runs until every
@@ -26,7 +40,7 @@ pub async fn watch(
     nudge: Arc<tokio::sync::Notify>,
     mut each: impl FnMut(&Reload) + Send,
 ) {
-    let (sender, mut changes) = mpsc::channel(1);
+    let (sender, mut changes) = mpsc::channel(CHANGES);
     let mut watcher = watcher(sender);
     let mut said = Vec::new();
     let mut first = true;
@@ -40,7 +54,7 @@ pub async fn watch(
                 () = policies.closed() => return,
                 () = nudge.notified() => {}
                 () = tokio::time::sleep(rescan) => {}
-                Some(()) = changes.recv() => settle(&mut changes).await,
+                Some(change) = changes.recv() => settle(change, &mut changes).await,
             }
         }
         let reading = tokio::task::spawn_blocking(move || {
@@ -65,24 +79,31 @@ pub async fn watch(
     }
 }
 
-/// Waits until changes have stopped for [`QUIET`], or [`AT_MOST`].
-async fn settle(changes: &mut mpsc::Receiver<()>) {
+/// How many changes wait at most; those that do not fit come in a burst, which is settled as a whole.
+const CHANGES: usize = 64;
+
+/// Waits until changes have stopped: for [`QUIET`] if every file is whole, else for [`UNFINISHED`]; for [`AT_MOST`].
+async fn settle(first: Change, changes: &mut mpsc::Receiver<Change>) {
     let end = Instant::now() + AT_MOST;
-    while Instant::now() < end {
-        if !matches!(tokio::time::timeout(QUIET, changes.recv()).await, Ok(Some(()))) {
-            return;
+    let mut open = BTreeSet::new();
+    let mut next = Some(first);
+    while let Some(change) = next
+        && Instant::now() < end
+    {
+        match change {
+            Change::Complete(paths) => open.retain(|path| !paths.contains(path)),
+            Change::Unfinished(paths) => open.extend(paths),
         }
+        let quiet = if open.is_empty() { QUIET } else { UNFINISHED };
+        next = tokio::time::timeout(quiet, changes.recv()).await.ok().flatten();
     }
 }
 
-/// A watcher that puts a token into the channel for each change; a token that does not fit says nothing new.
-fn watcher(sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+/// A watcher that sends each change; one that does not fit says nothing new.
+fn watcher(sender: mpsc::Sender<Change>) -> Option<RecommendedWatcher> {
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // reading the directory ourselves makes access events: they must not start another reading
-        if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(kind), .. })
-            if !matches!(kind, notify::event::AccessKind::Close(notify::event::AccessMode::Write)))
-        {
-            let _full = sender.try_send(());
+        if let Some(change) = change(&event) {
+            let _full = sender.try_send(change);
         }
     });
     watcher
@@ -90,6 +111,20 @@ fn watcher(sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
             |error| tracing::warn!(%error, "cannot watch for changes; policies are only read periodically"),
         )
         .ok()
+}
+
+/// What an event is. Reading the directory ourselves makes access events: they must not start another reading.
+fn change(event: &notify::Result<notify::Event>) -> Option<Change> {
+    use notify::EventKind::{Access, Create, Modify};
+    use notify::event::{AccessKind, AccessMode, ModifyKind};
+    let Ok(event) = event else { return Some(Change::Complete(Vec::new())) };
+    let paths = event.paths.clone();
+    match event.kind {
+        Access(AccessKind::Close(AccessMode::Write)) => Some(Change::Complete(paths)),
+        Access(_) => None,
+        Create(_) | Modify(ModifyKind::Data(_) | ModifyKind::Any) => Some(Change::Unfinished(paths)),
+        _ => Some(Change::Complete(paths)),
+    }
 }
 
 /// Watches each directory, again each time: one that was replaced is another directory under the same name.
@@ -134,6 +169,38 @@ mod tests {
         until(&mut policies, 0).await;
         drop(policies);
         tokio::time::timeout(Duration::from_secs(10), task).await.expect("ends with its readers").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_given_the_time_to_become_whole() {
+        let (sender, mut changes) = mpsc::channel(CHANGES);
+        let begin = Instant::now();
+        let writing = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            sender.send(Change::Complete(vec!["other".into()])).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            sender.send(Change::Complete(vec!["file".into()])).await.unwrap();
+            sender // what was complete does not wait for its end
+        });
+        settle(Change::Unfinished(vec!["file".into()]), &mut changes).await;
+        assert!(begin.elapsed() >= Duration::from_millis(60));
+        let _sender = writing.await.unwrap();
+    }
+
+    #[test]
+    fn only_changes_are_changes() {
+        use notify::EventKind::{Access, Create, Modify, Remove};
+        use notify::event::{
+            AccessKind, AccessMode, CreateKind, DataChange, ModifyKind, RemoveKind, RenameMode,
+        };
+        let change = |kind| change(&Ok(notify::Event::new(kind)));
+        assert_eq!(change(Access(AccessKind::Open(AccessMode::Any))), None);
+        assert_eq!(change(Access(AccessKind::Close(AccessMode::Read))), None);
+        assert_eq!(change(Access(AccessKind::Close(AccessMode::Write))), Some(Change::Complete(vec![])));
+        assert_eq!(change(Create(CreateKind::File)), Some(Change::Unfinished(vec![])));
+        assert_eq!(change(Modify(ModifyKind::Data(DataChange::Any))), Some(Change::Unfinished(vec![])));
+        assert_eq!(change(Modify(ModifyKind::Name(RenameMode::To))), Some(Change::Complete(vec![])));
+        assert_eq!(change(Remove(RemoveKind::File)), Some(Change::Complete(vec![])));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -158,6 +158,43 @@ fn explain_knows_containers_and_postures() {
 }
 
 #[test]
+fn explain_follows_links_in_an_image() {
+    let dir = Dir::new();
+    let policy =
+        POLICY.replace("path: /etc/passwd", "path: /var/run/key").replace("/usr/bin/cat", "/bin/cat");
+    let p = &dir.write("p.yaml", &policy);
+    let root = dir.0.path().join("root");
+    std::fs::create_dir_all(root.join("var")).unwrap();
+    for (link, target) in [("var/run", "/run"), ("bin", "usr/bin")] {
+        std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+    }
+    let at = root.to_str().unwrap();
+    for object in ["/run/key", "/var/run/key"] {
+        let access = format!("file:read:{object}");
+        says(
+            p,
+            &["--root", at, "--access", &access],
+            "block",
+            json!("block-passwd"),
+            json!("spec.file.matchPaths[0]"),
+        );
+    }
+    let value = answer(p, &["--root", at, "--access", "file:read:/run/key"]);
+    let reason = value["reason"].as_str().unwrap();
+    assert!(reason.contains("/var/run/key (resolves to /run/key)"), "{reason}");
+    let shadow = ["--root", at, "--access", "file:read:/etc/shadow", "--source"];
+    for source in ["/bin/cat", "/usr/bin/cat"] {
+        assert_eq!(answer(p, &[&shadow[..], &[source]].concat())["verdict"], "block", "{source}");
+    }
+    // without an image the kernel's name is another one
+    assert_eq!(answer(p, &["--access", "file:read:/run/key"])["verdict"], "allow");
+    // the link itself is what is deleted, and it is protected
+    let value = answer(p, &["--root", at, "--access", "file:delete:/var/run"]);
+    assert_eq!(value["verdict"], "block", "{value}");
+    assert_eq!(code(&explain(p, &["--root", "/nonexistent", "--access", "file:read:/x"])), 2);
+}
+
+#[test]
 fn explain_expects_with_its_exit_code() {
     let dir = Dir::new();
     let p = &dir.write("p.yaml", POLICY);

@@ -64,6 +64,11 @@ fn both_names_count_and_the_alert_names_the_rule() {
         assert_eq!(decision.verdict, Verdict::Block);
         assert_eq!(linked.ruleset.origin(id).unwrap().rule, "spec.process.matchPaths[0]");
     }
+    let id = linked.ruleset.rules()[0].origin;
+    let written =
+        |path: &str| linked.ruleset.written_as(id, path.as_bytes()).map(|link| link.path.to_string());
+    assert_eq!(written("/usr/bin/ls").as_deref(), Some("/bin/ls"));
+    assert_eq!((written("/bin/ls"), written("/usr/bin/cat")), (None, None));
     let links: Vec<String> = linked.ruleset.links().iter().map(ToString::to_string).collect();
     assert_eq!(links, ["/bin/ls (resolves to /usr/bin/ls)"]);
 }

@@ -58,6 +58,7 @@ mod id;
 mod inherit;
 mod lower;
 mod names;
+mod namespace;
 mod objects;
 mod rules;
 mod select;
@@ -71,6 +72,7 @@ use self::decode::Cursor;
 use self::error::Errors;
 pub use self::error::PolicyError;
 pub use self::id::{Kind, PolicyId};
+pub use self::namespace::Namespace;
 pub use self::selector::{Scope, Selector};
 pub use crate::coverage::Gap;
 use crate::path::AbsPath;
@@ -147,12 +149,14 @@ impl Policy {
 pub struct ParsedFile {
     /// The policies without a mistake, in the order of the text.
     pub policies: Vec<Policy>,
+    /// The namespaces, in the order of the text; also those of which a part is wrong.
+    pub namespaces: Vec<Namespace>,
     /// What is wrong with the others.
     pub errors: Vec<PolicyError>,
 }
 
 /// Reads the policies of a file; `file_name` is for the errors alone. A file has any number of YAML documents, each a
-/// policy or a `List` of them; a mistake in one policy leaves out that policy and no other.
+/// policy, a [`Namespace`] or a `List` of them; a mistake in one policy leaves out that policy and no other.
 ///
 /// Paths are normalised: `//` and `/./` count as `/`. `..` is refused, since where it leads depends on symbolic links.
 #[must_use]
@@ -162,7 +166,13 @@ pub fn parse(file_name: &str, text: &str) -> ParsedFile {
 
 /// The same for programs that can do more or less.
 pub(crate) fn parse_for(support: Support, file_name: &str, text: &str) -> ParsedFile {
-    let mut file = File { name: file_name, support, lines: BTreeMap::new(), parsed: ParsedFile::default() };
+    let mut file = File {
+        name: file_name,
+        support,
+        lines: BTreeMap::new(),
+        namespace_lines: BTreeMap::new(),
+        parsed: ParsedFile::default(),
+    };
     for document in yaml::documents(text) {
         match document {
             Ok(root) => file.document(&root),
@@ -177,6 +187,8 @@ struct File<'a> {
     support: Support,
     /// Where each policy is defined.
     lines: BTreeMap<PolicyId, usize>,
+    /// The same for namespaces.
+    namespace_lines: BTreeMap<String, usize>,
     parsed: ParsedFile,
 }
 
@@ -186,10 +198,31 @@ impl File<'_> {
         let root = Cursor::root(&errors, root);
         match wire::list_items(&root) {
             Some(items) => {
-                items.iter().for_each(|item| self.policy(item));
+                items.iter().for_each(|item| self.item(item));
                 drop(items);
             }
-            None => self.policy(&root),
+            None => self.item(&root),
+        }
+        self.parsed.errors.extend(errors.into_sorted());
+    }
+
+    fn item(&mut self, cursor: &Cursor<'_>) {
+        if namespace::is_one(cursor) { self.namespace(cursor) } else { self.policy(cursor) }
+    }
+
+    fn namespace(&mut self, cursor: &Cursor<'_>) {
+        let errors = Errors::new(self.name);
+        if let Some((namespace, name)) = namespace::decode(cursor, &errors) {
+            match self.namespace_lines.get(&name.value) {
+                Some(line) => {
+                    let message = format!("the namespace `{}` is already defined on line {line}", name.value);
+                    errors.add(&name.place, message, Some("leave one of the two out".to_owned()));
+                }
+                None => {
+                    self.namespace_lines.insert(name.value, name.place.line);
+                    self.parsed.namespaces.push(namespace);
+                }
+            }
         }
         self.parsed.errors.extend(errors.into_sorted());
     }

@@ -49,6 +49,12 @@ impl Selector {
         &self.scope
     }
 
+    /// Labels that every container it selects has.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
     /// Whether it selects this container.
     #[must_use]
     pub fn selects(&self, subject: &Subject) -> bool {

@@ -1,8 +1,8 @@
 //! From the policies of a node to the ruleset of one container.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{OriginId, Postures, Rule, Ruleset};
+use super::{Class, Effect, Origin, OriginId, PostureAction, Postures, Rule, Ruleset};
 use crate::coverage::Coverage;
 use crate::policy::{Policy, PolicyRule};
 use crate::subject::Subject;
@@ -63,6 +63,31 @@ impl Ruleset {
         }
         let whitelists: Vec<_> = whitelists.into_iter().collect();
         Resolved { ruleset: Self::canonical(rules, *postures, &whitelists), coverage: Coverage::new(gaps) }
+    }
+}
+
+impl Ruleset {
+    /// The same rules, but what they would deny passes and is reported.
+    #[must_use]
+    pub fn audited(&self) -> Self {
+        let soft = |effect| if effect == Effect::Block { Effect::Audit } else { effect };
+        let mut by_origin: BTreeMap<OriginId, Vec<Rule>> = BTreeMap::new();
+        for rule in self.rules() {
+            let softer = Rule { effect: soft(rule.effect), ..rule.clone() };
+            by_origin.entry(rule.origin).or_default().push(softer);
+        }
+        let rules = by_origin.into_iter().filter_map(|(id, rules)| {
+            let origin = self.origin(id)?;
+            Some((Origin { action: soft(origin.action), ..origin.clone() }, rules))
+        });
+        let whitelists: Vec<Class> =
+            Class::ALL.into_iter().filter(|class| self.whitelisted(*class)).collect();
+        let postures =
+            whitelists.iter().fold(Postures::default(), |postures, class| match self.posture(*class) {
+                PostureAction::Block => postures.with(*class, PostureAction::Audit),
+                action => postures.with(*class, action),
+            });
+        Self::canonical(rules, postures, &whitelists)
     }
 }
 

@@ -254,3 +254,29 @@ fn every_part_of_a_rule_is_in_the_digest() {
         .collect();
     assert_eq!(digests.len(), rules.len());
 }
+
+#[test]
+fn audited_denies_nothing_and_keeps_the_rest() {
+    let block = Postures::default().with(Class::File, PostureAction::Block);
+    let rules = Ruleset::new(
+        vec![file("/x", Effect::Block, 0), file("/y", Effect::Allow, 1), file("/z", Effect::Audit, 2)],
+        vec![
+            origin("a", "r0", Effect::Block),
+            origin("a", "r1", Effect::Allow),
+            origin("a", "r2", Effect::Audit),
+        ],
+        block,
+    )
+    .unwrap();
+    let audited = rules.audited();
+    let effects = |rules: &Ruleset| {
+        rules.rules().iter().map(|rule| (rule.object.to_string(), rule.effect)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        effects(&audited),
+        [("/x".into(), Effect::Audit), ("/y".into(), Effect::Allow), ("/z".into(), Effect::Audit)]
+    );
+    assert_eq!(audited.posture(Class::File), PostureAction::Audit);
+    assert!(audited.rules().iter().all(|rule| audited.origin(rule.origin).unwrap().action == rule.effect));
+    assert_eq!(audited.audited(), audited);
+}

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::container::Selection;
-use crate::store::PolicySet;
+use crate::set::PolicySet;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::event::{Op, Unresolved};
 use enforcer_core::policy::parse;
@@ -31,7 +31,12 @@ fn container() -> Arc<Container> {
     let labels =
         [("app", "web"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let subject = Subject { namespace: "shop".into(), pod: "web-1".into(), labels, container: "main".into() };
-    Arc::new(Container { id: ContainerId::new("c1").unwrap(), subject, image: "example.com/web:1".into() })
+    Arc::new(Container {
+        id: ContainerId::new("c1").unwrap(),
+        subject,
+        image: "example.com/web:1".into(),
+        wish: Default::default(),
+    })
 }
 
 /// A registry that knows the container, and its ruleset.
@@ -40,8 +45,8 @@ fn registry() -> (Registry, Arc<Ruleset>) {
     assert_eq!(parsed.errors, []);
     let set = PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect());
     let container = container();
-    let resolved = Selection::default().resolve(&set, &container.subject).unwrap();
-    let ruleset = Arc::new(resolved.ruleset);
+    let resolved = Selection::default().resolve(&set, &container.subject, Default::default()).unwrap();
+    let ruleset = Arc::clone(&resolved.ruleset);
     let registry = Registry::default();
     registry.add(Arc::clone(&container));
     registry.assign(&container.id, Some(Arc::clone(&ruleset)));

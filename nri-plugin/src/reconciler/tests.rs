@@ -1,9 +1,11 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::container::Wish;
 use crate::kernel::recording::Recording;
 use crate::order::Present;
 use crate::procs::tests::add;
+use enforcer_core::decide::{Access, Verdict};
 use enforcer_core::policy::parse;
 use enforcer_core::subject::Subject;
 
@@ -25,7 +27,12 @@ pub(crate) fn container(id: &str, namespace: &str, app: &str) -> Arc<Container> 
     let labels = [("app".to_owned(), app.to_owned())].into();
     let subject =
         Subject { namespace: namespace.into(), pod: "pod".into(), labels, container: "main".into() };
-    Arc::new(Container { id: ContainerId::new(id).unwrap(), subject, image: "image".into() })
+    Arc::new(Container {
+        id: ContainerId::new(id).unwrap(),
+        subject,
+        image: "image".into(),
+        wish: Default::default(),
+    })
 }
 
 struct Fixture {
@@ -114,7 +121,7 @@ impl Fixture {
 
 fn wanted(set: &PolicySet) -> RulesetDigest {
     let subject = container("x", "default", "web").subject.clone();
-    Selection::default().resolve(set, &subject).unwrap().ruleset.digest()
+    Selection::default().resolve(set, &subject, Default::default()).unwrap().ruleset.digest()
 }
 
 /// The digest of the ruleset of a container that no policy selects.
@@ -527,4 +534,177 @@ fn the_thread_ends_with_its_orders() {
     orders.send(Order::Sweep).unwrap();
     drop(orders);
     thread.join().unwrap();
+}
+
+/// A policy `name` that blocks executing `path` for `app: web` in the namespace `default`.
+fn processes(name: &str, path: &str) -> Arc<PolicySet> {
+    let text = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
+         spec:\n  selector: {{matchLabels: {{app: web}}}}\n  process: {{matchPaths: [{{path: {path}}}]}}\n"
+    );
+    let parsed = parse("test.yaml", &text);
+    assert_eq!(parsed.errors, []);
+    Arc::new(PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect()))
+}
+
+impl Fixture {
+    /// Makes a link in the root of a process.
+    fn link(&self, pid: i32, link: &str, target: &str) {
+        let path = self.proc.path().join(pid.to_string()).join("root").join(link);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::remove_file(&path).ok();
+        std::os::unix::fs::symlink(target, path).unwrap();
+    }
+
+    /// What becomes of executing a program in a container.
+    fn exec(&self, id: &str, path: &str) -> Verdict {
+        let ruleset = self.registry.ruleset(&self.kernel.digest(id).expect("armed")).expect("known");
+        ruleset.decide(&Access::exec(path.as_bytes())).verdict
+    }
+}
+
+#[test]
+fn links_in_the_container_are_followed_when_it_is_armed_and_when_policies_change() {
+    let mut f = Fixture::new(processes("p", "/bin/ls"));
+    f.lives(7, "c1");
+    f.link(7, "bin", "usr/bin");
+    assert_eq!(f.start(&container("c1", "default", "web"), 7), Ok(()));
+    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block);
+    assert_eq!(f.exec("c1", "/bin/ls"), Verdict::Block);
+
+    f.change(processes("p", "/bin/cat"));
+    assert_eq!(f.kernel.calls(), ["arm c1 7 Created", "update c1"]);
+    assert_eq!(f.exec("c1", "/usr/bin/cat"), Verdict::Block);
+    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Allow);
+}
+
+#[test]
+fn what_a_container_makes_of_its_links_takes_no_name_away() {
+    let mut f = Fixture::new(processes("p", "/bin/ls"));
+    f.lives(7, "c1");
+    f.link(7, "bin", "usr/bin");
+    assert_eq!(f.start(&container("c1", "default", "web"), 7), Ok(()));
+    f.link(7, "bin", "elsewhere");
+    f.change(processes("another-name", "/bin/ls"));
+    for path in ["/bin/ls", "/usr/bin/ls", "/elsewhere/ls"] {
+        assert_eq!(f.exec("c1", path), Verdict::Block, "{path}");
+    }
+    f.link(7, "bin", "third");
+    f.change(processes("p", "/bin/ls"));
+    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block, "the first name counts for ever");
+}
+
+#[test]
+fn containers_whose_links_agree_share_a_ruleset() {
+    let mut f = Fixture::new(processes("p", "/bin/ls"));
+    for (pid, link) in [(1, "usr/bin"), (2, "usr/bin"), (3, "other")] {
+        f.lives(pid, &format!("c{pid}"));
+        f.link(pid, "bin", link);
+        assert_eq!(f.start(&container(&format!("c{pid}"), "default", "web"), pid), Ok(()));
+    }
+    assert_eq!(f.kernel.digest("c1"), f.kernel.digest("c2"));
+    assert_ne!(f.kernel.digest("c1"), f.kernel.digest("c3"));
+    let of = |id: &str| {
+        Arc::clone(&f.reconciler.known[&ContainerId::new(id).unwrap()].linked.as_ref().unwrap().ruleset)
+    };
+    assert!(Arc::ptr_eq(&of("c1"), &of("c2")), "one in memory, too");
+    f.take(Order::Removed(ContainerId::new("c3").unwrap()));
+    f.take(Order::Sweep);
+    assert_eq!(f.reconciler.linked.len(), 1, "and no more than are wanted");
+}
+
+#[test]
+fn a_change_reaches_only_whom_it_touches() {
+    let web = policies(&[("p", "/x")]);
+    let mut f = Fixture::new(Arc::clone(&web));
+    for (pid, app) in [(1, "web"), (2, "db")] {
+        f.lives(pid, &format!("c{pid}"));
+        let c = container(&format!("c{pid}"), "default", app);
+        f.take(Order::Started { container: c, pid });
+    }
+    f.kernel.calls();
+    let of_db = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: db, namespace: default}\n\
+                 spec:\n  selector: {matchLabels: {app: db}}\n  file: {matchPaths: [{path: /y}]}\n";
+    let mut both = web.policies().to_vec();
+    both.extend(parse("db.yaml", of_db).policies.into_iter().map(Arc::new));
+    f.policies.send_replace(Arc::new(PolicySet::new(both)));
+    f.reconciler.take(Order::PoliciesChanged);
+    let queued: Vec<_> = f.reconciler.queue.iter().map(ContainerId::as_str).collect();
+    assert_eq!(queued, ["c2"]);
+    f.work();
+    assert_eq!(f.kernel.calls(), ["arm c2 2 Running"]);
+}
+
+#[test]
+fn strict_refuses_links_that_are_not_followed() {
+    let mut f = Fixture::new(processes("p", "/bin/ls"));
+    f.reconciler.selection.strict = true;
+    f.lives(7, "c1");
+    f.link(7, "bin/ls", "busybox");
+    let refusal = f.start(&container("c1", "default", "web"), 7).unwrap_err();
+    assert!(refusal.contains("strict") && refusal.contains("program of many names"), "{refusal}");
+    assert_eq!(f.kernel.calls(), [""; 0]);
+    f.lives(8, "c2");
+    assert_eq!(f.start(&container("c2", "default", "web"), 8), Ok(()));
+}
+
+#[test]
+fn a_namespace_sets_the_postures_of_its_pods() {
+    let allow = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: default}\n\
+                 spec:\n  selector: {}\n  process: {matchPaths: [{path: /app}]}\n  action: Allow\n";
+    let policies: Vec<_> = parse("p.yaml", allow).policies.into_iter().map(Arc::new).collect();
+    let namespace = |posture: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: default, annotations: {{kubearmor-file-posture: {posture}}}}}\n"
+        );
+        parse("n.yaml", &text).namespaces
+    };
+    let mut f = Fixture::new(Arc::new(PolicySet::new(policies.clone())));
+    f.lives(7, "c1");
+    assert_eq!(f.start(&container("c1", "default", "web"), 7), Ok(()));
+    assert_eq!(f.exec("c1", "/other"), Verdict::Audit, "the node's");
+    f.change(Arc::new(PolicySet::with_namespaces(policies.clone(), namespace("block"))));
+    assert_eq!(f.exec("c1", "/other"), Verdict::Block);
+    f.change(Arc::new(PolicySet::with_namespaces(policies.clone(), namespace("allow"))));
+    assert_eq!(f.exec("c1", "/other"), Verdict::Allow);
+    f.change(Arc::new(PolicySet::new(policies)));
+    assert_eq!(f.exec("c1", "/other"), Verdict::Audit);
+}
+
+#[test]
+fn a_pod_cannot_wish_its_policies_away_unless_the_node_says_so() {
+    let set = policies(&[("p", "/x")]);
+    for (wish, honoured, armed) in [
+        (Wish::Disabled, false, Some(Verdict::Block)),
+        (Wish::Audited, false, Some(Verdict::Block)),
+        (Wish::Disabled, true, None),
+        (Wish::Audited, true, Some(Verdict::Audit)),
+        (Wish::None, true, Some(Verdict::Block)),
+    ] {
+        let mut f = Fixture::new(Arc::clone(&set));
+        f.reconciler.selection.honour_pod_annotations = honoured;
+        f.lives(7, "c1");
+        let wishing = Container { wish, ..container("c1", "default", "web").as_ref().clone() };
+        f.take(Order::Started { container: Arc::new(wishing), pid: 7 });
+        let ruleset = f.kernel.digest("c1").and_then(|digest| f.registry.ruleset(&digest));
+        let verdict = ruleset.map(|ruleset| ruleset.decide(&Access::read(b"/x")).verdict);
+        assert_eq!(verdict, armed, "{wish:?} {honoured}");
+    }
+}
+#[test]
+fn a_cluster_policy_and_a_policy_of_the_same_name_are_two() {
+    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p, namespace: default}\n\
+                spec:\n  selector: {}\n  process: {matchPaths: [{path: /a}]}\n---\n\
+                apiVersion: security.kubearmor.com/v1\nkind: KubeArmorClusterPolicy\nmetadata: {name: p}\n\
+                spec:\n  selector: {matchExpressions: [{key: namespace, operator: In, values: [default]}]}\n  \
+                process: {matchPaths: [{path: /b}]}\n";
+    let parsed = parse("p.yaml", text);
+    assert_eq!(parsed.errors, []);
+    let mut f = Fixture::new(Arc::new(PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect())));
+    for (pid, namespace) in [(1, "default"), (2, "other")] {
+        f.lives(pid, &format!("c{pid}"));
+        assert_eq!(f.start(&container(&format!("c{pid}"), namespace, "web"), pid), Ok(()));
+    }
+    assert_eq!((f.exec("c1", "/a"), f.exec("c1", "/b")), (Verdict::Block, Verdict::Block));
+    assert_eq!(f.kernel.ids(), ["c1"]);
 }

@@ -68,7 +68,7 @@ fn a_file_that_becomes_bad_keeps_its_last_good_policies_in_force() {
     assert!(reload.changed);
     assert_eq!(f.names(), ["default/one", "default/three", "default/two", "default/b"]);
     assert_eq!(reload.kept.len(), 1);
-    assert_eq!(reload.kept[0].1.name, "two");
+    assert_eq!(reload.kept[0].1, "default/two");
     let [Problem::Document(error)] = &reload.problems[..] else { panic!("{:?}", reload.problems) };
     assert!(error.line > 14 && error.column > 0, "{error:?}");
     assert!(reload.problems[0].to_string().contains("a.yaml:"), "{}", reload.problems[0]);
@@ -151,4 +151,38 @@ fn too_large_a_file_is_refused() {
     let path = f.dir.path().join("large.yaml");
     std::fs::File::create(&path).unwrap().set_len(MAX_FILE_LEN + 1).unwrap();
     assert!(read(&path).unwrap_err().to_string().contains("split the file"));
+}
+
+#[test]
+fn a_namespace_with_a_bad_posture_keeps_its_last_good_one() {
+    use enforcer_core::ruleset::{Class, PostureAction, Postures};
+    let namespace = |posture: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: n, annotations: {{kubearmor-file-posture: {posture}}}}}\n"
+        )
+    };
+    let posture = |f: &Fixture| f.store.set().postures("n", Postures::default()).of(Class::File);
+    let mut f = Fixture::new();
+    f.write("n.yaml", &namespace("blok"));
+    assert_eq!(f.store.reload().problems.len(), 1);
+    assert_eq!(posture(&f), PostureAction::Audit, "the node's");
+    f.write("n.yaml", &namespace("block"));
+    assert!(f.store.reload().problems.is_empty());
+    assert_eq!(posture(&f), PostureAction::Block);
+    for bad in [namespace("blok"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: [}\n".into()] {
+        f.write("n.yaml", &bad);
+        let reload = f.store.reload();
+        assert_eq!((reload.problems.len(), reload.kept.len()), (1, 1), "{bad}");
+        assert_eq!(reload.kept[0].1, "namespace n");
+        assert_eq!(posture(&f), PostureAction::Block);
+    }
+    f.write("n.yaml", &namespace("allow"));
+    f.write("o.yaml", &namespace("block"));
+    let reload = f.store.reload();
+    assert!(matches!(&reload.problems[..], [Problem::Duplicate { what, .. }] if what == "the namespace `n`"));
+    assert_eq!(posture(&f), PostureAction::Allow, "the first file counts");
+    std::fs::remove_file(f.dir.path().join("n.yaml")).unwrap();
+    std::fs::remove_file(f.dir.path().join("o.yaml")).unwrap();
+    f.store.reload();
+    assert_eq!(posture(&f), PostureAction::Audit);
 }

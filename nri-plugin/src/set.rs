@@ -1,0 +1,210 @@
+//! The policies in force at one moment, with an index by what they select.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use enforcer_core::policy::{Namespace, Policy, Scope};
+use enforcer_core::ruleset::Postures;
+use enforcer_core::subject::Subject;
+
+/// Every policy in force at one moment, and what namespaces say. Never changed: a change makes another one, which has
+/// in common with it what did not change.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    policies: Vec<Arc<Policy>>,
+    namespaces: BTreeMap<String, Namespace>,
+    /// Policies of one namespace by one label that each container they select has; positions in `policies`.
+    by_label: HashMap<(String, String, String), Vec<usize>>,
+    /// Those of one namespace that want no label.
+    by_namespace: HashMap<String, Vec<usize>>,
+    /// Those that look in every namespace.
+    anywhere: Vec<usize>,
+}
+
+impl PolicySet {
+    /// A set of these policies.
+    #[must_use]
+    pub fn new(policies: Vec<Arc<Policy>>) -> Self {
+        Self::with_namespaces(policies, Vec::new())
+    }
+
+    /// A set of these policies and namespaces.
+    #[must_use]
+    pub fn with_namespaces(policies: Vec<Arc<Policy>>, namespaces: Vec<Namespace>) -> Self {
+        let mut set = Self::default();
+        for (position, policy) in policies.iter().enumerate() {
+            let selector = policy.selector();
+            let list = match (selector.scope(), selector.labels().iter().next()) {
+                (Scope::Namespace(namespace), Some((key, value))) => {
+                    set.by_label.entry((namespace.clone(), key.clone(), value.clone())).or_default()
+                }
+                (Scope::Namespace(namespace), None) => set.by_namespace.entry(namespace.clone()).or_default(),
+                (Scope::Cluster, _) => &mut set.anywhere,
+                (Scope::Host, _) => continue,
+            };
+            list.push(position);
+        }
+        set.namespaces = namespaces.into_iter().map(|one| (one.name().to_owned(), one)).collect();
+        set.policies = policies;
+        set
+    }
+
+    /// The policies, by directory, file and place in the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.iter().map(AsRef::as_ref)
+    }
+
+    /// The same, to be had.
+    #[must_use]
+    pub fn policies(&self) -> &[Arc<Policy>] {
+        &self.policies
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// The policies that select a container, in their order. What the others want is not looked at one by one.
+    #[must_use]
+    pub fn selecting(&self, subject: &Subject) -> Vec<&Arc<Policy>> {
+        let namespace = &subject.namespace;
+        let labels = subject.labels.iter();
+        let by_label = labels
+            .filter_map(|(key, value)| self.by_label.get(&(namespace.clone(), key.clone(), value.clone())));
+        let lists = by_label.chain(self.by_namespace.get(namespace)).chain([&self.anywhere]);
+        let mut positions: Vec<usize> = lists.flatten().copied().collect();
+        positions.sort_unstable();
+        let policies = positions.into_iter().filter_map(|position| self.policies.get(position));
+        policies.filter(|policy| policy.selects(subject)).collect()
+    }
+
+    /// The default postures in a namespace of a node with these.
+    #[must_use]
+    pub fn postures(&self, namespace: &str, node: Postures) -> Postures {
+        self.namespaces.get(namespace).map_or(node, |namespace| namespace.over(node))
+    }
+
+    /// What differs between two sets.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Difference {
+        let of = |set: &Self| -> BTreeMap<usize, Arc<Policy>> {
+            set.policies.iter().map(|policy| (Arc::as_ptr(policy).addr(), Arc::clone(policy))).collect()
+        };
+        let (mine, others) = (of(self), of(other));
+        let only = |a: &BTreeMap<usize, Arc<Policy>>, b: &BTreeMap<usize, Arc<Policy>>| -> Vec<Arc<Policy>> {
+            a.iter()
+                .filter(|(address, _)| !b.contains_key(address))
+                .map(|(_, policy)| Arc::clone(policy))
+                .collect()
+        };
+        let policies = [only(&mine, &others), only(&others, &mine)].concat();
+        let names = self.namespaces.keys().chain(other.namespaces.keys());
+        let namespaces = names.filter(|name| self.namespaces.get(*name) != other.namespaces.get(*name));
+        Difference { policies, namespaces: namespaces.cloned().collect() }
+    }
+}
+
+/// What came, went or is another version in another set.
+#[derive(Debug)]
+pub struct Difference {
+    policies: Vec<Arc<Policy>>,
+    namespaces: BTreeSet<String>,
+}
+
+impl Difference {
+    /// Whether it can make any difference to a container.
+    #[must_use]
+    pub fn touches(&self, subject: &Subject) -> bool {
+        self.namespaces.contains(&subject.namespace)
+            || self.policies.iter().any(|policy| policy.selects(subject))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use enforcer_core::policy::parse;
+
+    fn policies(text: &str) -> Vec<Arc<Policy>> {
+        let parsed = parse("p.yaml", text);
+        assert_eq!(parsed.errors, []);
+        parsed.policies.into_iter().map(Arc::new).collect()
+    }
+
+    fn policy(kind: &str, name: &str, namespace: &str, selector: &str) -> String {
+        let namespace =
+            if namespace.is_empty() { String::new() } else { format!(", namespace: {namespace}") };
+        format!(
+            "---\napiVersion: security.kubearmor.com/v1\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\n\
+             spec:\n  selector: {selector}\n  file: {{matchPaths: [{{path: /x}}]}}\n"
+        )
+    }
+
+    fn subject(namespace: &str, labels: &[(&str, &str)]) -> Subject {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Subject { namespace: namespace.into(), labels, ..Subject::default() }
+    }
+
+    #[test]
+    fn the_index_selects_what_a_look_at_every_policy_selects() {
+        let expression = |operator: &str| {
+            format!("{{matchExpressions: [{{key: label, operator: {operator}, values: [app=web]}}]}}")
+        };
+        let mut text = String::new();
+        for namespace in ["a", "b"] {
+            text += &policy("KubeArmorPolicy", "app", namespace, "{matchLabels: {app: web}}");
+            text += &policy("KubeArmorPolicy", "both", namespace, "{matchLabels: {app: web, tier: front}}");
+            text += &policy("KubeArmorPolicy", "all", namespace, "{}");
+            text += &policy("KubeArmorPolicy", "in", namespace, &expression("In"));
+            text += &policy("KubeArmorPolicy", "not-in", namespace, &expression("NotIn"));
+        }
+        text += &policy("KubeArmorClusterPolicy", "everywhere", "", "{}");
+        // the same name as a policy of a namespace, and another policy
+        text += &policy("KubeArmorClusterPolicy", "all", "", &expression("In"));
+        let set = PolicySet::new(policies(&text));
+        assert_eq!(set.len(), 12);
+        for namespace in ["a", "b", "c"] {
+            for labels in [
+                &[][..],
+                &[("app", "web")],
+                &[("app", "db")],
+                &[("tier", "front"), ("app", "web"), ("x", "y")],
+                &[("tier", "front")],
+            ] {
+                let subject = subject(namespace, labels);
+                let ids = |policy: &Policy| policy.id().clone();
+                let slow: Vec<_> = set.iter().filter(|policy| policy.selects(&subject)).map(ids).collect();
+                let fast: Vec<_> = set.selecting(&subject).into_iter().map(|policy| ids(policy)).collect();
+                assert_eq!(fast, slow, "{subject:?}");
+            }
+        }
+        assert!(!set.selecting(&subject("c", &[])).is_empty(), "cluster policies look everywhere");
+    }
+
+    #[test]
+    fn a_change_touches_what_it_selects_and_no_other() {
+        let web = policies(&policy("KubeArmorPolicy", "p", "a", "{matchLabels: {app: web}}"));
+        let db = policies(&policy("KubeArmorPolicy", "q", "a", "{matchLabels: {app: db}}"));
+        let before = PolicySet::new(web.clone());
+        let after = PolicySet::new([web, db].concat());
+        for (from, to) in [(&before, &after), (&after, &before)] {
+            let difference = from.difference(to);
+            assert!(difference.touches(&subject("a", &[("app", "db")])));
+            assert!(!difference.touches(&subject("a", &[("app", "web")])));
+            assert!(!difference.touches(&subject("b", &[("app", "db")])));
+        }
+        let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: {kubearmor-file-posture: block}}";
+        let namespaces = parse("n.yaml", text).namespaces;
+        let posture = PolicySet::with_namespaces(before.policies.clone(), namespaces);
+        let difference = before.difference(&posture);
+        assert!(difference.touches(&subject("a", &[])) && !difference.touches(&subject("b", &[])));
+    }
+}
