@@ -80,7 +80,7 @@ use serde::Serialize;
 pub use crate::access::{Access, PathAccess, PathClass, Target};
 use crate::network::{Endpoint, SocketAccess, SocketOp};
 use crate::path::{components, same_components};
-use crate::ruleset::{Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
+use crate::ruleset::{AbsPath, Args, Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
 
 /// What becomes of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -161,14 +161,7 @@ impl Ruleset {
     }
 
     fn strongest_below(&self, access: &Access<'_>, directory: &[u8]) -> Option<(Effect, OriginId)> {
-        let below = |rule: &&Rule| {
-            rule.class == access.class()
-                && rule
-                    .source
-                    .as_ref()
-                    .is_none_or(|source| access.source.is_some_and(|path| source.names(path)))
-                && lies_below(&rule.object, directory)
-        };
+        let below = |rule: &&Rule| acts(rule, access) && lies_below(&rule.object, directory);
         let about = self.rules().iter().filter(below).map(|rule| (rule.effect, Reverse(rule.origin)));
         about
             .filter(|(effect, _)| *effect > Effect::Allow)
@@ -212,13 +205,8 @@ pub(crate) enum Specificity {
 
 impl Match {
     fn of(rule: &Rule, access: &Access<'_>) -> Option<Self> {
-        let Rule { class, source, object, conditions, effect, origin } = rule;
-        if *class != access.class() {
-            return None;
-        }
-        if let Some(source) = source
-            && !access.source.is_some_and(|path| source.names(path))
-        {
+        let Rule { class: _, source, object, conditions, effect, origin } = rule;
+        if !acts(rule, access) {
             return None;
         }
         let specificity = match_target(object, *effect, &access.target)?;
@@ -243,29 +231,44 @@ impl Match {
     }
 }
 
+/// Whether the rule is of the access's class, and its source, where it has one, is who acts.
+fn acts(rule: &Rule, access: &Access<'_>) -> bool {
+    let named = |source: &AbsPath| access.source.is_some_and(|path| source.names(path));
+    rule.class == access.class() && rule.source.as_ref().is_none_or(named)
+}
+
 /// Whether an Allow rule with these conditions covers the access: all of them hold.
 fn covers(conditions: &Conditions, access: &Access<'_>) -> bool {
-    held(conditions, access).into_iter().flatten().all(|holds| holds)
+    held(conditions, access).into_iter().all(|(_, holds)| holds != Some(false))
 }
 
 /// Whether a Block or Audit rule with these conditions exempts the access: any one of them holds.
 fn exempts(conditions: &Conditions, access: &Access<'_>) -> bool {
-    held(conditions, access).into_iter().flatten().any(|holds| holds)
+    held(conditions, access).into_iter().any(|(_, holds)| holds == Some(true))
 }
 
-/// For each condition that there is, whether it holds.
-fn held(conditions: &Conditions, access: &Access<'_>) -> [Option<bool>; 4] {
+/// The conditions, and for each one that there is, whether it holds.
+pub(crate) fn held(conditions: &Conditions, access: &Access<'_>) -> [(&'static str, Option<bool>); 4] {
     let Conditions { read_only, owner_only, no_terminal, args } = conditions;
     let path = access.path();
+    let owner = || path.is_some_and(|path| path.owner.is_none_or(|owner| owner == access.uid));
+    let allowed = |args: &Args| {
+        let given = path.and_then(|path| path.args);
+        given.is_some_and(|given| given.iter().all(|arg| args.contains(arg)))
+    };
     [
-        read_only.then(|| path.is_some_and(|path| !path.write)),
-        owner_only.then(|| path.is_some_and(|path| path.owner.is_none_or(|owner| owner == access.uid))),
-        no_terminal.then_some(!access.terminal),
-        args.as_ref().map(|allowed| {
-            let given = path.and_then(|path| path.args);
-            given.is_some_and(|given| given.iter().all(|arg| allowed.contains(arg)))
-        }),
+        ("readOnly", read_only.then(|| path.is_some_and(|path| !path.write))),
+        ("ownerOnly", owner_only.then(owner)),
+        ("pts: false", no_terminal.then_some(!access.terminal)),
+        ("allowedArgs", args.as_ref().map(allowed)),
     ]
+}
+
+/// Whether the rule has a say in the access: its object, its source and, for an Allow rule, its conditions.
+pub(crate) fn speaks(rule: &Rule, access: &Access<'_>) -> bool {
+    let moved = access.path().filter(|access| access.tree).map(|access| access.path);
+    Match::of(rule, access).is_some()
+        || (moved.is_some_and(|directory| lies_below(&rule.object, directory)) && acts(rule, access))
 }
 
 fn match_target(object: &Object, effect: Effect, target: &Target<'_>) -> Option<Specificity> {

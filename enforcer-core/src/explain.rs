@@ -1,167 +1,17 @@
 //! Questions and answers in words: what would happen to an access, and why.
 
-use std::fmt;
-use std::str::FromStr;
+mod question;
+mod socket;
 
 use serde::Serialize;
 
-use crate::decide::{Access, DecidedBy, Decision, PathAccess, PathClass, Target, Verdict};
-use crate::path::{AbsPath, PathError};
-use crate::posture::{Class, UnknownClass};
+pub use self::question::{Question, QuestionError};
+use crate::decide::{Access, DecidedBy, Decision, Verdict, held, speaks};
+use crate::network::{Endpoint, Protocol};
 use crate::ruleset::{Effect, Object, Origin, PostureAction, Rule, Ruleset};
 
 /// The policy that is named where the default posture decided, as KubeArmor's alerts name it.
 pub const DEFAULT_POSTURE: &str = "DefaultPosture";
-
-/// An access as a person writes it: `CLASS:OP:OBJECT`, such as `file:read:/etc/passwd` or `process:exec:/bin/sh`.
-///
-/// ```
-/// use enforcer_core::explain::Question;
-///
-/// let question: Question = "file:create:/tmp/x".parse()?;
-/// let access = question.access(Some(b"/bin/touch"), 1000, 0);
-/// let path = access.path().expect("a file is accessed");
-/// assert!(path.write);
-/// assert_eq!(path.owner, None, "who creates a file owns it");
-/// assert_eq!(question.to_string(), "creating /tmp/x");
-/// # Ok::<(), enforcer_core::explain::QuestionError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    operation: &'static Operation,
-    object: AbsPath,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Operation {
-    class: Class,
-    names: &'static [&'static str],
-    doing: &'static str,
-    write: bool,
-    /// Whether the object comes into being, so that it has no owner yet.
-    creates: bool,
-    /// Whether what lies below moves with it.
-    tree: bool,
-}
-
-const fn operation(class: Class, names: &'static [&'static str], doing: &'static str) -> Operation {
-    Operation { class, names, doing, write: false, creates: false, tree: false }
-}
-
-const fn writing(names: &'static [&'static str], doing: &'static str) -> Operation {
-    Operation { write: true, ..operation(Class::File, names, doing) }
-}
-
-const fn creating(names: &'static [&'static str], doing: &'static str) -> Operation {
-    Operation { creates: true, ..writing(names, doing) }
-}
-
-const OPERATIONS: [Operation; 14] = [
-    operation(Class::Process, &["exec"], "executing"),
-    operation(Class::File, &["read", "open"], "reading"),
-    writing(&["write", "append"], "writing"),
-    writing(&["truncate"], "truncating"),
-    writing(&["delete", "unlink"], "deleting"),
-    Operation { tree: true, ..writing(&["rename"], "renaming from or to") },
-    writing(&["link"], "linking from or to"),
-    writing(&["chmod"], "changing the mode of"),
-    writing(&["chown"], "changing the owner of"),
-    writing(&["rmdir"], "removing the directory"),
-    creating(&["create"], "creating"),
-    creating(&["mkdir"], "making the directory"),
-    creating(&["symlink"], "making the symbolic link"),
-    creating(&["mknod"], "making the node"),
-];
-
-impl Question {
-    /// The kind of access.
-    #[must_use]
-    pub fn class(&self) -> Class {
-        self.operation.class
-    }
-
-    /// The access, by this executable and user, to a file with this owner; what creates its object has no use for the
-    /// owner.
-    #[must_use]
-    pub fn access<'a>(&'a self, source: Option<&'a [u8]>, uid: u32, owner: u32) -> Access<'a> {
-        let Operation { class, write, creates, tree, .. } = *self.operation;
-        let owner = (!creates).then_some(owner);
-        let class = if class == Class::Process { PathClass::Process } else { PathClass::File };
-        let path = self.object.as_bytes();
-        let target = Target::Path(PathAccess { class, path, write, tree, owner, args: None });
-        Access { source, uid, ..Access::to(target) }
-    }
-}
-
-/// `reading /etc/passwd`
-impl fmt::Display for Question {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.operation.doing, self.object)
-    }
-}
-
-impl FromStr for Question {
-    type Err = QuestionError;
-
-    fn from_str(text: &str) -> Result<Self, QuestionError> {
-        let mut parts = text.splitn(3, ':');
-        let (Some(class), Some(name), Some(object)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(QuestionError::Shape(text.to_owned()));
-        };
-        let class = match class.parse()? {
-            class @ (Class::Process | Class::File) => class,
-            other => return Err(QuestionError::NotEnforced(other.as_str())),
-        };
-        let mut of_class = OPERATIONS.iter().filter(|operation| operation.class == class);
-        let Some(operation) = of_class.clone().find(|operation| operation.names.contains(&name)) else {
-            let names: Vec<_> = of_class.by_ref().flat_map(|operation| operation.names).copied().collect();
-            return Err(QuestionError::UnknownOperation {
-                class,
-                given: name.to_owned(),
-                names: names.join("`, `"),
-            });
-        };
-        let object =
-            object.parse().map_err(|source| QuestionError::Object { given: object.to_owned(), source })?;
-        Ok(Self { operation, object })
-    }
-}
-
-/// Why a text is no [`Question`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum QuestionError {
-    /// Not three parts.
-    #[error(
-        "`{0}` is not `CLASS:OP:OBJECT`; write it as in `file:read:/etc/passwd` or `process:exec:/bin/sh`"
-    )]
-    Shape(String),
-    /// The class.
-    #[error(transparent)]
-    Class(#[from] UnknownClass),
-    /// A class that no rule is enforced in yet.
-    #[error(
-        "{0} accesses are not enforced yet, so there is no verdict on them; ask about `file` or `process`"
-    )]
-    NotEnforced(&'static str),
-    /// The operation.
-    #[error("`{given}` is no {class} operation; there are `{names}`")]
-    UnknownOperation {
-        /// The class.
-        class: Class,
-        /// The operation as given.
-        given: String,
-        /// Those there are.
-        names: String,
-    },
-    /// The object.
-    #[error("`{given}` is no object of an access: {source}")]
-    Object {
-        /// The object as given.
-        given: String,
-        /// What is wrong with it.
-        source: PathError,
-    },
-}
 
 /// A decision in words, fit for JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -188,13 +38,8 @@ impl Ruleset {
         };
         match origin {
             Some((id, origin)) => {
-                let rule = self.rules().iter().find(|rule| {
-                    rule.origin == id
-                        && rule
-                            .source
-                            .as_ref()
-                            .is_none_or(|s| access.source.is_some_and(|path| s.names(path)))
-                });
+                let mut its = self.rules().iter().filter(|rule| rule.origin == id);
+                let rule = its.find(|rule| speaks(rule, access));
                 let mut reason = by_rule(question, access, origin, rule, exempt);
                 if let Some(link) = access.path().and_then(|access| self.written_as(id, access.path)) {
                     reason += &format!("; {link}");
@@ -270,30 +115,53 @@ fn by_rule(
     };
     let mut sentence = format!("`{policy}` {does} {question}: {place}");
     let Some(rule) = rule else { return sentence };
-    sentence += &match &rule.object {
-        Object::Path(path) => format!(" names the path `{path}`"),
-        Object::BaseName(name) => format!(" names every `{name}`"),
-        Object::Directory { dir, recursive: true } => format!(" names everything under `{dir}`"),
-        Object::Directory { dir, recursive: false } => format!(" names what is directly in `{dir}`"),
-        other => format!(" names `{other}`"),
-    };
+    sentence += &names(&rule.object);
     if let Some(source) = &rule.source {
         sentence += &format!(" for `{source}`");
     }
-    if exempt {
-        sentence += match (
-            rule.conditions.read_only && access.path().is_some_and(|path| !path.write),
-            rule.conditions.owner_only,
-        ) {
-            (true, _) => " and exempts reading (`readOnly`)",
-            (false, true) => " and exempts the owner (`ownerOnly`)",
-            (false, false) => "",
+    let mut holds = held(&rule.conditions, access).into_iter().filter(|(_, holds)| *holds == Some(true));
+    if let (true, Some((condition, _))) = (exempt, holds.next()) {
+        let who = match condition {
+            "readOnly" => "reading",
+            "ownerOnly" => "the owner",
+            "allowedArgs" => "these arguments",
+            _ => "who has no terminal",
         };
+        sentence += &format!(" and exempts {who} (`{condition}`)");
     }
     if !message.is_empty() {
         sentence += &format!(" ({message})");
     }
     sentence
+}
+
+/// What an object is about, as the end of a sentence.
+fn names(object: &Object) -> String {
+    match object {
+        Object::Path(path) => format!(" names the path `{path}`"),
+        Object::BaseName(name) => format!(" names every `{name}`"),
+        Object::Pattern(pattern) => format!(" names what matches `{pattern}`"),
+        Object::Directory { dir, recursive: true } => format!(" names everything under `{dir}`"),
+        Object::Directory { dir, recursive: false } => format!(" names what is directly in `{dir}`"),
+        Object::Sockets(Protocol::All) => " names every socket".to_owned(),
+        Object::Sockets(protocol) => format!(" names `{protocol}` sockets"),
+        Object::Destination(end) => format!(" names what goes to {}", endpoint(end)),
+        Object::Listener(end) => format!(" names what listens on {}", endpoint(end)),
+        Object::Capability(capability) => format!(" names the capability `{capability}`"),
+        Object::Syscall(syscall) => format!(" names the system call `{syscall}`"),
+        Object::Preset(preset) => format!(" is the preset `{preset}`"),
+    }
+}
+
+fn endpoint(endpoint: &Endpoint) -> String {
+    let Endpoint { net, ports, protocol } = endpoint;
+    let net = net.map_or_else(|| "any address".to_owned(), |net| format!("`{net}`"));
+    let ports = match ports.to_string() {
+        all if all == "*" => String::new(),
+        ports => format!(", port {ports}"),
+    };
+    let protocol = protocol.map(|protocol| format!(" by `{protocol}`")).unwrap_or_default();
+    format!("{net}{ports}{protocol}")
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub enum Command {
     Check(CheckArgs),
     /// Say what the policies decide about one access of one container, and why
     #[command(after_help = EXPLAIN_HELP)]
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Show what this host supports, and what to do about the rest
     #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
     Probe(ProbeArgs),
@@ -167,12 +167,22 @@ pub struct ExplainArgs {
     /// Ask as a process of the host
     #[arg(long)]
     pub host: bool,
-    /// The access, for example file:read:/etc/passwd or process:exec:/bin/sh
+    /// The access: file:read:/etc/passwd, process:exec:/bin/sh, network:connect:tcp:10.0.0.1:443,
+    /// network:create:inet:stream:tcp, capability:use:net_raw, syscall:unlink, preset:filelessExec
     #[arg(long, value_name = "CLASS:OP:OBJECT")]
     pub access: String,
     /// Executable of the acting process (for process:exec, of the one that calls execve)
     #[arg(long, value_name = "PATH")]
     pub source: Option<String>,
+    /// Executable that starts the process: --source by another name, for process:exec
+    #[arg(long, value_name = "PATH", conflicts_with = "source")]
+    pub parent: Option<String>,
+    /// An argument of the started process after its first, argv[0]; may be repeated
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub args: Vec<String>,
+    /// The acting process has a controlling terminal
+    #[arg(long)]
+    pub tty: bool,
     /// User id of the acting process
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub uid: u32,

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use enforcer_core::coverage::Coverage;
-use enforcer_core::decide::{Target, Verdict};
+use enforcer_core::decide::{Access, Target, Verdict};
 use enforcer_core::enforce::root::Root;
 use enforcer_core::explain::{Explanation, Question};
 use enforcer_core::links::Link;
 use enforcer_core::path::AbsPath;
-use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
+use enforcer_core::ruleset::{Class, Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
 
 use crate::cli::{ExpectedVerdict, ExplainArgs, Output, postures};
@@ -45,8 +45,18 @@ pub fn run(args: &ExplainArgs) -> Exit {
 
 fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
     let question: Question = args.access.parse().map_err(|error| format!("--access: {}", chain(&error)))?;
-    let source = args.source.as_deref().map(str::parse::<AbsPath>).transpose();
-    let source = source.map_err(|error| format!("--source: {}", chain(&error)))?;
+    if question.class() != Class::Process {
+        let flag = if args.parent.is_some() { Some("--parent") } else { None };
+        if let Some(flag) = flag.or((!args.args.is_empty()).then_some("--args")) {
+            return Err(format!("{flag} is about `process:exec:...`, and the access is none"));
+        }
+    }
+    let (flag, source) = match (&args.source, &args.parent) {
+        (None, Some(parent)) => ("--parent", Some(parent)),
+        (source, _) => ("--source", source.as_ref()),
+    };
+    let source = source.map(|path| path.parse::<AbsPath>()).transpose();
+    let source = source.map_err(|error| format!("{flag}: {}", chain(&error)))?;
     let inputs = input::load(&args.policies).map_err(|error| chain(&error))?;
     refuse_bad_policies(&inputs)?;
     if args.host {
@@ -59,7 +69,9 @@ fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
     let postures = namespace_postures(&inputs, &subject.namespace, postures(&args.postures));
     let Resolved { mut ruleset, mut coverage } =
         Ruleset::resolve(input::policies(&inputs), &postures, &subject);
-    let mut access = question.access(source.as_ref().map(AbsPath::as_bytes), args.uid, args.owner);
+    let started_with: Vec<&[u8]> = args.args.iter().map(String::as_bytes).collect();
+    let access = question.access(source.as_ref().map(AbsPath::as_bytes), args.uid, args.owner);
+    let mut access = Access { terminal: args.tty, ..access }.with_args(&started_with);
     let Some(dir) = &args.root else { return Ok((ruleset.explain(&question, &access), coverage)) };
 
     let root = Root::at(dir).map_err(|error| format!("--root: cannot open `{}`: {error}", dir.display()))?;

@@ -195,6 +195,29 @@ fn explain_follows_links_in_an_image() {
 }
 
 #[test]
+fn explain_asks_for_arguments_terminal_and_parent() {
+    let dir = Dir::new();
+    let p = &dir.write(
+        "p.yaml",
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p}\nspec:\n  selector: {}\n  \
+         process:\n    matchPaths:\n    - {path: /bin/py, allowedArgs: [-m, x], pts: false, fromSource: [{path: /bin/sh}]}\n",
+    );
+    let verdict = |more: &[&str]| {
+        let args = [&["--access", "process:exec:/bin/py", "--tty"][..], more].concat();
+        let value = answer(p, &args);
+        value["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(verdict(&["--parent", "/bin/sh", "--args", "-c", "--args", "x"]), "block");
+    assert_eq!(verdict(&["--source", "/bin/sh", "--args=-m", "--args=-c"]), "block");
+    assert_eq!(verdict(&["--parent", "/bin/bash", "--args", "-c"]), "allow");
+    for access in ["network:connect:tcp:[::1]:443", "capability:use:net_raw", "syscall:unlink", "preset:exec"]
+    {
+        let value = answer(p, &["--access", access]);
+        assert_eq!(value["verdict"], "allow", "{access}");
+    }
+}
+
+#[test]
 fn explain_expects_with_its_exit_code() {
     let dir = Dir::new();
     let p = &dir.write("p.yaml", POLICY);
@@ -222,8 +245,14 @@ fn explain_refuses_bad_input_with_exit_code_2() {
         (p, &["--access", "file:fetch:/x"], "fetch"),
         (p, &["--access", "files:read:/x"], "`files`"),
         (p, &["--access", "file:read:etc/passwd"], "etc/passwd"),
-        (p, &["--access", "network:connect:tcp"], "network"),
+        (p, &["--access", "network:connect:tcp"], "an address is missing"),
         (p, &["--access", read, "--source", "cat"], "--source"),
+        (p, &["--access", "process:exec:/bin/x", "--parent", "cat"], "--parent"),
+        (p, &["--access", read, "--parent", "/bin/cat"], "--parent is about `process:exec"),
+        (p, &["--access", read, "--args", "-x"], "--args is about `process:exec"),
+        (p, &["--access", "process:exec:/x", "--source", "/a", "--parent", "/b"], "cannot be used with"),
+        (p, &["--access", "capability:use:net_ray"], "`net_raw`"),
+        (p, &["--access", "syscall:unlnik"], "`unlink`"),
         (p, &["--access", read, "--posture", "file=deny"], "deny"),
         (p, &["--access", read, "--label", "app"], "KEY=VALUE"),
         (p, &["--access", read, "--uid", "root"], "root"),

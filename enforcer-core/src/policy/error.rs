@@ -97,7 +97,7 @@ impl<'a> Errors<'a> {
 }
 
 /// The name nearest to `given`, if it is near enough to be meant.
-pub(super) fn nearest<'n>(given: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(given: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // No name is that long, and the distance takes the product of both lengths to find.
     if given.len() > 100 {
         return None;
@@ -112,7 +112,7 @@ pub(super) fn nearest<'n>(given: &str, names: impl IntoIterator<Item = &'n str>)
 }
 
 /// "did you mean ...", or all the names there are.
-pub(super) fn suggest<'n>(given: &str, names: impl IntoIterator<Item = &'n str> + Clone) -> String {
+pub(crate) fn suggest<'n>(given: &str, names: impl IntoIterator<Item = &'n str> + Clone) -> String {
     match nearest(given, names.clone()) {
         Some(name) => format!("did you mean `{name}`?"),
         None => {

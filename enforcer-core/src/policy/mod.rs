@@ -71,6 +71,7 @@ use std::collections::BTreeMap;
 use self::decode::Cursor;
 use self::error::Errors;
 pub use self::error::PolicyError;
+pub(crate) use self::error::{nearest, suggest};
 pub use self::id::{Kind, PolicyId};
 pub use self::namespace::Namespace;
 pub use self::selector::{Scope, Selector};
