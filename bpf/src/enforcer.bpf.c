@@ -30,8 +30,13 @@ enum mark_mode mark_mode_type;
 #include "match.bpf.h"
 #include "emit.bpf.h"
 #include "judge.bpf.h"
+#include "names.bpf.h"
 
 #include "file.bpf.c"
+#include "attr.bpf.c"
+#include "mount.bpf.c"
+#include "memory.bpf.c"
+#include "trace.bpf.c"
 #include "exec.bpf.c"
 #include "mark.bpf.c"
 #include "door.bpf.c"

@@ -6,9 +6,11 @@
  * path_mknod		creation by open(O_CREAT), mknod: before the file exists, so nothing is left behind
  * path_mkdir, path_rmdir, path_unlink, path_symlink, path_link, path_rename
  * path_truncate, file_truncate (6.2), path_chmod, path_chown
+ * file_receive		a descriptor that another process has sent, or that was taken from it: as if it were opened here
  */
 
 #define FMODE_WRITE 2u
+#define FMODE_PATH (1u << 14)
 #define FMODE_NOACCOUNT (1u << 29) /* a stacked file system's own open; the user's has a call of its own */
 #define O_TRUNC 01000u
 #define S_IFMT 0170000u
@@ -66,6 +68,27 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	ns = (__u64)BPF_CORE_READ(m, mnt_ns);
 	if (ns >= (__u64)-MAX_ERRNO && !(BPF_CORE_READ(file, f_path.mnt, mnt_sb, s_flags) & SB_KERNMOUNT))
 		return 0;
+	return judge(s, &r) ? -EACCES : 0;
+}
+
+/* O_PATH gives nothing yet: what it is opened for later is judged then. */
+SEC("lsm/file_receive")
+int BPF_PROG(file_receive, struct file *file, int ret)
+{
+	struct request r = {.class_ = CLASS_FILE, .op = OP_RECEIVE};
+	struct subject *s;
+
+	if (ret)
+		return ret;
+	if (file->f_mode & FMODE_PATH)
+		return 0;
+	s = confined();
+	if (!s)
+		return 0;
+	r.condition = file->f_mode & FMODE_WRITE ? COND_WRITE : 0;
+	r.dentry = (__u64)file->f_path.dentry;
+	r.mnt = (__u64)file->f_path.mnt;
+	r.inode = (__u64)file->f_inode;
 	return judge(s, &r) ? -EACCES : 0;
 }
 

@@ -14,10 +14,11 @@
 
 
 struct qstr { __u32 len; const unsigned char *name; } __kernel_type;
-struct super_block { __u32 s_dev; unsigned long s_flags; } __kernel_type;
+struct list_head { struct list_head *next; } __kernel_type;
+struct super_block { __u32 s_dev; unsigned long s_flags; int s_stack_depth; struct list_head s_mounts; } __kernel_type;
 typedef struct { __u32 val; } kuid_t;
 struct inode { __u16 i_mode; kuid_t i_uid; struct super_block *i_sb; unsigned long i_ino; } __kernel_type;
-struct dentry { struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } __kernel_type;
+struct dentry { struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; struct super_block *d_sb; } __kernel_type;
 struct vfsmount { struct dentry *mnt_root; struct super_block *mnt_sb; } __kernel_type;
 struct path { struct vfsmount *mnt; struct dentry *dentry; } __kernel_type;
 struct ns_common { unsigned int inum; } __kernel_type;
@@ -27,11 +28,18 @@ struct mnt_namespace { struct ns_common ns; } __kernel_type;
 struct mnt_namespace___seq { __u64 seq; } __kernel_type;
 struct ns_common___id { __u64 ns_id; } __kernel_type;
 struct mnt_namespace___id { struct ns_common___id ns; } __kernel_type;
-struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; struct mnt_namespace *mnt_ns; } __kernel_type;
+struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; struct mnt_namespace *mnt_ns; struct list_head mnt_instance; } __kernel_type;
+/* since 6.18 the mounts of a superblock are a list without a head */
+struct super_block___single { struct mount *s_mounts; } __kernel_type;
+struct mount___single { struct mount *mnt_next_for_sb; } __kernel_type;
 struct file { unsigned int f_mode; unsigned int f_flags; struct path f_path; struct inode *f_inode; } __kernel_type;
+/* a layer's file that stands for the user's in mappings; since 6.5 */
+struct backing_file { struct file file; struct path user_path; } __kernel_type;
+struct vm_area_struct { unsigned long vm_flags; struct file *vm_file; } __kernel_type;
+struct iattr { unsigned int ia_valid; } __kernel_type;
 struct fs_struct { struct path root; } __kernel_type;
 struct nsproxy { struct mnt_namespace *mnt_ns; } __kernel_type;
-struct mm_struct { struct file *exe_file; } __kernel_type;
+struct mm_struct { struct file *exe_file; unsigned long saved_auxv[2]; } __kernel_type;
 struct cred { kuid_t uid; kuid_t fsuid; } __kernel_type;
 struct pid_namespace;
 struct upid { int nr; struct pid_namespace *ns; } __kernel_type;
@@ -48,6 +56,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct fs_struct *fs;
 	struct mm_struct *mm;
+	const struct cred *real_cred;
 	const struct cred *cred;
 	struct pid *thread_pid;
 	struct css_set *cgroups;

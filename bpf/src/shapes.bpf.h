@@ -15,7 +15,7 @@ struct request {
 	__u32 op;
 	__u32 condition; /* COND_WRITE, COND_TREE; the owner is added */
 	__u32 reason;	 /* not 0: no path says what this is about (REASON_*); dentry and mnt are for the event only */
-	__u32 pad;
+	__u32 nth;	 /* which of dentry's names, while it is judged under all (names.bpf.h) */
 };
 
 /* A walk asked for and answered: plain data, since it is handed to a function that is verified on its own. */

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use enforcer_bpf::types;
-use libbpf_rs::btf::{Btf, types as btf};
+use libbpf_rs::btf::{Btf, ReferencesType as _, types as btf};
 use libbpf_rs::{Link, Object, ObjectBuilder, OpenObject};
 use rustix::fs::{FlockOperation, flock, statfs};
 
@@ -67,6 +67,13 @@ fn has_hook(kernel: &Btf<'_>, hook: &str) -> bool {
     kernel.type_by_name::<btf::Func<'_>>(&format!("bpf_lsm_{hook}")).is_some()
 }
 
+/// How many arguments a hook has; 0 where the kernel has no such hook.
+fn arguments(kernel: &Btf<'_>, hook: &str) -> usize {
+    let function = kernel.type_by_name::<btf::Func<'_>>(&format!("bpf_lsm_{hook}"));
+    let prototype = function.and_then(|function| btf::FuncProto::try_from(function.referenced_type()).ok());
+    prototype.map_or(0, |prototype| prototype.len())
+}
+
 /// Loads the programs, taking over pinned maps, and attaches and pins each hook.
 pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
     check_lsm()?;
@@ -122,8 +129,11 @@ fn prepare(dir: &Path) -> Result<OpenObject, EnforceError> {
         ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
+        let plain = program.name() == "inode_setattr_plain";
         let wanted = match section.strip_prefix("lsm/") {
             Some("task_free") => pointers,
+            // two programs for the two shapes of the hook
+            Some("inode_setattr") => arguments(&kernel, "inode_setattr") == if plain { 2 } else { 3 },
             Some(hook) => has_hook(&kernel, hook),
             None => section.starts_with("iter/"),
         };
