@@ -101,6 +101,17 @@ int BPF_PROG(inode_file_setattr, struct dentry *dentry, void *attr, int ret)
 #define FS_IOC_FSSETXATTR 0x401c5820u
 #define FS_IOC_ENABLE_VERITY 0x40806685u
 
+/* Not the layer's file, to which overlayfs passes on what was judged on the user's. */
+static __always_inline int judge_flags(struct file *file)
+{
+	struct mount *m = (struct mount *)mount_of((__u64)file->f_path.mnt);
+	__u64 ns = (__u64)BPF_CORE_READ(m, mnt_ns);
+
+	if (ns >= (__u64)-MAX_ERRNO)
+		return 0;
+	return judge_file(OP_SETATTR, &file->f_path);
+}
+
 SEC("lsm/file_ioctl")
 int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd, unsigned long arg, int ret)
 {
@@ -108,7 +119,7 @@ int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd, unsigned long arg,
 		return ret;
 	if (cmd != FS_IOC_SETFLAGS && cmd != FS_IOC32_SETFLAGS && cmd != FS_IOC_FSSETXATTR && cmd != FS_IOC_ENABLE_VERITY)
 		return 0;
-	return judge_file(OP_SETATTR, &file->f_path);
+	return judge_flags(file);
 }
 
 /* a 32-bit program's, since 6.8 (f1bb47a31dff, "lsm: new security_file_ioctl_compat() hook") */
@@ -119,5 +130,5 @@ int BPF_PROG(file_ioctl_compat, struct file *file, unsigned int cmd, unsigned lo
 		return ret;
 	if (cmd != FS_IOC32_SETFLAGS && cmd != FS_IOC_FSSETXATTR && cmd != FS_IOC_ENABLE_VERITY)
 		return 0;
-	return judge_file(OP_SETATTR, &file->f_path);
+	return judge_flags(file);
 }

@@ -20,6 +20,12 @@ pub const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 /// The workload that misbehaves.
 pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/probe"));
 
+/// The program of tricks to get round a policy.
+pub const EVADE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/evade"));
+/// What its tricks are to execute.
+pub const GOAL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goal"));
+/// The same as a program that needs `ld.so`.
+pub const GOAL_DYNAMIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goal-dynamic"));
 /// The program that measures.
 pub const COST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cost"));
 /// The smallest program.

@@ -1,0 +1,149 @@
+//! The evasion corpus: tricks to get round a policy (`programs/evade`), each without a policy, where it must work, under a
+//! Block rule, and under a whitelist with posture block, where it must fail and an alert must say why.
+//!
+//! Each runs in a fresh container: namespaces, an overlay as its root, volumes. What is expected otherwise, be it that the
+//! kernel itself refuses or that nothing stops it, stands in [`EXCEPTIONS`], and the README tells users of the latter.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod corpus;
+mod table;
+
+use std::fs;
+use std::time::Duration;
+
+use corpus::{Kind, Sandbox, Under, describe, rules};
+use enforcer_core::enforce::{Enforcer, Options};
+use enforcer_core::event::Event;
+use lab::vm::{self, Job, Kernel, Spec, Streams};
+use table::{Outcome, expected};
+
+/// Set in the guest: its kernel.
+const INSIDE: &str = "NRI_ENFORCER_EVASION_TEST";
+
+/// Runs the test `name` of this program in a fresh guest, where it runs `body`.
+fn in_guest(name: &str, kernel: Kernel, body: fn(&str)) {
+    if let Ok(kernel) = std::env::var(INSIDE) {
+        return body(&kernel);
+    }
+    let say = |text: &str| println!("{text}");
+    let machine = vm::machine(&Spec::plain(kernel), &say).expect("a machine (run `make setup` as root)");
+    let only = std::env::var("TRICK").map(|name| format!("TRICK='{name}' ")).unwrap_or_default();
+    let script = format!(
+        "{only}{INSIDE}={kernel} RUST_BACKTRACE=0 exec ./evasion --exact {name} --nocapture --test-threads=1 2>&1"
+    );
+    let mut job = Job::script(script).file("evasion", std::env::current_exe().unwrap());
+    job.limit = Some(Duration::from_secs(500));
+    let mut out = Vec::new();
+    let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() }).unwrap();
+    print!("{}", String::from_utf8_lossy(&out));
+    assert_eq!(outcome.status, 0, "the test failed in its guest ({kernel})");
+}
+
+macro_rules! on_kernels {
+    ($($name:ident: $kernel:ident, $body:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            in_guest(stringify!($name), Kernel::$kernel, $body);
+        }
+    )*};
+}
+
+on_kernels! {
+    tricks_fail_on_6_1: V6_1, tricks;
+    tricks_fail_on_6_12: V6_12, tricks;
+    races_are_lost_on_6_1: V6_1, races;
+    races_are_lost_on_6_12: V6_12, races;
+}
+
+fn events(enforcer: &Enforcer) -> Vec<Event> {
+    let mut events = Vec::new();
+    enforcer.events().unwrap().poll(Duration::from_millis(20), |event| events.push(event)).unwrap();
+    events
+}
+
+/// Every trick, with and without policies.
+fn tricks(kernel: &str) {
+    let enforcer = Enforcer::open(&Options::default()).unwrap();
+    corpus::prepare();
+    let tricks = corpus::list();
+    table::check_names(&tricks);
+    let mut wrong = Vec::new();
+    let only = std::env::var("TRICK").ok();
+    for (kind, name) in tricks.iter().filter(|(_, name)| only.as_ref().is_none_or(|only| only == name)) {
+        let mut line = format!("{kind:<9}{name:<38}");
+        for under in [Under::Nothing, Under::Block, Under::Allow] {
+            let expected = expected(name, *kind, under, kernel);
+            let mut sandbox = Sandbox::new(&["run", name], table::host_pid(name));
+            events(&enforcer);
+            if let Some(rules) = rules(*kind, under) {
+                enforcer.arm(&sandbox.target(), &rules).unwrap();
+            }
+            let result = sandbox.result();
+            let why = describe(&events(&enforcer));
+            enforcer.disarm(&sandbox.id).unwrap();
+            let shown = result.to_string();
+            line.push_str(&format!("{shown:<12}{why:<28}"));
+            let good = match expected {
+                Outcome::Reached => result.reached(),
+                Outcome::Denied => result.denied() && !why.is_empty(),
+                Outcome::Refused(errno) => result.errno() == Some(errno),
+            };
+            if !good {
+                line.push_str("<-- WRONG ");
+                wrong.push(format!("{name}, {under:?}: {shown} {why}, not {expected:?}\n{}", sandbox.said()));
+            }
+        }
+        println!("{}", line.trim_end());
+    }
+    let misses =
+        enforcer.counters().unwrap().into_iter().find(|(name, _)| name == "recursion_misses").unwrap().1;
+    assert_eq!(misses, 0);
+    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), tricks.len() * 3, wrong.join("\n"));
+}
+
+/// Many at once: 0 opened, whatever is renamed, exchanged or updated meanwhile.
+fn races(_: &str) {
+    let enforcer = Enforcer::open(&Options::default()).unwrap();
+    corpus::prepare();
+    let count = |text: &str, what: &str| -> u64 {
+        let words: Vec<_> = text.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == what).unwrap_or_else(|| panic!("{text}"));
+        words[at + 1].parse().unwrap()
+    };
+
+    // Without a policy the same program opens it.
+    let mut control = Sandbox::new(&["race", "open", "1", "/prot/secret"], false);
+    let said = control.output(Duration::from_secs(60));
+    assert!(count(&said, "opened") > 100, "{said}");
+
+    // Two rulesets that both deny it, exchanged all the time; the threads of the container on all CPUs.
+    let rulesets = [rules(Kind::Read, Under::Block).unwrap(), rules(Kind::Read, Under::Allow).unwrap()];
+    for arguments in [["race", "rename", "100000", ""], ["race", "open", "10", "/prot/secret"]] {
+        let arguments: Vec<_> = arguments.into_iter().filter(|a| !a.is_empty()).collect();
+        let mut sandbox = Sandbox::new(&arguments, false);
+        enforcer.arm(&sandbox.target(), &rulesets[0]).unwrap();
+        sandbox.start();
+        let mut updates = 0;
+        while !sandbox.ended() {
+            updates += 1;
+            enforcer.update(&sandbox.id, &rulesets[updates % 2]).unwrap();
+        }
+        let said = sandbox.output(Duration::from_secs(1));
+        println!("{}: {} policy updates, {}", arguments.join(" "), updates, said.trim());
+        assert_eq!(count(&said, "opened"), 0, "{said}");
+        assert!(count(&said, "denied") > 10_000, "{said}");
+        assert!(updates > 20);
+        enforcer.disarm(&sandbox.id).unwrap();
+    }
+    let counters = enforcer.counters().unwrap();
+    println!("{counters:?}");
+    assert_eq!(counters.iter().find(|(name, _)| name == "recursion_misses").unwrap().1, 0);
+    fs::remove_file("/corpus-secret").unwrap();
+}

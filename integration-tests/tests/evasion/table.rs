@@ -1,0 +1,94 @@
+//! What is expected, where it is not the rule: reached without a policy, denied under each.
+
+use super::corpus::{Kind, Under};
+
+/// How a trick is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It gets what it is after.
+    Reached,
+    /// By us, with an event.
+    Denied,
+    /// By the kernel, with this errno.
+    Refused(i32),
+}
+
+use Outcome::{Denied, Reached, Refused};
+
+const EINVAL: i32 = 22;
+const EACCES: i32 = 13;
+const EBADF: i32 = 9;
+const ENOSYS: i32 = 38;
+
+/// Name, then the outcome without a policy, under the Block rule, under the whitelist; and why.
+const EXCEPTIONS: &[(&str, [Outcome; 3], &str)] = &[
+    ("hard link made before", [Reached; 3], "is another path of the same file"),
+    ("old descriptor", [Reached; 3], "opens are judged, not each read: what is open already stays open"),
+    ("old descriptor, mapped", [Reached; 3], "the same"),
+    ("old descriptor, over exec", [Reached; 3], "the same"),
+    ("old descriptor, write", [Reached; 3], "the same"),
+    ("old descriptor, shared mapping", [Reached; 3], "the same"),
+    ("old descriptor, fallocate", [Reached; 3], "the same: there is no hook but that of each read and write"),
+    (
+        "exec by hard link",
+        [Reached, Reached, Denied],
+        "a process rule says which paths are executed, not who makes others",
+    ),
+    ("exec by another name", [Reached, Reached, Denied], "the same"),
+    ("exec of a copy", [Reached, Reached, Denied], "the same: who may read a program may copy it"),
+    ("exec of a memfd", [Reached, Reached, Denied], "the same"),
+    ("exec of a deleted copy", [Reached, Reached, Denied], "the same"),
+    ("ld.so COPY", [Reached, Reached, Denied], "the same"),
+    ("read and mprotect PROT_EXEC", [Reached; 3], "an interpreter reads programs, as any file"),
+    ("ftruncate by a reader", [Refused(EINVAL); 3], "needs a descriptor for writing"),
+    ("fallocate by a reader", [Refused(EBADF); 3], "the same"),
+    ("io_uring fallocate by a reader", [Refused(EBADF); 3], "the same"),
+    ("shared writable mapping", [Refused(EACCES); 3], "the same"),
+    ("shared mapping made writable", [Refused(EACCES); 3], "the same"),
+];
+
+/// Tricks about processes outside share their pid namespace.
+const HOST_PID: &[&str] = &[
+    "pidfd_getfd from outside",
+    "ptrace attach outside",
+    "ptrace seize outside",
+    "process_vm_writev outside",
+    "process_vm_readv outside",
+    "/proc/PID/mem outside",
+    "setns mnt",
+    "setns net",
+    "setns uts",
+    "setns ipc",
+    "/proc/PID/root outside",
+];
+
+pub fn host_pid(name: &str) -> bool {
+    HOST_PID.contains(&name)
+}
+
+pub fn expected(name: &str, kind: Kind, under: Under, kernel: &str) -> Outcome {
+    if name == "fchmodat2" && kernel == "6.1" {
+        return Refused(ENOSYS); // since 6.6
+    }
+    let exception = EXCEPTIONS.iter().find(|(exception, ..)| *exception == name);
+    match (exception, under) {
+        (Some((_, [without, ..], _)), Under::Nothing) => *without,
+        (Some((_, [_, block, _], _)), Under::Block) => *block,
+        (Some((_, [.., allow], _)), Under::Allow) => *allow,
+        (None, Under::Nothing) => Reached,
+        (None, _) if kind == Kind::Harmless => Reached,
+        (None, _) => Denied,
+    }
+}
+
+/// No name in a table may be one that no trick has.
+pub fn check_names(tricks: &[(Kind, String)]) {
+    let known = |name: &&str| tricks.iter().any(|(_, trick)| trick == name);
+    let names =
+        EXCEPTIONS.iter().map(|(name, ..)| *name).chain(HOST_PID.iter().copied()).chain(["fchmodat2"]);
+    let unknown: Vec<_> = names.filter(|name| !known(name)).collect();
+    assert!(unknown.is_empty(), "no such tricks: {unknown:?}");
+    for (at, (_, name)) in tricks.iter().enumerate() {
+        assert!(!tricks[at + 1..].iter().any(|(_, other)| other == name), "two tricks are called `{name}`");
+    }
+}
