@@ -1,8 +1,14 @@
 use super::*;
+use crate::capability::Capability;
+use crate::network::{Ports, Protocol};
 use crate::policy::{Kind, PolicyId};
-use crate::ruleset::{AbsPath, Class, Origin, Postures};
+use crate::preset::Preset;
+use crate::ruleset::{Class, Origin, Postures};
+use crate::syscall::Syscall;
 
-/// A rule in short: `effect class object [readOnly] [ownerOnly] [from source]`, as it prints.
+mod classes;
+
+/// A rule in short: `effect class object [conditions] [from source]`, as it prints.
 fn rule(text: &str, origin: u32) -> Rule {
     let mut words = text.split(' ');
     let effect = match words.next().unwrap() {
@@ -12,30 +18,58 @@ fn rule(text: &str, origin: u32) -> Rule {
         other => panic!("{other}"),
     };
     let class = words.next().unwrap().parse().unwrap();
-    let object = words.next().unwrap();
-    let dir = |dir: &str| if dir.is_empty() { "/".parse().unwrap() } else { dir.parse::<AbsPath>().unwrap() };
-    let object = if let Some(name) = object.strip_prefix("name=") {
-        Object::BaseName(name.into())
-    } else if let Some(path) = object.strip_suffix("/**") {
-        Object::Directory { dir: dir(path), recursive: true }
-    } else if let Some(path) = object.strip_suffix("/*") {
-        Object::Directory { dir: dir(path), recursive: false }
-    } else {
-        Object::Path(object.parse().unwrap())
-    };
+    let object = object(class, words.next().unwrap());
     let mut conditions = Conditions::default();
     let mut source = None;
     while let Some(word) = words.next() {
         match word {
             "readOnly" => conditions.read_only = true,
             "ownerOnly" => conditions.owner_only = true,
+            "pts=false" => conditions.no_terminal = true,
             "from" => source = Some(words.next().unwrap().parse().unwrap()),
-            other => panic!("{other}"),
+            args => {
+                let args = args.strip_prefix("args=[").and_then(|args| args.strip_suffix(']')).unwrap();
+                conditions.args = Some(Args::new(args.split(',').map(str::to_owned)));
+            }
         }
     }
     let rule = Rule { class, source, object, conditions, effect, origin: OriginId(origin) };
     assert_eq!(rule.to_string(), text);
     rule
+}
+
+fn object(class: Class, text: &str) -> Object {
+    let dir = |dir: &str| if dir.is_empty() { "/".parse().unwrap() } else { dir.parse::<AbsPath>().unwrap() };
+    let (what, rest) = text.split_once('=').unwrap_or(("", text));
+    match (class, what) {
+        (Class::Network, "to") => Object::Destination(endpoint(rest)),
+        (Class::Network, "at") => Object::Listener(endpoint(rest)),
+        (Class::Network, _) => Object::Sockets(Protocol::by_name(rest).unwrap()),
+        (Class::Capability, _) => Object::Capability(Capability::by_name(rest).unwrap()),
+        (Class::Syscall, _) => Object::Syscall(Syscall::by_name(rest).unwrap()),
+        (Class::Preset, _) => Object::Preset(Preset::by_name(rest).unwrap()),
+        (_, "name") => Object::BaseName(rest.into()),
+        (_, "pattern") => Object::Pattern(rest.parse().unwrap()),
+        _ if text.ends_with("/**") => {
+            Object::Directory { dir: dir(text.trim_end_matches("/**")), recursive: true }
+        }
+        _ if text.ends_with("/*") => {
+            Object::Directory { dir: dir(text.trim_end_matches("/*")), recursive: false }
+        }
+        _ => Object::Path(text.parse().unwrap()),
+    }
+}
+
+/// `tcp:10.0.0.0/8:443`, with `*` for what is left open.
+fn endpoint(text: &str) -> Endpoint {
+    let (protocol, rest) = text.split_once(':').unwrap();
+    let (net, ports) = rest.rsplit_once(':').unwrap();
+    let open = |text: &str| text == "*";
+    Endpoint {
+        net: (!open(net)).then(|| net.replace(['[', ']'], "").parse().unwrap()),
+        ports: if open(ports) { Ports::ALL } else { ports.parse().unwrap() },
+        protocol: (!open(protocol)).then(|| Protocol::by_name(protocol).unwrap()),
+    }
 }
 
 fn ruleset(postures: Postures, rules: &[&str]) -> Ruleset {
@@ -55,7 +89,8 @@ fn ruleset(postures: Postures, rules: &[&str]) -> Ruleset {
 }
 
 fn blocking() -> Postures {
-    Postures::default().with(Class::File, PostureAction::Block)
+    let block = |postures: Postures, class| postures.with(class, PostureAction::Block);
+    Class::ALL.into_iter().fold(Postures::default(), block)
 }
 
 /// Who decided: the rule as it prints, with `exempt: ` before it where it exempted, or `posture`, or `nothing`.
@@ -80,6 +115,11 @@ fn each_step_of_the_order_of_precedence() {
         // Among those with a source, and those without, the closer object.
         ("/a/b/c{}", "name=c{}"),
         ("/a/b/c{} from /bin/s", "name=c{} from /bin/s"),
+        ("name=c{}", "pattern=/a/b/c{}"),
+        ("name=c{} from /bin/s", "pattern=/a/** from /bin/s"),
+        ("/a/b/c{}", "pattern=/a/b/c{}"),
+        ("pattern=**{}", "/a/b/c/**{}"),
+        ("pattern=/a/**{} from /bin/s", "/a/b/c{}"),
         ("name=c{}", "/a/b/**{}"),
         ("name=c{} from /bin/s", "/a/b/**{} from /bin/s"),
         ("/a/b/c/**{}", "/a/b/**{}"),
@@ -100,7 +140,7 @@ fn each_step_of_the_order_of_precedence() {
 
 #[test]
 fn among_equals_block_beats_audit_beats_allow() {
-    for object in ["/a/b", "name=b", "/a/*", "/a/**", "/a/b from /s", "/a/** from /s"] {
+    for object in ["/a/b", "name=b", "/a/*", "/a/**", "pattern=/a/?", "/a/b from /s", "/a/** from /s"] {
         let texts = ["allow", "audit", "block"].map(|effect| format!("{effect} file {object}"));
         let [allow, audit, block] = texts.each_ref().map(String::as_str);
         let access = Access::read(b"/a/b").from(b"/s");

@@ -1,0 +1,12 @@
+//! Any bytes as an event of the kernel. `cargo fuzz run -s none --features bpf event -- -max_total_time=30`
+
+#![no_main]
+
+#[path = "../checks.rs"]
+mod checks;
+#[path = "../naive.rs"]
+mod naive;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    checks::event(bytes);
+});

@@ -1,0 +1,15 @@
+//! A pattern, a zero byte, a path. `cargo fuzz run -s none pattern -- -max_total_time=30`
+
+#![no_main]
+
+#[path = "../checks.rs"]
+mod checks;
+#[path = "../naive.rs"]
+mod naive;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    // Trying everything has its price.
+    if bytes.len() <= 256 {
+        checks::pattern(bytes);
+    }
+});
