@@ -10,8 +10,10 @@ use crate::vm::Kernel;
 const HOST: [i64; 4] = [320; 4];
 /// The same for block lists of paths and directories, whatever their number.
 const BLOCK: [i64; 4] = [850, 1_000, 1_300, 1_600];
-/// The same for allow lists, patterns, and rules near the path, where each component has to be looked at.
+/// The same for allow lists and patterns, where each component may have to be looked at.
 const EVERY_COMPONENT: [i64; 4] = [1_100, 1_500, 2_400, 4_200];
+/// The same where rules are beside each component: the worst case that is stated.
+const WORST: [i64; 4] = [1_700, 2_400, 3_500, 5_600];
 /// The same at depth 10 on Linux 6.1, whatever the rules; nothing else is promised about opens there.
 const OLD_AT_10: i64 = 2_600;
 /// An overlay may take this much more than tmpfs.
@@ -72,6 +74,7 @@ pub fn limit(kernel: Kernel, subject: Subject, operation: &str) -> Option<i64> {
         {
             BLOCK
         }
+        Subject::Confined(rules) | Subject::Crowd(rules, _) if rules.kind == Kind::Near => WORST,
         Subject::Confined(_) | Subject::Crowd(..) => EVERY_COMPONENT,
     };
     let words: Vec<_> = operation.split(' ').collect();
@@ -81,6 +84,9 @@ pub fn limit(kernel: Kernel, subject: Subject, operation: &str) -> Option<i64> {
         [_, "again", _] => Some(AGAIN),
         [place, depth] => {
             let tmpfs = match (kernel, *depth) {
+                (Kernel::V6_1, _) if matches!(subject, Subject::Confined(r) if r.kind == Kind::Near) => {
+                    return None;
+                }
                 (Kernel::V6_1, "d10") if subject != Subject::Host => OLD_AT_10,
                 (Kernel::V6_1, _) => return None,
                 _ => {

@@ -101,8 +101,12 @@ impl Table {
             Row {
                 subject: line.subject.to_string(),
                 cells: cells.collect(),
-                note: line.error.clone().map(|e| format!("failed: {e}")).or_else(|| line.gap.clone()),
-                failed: line.error.is_some(),
+                note: line
+                    .error
+                    .clone()
+                    .map(|e| format!("failed: {e}"))
+                    .or_else(|| line.gap.as_ref().map(|gap| format!("not enforced: {gap}"))),
+                failed: line.error.is_some() || line.gap.is_some(),
             }
         });
         let rows = rows.collect();
