@@ -3,6 +3,7 @@
 #   make test              all that the project promises, proved; a clean exit means that it holds
 #   make lab ARGS="..."    try a policy: make lab ARGS="run --policy FILE --label app=web -- cat /etc/passwd"
 #   make bench             what enforcement costs, beside other enforcers, against the limits (about 5 minutes)
+#   make fuzz              damaged policies, patterns and events, ten minutes each; 30 seconds in make test
 #   make lint              formatting and clippy
 #   make setup             only what the others begin with
 # Caches are in $NRI_ENFORCER_CACHE (default /var/cache/nri-enforcer), outside the tree.
@@ -14,10 +15,10 @@ LAB := $(TARGET)/debug/lab
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build-setup build demo test lab bench lint machines
+.PHONY: help setup build-setup build demo test lab bench lint machines fuzz nightly
 
 help:
-	@sed -n '2,8s/^# //p' Makefile
+	@sed -n '2,9s/^# //p' Makefile
 
 setup:
 	$(call say,setting this machine up (nothing to do after the first time))
@@ -62,3 +63,12 @@ bench: build
 	$(call say,instructions for each operation; then nanoseconds for each match)
 	@status=0; $(LAB) bench || status=$$?; $(LAB) bench --kernel 6.1 --quick || status=$$?; \
 	$(CARGO) bench --locked -p enforcer-core || status=$$?; exit $$status
+
+# What is too long for each change.
+nightly: fuzz
+
+# Without a fuzzer and on the stable toolchain; enforcer-core/fuzz holds the same checks for cargo-fuzz.
+fuzz: build-setup
+	$(call say,fuzzing)
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) FUZZ_SEED=$(or $(FUZZ_SEED),$(shell date +%s)) \
+	$(CARGO) test --locked -p enforcer-core --test fuzz_smoke -- --nocapture

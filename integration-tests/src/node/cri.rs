@@ -182,6 +182,11 @@ impl Cri {
             command,
             working_dir: container.workdir.clone(),
             envs: container.env.iter().map(|(k, v)| KeyValue { key: k.clone(), value: v.clone() }).collect(),
+            mounts: container
+                .mounts
+                .iter()
+                .map(|(there, here)| Mount { host_path: there.clone(), container_path: here.clone() })
+                .collect(),
             labels: own.map(|(k, v)| (k.to_owned(), v.clone())).into(),
             log_path: log_path.clone(),
             linux: Some(LinuxContainerConfig {

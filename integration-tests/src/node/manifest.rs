@@ -41,6 +41,9 @@ pub struct Container {
     pub workdir: String,
     /// All capabilities, devices, and the node's cgroups.
     pub privileged: bool,
+    /// Directories of the node that it sees: there, and where in the container.
+    #[serde(default)]
+    pub mounts: Vec<(String, String)>,
 }
 
 impl Pod {
@@ -168,6 +171,7 @@ pub fn parse(file: &str, text: &str) -> Result<Pod> {
         user: c.security_context.run_as_user.or(pod_user),
         workdir: c.working_dir,
         privileged: c.security_context.privileged,
+        mounts: Vec::new(),
     };
     let pod = Pod {
         namespace: manifest.metadata.namespace.unwrap_or_else(|| "default".into()),

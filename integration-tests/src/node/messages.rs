@@ -87,6 +87,8 @@ pub struct ContainerConfig {
     pub working_dir: String,
     #[prost(message, repeated, tag = "6")]
     pub envs: Vec<KeyValue>,
+    #[prost(message, repeated, tag = "7")]
+    pub mounts: Vec<Mount>,
     #[prost(map = "string, string", tag = "9")]
     pub labels: HashMap<String, String>,
     #[prost(map = "string, string", tag = "10")]
@@ -95,6 +97,14 @@ pub struct ContainerConfig {
     pub log_path: String,
     #[prost(message, optional, tag = "15")]
     pub linux: Option<LinuxContainerConfig>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Mount {
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    #[prost(string, tag = "2")]
+    pub host_path: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
