@@ -37,6 +37,7 @@ enum mark_mode mark_mode_type;
 #include "mount.bpf.c"
 #include "memory.bpf.c"
 #include "trace.bpf.c"
+#include "unix.bpf.c"
 #include "exec.bpf.c"
 #include "mark.bpf.c"
 #include "door.bpf.c"

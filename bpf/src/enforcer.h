@@ -70,6 +70,7 @@ enum enforcer_op {
 	OP_UMOUNT = 18,
 	OP_PIVOT_ROOT = 19,
 	OP_PTRACE = 20,
+	OP_CONNECT_UNIX = 21, /* or sending to it */
 };
 
 /* Why an access could not be resolved to a path or to rules. */

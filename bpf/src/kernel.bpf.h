@@ -36,6 +36,9 @@ struct file { unsigned int f_mode; unsigned int f_flags; struct path f_path; str
 /* a layer's file that stands for the user's in mappings; since 6.5 */
 struct backing_file { struct file file; struct path user_path; } __kernel_type;
 struct vm_area_struct { unsigned long vm_flags; struct file *vm_file; } __kernel_type;
+struct unix_sock { struct path path; } __kernel_type;
+struct sock;
+struct socket { struct sock *sk; } __kernel_type;
 struct iattr { unsigned int ia_valid; } __kernel_type;
 struct fs_struct { struct path root; } __kernel_type;
 struct nsproxy { struct mnt_namespace *mnt_ns; } __kernel_type;

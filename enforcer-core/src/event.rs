@@ -54,10 +54,12 @@ pub enum Op {
     PivotRoot,
     /// Controlling another process.
     Ptrace,
+    /// Connecting or sending to a unix socket that has a path.
+    ConnectUnix,
 }
 
 impl Op {
-    const ALL: [(types::enforcer_op, Self, &'static str); 20] = [
+    const ALL: [(types::enforcer_op, Self, &'static str); 21] = [
         (types::enforcer_op::OP_EXEC, Self::Exec, "exec"),
         (types::enforcer_op::OP_OPEN_READ, Self::OpenRead, "open-read"),
         (types::enforcer_op::OP_OPEN_WRITE, Self::OpenWrite, "open-write"),
@@ -78,6 +80,7 @@ impl Op {
         (types::enforcer_op::OP_UMOUNT, Self::Unmount, "unmount"),
         (types::enforcer_op::OP_PIVOT_ROOT, Self::PivotRoot, "pivot-root"),
         (types::enforcer_op::OP_PTRACE, Self::Ptrace, "ptrace"),
+        (types::enforcer_op::OP_CONNECT_UNIX, Self::ConnectUnix, "connect-unix"),
     ];
 
     fn of(code: u16) -> Option<Self> {

@@ -31,6 +31,17 @@ static void keep(int as, int fd, const char *what)
 	close(fd);
 }
 
+static int bound(const char *path, int kind)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, kind, 0);
+
+	strcpy(a.sun_path, path);
+	must(fd >= 0 && !bind(fd, (struct sockaddr *)&a, sizeof a), path);
+	must(kind != SOCK_STREAM || !listen(fd, 8), path);
+	return fd;
+}
+
 /* Directories 130 deep with names of 200 bytes: some 26,000 bytes of path. */
 static void dig(void)
 {
@@ -92,6 +103,9 @@ static void inside(const char *root, int pipe_end)
 	keep(OLD_PATH, open(SECRET, O_PATH), "old O_PATH descriptor");
 	keep(OLD_CWD, open("/prot", O_PATH), "old directory");
 	keep(OLD_WRITE, open(TREE "/written", O_RDWR), "old descriptor for writing");
+	keep(OLD_LISTENER, bound(TREE "/stream", SOCK_STREAM), "socket");
+	keep(OLD_LISTENER + 1, bound(TREE "/datagram", SOCK_DGRAM), "socket");
+	keep(OLD_LISTENER + 2, bound("/work/stream", SOCK_STREAM), "socket");
 	if (pipe_end != OLD_SOCKET)
 		keep(OLD_SOCKET, pipe_end, "socket");
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);

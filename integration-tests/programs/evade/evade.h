@@ -42,6 +42,7 @@
 #define OLD_DELETED 23 /* TREE/deleted, O_PATH, unlinked since */
 #define OLD_SOCKET 24  /* to the helper outside, which sends a descriptor of SECRET for each byte */
 #define OLD_CWD 25     /* /prot, O_PATH */
+#define OLD_LISTENER 26 /* and 27, 28: unix sockets at TREE/stream, TREE/datagram, /work/stream */
 
 extern pid_t helper; /* outside, unconfined; its number is of the same pid namespace only for tricks with `host pid` */
 
@@ -51,6 +52,7 @@ struct trick {
 };
 extern const struct trick READ[], WRITE[], EXEC[], HARMLESS[];
 
+int reach(const char *path, int kind, int sends); /* connect to a unix socket, or send to it */
 int cannot(const char *what);	   /* EACCES and EPERM are results, all else is CANNOT */
 int failed(void);		   /* errno, as a result */
 int holds(int fd);		   /* whether the descriptor shows CONTENT; closes it */

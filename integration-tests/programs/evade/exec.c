@@ -51,6 +51,7 @@ static int dynamic(void) { setenv("LD_LIBRARY_PATH", "/lib64", 1); return run(DY
 static int script(void) { return run(SCRIPT); }
 static int other_script(void) { return run("/work/script"); } /* its interpreter is PROG */
 static int nested_script(void) { return run("/work/script2"); } /* its interpreter is a script whose interpreter is PROG */
+static int binfmt(void) { return run("/work/binfmt"); } /* so is this one's, by binfmt_misc */
 static int by_symlink(void) { return symlink(PROG, "/tmp/link") ? cannot("symlink") : run("/tmp/link"); }
 static int by_directory_symlink(void) { return symlink("/prot", "/tmp/link") ? cannot("symlink") : run("/tmp/link/prog"); }
 static int by_link(void) { return link(PROG, "/work/link") ? cannot("link") : run("/work/link"); }
@@ -211,7 +212,7 @@ static int read_and_map(void)
 }
 
 const struct trick EXEC[] = {
-	{"execve", plain}, {"execve of a dynamic program", dynamic}, {"execve of a script", script}, {"script with it as interpreter", other_script}, {"script of a script", nested_script},
+	{"execve", plain}, {"execve of a dynamic program", dynamic}, {"execve of a script", script}, {"script with it as interpreter", other_script}, {"script of a script", nested_script}, {"binfmt_misc", binfmt},
 	{"exec by symlink", by_symlink}, {"exec by symlink to the directory", by_directory_symlink}, {"exec by hard link", by_link}, {"exec by another name", by_rename},
 	{"exec of a copy", by_copy}, {"exec of a memfd", by_memfd}, {"exec of a deleted copy", by_deleted},
 	{"execveat AT_EMPTY_PATH", by_descriptor}, {"execveat of O_PATH", by_path_descriptor}, {"exec by /proc/self/fd", by_proc_fd}, {"exec by /proc/self/root", by_proc_root},

@@ -116,11 +116,13 @@ static int dynamic(void)
 	return r == RAN ? 0 : r;
 }
 
+static int connects(void) { return reach("/work/stream", SOCK_STREAM, 0); }
+
 const struct trick HARMLESS[] = {
 	{"another: read", reads}, {"another: write", writes}, {"another: utimes", times}, {"another: setxattr", attributes},
 	{"another: fsetxattr", attributes_of_descriptor}, {"another: ACL", acl}, {"another: chmod, chown", modes}, {"another: flags", flags},
 	{"memfd", memfd}, {"tmpfs, and umount", tmpfs}, {"tmpfs by fsmount", tmpfs_new_api}, {"another tree attached", tree_elsewhere},
-	{"remount", remount}, {"propagation", propagation}, {"chroot", jail}, {"rename of a directory", renames},
+	{"another unix socket", connects}, {"remount", remount}, {"propagation", propagation}, {"chroot", jail}, {"rename of a directory", renames},
 	{"ptrace of a child", traces}, {"PTRACE_TRACEME", traced_by_parent}, {"descriptor sent within", passes}, {"ld.so of another program", dynamic},
 	{0, 0},
 };

@@ -67,6 +67,17 @@ int in_child(int (*run)(void))
 	return status_of(pid);
 }
 
+int reach(const char *path, int kind, int sends)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, kind, 0);
+
+	strcpy(a.sun_path, path);
+	if (sends)
+		return sendto(fd, "x", 1, 0, (struct sockaddr *)&a, sizeof a) == 1 ? 0 : failed();
+	return connect(fd, (struct sockaddr *)&a, sizeof a) ? failed() : 0;
+}
+
 static const struct trick *find(const struct trick *list, const char *name)
 {
 	for (; list->name; list++)

@@ -614,6 +614,28 @@ static int clone_parent(void)
 	return clone_with(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUSER);
 }
 
+static int stream(void) { return reach(TREE "/stream", SOCK_STREAM, 0); }
+static int stream_by_symlink(void) { return symlink(TREE "/stream", "/tmp/link") ? cannot("symlink") : reach("/tmp/link", SOCK_STREAM, 0); }
+static int stream_by_descriptor(void)
+{
+	char path[64];
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d", open(TREE "/stream", O_PATH));
+	return reach(path, SOCK_STREAM, 0);
+}
+static int stream_by_tree(void)
+{
+	char path[64];
+	int tree = tree_of(TREE);
+
+	if (tree < 0)
+		return cannot("open_tree");
+	snprintf(path, sizeof path, "/proc/self/fd/%d/stream", tree);
+	return reach(path, SOCK_STREAM, 0);
+}
+static int datagram(void) { return reach(TREE "/datagram", SOCK_DGRAM, 0); }
+static int datagram_sent(void) { return reach(TREE "/datagram", SOCK_DGRAM, 1); }
+
 static int by_ring(unsigned setup, unsigned char flags)
 {
 	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_HERE, .addr = (uintptr_t)SECRET, .open_flags = O_RDONLY};
@@ -681,6 +703,8 @@ const struct trick READ[] = {
 	{"root cgroup", cgroup_root}, {"root cgroup and exec", cgroup_root_exec}, {"child cgroup and exec", cgroup_child}, {"clone into the root cgroup", clone_into_cgroup},
 	{"double fork, orphaned", orphan}, {"thread", thread}, {"exec by a thread", thread_execs}, {"vfork", vforked},
 	{"clone, sharing all", clone_shared}, {"clone, new namespaces", clone_parent},
+	{"unix socket, connect", stream}, {"unix socket, by symlink", stream_by_symlink}, {"unix socket, by O_PATH descriptor", stream_by_descriptor},
+	{"unix socket, by open_tree", stream_by_tree}, {"unix datagram, connect", datagram}, {"unix datagram, sendto", datagram_sent},
 	{"io_uring open", ring_open}, {"io_uring open, worker", ring_worker}, {"io_uring open, kernel thread", ring_thread}, {"io_uring openat2", ring_openat2},
 	{"io_uring linkat", ring_link}, {"io_uring renameat", ring_rename},
 	{0, 0},

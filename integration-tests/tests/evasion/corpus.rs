@@ -80,7 +80,7 @@ pub fn rules(kind: Kind, under: Under) -> Option<Ruleset> {
         (Kind::Write, Under::Allow) => format!(
             "  file:\n    matchDirectories: [{ELSEWHERE}, {{dir: /prot/, recursive: true, readOnly: true}}, {{dir: /vol/, recursive: true, readOnly: true}}]\n  action: Allow\n"
         ),
-        (Kind::Exec, Under::Allow) => "  process:\n    matchPaths: [{path: /evade}, {path: /work/script}, {path: /work/script2}]\n    \
+        (Kind::Exec, Under::Allow) => "  process:\n    matchPaths: [{path: /evade}, {path: /work/script}, {path: /work/script2}, {path: /work/binfmt}]\n    \
              matchDirectories: [{dir: /lib64/, recursive: true}]\n  action: Allow\n"
             .to_owned(),
     };
@@ -112,8 +112,11 @@ fn put(path: &str, content: &[u8], mode: u32) {
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The image.
+/// The image, and a binary format whose interpreter is what tricks are to execute.
 pub fn prepare() {
+    let format = "insmod ./binfmt_misc.ko && mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && \
+        echo ':evade:M::EVADE::/prot/prog:' > /proc/sys/fs/binfmt_misc/register";
+    assert!(Command::new("sh").args(["-c", format]).status().unwrap().success());
     for dir in ["prot/tree/empty", "work", "tmp", "vol", "mnt", "alias", "proc", "sys", "dev", "lib64"] {
         fs::create_dir_all(format!("{BASE}/lower/{dir}")).unwrap();
     }
@@ -128,6 +131,7 @@ pub fn prepare() {
     put("prot/script", b"#!/work/goal\n", 0o755);
     put("work/script", b"#!/prot/prog\n", 0o755);
     put("work/script2", b"#!/work/script\n", 0o755);
+    put("work/binfmt", b"EVADE\n", 0o755);
     put("work/goal-dynamic", lab::image::GOAL_DYNAMIC, 0o755);
     put("work/goal", lab::image::GOAL, 0o755);
     put("work/decoy", b"nothing here\n", 0o644);

@@ -16,6 +16,7 @@ mod corpus;
 mod table;
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use corpus::{Kind, Sandbox, Under, describe, rules};
@@ -38,12 +39,25 @@ fn in_guest(name: &str, kernel: Kernel, body: fn(&str)) {
     let script = format!(
         "{only}{INSIDE}={kernel} RUST_BACKTRACE=0 exec ./evasion --exact {name} --nocapture --test-threads=1 2>&1"
     );
-    let mut job = Job::script(script).file("evasion", std::env::current_exe().unwrap());
+    let mut job = Job::script(script)
+        .file("evasion", std::env::current_exe().unwrap())
+        .bytes("binfmt_misc.ko", module(kernel, "kernel/fs/binfmt_misc.ko"));
     job.limit = Some(Duration::from_secs(500));
     let mut out = Vec::new();
     let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() }).unwrap();
     print!("{}", String::from_utf8_lossy(&out));
     assert_eq!(outcome.status, 0, "the test failed in its guest ({kernel})");
+}
+
+/// A module of the guest's kernel.
+fn module(kernel: Kernel, name: &str) -> Vec<u8> {
+    let path = lab::cache::artefact(&format!("kernel-{kernel}")).unwrap().join("modules").join(name);
+    if path.exists() {
+        return fs::read(path).unwrap();
+    }
+    let output = Command::new("xz").arg("-dc").arg(path.with_extension("ko.xz")).output().expect("xz");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
 }
 
 macro_rules! on_kernels {
@@ -58,6 +72,7 @@ macro_rules! on_kernels {
 on_kernels! {
     tricks_fail_on_6_1: V6_1, tricks;
     tricks_fail_on_6_12: V6_12, tricks;
+    tricks_fail_on_the_newest: Newest, tricks;
     races_are_lost_on_6_1: V6_1, races;
     races_are_lost_on_6_12: V6_12, races;
 }
