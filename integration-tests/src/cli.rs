@@ -162,7 +162,8 @@ const BENCH_HELP: &str = "\
 KIND is one of
   block      Block rules elsewhere: paths, directories, programs (the first one is the file that must be denied)
   allow      the same as Allow rules, with the measured trees; the rest is blocked
-  glob       Block rules by patterns, one of which may match anywhere
+  glob       Block rules by patterns that begin elsewhere
+  anywhere   the same after one that may match anywhere (/**/*.secretkey)
   whitelist  Allow rules by patterns, with the measured trees; the rest is blocked
   near       Block rules beside each component of the measured paths
   network    one Block rule for a file, the others for addresses elsewhere

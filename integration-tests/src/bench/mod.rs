@@ -87,6 +87,7 @@ impl Plan {
                 (Kind::Block, [1, 10, 100, 1_000, 10_000].as_slice()),
                 (Kind::Allow, &[10, 1_000]),
                 (Kind::Glob, &[10, 100]),
+                (Kind::Anywhere, &[10]),
                 (Kind::Near, &[10, 100]),
             ];
             for (kind, counts) in profiles {
@@ -97,10 +98,12 @@ impl Plan {
         if !rules.is_empty() {
             subjects.extend(rules.iter().map(|r| Subject::Confined(*r)));
         } else if quick {
-            subjects
-                .extend(confined(&[Kind::Block, Kind::Allow, Kind::Glob, Kind::Near, Kind::Network], &[10]));
+            subjects.extend(confined(
+                &[Kind::Block, Kind::Allow, Kind::Glob, Kind::Anywhere, Kind::Near, Kind::Network],
+                &[10],
+            ));
         } else {
-            let all = [Kind::Block, Kind::Allow, Kind::Glob, Kind::Whitelist, Kind::Near];
+            let all = [Kind::Block, Kind::Allow, Kind::Glob, Kind::Anywhere, Kind::Whitelist, Kind::Near];
             subjects.extend(confined(&all, &[1, 10, 100, 1_000, 10_000]));
             subjects.extend(confined(&[Kind::Network], &[10, 1_000]));
             subjects.extend([Kind::Block, Kind::Glob].map(|kind| Subject::Memory(Rules { kind, count: 50 })));

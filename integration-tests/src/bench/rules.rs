@@ -20,8 +20,10 @@ pub enum Kind {
     Block,
     /// The same as Allow rules, with the measured trees, and what is not named is blocked.
     Allow,
-    /// Block rules by patterns: one that may match anywhere, the others elsewhere.
+    /// Block rules by patterns that begin elsewhere.
     Glob,
+    /// The same after one that may match anywhere: names have to be read byte by byte.
+    Anywhere,
     /// Allow rules by patterns, with the measured trees; what is not named is blocked.
     Whitelist,
     /// Block rules about neighbours: files and directories beside each component of the measured paths.
@@ -32,14 +34,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Block, Self::Allow, Self::Glob, Self::Whitelist, Self::Near, Self::Network];
+    pub const ALL: [Self; 7] =
+        [Self::Block, Self::Allow, Self::Glob, Self::Anywhere, Self::Whitelist, Self::Near, Self::Network];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Block => "block",
             Self::Allow => "allow",
             Self::Glob => "glob",
+            Self::Anywhere => "anywhere",
             Self::Whitelist => "whitelist",
             Self::Near => "near",
             Self::Network => "network",
@@ -102,7 +105,7 @@ impl Rules {
         match self.kind {
             Kind::Block | Kind::Network => block,
             Kind::Allow | Kind::Whitelist => OTHER,
-            Kind::Glob => glob,
+            Kind::Glob | Kind::Anywhere => glob,
             Kind::Near => near,
         }
     }
@@ -133,9 +136,14 @@ impl Rules {
             (Kind::Network, _) if n == 0 => Rule::Path(DENIED[0].into()),
             (Kind::Network, _) if n == 1 => Rule::Destination("10.0.0.1/32".into()),
             (Kind::Network, _) => Rule::Destination(format!("10.{}.{}.0/24", 1 + n / 256, n % 256)),
-            (Kind::Glob, _) if n == 0 => Rule::Pattern("/**/*.secretkey".into()),
-            (Kind::Glob | Kind::Whitelist, 0 | 2) => Rule::Pattern(format!("/etc/app{a:05}/*.conf")),
-            (Kind::Glob | Kind::Whitelist, _) => Rule::Pattern(format!("/var/lib/svc{a:05}/**/*.key")),
+            (Kind::Glob, _) if n == 0 => Rule::Pattern("/opt/bench/*.secretkey".into()),
+            (Kind::Anywhere, _) if n == 0 => Rule::Pattern("/**/*.secretkey".into()),
+            (Kind::Glob | Kind::Anywhere | Kind::Whitelist, 0 | 2) => {
+                Rule::Pattern(format!("/etc/app{a:05}/*.conf"))
+            }
+            (Kind::Glob | Kind::Anywhere | Kind::Whitelist, _) => {
+                Rule::Pattern(format!("/var/lib/svc{a:05}/**/*.key"))
+            }
             (Kind::Near, _) if n == 0 => Rule::Path("/tmp/near".into()),
             (Kind::Near, k) => {
                 let base = if n.is_multiple_of(2) { TREES[0] } else { TREES[1] };
