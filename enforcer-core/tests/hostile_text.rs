@@ -22,7 +22,7 @@ static EXAMPLES: LazyLock<Vec<String>> = LazyLock::new(|| {
     texts
 });
 
-const PIECES: [&str; 44] = [
+const PIECES: [&str; 62] = [
     "---\n",
     "...\n",
     "- ",
@@ -67,6 +67,24 @@ const PIECES: [&str; 44] = [
     "path: /x\n",
     "kind: List\n",
     "items:\n",
+    "network: ",
+    "syscalls: ",
+    "presets: [",
+    "matchPatterns: [{pattern: ",
+    "'/{a,[^b]}/**\\x'",
+    "/[",
+    "{{{{{{{{",
+    "matchDestinations: [{",
+    "cidr: ::ffff:0:0/96, ",
+    "ports: [0-65535, 99999, 5-1], ",
+    "protocol: 'tcp,,UDP', ",
+    "fromSource: [{path: /x}, {dir: /y/}], ",
+    "allowedArgs: ['', -x], ",
+    "pts: false, ",
+    "capability: CAP_CAP_, ",
+    "syscall: [open, \"\"], ",
+    "action: Allow, ",
+    "}]",
 ];
 
 /// What holds of every text.

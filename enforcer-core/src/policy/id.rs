@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// The kinds of policy document; only [`Kind::KubeArmorPolicy`] is enforced so far, the others are reported as gaps.
+/// The kinds of policy document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {
     /// Namespaced; selects pods by label.
