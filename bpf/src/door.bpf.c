@@ -98,7 +98,7 @@ static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o
 	h = cell_at(image, 0);
 	if (!h)
 		return REASON_NO_RULES;
-	if (!h->header.classes[d->class_ & (CLASS_COUNT - 1)]) {
+	if (!h->header.classes[d->class_ & CLASS_MASK]) {
 		d->decision = EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE;
 		return 0;
 	}
@@ -145,5 +145,75 @@ int door_match(struct door_match *ctx)
 	scratch_give(s);
 	ctx->decision = d.decision;
 	ctx->reason = d.reason;
+	return 0;
+}
+
+/* The source cell of the laid out executable; the reason where there is none to tell. */
+static __noinline __u32 door_source(__u32 ruleset, __u32 len, struct scratch *s, __u32 *reason)
+{
+	__u32 zero = 0;
+	struct door_objects *o = bpf_map_lookup_elem(&door_objects, &zero);
+	struct door_paths *in = bpf_map_lookup_elem(&door_input, &zero);
+	struct walk w = {};
+	struct query q = {.ruleset = ruleset};
+
+	*reason = REASON_UNREADABLE;
+	if (!o || !in)
+		return 0;
+	*reason = door_walk(&w, s, o, in->source, len);
+	if (*reason)
+		return 0;
+	q.n = w.n;
+	q.leaf = w.leaf;
+	q.source = match_source(&q, s);
+	*reason = q.reason;
+	return q.source;
+}
+
+SEC("syscall")
+int door_ask_plain(struct door_plain *ctx)
+{
+	struct plain_request r = {};
+	struct scratch *s;
+	struct cell *h;
+	void *image;
+	__u32 class_cell, source = 0;
+
+	r.ruleset = ctx->ruleset;
+	r.class_ = ctx->class_;
+	r.op = ctx->op;
+	r.condition = ctx->condition;
+	r.number = ctx->number;
+	r.net.high = ctx->high;
+	r.net.low = ctx->low;
+	r.net.version = ctx->version;
+	r.net.port = ctx->port;
+	r.net.family = ctx->family;
+	r.net.kind = ctx->kind;
+	r.net.protocol = ctx->protocol;
+	r.net.kinds = net_kinds(r.net.family, r.net.kind, r.net.protocol);
+	r.decision = EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE;
+	ctx->reason = REASON_NO_RULES;
+	image = plain_image(&r);
+	if (!image)
+		return 0;
+	h = cell_at(image, 0);
+	if (!h)
+		return 0;
+	class_cell = h->header.classes[r.class_ & CLASS_MASK];
+	r.reason = 0;
+	if (class_cell) {
+		if (ctx->source_len && h->header.source_node) {
+			s = scratch_take();
+			if (!s)
+				return -EACCES;
+			source = door_source(r.ruleset, ctx->source_len, s, &r.reason);
+			scratch_give(s);
+		}
+		if (!r.reason)
+			r.decision = plain_decide(&r, class_cell, source);
+	}
+	ctx->decision = r.decision;
+	ctx->reason = r.reason;
 	return 0;
 }

@@ -95,6 +95,10 @@ __noinline __u32 emit(struct scratch *s, struct event_facts *f)
 
 	e->path_len = 0;
 	e->source_len = 0;
+	e->text_len = 0;
+	e->pad = 0;
+	if (!f->has_detail)
+		__builtin_memset(&e->detail, 0, sizeof(e->detail));
 	if (f->has_path) {
 		len = text_write(s, f->n, 0);
 		if (len & TEXT_TRUNCATED)

@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
 
 #include "enforcer.h"
 
@@ -16,12 +17,19 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 struct cell cell_type;
 struct event event_type;
 struct door_match door_match_type;
+struct door_plain door_plain_type;
+struct table_cell table_cell_type;
+struct net_root_cell net_root_cell_type;
+struct net_node_cell net_node_cell_type;
+struct port_element port_element_type;
 enum enforcer_class class_type;
 enum enforcer_effect effect_type;
 enum enforcer_op op_type;
 enum enforcer_reason reason_type;
 enum enforcer_counter counter_type;
 enum mark_mode mark_mode_type;
+enum enforcer_preset preset_type;
+enum enforcer_socket_kind socket_kind_type;
 
 #include "shapes.bpf.h"
 #include "maps.bpf.h"
@@ -31,7 +39,10 @@ enum mark_mode mark_mode_type;
 #include "emit.bpf.h"
 #include "judge.bpf.h"
 #include "names.bpf.h"
+#include "plain.bpf.h"
+#include "judge_plain.bpf.h"
 
+#include "preset.bpf.c"
 #include "file.bpf.c"
 #include "attr.bpf.c"
 #include "mount.bpf.c"
@@ -39,5 +50,8 @@ enum mark_mode mark_mode_type;
 #include "trace.bpf.c"
 #include "unix.bpf.c"
 #include "exec.bpf.c"
+#include "net.bpf.c"
+#include "cap.bpf.c"
+#include "syscall.bpf.c"
 #include "mark.bpf.c"
 #include "door.bpf.c"

@@ -14,7 +14,7 @@
 #define ENFORCER_H
 
 #define ENFORCER_LAYOUT 1
-#define EVENT_VERSION 1
+#define EVENT_VERSION 2
 
 /* Linux PATH_MAX: what a path given to a system call can hold, the terminating NUL included. */
 #define PATH_BYTES 4096
@@ -37,8 +37,12 @@ enum enforcer_class {
 	CLASS_FILE = 1,
 	CLASS_NETWORK = 2,
 	CLASS_CAPABILITY = 3,
-	CLASS_COUNT = 4,
+	CLASS_SYSCALL = 4,
+	CLASS_PRESET = 5,
+	CLASS_COUNT = 6,
 };
+#define CLASS_SLOTS 8 /* of arrays by class: a power of two */
+#define CLASS_MASK (CLASS_SLOTS - 1)
 
 /* What a decision says; the order is the order of strength. EFFECT_NONE: the rule does not cover this access. */
 enum enforcer_effect {
@@ -71,6 +75,16 @@ enum enforcer_op {
 	OP_PIVOT_ROOT = 19,
 	OP_PTRACE = 20,
 	OP_CONNECT_UNIX = 21, /* or sending to it */
+	OP_SOCKET_CREATE = 32,
+	OP_SOCKET_CONNECT = 33,
+	OP_SOCKET_SEND = 34,
+	OP_SOCKET_BIND = 35,
+	OP_SOCKET_LISTEN = 36,
+	OP_SOCKET_ACCEPT = 37,
+	OP_CAPABLE = 38,
+	OP_SYSCALL = 39,
+	OP_PROTECT = 40, /* mprotect that makes memory executable */
+	OP_ENTER = 41,   /* a program that is sent into the container from outside */
 };
 
 /* Why an access could not be resolved to a path or to rules. */
@@ -174,8 +188,7 @@ struct header_cell {
 	__u64 seed;		/* of the hash; chosen so that every node has a place */
 	__u32 source_node;	/* node id that stands for "/" in the tree of sources; 0 = no rule has a source */
 	__u32 reserved;
-	__u32 classes[CLASS_COUNT]; /* class cells; 0 = the class has no rules */
-	__u32 pad[4];
+	__u32 classes[CLASS_SLOTS]; /* class cells; 0 = the class has no rules */
 };
 _Static_assert(sizeof(struct header_cell) == CELL_BYTES, "header_cell");
 
@@ -200,8 +213,8 @@ _Static_assert(sizeof(struct root_cell) == CELL_BYTES, "root_cell");
 
 /* an executable that rules name as their source: the end of a path in the tree of sources */
 struct source_cell {
-	__u32 roots[CLASS_COUNT]; /* root cells; 0 = no rule of that class has this source */
-	__u32 pad[12];
+	__u32 roots[CLASS_SLOTS]; /* root cells; 0 = no rule of that class has this source */
+	__u32 pad[8];
 };
 _Static_assert(sizeof(struct source_cell) == CELL_BYTES, "source_cell");
 
@@ -225,7 +238,8 @@ _Static_assert(sizeof(struct node_cell) == CELL_BYTES, "node_cell");
 #define COND_WRITE 1u
 #define COND_OWNER 2u
 #define COND_TREE 4u /* a directory that moves with all that lies below; see node_cell */
-#define COND_COUNT 8
+#define COND_TTY 8u  /* the task has a controlling terminal */
+#define COND_COUNT 16
 
 /* entry of a decision: effect in bits 28..29, DECISION_EXEMPT, index of the rule's origin in bits 0..27 */
 #define DECISION_RULE 0x0fffffffu
@@ -236,7 +250,6 @@ _Static_assert(sizeof(struct node_cell) == CELL_BYTES, "node_cell");
 
 struct decision_cell {
 	__u32 by_condition[COND_COUNT];
-	__u32 pad[8];
 };
 _Static_assert(sizeof(struct decision_cell) == CELL_BYTES, "decision_cell");
 
@@ -253,13 +266,15 @@ struct cell {
 };
 _Static_assert(sizeof(struct cell) == CELL_BYTES, "cell");
 
+#include "plain.h"
+
 /* ---- events ---- */
 
 #define EVENT_PATH_TRUNCATED 1u
 #define EVENT_SOURCE_TRUNCATED 2u
 
-/* One record of the ring buffer: this header, then path_len bytes of path and source_len bytes of the acting
- * executable's path, neither terminated. */
+/* One record of the ring buffer: this header, then path_len bytes of path, source_len bytes of the acting executable's
+ * path and text_len bytes of text, none of them terminated. */
 struct event {
 	__u32 version; /* EVENT_VERSION */
 	__u32 flags;   /* EVENT_* */
@@ -280,8 +295,11 @@ struct event {
 	__u8 parent_comm[16];
 	__u32 path_len;
 	__u32 source_len;
+	__u32 text_len; /* of what else there is to say, after the source */
+	__u32 pad;
+	struct event_detail detail;
 };
-_Static_assert(sizeof(struct event) == 104, "event");
+_Static_assert(sizeof(struct event) == 144, "event");
 
 #define EVENT_BYTES (sizeof(struct event) + 2 * PATH_BYTES)
 

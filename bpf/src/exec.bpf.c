@@ -9,8 +9,6 @@
  * task_free		only below 6.2: the address no longer speaks of this task
  */
 
-#define EPERM 1
-
 SEC("lsm/task_alloc")
 int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, int ret)
 {
@@ -44,6 +42,7 @@ static __always_inline int judge_program(struct subject *s, __u32 class_, __u32 
 enum barrier {
 	BARRIER_NONE,	/* nobody's, the runtime's own, or past the barrier long since */
 	BARRIER_BEGINS, /* this is the workload's first exec */
+	BARRIER_ENTERS, /* the first exec of a process that came from outside */
 	BARRIER_FAILED,
 };
 
@@ -63,7 +62,7 @@ static __noinline enum barrier pass_barrier(struct task_struct *task)
 			return BARRIER_NONE; /* the runtime executes its own init: it stays, or is found again, as it is */
 		now.state = SUBJECT_ACTIVE;
 		now.source = SOURCE_RUNTIME;
-		passed = BARRIER_BEGINS;
+		passed = s ? BARRIER_BEGINS : BARRIER_ENTERS;
 		count(COUNTER_ACTIVATED);
 		e = bpf_map_lookup_elem(&namespace_containers, &now.mnt_ns);
 		if (e && !e->seq && e->container == now.container)
@@ -80,21 +79,26 @@ SEC("lsm/bprm_creds_for_exec")
 int BPF_PROG(bprm_creds_for_exec, struct linux_binprm *bprm, int ret)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	enum barrier passed;
 	struct subject *s;
 
 	if (ret)
 		return ret;
-	switch (pass_barrier(task)) {
-	case BARRIER_NONE:
+	passed = pass_barrier(task);
+	if (passed == BARRIER_NONE)
 		return 0;
-	case BARRIER_FAILED:
+	if (passed == BARRIER_FAILED)
 		return -EPERM;
-	case BARRIER_BEGINS:
-		break;
+	s = subject_of(task);
+	if (!s)
+		return -EPERM;
+	if (passed == BARRIER_ENTERS) {
+		ret = preset_judge(s, PRESET_EXEC, OP_ENTER, (__u64)bprm->file, 0);
+		if (ret)
+			return ret;
 	}
 	/* the program was opened before the barrier; judge that now */
-	s = subject_of(task);
-	return s ? judge_program(s, CLASS_FILE, OP_OPEN_READ, bprm) : -EPERM;
+	return judge_program(s, CLASS_FILE, OP_OPEN_READ, bprm);
 }
 
 SEC("lsm/bprm_check_security")
@@ -105,7 +109,10 @@ int BPF_PROG(bprm_check_security, struct linux_binprm *bprm, int ret)
 	if (ret)
 		return ret;
 	s = confined();
-	return s ? judge_program(s, CLASS_PROCESS, OP_EXEC, bprm) : 0;
+	if (!s)
+		return 0;
+	ret = preset_exec(s, bprm->file);
+	return ret ? ret : judge_program(s, CLASS_PROCESS, OP_EXEC, bprm);
 }
 
 /* Both copies: an answer may come from either. */

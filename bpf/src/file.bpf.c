@@ -13,8 +13,6 @@
 #define FMODE_PATH (1u << 14)
 #define FMODE_NOACCOUNT (1u << 29) /* a stacked file system's own open; the user's has a call of its own */
 #define O_TRUNC 01000u
-#define S_IFMT 0170000u
-#define S_IFDIR 0040000u
 
 static __always_inline int judge_file(__u32 op, const struct path *path)
 {
@@ -68,6 +66,9 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	ns = (__u64)BPF_CORE_READ(m, mnt_ns);
 	if (ns >= (__u64)-MAX_ERRNO && !(BPF_CORE_READ(file, f_path.mnt, mnt_sb, s_flags) & SB_KERNMOUNT))
 		return 0;
+	ret = preset_open(s, file);
+	if (ret)
+		return ret;
 	return judge(s, &r) ? -EACCES : 0;
 }
 

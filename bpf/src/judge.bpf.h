@@ -9,7 +9,6 @@
 #ifndef JUDGE_BPF_H
 #define JUDGE_BPF_H
 
-#define EACCES 13
 #define ATTEMPTS 16
 
 /* The acting executable as a source cell. What has no path (a memfd, a kernel thread) is nobody's source; where the
@@ -107,7 +106,7 @@ static __noinline int class_read(__u64 key, __u32 class_, struct class_facts *f)
 	cell = cell_at(image, 0);
 	if (!cell || cell->header.version != IMAGE_VERSION)
 		return 0;
-	f->cell = cell->header.classes[class_ & (CLASS_COUNT - 1)];
+	f->cell = cell->header.classes[class_ & CLASS_MASK];
 	f->has_source = cell->header.source_node;
 	if (!f->cell)
 		return 1;
@@ -201,6 +200,7 @@ judged:
 			f->reason = reason;
 			f->has_path = reason != REASON_NO_RULES;
 			f->n = s->attempt.walk.n;
+			f->has_detail = 0;
 			emit(s, f);
 		} else {
 			count(COUNTER_EVENT_DROPPED);

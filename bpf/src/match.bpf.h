@@ -339,7 +339,7 @@ static __always_inline __u32 match_class(struct query *q, struct scratch *s)
 	h = cell_at(image, 0);
 	if (!h)
 		return 0;
-	k = cell_at(image, h->header.classes[q->class_ & (CLASS_COUNT - 1)]);
+	k = cell_at(image, h->header.classes[q->class_ & CLASS_MASK]);
 	if (!k)
 		return 0;
 	root = k->class_.root;
@@ -348,8 +348,8 @@ static __always_inline __u32 match_class(struct query *q, struct scratch *s)
 	q->below = 0;
 	if (q->source) {
 		c = cell_at(image, q->source);
-		if (c && c->source.roots[q->class_ & (CLASS_COUNT - 1)])
-			d = match_root(q, s, c->source.roots[q->class_ & (CLASS_COUNT - 1)]);
+		if (c && c->source.roots[q->class_ & CLASS_MASK])
+			d = match_root(q, s, c->source.roots[q->class_ & CLASS_MASK]);
 	}
 	if (!q->reason && root && (!decision_effect(d) || q->condition & COND_TREE)) {
 		__u32 any = match_root(q, s, root);

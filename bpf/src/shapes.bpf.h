@@ -63,6 +63,45 @@ struct class_facts {
 	__u32 has_source;
 };
 
+/* A socket, and the address that is spoken to or offered. */
+struct net_access {
+	__u64 high, low; /* the address as a number, its first bit on top */
+	__u32 version;	 /* 4, 6; 0 = no address, or one that is no IP address */
+	__u32 port;
+	__u32 family;
+	__u32 kind;
+	__u32 protocol;
+	__u32 kinds; /* 1 << SOCKET_* */
+};
+
+/* An address that a program was given, with its socket: kernel addresses. */
+struct net_question {
+	__u64 sk;
+	__u64 address; /* 0 = none */
+	int len;
+	__u32 op;
+};
+
+#define PLAIN_SILENT 1u	    /* no event */
+#define PLAIN_UNREADABLE 2u /* the object is not known */
+
+/* An access without a path. */
+struct plain_request {
+	__u32 class_;
+	__u32 op;
+	__u32 condition; /* COND_TTY */
+	__u32 number;	 /* capability, system call, preset */
+	__u32 flags;	 /* PLAIN_* */
+	__u32 ruleset;	 /* these are filled in by the judge */
+	__u32 reason;
+	__u32 decision;
+	__u32 unresolved;
+	__u32 our_ns;
+	__u64 dentry;	 /* for the event, where a file is concerned; 0 = none */
+	__u64 mnt;
+	struct net_access net;
+};
+
 /* What an event says beside the task. */
 struct event_facts {
 	__u64 container;
@@ -73,6 +112,7 @@ struct event_facts {
 	__u32 reason;
 	__u32 has_path;
 	__u32 n; /* components of the path, in scratch */
+	__u32 has_detail; /* event.detail has been filled in */
 };
 
 #endif

@@ -1,14 +1,21 @@
 //! What the programs report: a denial or an audited access, with the container, the rule and the actor.
 
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use enforcer_bpf::{Shared, types};
 
+use crate::capability::Capability;
 use crate::compile::bpf::image::{RULE_NONE, RULE_POSTURE, effect_of};
 use crate::decide::Verdict;
 use crate::enforce::ContainerId;
+use crate::network;
+use crate::preset::Preset;
 use crate::ruleset::{Class, OriginId, RulesetDigest};
+use crate::syscall::Syscall;
 
 /// `EVENT_VERSION` of `enforcer.h`.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,10 +63,30 @@ pub enum Op {
     Ptrace,
     /// Connecting or sending to a unix socket that has a path.
     ConnectUnix,
+    /// Making a socket.
+    SocketCreate,
+    /// Connecting a socket.
+    SocketConnect,
+    /// Sending to an address.
+    SocketSend,
+    /// Giving a socket an address.
+    SocketBind,
+    /// Listening.
+    SocketListen,
+    /// Taking a connection.
+    SocketAccept,
+    /// Using a capability.
+    Capable,
+    /// Making a system call.
+    Syscall,
+    /// `mprotect` that makes memory executable.
+    Protect,
+    /// Being sent into the container from outside.
+    Enter,
 }
 
 impl Op {
-    const ALL: [(types::enforcer_op, Self, &'static str); 21] = [
+    const ALL: [(types::enforcer_op, Self, &'static str); 31] = [
         (types::enforcer_op::OP_EXEC, Self::Exec, "exec"),
         (types::enforcer_op::OP_OPEN_READ, Self::OpenRead, "open-read"),
         (types::enforcer_op::OP_OPEN_WRITE, Self::OpenWrite, "open-write"),
@@ -81,6 +108,16 @@ impl Op {
         (types::enforcer_op::OP_PIVOT_ROOT, Self::PivotRoot, "pivot-root"),
         (types::enforcer_op::OP_PTRACE, Self::Ptrace, "ptrace"),
         (types::enforcer_op::OP_CONNECT_UNIX, Self::ConnectUnix, "connect-unix"),
+        (types::enforcer_op::OP_SOCKET_CREATE, Self::SocketCreate, "create"),
+        (types::enforcer_op::OP_SOCKET_CONNECT, Self::SocketConnect, "connect"),
+        (types::enforcer_op::OP_SOCKET_SEND, Self::SocketSend, "send"),
+        (types::enforcer_op::OP_SOCKET_BIND, Self::SocketBind, "bind"),
+        (types::enforcer_op::OP_SOCKET_LISTEN, Self::SocketListen, "listen"),
+        (types::enforcer_op::OP_SOCKET_ACCEPT, Self::SocketAccept, "accept"),
+        (types::enforcer_op::OP_CAPABLE, Self::Capable, "use"),
+        (types::enforcer_op::OP_SYSCALL, Self::Syscall, "syscall"),
+        (types::enforcer_op::OP_PROTECT, Self::Protect, "mprotect"),
+        (types::enforcer_op::OP_ENTER, Self::Enter, "enter"),
     ];
 
     fn of(code: u16) -> Option<Self> {
@@ -170,6 +207,168 @@ pub enum EventBy {
     Unresolved(Unresolved),
 }
 
+/// What was accessed, where it is no file, or not only a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Detail {
+    /// A file, which the event's path names.
+    Path,
+    /// A socket.
+    Socket(Socket),
+    /// A capability; `None` for one that this version does not know.
+    Capability(Option<Capability>, u32),
+    /// A system call, by the machine's own number.
+    Syscall(SyscallNumber),
+    /// A preset.
+    Preset(Preset),
+}
+
+/// A socket, and the address that was spoken to or offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// `AF_*`
+    pub family: u16,
+    /// `SOCK_*`
+    pub kind: u16,
+    /// `IPPROTO_*`, or what the family has in its place.
+    pub protocol: u16,
+    /// Address and port; `None` where there was none, or one of another family than IP.
+    pub address: Option<(IpAddr, u16)>,
+}
+
+/// The number of a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyscallNumber {
+    /// As the kernel counts.
+    pub number: u32,
+    /// Made in the 32-bit way, where numbers mean other calls.
+    pub compat: bool,
+}
+
+impl Socket {
+    /// The family, as headers spell it, or its number.
+    #[must_use]
+    pub fn family_name(&self) -> String {
+        let name = match self.family {
+            network::AF_UNIX => "AF_UNIX",
+            network::AF_INET => "AF_INET",
+            network::AF_INET6 => "AF_INET6",
+            network::AF_NETLINK => "AF_NETLINK",
+            network::AF_PACKET => "AF_PACKET",
+            network::AF_SMC => "AF_SMC",
+            other => return other.to_string(),
+        };
+        name.into()
+    }
+
+    /// The type, as headers spell it, or its number.
+    #[must_use]
+    pub fn kind_name(&self) -> String {
+        let name = match self.kind {
+            network::SOCK_STREAM => "SOCK_STREAM",
+            network::SOCK_DGRAM => "SOCK_DGRAM",
+            network::SOCK_RAW => "SOCK_RAW",
+            network::SOCK_RDM => "SOCK_RDM",
+            network::SOCK_SEQPACKET => "SOCK_SEQPACKET",
+            network::SOCK_DCCP => "SOCK_DCCP",
+            network::SOCK_PACKET => "SOCK_PACKET",
+            other => return other.to_string(),
+        };
+        name.into()
+    }
+
+    /// The protocol in capitals where it is one of IP that is known, or its number.
+    #[must_use]
+    pub fn protocol_name(&self) -> String {
+        let inet = matches!(self.family, network::AF_INET | network::AF_INET6);
+        let name = match (self.protocol, self.kind) {
+            (network::IPPROTO_ICMP, _) if inet => "ICMP",
+            (network::IPPROTO_TCP, _) | (0, network::SOCK_STREAM) if inet => "TCP",
+            (network::IPPROTO_UDP, _) | (0, network::SOCK_DGRAM) if inet => "UDP",
+            (network::IPPROTO_DCCP, _) if inet => "DCCP",
+            (network::IPPROTO_ICMPV6, _) if inet => "ICMPv6",
+            (network::IPPROTO_SCTP, _) if inet => "SCTP",
+            (network::IPPROTO_MPTCP, _) if inet => "MPTCP",
+            (other, _) => return other.to_string(),
+        };
+        name.into()
+    }
+}
+
+/// `domain=AF_INET type=SOCK_STREAM protocol=TCP`, with ` ip=10.0.0.1 port=443` where there is an address.
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (family, kind, protocol) = (self.family_name(), self.kind_name(), self.protocol_name());
+        write!(f, "domain={family} type={kind} protocol={protocol}")?;
+        match self.address {
+            Some((address, port)) => write!(f, " ip={address} port={port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SyscallNumber {
+    /// The name; the number where it has none here, as in the 32-bit way.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let known = if self.compat { None } else { Syscall::by_number(self.number) };
+        match known {
+            Some(call) => call.name().to_owned(),
+            None if self.compat => format!("32-bit:{}", self.number),
+            None => self.number.to_string(),
+        }
+    }
+}
+
+/// What follows the operation in an alert: the socket, the capability, the call, the preset; nothing for a file.
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path => Ok(()),
+            Self::Socket(socket) => socket.fmt(f),
+            Self::Capability(Some(capability), _) => {
+                write!(f, "CAP_{}", capability.name().to_ascii_uppercase())
+            }
+            Self::Capability(None, number) => write!(f, "CAP_{number}"),
+            Self::Syscall(call) => f.write_str(&call.name()),
+            Self::Preset(preset) => preset.fmt(f),
+        }
+    }
+}
+
+impl Detail {
+    fn of(class: Class, detail: &types::event_detail) -> Result<Self, DecodeError> {
+        let field = |name, value: u32| DecodeError::Field(name, value);
+        Ok(match class {
+            Class::Process | Class::File => Self::Path,
+            Class::Network => {
+                let [a, b, c, d, ..] = detail.address;
+                let address = match detail.version {
+                    0 => None,
+                    4 => Some(IpAddr::from(Ipv4Addr::new(a, b, c, d))),
+                    6 => Some(IpAddr::from(Ipv6Addr::from(detail.address))),
+                    other => return Err(field("address version", other.into())),
+                };
+                let types::event_detail { family, kind, protocol, port, .. } = *detail;
+                Self::Socket(Socket { family, kind, protocol, address: address.map(|ip| (ip, port)) })
+            }
+            Class::Capability => Self::Capability(Capability::by_number(detail.number), detail.number),
+            Class::Syscall => {
+                let compat = detail.number >= COMPAT;
+                let number = if compat { detail.number - COMPAT } else { detail.number };
+                Self::Syscall(SyscallNumber { number, compat })
+            }
+            Class::Preset => {
+                let index = usize::try_from(detail.number).unwrap_or(usize::MAX);
+                Self::Preset(Preset::ALL.get(index).copied().ok_or(field("preset", detail.number))?)
+            }
+        })
+    }
+}
+
+/// `SYSCALL_COMPAT`
+const COMPAT: u32 = 512;
+
 /// One report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -185,12 +384,17 @@ pub struct Event {
     pub verdict: Verdict,
     /// What decided.
     pub by: EventBy,
-    /// The object's path in the container, as bytes; `memfd:NAME` and the like for what has none.
+    /// What was accessed beside a file.
+    pub detail: Detail,
+    /// The object's path in the container, as bytes; `memfd:NAME` and the like for what has none. Empty where no file
+    /// is concerned.
     pub path: Vec<u8>,
     /// Whether `path` is only the beginning.
     pub path_truncated: bool,
     /// The acting executable's path.
     pub source: Vec<u8>,
+    /// What else there is to say; empty mostly.
+    pub text: Vec<u8>,
     /// Process id in the initial pid namespace.
     pub host_pid: u32,
     /// Thread id in the initial pid namespace.
@@ -251,13 +455,16 @@ impl RawEvent {
         let rest = bytes.get(size_of::<types::event>()..).ok_or(short)?;
         let length = |len: u32| usize::try_from(len).map_err(|_| short);
         let (path, rest) = rest.split_at_checked(length(head.path_len)?).ok_or(short)?;
-        let source = rest.get(..length(head.source_len)?).ok_or(short)?;
+        let (source, rest) = rest.split_at_checked(length(head.source_len)?).ok_or(short)?;
+        let text = rest.get(..length(head.text_len)?).ok_or(short)?;
 
         let class = match types::enforcer_class(u32::from(head.class_)) {
             types::enforcer_class::CLASS_PROCESS => Class::Process,
             types::enforcer_class::CLASS_FILE => Class::File,
             types::enforcer_class::CLASS_NETWORK => Class::Network,
             types::enforcer_class::CLASS_CAPABILITY => Class::Capability,
+            types::enforcer_class::CLASS_SYSCALL => Class::Syscall,
+            types::enforcer_class::CLASS_PRESET => Class::Preset,
             _ => return Err(DecodeError::Field("class", u32::from(head.class_))),
         };
         let op = Op::of(head.op).ok_or(DecodeError::Field("operation", u32::from(head.op)))?;
@@ -278,6 +485,8 @@ impl RawEvent {
             op,
             verdict: effect.into(),
             by,
+            detail: Detail::of(class, &head.detail)?,
+            text: text.to_vec(),
             path: path.to_vec(),
             path_truncated: head.flags & 1 != 0,
             source: source.to_vec(),
@@ -287,8 +496,8 @@ impl RawEvent {
             pid: head.pid,
             ppid: head.ppid,
             uid: head.uid,
-            comm: text(&head.comm),
-            parent_comm: text(&head.parent_comm),
+            comm: name(&head.comm),
+            parent_comm: name(&head.parent_comm),
             time_ns: head.time_ns,
         };
         Ok(Self { container_key: head.container, ruleset_id: head.ruleset, event })
@@ -296,7 +505,7 @@ impl RawEvent {
 }
 
 /// A NUL-terminated name; what is no UTF-8 in it becomes the replacement character.
-fn text(bytes: &[u8]) -> String {
+fn name(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
@@ -307,7 +516,7 @@ mod tests {
 
     fn record() -> (types::event, Vec<u8>) {
         let mut head = types::event {
-            version: 1,
+            version: VERSION,
             container: 7,
             ruleset: 3,
             class_: 1,
@@ -362,7 +571,43 @@ mod tests {
             RawEvent::decode(&[head.bytes(), &[b'x'; 18]].concat()),
             Err(DecodeError::Field("reason", 99))
         );
-        head.version = 2;
-        assert_eq!(RawEvent::decode(head.bytes()), Err(DecodeError::Version(2)));
+        head.version = 1;
+        assert_eq!(RawEvent::decode(head.bytes()), Err(DecodeError::Version(1)));
+    }
+
+    #[test]
+    fn what_is_no_file_is_told() {
+        let (mut head, _) = record();
+        (head.path_len, head.source_len) = (0, 0);
+        (head.class_, head.op) = (2, 33);
+        let detail = &mut head.detail;
+        (detail.family, detail.kind, detail.protocol, detail.port, detail.version) = (2, 1, 6, 443, 4);
+        detail.address[..4].copy_from_slice(&[10, 0, 0, 1]);
+        let event = |head: &types::event| RawEvent::decode(head.bytes()).map(|raw| raw.event);
+        let told = event(&head).unwrap();
+        assert_eq!(told.op, Op::SocketConnect);
+        assert_eq!(
+            told.detail.to_string(),
+            "domain=AF_INET type=SOCK_STREAM protocol=TCP ip=10.0.0.1 port=443"
+        );
+        head.detail.version = 6;
+        head.detail.address = [0; 16];
+        head.detail.address[15] = 1;
+        assert!(event(&head).unwrap().detail.to_string().ends_with("ip=::1 port=443"));
+        head.detail.version = 5;
+        assert_eq!(event(&head), Err(DecodeError::Field("address version", 5)));
+        (head.class_, head.op, head.detail.number) = (3, 38, 13);
+        assert_eq!(event(&head).unwrap().detail.to_string(), "CAP_NET_RAW");
+        head.detail.number = 77;
+        assert_eq!(event(&head).unwrap().detail.to_string(), "CAP_77");
+        (head.class_, head.op, head.detail.number) = (5, 40, 1);
+        assert_eq!(event(&head).unwrap().detail.to_string(), "anonymousMapExec");
+        head.detail.number = 5;
+        assert_eq!(event(&head), Err(DecodeError::Field("preset", 5)));
+        (head.class_, head.op) = (4, 39);
+        head.detail.number = Syscall::by_name("openat").and_then(Syscall::number).unwrap();
+        assert_eq!(event(&head).unwrap().detail.to_string(), "openat");
+        head.detail.number = 512 + 5;
+        assert_eq!(event(&head).unwrap().detail.to_string(), "32-bit:5");
     }
 }

@@ -18,11 +18,8 @@ impl Support {
     pub const fn class_gap(self, class: Class) -> Option<GapReason> {
         match class {
             _ if self.everything => None,
-            Class::Process | Class::File => None,
-            Class::Network => Some(GapReason::Network),
-            Class::Capability => Some(GapReason::Capabilities),
+            Class::Process | Class::File | Class::Network | Class::Capability | Class::Preset => None,
             Class::Syscall => Some(GapReason::Syscalls),
-            Class::Preset => Some(GapReason::Preset),
         }
     }
 
@@ -44,8 +41,9 @@ impl Support {
 
     /// Why `pts: false` is not looked at; `None` where it is.
     #[must_use]
-    pub fn terminal_gap(self, conditions: &Conditions) -> Option<GapReason> {
-        (conditions.no_terminal && !self.everything).then_some(GapReason::Terminal)
+    pub fn terminal_gap(self, class: Class, conditions: &Conditions) -> Option<GapReason> {
+        let about_files = matches!(class, Class::Process | Class::File);
+        (conditions.no_terminal && about_files && !self.everything).then_some(GapReason::Terminal)
     }
 
     /// Why `allowedArgs` is not looked at; `None` where it is.
@@ -58,7 +56,7 @@ impl Support {
     #[must_use]
     pub fn rule_gap(self, rule: &Rule) -> Option<GapReason> {
         self.object_gap(&rule.object)
-            .or_else(|| self.terminal_gap(&rule.conditions))
+            .or_else(|| self.terminal_gap(rule.class, &rule.conditions))
             .or_else(|| self.args_gap(&rule.conditions))
     }
 }

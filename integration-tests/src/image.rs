@@ -19,6 +19,8 @@ pub const FIRST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/first"));
 pub const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 /// The workload that misbehaves.
 pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/probe"));
+/// Does one thing and says by its exit status how that ended: `programs/act.c`.
+pub const ACT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/act"));
 
 /// The program of tricks to get round a policy.
 pub const EVADE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/evade"));

@@ -11,8 +11,9 @@ use std::fmt::Write;
 use std::time::SystemTime;
 
 use enforcer_core::decide::Verdict;
-use enforcer_core::event::{Event, EventBy};
+use enforcer_core::event::{Detail, Event, EventBy};
 use enforcer_core::explain::DEFAULT_POSTURE;
+use enforcer_core::preset::Preset;
 use enforcer_core::ruleset::{Class, Origin};
 use serde::Serialize;
 
@@ -87,13 +88,14 @@ pub struct Alert {
     pub kind: &'static str,
     /// The acting executable.
     pub source: String,
-    /// `File` or `Process`.
+    /// `File`, `Process`, `Network`, `Capabilities` or `Syscall`; of a preset, `File` or `Process`.
     pub operation: &'static str,
-    /// What is accessed.
+    /// What is accessed: a path, or a socket (`domain=AF_INET type=SOCK_STREAM protocol=TCP ip=10.0.0.1 port=443`), a
+    /// capability (`CAP_NET_RAW`), a system call (`unlink`).
     pub resource: String,
-    /// `key=value` with spaces: the operation, the names of the task and its parent, the ruleset, `path=truncated`
-    /// where `Resource` is only the beginning of a path, and `written` with the policy's name for it where that is
-    /// another one, which a link leads from.
+    /// `key=value` with spaces: the operation, the names of the task and its parent, `preset` and `syscall` where one is
+    /// concerned, the ruleset, `path=truncated` where `Resource` is only the beginning of a path, and `written` with
+    /// the policy's name for it where that is another one, which a link leads from.
     pub data: String,
     /// What enforces.
     pub enforcer: &'static str,
@@ -169,7 +171,21 @@ impl Alerts {
             Class::Network => alert.operation = "Network",
             Class::Capability => alert.operation = "Capabilities",
             Class::Syscall => alert.operation = "Syscall",
-            Class::Preset => alert.operation = "Preset",
+            Class::Preset => match event.detail {
+                Detail::Preset(Preset::ProtectProc | Preset::ProtectEnv) => {
+                    alert.operation = "File";
+                    alert.process_name.clone_from(&source);
+                }
+                _ => {
+                    alert.operation = "Process";
+                    alert.process_name.clone_from(&alert.resource);
+                    alert.parent_process_name.clone_from(&source);
+                }
+            },
+        }
+        if !matches!(event.class, Class::Process | Class::File | Class::Preset) {
+            alert.process_name.clone_from(&source);
+            alert.resource = event.detail.to_string();
         }
         alert.source = source;
         (alert.action, alert.result) = match event.verdict {
@@ -178,6 +194,15 @@ impl Alerts {
         };
         // quoted, since a process chooses its own name
         alert.data = format!("op={} comm={:?} parent={:?}", event.op.as_str(), event.comm, event.parent_comm);
+        match event.detail {
+            Detail::Preset(preset) => {
+                let _infallible = write!(alert.data, " preset={preset}");
+            }
+            Detail::Syscall(call) => {
+                let _infallible = write!(alert.data, " syscall=SYS_{}", call.name().to_ascii_uppercase());
+            }
+            _ => {}
+        }
         if event.path_truncated {
             alert.data.push_str(" path=truncated");
         }

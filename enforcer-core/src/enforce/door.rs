@@ -1,6 +1,8 @@
 //! Doors onto the kernel's walker and matcher, for tests and benchmarks: the same code that the hooks run, called as
 //! `SEC("syscall")` programs. Nothing is attached, so this works on kernels that refuse BPF-LSM programs.
 
+use std::net::IpAddr;
+
 use enforcer_bpf::{Shared, types};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
@@ -118,16 +120,63 @@ impl Doors {
             source_len,
             ..Default::default()
         };
+        let context = self.call("door_match", context)?;
+        Ok(Answer { decision: context.decision, reason: context.reason })
+    }
+
+    /// Asks the kernel about one access to something that has no path.
+    ///
+    /// # Errors
+    /// When the program cannot be run, the source is longer than a page, or a path is accessed.
+    pub fn ask_plain(&self, ruleset: u32, access: &Access<'_>) -> Result<Answer, EnforceError> {
+        let mut paths = [0; 2 * PATH_BYTES];
+        let source_len = place(paths.split_at_mut(PATH_BYTES).1, access.source.unwrap_or_default())?;
+        if source_len != 0 {
+            self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the source")?;
+        }
+        let mut context = types::door_plain {
+            ruleset,
+            class_: access.class() as u32,
+            condition: u32::from(access.terminal) << 3,
+            source_len,
+            ..Default::default()
+        };
+        match access.target {
+            Target::Path(_) => return Err(EnforceError::Full("this door takes no paths")),
+            Target::Capability(capability) => context.number = u32::from(capability.number()),
+            Target::Syscall(syscall) => context.number = syscall.number().unwrap_or(u32::MAX),
+            Target::Preset(preset) => context.number = preset as u32,
+            Target::Socket(socket) => {
+                let bits = match socket.judged_address() {
+                    None => None,
+                    Some(IpAddr::V4(v4)) => Some((4, u128::from(v4.to_bits()) << 96)),
+                    Some(IpAddr::V6(v6)) => Some((6, v6.to_bits())),
+                };
+                let (version, bits) = bits.unwrap_or((0, 0));
+                let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(0);
+                context.op = types::enforcer_op::OP_SOCKET_CREATE.0 + socket.op as u32;
+                context.family = socket.family.into();
+                context.kind = socket.kind.into();
+                context.protocol = socket.protocol.into();
+                context.version = version;
+                context.port = socket.port.into();
+                (context.high, context.low) = (half(bits >> 64), half(bits));
+            }
+        }
+        let context = self.call("door_ask_plain", context)?;
+        Ok(Answer { decision: context.decision, reason: context.reason })
+    }
+
+    fn call<T: Shared>(&self, door: &str, context: T) -> Result<T, EnforceError> {
         let mut bytes = context.bytes().to_vec();
-        let program = self.object.progs_mut().find(|program| program.name() == "door_match");
-        let program = program.ok_or(EnforceError::Full("the object has no door"))?;
+        let program = self.object.progs_mut().find(|program| program.name() == door);
+        let program = program.ok_or(EnforceError::Full("the object has no such door"))?;
         let input = ProgramInput { context_in: Some(&mut bytes), ..Default::default() };
         let output = program.test_run(input).during("ask the matcher")?;
         if output.return_value != 0 {
             return Err(EnforceError::Full("work areas"));
         }
-        let context = types::door_match::of(&bytes).ok_or(EnforceError::Full("bytes of a door's context"))?;
-        Ok(Answer { decision: context.decision, reason: context.reason })
+        T::of(&bytes).ok_or(EnforceError::Full("bytes of a door's context"))
     }
 }
 

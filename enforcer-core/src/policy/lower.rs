@@ -159,7 +159,7 @@ impl Lowering<'_, '_> {
         };
         let unchecked = [
             (allowed_args.map(|doc| doc.place), self.support.args_gap(&conditions)),
-            (pts.map(|pts| pts.place), self.support.terminal_gap(&conditions)),
+            (pts.map(|pts| pts.place), self.support.terminal_gap(class, &conditions)),
         ];
         for (place, reason) in unchecked {
             let (Some(place), Some(reason)) = (place, reason) else { continue };

@@ -11,6 +11,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod classes;
 mod container;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use classes::{presets, sockets_and_capabilities};
 use container::{Container, DESCEND, dig};
 use enforcer_core::decide::Verdict;
 use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Options, Stage, Target, unload};
@@ -68,6 +70,8 @@ on_both_kernels! {
     identity => identity_on_6_1, identity_on_6_12;
     edges => edges_on_6_1, edges_on_6_12;
     upgrades => upgrades_on_6_1, upgrades_on_6_12;
+    sockets_and_capabilities => sockets_and_capabilities_on_6_1, sockets_and_capabilities_on_6_12;
+    presets => presets_on_6_1, presets_on_6_12;
 }
 
 /// Kernels change what programs stand on: who is confined is asked on the newest one too.

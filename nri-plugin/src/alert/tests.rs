@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use crate::container::Selection;
 use crate::set::PolicySet;
+use enforcer_core::capability::Capability;
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::event::{Op, Unresolved};
+use enforcer_core::event::{Op, Socket, SyscallNumber, Unresolved};
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{OriginId, Ruleset};
 use enforcer_core::subject::Subject;
+use enforcer_core::syscall::Syscall;
 
 const POLICY: &str = "apiVersion: security.kubearmor.com/v1
 kind: KubeArmorPolicy
@@ -62,6 +64,8 @@ fn event(ruleset: &Ruleset, rule: &str) -> Event {
         op: Op::OpenRead,
         verdict: Verdict::Block,
         by: EventBy::Rule(OriginId(u32::try_from(id).unwrap())),
+        detail: Detail::Path,
+        text: vec![],
         path: b"/etc/passwd".to_vec(),
         source: b"/bin/cat".to_vec(),
         host_pid: 4242,
@@ -118,6 +122,39 @@ fn an_execution_names_who_executes_and_what() {
     assert_eq!((&*alert.process_name, &*alert.parent_process_name), ("/bin/sh", "/bin/cat"));
     assert_eq!((&*alert.resource, &*alert.source), ("/bin/sh", "/bin/cat"));
     assert_eq!(alert.rule, "spec.process.matchPaths[0]");
+}
+
+#[test]
+fn what_has_no_path_is_named_by_what_it_is() {
+    let (registry, ruleset) = registry();
+    let event = Event { path: vec![], ..event(&ruleset, "spec.file.matchPaths[0]") };
+    let alert = |class, op, detail, path: &[u8]| {
+        let event = Event { class, op, detail, path: path.to_vec(), ..event.clone() };
+        alerts().event(&event, &registry, time())
+    };
+    let address = Some(("10.0.0.1".parse().unwrap(), 443));
+    let socket = Detail::Socket(Socket { family: 2, kind: 1, protocol: 6, address });
+    let network = alert(Class::Network, Op::SocketConnect, socket, b"");
+    assert_eq!((network.operation, &*network.process_name), ("Network", "/bin/cat"));
+    assert_eq!(network.resource, "domain=AF_INET type=SOCK_STREAM protocol=TCP ip=10.0.0.1 port=443");
+    assert!(network.data.starts_with("op=connect "), "{}", network.data);
+    assert_eq!((&*network.policy_name, &*network.rule), ("no-passwd", "spec.file.matchPaths[0]"));
+    let detail = Detail::Capability(Capability::by_name("net_raw"), 13);
+    let capability = alert(Class::Capability, Op::Capable, detail, b"");
+    assert_eq!((capability.operation, &*capability.resource), ("Capabilities", "CAP_NET_RAW"));
+    let number = Syscall::by_name("openat").and_then(Syscall::number).unwrap();
+    let detail = Detail::Syscall(SyscallNumber { number, compat: false });
+    let syscall = alert(Class::Syscall, Op::Syscall, detail, b"");
+    assert_eq!((syscall.operation, &*syscall.resource), ("Syscall", "openat"));
+    assert!(syscall.data.contains(" syscall=SYS_OPENAT"), "{}", syscall.data);
+    let fileless = alert(Class::Preset, Op::Exec, Detail::Preset(Preset::FilelessExec), b"/dev/shm/x");
+    assert_eq!(
+        (fileless.operation, &*fileless.process_name, &*fileless.parent_process_name),
+        ("Process", "/dev/shm/x", "/bin/cat")
+    );
+    assert!(fileless.data.contains(" preset=filelessExec"), "{}", fileless.data);
+    let proc = alert(Class::Preset, Op::OpenRead, Detail::Preset(Preset::ProtectEnv), b"/proc/1/environ");
+    assert_eq!((proc.operation, &*proc.resource), ("File", "/proc/1/environ"));
 }
 
 #[test]

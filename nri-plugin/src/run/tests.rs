@@ -78,6 +78,8 @@ fn the_daemon_from_its_start_to_its_end() {
 
     // the kernel denies something
     let event = Event {
+        detail: enforcer_core::event::Detail::Path,
+        text: vec![],
         container: Some(ContainerId::new("c1").unwrap()),
         ruleset: Some(before),
         class: Class::File,

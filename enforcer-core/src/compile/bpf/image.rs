@@ -16,6 +16,8 @@ pub const MAX_CELLS: usize = 1 << 20;
 
 /// `IMAGE_VERSION`.
 pub const VERSION: u32 = 1;
+/// 32-bit words of a cell.
+pub(super) const CELL_WORDS: u32 = 16;
 /// Bytes of a component's name in its node.
 pub(super) const NODE_INLINE: usize = 32;
 /// The access writes.
@@ -36,6 +38,8 @@ pub const RULE_LIMIT: usize = 0x0fff_fffe;
 /// The rule decided by exempting the access.
 pub const DECISION_EXEMPT: u32 = 0x8000_0000;
 const EFFECT_SHIFT: u32 = 28;
+/// Entries of an array by class.
+const CLASS_SLOTS: usize = 8;
 
 /// One cell.
 pub type Cell = [u8; CELL_BYTES];
@@ -122,17 +126,35 @@ fn index_of(class: Class) -> usize {
 pub(super) struct Builder {
     cells: Vec<Cell>, // the header first, empty until the end
     decisions: BTreeMap<Decision, u32>,
-    classes: [u32; 4],
+    classes: [u32; CLASS_SLOTS],
 }
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self { cells: vec![[0; CELL_BYTES]], decisions: BTreeMap::new(), classes: [0; 4] }
+        Self { cells: vec![[0; CELL_BYTES]], decisions: BTreeMap::new(), classes: [0; CLASS_SLOTS] }
     }
 
     fn push(&mut self, cell: Cell) -> u32 {
         self.cells.push(cell);
         u32::try_from(self.cells.len() - 1).unwrap_or(u32::MAX) // the size is checked at the end
+    }
+
+    /// A cell of another module's making.
+    pub(super) fn cell(&mut self, cell: Cell) -> u32 {
+        self.push(cell)
+    }
+
+    /// Such cells, one after another; the number of the first.
+    pub(super) fn cells(&mut self, cells: Vec<Cell>) -> u32 {
+        let first = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        self.cells.extend(cells);
+        first
+    }
+
+    /// Fills in a cell that was made before what it holds was known.
+    pub(super) fn set(&mut self, number: u32, cell: Cell) {
+        let place = usize::try_from(number).ok().and_then(|index| self.cells.get_mut(index));
+        place.into_iter().for_each(|place| *place = cell);
     }
 
     /// The cell of a decision, shared by all nodes that say the same; 0 where no rule decides in any case.
@@ -154,7 +176,7 @@ impl Builder {
     }
 
     pub(super) fn source(&mut self, roots: &[(Class, u32)]) -> u32 {
-        let mut by_class = [0; 4];
+        let mut by_class = [0; CLASS_SLOTS];
         for (class, root) in roots {
             by_class.iter_mut().skip(index_of(*class)).take(1).for_each(|slot| *slot = *root);
         }
@@ -185,11 +207,11 @@ impl Builder {
         }
         let mask = u32::try_from(slots.len().saturating_sub(1)).unwrap_or(u32::MAX);
         let cells = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
-        let [process, file, network, capability] = self.classes;
         let header = Fields::default()
             .u32s(&[VERSION, cells, table, mask])
             .u64(seed)
-            .u32s(&[source_node, 0, process, file, network, capability])
+            .u32s(&[source_node, 0])
+            .u32s(&self.classes)
             .cell();
         if let Some(first) = self.cells.first_mut() {
             *first = header;
@@ -226,27 +248,41 @@ fn words(values: &[u32]) -> Cell {
 
 /// The fields of a cell, one after another in the machine's byte order; what is not written is zero.
 #[derive(Debug, Default)]
-struct Fields(Vec<u8>);
+pub(super) struct Fields(Vec<u8>);
 
 impl Fields {
-    fn u32s(mut self, values: &[u32]) -> Self {
+    pub(super) fn u32s(mut self, values: &[u32]) -> Self {
         values.iter().for_each(|value| self.0.extend(value.to_ne_bytes()));
         self
     }
 
-    fn u64(mut self, value: u64) -> Self {
+    pub(super) fn u64(mut self, value: u64) -> Self {
         self.0.extend(value.to_ne_bytes());
         self
     }
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
+    pub(super) fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
     }
 
-    fn cell(self) -> Cell {
-        let mut cell = [0; CELL_BYTES];
-        cell.iter_mut().zip(self.0).for_each(|(to, from)| *to = from);
-        cell
+    pub(super) fn cell(self) -> Cell {
+        cell_of(&self.0)
     }
+
+    /// As many cells as it takes.
+    pub(super) fn cells(self) -> Vec<Cell> {
+        self.0.chunks(CELL_BYTES).map(cell_of).collect()
+    }
+}
+
+fn cell_of(bytes: &[u8]) -> Cell {
+    let mut cell = [0; CELL_BYTES];
+    cell.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    cell
+}
+
+/// Words in as many cells as they take.
+pub(super) fn to_cells(words: &[u32]) -> Vec<Cell> {
+    Fields::default().u32s(words).cells()
 }

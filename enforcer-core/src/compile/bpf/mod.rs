@@ -9,6 +9,8 @@
 //! from the compiled object.
 
 pub mod image;
+mod net;
+mod plain;
 mod table;
 mod tree;
 
@@ -58,7 +60,8 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
     let mut image = Builder::new();
 
     // Decisions first, so that nodes can name them; then the roots; then the table, whose slots name everything.
-    let trees = Trees::number(&forest, &mut image);
+    let plain = plain::roots(ruleset, &mut image);
+    let trees = Trees::number(&forest, &plain, &mut image);
     for class in Class::ALL {
         if ruleset.whitelisted(class) || ruleset.rules().iter().any(|rule| rule.class == class) {
             let root = trees.root(class);

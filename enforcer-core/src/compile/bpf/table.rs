@@ -12,7 +12,7 @@ const SEEDS_PER_SIZE: u64 = 16;
 /// Evictions before a seed is given up.
 const MAX_MOVES: usize = 512;
 
-fn mix(a: u64, b: u64) -> u64 {
+pub(super) fn mix(a: u64, b: u64) -> u64 {
     let a = (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     a ^ (a >> 32)
 }
@@ -35,19 +35,27 @@ pub(super) fn tag(hash: u64) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-fn slots_of(node: &Node, seed: u64, mask: u32) -> [usize; 2] {
-    let hash = mix(component_hash(seed, &node.name), u64::from(node.parent));
+fn hash_of(node: &Node, seed: u64) -> u64 {
+    mix(component_hash(seed, &node.name), u64::from(node.parent))
+}
+
+fn slots_of(hash: u64, mask: u32) -> [usize; 2] {
     [tag(hash), tag(hash >> 32)].map(|h| usize::try_from(h & mask).unwrap_or(0))
 }
 
 /// A seed and, for each slot of the table, the index of the node in it. The number of slots is a power of two.
 pub(super) fn place(nodes: &[Node]) -> (u64, Vec<Option<usize>>) {
-    let mut size = (nodes.len() * SLOTS_PER_NODE / 2).max(1).next_power_of_two();
+    place_by(nodes.len(), |index, seed| nodes.get(index).map(|node| hash_of(node, seed)))
+}
+
+/// The same for `count` things of any kind that hash differently with some seed.
+pub(super) fn place_by(count: usize, hash: impl Fn(usize, u64) -> Option<u64>) -> (u64, Vec<Option<usize>>) {
+    let mut size = (count * SLOTS_PER_NODE / 2).max(1).next_power_of_two();
     let mut seed = 0;
     loop {
         for _ in 0..SEEDS_PER_SIZE {
             seed = mix(seed, 1);
-            if let Some(slots) = try_place(nodes, seed, size) {
+            if let Some(slots) = try_place(count, |index| hash(index, seed), size) {
                 return (seed, slots);
             }
         }
@@ -56,15 +64,15 @@ pub(super) fn place(nodes: &[Node]) -> (u64, Vec<Option<usize>>) {
     }
 }
 
-fn try_place(nodes: &[Node], seed: u64, size: usize) -> Option<Vec<Option<usize>>> {
+fn try_place(count: usize, hash: impl Fn(usize) -> Option<u64>, size: usize) -> Option<Vec<Option<usize>>> {
     let mask = u32::try_from(size - 1).ok()?;
     let mut slots = vec![None; size];
-    for index in 0..nodes.len() {
+    for index in 0..count {
         let mut homeless = index;
         let mut from = None;
         let mut moves = 0;
         loop {
-            let [first, second] = slots_of(nodes.get(homeless)?, seed, mask);
+            let [first, second] = slots_of(hash(homeless)?, mask);
             // To the slot that it was not just driven from.
             let wanted = if from == Some(first) { second } else { first };
             let other = if wanted == first { second } else { first };
@@ -114,7 +122,7 @@ mod tests {
             let mut seen = vec![false; nodes.len()];
             for (slot, index) in slots.iter().enumerate() {
                 if let Some(index) = *index {
-                    assert!(slots_of(&nodes[index], seed, mask).contains(&slot));
+                    assert!(slots_of(hash_of(&nodes[index], seed), mask).contains(&slot));
                     assert!(!std::mem::replace(&mut seen[index], true), "one place each");
                 }
             }

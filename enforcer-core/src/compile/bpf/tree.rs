@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::entry;
 use super::image::{Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_WRITE, Decision, Node, Root};
+use super::plain::Roots;
 use crate::path::{AbsPath, ROTATING};
 use crate::ruleset::{Class, Effect, Object, Rule, Ruleset};
 
@@ -73,7 +74,7 @@ pub(super) struct Forest<'r> {
 impl<'r> Forest<'r> {
     pub(super) fn grow(ruleset: &'r Ruleset) -> Self {
         let mut pairs: BTreeMap<_, Pair<'r>> = BTreeMap::new();
-        for rule in ruleset.rules() {
+        for rule in ruleset.rules().iter().filter(|rule| matches!(rule.class, Class::Process | Class::File)) {
             let pair = pairs.entry((rule.source.as_ref(), rule.class)).or_default();
             match &rule.object {
                 Object::Path(path) => pair.paths.at(path, rule).exact.push(rule),
@@ -100,14 +101,16 @@ pub(super) struct Trees {
 }
 
 impl Trees {
-    pub(super) fn number(forest: &Forest<'_>, image: &mut Builder) -> Self {
+    pub(super) fn number(forest: &Forest<'_>, plain: &Roots<'_>, image: &mut Builder) -> Self {
         let mut trees = Self::default();
         let mut sources: BTreeMap<&AbsPath, Vec<(Class, u32)>> = BTreeMap::new();
-        for ((source, class), pair) in &forest.pairs {
-            let root = trees.plant(pair, image);
+        let paths = forest.pairs.iter().map(|(key, pair)| (*key, trees.plant(pair, image)));
+        let mut roots: Vec<_> = paths.collect();
+        roots.extend(plain.iter().map(|(key, root)| (*key, *root)));
+        for ((source, class), root) in roots {
             match source {
-                None => drop(trees.roots.insert(*class, root)),
-                Some(path) => sources.entry(path).or_default().push((*class, root)),
+                None => drop(trees.roots.insert(class, root)),
+                Some(path) => sources.entry(path).or_default().push((class, root)),
             }
         }
         if !sources.is_empty() {

@@ -68,7 +68,7 @@ fn a_condition_that_cannot_be_checked_never_lets_more_pass() {
     };
     for (condition, gap) in [
         ("      allowedArgs: [-c]", Support::default().args_gap(&with_args())),
-        ("      pts: false", Support::default().terminal_gap(&without_terminal())),
+        ("      pts: false", Support::default().terminal_gap(Class::Process, &without_terminal())),
     ] {
         let (gaps, rule, other) = decide(condition);
         assert_eq!(gaps, usize::from(gap.is_some()));

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * From an access without a path to a verdict: what judge() is for paths. Here nothing needs to be walked but the acting
+ * executable's path, and that only where rules have sources and its answer is not known yet.
+ */
+#ifndef JUDGE_PLAIN_BPF_H
+#define JUDGE_PLAIN_BPF_H
+
+enum plain_answer {
+	PLAIN_NOTHING, /* no rule applies to the container */
+	PLAIN_ANSWERED, /* r->decision or r->reason is set */
+	PLAIN_AGAIN,    /* a new policy came between, or renames, or mounts */
+	PLAIN_SOURCE,   /* the acting executable must be known first */
+};
+
+/* Finds out which source of the rules in r->ruleset the acting executable is, and remembers it. */
+__noinline int plain_source(struct subject *subject, struct plain_request *r)
+{
+	struct sequence q = {};
+	struct scratch *s;
+	struct attempt *a;
+	__u32 source;
+
+	if (!subject || !r)
+		return PLAIN_AGAIN;
+	s = scratch_take();
+	if (!s) {
+		r->reason = REASON_NO_SCRATCH;
+		return PLAIN_ANSWERED;
+	}
+	a = &s->attempt;
+	a->query.ruleset = r->ruleset;
+	a->our_ns = r->our_ns;
+	a->query.reason = REASON_RACED;
+	if (sequence_begin(&q)) {
+		source = source_find(a, s);
+		if (sequence_moved(q))
+			a->query.reason = REASON_RACED;
+		if (!a->query.reason)
+			subject->source = (__u64)r->ruleset << 32 | source;
+	}
+	r->reason = a->query.reason;
+	scratch_give(s);
+	if (!r->reason || r->reason == REASON_RACED || r->reason == REASON_NO_RULES)
+		return PLAIN_AGAIN;
+	return PLAIN_ANSWERED; /* it may be one that a rule names */
+}
+
+/* Verified once, on its own, as all here that is not static. */
+__noinline int plain_attempt(struct subject *subject, struct plain_request *r)
+{
+	/* rules that cannot be found deny */
+	struct class_facts class_ = {.unresolved = EFFECT_BLOCK};
+	__u32 source = 0;
+	__u64 cached;
+	int known;
+
+	if (!subject || !r)
+		return PLAIN_AGAIN;
+	if (r->class_ == CLASS_SYSCALL)
+		class_.unresolved = EFFECT_AUDIT; /* these are never denied */
+	known = class_read(subject->container, r->class_, &class_);
+	if (known < 0 || (known && !class_.cell))
+		return PLAIN_NOTHING;
+	r->ruleset = class_.ruleset;
+	r->our_ns = class_.our_ns;
+	r->unresolved = class_.unresolved;
+	r->reason = REASON_NO_RULES;
+	if (!known)
+		return PLAIN_AGAIN;
+	if (r->flags & PLAIN_UNREADABLE) {
+		r->reason = REASON_UNREADABLE;
+		return PLAIN_ANSWERED;
+	}
+	cached = subject->source;
+	if (class_.has_source && cached != SOURCE_RUNTIME) {
+		if (cached >> 32 != class_.ruleset)
+			return PLAIN_SOURCE;
+		source = (__u32)cached;
+	}
+	r->decision = plain_decide(r, class_.cell, source);
+	return r->reason == REASON_NO_RULES ? PLAIN_AGAIN : PLAIN_ANSWERED;
+}
+
+/* Tells what happened; the path, if there is one, only for the reader. */
+__noinline int plain_report(struct plain_request *r, __u64 container)
+{
+	struct event_detail *d;
+	struct event_facts *f;
+	struct scratch *s;
+	struct walk *w;
+
+	if (!r)
+		return 0;
+	s = scratch_take();
+	if (!s) {
+		count(COUNTER_EVENT_DROPPED);
+		return 0;
+	}
+	d = &s->event.detail;
+	f = &s->facts;
+	w = &s->attempt.walk;
+	d->number = r->number;
+	d->family = r->net.family;
+	d->kind = r->net.kind;
+	d->protocol = r->net.protocol;
+	d->port = r->net.port;
+	d->version = r->net.version;
+	d->pad = 0;
+	*(__u64 *)d->address = bpf_cpu_to_be64(r->net.high);
+	*(__u64 *)(d->address + 8) = bpf_cpu_to_be64(r->net.low);
+	f->container = container;
+	f->ruleset = r->ruleset;
+	f->class_ = r->class_;
+	f->op = r->op;
+	f->decision = r->decision;
+	f->reason = r->reason;
+	f->has_detail = 1;
+	f->has_path = 0;
+	if (r->dentry) {
+		w->dentry = r->dentry;
+		w->mnt = r->mnt;
+		walk_up(w, s);
+		f->has_path = 1;
+		f->n = w->n;
+	}
+	emit(s, f);
+	scratch_give(s);
+	return 0;
+}
+
+/* Verdict for the current task, which is `subject` and active: 0 = go on, else deny. */
+__noinline int judge_plain(struct subject *subject, struct plain_request *r)
+{
+	__u32 effect, i;
+	int answer;
+
+	if (!subject || !r)
+		return 1;
+	for (i = 0; i < ATTEMPTS; i++) {
+		answer = plain_attempt(subject, r);
+		if (answer == PLAIN_NOTHING)
+			return 0;
+		if (answer == PLAIN_SOURCE)
+			answer = plain_source(subject, r);
+		if (answer == PLAIN_ANSWERED)
+			break;
+	}
+	if (r->reason) {
+		count(COUNTER_RACED + r->reason - REASON_RACED);
+		r->decision = r->unresolved << DECISION_EFFECT_SHIFT | RULE_NONE;
+	}
+	effect = decision_effect(r->decision);
+	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : effect == EFFECT_AUDIT ? COUNTER_AUDITED : COUNTER_ALLOWED);
+	if (effect >= EFFECT_AUDIT && !(r->flags & PLAIN_SILENT))
+		plain_report(r, subject->container);
+	return effect == EFFECT_BLOCK;
+}
+
+/* The conditions that hold whatever the object is. */
+static __always_inline __u32 terminal_condition(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, signal, tty) ? COND_TTY : 0;
+}
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * System calls, reported before they happen and never denied: attached only while some ruleset speaks about them.
+ */
+
+#define X32_BIT 0x40000000u
+#define SYSCALL_COMPAT 512u /* numbers of a 32-bit program's calls begin here, in rules and in events */
+
+struct thread_info___x86 { __u32 status; } __kernel_type;
+struct task_struct___x86 { struct thread_info___x86 thread_info; } __kernel_type;
+#define TS_COMPAT 2u
+#define TIF_32BIT 22 /* arch/arm64/include/asm/thread_info.h */
+struct thread_info___arm { unsigned long flags; } __kernel_type;
+struct task_struct___arm { struct thread_info___arm thread_info; } __kernel_type;
+
+static __always_inline int is_compat(struct task_struct *task)
+{
+#if defined(__TARGET_ARCH_x86)
+	return (BPF_CORE_READ((struct task_struct___x86 *)task, thread_info.status) & TS_COMPAT) != 0;
+#elif defined(__TARGET_ARCH_arm64)
+	return (BPF_CORE_READ((struct task_struct___arm *)task, thread_info.flags) >> TIF_32BIT) & 1;
+#else
+	return 0;
+#endif
+}
+
+SEC("raw_tp/sys_enter")
+int sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct plain_request r = {.class_ = CLASS_SYSCALL, .op = OP_SYSCALL};
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct subject *s = confined();
+	__u64 number = ctx->args[1];
+
+	if (!s)
+		return 0;
+	r.number = number;
+#if defined(__TARGET_ARCH_x86)
+	r.number &= ~X32_BIT;
+#endif
+	if (r.number >= SYSCALL_COMPAT)
+		return 0; /* there is no such call */
+	if (is_compat(task))
+		r.number += SYSCALL_COMPAT;
+	r.condition = terminal_condition(task);
+	judge_plain(s, &r);
+	return 0;
+}
