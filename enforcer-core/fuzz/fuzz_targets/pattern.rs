@@ -2,8 +2,10 @@
 
 #![no_main]
 
+#[allow(dead_code, reason = "each target runs one of the checks")]
 #[path = "../checks.rs"]
 mod checks;
+#[allow(dead_code, reason = "for patterns")]
 #[path = "../naive.rs"]
 mod naive;
 
