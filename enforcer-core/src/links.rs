@@ -15,7 +15,7 @@
 //! | a link that the container may replace itself, where the file posture is block and the rule allows | the posture; a gap |
 //! | links that could not be looked up in time | the rule as written; a gap |
 //! | a source in a volume whose directories are replaced (below) | the source as written; a gap |
-//! | `execname`, and everything in a pattern but the directories it begins with | the kernel's name |
+//! | `execname`; in a pattern, what comes after the directories that it begins with | the kernel's name |
 //!
 //! So what a container does to its own links can deny it more, and never allow it more.
 //!
@@ -36,6 +36,7 @@ use serde::{Serialize, Serializer};
 use crate::coverage::{Gap, GapReason};
 use crate::decide::match_path;
 use crate::path::{AbsPath, ROTATING, components, same_components};
+use crate::pattern::Pattern;
 use crate::ruleset::{Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Rule, Ruleset};
 
 /// The link in a volume of Kubernetes that leads to the directory of the day.
@@ -140,8 +141,8 @@ impl Ruleset {
         Linked { ruleset, gaps }
     }
 
-    /// The paths whose links matter, sorted: objects, sources, and the volume's link in directories that are meant
-    /// with their direct children alone.
+    /// The paths whose links matter, sorted: objects, the directories that patterns begin with, sources, and the
+    /// volume's link in directories that are not meant with all that lies below.
     #[must_use]
     pub fn paths_to_resolve(&self) -> BTreeSet<AbsPath> {
         let mut paths = BTreeSet::new();
@@ -152,6 +153,11 @@ impl Ruleset {
                 Object::Directory { dir, recursive } => {
                     paths.extend([dir.clone()]);
                     paths.extend((!recursive).then(|| volume_link(dir)).flatten());
+                }
+                Object::Pattern(pattern) => {
+                    let dir = split(pattern).map(|(dir, _)| dir);
+                    paths.extend(dir.as_ref().and_then(volume_link));
+                    paths.extend(dir);
                 }
                 _ => {}
             }
@@ -171,16 +177,48 @@ impl Ruleset {
         let of_rule = |link: &&Link| {
             self.rules().iter().filter(|rule| rule.origin == origin).any(|rule| match &rule.object {
                 Object::Path(object) => *object == link.path && link.target.names(path),
-                Object::Directory { dir, .. } => *dir == link.path && leads_to(&link.target),
+                Object::Directory { dir, .. } => *dir == link.path,
                 _ => false,
             })
         };
-        self.links().iter().find(of_rule).filter(|link| !link.path.names(path))
+        // the rules only for those few links that lead to the path: alerts come in floods
+        let mut links = self.links().iter().filter(|link| leads_to(&link.target));
+        links.find(of_rule).filter(|link| !link.path.names(path))
     }
 }
 
 fn volume_link(dir: &AbsPath) -> Option<AbsPath> {
     dir.join(VOLUME_LINK).ok()
+}
+
+/// The directories that a pattern begins with, where it names them literally, and the rest of it from the `/` on.
+fn split(pattern: &Pattern) -> Option<(AbsPath, &str)> {
+    let text = pattern.as_str();
+    let literal =
+        text.find(['*', '?', '[', '{', '\\']).map_or(text, |end| text.get(..end).unwrap_or_default());
+    let (dir, rest) = text.split_at_checked(literal.rfind('/')?)?;
+    // the root is no link
+    let dir = AbsPath::new(dir).ok()?;
+    (!dir.is_root()).then_some((dir, rest))
+}
+
+/// A pattern for what `rest` matches in a directory.
+fn join_pattern(dir: &AbsPath, rest: &str) -> Option<Pattern> {
+    let mut text = String::new();
+    for component in dir.components() {
+        text.push('/');
+        if component == ROTATING {
+            text.push_str("..*");
+            continue;
+        }
+        for character in std::str::from_utf8(component).ok()?.chars() {
+            if "*?[]{},\\".contains(character) {
+                text.push('\\');
+            }
+            text.push(character);
+        }
+    }
+    (text + rest).parse().ok()
 }
 
 /// Whether the program at `target` does what the name at `path` says rather than what its own name says.
@@ -283,16 +321,34 @@ impl Linking<'_> {
             }
             Object::Directory { dir, recursive } => {
                 let recursive = *recursive;
-                let mut names = self.names(rule, dir, false);
-                if let Some(link) = volume_link(dir).filter(|_| !recursive) {
-                    let of_day = self.names(rule, &link, false);
-                    names.extend(of_day.into_iter().filter(|(path, _)| path.base_name() == Some(ROTATING)));
-                }
+                let names = self.directories(rule, dir, !recursive);
                 meant.extend(names.into_iter().map(|(dir, via)| (Object::Directory { dir, recursive }, via)));
+            }
+            Object::Pattern(pattern) => {
+                let Some((dir, rest)) = split(pattern) else { return meant };
+                for (dir, via) in self.directories(rule, &dir, true) {
+                    match join_pattern(&dir, rest) {
+                        Some(pattern) => meant.push((Object::Pattern(pattern), via)),
+                        None => {
+                            let advice = format!("no pattern can be made of `{dir}`; write one for it");
+                            self.gap(rule, GapReason::Link, advice);
+                        }
+                    }
+                }
             }
             _ => {}
         }
         meant
+    }
+
+    /// The other names of a directory; with `flat`, also the directories of the day in it.
+    fn directories(&mut self, rule: &Rule, dir: &AbsPath, flat: bool) -> Vec<Meant<AbsPath>> {
+        let mut names = self.names(rule, dir, false);
+        if let Some(link) = volume_link(dir).filter(|_| flat) {
+            let of_day = self.names(rule, &link, false);
+            names.extend(of_day.into_iter().filter(|(path, _)| path.base_name() == Some(ROTATING)));
+        }
+        names
     }
 
     /// The other names of a path; `executed` where a program of many names must not be taken for one of them.
@@ -396,6 +452,9 @@ fn weakens(alias: &Rule, strong: &Rule) -> bool {
         {
             true
         }
+        // a pattern beats every directory; what it matches there is not worth finding out
+        (Object::Pattern(pattern), Object::Directory { dir, .. }) => split(pattern)
+            .is_none_or(|(own, _)| own == *dir || within(&own, dir, true) || within(dir, &own, true)),
         (Object::Directory { dir, .. }, Object::Path(path) | Object::Directory { dir: path, .. }) => {
             always && (dir == path || within(path, dir, true) || within(dir, path, true))
         }

@@ -93,6 +93,10 @@ impl From<Resolved> for Merged {
     }
 }
 
+/// Rulesets that the memo holds on to, twice: those wanted since it was full last, and those of the time before. What
+/// is forgotten is made again.
+const REMEMBERED: usize = 256;
+
 /// Rulesets by the policies they are made of: containers that the same policies select share one. Those that were not
 /// wanted for a while are forgotten.
 #[derive(Debug, Default)]
@@ -106,8 +110,15 @@ type Made = (Vec<usize>, Postures, Wish);
 
 impl Memo {
     /// Forgets what was not wanted since the last time.
-    pub fn age(&mut self) {
+    fn age(&mut self) {
         self.old = std::mem::take(&mut self.young);
+    }
+
+    fn put(&mut self, made: Made, policies: Vec<Arc<Policy>>, merged: Arc<Merged>) {
+        if self.young.len() >= REMEMBERED {
+            self.age();
+        }
+        self.young.insert(made, (policies, merged));
     }
 
     fn get(&mut self, made: &Made) -> Option<Arc<Merged>> {
@@ -144,7 +155,7 @@ impl Selection {
             }
             let merged = Arc::new(Merged::from(resolved));
             let policies = policies.into_iter().cloned().collect();
-            self.memo().young.insert(made, (policies, Arc::clone(&merged)));
+            self.memo().put(made, policies, Arc::clone(&merged));
             merged
         });
         // a policy may select a container and yet have no rule that can be expressed: then there are only gaps
@@ -154,6 +165,11 @@ impl Selection {
     /// Forgets rulesets that were not wanted lately.
     pub fn age(&self) {
         self.memo().age();
+    }
+
+    /// Forgets all of them, after a time in which every container was looked at.
+    pub fn forget(&self) {
+        *self.memo() = Memo::default();
     }
 
     // after a panic in another thread at worst something is made again

@@ -168,6 +168,9 @@ impl<K: Kernel> Reconciler<K> {
         if let Some(id) = self.queue.pop_front() {
             self.queued.remove(&id);
             self.reconcile(&id);
+            if self.queue.is_empty() {
+                self.selection.forget();
+            }
         }
         self.settle();
     }
@@ -493,12 +496,21 @@ fn remember(names: &mut BTreeMap<AbsPath, Vec<OtherName>>, paths: &[AbsPath], fo
     found.extend(all);
 }
 
+/// How many links and gaps of one container are told.
+const TOLD: usize = 8;
+
 fn tell_links(container: &Container, linked: &Linked) {
-    for link in linked.ruleset.links() {
-        tracing::info!(%container, "the policies' {link}");
+    let links = linked.ruleset.links();
+    if !links.is_empty() {
+        let told: Vec<String> = links.iter().take(TOLD).map(ToString::to_string).collect();
+        let more = links.len().saturating_sub(TOLD);
+        tracing::info!(%container, more, "follows links: {}", told.join(", "));
     }
-    for Gap { policy, field, reason, advice } in &linked.gaps {
+    for Gap { policy, field, reason, advice } in linked.gaps.iter().take(TOLD) {
         tracing::warn!(%container, %policy, field, advice, "{reason}");
+    }
+    if linked.gaps.len() > TOLD {
+        tracing::warn!(%container, gaps = linked.gaps.len(), "more links are not followed");
     }
 }
 

@@ -38,6 +38,8 @@ use crate::store::{Reload, Store};
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
 const RESCAN: Duration = Duration::from_secs(30);
+/// Threads for the connection and the watch. There is little for them to do, and each holds memory of its own.
+const WORKERS: usize = 2;
 /// What the programs count without anything being wrong.
 const NORMAL: [&str; 7] =
     ["allowed", "audited", "blocked", "activated", "inherited", "by_pointer", "retried"];
@@ -65,8 +67,11 @@ pub fn run<K: Kernel>(config: Config, open: impl FnOnce(&Config) -> anyhow::Resu
     }
     let kernel = Arc::new(open(&config)?);
     tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start tokio")?;
     let result = runtime.block_on(daemon(&config, store, news, reload.set, kernel));
     // a reading of a hanging file system must not keep the process
     runtime.shutdown_timeout(DRAIN);

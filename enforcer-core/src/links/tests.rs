@@ -1,6 +1,6 @@
 use super::*;
 use crate::decide::{Access, DecidedBy, Verdict};
-use crate::policy::parse;
+use crate::policy::{Kind, PolicyId, parse};
 use crate::ruleset::Postures;
 use crate::subject::Subject;
 
@@ -258,4 +258,66 @@ fn two_names_of_two_lookups_both_count() {
     for name in ["/bin/ls", "/usr/bin/ls", "/elsewhere/ls"] {
         assert_eq!(verdict(&linked.ruleset, &Access::exec(name.as_bytes())), Verdict::Block, "{name}");
     }
+}
+
+/// File rules for patterns and whole directories.
+fn of_file(patterns: &[(&str, Effect)], dirs: &[(&str, Effect)]) -> Ruleset {
+    let pattern = |(text, effect): &(&str, Effect)| (Object::Pattern(text.parse().unwrap()), *effect);
+    let dir =
+        |(text, effect): &(&str, Effect)| (Object::Directory { dir: path(text), recursive: true }, *effect);
+    let objects: Vec<_> = patterns.iter().map(pattern).chain(dirs.iter().map(dir)).collect();
+    let origin = |(object, action): &(Object, Effect)| Origin {
+        policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "d".into(), name: "p".into() },
+        rule: object.to_string(),
+        severity: 1,
+        tags: vec![],
+        message: String::new(),
+        action: *action,
+    };
+    let origins = objects.iter().map(origin).collect();
+    let rules = (0..).zip(objects).map(|(id, (object, effect))| Rule {
+        class: Class::File,
+        source: None,
+        object,
+        conditions: Conditions::default(),
+        effect,
+        origin: OriginId(id),
+    });
+    Ruleset::new(rules.collect(), origins, Postures::default()).unwrap()
+}
+
+#[test]
+fn a_pattern_begins_in_directories_that_may_be_links() {
+    for (pattern, dir) in [
+        ("/bin/*sh", Some("/bin")),
+        ("/usr/lib/python3.?/site", Some("/usr/lib")),
+        ("/var/run/x{a,b/c}", Some("/var/run")),
+        ("/a/b\\*/c*", Some("/a")),
+        ("/*/x", None),
+        ("**/x", None),
+    ] {
+        let pattern: Pattern = pattern.parse().unwrap();
+        assert_eq!(split(&pattern).map(|(dir, _)| dir), dir.map(path), "{pattern}");
+    }
+    assert_eq!(join_pattern(&path("/a*/..*"), "/t?k").unwrap().as_str(), "/a\\*/..*/t?k");
+    let rules = of_file(&[("/var/run/sa/tok*", Effect::Block)], &[]);
+    assert_eq!(rules.paths_to_resolve(), [path("/var/run/sa"), path("/var/run/sa/..data")].into());
+    let linked = rules.with_links(table(&[
+        "/var/run/sa /run/sa /run/sa /var/run",
+        "/var/run/sa/..data /run/sa/..data /run/sa/..* /var/run /run/sa/..data",
+    ]));
+    assert_eq!(linked.gaps, []);
+    for (file, wanted) in [
+        ("/run/sa/token", Verdict::Block),
+        ("/run/sa/..2026/token", Verdict::Block),
+        ("/run/sa/..2026/ca.crt", Verdict::Allow),
+        ("/run/sa/other/token", Verdict::Allow),
+    ] {
+        assert_eq!(verdict(&linked.ruleset, &Access::read(file.as_bytes())), wanted, "{file}");
+    }
+    // one that allows does not weaken a directory that blocks
+    let rules = of_file(&[("/data/*", Effect::Allow)], &[("/etc", Effect::Block)]);
+    let linked = rules.with_links(table(&["/data /etc/secret /etc/secret /data"]));
+    assert_eq!(verdict(&linked.ruleset, &Access::read(b"/etc/secret/key")), Verdict::Block);
+    assert_eq!(linked.gaps.len(), 1);
 }

@@ -1,0 +1,311 @@
+//! A node with a thousand containers under a thousand policies: how long a change of the policies takes to be in force
+//! from the file's change on, and how much memory the daemon holds.
+//!
+//! The daemon is the real one, in a process of its own, connected to a fake runtime. Its containers all have this
+//! benchmark's process as their first one, so links are looked up in this machine's root. Only the kernel is not there:
+//! in its place rulesets are compiled, once for each digest, and dropped. What exchanging a thousand rulesets costs in
+//! the kernel's maps is measured in a guest by `make bench`; add that to the times here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use enforcer_core::compile::bpf::compile;
+use enforcer_core::enforce::{ContainerId, Target};
+use enforcer_core::event::Event;
+use enforcer_core::policy::{Policy, parse};
+use enforcer_core::ruleset::{Ruleset, RulesetDigest};
+use enforcer_core::subject::Subject;
+use nix::time::{ClockId, clock_gettime};
+use nri::fake::{FakeRuntime, Options};
+use nri::{Container, ContainerState, PodSandbox};
+use nri_plugin::cli::RunArgs;
+use nri_plugin::config::Config;
+use nri_plugin::container::Selection;
+use nri_plugin::kernel::{Kernel, KernelError};
+use nri_plugin::set::PolicySet;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const CONTAINERS: usize = 1_000;
+const POLICIES: usize = 1_000;
+const RULES: usize = 10;
+/// Set in the daemon's process: where everything is.
+const ROLE: &str = "NODE_BENCH_DIR";
+
+fn main() -> Outcome<()> {
+    if let Some(dir) = std::env::var_os(ROLE) {
+        return daemon(Path::new(&dir));
+    }
+    if std::env::args().any(|arg| arg == "--test" || arg == "--list") {
+        return Ok(());
+    }
+    compiling()?;
+    for shape in [Shape::Own, Shape::Shared] {
+        node(shape)?;
+    }
+    Ok(())
+}
+
+/// What the containers have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// Each container is selected by a policy of its own.
+    Own,
+    /// Replicas: ten workloads, each selected by a hundred policies.
+    Shared,
+}
+
+impl Shape {
+    fn app(self, n: usize) -> String {
+        let n = if self == Self::Own { n } else { n % 10 };
+        format!("app-{n}")
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own => "each with a policy of its own",
+            Self::Shared => "replicas of ten workloads, 100 policies for each",
+        }
+    }
+}
+
+fn policy(name: &str, selector: &str, path: impl Fn(usize) -> String) -> String {
+    let rules: String = (0..RULES).map(|n| format!("      - path: {}\n", path(n))).collect();
+    format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec:\n  selector: {selector}\n  file:\n    matchPaths:\n{rules}"
+    )
+}
+
+/// Half of the paths lead through a link (`/bin`, where that is one).
+fn own_policy(shape: Shape, n: usize) -> String {
+    let selector = format!("{{matchLabels: {{app: {}}}}}", shape.app(n));
+    policy(&format!("policy-{n}"), &selector, |rule| match rule % 2 {
+        0 => format!("/bin/program-{n}-{rule}"),
+        _ => format!("/srv/data-{n}/directory/file-{rule}"),
+    })
+}
+
+fn say(what: &str, shape: &str, found: String, limit: &str) {
+    println!("{what:<58} {shape:<50} {found:>12}  {limit}");
+}
+
+/// The pure stages alone: every container resolved, and every ruleset compiled.
+fn compiling() -> Outcome<()> {
+    for shape in [Shape::Own, Shape::Shared] {
+        let mut policies: Vec<std::sync::Arc<Policy>> = Vec::new();
+        for n in 0..POLICIES {
+            let parsed = parse("bench.yaml", &own_policy(shape, n));
+            if let Some(error) = parsed.errors.into_iter().next() {
+                return Err(error.into());
+            }
+            policies.extend(parsed.policies.into_iter().map(std::sync::Arc::new));
+        }
+        let begin = Instant::now();
+        let set = PolicySet::new(policies);
+        let selection = Selection::default();
+        let mut compiled = BTreeSet::new();
+        for n in 0..CONTAINERS {
+            let labels = [("app".to_owned(), shape.app(n))].into();
+            let subject = Subject { namespace: "shop".into(), labels, ..Subject::default() };
+            let merged = selection.resolve(&set, &subject, Default::default()).ok_or("not selected")?;
+            if compiled.insert(merged.ruleset.digest()) {
+                compile(&merged.ruleset)?;
+            }
+        }
+        let found = format!("{} ms", begin.elapsed().as_millis());
+        say("1,000 policies resolved and compiled for 1,000 containers", shape.name(), found, "limit 1 s");
+    }
+    Ok(())
+}
+
+fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The daemon and its lines: the time at which so many containers had been given rules.
+struct Daemon {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Daemon {
+    /// When the `count`th ruleset after the last one asked for was in place.
+    fn reached(&mut self, count: usize) -> Outcome<Duration> {
+        let mut last = Duration::ZERO;
+        for _ in 0..count {
+            let line = self.lines.next().ok_or("the daemon ended")??;
+            last = Duration::from_nanos(line.parse()?);
+        }
+        Ok(last)
+    }
+
+    fn memory(&self) -> Outcome<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+fn node(shape: Shape) -> Outcome<()> {
+    let dir = tempfile::tempdir()?;
+    let policies = dir.path().join("policies");
+    std::fs::create_dir(&policies)?;
+    for n in 0..POLICIES {
+        std::fs::write(policies.join(format!("policy-{n}.yaml")), own_policy(shape, n))?;
+    }
+    let mut options = Options::containerd("2.1.9");
+    options.request_timeout = Duration::from_secs(60);
+    for n in 0..CONTAINERS {
+        let mut pod = PodSandbox::default();
+        (pod.id, pod.name, pod.namespace) = (format!("pod-{n:060}"), format!("web-{n}"), "shop".into());
+        pod.labels.insert("app".into(), shape.app(n));
+        let mut container = Container::default();
+        (container.id, container.name, container.pid) =
+            (format!("{n:064}"), "main".into(), std::process::id());
+        container.pod_sandbox_id.clone_from(&pod.id);
+        container.state = ContainerState::Running;
+        options.pods.push(pod);
+        options.containers.push(container);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut fake = runtime.block_on(async { FakeRuntime::bind(dir.path().join("nri.sock"), options) })?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .env(ROLE, dir.path())
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(dir.path().join("log"))?)
+        .spawn()?;
+    let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+    let mut daemon = Daemon { child, lines };
+    let plugin = runtime.block_on(fake.accept())?;
+    daemon.reached(CONTAINERS)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let after_start = daemon.memory()?;
+
+    // as an editor or kubelet saves: complete beside, then renamed
+    let change = |name: &str, text: &str| -> Outcome<Duration> {
+        let new = dir.path().join("new");
+        std::fs::write(&new, text)?;
+        let begin = now();
+        std::fs::rename(&new, policies.join(name))?;
+        Ok(begin)
+    };
+    let mut every = Vec::new();
+    let mut one = Vec::new();
+    for round in 0..5 {
+        let text = policy("every", "{}", |rule| format!("/bin/every-{round}-{rule}"));
+        let begin = change("every.yaml", &text)?;
+        every.push(daemon.reached(CONTAINERS)? - begin);
+        std::thread::sleep(Duration::from_millis(300));
+        let touched = if shape == Shape::Own { 1 } else { CONTAINERS / 10 };
+        let begin =
+            change("policy-7.yaml", &own_policy(shape, 7).replace("file-3", &format!("other-{round}")))?;
+        one.push(daemon.reached(touched)? - begin);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let median = |times: &mut Vec<Duration>| -> String {
+        times.sort_unstable();
+        times
+            .get(times.len() / 2)
+            .map_or_else(String::new, |time| format!("{:.1} ms", time.as_secs_f64() * 1e3))
+    };
+    say("a change that touches all, from the file on", shape.name(), median(&mut every), "limit 100 ms");
+    say("a change of one of the policies, from the file on", shape.name(), median(&mut one), "");
+    let limit = "limit 40 MiB, of which the programs and libbpf take a part";
+    say("memory of the daemon after the start", shape.name(), format!("{} KiB", after_start), limit);
+    say("memory of the daemon after ten changes", shape.name(), format!("{} KiB", daemon.memory()?), limit);
+    drop(plugin);
+    Ok(())
+}
+
+/// The daemon's process.
+fn daemon(dir: &Path) -> Outcome<()> {
+    let at = |name: &str| -> Option<PathBuf> { Some(dir.join(name)) };
+    let args = RunArgs {
+        policy_dirs: vec![dir.join("policies")],
+        nri_socket: at("nri.sock"),
+        alerts: at("alerts"),
+        ..RunArgs::default()
+    };
+    let config = Config::new(args, None)?;
+    nri_plugin::run::run(config, |_| Ok(NoKernel::default()))?;
+    Ok(())
+}
+
+/// Compiles what it gets, and tells when.
+#[derive(Default)]
+struct NoKernel(Mutex<Armed>);
+
+#[derive(Default)]
+struct Armed {
+    containers: BTreeMap<ContainerId, RulesetDigest>,
+    users: BTreeMap<RulesetDigest, usize>,
+}
+
+impl NoKernel {
+    fn put(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        let mut armed = self.0.lock().map_err(|_| KernelError::new("poisoned"))?;
+        let digest = ruleset.digest();
+        if !armed.users.contains_key(&digest) {
+            std::hint::black_box(compile(ruleset).map_err(KernelError::new)?);
+        }
+        *armed.users.entry(digest).or_default() += 1;
+        if let Some(before) = armed.containers.insert(id.clone(), digest)
+            && let Some(users) = armed.users.get_mut(&before)
+        {
+            *users -= 1;
+            if *users == 0 {
+                armed.users.remove(&before);
+            }
+        }
+        drop(armed);
+        println!("{}", now().as_nanos());
+        Ok(())
+    }
+}
+
+impl Kernel for NoKernel {
+    fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.put(&target.id, ruleset)
+    }
+
+    fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.put(id, ruleset)
+    }
+
+    fn disarm(&self, _: &ContainerId) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        Ok(self.0.lock().map_err(|_| KernelError::new("poisoned"))?.containers.clone())
+    }
+
+    fn events(&self, stop: &AtomicBool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    fn settled(&self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
+}
