@@ -6,7 +6,7 @@
  * inode_setxattr, inode_removexattr
  * inode_set_acl, inode_remove_acl	since 6.2; before, ACLs are extended attributes here too
  * inode_file_setattr		since 6.17: flags and project ids
- * file_ioctl			the same by ioctl, in all kernels
+ * file_ioctl			the same by ioctl, in all kernels; and snapshots, which give a tree other names
  */
 
 #define ATTR_SIZE (1u << 3)
@@ -100,35 +100,49 @@ int BPF_PROG(inode_file_setattr, struct dentry *dentry, void *attr, int ret)
 #define FS_IOC32_SETFLAGS 0x40046602u
 #define FS_IOC_FSSETXATTR 0x401c5820u
 #define FS_IOC_ENABLE_VERITY 0x40806685u
+#define BTRFS_IOC_SNAP_CREATE 0x50009401u
+#define BTRFS_IOC_SNAP_CREATE_V2 0x50009417u
 
-/* Not the layer's file, to which overlayfs passes on what was judged on the user's. */
-static __always_inline int judge_flags(struct file *file)
+static __always_inline int judge_ioctl(struct file *file, unsigned int cmd)
 {
+	struct request r = {.class_ = CLASS_FILE, .op = OP_SETATTR, .condition = COND_WRITE};
 	struct mount *m = (struct mount *)mount_of((__u64)file->f_path.mnt);
-	__u64 ns = (__u64)BPF_CORE_READ(m, mnt_ns);
+	struct subject *s;
 
-	if (ns >= (__u64)-MAX_ERRNO)
+	switch (cmd) {
+	case FS_IOC_SETFLAGS:
+	case FS_IOC32_SETFLAGS:
+	case FS_IOC_FSSETXATTR:
+	case FS_IOC_ENABLE_VERITY:
+		break;
+	case BTRFS_IOC_SNAP_CREATE:
+	case BTRFS_IOC_SNAP_CREATE_V2:
+		r.reason = REASON_NEW_NAMES; /* of which tree, the user's memory says */
+		break;
+	default:
 		return 0;
-	return judge_file(OP_SETATTR, &file->f_path);
+	}
+	s = confined();
+	if (!s)
+		return 0;
+	/* not the layer's file, to which overlayfs passes on what was judged on the user's */
+	if ((__u64)BPF_CORE_READ(m, mnt_ns) >= (__u64)-MAX_ERRNO)
+		return 0;
+	r.dentry = (__u64)file->f_path.dentry;
+	r.mnt = (__u64)file->f_path.mnt;
+	r.inode = (__u64)file->f_inode;
+	return judge(s, &r) ? -EACCES : 0;
 }
 
 SEC("lsm/file_ioctl")
 int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd, unsigned long arg, int ret)
 {
-	if (ret)
-		return ret;
-	if (cmd != FS_IOC_SETFLAGS && cmd != FS_IOC32_SETFLAGS && cmd != FS_IOC_FSSETXATTR && cmd != FS_IOC_ENABLE_VERITY)
-		return 0;
-	return judge_flags(file);
+	return ret ? ret : judge_ioctl(file, cmd);
 }
 
 /* a 32-bit program's, since 6.8 (f1bb47a31dff, "lsm: new security_file_ioctl_compat() hook") */
 SEC("lsm/file_ioctl_compat")
 int BPF_PROG(file_ioctl_compat, struct file *file, unsigned int cmd, unsigned long arg, int ret)
 {
-	if (ret)
-		return ret;
-	if (cmd != FS_IOC32_SETFLAGS && cmd != FS_IOC_FSSETXATTR && cmd != FS_IOC_ENABLE_VERITY)
-		return 0;
-	return judge_flags(file);
+	return ret ? ret : judge_ioctl(file, cmd);
 }

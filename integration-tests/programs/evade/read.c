@@ -636,6 +636,15 @@ static int stream_by_tree(void)
 static int datagram(void) { return reach(TREE "/datagram", SOCK_DGRAM, 0); }
 static int datagram_sent(void) { return reach(TREE "/datagram", SOCK_DGRAM, 1); }
 
+/* No btrfs here: the ioctl is judged before the file system gets it. */
+static int snapshot(void)
+{
+	static char arguments[4096];
+	int fd = open("/work", O_RDONLY);
+
+	return fd < 0 ? cannot("/work") : syscall(SYS_ioctl, fd, 0x50009401, arguments) ? failed() : 0;
+}
+
 static int by_ring(unsigned setup, unsigned char flags)
 {
 	struct io_uring_sqe sqe = {.opcode = IORING_OP_OPENAT, .fd = AT_HERE, .addr = (uintptr_t)SECRET, .open_flags = O_RDONLY};
@@ -705,6 +714,7 @@ const struct trick READ[] = {
 	{"clone, sharing all", clone_shared}, {"clone, new namespaces", clone_parent},
 	{"unix socket, connect", stream}, {"unix socket, by symlink", stream_by_symlink}, {"unix socket, by O_PATH descriptor", stream_by_descriptor},
 	{"unix socket, by open_tree", stream_by_tree}, {"unix datagram, connect", datagram}, {"unix datagram, sendto", datagram_sent},
+	{"btrfs snapshot", snapshot},
 	{"io_uring open", ring_open}, {"io_uring open, worker", ring_worker}, {"io_uring open, kernel thread", ring_thread}, {"io_uring openat2", ring_openat2},
 	{"io_uring linkat", ring_link}, {"io_uring renameat", ring_rename},
 	{0, 0},

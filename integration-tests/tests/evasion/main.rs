@@ -42,7 +42,7 @@ fn in_guest(name: &str, kernel: Kernel, body: fn(&str)) {
     let mut job = Job::script(script)
         .file("evasion", std::env::current_exe().unwrap())
         .bytes("binfmt_misc.ko", module(kernel, "kernel/fs/binfmt_misc.ko"));
-    job.limit = Some(Duration::from_secs(500));
+    job.limit = Some(Duration::from_secs(900));
     let mut out = Vec::new();
     let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() }).unwrap();
     print!("{}", String::from_utf8_lossy(&out));

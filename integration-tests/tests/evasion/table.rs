@@ -18,6 +18,7 @@ use Outcome::{Denied, Reached, Refused};
 const EINVAL: i32 = 22;
 const EACCES: i32 = 13;
 const EBADF: i32 = 9;
+const ENOTTY: i32 = 25;
 const ENOSYS: i32 = 38;
 
 /// Name, then the outcome without a policy, under the Block rule, under the whitelist; and why.
@@ -40,6 +41,7 @@ const EXCEPTIONS: &[(&str, [Outcome; 3], &str)] = &[
     ("exec of a deleted copy", [Reached, Reached, Denied], "the same"),
     ("ld.so COPY", [Reached, Reached, Denied], "the same"),
     ("read and mprotect PROT_EXEC", [Reached; 3], "an interpreter reads programs, as any file"),
+    ("btrfs snapshot", [Refused(ENOTTY), Denied, Denied], "there is no btrfs here"),
     ("ftruncate by a reader", [Refused(EINVAL); 3], "needs a descriptor for writing"),
     ("fallocate by a reader", [Refused(EBADF); 3], "the same"),
     ("io_uring fallocate by a reader", [Refused(EBADF); 3], "the same"),
