@@ -384,6 +384,9 @@ pub struct Event {
     pub verdict: Verdict,
     /// What decided.
     pub by: EventBy,
+    /// Of an access that could not be resolved: the rule, or the posture, that gave the strongest answer that the class
+    /// has, which is taken; `None` where the rules were not there to ask.
+    pub strongest: Option<EventBy>,
     /// What was accessed beside a file.
     pub detail: Detail,
     /// The object's path in the container, as bytes; `memfd:NAME` and the like for what has none. Empty where no file
@@ -469,10 +472,13 @@ impl RawEvent {
         };
         let op = Op::of(head.op).ok_or(DecodeError::Field("operation", u32::from(head.op)))?;
         let effect = effect_of(head.decision).ok_or(DecodeError::Field("decision", head.decision))?;
-        let by = match (head.reason, head.decision & RULE_POSTURE) {
-            (0, RULE_POSTURE) => EventBy::DefaultPosture,
-            (0, RULE_NONE) => return Err(DecodeError::Field("decision", head.decision)),
-            (0, rule) => EventBy::Rule(OriginId(rule)),
+        let answer = match head.decision & RULE_POSTURE {
+            RULE_POSTURE => Some(EventBy::DefaultPosture),
+            RULE_NONE => None,
+            rule => Some(EventBy::Rule(OriginId(rule))),
+        };
+        let by = match (head.reason, answer) {
+            (0, answer) => answer.ok_or(DecodeError::Field("decision", head.decision))?,
             (reason, _) => {
                 let known = Unresolved::ALL.iter().find(|(code, ..)| code.0 == reason);
                 EventBy::Unresolved(known.ok_or(DecodeError::Field("reason", reason))?.1)
@@ -485,6 +491,7 @@ impl RawEvent {
             op,
             verdict: effect.into(),
             by,
+            strongest: answer.filter(|_| head.reason != 0),
             detail: Detail::of(class, &head.detail)?,
             text: text.to_vec(),
             path: path.to_vec(),

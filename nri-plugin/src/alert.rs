@@ -68,7 +68,7 @@ pub struct Alert {
     pub parent_process_name: String,
     /// The executable that acts, or is to be executed.
     pub process_name: String,
-    /// The policy; `DefaultPosture`, or `Unresolved` for what could not be matched to the end.
+    /// The policy; `DefaultPosture`, or `Unresolved` for what could not be matched to the end and no rule stands for.
     pub policy_name: String,
     /// Namespace of the policy.
     pub policy_namespace: String,
@@ -135,7 +135,11 @@ impl Alerts {
                 }
             }
         }
-        match event.by {
+        let by = match event.by {
+            EventBy::Unresolved(_) => event.strongest.unwrap_or(event.by),
+            by => by,
+        };
+        match by {
             EventBy::Rule(id) => match ruleset.as_ref().and_then(|ruleset| ruleset.origin(id)) {
                 Some(origin) => alert.decided_by(origin),
                 None => {
@@ -147,14 +151,18 @@ impl Alerts {
                 alert.policy_name = DEFAULT_POSTURE.into();
                 alert.message = "no rule matches".into();
             }
-            EventBy::Unresolved(reason) => {
-                alert.policy_name = "Unresolved".into();
-                alert.message = format!("could not be matched against the rules: {}", reason.as_str());
-            }
+            EventBy::Unresolved(_) => alert.policy_name = "Unresolved".into(),
             _ => {
                 alert.policy_name = UNKNOWN.into();
                 alert.message = "decided in a way that this version cannot tell".into();
             }
+        }
+        if let EventBy::Unresolved(reason) = event.by {
+            if !alert.message.is_empty() {
+                alert.message.push_str("; ");
+            }
+            alert.message.push_str("could not be matched against the rules: ");
+            alert.message.push_str(reason.as_str());
         }
         let source = escape(&event.source);
         alert.resource = escape(&event.path);

@@ -195,7 +195,7 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What the first denial says.
+/// What the first denial says: the rule or the posture that decided, why not by the path, and the operation.
 pub fn describe(events: &[Event]) -> String {
     let Some(event) = events.iter().find(|event| event.verdict == Verdict::Block) else {
         return String::new();
@@ -203,7 +203,11 @@ pub fn describe(events: &[Event]) -> String {
     match event.by {
         EventBy::Rule(_) => format!("rule, {}", event.op.as_str()),
         EventBy::DefaultPosture => format!("posture, {}", event.op.as_str()),
-        EventBy::Unresolved(why) => format!("{why:?}, {}", event.op.as_str()),
+        EventBy::Unresolved(why) => match event.strongest {
+            Some(EventBy::Rule(_)) => format!("rule, {why:?}, {}", event.op.as_str()),
+            Some(EventBy::DefaultPosture) => format!("posture, {why:?}, {}", event.op.as_str()),
+            _ => format!("{why:?}, {}", event.op.as_str()),
+        },
         other => format!("{other:?}"),
     }
 }

@@ -64,6 +64,7 @@ fn event(ruleset: &Ruleset, rule: &str) -> Event {
         op: Op::OpenRead,
         verdict: Verdict::Block,
         by: EventBy::Rule(OriginId(u32::try_from(id).unwrap())),
+        strongest: None,
         detail: Detail::Path,
         text: vec![],
         path: b"/etc/passwd".to_vec(),
@@ -163,10 +164,13 @@ fn the_posture_and_the_unresolved_are_named_as_such() {
     let event = event(&ruleset, "spec.file.matchPaths[0]");
     let alert = alerts().event(&Event { by: EventBy::DefaultPosture, ..event.clone() }, &registry, time());
     assert_eq!((&*alert.policy_name, &*alert.rule, &*alert.severity), ("DefaultPosture", "", ""));
-    let alert =
-        alerts().event(&Event { by: EventBy::Unresolved(Unresolved::TooDeep), ..event }, &registry, time());
+    let deep = Event { by: EventBy::Unresolved(Unresolved::TooDeep), ..event.clone() };
+    let alert = alerts().event(&deep, &registry, time());
     assert_eq!(alert.policy_name, "Unresolved");
     assert!(alert.message.contains("too many components"), "{}", alert.message);
+    let alert = alerts().event(&Event { strongest: Some(event.by), ..deep }, &registry, time());
+    assert_eq!((&*alert.policy_name, &*alert.rule), ("no-passwd", "spec.file.matchPaths[0]"));
+    assert!(alert.message.starts_with("no user list; could not be"), "{}", alert.message);
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn the_daemon_from_its_start_to_its_end() {
         op: Op::OpenRead,
         verdict: Verdict::Block,
         by: EventBy::Rule(OriginId(0)),
+        strongest: None,
         path: b"/etc/passwd".to_vec(),
         source: b"/bin/cat".to_vec(),
         host_pid: 1,
