@@ -11,7 +11,8 @@
 //! | `\x` | `x` itself |
 //! | all else | itself |
 //!
-//! A pattern is about the whole path, byte by byte. It starts with `/`, or with `**`.
+//! A pattern is about the whole path, byte by byte. It starts with `/`, or with `**`. A `/` at its end, which no path of the
+//! kernel has, is left out: the pattern is about the directory itself.
 
 mod machine;
 mod parse;
@@ -97,6 +98,7 @@ impl FromStr for Pattern {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
+        let text = parse::without_last_slash(text);
         let parts = parse::parse(text)?;
         let machine = Arc::new(Machine::new(&parts));
         Ok(Self { text: text.into(), parts: parts.into(), machine })
@@ -260,7 +262,7 @@ pub enum PatternProblem {
     /// A component that no path of the kernel has: an empty one, `.` or `..`.
     #[error("no path has `{0}` in it, since each is judged in its shortest form")]
     NeverInPath(&'static str),
-    /// A `/` at its end.
+    /// More than one `/` at its end.
     #[error("no path ends in `/`; leave it out, or write `/**` for what is below")]
     EndsInSlash,
 }

@@ -23,6 +23,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Part>, PatternError> {
     Ok(parts)
 }
 
+/// The text without the one `/` at its end that stands for itself.
+pub(super) fn without_last_slash(text: &str) -> &str {
+    match text.strip_suffix('/') {
+        Some(rest) if !rest.is_empty() && !rest.ends_with(['/', '\\']) => rest,
+        _ => text,
+    }
+}
+
 /// What ended a sequence.
 enum End {
     Text,

@@ -97,8 +97,8 @@ fn mistakes_are_told_with_their_place() {
         ("//", 2, NeverInPath("//")),
         ("/a/./b", 4, NeverInPath("/./")),
         ("/a/..", 4, NeverInPath("/../")),
-        ("/a/", 3, EndsInSlash),
-        ("/é*/", 4, EndsInSlash),
+        ("/a//", 4, NeverInPath("//")),
+        ("/é\\/", 4, EndsInSlash),
     ] {
         assert_eq!(text.parse::<Pattern>(), Err(PatternError { at, problem }), "{text}");
     }
@@ -116,6 +116,14 @@ fn the_worst_patterns_take_no_longer() {
         let pattern = pattern(&text);
         assert!(!pattern.matches(format!("/{}\u{e9}/", "a".repeat(4000)).as_bytes()) || text.contains("**"));
     }
+}
+
+#[test]
+fn a_slash_at_the_end_is_left_out() {
+    let plain = pattern("/a/*/b");
+    assert_eq!(pattern("/a/*/b/"), plain);
+    assert_eq!(pattern("/a/*/b/").to_string(), "/a/*/b");
+    assert!(pattern("/").matches(b"/") && !pattern("/").matches(b"/a"));
 }
 
 #[test]

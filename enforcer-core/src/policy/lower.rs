@@ -8,7 +8,7 @@ use super::error::{Errors, Located, shown};
 use super::inherit::{action, inherit, severity};
 use super::names::{is_dns_label, is_dns_name};
 use super::objects::{self, file_path};
-use super::rules::{ArgsDoc, RuleDoc, SectionDoc};
+use super::rules::{ArgsDoc, ObjectDoc, RuleDoc, SectionDoc};
 use super::select::selector;
 use super::wire::{MetaDoc, PolicyDoc, SpecDoc};
 use super::{Gap, Kind, Policy, PolicyId, PolicyRule};
@@ -135,6 +135,14 @@ impl Lowering<'_, '_> {
             self.whitelists.insert(class);
         }
 
+        if let (Effect::Allow, ObjectDoc::Pattern(text)) = (effect, &object)
+            && text.value.len() > 1
+            && text.value.ends_with('/')
+        {
+            // Of directories alone, it would allow files, too.
+            let help = "leave the last `/` out, or write `/**` for what is below".to_owned();
+            self.errors.add(&text.place, "a pattern that ends in `/` is no pattern to allow", Some(help));
+        }
         for dir in &source_dirs {
             self.gap(&dir.place.field, GapReason::SourceDirectory, GapReason::SourceDirectory.advice());
         }

@@ -5,7 +5,7 @@ use super::rules::{EndpointDoc, ObjectDoc};
 use crate::capability::Capability;
 use crate::network::{CidrError, Endpoint, Ports, PortsError, Protocol};
 use crate::path::{AbsPath, PathError};
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, PatternError, PatternProblem};
 use crate::preset::Preset;
 use crate::ruleset::Object;
 use crate::syscall::Syscall;
@@ -89,9 +89,15 @@ fn pattern(errors: &Errors<'_>, text: &Located<String>) -> Option<Pattern> {
     match text.value.parse() {
         Ok(pattern) => Some(pattern),
         Err(error) => {
-            let help = "`*` stops at `/`, `**` does not; `?`, `[a-z]`, `{a,b}`, and `\\` before a sign that is meant \
-                        as itself"
-                .to_owned();
+            let error: PatternError = error;
+            let help = match error.problem {
+                PatternProblem::Relative if !text.value.contains('/') => {
+                    format!("for the name in any directory write `/**/{}`", shown(&text.value))
+                }
+                _ => "`*` stops at `/`, `**` does not; `?`, `[a-z]`, `{a,b}`, and `\\` before a sign that is meant as \
+                      itself"
+                    .to_owned(),
+            };
             errors.add(&text.place, error.to_string(), Some(help));
             None
         }

@@ -198,7 +198,7 @@ fn mistakes_say_where_and_what_is_meant() {
         ("file: {matchPaths: [{path: /x, allowedArgs: [a]}]}", "unknown field `allowedArgs`"),
         (
             "file: {matchPatterns: [{pattern: '*.key'}]}",
-            "f:6:36: spec.file.matchPatterns[0].pattern: at character 1 of the pattern: it starts neither with `/` nor with `**`\n  help: `*` stops at `/`",
+            "f:6:36: spec.file.matchPatterns[0].pattern: at character 1 of the pattern: it starts neither with `/` nor with `**`\n  help: for the name in any directory write `/**/*.key`",
         ),
         ("file: {matchPatterns: [{pattern: '/a/[x'}]}", "at character 4 of the pattern: the `[` has no `]`"),
         ("process: {matchPatterns: [{pattern: ''}]}", "at character 1 of the pattern: it is empty"),
@@ -207,6 +207,13 @@ fn mistakes_say_where_and_what_is_meant() {
         let error = bad(&format!("  selector: {{}}\n  {section}\n"));
         assert!(error.contains(expected), "{section}\n{error}\n{expected}");
     }
+    assert_eq!(
+        rules_of("file: {matchPatterns: [{pattern: '/srv/*/up/'}]}"),
+        ["block file pattern=/srv/*/up"],
+        "a directory itself"
+    );
+    let error = bad("  selector: {}\n  file: {action: Allow, matchPatterns: [{pattern: '/srv/*/'}]}\n");
+    assert!(error.contains("is no pattern to allow\n  help: leave the last `/` out"), "{error}");
     let args = vec!["a"; 21].join(",");
     let error =
         bad(&format!("  selector: {{}}\n  process: {{matchPaths: [{{path: /x, allowedArgs: [{args}]}}]}}"));
