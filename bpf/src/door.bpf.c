@@ -12,6 +12,8 @@
 struct door_objects {
 	char dentries[FAKE_DENTRIES * FAKE_BYTES];
 	char mount[FAKE_MOUNT];
+	char namespace[FAKE_MOUNT];
+	char inode[FAKE_MOUNT];
 };
 
 struct {
@@ -78,6 +80,9 @@ static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door
 	bpf_loop(PATH_BYTES + 1, layout_step, &l, 0);
 	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt_parent)) = (__u64)o->mount;
 	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt.mnt_root)) = (__u64)root;
+	*(__u64 *)(o->mount + bpf_core_field_offset(struct mount, mnt_ns)) = (__u64)o->namespace;
+	*(__u32 *)(o->namespace + bpf_core_field_offset(struct mnt_namespace, ns.inum)) = DOOR_MOUNT_NAMESPACE;
+	*(__u32 *)(o->inode + bpf_core_field_offset(struct inode, i_uid.val)) = (__u32)-2; /* nobody that acts */
 	w->dentry = (__u64)fake_dentry(o, l.n);
 	w->mnt = (__u64)o->mount + bpf_core_field_offset(struct mount, mnt);
 	return walk_up(w, s);
@@ -86,40 +91,45 @@ static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door
 static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o, struct door_paths *in,
 				       struct door_match *d)
 {
+	struct attempt *a = &s->attempt;
+	struct query *q = &a->query;
 	struct walk w = {};
-	struct query q = {};
-	struct cell *h;
-	void *image;
-	__u32 id = d->ruleset;
+	int known;
 
-	image = bpf_map_lookup_elem(&rulesets, &id);
-	if (!image)
+	q->class_ = d->class_;
+	known = class_read(a, 0, DOOR_CONTAINER);
+	if (!known)
 		return REASON_NO_RULES;
-	h = cell_at(image, 0);
-	if (!h)
-		return REASON_NO_RULES;
-	if (!h->header.classes[d->class_ & CLASS_MASK]) {
+	if (known < 0) {
 		d->decision = EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE;
 		return 0;
 	}
-	q.ruleset = id;
-	q.class_ = d->class_;
-	q.condition = d->condition;
-	if (d->source_len && h->header.source_node) {
+	q->condition = d->condition;
+	q->source = 0;
+	if (d->source_len && a->has_source) {
 		if (door_walk(&w, s, o, in->source, d->source_len))
 			return w.reason;
-		q.n = w.n;
-		q.leaf = w.leaf;
-		q.source = match_source(&q, s);
-		if (q.reason)
-			return q.reason;
+		q->n = w.n;
+		q->leaf = w.leaf;
+		q->source = match_source(q, s);
+		if (q->reason)
+			return q->reason;
 	}
 	if (door_walk(&w, s, o, in->path, d->path_len))
 		return w.reason;
-	q.n = w.n;
-	q.leaf = w.leaf;
-	d->decision = match_class(&q, s);
-	return q.reason;
+	q->n = w.n;
+	q->leaf = w.leaf;
+	d->decision = match_class(q, s);
+	if (!q->reason && !terminal_condition(bpf_get_current_task_btf())) {
+		struct subject subject = {.container = DOOR_CONTAINER};
+		struct request r = {.dentry = w.dentry, .mnt = w.mnt, .inode = (__u64)o->inode};
+
+		subject.source = (__u64)q->ruleset << 32 | q->source;
+		r.class_ = d->class_;
+		r.condition = d->condition;
+		d->passes = judge_quickly(&subject, &r);
+	}
+	return q->reason;
 }
 
 SEC("syscall")
@@ -128,34 +138,37 @@ int door_match(struct door_match *ctx)
 	__u32 zero = 0;
 	struct door_objects *o = bpf_map_lookup_elem(&door_objects, &zero);
 	struct door_paths *in = bpf_map_lookup_elem(&door_input, &zero);
-	struct scratch *s = scratch_take();
+	__u32 last = SCRATCH_AREAS - 1; /* the short way wants the first one */
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &last);
 	struct door_match d;
 
-	if (!s)
+	if (!s || __sync_val_compare_and_swap(&s->busy, 0, 1))
 		return -EACCES;
-	d.ruleset = ctx->ruleset;
 	d.class_ = ctx->class_;
 	d.condition = ctx->condition;
 	d.path_len = ctx->path_len;
 	d.source_len = ctx->source_len;
 	d.decision = 0;
+	d.passes = 0;
 	d.reason = REASON_UNREADABLE;
 	if (o && in)
 		d.reason = door_once(s, o, in, &d);
 	scratch_give(s);
 	ctx->decision = d.decision;
 	ctx->reason = d.reason;
+	ctx->passes = d.passes;
 	return 0;
 }
 
 /* The source cell of the laid out executable; the reason where there is none to tell. */
-static __noinline __u32 door_source(__u32 ruleset, __u32 len, struct scratch *s, __u32 *reason)
+static __noinline __u32 door_source(__u32 len, struct scratch *s, __u32 *reason)
 {
 	__u32 zero = 0;
 	struct door_objects *o = bpf_map_lookup_elem(&door_objects, &zero);
 	struct door_paths *in = bpf_map_lookup_elem(&door_input, &zero);
+	struct query *q = &s->attempt.query;
 	struct walk w = {};
-	struct query q = {.ruleset = ruleset};
+	__u32 source;
 
 	*reason = REASON_UNREADABLE;
 	if (!o || !in)
@@ -163,23 +176,25 @@ static __noinline __u32 door_source(__u32 ruleset, __u32 len, struct scratch *s,
 	*reason = door_walk(&w, s, o, in->source, len);
 	if (*reason)
 		return 0;
-	q.n = w.n;
-	q.leaf = w.leaf;
-	q.source = match_source(&q, s);
-	*reason = q.reason;
-	return q.source;
+	q->n = w.n;
+	q->leaf = w.leaf;
+	source = match_source(q, s);
+	*reason = q->reason;
+	return source;
 }
 
 SEC("syscall")
 int door_ask_plain(struct door_plain *ctx)
 {
 	struct plain_request r = {};
-	struct scratch *s;
-	struct cell *h;
-	void *image;
-	__u32 class_cell, source = 0;
+	struct attempt *a;
+	struct scratch *s = scratch_take();
+	__u32 source = 0;
+	int known;
 
-	r.ruleset = ctx->ruleset;
+	if (!s)
+		return -EACCES;
+	a = &s->attempt;
 	r.class_ = ctx->class_;
 	r.op = ctx->op;
 	r.condition = ctx->condition;
@@ -193,26 +208,18 @@ int door_ask_plain(struct door_plain *ctx)
 	r.net.protocol = ctx->protocol;
 	r.net.kinds = net_kinds(r.net.family, r.net.kind, r.net.protocol);
 	r.decision = EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE;
-	ctx->reason = REASON_NO_RULES;
-	image = plain_image(&r);
-	if (!image)
-		return 0;
-	h = cell_at(image, 0);
-	if (!h)
-		return 0;
-	class_cell = h->header.classes[r.class_ & CLASS_MASK];
-	r.reason = 0;
-	if (class_cell) {
-		if (ctx->source_len && h->header.source_node) {
-			s = scratch_take();
-			if (!s)
-				return -EACCES;
-			source = door_source(r.ruleset, ctx->source_len, s, &r.reason);
-			scratch_give(s);
-		}
+	a->query.class_ = r.class_;
+	known = class_read(a, 0, DOOR_CONTAINER);
+	r.reason = known ? 0 : REASON_NO_RULES;
+	if (known > 0) {
+		r.ruleset = a->query.ruleset;
+		r.place = a->query.place;
+		if (ctx->source_len && a->has_source)
+			source = door_source(ctx->source_len, s, &r.reason);
 		if (!r.reason)
-			r.decision = plain_decide(&r, class_cell, source);
+			r.decision = plain_decide(&r, a->query.class_cell, source);
 	}
+	scratch_give(s);
 	ctx->decision = r.decision;
 	ctx->reason = r.reason;
 	return 0;

@@ -20,6 +20,8 @@ static long text_step(__u32 i, struct text *t)
 	if (i >= t->n)
 		return 1;
 	d = (struct dentry *)s->dentries[(t->n - 1 - i) & (MAX_COMPONENTS - 1)];
+	if (!d) /* a mount was crossed */
+		return 0;
 	len = BPF_CORE_READ(d, d_name.len);
 	if (len > NAME_BYTES || t->len + 1 + len > PATH_BYTES) {
 		t->truncated = 1;
@@ -41,12 +43,12 @@ __noinline __u32 text_write(struct scratch *s, __u32 n, __u32 base)
 
 	if (!s)
 		return 0;
-	if (!n) {
+	t.len = s->zero;
+	bpf_loop(MAX_COMPONENTS, text_step, &t, 0);
+	if (!t.len && !t.truncated) {
 		s->data[base & (2 * PATH_BYTES - 1)] = '/';
 		return 1;
 	}
-	t.len = s->zero;
-	bpf_loop(MAX_COMPONENTS, text_step, &t, 0);
 	return t.truncated ? t.len | TEXT_TRUNCATED : t.len;
 }
 

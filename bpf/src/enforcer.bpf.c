@@ -16,6 +16,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* what user space reads as bytes must be in BTF; used nowhere else */
 struct cell cell_type;
 struct event event_type;
+struct automata_block automata_block_type;
 struct door_match door_match_type;
 struct door_plain door_plain_type;
 struct table_cell table_cell_type;
@@ -31,6 +32,7 @@ enum mark_mode mark_mode_type;
 enum enforcer_preset preset_type;
 enum enforcer_socket_kind socket_kind_type;
 
+#include "read.bpf.h"
 #include "shapes.bpf.h"
 #include "maps.bpf.h"
 #include "subject.bpf.h"
@@ -38,6 +40,7 @@ enum enforcer_socket_kind socket_kind_type;
 #include "match.bpf.h"
 #include "emit.bpf.h"
 #include "judge.bpf.h"
+#include "quick.bpf.h"
 #include "names.bpf.h"
 #include "plain.bpf.h"
 #include "judge_plain.bpf.h"

@@ -13,7 +13,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENFORCER_LAYOUT 1
+#define ENFORCER_LAYOUT 2
 #define EVENT_VERSION 2
 
 /* Linux PATH_MAX: what a path given to a system call can hold, the terminating NUL included. */
@@ -120,13 +120,29 @@ struct subject {
 	__u32 root_dev;
 	__u32 mnt_ns;	 /* inode number of the container's mount namespace */
 	__u32 state;	 /* SUBJECT_* */
-	__u32 pad;
+	__u32 slot;	 /* index in the armed map */
 };
 _Static_assert(sizeof(struct subject) == 40, "subject");
 
+#define FIRST_WORDS 4
+
+/* What every hook asks about an armed container; index: the subject's slot. */
+struct armed {
+	__u64 container; /* whose slot it is; another one, or 0: that container has been disarmed */
+	__u32 ruleset;	 /* id; 0 = no policy selects the container at present */
+	__u32 place;	 /* index of the ruleset in the rulesets and automata maps */
+	__u32 classes;	 /* 1 << class for each class with rules: the others' hooks return at once */
+	__u32 mnt_ns;	 /* inode number of the container's mount namespace */
+	/* For processes and files: a bit for each first component with which a rule's path begins, by first_bit() of it.
+	 * Where the bit of a path's first component is clear, no rule speaks about the path, and it passes. All bits are
+	 * set where that does not follow (a whitelist, patterns, base names, sources, rules about "/"). */
+	__u64 first[2][FIRST_WORDS];
+};
+_Static_assert(sizeof(struct armed) == 88, "armed");
+
 /* An armed container. Absent means that user space has disarmed it. */
 struct container {
-	__u32 ruleset; /* key of the rulesets map; 0 = no policy selects it at present */
+	__u32 slot; /* index in the armed map */
 	__u32 mnt_ns;
 	__u64 cgroup_id; /* 0: the container has no cgroup of its own in the v2 hierarchy */
 	__u64 root_ino;
@@ -173,10 +189,20 @@ struct mark {
 };
 _Static_assert(sizeof(struct mark) == 112, "mark");
 
+/* A ruleset in the kernel, for the next daemon. */
+struct published {
+	__u8 digest[32];
+	__u32 place;
+	__u32 classes;
+	__u64 first[2][FIRST_WORDS];
+};
+_Static_assert(sizeof(struct published) == 104, "published");
+
 /* ---- image: a compiled ruleset, an array of 64-byte cells ---- */
 
-#define IMAGE_VERSION 1
+#define IMAGE_VERSION 2
 #define CELL_BYTES 64
+#define CELL_WORDS (CELL_BYTES / 8)
 #define NODE_INLINE 32 /* bytes of a component's name that stand in the node itself */
 
 /* cell 0 */
@@ -187,7 +213,7 @@ struct header_cell {
 	__u32 mask;		/* slots of the node table - 1; slots are a power of two */
 	__u64 seed;		/* of the hash; chosen so that every node has a place */
 	__u32 source_node;	/* node id that stands for "/" in the tree of sources; 0 = no rule has a source */
-	__u32 reserved;
+	__u32 ruleset;		/* id under which it is published, so that a place that is used again is noticed */
 	__u32 classes[CLASS_SLOTS]; /* class cells; 0 = the class has no rules */
 };
 _Static_assert(sizeof(struct header_cell) == CELL_BYTES, "header_cell");
@@ -195,19 +221,22 @@ _Static_assert(sizeof(struct header_cell) == CELL_BYTES, "header_cell");
 struct class_cell {
 	__u32 root;	  /* root cell of the rules without a source; 0 = none */
 	__u32 otherwise;  /* decision where no rule decides: the posture, or RULE_NONE and allowed */
-	__u32 unresolved; /* effect where the path or the rules cannot be found out */
-	__u32 pad[13];
+	__u32 conditions; /* COND_* that matter to some rule; the others need not be found out */
+	__u32 has_source; /* some rule of the class has a source */
+	__u32 unresolved; /* decision where the path, the actor or the rules cannot be found out: the strongest there is */
+	__u32 pad[11];
 };
 _Static_assert(sizeof(struct class_cell) == CELL_BYTES, "class_cell");
 
-/* the rules of one class and one source (or none) */
+/* the rules about paths of one class and one source (or none) */
 struct root_cell {
 	__u32 node;	/* node id of "/" */
 	__u32 base;	/* node id under which base names stand; 0 = no rule names one */
 	__u32 exact;	/* decision cells for "/" itself, see node_cell */
 	__u32 children;
 	__u32 deep;
-	__u32 pad[11];
+	__u32 automata;	/* see node_cell */
+	__u32 pad[10];
 };
 _Static_assert(sizeof(struct root_cell) == CELL_BYTES, "root_cell");
 
@@ -221,18 +250,30 @@ _Static_assert(sizeof(struct source_cell) == CELL_BYTES, "source_cell");
 /* One edge of the tree of paths: component `name` under node `parent`. Stands in one of two slots of the table. */
 struct node_cell {
 	__u32 parent;	/* 0 = empty slot */
-	__u32 node;
-	__u32 tag;	/* of the component's hash; a mismatch ends the comparison early, a match proves nothing */
 	__u32 len;	/* of the name, 1..NAME_BYTES */
+	__u64 name;	/* its first 8 bytes, zero-filled */
+	__u32 node;
+	__u32 more;	/* first of the string cells with the name's bytes from NODE_INLINE on */
 	__u32 exact;	/* decision for this very path, or the source cell in the tree of sources; 0 = none. Its
 			 * entries with COND_TREE are of another kind: the strongest Block or Audit rule about
 			 * something below this path */
 	__u32 children; /* decision for this directory itself and what lies directly in it; 0 = none */
 	__u32 deep;	/* decision for what lies deeper; 0 = none */
-	__u32 more;	/* first of the string cells with the name's bytes from NODE_INLINE on */
-	__u64 name[NODE_INLINE / 8]; /* zero-filled */
+	__u32 automata;	/* cell of the automata that begin here; 0 = no pattern does */
+	__u64 name_on[NODE_INLINE / 8 - 1]; /* the next bytes of the name */
 };
 _Static_assert(sizeof(struct node_cell) == CELL_BYTES, "node_cell");
+
+/* The automata for what follows a directory in a path, from the `/` on: `first` is the block in the automata map in the
+ * upper half, the first state in the lower; 0 = no more. */
+#define MAX_AUTOMATA 8
+struct automata_cell {
+	__u32 first[MAX_AUTOMATA];
+	__u32 pad[8];
+};
+_Static_assert(sizeof(struct automata_cell) == CELL_BYTES, "automata_cell");
+/* directories with automata on the way to one path */
+#define MAX_BEGUN 8
 
 /* the conditions of an access choose the entry of a decision */
 #define COND_WRITE 1u
@@ -241,9 +282,10 @@ _Static_assert(sizeof(struct node_cell) == CELL_BYTES, "node_cell");
 #define COND_TTY 8u  /* the task has a controlling terminal */
 #define COND_COUNT 16
 
-/* entry of a decision: effect in bits 28..29, DECISION_EXEMPT, index of the rule's origin in bits 0..27 */
+/* entry of a decision: effect in bits 28..29, DECISION_EXEMPT, DECISION_ARGS, index of the rule's origin in bits 0..27 */
 #define DECISION_RULE 0x0fffffffu
 #define DECISION_EFFECT_SHIFT 28
+#define DECISION_ARGS 0x40000000u
 #define DECISION_EXEMPT 0x80000000u
 #define RULE_POSTURE DECISION_RULE	/* decided by the default posture */
 #define RULE_NONE (DECISION_RULE - 1)	/* no rule: allowed, or unresolved */
@@ -260,11 +302,39 @@ struct cell {
 		struct root_cell root;
 		struct source_cell source;
 		struct node_cell node;
+		struct automata_cell automata;
 		struct decision_cell decision;
-		__u64 words[CELL_BYTES / 8];
+		__u64 words[CELL_WORDS];
 	};
 };
 _Static_assert(sizeof(struct cell) == CELL_BYTES, "cell");
+
+/* Cells are read in blocks, so that those of a small image are found with one look-up. */
+#define BLOCK_CELLS 512
+struct image_block {
+	struct cell cells[BLOCK_CELLS];
+};
+_Static_assert(sizeof(struct image_block) == 32768, "image_block");
+
+/* ---- automata: patterns, compiled to deterministic automata over bytes ---- */
+
+/* A block of them, read as a row of 16-bit numbers, BLOCK_NUMBERS of them, its head included. A state is the index of
+ * its row there: row[ROW_DECISION] is the decision cell of a path that ends in it, with what the patterns can match
+ * below such a path in its entries with COND_TREE, and row[ROW_EDGES + class of a byte] the next state. */
+#define BLOCK_NUMBERS 16384
+#define ROW_DECISION 0
+#define ROW_STAYS 1 /* STAYS_* */
+#define ROW_EDGES 2
+#define STAYS_IN_NAME 1 /* every byte but `/` leads back to this state: the rest of a name need not be looked at */
+#define STAYS 2		/* every byte does: nor need the rest of the path */
+struct automata_block {
+	__u8 classes[256]; /* class of each byte */
+	__u32 ruleset;	   /* as in the image's header */
+	__u32 pad;
+	__u16 rows[BLOCK_NUMBERS - 132];
+};
+_Static_assert(sizeof(struct automata_block) == 2 * BLOCK_NUMBERS, "automata_block");
+#define STATE_DEAD 132u /* the first row: nothing matches any more, and all its edges lead back to it */
 
 #include "plain.h"
 
@@ -306,7 +376,6 @@ _Static_assert(sizeof(struct event) == 144, "event");
 /* ---- counters: index of the counters map; user space shows them by these names, in lower case ---- */
 
 enum enforcer_counter {
-	COUNTER_ALLOWED,	      /* judged and allowed */
 	COUNTER_AUDITED,
 	COUNTER_BLOCKED,
 	COUNTER_EVENT_DROPPED,	      /* ring buffer full */
@@ -330,8 +399,11 @@ enum enforcer_counter {
 
 /* ---- doors: contexts of the SEC("syscall") programs that tests and benchmarks call ---- */
 
+/* key of the container in slot 0 of the armed map whose rules the doors ask */
+#define DOOR_CONTAINER 1
+#define DOOR_MOUNT_NAMESPACE 1
+
 struct door_match {
-	__u32 ruleset;
 	__u32 class_;
 	__u32 condition;  /* COND_* */
 	__u32 path_len;	  /* bytes in door_paths.path */
@@ -339,6 +411,7 @@ struct door_match {
 	/* out */
 	__u32 decision;
 	__u32 reason;
+	__u32 passes; /* the short way's answer: 1 = it passes, 0 = that cannot be told in the short way */
 };
 
 struct door_paths {

@@ -41,35 +41,42 @@ static __always_inline int judge_name(__u32 op, __u32 tree, const struct path *d
 	return judge(s, &r) ? -EACCES : 0;
 }
 
+static __always_inline int open_confined(struct subject *s, struct file *file)
+{
+	struct request r = {.class_ = CLASS_FILE};
+	int denied;
+	__u64 ns;
+
+	if (class_applies(s, CLASS_PRESET)) {
+		denied = preset_open(s, file);
+		if (denied)
+			return denied;
+	}
+	r.condition = file->f_mode & FMODE_WRITE || file->f_flags & O_TRUNC ? COND_WRITE : 0;
+	r.op = r.condition ? OP_OPEN_WRITE : OP_OPEN_READ;
+	r.dentry = (__u64)file->f_path.dentry;
+	r.mnt = (__u64)file->f_path.mnt;
+	r.inode = (__u64)file->f_inode;
+	if (judge_quickly(s, &r))
+		return 0;
+	/* a layer that overlayfs opens in the task's name, on a mount that nobody else can hold */
+	ns = (__u64)KERNEL_READ(direct_loads, struct mount, mount_of(r.mnt), mnt_ns);
+	if (ns >= (__u64)-MAX_ERRNO && !(BPF_CORE_READ(file, f_path.mnt, mnt_sb, s_flags) & SB_KERNMOUNT))
+		return 0;
+	return judge(s, &r) ? -EACCES : 0;
+}
+
 SEC("lsm/file_open")
 int BPF_PROG(file_open, struct file *file, int ret)
 {
 	struct subject *s;
-	struct request r = {.class_ = CLASS_FILE};
-	struct mount *m;
-	__u64 ns;
 
 	if (ret)
 		return ret;
 	if (file->f_mode & FMODE_NOACCOUNT)
 		return 0;
 	s = confined();
-	if (!s)
-		return 0;
-	r.condition = file->f_mode & FMODE_WRITE || file->f_flags & O_TRUNC ? COND_WRITE : 0;
-	r.op = r.condition ? OP_OPEN_WRITE : OP_OPEN_READ;
-	r.dentry = (__u64)file->f_path.dentry;
-	r.mnt = (__u64)file->f_path.mnt;
-	r.inode = (__u64)file->f_inode;
-	/* a layer that overlayfs opens in the task's name, on a mount that nobody else can hold */
-	m = (struct mount *)mount_of(r.mnt);
-	ns = (__u64)BPF_CORE_READ(m, mnt_ns);
-	if (ns >= (__u64)-MAX_ERRNO && !(BPF_CORE_READ(file, f_path.mnt, mnt_sb, s_flags) & SB_KERNMOUNT))
-		return 0;
-	ret = preset_open(s, file);
-	if (ret)
-		return ret;
-	return judge(s, &r) ? -EACCES : 0;
+	return s ? open_confined(s, file) : 0;
 }
 
 /* O_PATH gives nothing yet: what it is opened for later is judged then. */

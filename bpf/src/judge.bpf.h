@@ -57,7 +57,7 @@ __noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
 		} else {
 			a->query.source = source_find(a, s);
 			no_source = a->query.reason;
-			if (no_source == REASON_NO_RULES || sequence_moved(q))
+			if (sequence_moved(q))
 				return 0;
 			if (!no_source)
 				a->cached = (__u64)a->query.ruleset << 32 | a->query.source;
@@ -82,6 +82,11 @@ __noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
 	return !sequence_moved(q);
 }
 
+static __always_inline __u32 terminal_condition(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, signal, tty) ? COND_TTY : 0;
+}
+
 static __always_inline __u32 owner_condition(struct task_struct *task, __u64 inode)
 {
 	if (!inode)
@@ -89,125 +94,151 @@ static __always_inline __u32 owner_condition(struct task_struct *task, __u64 ino
 	return BPF_CORE_READ(task, cred, fsuid.val) == BPF_CORE_READ((struct inode *)inode, i_uid.val) ? COND_OWNER : 0;
 }
 
-/* 1: read; 0: the rules are not there; -1: nothing applies to the container. */
-static __noinline int class_read(__u64 key, __u32 class_, struct class_facts *f)
+/* Finds the class's cell in the container's image, for `a`, whose query.class_ is set. 1: found; 0: the rules are not
+ * there; -1: nothing applies to the container. */
+static __noinline int class_read(struct attempt *a, __u32 slot, __u64 container)
 {
-	struct container *c = bpf_map_lookup_elem(&containers, &key);
-	struct cell *cell;
+	struct armed *armed_ = bpf_map_lookup_elem(&armed, &slot);
+	struct query *q = &a->query;
+	struct cell *h, *c;
+	__u32 zero = 0, class_ = q->class_ & CLASS_MASK;
 	void *image;
 
-	if (!c || !c->ruleset)
+	if (!armed_ || armed_->container != container || !armed_->ruleset)
 		return -1;
-	f->ruleset = c->ruleset;
-	f->our_ns = c->mnt_ns;
-	image = bpf_map_lookup_elem(&rulesets, &f->ruleset);
+	a->our_ns = armed_->mnt_ns;
+	q->ruleset = armed_->ruleset;
+	q->place = armed_->place;
+	image = bpf_map_lookup_elem(&rulesets, &armed_->place);
 	if (!image)
 		return 0;
-	cell = cell_at(image, 0);
-	if (!cell || cell->header.version != IMAGE_VERSION)
+	h = cell_at(image, zero);
+	if (!h || h->header.version != IMAGE_VERSION || h->header.ruleset != q->ruleset)
 		return 0;
-	f->cell = cell->header.classes[class_ & CLASS_MASK];
-	f->has_source = cell->header.source_node;
-	if (!f->cell)
-		return 1;
-	cell = cell_at(image, f->cell);
-	if (!cell)
+	q->class_cell = h->header.classes[class_];
+	if (!q->class_cell)
+		return -1;
+	c = cell_at(image, q->class_cell);
+	if (!c)
 		return 0;
-	f->unresolved = cell->class_.unresolved;
-	f->otherwise = cell->class_.otherwise;
+	q->image = (__u64)h;
+	q->seed = h->header.seed;
+	q->table = q->image + (__u64)h->header.table * CELL_BYTES;
+	q->mask = h->header.mask;
+	q->source_node = h->header.source_node;
+	a->otherwise = c->class_.otherwise;
+	a->unresolved = c->class_.unresolved;
+	a->conditions = c->class_.conditions;
+	a->has_source = c->class_.has_source;
 	return 1;
+}
+
+/* What is done about a decision: counted, reported; the effect. `s` is NULL where there is no work area. */
+static __always_inline __u32 conclude(struct scratch *s, struct subject *subject, struct request *r, __u32 decision,
+				      __u32 reason)
+{
+	__u32 effect;
+	struct event_facts *f;
+
+	if (reason)
+		count(COUNTER_RACED + reason - REASON_RACED);
+	effect = decision_effect(decision);
+	if (effect < EFFECT_AUDIT)
+		return effect; /* not counted: this is what happens at nearly every access */
+	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : COUNTER_AUDITED);
+	if (!s) {
+		count(COUNTER_EVENT_DROPPED);
+		return effect;
+	}
+	f = &s->facts;
+	f->container = subject->container;
+	f->ruleset = s->attempt.query.ruleset;
+	f->class_ = r->class_;
+	f->op = r->op;
+	f->decision = decision;
+	f->reason = reason;
+	f->has_path = reason != REASON_NO_RULES;
+	f->n = s->attempt.walk.n;
+	f->has_detail = 0;
+	emit(s, f);
+	return effect;
+}
+
+/* a denial for lack of rules */
+#define DECISION_NO_RULES (EFFECT_BLOCK << DECISION_EFFECT_SHIFT | RULE_NONE)
+
+static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject, struct request *r)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 decision = DECISION_NO_RULES, reason = REASON_NO_RULES, i;
+	struct attempt *a = &s->attempt;
+	enum mount_place place;
+	int known;
+
+	a->query.class_ = r->class_;
+	for (i = 0; i < ATTEMPTS; i++) {
+		if (i)
+			count(COUNTER_RETRIED);
+		known = class_read(a, subject->slot, subject->container);
+		if (known < 0)
+			return EFFECT_ALLOW;
+		if (!known)
+			continue;
+		decision = a->unresolved;
+		place = mount_place((struct vfsmount *)r->mnt, a->our_ns);
+		if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE && !r->reason)
+			return EFFECT_ALLOW;
+		if (r->reason || place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
+			a->walk.dentry = r->dentry;
+			a->walk.mnt = r->mnt;
+			walk_up(&a->walk, s); /* for the event's sake */
+			reason = r->reason ? r->reason : REASON_FOREIGN_MOUNT;
+			break;
+		}
+		a->pathless = place == MOUNT_KERNEL;
+		a->query.condition = r->condition;
+		if (a->conditions & COND_OWNER)
+			a->query.condition |= owner_condition(task, r->inode);
+		if (a->conditions & COND_TTY)
+			a->query.condition |= terminal_condition(task);
+		a->cached = subject->source;
+		reason = REASON_RACED;
+		if (attempt(a, s, r)) {
+			reason = a->query.reason;
+			if (!reason)
+				decision = a->decision;
+			if (a->has_source)
+				subject->source = a->cached;
+			break;
+		}
+	}
+	return conclude(s, subject, r, decision, reason);
+}
+
+/* The container has rules of the class. */
+static __always_inline int class_applies(struct subject *subject, __u32 class_)
+{
+	__u32 slot = subject->slot;
+	struct armed *a = bpf_map_lookup_elem(&armed, &slot);
+
+	return a && a->container == subject->container && a->classes >> class_ & 1;
 }
 
 /* Verdict for the current task, which is `subject` and active: 0 = go on, else deny. */
 __noinline int judge(struct subject *subject, struct request *r)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	/* rules that cannot be found deny */
-	struct class_facts class_ = {.unresolved = EFFECT_BLOCK};
-	struct attempt *a;
-	struct event_facts *f;
-	struct scratch *s = 0;
-	__u32 effect, decision = 0, reason = REASON_NO_RULES, i;
-	enum mount_place place = MOUNT_OURS;
-	__u64 key;
-	int known;
+	struct scratch *s;
+	__u32 effect;
 
 	if (!subject || !r)
 		return 1;
-	key = subject->container;
-	known = class_read(key, r->class_, &class_);
-	if (known < 0 || (known && !class_.cell))
-		return 0;
-	place = mount_place((struct vfsmount *)r->mnt, class_.our_ns);
-	if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE && !r->reason)
+	if (!class_applies(subject, r->class_))
 		return 0;
 	s = scratch_take();
-	if (!s) {
-		reason = REASON_NO_SCRATCH;
-		goto judged;
-	}
-	a = &s->attempt;
-	if (r->reason || place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
-		a->walk.dentry = r->dentry;
-		a->walk.mnt = r->mnt;
-		walk_up(&a->walk, s); /* for the event's sake */
-		reason = r->reason ? r->reason : REASON_FOREIGN_MOUNT;
-		goto judged;
-	}
-	a->pathless = place == MOUNT_KERNEL;
-	a->query.class_ = r->class_;
-	a->query.condition = r->condition | owner_condition(task, r->inode);
-	for (i = 0; i < ATTEMPTS; i++) {
-		if (i) {
-			count(COUNTER_RETRIED);
-			known = class_read(key, r->class_, &class_);
-			if (known < 0 || (known && !class_.cell)) {
-				scratch_give(s);
-				return 0;
-			}
-		}
-		if (!known)
-			continue;
-		a->query.ruleset = class_.ruleset;
-		a->our_ns = class_.our_ns;
-		a->otherwise = class_.otherwise;
-		a->has_source = class_.has_source;
-		a->cached = subject->source;
-		reason = REASON_RACED;
-		if (attempt(a, s, r)) {
-			reason = a->query.reason;
-			decision = a->decision;
-			subject->source = a->cached;
-			break;
-		}
-	}
-
-judged:
-	if (reason) {
-		count(COUNTER_RACED + reason - REASON_RACED);
-		decision = class_.unresolved << DECISION_EFFECT_SHIFT | RULE_NONE;
-	}
-	effect = decision_effect(decision);
-	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : effect == EFFECT_AUDIT ? COUNTER_AUDITED : COUNTER_ALLOWED);
-	if (effect >= EFFECT_AUDIT) {
-		if (s) {
-			f = &s->facts;
-			f->container = key;
-			f->ruleset = class_.ruleset;
-			f->class_ = r->class_;
-			f->op = r->op;
-			f->decision = decision;
-			f->reason = reason;
-			f->has_path = reason != REASON_NO_RULES;
-			f->n = s->attempt.walk.n;
-			f->has_detail = 0;
-			emit(s, f);
-		} else {
-			count(COUNTER_EVENT_DROPPED);
-		}
-	}
-	if (s)
-		scratch_give(s);
+	if (!s)
+		return conclude(0, subject, r, DECISION_NO_RULES, REASON_NO_SCRATCH) == EFFECT_BLOCK;
+	effect = judge_in(s, subject, r);
+	scratch_give(s);
 	return effect == EFFECT_BLOCK;
 }
 

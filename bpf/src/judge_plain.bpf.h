@@ -29,10 +29,10 @@ __noinline int plain_source(struct subject *subject, struct plain_request *r)
 		return PLAIN_ANSWERED;
 	}
 	a = &s->attempt;
-	a->query.ruleset = r->ruleset;
-	a->our_ns = r->our_ns;
+	a->query.class_ = r->class_;
 	a->query.reason = REASON_RACED;
-	if (sequence_begin(&q)) {
+	if (class_read(a, subject->slot, subject->container) == 1 && a->query.ruleset == r->ruleset &&
+	    sequence_begin(&q)) {
 		source = source_find(a, s);
 		if (sequence_moved(q))
 			a->query.reason = REASON_RACED;
@@ -49,36 +49,47 @@ __noinline int plain_source(struct subject *subject, struct plain_request *r)
 /* Verified once, on its own, as all here that is not static. */
 __noinline int plain_attempt(struct subject *subject, struct plain_request *r)
 {
-	/* rules that cannot be found deny */
-	struct class_facts class_ = {.unresolved = EFFECT_BLOCK};
-	__u32 source = 0;
+	struct armed *a;
+	struct cell *h, *c;
+	__u32 source = 0, slot, class_cell, has_source;
 	__u64 cached;
-	int known;
+	void *image;
 
 	if (!subject || !r)
 		return PLAIN_AGAIN;
-	if (r->class_ == CLASS_SYSCALL)
-		class_.unresolved = EFFECT_AUDIT; /* these are never denied */
-	known = class_read(subject->container, r->class_, &class_);
-	if (known < 0 || (known && !class_.cell))
+	slot = subject->slot;
+	a = bpf_map_lookup_elem(&armed, &slot);
+	if (!a || a->container != subject->container || !a->ruleset)
 		return PLAIN_NOTHING;
-	r->ruleset = class_.ruleset;
-	r->our_ns = class_.our_ns;
-	r->unresolved = class_.unresolved;
-	r->reason = REASON_NO_RULES;
-	if (!known)
+	r->ruleset = a->ruleset;
+	r->place = a->place;
+	/* rules that cannot be found deny; but system calls are never denied */
+	r->unresolved = (r->class_ == CLASS_SYSCALL ? EFFECT_AUDIT : EFFECT_BLOCK) << DECISION_EFFECT_SHIFT | RULE_NONE;
+	image = plain_image(r);
+	if (!image)
 		return PLAIN_AGAIN;
+	h = cell_at(image, 0);
+	class_cell = h ? h->header.classes[r->class_ & CLASS_MASK] : 0;
+	if (!class_cell)
+		return PLAIN_NOTHING;
+	c = cell_at(image, class_cell);
+	if (!c) {
+		r->reason = REASON_NO_RULES;
+		return PLAIN_AGAIN;
+	}
+	r->unresolved = c->class_.unresolved;
+	has_source = c->class_.has_source;
 	if (r->flags & PLAIN_UNREADABLE) {
 		r->reason = REASON_UNREADABLE;
 		return PLAIN_ANSWERED;
 	}
 	cached = subject->source;
-	if (class_.has_source && cached != SOURCE_RUNTIME) {
-		if (cached >> 32 != class_.ruleset)
+	if (has_source && cached != SOURCE_RUNTIME) {
+		if (cached >> 32 != r->ruleset)
 			return PLAIN_SOURCE;
 		source = (__u32)cached;
 	}
-	r->decision = plain_decide(r, class_.cell, source);
+	r->decision = plain_decide(r, class_cell, source);
 	return r->reason == REASON_NO_RULES ? PLAIN_AGAIN : PLAIN_ANSWERED;
 }
 
@@ -137,6 +148,8 @@ __noinline int judge_plain(struct subject *subject, struct plain_request *r)
 
 	if (!subject || !r)
 		return 1;
+	if (!class_applies(subject, r->class_))
+		return 0;
 	for (i = 0; i < ATTEMPTS; i++) {
 		answer = plain_attempt(subject, r);
 		if (answer == PLAIN_NOTHING)
@@ -148,19 +161,15 @@ __noinline int judge_plain(struct subject *subject, struct plain_request *r)
 	}
 	if (r->reason) {
 		count(COUNTER_RACED + r->reason - REASON_RACED);
-		r->decision = r->unresolved << DECISION_EFFECT_SHIFT | RULE_NONE;
+		r->decision = r->unresolved;
 	}
 	effect = decision_effect(r->decision);
-	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : effect == EFFECT_AUDIT ? COUNTER_AUDITED : COUNTER_ALLOWED);
-	if (effect >= EFFECT_AUDIT && !(r->flags & PLAIN_SILENT))
+	if (effect < EFFECT_AUDIT)
+		return 0;
+	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : COUNTER_AUDITED);
+	if (!(r->flags & PLAIN_SILENT))
 		plain_report(r, subject->container);
 	return effect == EFFECT_BLOCK;
-}
-
-/* The conditions that hold whatever the object is. */
-static __always_inline __u32 terminal_condition(struct task_struct *task)
-{
-	return BPF_CORE_READ(task, signal, tty) ? COND_TTY : 0;
 }
 
 #endif

@@ -17,7 +17,7 @@ mod skeleton {
 pub use skeleton::types;
 
 /// `ENFORCER_LAYOUT` of `enforcer.h`: programs and a daemon that disagree about a layout never meet.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
@@ -63,6 +63,8 @@ macro_rules! shared {
 }
 
 shared!(
+    armed,
+    automata_block,
     class_cell,
     container,
     decision_cell,
@@ -76,6 +78,7 @@ shared!(
     net_node_cell,
     net_root_cell,
     node_cell,
+    published,
     root_cell,
     source_cell,
     subject,

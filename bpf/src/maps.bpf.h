@@ -24,9 +24,19 @@ struct {
 	__type(value, struct subject);
 } pointer_subjects SEC(".maps");
 
-/* Armed containers by a key that is never used twice. Absent: user space has disarmed it, nothing applies. */
+/* What hooks ask about an armed container, by the slot that its tasks carry. Another container's key: nothing
+ * applies, user space has disarmed it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_CONTAINERS);
+	__type(key, __u32);
+	__type(value, struct armed);
+} armed SEC(".maps");
+
+/* Armed containers by a key that is never used twice: what is asked seldom. Absent: user space has disarmed it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_CONTAINERS);
 	__type(key, __u64);
 	__type(value, struct container);
@@ -48,30 +58,46 @@ struct {
 	__type(value, struct entry_ns);
 } namespace_containers SEC(".maps");
 
-/* Compiled rulesets by id. Ids are never used twice, so an id read a moment ago cannot name other rules. Absent:
- * the container has been moved to a newer ruleset since; read it again. Absent twice: deny. */
+/* Compiled rulesets by place. Places are used again, ids never: the header says whose place it is. Absent, or another
+ * id: the container has been moved to a newer ruleset since; read it again. The same twice: deny. */
 struct image {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_INNER_MAP);
 	__uint(max_entries, 1);
 	/* sizes, not types: 6.1 takes an inner map with type information for another kind than one without */
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct cell));
+	__uint(value_size, sizeof(struct image_block));
 };
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, MAX_CONTAINERS);
 	__type(key, __u32);
 	__array(values, struct image);
 } rulesets SEC(".maps");
 
-/* Digest of each ruleset, so that a new daemon knows what an earlier one has loaded. User space only. */
+/* Automata of the rulesets that have patterns, by the same place; in the map before the image is. */
+struct automata {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct automata_block));
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_CONTAINERS);
+	__type(key, __u32);
+	__array(values, struct automata);
+} automata SEC(".maps");
+
+/* Each ruleset by id, so that a new daemon knows what an earlier one has loaded. User space only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_CONTAINERS);
-	__uint(key_size, 4);
-	__uint(value_size, 32);
-} digests SEC(".maps");
+	__type(key, __u32);
+	__type(value, struct published);
+} published SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -96,19 +122,58 @@ struct {
 /* Work areas. A program keeps its CPU but may be preempted by another task's program on the same CPU, so an area
  * belongs to whoever has set `busy`; four deep, then the access counts as unresolved. */
 #define SCRATCH_AREAS 4
+/* where a walk is */
+struct climb {
+	__u64 dentry;
+	__u64 mount; /* struct mount that contains dentry's vfsmount */
+	__u64 mnt_root;
+	__u64 leaf;
+	__u32 n;
+	__u32 reason;
+	__u32 done;
+	__u32 pad;
+};
+
+/* where the descent through a tree is, and the decisions there */
+struct descent {
+	__u32 n; /* slots that are still to come */
+	__u32 node;
+	__u32 exact, children, deep;
+	__u32 best; /* decision of the deepest directory so far */
+	__u32 fell; /* left the tree before the path's end */
+	__u32 unreadable;
+	__u32 begun; /* directories with automata that were met */
+	__u32 pad;
+	struct {
+		__u32 automata; /* their cell */
+		__u32 n;	/* slots that are still to come */
+	} begins[MAX_BEGUN];
+};
+
+/* where a run of an automaton is */
+struct run {
+	__u32 n; /* slots that are still to come */
+	__u32 state;
+};
+
 struct scratch {
 	__u32 busy;
 	__u32 zero; /* never written: a start for counters that the verifier must not unroll a loop by */
-	__u64 dentries[MAX_COMPONENTS]; /* leaf first; a ring: the last ones, nearest to the root, stay */
+	__u64 dentries[MAX_COMPONENTS]; /* leaf first, 0 = an empty slot; a ring: the last ones, nearest to the root, stay */
 	struct {
 		union {
 			__u64 words[(NAME_BYTES + 1) / 8];
 			char bytes[NAME_BYTES + 1];
 		};
 		__u64 hash;
+		__u64 address;
 		__u32 len;
 		__u32 pad;
 	} name; /* the component that is being looked up */
+	struct cell cell; /* of the image, where it cannot be read in place */
+	struct climb climb;
+	struct descent descent;
+	struct run run;
 	struct attempt attempt;
 	struct event_facts facts;
 	struct event event;
@@ -120,6 +185,11 @@ struct {
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
+
+/* context of loops: everything else is in the work area */
+struct in_scratch {
+	struct scratch *s;
+};
 
 static __noinline void count(__u32 which)
 {

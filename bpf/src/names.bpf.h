@@ -15,12 +15,12 @@
 #define NAME_NONE 0
 #define NAME_UNKNOWN 1 /* the search could not be finished */
 
-struct climb {
+struct ascent {
 	__u64 dentry, to;
 	__u32 arrived, done;
 };
 
-static long climb_step(__u32 i, struct climb *c)
+static long ascent_step(__u32 i, struct ascent *c)
 {
 	struct dentry *d = (struct dentry *)c->dentry;
 	__u64 parent;
@@ -58,7 +58,7 @@ static __always_inline __u64 next_of(__u64 mount)
 
 static long search_step(__u32 i, struct search *s)
 {
-	struct climb c = {.dentry = s->dentry};
+	struct ascent c = {.dentry = s->dentry};
 	struct mount *m = (struct mount *)s->at;
 	__u64 ns;
 
@@ -69,7 +69,7 @@ static long search_step(__u32 i, struct search *s)
 	ns = (__u64)BPF_CORE_READ(m, mnt_ns);
 	if (ns && ns < (__u64)-MAX_ERRNO && BPF_CORE_READ((struct mnt_namespace *)ns, ns.inum) == s->our_ns) {
 		c.to = (__u64)BPF_CORE_READ(m, mnt.mnt_root);
-		bpf_loop(MAX_WALK, climb_step, &c, 0);
+		bpf_loop(MAX_WALK, ascent_step, &c, 0);
 		if (!c.done)
 			s->unknown = 1;
 		if (c.arrived && s->skip-- == 0) {

@@ -81,12 +81,14 @@ static __always_inline __u32 net_kinds(__u32 family, __u32 kind, __u32 protocol)
 /* The rules that the request is judged by; NULL: they are gone, read the class again. */
 static __always_inline void *plain_image(struct plain_request *r)
 {
-	__u32 id = r->ruleset;
-	void *image = bpf_map_lookup_elem(&rulesets, &id);
+	__u32 place = r->place;
+	void *image = bpf_map_lookup_elem(&rulesets, &place);
+	struct cell *h = image ? cell_at(image, 0) : 0;
 
-	if (!image)
-		r->reason = REASON_NO_RULES;
-	return image;
+	if (h && h->header.version == IMAGE_VERSION && h->header.ruleset == r->ruleset)
+		return image;
+	r->reason = REASON_NO_RULES;
+	return 0;
 }
 
 /* A cell of the image as 32-bit words; a missing one is a damaged image. */

@@ -109,7 +109,7 @@ _Static_assert(sizeof(struct event_detail) == 32, "event_detail");
 
 /* A question without a path, for a door. */
 struct door_plain {
-	__u32 ruleset;
+	__u32 unused;
 	__u32 class_;
 	__u32 op;
 	__u32 condition; /* COND_TTY */

@@ -23,19 +23,26 @@ struct walk {
 	__u64 dentry; /* in: where to begin; kernel addresses */
 	__u64 mnt;
 	__u64 leaf;   /* out: the first component; 0: the path is "/" */
-	__u32 n;      /* out: components, as far as the walk came */
+	__u32 n;      /* out: slots of scratch->dentries in use, as far as the walk came */
 	__u32 reason; /* out: why it is not complete; 0 = it is */
 };
 
 /* One question to the trees: plain data, for functions that are verified on their own. */
 struct query {
+	__u64 image;	 /* address of its first cell */
+	__u64 seed;	 /* from the image's header */
+	__u64 table;	 /* address */
 	__u64 leaf;
+	__u32 mask;
 	__u32 ruleset;
-	__u32 n;	 /* components in scratch->dentries */
+	__u32 place;
+	__u32 n;	 /* slots in scratch->dentries */
 	__u32 condition;
 	__u32 class_;
+	__u32 class_cell;
+	__u32 source_node;
 	__u32 source;	 /* source cell of the acting executable; 0 = none that rules name */
-	__u32 reason;	 /* out; REASON_NO_RULES: the ruleset is gone, or damaged */
+	__u32 reason;	 /* out; REASON_NO_RULES: the automata are gone */
 	__u32 below;	 /* out, with COND_TREE: the strongest decision about something below the path */
 	__u32 pad;
 };
@@ -49,18 +56,10 @@ struct attempt {
 	__u32 pathless;	  /* memfd and the like: no rule on paths applies */
 	__u32 has_source; /* some rule has a source */
 	__u32 otherwise;  /* the class's decision where no rule decides */
+	__u32 unresolved;
+	__u32 conditions; /* that matter */
 	__u32 decision;	  /* out */
 	__u32 pad;
-};
-
-/* What the container's rules say about a class, before any path is looked at. */
-struct class_facts {
-	__u32 ruleset;
-	__u32 our_ns;
-	__u32 cell; /* 0: the class has no rules */
-	__u32 unresolved;
-	__u32 otherwise;
-	__u32 has_source;
 };
 
 /* A socket, and the address that is spoken to or offered. */
@@ -93,10 +92,11 @@ struct plain_request {
 	__u32 number;	 /* capability, system call, preset */
 	__u32 flags;	 /* PLAIN_* */
 	__u32 ruleset;	 /* these are filled in by the judge */
+	__u32 place;
 	__u32 reason;
 	__u32 decision;
 	__u32 unresolved;
-	__u32 our_ns;
+	__u32 pad;
 	__u64 dentry;	 /* for the event, where a file is concerned; 0 = none */
 	__u64 mnt;
 	struct net_access net;

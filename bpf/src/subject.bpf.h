@@ -24,9 +24,11 @@ static __always_inline struct subject *subject_of(struct task_struct *task)
 
 	if (s)
 		return s;
-	s = bpf_task_storage_get(&task_subjects, task->group_leader, 0, 0);
-	if (s)
-		return s;
+	if (task->group_leader != task) {
+		s = bpf_task_storage_get(&task_subjects, task->group_leader, 0, 0);
+		if (s)
+			return s;
+	}
 	if (use_pointer_map) {
 		__u64 key = (__u64)task;
 
@@ -127,7 +129,7 @@ static __always_inline int subject_entering(struct task_struct *task, struct sub
 	out->root_dev = c->root_dev;
 	out->mnt_ns = c->mnt_ns;
 	out->state = SUBJECT_PENDING;
-	out->pad = 0;
+	out->slot = c->slot;
 	return 1;
 }
 

@@ -18,18 +18,6 @@ extern const void mount_lock __ksym __weak;
 #define SB_KERNMOUNT (1UL << 22) /* include/linux/fs.h */
 #define MAX_ERRNO 4095
 
-struct walk_state {
-	struct scratch *scratch;
-	__u64 dentry;
-	__u64 mount;	/* struct mount that contains dentry's vfsmount */
-	__u64 mnt_root;
-	__u64 leaf;
-	__u32 n;
-	__u32 reason;
-	__u32 done;
-	__u32 pad;
-};
-
 struct sequence {
 	__u32 rename, mount;
 };
@@ -38,6 +26,13 @@ static __always_inline struct sequence sequence_read(void)
 {
 	struct sequence q = {};
 
+	if (direct_loads) {
+		if (&rename_lock)
+			q.rename = (__u32)direct_word((__u64)&rename_lock);
+		if (&mount_lock)
+			q.mount = (__u32)direct_word((__u64)&mount_lock);
+		return q;
+	}
 	if (&rename_lock)
 		bpf_probe_read_kernel(&q.rename, sizeof(q.rename), &rename_lock);
 	if (&mount_lock)
@@ -80,16 +75,17 @@ static __always_inline __u64 mount_of(__u64 vfsmount)
 	return vfsmount - bpf_core_field_offset(struct mount, mnt);
 }
 
-static long walk_step(__u32 i, struct walk_state *w)
+static long walk_step(__u32 i, struct in_scratch *c)
 {
-	struct scratch *s = w->scratch;
+	struct scratch *s = c->s;
+	struct climb *w = &s->climb;
 	struct dentry *d;
-	__u64 parent;
+	__u64 up;
 
 	if (w->dentry == w->mnt_root) {
 		struct mount *m = (struct mount *)w->mount;
-		__u64 up = (__u64)BPF_CORE_READ(m, mnt_parent);
 
+		up = (__u64)BPF_CORE_READ(m, mnt_parent);
 		if (up == w->mount) { /* the namespace's root mount is its own parent */
 			w->done = 1;
 			return 1;
@@ -100,12 +96,12 @@ static long walk_step(__u32 i, struct walk_state *w)
 		return 0;
 	}
 	d = (struct dentry *)w->dentry;
-	parent = (__u64)BPF_CORE_READ(d, d_parent);
-	if (!parent) {
+	up = (__u64)BPF_CORE_READ(d, d_parent);
+	if (!up) {
 		w->reason = REASON_UNREADABLE;
 		return 1;
 	}
-	if (parent == w->dentry) { /* a root, but not this mount's */
+	if (up == w->dentry) { /* a root, but not this mount's */
 		w->reason = REASON_DISCONNECTED;
 		return 1;
 	}
@@ -113,31 +109,79 @@ static long walk_step(__u32 i, struct walk_state *w)
 		w->leaf = w->dentry;
 	s->dentries[w->n & (MAX_COMPONENTS - 1)] = w->dentry;
 	w->n++;
-	w->dentry = parent;
+	w->dentry = up;
 	return 0;
 }
 
-/* Fills scratch->dentries from `dentry` up. Verified once, on its own. */
+/* Steps of the fast walk, which the verifier follows one by one. */
+#define FAST_STEPS 40
+
+/* The same by plain loads, for paths of usual depth. The index is the loop's own counter, for another one would
+ * multiply the verifier's work: where a mount is crossed a slot stays empty. 0: the path is longer. */
+static __always_inline int walk_fast(struct walk *w, struct scratch *s)
+{
+	__u64 dentry = w->dentry, mount = mount_of(w->mnt);
+	__u64 root = (__u64)DIRECT(struct mount, mount)->mnt.mnt_root;
+	struct mount *m;
+	__u64 up;
+	__u32 i;
+
+	s->climb.leaf = 0;
+	for (i = 0; i < FAST_STEPS; i++) {
+		if (dentry == root) {
+			s->dentries[i] = 0;
+			m = DIRECT(struct mount, mount);
+			up = (__u64)m->mnt_parent;
+			if (up == mount) {
+				w->n = i;
+				w->leaf = s->climb.leaf;
+				w->reason = 0;
+				return 1;
+			}
+			dentry = (__u64)m->mnt_mountpoint;
+			mount = up;
+			root = (__u64)DIRECT(struct mount, up)->mnt.mnt_root;
+			continue;
+		}
+		up = (__u64)DIRECT(struct dentry, dentry)->d_parent;
+		if (up == dentry)
+			return 0;
+		s->dentries[i] = dentry;
+		if (!s->climb.leaf)
+			s->climb.leaf = dentry;
+		dentry = up;
+	}
+	return 0;
+}
+
+/* Fills scratch->dentries from `dentry` up: `n` slots, of which empty ones do not count. Verified once, on its own. */
 __noinline __u32 walk_up(struct walk *w, struct scratch *s)
 {
-	struct walk_state t = {};
+	struct in_scratch c = {};
 	struct mount *m;
+	struct climb *t;
 
 	if (!w || !s)
 		return REASON_UNREADABLE;
-	t.scratch = s;
-	t.dentry = w->dentry;
-	t.mount = mount_of(w->mnt);
-	m = (struct mount *)t.mount;
-	t.mnt_root = (__u64)BPF_CORE_READ(m, mnt.mnt_root);
-	t.n = s->zero;
-	bpf_loop(MAX_WALK, walk_step, &t, 0);
-	if (!t.reason && !t.done)
-		t.reason = REASON_TOO_DEEP;
-	w->leaf = t.leaf;
-	w->n = t.n;
-	w->reason = t.reason;
-	return t.reason;
+	if (direct_loads && walk_fast(w, s))
+		return 0;
+	c.s = s;
+	t = &s->climb;
+	t->dentry = w->dentry;
+	m = (struct mount *)mount_of(w->mnt);
+	t->mount = (__u64)m;
+	t->mnt_root = (__u64)BPF_CORE_READ(m, mnt.mnt_root);
+	t->leaf = 0;
+	t->n = s->zero;
+	t->reason = 0;
+	t->done = 0;
+	bpf_loop(MAX_WALK, walk_step, &c, 0);
+	if (!t->reason && !t->done)
+		t->reason = REASON_TOO_DEEP;
+	w->leaf = t->leaf;
+	w->n = t->n;
+	w->reason = t->reason;
+	return t->reason;
 }
 
 /* Where a mount is, seen from the container. */
@@ -150,14 +194,13 @@ enum mount_place {
 
 static __always_inline enum mount_place mount_place(struct vfsmount *mnt, __u32 our_ns)
 {
-	struct mount *m = (struct mount *)mount_of((__u64)mnt);
-	__u64 ns = (__u64)BPF_CORE_READ(m, mnt_ns);
+	__u64 ns = (__u64)KERNEL_READ(direct_loads, struct mount, mount_of((__u64)mnt), mnt_ns);
 
 	if (!ns)
 		return MOUNT_FOREIGN;
 	if (ns >= (__u64)-MAX_ERRNO)
 		return BPF_CORE_READ(mnt, mnt_sb, s_flags) & SB_KERNMOUNT ? MOUNT_KERNEL : MOUNT_LAYER;
-	return BPF_CORE_READ((struct mnt_namespace *)ns, ns.inum) == our_ns ? MOUNT_OURS : MOUNT_FOREIGN;
+	return KERNEL_READ(direct_loads, struct mnt_namespace, ns, ns.inum) == our_ns ? MOUNT_OURS : MOUNT_FOREIGN;
 }
 
 #endif

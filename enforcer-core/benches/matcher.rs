@@ -16,7 +16,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion};
 use enforcer_core::decide::{Access, Verdict};
 use enforcer_core::enforce::EnforceError;
-use enforcer_core::enforce::door::{Answer, Doors};
+use enforcer_core::enforce::door::{Answer, Doors, Reading};
 
 mod rules;
 
@@ -43,29 +43,29 @@ fn main() -> ExitCode {
 }
 
 fn run(mut criterion: Criterion) -> Result<(), Box<dyn Error>> {
-    let mut doors = Doors::open()?;
+    let mut doors = Doors::open(Reading::AsHooks)?;
     floor(&mut criterion, &mut doors)?;
     for depth in DEPTHS {
         let mut group = criterion.benchmark_group(format!("match/depth {depth}"));
         for size in SIZES {
-            let id = doors.publish(&rules::ruleset(size, depth)?)?;
+            doors.publish(&rules::ruleset(size, depth)?)?;
             let n = size / 2;
             for (name, path, wanted) in [
                 ("hit", rules::path(n, depth), Verdict::Block),
                 ("miss", rules::neighbour(n, depth), Verdict::Allow),
             ] {
                 let access = Access::read(path.as_bytes());
-                let found = doors.ask(id, &access)?.decision().map(|decision| decision.verdict);
+                let found = doors.ask(&access)?.decision().map(|decision| decision.verdict);
                 if found != Some(wanted) {
                     return Err(format!("{path}: {found:?}, not {wanted}").into());
                 }
                 let asked = Asked::default();
                 group.bench_function(BenchmarkId::new(name, size), |b| {
-                    b.iter(|| asked.check(doors.ask(id, black_box(&access))));
+                    b.iter(|| asked.check(doors.ask(black_box(&access))));
                 });
                 asked.finish()?;
             }
-            doors.withdraw(id)?;
+            doors.withdraw()?;
         }
         group.finish();
     }
@@ -75,12 +75,12 @@ fn run(mut criterion: Criterion) -> Result<(), Box<dyn Error>> {
 
 /// A class without rules: the answer is there before a path is laid out.
 fn floor(criterion: &mut Criterion, doors: &mut Doors) -> Result<(), Box<dyn Error>> {
-    let id = doors.publish(&rules::ruleset(1, 2)?)?;
+    doors.publish(&rules::ruleset(1, 2)?)?;
     let access = Access::exec(b"/bin/sh");
     let asked = Asked::default();
-    criterion.bench_function("match/floor", |b| b.iter(|| asked.check(doors.ask(id, black_box(&access)))));
+    criterion.bench_function("match/floor", |b| b.iter(|| asked.check(doors.ask(black_box(&access)))));
     asked.finish()?;
-    doors.withdraw(id)?;
+    doors.withdraw()?;
     Ok(())
 }
 

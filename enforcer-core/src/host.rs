@@ -7,7 +7,7 @@ use std::path::Path;
 use libbpf_rs::btf::{Btf, types as btf};
 use serde::Serialize;
 
-use crate::enforce::door::Doors;
+use crate::enforce::door::{Doors, Reading};
 use crate::enforce::load::{self, LSM_LIST};
 
 /// One requirement.
@@ -137,7 +137,7 @@ fn btf_and_hooks() -> Check {
 }
 
 fn programs() -> Check {
-    let found = match Doors::open().and_then(|_| load::try_one_hook()) {
+    let found = match Doors::open(Reading::AsHooks).and_then(|_| load::try_one_hook()) {
         Ok(()) => Ok("the matcher and a program for a hook load".to_owned()),
         Err(error) => Err((
             error.to_string(),

@@ -144,12 +144,18 @@ impl fmt::Debug for Pattern {
 }
 
 /// A set of bytes. `/` is in none that comes from a pattern.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct ByteSet([u64; 4]);
 
 impl ByteSet {
     /// Every byte.
     pub const ALL: Self = Self([u64::MAX; 4]);
+
+    /// One byte.
+    #[must_use]
+    pub fn of(byte: u8) -> Self {
+        Self::default().with(byte)
+    }
 
     /// Every byte but `/`.
     #[must_use]

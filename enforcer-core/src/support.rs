@@ -28,8 +28,7 @@ impl Support {
     pub fn object_gap(self, object: &Object) -> Option<GapReason> {
         match object {
             _ if self.everything => None,
-            Object::Path(_) | Object::BaseName(_) | Object::Directory { .. } => None,
-            Object::Pattern(_) => Some(GapReason::Pattern),
+            Object::Path(_) | Object::BaseName(_) | Object::Pattern(_) | Object::Directory { .. } => None,
             Object::Sockets(_) | Object::Destination(_) | Object::Listener(_) => {
                 self.class_gap(Class::Network)
             }
@@ -41,9 +40,8 @@ impl Support {
 
     /// Why `pts: false` is not looked at; `None` where it is.
     #[must_use]
-    pub fn terminal_gap(self, class: Class, conditions: &Conditions) -> Option<GapReason> {
-        let about_files = matches!(class, Class::Process | Class::File);
-        (conditions.no_terminal && about_files && !self.everything).then_some(GapReason::Terminal)
+    pub const fn terminal_gap(self, _: Class, _: &Conditions) -> Option<GapReason> {
+        None
     }
 
     /// Why `allowedArgs` is not looked at; `None` where it is.

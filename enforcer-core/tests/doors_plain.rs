@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_core::capability::Capability;
 use enforcer_core::decide::{Access, DecidedBy};
-use enforcer_core::enforce::door::Doors;
+use enforcer_core::enforce::door::{Doors, Reading};
 use enforcer_core::network::{
     AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_SMC, AF_UNIX, Cidr, Endpoint, Ports, Protocol, SocketAccess,
     SocketOp,
@@ -210,16 +210,16 @@ fn number(name: &str, default: u64) -> u64 {
 fn the_bpf_matcher_decides_as_decide_does_where_there_is_no_path() {
     let cases = number("DOOR_CASES", 400_000);
     let seed = number("DOOR_SEED", 0x5eed);
-    let mut doors = Doors::open().expect("the kernel loads the matcher (needs root)");
+    let mut doors = Doors::open(Reading::AsHooks).expect("the kernel loads the matcher (needs root)");
     let mut world = World { rng: SmallRng::seed_from_u64(seed) };
     let (mut done, mut decided) = (0, [0; 6]);
     while done < cases {
         let ruleset = world.ruleset();
-        let id = doors.publish(&ruleset).unwrap();
+        doors.publish(&ruleset).unwrap();
         for _ in 0..500 {
             let access = world.access(&ruleset);
             let wanted = ruleset.decide(&access);
-            let answer = doors.ask_plain(id, &access).unwrap();
+            let answer = doors.ask_plain(&access).unwrap();
             // what this machine has no number for is never seen
             let unseen = matches!(access.target, enforcer_core::decide::Target::Syscall(call) if call.number().is_none());
             if !unseen {
@@ -232,7 +232,6 @@ fn the_bpf_matcher_decides_as_decide_does_where_there_is_no_path() {
             decided[access.class() as usize] += u64::from(wanted.by != DecidedBy::NoRule);
             done += 1;
         }
-        doors.withdraw(id).unwrap();
     }
     println!("{done} accesses compared; decided by a rule or a posture, by class: {decided:?}");
     assert!(decided[Class::Network as usize] * 4 > done);
@@ -242,7 +241,7 @@ fn the_bpf_matcher_decides_as_decide_does_where_there_is_no_path() {
 /// Many rules of each kind on one prefix, and many prefixes: the same answers, and an image that is not too large.
 #[test]
 fn ten_thousand_rules_about_addresses_decide_and_fit() {
-    let mut doors = Doors::open().expect("the kernel loads the matcher (needs root)");
+    let mut doors = Doors::open(Reading::AsHooks).expect("the kernel loads the matcher (needs root)");
     let origin = |n: usize| Origin {
         policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "ns".into(), name: "p".into() },
         rule: format!("rule[{n:05}]"),
@@ -268,7 +267,7 @@ fn ten_thousand_rules_about_addresses_decide_and_fit() {
         rules.push(rule(2 * n + 1, Endpoint { net: None, ports, protocol: Some(Protocol::Tcp) }));
     }
     let ruleset = Ruleset::new(rules, (0..10_000).map(origin).collect(), Postures::default()).unwrap();
-    let id = doors.publish(&ruleset).unwrap();
+    doors.publish(&ruleset).unwrap();
     let mut rng = SmallRng::seed_from_u64(1);
     for _ in 0..2_000 {
         let access = Access::socket(SocketAccess {
@@ -279,6 +278,6 @@ fn ten_thousand_rules_about_addresses_decide_and_fit() {
             address: Some(Ipv4Addr::from_bits(0x0a00_0000 + rng.random_range(0..160_000)).into()),
             port: rng.random_range(0..30_000),
         });
-        assert_eq!(doors.ask_plain(id, &access).unwrap().decision(), Some(ruleset.decide(&access)));
+        assert_eq!(doors.ask_plain(&access).unwrap().decision(), Some(ruleset.decide(&access)));
     }
 }

@@ -54,12 +54,18 @@ fn ruleset() -> Ruleset {
 
 fn cell<T: Shared>(image: &BpfImage, index: u32) -> T {
     assert_eq!(size_of::<T>(), CELL_BYTES);
-    T::of(&image.cells()[index as usize]).unwrap()
+    T::of(&image.cells(9)[index as usize]).unwrap()
 }
 
 /// What a decision without conditions, about something with nothing below, holds.
-fn always(entry: u32) -> [u32; 8] {
-    [entry, entry, entry, entry, 0, 0, 0, 0]
+fn always(entry: u32) -> [u32; 16] {
+    by_condition([entry; 4], 0)
+}
+
+/// By reading and writing, by others and the owner; whether there is a terminal makes no difference.
+fn by_condition(entries: [u32; 4], below: u32) -> [u32; 16] {
+    let half = [entries, [below; 4]].concat();
+    [half.clone(), half].concat().try_into().unwrap()
 }
 
 /// The node called `name` below `parent`, wherever it stands.
@@ -68,10 +74,11 @@ fn node(image: &BpfImage, parent: u32, name: &[u8]) -> types::node_cell {
     (header.table..=header.table + header.mask)
         .map(|index| cell::<types::node_cell>(image, index))
         .find(|node| {
-            let mut bytes: Vec<u8> = node.name.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let words = std::iter::once(node.name).chain(node.name_on);
+            let mut bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
             let mut more = node.more;
             while bytes.len() < node.len as usize {
-                bytes.extend(image.cells()[more as usize]);
+                bytes.extend(image.cells(9)[more as usize]);
                 more += 1;
             }
             node.parent == parent && bytes[..node.len as usize] == *name
@@ -85,8 +92,9 @@ fn an_image_reads_as_the_programs_read_it() {
     let image = compile(&ruleset).unwrap();
     let origin = |rule: &str| ruleset.origins().iter().position(|origin| origin.rule == rule).unwrap() as u32;
     let header: types::header_cell = cell(&image, 0);
-    assert_eq!(header.version, 1);
-    assert_eq!(header.cells as usize, image.cells().len());
+    assert_eq!((header.version, header.ruleset), (2, 9));
+    assert_eq!(image.classes(), 0b11, "process and file");
+    assert_eq!(header.cells as usize, image.cells(9).len());
     assert!((header.mask + 1).is_power_of_two());
     assert_eq!(header.table + header.mask + 1, header.cells, "the table comes last");
 
@@ -96,7 +104,8 @@ fn an_image_reads_as_the_programs_read_it() {
     // file: whitelisted by a rule with a source, posture block
     let class: types::class_cell = cell(&image, file);
     assert_eq!(class.otherwise, 3 << 28 | RULE_POSTURE);
-    assert_eq!(class.unresolved, types::enforcer_effect::EFFECT_BLOCK.0);
+    assert_eq!(class.unresolved, 3 << 28 | RULE_POSTURE);
+    assert_eq!((class.conditions, class.has_source), (1, 1), "readOnly");
     let root: types::root_cell = cell(&image, class.root);
     assert_eq!((root.base, root.children, root.deep), (0, 0, 0));
     let etc = node(&image, root.node, b"etc");
@@ -105,13 +114,13 @@ fn an_image_reads_as_the_programs_read_it() {
     let block = origin("rule[0]");
     // read exempt, write blocked; by the owner the same
     let exempt = 1 << 31 | 1 << 28 | block;
-    assert_eq!(decision.by_condition[..8], [exempt, 3 << 28 | block, exempt, 3 << 28 | block, 0, 0, 0, 0]);
+    assert_eq!(decision.by_condition, by_condition([exempt, 3 << 28 | block, exempt, 3 << 28 | block], 0));
     // the directory above it: nothing about itself, but what lies below, should it be moved
     let above: types::decision_cell = cell(&image, etc.exact);
-    assert_eq!(above.by_condition[..8], [[0; 4], [3 << 28 | block; 4]].concat()[..]);
+    assert_eq!(above.by_condition, by_condition([0; 4], 3 << 28 | block));
     let long = node(&image, etc.node, "long-name-".repeat(12).as_bytes());
     assert_eq!(
-        cell::<types::decision_cell>(&image, long.exact).by_condition[..8],
+        cell::<types::decision_cell>(&image, long.exact).by_condition,
         always(2 << 28 | origin("rule[1]"))
     );
 
@@ -119,13 +128,13 @@ fn an_image_reads_as_the_programs_read_it() {
     let bin = node(&image, header.source_node, b"bin");
     let sh = node(&image, bin.node, b"sh");
     let source: types::source_cell = cell(&image, sh.exact);
-    assert_eq!(source.roots.map(|root| root != 0)[..4], [false, true, false, false]);
+    assert_eq!(source.roots.map(|root| root != 0), [false, true, false, false, false, false, false, false]);
     let root: types::root_cell = cell(&image, source.roots[1]);
     let tmp = node(&image, root.node, b"tmp");
     assert_eq!(tmp.exact, 0);
     assert_eq!(tmp.children, tmp.deep, "recursive");
     assert_eq!(
-        cell::<types::decision_cell>(&image, tmp.deep).by_condition[..8],
+        cell::<types::decision_cell>(&image, tmp.deep).by_condition,
         always(1 << 28 | origin("rule[2]"))
     );
 
@@ -135,7 +144,7 @@ fn an_image_reads_as_the_programs_read_it() {
     let root: types::root_cell = cell(&image, class.root);
     let wget = node(&image, root.base, b"wget");
     assert_eq!(
-        cell::<types::decision_cell>(&image, wget.exact).by_condition[..8],
+        cell::<types::decision_cell>(&image, wget.exact).by_condition,
         always(3 << 28 | origin("rule[3]"))
     );
 }

@@ -41,8 +41,7 @@ const RESCAN: Duration = Duration::from_secs(30);
 /// Threads for the connection and the watch. There is little for them to do, and each holds memory of its own.
 const WORKERS: usize = 2;
 /// What the programs count without anything being wrong.
-const NORMAL: [&str; 7] =
-    ["allowed", "audited", "blocked", "activated", "inherited", "by_pointer", "retried"];
+const NORMAL: [&str; 6] = ["audited", "blocked", "activated", "inherited", "by_pointer", "retried"];
 /// How long alerts may take to be written out at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 

@@ -9,7 +9,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::{During, EnforceError};
-use super::state::Entry;
+use super::state::{Entry, InForce};
 use super::{Armed, ContainerId, Enforcer, ID_BYTES, Stage, Target, lock};
 use crate::ruleset::Ruleset;
 
@@ -34,16 +34,19 @@ impl Enforcer {
         let mut state = lock(&self.state);
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let rules = state.acquire(&self.maps, &mut names, ruleset)?;
-        let key = match self.insert(target, &facts, rules, own_cgroup) {
-            Ok(key) => key,
+        let slot = match state.take_slot() {
+            Ok(slot) => slot,
             Err(error) => {
-                state.release(&self.maps, &mut names, rules)?;
+                state.release(&self.maps, &mut names, rules.id)?;
                 return Err(error);
             }
         };
-        let entry = Entry { key, ruleset: rules, cgroup_id: own_cgroup, mnt_ns: facts.mnt_ns };
-        names.learn_container(key, target.id.clone());
-        let armed = self.mark_and_publish(target, &facts, &entry, &pidfd);
+        let cgroup_id = own_cgroup;
+        let entry = Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns: facts.mnt_ns };
+        names.learn_container(entry.key, target.id.clone());
+        let armed = self
+            .insert(target, &entry, &rules)
+            .and_then(|()| self.mark_and_publish(target, &facts, &entry, &pidfd));
         match armed {
             Ok(tasks) => {
                 state.containers.insert(target.id.clone(), entry);
@@ -52,8 +55,9 @@ impl Enforcer {
             Err(error) => {
                 // Marked tasks of a container that is not there are not confined.
                 self.remove(&entry)?;
-                names.retire_container(key);
-                state.release(&self.maps, &mut names, rules)?;
+                state.give_slot(slot);
+                names.retire_container(entry.key);
+                state.release(&self.maps, &mut names, rules.id)?;
                 Err(error)
             }
         }
@@ -66,6 +70,10 @@ impl Enforcer {
         }
         if self.maps.namespaces.get(entry.mnt_ns)?.is_some_and(|held| held.container == entry.key) {
             self.maps.namespaces.remove(entry.mnt_ns)?;
+        }
+        let held = self.maps.armed.get(entry.slot)?;
+        if held.is_some_and(|held| held.container == entry.key) {
+            self.maps.armed.set(entry.slot, &types::armed::default(), MapFlags::ANY)?;
         }
         self.maps.containers.remove(entry.key)
     }
@@ -100,29 +108,22 @@ impl Enforcer {
         self.maps.mark.get(0)?.ok_or_else(|| EnforceError::ReadBack("no answer of the task iterator".into()))
     }
 
-    /// The container's entry, under a key that was never used before.
-    fn insert(
-        &self,
-        target: &Target,
-        facts: &types::mark,
-        ruleset: u32,
-        cgroup_id: u64,
-    ) -> Result<u64, EnforceError> {
+    /// The container's entries, under a key that was never used before.
+    fn insert(&self, target: &Target, entry: &Entry, rules: &InForce) -> Result<(), EnforceError> {
         let bytes = target.id.as_str().as_bytes();
         let mut id = [0; ID_BYTES];
         id.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         let value = types::container {
-            ruleset,
-            mnt_ns: facts.mnt_ns,
-            cgroup_id,
+            slot: entry.slot,
+            mnt_ns: entry.mnt_ns,
+            cgroup_id: entry.cgroup_id,
             root_ino: 0, // armed after pivot_root: the barrier is the first exec in the mount namespace
             root_dev: 0,
             id_len: u32::try_from(bytes.len()).unwrap_or(0),
             id,
         };
-        let key = boottime_ns();
-        self.maps.containers.set(key, &value, MapFlags::NO_EXIST)?;
-        Ok(key)
+        self.maps.armed.set(entry.slot, &armed(entry, rules), MapFlags::ANY)?;
+        self.maps.containers.set(entry.key, &value, MapFlags::NO_EXIST)
     }
 
     fn mark_and_publish(
@@ -136,8 +137,13 @@ impl Enforcer {
             Stage::Created => 1, // SUBJECT_PENDING
             Stage::Running => 2, // SUBJECT_ACTIVE
         };
-        let subject =
-            types::subject { container: entry.key, mnt_ns: facts.mnt_ns, state, ..Default::default() };
+        let subject = types::subject {
+            container: entry.key,
+            mnt_ns: facts.mnt_ns,
+            state,
+            slot: entry.slot,
+            ..Default::default()
+        };
         let ask = types::mark { subject, cgroup_id: entry.cgroup_id, ..*facts };
         let tasks = match target.stage {
             // The identity first: whoever enters by exec comes after the start.
@@ -191,8 +197,8 @@ impl Enforcer {
 
     fn read_back(&self, target: &Target, entry: &Entry, pidfd: &OwnedFd) -> Result<(), EnforceError> {
         let wrong = |what: &str| Err(EnforceError::ReadBack(format!("{what} of container {}", target.id)));
-        match self.maps.containers.get(entry.key)? {
-            Some(held) if held.ruleset == entry.ruleset => {}
+        match self.maps.armed.get(entry.slot)? {
+            Some(held) if held.container == entry.key && held.ruleset == entry.ruleset => {}
             _ => return wrong("the rules"),
         }
         if entry.cgroup_id != 0 && self.maps.cgroups.get(entry.cgroup_id)? != Some(entry.key) {
@@ -205,6 +211,18 @@ impl Enforcer {
             }
         }
         wrong("the first process")
+    }
+}
+
+/// What hooks ask about the container.
+pub(super) fn armed(entry: &Entry, rules: &InForce) -> types::armed {
+    types::armed {
+        container: entry.key,
+        ruleset: rules.id,
+        place: rules.place,
+        classes: rules.classes,
+        first: rules.first,
+        mnt_ns: entry.mnt_ns,
     }
 }
 

@@ -4,23 +4,40 @@
 use std::net::IpAddr;
 
 use enforcer_bpf::{Shared, types};
+use libbpf_rs::btf::Btf;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
 use super::error::{During, EnforceError};
-use super::image::publish;
-use super::maps::handle;
+use super::image::Places;
+use super::load::{has_direct_loads, settle};
+use super::maps::{Table, handle};
 use crate::compile::bpf::image::{DECISION_EXEMPT, RULE_NONE, RULE_POSTURE, effect_of};
 use crate::compile::bpf::{BpfImage, compile};
 use crate::decide::{Access, DecidedBy, Decision, Target};
 use crate::ruleset::{OriginId, Ruleset};
 
+/// `DOOR_CONTAINER`.
+const CONTAINER: u64 = 1;
+/// `DOOR_MOUNT_NAMESPACE`.
+const MOUNT_NAMESPACE: u32 = 1;
+
 /// The matcher, loaded.
 #[derive(Debug)]
 pub struct Doors {
     object: Object,
-    rulesets: MapHandle,
+    places: Places,
+    armed: Table<u32, types::armed>,
     input: MapHandle,
     next: u32,
+}
+
+/// How the matcher reads kernel memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// By plain loads where this kernel allows them, as the hooks do.
+    AsHooks,
+    /// By calls that copy, as on kernels before 6.2.
+    Copying,
 }
 
 /// The kernel's answer to one access.
@@ -30,6 +47,9 @@ pub struct Answer {
     pub decision: u32,
     /// `enum enforcer_reason`; 0 = resolved.
     pub reason: u32,
+    /// Whether the short way, which only knows accesses that pass without an event, says that this is one. `false`
+    /// where it leaves the answer to the long one.
+    pub passes: bool,
 }
 
 impl Answer {
@@ -55,7 +75,7 @@ impl Doors {
     ///
     /// # Errors
     /// When the kernel refuses `SEC("syscall")` programs (before 5.14, or without the privilege).
-    pub fn open() -> Result<Self, EnforceError> {
+    pub fn open(reading: Reading) -> Result<Self, EnforceError> {
         let mut open = ObjectBuilder::default()
             .debug(std::env::var_os("BPFDEBUG").is_some())
             .open_memory(enforcer_bpf::OBJECT)
@@ -64,44 +84,60 @@ impl Doors {
             let is_door = program.section() == "syscall";
             program.set_autoload(is_door);
         }
+        let kernel = Btf::from_vmlinux().during("read the kernel's type information")?;
+        let direct = reading == Reading::AsHooks && has_direct_loads(&kernel);
+        for mut map in open.maps_mut().filter(|map| map.name().to_string_lossy().ends_with(".rodata")) {
+            let data = map.initial_value_mut().unwrap_or_default();
+            settle(data, std::mem::offset_of!(types::rodata, direct_loads), direct);
+        }
         let object = open.load().during("load the matcher")?;
-        let rulesets = handle(&object, "rulesets")?;
+        let places =
+            Places { rulesets: handle(&object, "rulesets")?, automata: handle(&object, "automata")? };
         let input = handle(&object, "door_input")?;
-        Ok(Self { object, rulesets, input, next: 1 })
+        let armed = Table::of(&object, "armed")?;
+        Ok(Self { object, places, armed, input, next: 1 })
     }
 
-    /// Compiles and publishes a ruleset; its id.
+    /// Compiles and publishes a ruleset, which the questions are about from now on.
     ///
     /// # Errors
     /// When it does not compile, or the kernel refuses it.
-    pub fn publish(&mut self, ruleset: &Ruleset) -> Result<u32, EnforceError> {
+    pub fn publish(&mut self, ruleset: &Ruleset) -> Result<(), EnforceError> {
         self.publish_image(&compile(ruleset)?)
     }
 
-    /// Publishes an image; its id.
+    /// Publishes an image, which the questions are about from now on.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    pub fn publish_image(&mut self, image: &BpfImage) -> Result<u32, EnforceError> {
-        let id = self.next;
-        publish(&self.rulesets, id, image)?;
+    pub fn publish_image(&mut self, image: &BpfImage) -> Result<(), EnforceError> {
+        let (ruleset, place) = (self.next, 0);
+        self.places.publish(place, ruleset, image)?;
         self.next += 1;
-        Ok(id)
+        let armed = types::armed {
+            container: CONTAINER,
+            ruleset,
+            place,
+            classes: image.classes(),
+            first: image.first(),
+            mnt_ns: MOUNT_NAMESPACE,
+        };
+        self.armed.set(0, &armed, MapFlags::ANY)
     }
 
-    /// Takes a ruleset back.
+    /// Takes the ruleset away, though questions go on being about it.
     ///
     /// # Errors
-    /// When there is none with that id.
-    pub fn withdraw(&mut self, id: u32) -> Result<(), EnforceError> {
-        self.rulesets.delete(&id.to_ne_bytes()).during("withdraw a ruleset")
+    /// When the kernel refuses.
+    pub fn withdraw(&mut self) -> Result<(), EnforceError> {
+        self.places.withdraw(0)
     }
 
     /// Asks the kernel about one access to a file.
     ///
     /// # Errors
     /// When the program cannot be run, the paths are longer than a page, or no path is accessed.
-    pub fn ask(&self, ruleset: u32, access: &Access<'_>) -> Result<Answer, EnforceError> {
+    pub fn ask(&self, access: &Access<'_>) -> Result<Answer, EnforceError> {
         let Target::Path(about) = access.target else {
             return Err(EnforceError::Full("the door takes paths alone"));
         };
@@ -113,29 +149,30 @@ impl Doors {
         self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the paths")?;
         let owner = about.owner.is_none_or(|owner| owner == access.uid);
         let context = types::door_match {
-            ruleset,
             class_: access.class() as u32,
-            condition: u32::from(about.write) | u32::from(owner) << 1 | u32::from(about.tree) << 2,
+            condition: u32::from(about.write)
+                | u32::from(owner) << 1
+                | u32::from(about.tree) << 2
+                | u32::from(access.terminal) << 3,
             path_len: object_len,
             source_len,
             ..Default::default()
         };
         let context = self.call("door_match", context)?;
-        Ok(Answer { decision: context.decision, reason: context.reason })
+        Ok(Answer { decision: context.decision, reason: context.reason, passes: context.passes == 1 })
     }
 
     /// Asks the kernel about one access to something that has no path.
     ///
     /// # Errors
     /// When the program cannot be run, the source is longer than a page, or a path is accessed.
-    pub fn ask_plain(&self, ruleset: u32, access: &Access<'_>) -> Result<Answer, EnforceError> {
+    pub fn ask_plain(&self, access: &Access<'_>) -> Result<Answer, EnforceError> {
         let mut paths = [0; 2 * PATH_BYTES];
         let source_len = place(paths.split_at_mut(PATH_BYTES).1, access.source.unwrap_or_default())?;
         if source_len != 0 {
             self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the source")?;
         }
         let mut context = types::door_plain {
-            ruleset,
             class_: access.class() as u32,
             condition: u32::from(access.terminal) << 3,
             source_len,
@@ -164,7 +201,7 @@ impl Doors {
             }
         }
         let context = self.call("door_ask_plain", context)?;
-        Ok(Answer { decision: context.decision, reason: context.reason })
+        Ok(Answer { decision: context.decision, reason: context.reason, passes: false })
     }
 
     fn call<T: Shared>(&self, door: &str, context: T) -> Result<T, EnforceError> {

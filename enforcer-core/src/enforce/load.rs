@@ -13,14 +13,16 @@ use rustix::fs::{FlockOperation, flock, statfs};
 use super::error::{During, EnforceError};
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 9] = [
+const PINNED: [&str; 11] = [
     "task_subjects",
     "pointer_subjects",
+    "armed",
     "containers",
     "cgroup_containers",
     "namespace_containers",
     "rulesets",
-    "digests",
+    "automata",
+    "published",
     "events",
     "counters",
 ];
@@ -61,6 +63,16 @@ pub(super) fn check_lsm() -> Result<(), EnforceError> {
 /// that a distribution may change: the hook `file_truncate`.
 fn needs_pointer_map(kernel: &Btf<'_>) -> bool {
     !has_hook(kernel, "file_truncate")
+}
+
+/// Plain loads from any kernel address (fd264ca02094, "bpf: Add kfunc bpf_rdonly_cast", 6.2).
+pub(super) fn has_direct_loads(kernel: &Btf<'_>) -> bool {
+    kernel.type_by_name::<btf::Func<'_>>("bpf_rdonly_cast").is_some()
+}
+
+/// Sets a constant of the programs.
+pub(super) fn settle(data: &mut [u8], at: usize, value: bool) {
+    data.iter_mut().skip(at).zip(u32::from(value).to_ne_bytes()).for_each(|(to, from)| *to = from);
 }
 
 fn has_hook(kernel: &Btf<'_>, hook: &str) -> bool {
@@ -148,9 +160,9 @@ fn prepare(dir: &Path) -> Result<OpenObject, EnforceError> {
             map.set_max_entries(1).during("shrink map pointer_subjects")?;
         }
         if name.ends_with(".rodata") {
-            let at = std::mem::offset_of!(types::rodata, use_pointer_map);
             let data = map.initial_value_mut().unwrap_or_default();
-            data.iter_mut().skip(at).zip(u32::from(pointers).to_ne_bytes()).for_each(|(to, from)| *to = from);
+            settle(data, std::mem::offset_of!(types::rodata, use_pointer_map), pointers);
+            settle(data, std::mem::offset_of!(types::rodata, direct_loads), has_direct_loads(&kernel));
         }
         if name.starts_with("door_") {
             map.set_autocreate(false).during("leave the doors out")?;

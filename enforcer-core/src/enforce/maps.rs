@@ -6,6 +6,7 @@ use enforcer_bpf::{Shared, types};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
 
 use super::error::{During, EnforceError};
+use super::image::Places;
 
 /// One map of known value type.
 #[derive(Debug)]
@@ -61,6 +62,11 @@ impl<K: Key, V: Shared> Table<K, V> {
         .during(format!("delete from {}", self.name))
     }
 
+    /// How many entries there can be.
+    pub(super) fn room(&self) -> u32 {
+        self.map.max_entries()
+    }
+
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>, EnforceError> {
         let keys: Vec<Vec<u8>> = self.map.keys().collect();
         let mut entries = Vec::with_capacity(keys.len());
@@ -88,13 +94,14 @@ pub(super) fn handle(object: &Object, name: &'static str) -> Result<MapHandle, E
 /// The maps that user space writes.
 #[derive(Debug)]
 pub(super) struct Maps {
+    pub(super) armed: Table<u32, types::armed>,
     pub(super) containers: Table<u64, types::container>,
     pub(super) cgroups: Table<u64, u64>,
     pub(super) namespaces: Table<u32, types::entry_ns>,
     pub(super) subjects: Table<i32, types::subject>, // by pidfd
     pub(super) mark: Table<u32, types::mark>,
-    pub(super) rulesets: MapHandle,
-    pub(super) digests: MapHandle,
+    pub(super) places: Places,
+    pub(super) published: Table<u32, types::published>,
     pub(super) counters: MapHandle,
     pub(super) events: MapHandle,
 }
@@ -102,13 +109,14 @@ pub(super) struct Maps {
 impl Maps {
     pub(super) fn of(object: &Object) -> Result<Self, EnforceError> {
         Ok(Self {
+            armed: Table::of(object, "armed")?,
             containers: Table::of(object, "containers")?,
             cgroups: Table::of(object, "cgroup_containers")?,
             namespaces: Table::of(object, "namespace_containers")?,
             subjects: Table::of(object, "task_subjects")?,
             mark: Table::of(object, "mark")?,
-            rulesets: handle(object, "rulesets")?,
-            digests: handle(object, "digests")?,
+            places: Places { rulesets: handle(object, "rulesets")?, automata: handle(object, "automata")? },
+            published: Table::of(object, "published")?,
             counters: handle(object, "counters")?,
             events: handle(object, "events")?,
         })

@@ -40,7 +40,7 @@ use crate::ruleset::{Ruleset, RulesetDigest};
 use error::During;
 use load::Loaded;
 use maps::Maps;
-use state::{Names, State};
+use state::{Entry, InForce, Names, State};
 
 /// `CONTAINER_ID_BYTES`.
 const ID_BYTES: usize = 128;
@@ -182,27 +182,25 @@ impl Enforcer {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let entry = *state.containers.get(id).ok_or_else(|| EnforceError::NotArmed(id.to_string()))?;
         let new = state.acquire(&self.maps, &mut names, ruleset)?;
-        if new == entry.ruleset {
-            return state.release(&self.maps, &mut names, new); // the same rules: undo the extra user
+        if new.id == entry.ruleset {
+            return state.release(&self.maps, &mut names, new.id); // the same rules: undo the extra user
         }
-        let exchanged = self.set_ruleset(entry.key, new);
-        let unused = if exchanged.is_ok() { entry.ruleset } else { new };
+        let exchanged = self.exchange(&entry, &new);
+        let unused = if exchanged.is_ok() { entry.ruleset } else { new.id };
         if exchanged.is_ok()
             && let Some(entry) = state.containers.get_mut(id)
         {
-            entry.ruleset = new;
+            entry.ruleset = new.id;
         }
         exchanged.and(state.release(&self.maps, &mut names, unused))
     }
 
-    fn set_ruleset(&self, key: u64, ruleset: u32) -> Result<(), EnforceError> {
-        let containers = &self.maps.containers;
-        let gone = || EnforceError::ReadBack(format!("no container {key}"));
-        let value = types::container { ruleset, ..containers.get(key)?.ok_or_else(gone)? };
-        containers.set(key, &value, MapFlags::EXIST)?;
-        match containers.get(key)? {
-            Some(held) if held.ruleset == ruleset => Ok(()),
-            _ => Err(EnforceError::ReadBack(format!("other rules for container {key}"))),
+    fn exchange(&self, entry: &Entry, rules: &InForce) -> Result<(), EnforceError> {
+        let wanted = arm::armed(entry, rules);
+        self.maps.armed.set(entry.slot, &wanted, MapFlags::ANY)?;
+        match self.maps.armed.get(entry.slot)? {
+            Some(held) if held.container == entry.key && held.ruleset == rules.id => Ok(()),
+            _ => Err(EnforceError::ReadBack(format!("other rules for container {}", entry.key))),
         }
     }
 
@@ -216,6 +214,7 @@ impl Enforcer {
         let Some(entry) = state.containers.get(id).copied() else { return Ok(()) };
         self.remove(&entry)?;
         state.containers.remove(id);
+        state.give_slot(entry.slot);
         names.retire_container(entry.key);
         state.release(&self.maps, &mut names, entry.ruleset)
     }
@@ -274,10 +273,9 @@ impl Enforcer {
     }
 }
 
-const COUNTERS: [(types::enforcer_counter, &str); 19] = {
+const COUNTERS: [(types::enforcer_counter, &str); 18] = {
     use types::enforcer_counter as C;
     [
-        (C::COUNTER_ALLOWED, "allowed"),
         (C::COUNTER_AUDITED, "audited"),
         (C::COUNTER_BLOCKED, "blocked"),
         (C::COUNTER_EVENT_DROPPED, "event_dropped"),

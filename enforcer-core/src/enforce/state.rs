@@ -1,14 +1,15 @@
 //! What is in the kernel, mirrored: read back once when the maps are adopted, then kept in step.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use enforcer_bpf::types;
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::MapFlags;
 
-use super::error::{During, EnforceError};
+use super::ContainerId;
+use super::error::EnforceError;
 use super::maps::Maps;
-use super::{ContainerId, image};
 use crate::compile::bpf::compile;
+use crate::compile::bpf::image::First;
 use crate::ruleset::{Ruleset, RulesetDigest};
 
 /// Names for what events carry as numbers. What is gone stays known for a while: its last events are still to come.
@@ -63,6 +64,7 @@ impl Names {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) key: u64,
+    pub(super) slot: u32,
     pub(super) ruleset: u32, // 0: no rules at present
     pub(super) cgroup_id: u64,
     pub(super) mnt_ns: u32,
@@ -70,8 +72,11 @@ pub(super) struct Entry {
 
 /// A ruleset in the kernel.
 #[derive(Debug, Clone, Copy)]
-struct Published {
-    id: u32,
+pub(super) struct InForce {
+    pub(super) id: u32,
+    pub(super) place: u32,
+    pub(super) classes: u32,
+    pub(super) first: [First; 2],
     users: usize,
 }
 
@@ -79,57 +84,90 @@ struct Published {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) containers: BTreeMap<ContainerId, Entry>,
-    rulesets: BTreeMap<RulesetDigest, Published>,
+    rulesets: BTreeMap<RulesetDigest, InForce>,
     by_id: BTreeMap<u32, RulesetDigest>,
+    places: Numbers,
+    slots: Numbers,
 }
 
-/// Key in `digests` whose value begins with the next free ruleset id. No ruleset has the id 0, and no id is ever
-/// used twice: tasks remember sources by it.
+/// Small numbers, each given to one at a time.
+#[derive(Debug)]
+struct Numbers {
+    taken: BTreeSet<u32>,
+    room: u32,
+    next: u32, // where to look first: numbers are not given again at once
+}
+
+impl Numbers {
+    fn new(room: u32) -> Self {
+        Self { taken: BTreeSet::new(), room, next: 0 }
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        let free = |number: &u32| !self.taken.contains(number);
+        let number = (self.next..self.room).chain(0..self.next.min(self.room)).find(free)?;
+        self.taken.insert(number);
+        self.next = number + 1;
+        Some(number)
+    }
+
+    fn give(&mut self, number: u32) {
+        self.taken.remove(&number);
+    }
+}
+
+/// Key in `published` whose value has the next free ruleset id for its place. No ruleset has the id 0, and no id is
+/// ever used twice: tasks remember sources by it.
 const NEXT_ID: u32 = 0;
 
-fn next_id(digests: &MapHandle) -> Result<u32, EnforceError> {
-    let held = digests.lookup(&NEXT_ID.to_ne_bytes(), MapFlags::ANY).during("read the next ruleset id")?;
-    Ok(held.and_then(|bytes| bytes.first_chunk().copied()).map_or(1, u32::from_ne_bytes))
+fn next_id(maps: &Maps) -> Result<u32, EnforceError> {
+    Ok(maps.published.get(NEXT_ID)?.map_or(1, |held| held.place))
 }
 
-fn set_next_id(digests: &MapHandle, id: u32) -> Result<(), EnforceError> {
-    let mut value = [0; 32];
-    value.iter_mut().zip(id.to_ne_bytes()).for_each(|(to, from)| *to = from);
-    digests.update(&NEXT_ID.to_ne_bytes(), &value, MapFlags::ANY).during("write the next ruleset id")
+fn set_next_id(maps: &Maps, id: u32) -> Result<(), EnforceError> {
+    maps.published.set(NEXT_ID, &types::published { place: id, ..Default::default() }, MapFlags::ANY)
 }
 
 impl State {
     /// Reads what an earlier daemon left.
     pub(super) fn adopt(maps: &Maps, names: &mut Names) -> Result<Self, EnforceError> {
-        let mut state =
-            Self { containers: BTreeMap::new(), rulesets: BTreeMap::new(), by_id: BTreeMap::new() };
-        for key in maps.digests.keys() {
-            let Some(id) = key.first_chunk().copied().map(u32::from_ne_bytes) else { continue };
-            let value = maps.digests.lookup(&key, MapFlags::ANY).during("read the digests")?;
-            let Some(digest) = value.and_then(|value| value.first_chunk().copied()) else { continue };
+        let mut state = Self {
+            containers: BTreeMap::new(),
+            rulesets: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            places: Numbers::new(maps.places.count()),
+            slots: Numbers::new(maps.armed.room()),
+        };
+        for (id, held) in maps.published.entries()? {
             if id == NEXT_ID {
                 continue;
             }
             // An id without rules is what a daemon left that died between the two.
-            if maps.rulesets.lookup(&key, MapFlags::ANY).during("read the rulesets")?.is_none() {
-                maps.digests.delete(&key).during("forget a ruleset")?;
+            if !maps.places.holds(held.place)? {
+                maps.published.remove(id)?;
                 continue;
             }
-            let digest = RulesetDigest::from_bytes(digest);
-            state.rulesets.insert(digest, Published { id, users: 0 });
+            let digest = RulesetDigest::from_bytes(held.digest);
+            let in_force =
+                InForce { id, place: held.place, classes: held.classes, first: held.first, users: 0 };
+            state.rulesets.insert(digest, in_force);
             state.by_id.insert(id, digest);
+            state.places.taken.insert(held.place);
             names.learn_ruleset(id, digest);
         }
         for (key, value) in maps.containers.entries()? {
             let id = ContainerId::of_value(&value)?;
-            let entry =
-                Entry { key, ruleset: value.ruleset, cgroup_id: value.cgroup_id, mnt_ns: value.mnt_ns };
-            if let Some(digest) = state.by_id.get(&value.ruleset)
-                && let Some(published) = state.rulesets.get_mut(digest)
+            let slot = value.slot;
+            let armed = maps.armed.get(slot)?.filter(|armed| armed.container == key);
+            let ruleset = armed.map_or(0, |armed| armed.ruleset);
+            let entry = Entry { key, slot, ruleset, cgroup_id: value.cgroup_id, mnt_ns: value.mnt_ns };
+            if let Some(digest) = state.by_id.get(&ruleset)
+                && let Some(in_force) = state.rulesets.get_mut(digest)
             {
-                published.users += 1;
+                in_force.users += 1;
             }
             names.learn_container(key, id.clone());
+            state.slots.taken.insert(slot);
             state.containers.insert(id, entry);
         }
         let unused: Vec<u32> = state.rulesets.values().filter(|p| p.users == 0).map(|p| p.id).collect();
@@ -144,50 +182,70 @@ impl State {
         self.by_id.get(&entry.ruleset).copied()
     }
 
-    /// The id of `ruleset` in the kernel, published if need be, with one more user; 0 for a ruleset without effect.
+    /// A place among the armed containers.
+    pub(super) fn take_slot(&mut self) -> Result<u32, EnforceError> {
+        self.slots.take().ok_or(EnforceError::Full("armed containers"))
+    }
+
+    /// Nothing may be left in the maps that names the slot.
+    pub(super) fn give_slot(&mut self, slot: u32) {
+        self.slots.give(slot);
+    }
+
+    /// `ruleset` in the kernel, published if need be, with one more user.
     pub(super) fn acquire(
         &mut self,
         maps: &Maps,
         names: &mut Names,
         ruleset: &Ruleset,
-    ) -> Result<u32, EnforceError> {
+    ) -> Result<InForce, EnforceError> {
         let digest = ruleset.digest();
-        if let Some(published) = self.rulesets.get_mut(&digest) {
-            published.users += 1;
-            return Ok(published.id);
+        if let Some(in_force) = self.rulesets.get_mut(&digest) {
+            in_force.users += 1;
+            return Ok(*in_force);
         }
         let image = compile(ruleset)?;
-        let id = next_id(&maps.digests)?;
-        set_next_id(&maps.digests, id.checked_add(1).ok_or(EnforceError::Full("ruleset ids"))?)?;
+        let id = next_id(maps)?;
+        set_next_id(maps, id.checked_add(1).ok_or(EnforceError::Full("ruleset ids"))?)?;
+        let place = self.places.take().ok_or(EnforceError::Full("rulesets"))?;
+        let (classes, first) = (image.classes(), image.first());
+        let in_force = InForce { id, place, classes, first, users: 1 };
         // The digest first: a digest without rules is removed at the next adoption, rules without one never would be.
-        let value = digest.as_bytes();
-        maps.digests.update(&id.to_ne_bytes(), value, MapFlags::NO_EXIST).during("store a digest")?;
-        if let Err(error) = image::publish(&maps.rulesets, id, &image) {
-            maps.digests.delete(&id.to_ne_bytes()).ok();
+        let value = types::published { digest: *digest.as_bytes(), place, classes, first };
+        let published = maps
+            .published
+            .set(id, &value, MapFlags::NO_EXIST)
+            .and_then(|()| maps.places.publish(place, id, &image));
+        if let Err(error) = published {
+            // Best effort: the next adoption removes what is left.
+            maps.published.remove(id).ok();
+            maps.places.withdraw(place).ok();
+            self.places.give(place);
             return Err(error);
         }
-        self.rulesets.insert(digest, Published { id, users: 1 });
+        self.rulesets.insert(digest, in_force);
         self.by_id.insert(id, digest);
         names.learn_ruleset(id, digest);
-        Ok(id)
+        Ok(in_force)
     }
 
     /// One user less; the last one takes the ruleset out of the kernel.
     pub(super) fn release(&mut self, maps: &Maps, names: &mut Names, id: u32) -> Result<(), EnforceError> {
-        let Some(published) = self.by_id.get(&id).and_then(|digest| self.rulesets.get_mut(digest)) else {
+        let Some(in_force) = self.by_id.get(&id).and_then(|digest| self.rulesets.get_mut(digest)) else {
             return Ok(());
         };
-        published.users = published.users.saturating_sub(1);
-        if published.users == 0 { self.withdraw(maps, names, id) } else { Ok(()) }
+        in_force.users = in_force.users.saturating_sub(1);
+        if in_force.users == 0 { self.withdraw(maps, names, id) } else { Ok(()) }
     }
 
     fn withdraw(&mut self, maps: &Maps, names: &mut Names, id: u32) -> Result<(), EnforceError> {
-        if let Some(digest) = self.by_id.remove(&id) {
-            self.rulesets.remove(&digest);
-        }
+        let Some(in_force) = self.by_id.remove(&id).and_then(|digest| self.rulesets.remove(&digest)) else {
+            return Ok(());
+        };
         names.retire_ruleset(id);
-        maps.rulesets.delete(&id.to_ne_bytes()).during("withdraw a ruleset")?;
-        maps.digests.delete(&id.to_ne_bytes()).during("forget a digest")
+        maps.places.withdraw(in_force.place)?;
+        self.places.give(in_force.place);
+        maps.published.remove(id)
     }
 }
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::table::{component_hash, tag};
 use crate::ruleset::{Class, Effect};
 
 /// Bytes of a cell.
@@ -15,7 +14,7 @@ pub const CELL_BYTES: usize = 64;
 pub const MAX_CELLS: usize = 1 << 20;
 
 /// `IMAGE_VERSION`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// 32-bit words of a cell.
 pub(super) const CELL_WORDS: u32 = 16;
 /// Bytes of a component's name in its node.
@@ -27,8 +26,17 @@ pub(super) const COND_OWNER: u32 = 2;
 /// The object is a directory that moves with all that lies below it. Not a condition of rules: the entries with this
 /// bit hold what rules about paths below say.
 pub(super) const COND_TREE: u32 = 4;
+/// The task has a controlling terminal.
+pub(super) const COND_TTY: u32 = 8;
 /// Combinations of conditions.
-pub(super) const COND_COUNT: usize = 8;
+pub(super) const COND_COUNT: usize = 16;
+/// Entries of an array by class.
+const CLASS_SLOTS: usize = 8;
+/// Offset of the ruleset's id in the header, which is known only when the image is published.
+const HEADER_RULESET: usize = 28;
+/// Automata that may begin at one directory, and directories with automata on the way to one path.
+pub(super) const MAX_AUTOMATA: usize = 8;
+pub(super) const MAX_BEGUN: u32 = 8;
 /// `RULE_POSTURE`: the default posture decided.
 pub const RULE_POSTURE: u32 = 0x0fff_ffff;
 /// `RULE_NONE`: no rule decided.
@@ -38,11 +46,16 @@ pub const RULE_LIMIT: usize = 0x0fff_fffe;
 /// The rule decided by exempting the access.
 pub const DECISION_EXEMPT: u32 = 0x8000_0000;
 const EFFECT_SHIFT: u32 = 28;
-/// Entries of an array by class.
-const CLASS_SLOTS: usize = 8;
+
+/// Bytes of a block of cells, and of automata.
+pub const BLOCK_BYTES: usize = 32_768;
+/// Offset of the ruleset's id in a block.
+const BLOCK_RULESET: usize = 256;
 
 /// One cell.
 pub type Cell = [u8; CELL_BYTES];
+/// One block of cells, or of automata.
+pub type Block = [u8; BLOCK_BYTES];
 /// An entry for each combination of conditions; 0 = no rule decides.
 pub(super) type Decision = [u32; COND_COUNT];
 
@@ -50,23 +63,83 @@ pub(super) type Decision = [u32; COND_COUNT];
 #[derive(Clone, PartialEq, Eq)]
 pub struct BpfImage {
     cells: Vec<Cell>,
+    blocks: Vec<Block>,
+    classes: u32,
+    first: [First; 2],
 }
 
+/// A bit for each first component with which the path of a rule begins; see `struct armed`.
+pub type First = [u64; 4];
+
 impl BpfImage {
-    pub(super) fn new(cells: Vec<Cell>) -> Self {
-        Self { cells }
+    pub(super) fn new(cells: Vec<Cell>, blocks: Vec<Block>, first: [First; 2]) -> Self {
+        let header = cells.first().copied().unwrap_or([0; CELL_BYTES]);
+        let by_class = header.as_chunks::<4>().0.iter().skip(8).take(CLASS_SLOTS);
+        let classes =
+            (0..).zip(by_class).filter(|(_, cell)| **cell != [0; 4]).map(|(class, _)| 1u32 << class);
+        let classes = classes.fold(0, |all, class| all | class);
+        Self { cells, blocks, classes, first }
     }
 
-    /// The cells, the header first.
+    /// The cells, the header first; as they are published under this id.
     #[must_use]
-    pub fn cells(&self) -> &[Cell] {
-        &self.cells
+    pub fn cells(&self, ruleset: u32) -> Vec<Cell> {
+        let mut cells = self.cells.clone();
+        if let Some(header) = cells.first_mut() {
+            put(header, HEADER_RULESET, ruleset);
+        }
+        cells
     }
+
+    /// The same in blocks, the last one filled with zeros.
+    #[must_use]
+    pub fn cell_blocks(&self, ruleset: u32) -> Vec<Block> {
+        let cells = self.cells(ruleset);
+        let chunks = cells.as_flattened().chunks(BLOCK_BYTES);
+        chunks
+            .map(|chunk| {
+                let mut block = [0; BLOCK_BYTES];
+                block.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+                block
+            })
+            .collect()
+    }
+
+    /// The automata of patterns, as they are published under this id; often none.
+    #[must_use]
+    pub fn blocks(&self, ruleset: u32) -> Vec<Block> {
+        let mut blocks = self.blocks.clone();
+        blocks.iter_mut().for_each(|block| put(block.as_mut_slice(), BLOCK_RULESET, ruleset));
+        blocks
+    }
+
+    /// A bit for each class with rules.
+    #[must_use]
+    pub fn classes(&self) -> u32 {
+        self.classes
+    }
+
+    /// For processes and files: with which first components the paths of rules begin, by
+    /// [`first_bit`](super::table::first_bit).
+    #[must_use]
+    pub fn first(&self) -> [First; 2] {
+        self.first
+    }
+
+    /// How many bytes it takes in the kernel.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        (self.cells.len() * CELL_BYTES).next_multiple_of(BLOCK_BYTES) + self.blocks.len() * BLOCK_BYTES
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u32) {
+    bytes.iter_mut().skip(at).zip(value.to_ne_bytes()).for_each(|(to, from)| *to = from);
 }
 
 impl fmt::Debug for BpfImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BpfImage({} cells)", self.cells.len())
+        write!(f, "BpfImage({} cells, {} blocks)", self.cells.len(), self.blocks.len())
     }
 }
 
@@ -96,18 +169,34 @@ pub(super) struct Node {
     pub(super) parent: u32,
     pub(super) node: u32,
     pub(super) name: Vec<u8>, // 1..=255 bytes
+    pub(super) says: Says,
+}
+
+/// The cells of a path in a tree: decisions about itself, what is directly in it, and what lies deeper; and the
+/// automata that begin there. 0 where there is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Says {
     pub(super) exact: u32,
     pub(super) children: u32,
     pub(super) deep: u32,
+    pub(super) automata: u32,
 }
 
 #[derive(Debug)]
 pub(super) struct Root {
     pub(super) node: u32,
     pub(super) base: u32,
-    pub(super) exact: u32,
-    pub(super) children: u32,
-    pub(super) deep: u32,
+    pub(super) says: Says,
+}
+
+/// What is known of a class without looking at a path.
+#[derive(Debug)]
+pub(super) struct ClassFacts {
+    pub(super) root: u32,
+    pub(super) otherwise: u32,
+    pub(super) unresolved: u32,
+    pub(super) conditions: u32,
+    pub(super) has_source: bool,
 }
 
 fn index_of(class: Class) -> usize {
@@ -171,8 +260,8 @@ impl Builder {
     }
 
     pub(super) fn root(&mut self, root: &Root) -> u32 {
-        let Root { node, base, exact, children, deep } = *root;
-        self.push(words(&[node, base, exact, children, deep]))
+        let Root { node, base, says: Says { exact, children, deep, automata } } = *root;
+        self.push(words(&[node, base, exact, children, deep, automata]))
     }
 
     pub(super) fn source(&mut self, roots: &[(Class, u32)]) -> u32 {
@@ -183,8 +272,14 @@ impl Builder {
         self.push(words(&by_class))
     }
 
-    pub(super) fn class(&mut self, class: Class, root: u32, otherwise: u32, unresolved: Effect) {
-        let cell = self.push(words(&[root, otherwise, effect_bits(unresolved) >> EFFECT_SHIFT]));
+    /// The cell of the automata that begin at one directory.
+    pub(super) fn automata(&mut self, first: &[u32]) -> u32 {
+        self.push(words(first))
+    }
+
+    pub(super) fn class(&mut self, class: Class, facts: &ClassFacts) {
+        let ClassFacts { root, otherwise, unresolved, conditions, has_source } = *facts;
+        let cell = self.push(words(&[root, otherwise, conditions, u32::from(has_source), unresolved]));
         self.classes.iter_mut().skip(index_of(class)).take(1).for_each(|slot| *slot = cell);
     }
 
@@ -200,7 +295,7 @@ impl Builder {
         let table = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
         for slot in slots {
             let cell = match slot.and_then(|index| Some((nodes.get(index)?, *tails.get(index)?))) {
-                Some((node, more)) => node_cell(node, more, seed),
+                Some((node, more)) => node_cell(node, more),
                 None => [0; CELL_BYTES],
             };
             self.cells.push(cell);
@@ -232,13 +327,17 @@ impl Builder {
     }
 }
 
-fn node_cell(node: &Node, more: u32, seed: u64) -> Cell {
-    let Node { parent, node, name, exact, children, deep } = node;
+fn node_cell(node: &Node, more: u32) -> Cell {
+    let Node { parent, node, name, says: Says { exact, children, deep, automata } } = node;
     let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
-    let inline: Vec<u8> = name.iter().take(NODE_INLINE).copied().collect();
+    let mut inline: Vec<u8> = name.iter().take(NODE_INLINE).copied().collect();
+    inline.resize(NODE_INLINE, 0);
+    let (first, on) = inline.split_at_checked(8).unwrap_or_default();
     Fields::default()
-        .u32s(&[*parent, *node, tag(component_hash(seed, name)), len, *exact, *children, *deep, more])
-        .bytes(&inline)
+        .u32s(&[*parent, len])
+        .bytes(first)
+        .u32s(&[*node, more, *exact, *children, *deep, *automata])
+        .bytes(on)
         .cell()
 }
 

@@ -8,6 +8,7 @@
 //! The layout is that of `bpf/src/enforcer.h`; [`image`] writes it, and a test compares it with the types generated
 //! from the compiled object.
 
+mod automaton;
 pub mod image;
 mod net;
 mod plain;
@@ -16,10 +17,15 @@ mod tree;
 
 pub use image::{BpfImage, CELL_BYTES, MAX_CELLS};
 
+use std::cmp::Reverse;
+
 use crate::coverage::GapReason;
-use crate::ruleset::{Class, Effect, PostureAction, Ruleset};
+use crate::ruleset::{Class, Conditions, Effect, PostureAction, Ruleset};
 use crate::support::Support;
-use image::{Builder, DECISION_EXEMPT, RULE_LIMIT, RULE_NONE, RULE_POSTURE, effect_bits};
+use image::{
+    Builder, COND_OWNER, COND_TTY, COND_WRITE, ClassFacts, DECISION_EXEMPT, RULE_LIMIT, RULE_NONE,
+    RULE_POSTURE, effect_bits,
+};
 use table::place;
 use tree::{Forest, Trees};
 
@@ -33,6 +39,23 @@ pub enum CompileError {
     /// The image would be larger than [`MAX_CELLS`].
     #[error("the compiled rules take {0} cells of {CELL_BYTES} bytes, more than {MAX_CELLS}")]
     TooLarge(usize),
+    /// A pattern whose automaton has too many states.
+    #[error("the pattern of `{rule}` is too complex; write several simpler ones")]
+    PatternTooComplex {
+        /// The rule.
+        rule: String,
+    },
+    /// Patterns that need more automata than the programs run for one path.
+    #[error(
+        "too many or too complex patterns about the same directories, `{rule}` among them; give them longer beginnings without wildcards"
+    )]
+    TooManyPatterns {
+        /// One of the rules.
+        rule: String,
+    },
+    /// The states of automata cannot name all decisions.
+    #[error("more patterns than an image can hold")]
+    TooManyDecisions,
     /// The programs know nothing of such a rule. Resolving policies makes none of these.
     #[error("the rule `{rule}`: {reason}")]
     Unsupported {
@@ -61,20 +84,34 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
 
     // Decisions first, so that nodes can name them; then the roots; then the table, whose slots name everything.
     let plain = plain::roots(ruleset, &mut image);
-    let trees = Trees::number(&forest, &plain, &mut image);
+    let mut trees = Trees::number(&forest, &plain, &mut image)?;
     for class in Class::ALL {
         if ruleset.whitelisted(class) || ruleset.rules().iter().any(|rule| rule.class == class) {
-            let root = trees.root(class);
-            image.class(class, root, otherwise(ruleset, class), unresolved(ruleset, class));
+            let of_class = || ruleset.rules().iter().filter(|rule| rule.class == class);
+            let facts = ClassFacts {
+                root: trees.root(class),
+                otherwise: otherwise(ruleset, class),
+                unresolved: unresolved(ruleset, class),
+                conditions: of_class()
+                    .map(|rule| conditions_of(&rule.conditions))
+                    .fold(0, |all, one| all | one),
+                has_source: of_class().any(|rule| rule.source.is_some()),
+            };
+            image.class(class, &facts);
         }
     }
+    let blocks = trees.take_blocks();
     let nodes = trees.nodes();
     let (seed, slots) = place(nodes);
     let cells = image.finish(seed, trees.source_node(), &slots, nodes);
     if cells.len() > MAX_CELLS {
         return Err(CompileError::TooLarge(cells.len()));
     }
-    Ok(BpfImage::new(cells))
+    let first = [Class::Process, Class::File].map(|class| {
+        let passes = image::effect_of(otherwise(ruleset, class)) == Some(Effect::Allow);
+        Trees::first(&forest, class, passes)
+    });
+    Ok(BpfImage::new(cells, blocks, first))
 }
 
 /// The decision where no rule decides.
@@ -91,15 +128,24 @@ fn otherwise(ruleset: &Ruleset, class: Class) -> u32 {
 }
 
 /// What becomes of an access whose path or actor cannot be found out: the strongest thing that the class could have
-/// answered, so that no rule is got round by making a path unreadable.
-fn unresolved(ruleset: &Ruleset, class: Class) -> Effect {
-    let rules = ruleset.rules().iter().filter(|rule| rule.class == class).map(|rule| rule.effect);
-    let posture = match ruleset.posture(class) {
-        PostureAction::Allow => Effect::Allow,
-        PostureAction::Audit => Effect::Audit,
-        PostureAction::Block => Effect::Block,
-    };
-    rules.chain([posture]).max().unwrap_or(Effect::Allow)
+/// answered, in the name of the rule that would have, so that no rule is got round by making a path unreadable.
+fn unresolved(ruleset: &Ruleset, class: Class) -> u32 {
+    let rules = ruleset.rules().iter().filter(|rule| rule.class == class);
+    let strongest = rules.map(|rule| (rule.effect, Reverse(rule.origin.0))).max();
+    let otherwise = otherwise(ruleset, class);
+    match strongest {
+        Some((effect, Reverse(origin))) if image::effect_of(otherwise) < Some(effect) => {
+            entry(effect, false, origin)
+        }
+        _ => otherwise,
+    }
+}
+
+/// The conditions of an access that a rule with these asks about.
+fn conditions_of(conditions: &Conditions) -> u32 {
+    let Conditions { read_only, owner_only, no_terminal, .. } = conditions;
+    let asked = [(*read_only, COND_WRITE), (*owner_only, COND_OWNER), (*no_terminal, COND_TTY)];
+    asked.into_iter().filter(|(asked, _)| *asked).fold(0, |all, (_, bit)| all | bit)
 }
 
 /// One entry of a decision.

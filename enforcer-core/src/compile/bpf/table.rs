@@ -3,7 +3,7 @@
 //! The hash is that of `bpf/src/match.bpf.h`. It only says where to look; the program compares names, so neither
 //! the seed nor the hash is a secret.
 
-use super::image::{NODE_INLINE, Node};
+use super::image::Node;
 
 /// Slots per node: at most 0.4 of the table is in use, which leaves placements in plenty (two choices work up to
 /// one half).
@@ -17,20 +17,26 @@ pub(super) fn mix(a: u64, b: u64) -> u64 {
     a ^ (a >> 32)
 }
 
-/// The hash of a component: its bytes as words, at least the four that a node holds, filled with zeros; then its
-/// length.
+/// The hash of a component: its bytes as words, the last one filled with zeros; then its length.
 pub(super) fn component_hash(seed: u64, name: &[u8]) -> u64 {
-    let word = |index: usize| {
+    let word = |chunk: &[u8]| {
         let mut word = [0; 8];
-        word.iter_mut().zip(name.iter().skip(8 * index)).for_each(|(to, from)| *to = *from);
+        word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
         u64::from_ne_bytes(word)
     };
-    let words = name.len().div_ceil(8).max(NODE_INLINE / 8);
-    mix((0..words).map(word).fold(seed, mix), u64::try_from(name.len()).unwrap_or(u64::MAX))
+    mix(name.chunks(8).map(word).fold(seed, mix), u64::try_from(name.len()).unwrap_or(u64::MAX))
 }
 
-/// The part of a component's hash that a node carries.
-pub(super) fn tag(hash: u64) -> u32 {
+/// The bit of a first component among 256; `None` for one that the programs do not look at in that way.
+pub(super) fn first_bit(name: &[u8]) -> Option<u8> {
+    let word: Vec<u8> = name.iter().copied().chain(std::iter::repeat(0)).take(8).collect();
+    let word = u64::from_ne_bytes(word.try_into().ok()?);
+    let len = u64::try_from(name.len()).ok().filter(|len| (1..=8).contains(len))?;
+    mix(word, len).to_be_bytes().first().copied()
+}
+
+/// The lower half of a hash.
+fn half(hash: u64) -> u32 {
     let [a, b, c, d, ..] = hash.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
@@ -40,7 +46,7 @@ fn hash_of(node: &Node, seed: u64) -> u64 {
 }
 
 fn slots_of(hash: u64, mask: u32) -> [usize; 2] {
-    [tag(hash), tag(hash >> 32)].map(|h| usize::try_from(h & mask).unwrap_or(0))
+    [half(hash), half(hash >> 32)].map(|h| usize::try_from(h & mask).unwrap_or(0))
 }
 
 /// A seed and, for each slot of the table, the index of the node in it. The number of slots is a power of two.
@@ -134,7 +140,7 @@ mod tests {
     #[test]
     fn words_are_filled_with_zeros_and_the_length_tells_them_apart() {
         assert_ne!(component_hash(1, b"a"), component_hash(1, b"a\0"));
-        let words = [u64::from_ne_bytes(*b"12345678"), 0, 0, 0];
-        assert_eq!(component_hash(7, b"12345678"), mix(words.into_iter().fold(7, mix), 8));
+        let words = [u64::from_ne_bytes(*b"12345678"), u64::from_ne_bytes(*b"9\0\0\0\0\0\0\0")];
+        assert_eq!(component_hash(7, b"123456789"), mix(words.into_iter().fold(7, mix), 9));
     }
 }

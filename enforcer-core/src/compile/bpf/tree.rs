@@ -3,11 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::entry;
-use super::image::{Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_WRITE, Decision, Node, Root};
+use super::automaton::{Automata, Rest, split};
+use super::image::{
+    Block, Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_TTY, COND_WRITE, Decision, First, MAX_BEGUN,
+    Node, Root, Says,
+};
 use super::plain::Roots;
+use super::table::first_bit;
+use super::{CompileError, entry};
 use crate::path::{AbsPath, ROTATING};
-use crate::ruleset::{Class, Effect, Object, Rule, Ruleset};
+use crate::ruleset::{Class, Conditions, Effect, Object, Rule, Ruleset};
 
 /// A node while the tree grows.
 #[derive(Debug, Default, Clone)]
@@ -15,14 +20,15 @@ struct Branch<'r> {
     edges: BTreeMap<&'r [u8], Branch<'r>>,
     exact: Vec<&'r Rule>,
     directory: Vec<&'r Rule>,              // recursive or not
+    patterns: Vec<Rest<'r>>,               // whose first wildcard comes next
     below: Option<(Effect, Reverse<u32>)>, // the strongest Block or Audit rule about something below, and its origin
 }
 
 impl<'r> Branch<'r> {
-    /// The branch at `path`; each one on the way to it learns that `rule` lies below.
-    fn at(&mut self, path: &'r AbsPath, rule: &Rule) -> &mut Self {
+    /// The branch at these components; each one on the way to it learns that `rule` lies below.
+    fn at(&mut self, components: impl Iterator<Item = &'r [u8]>, rule: &Rule) -> &mut Self {
         let about = (rule.effect > Effect::Allow).then_some((rule.effect, Reverse(rule.origin.0)));
-        path.components().fold(self, |branch, name| {
+        components.fold(self, |branch, name| {
             branch.below = branch.below.max(about);
             branch.edges.entry(name).or_default()
         })
@@ -31,9 +37,10 @@ impl<'r> Branch<'r> {
     /// Takes over what another branch says.
     fn merge(&mut self, other: &Self) {
         let mut todo = vec![(self, other)];
-        while let Some((into, Self { edges, exact, directory, below })) = todo.pop() {
+        while let Some((into, Self { edges, exact, directory, patterns, below })) = todo.pop() {
             into.exact.extend(exact);
             into.directory.extend(directory);
+            into.patterns.extend(patterns.iter().cloned());
             into.below = into.below.max(*below);
             for name in edges.keys() {
                 into.edges.entry(name).or_default();
@@ -77,8 +84,12 @@ impl<'r> Forest<'r> {
         for rule in ruleset.rules().iter().filter(|rule| matches!(rule.class, Class::Process | Class::File)) {
             let pair = pairs.entry((rule.source.as_ref(), rule.class)).or_default();
             match &rule.object {
-                Object::Path(path) => pair.paths.at(path, rule).exact.push(rule),
-                Object::Directory { dir, .. } => pair.paths.at(dir, rule).directory.push(rule),
+                Object::Path(path) => pair.paths.at(path.components(), rule).exact.push(rule),
+                Object::Directory { dir, .. } => pair.paths.at(dir.components(), rule).directory.push(rule),
+                Object::Pattern(pattern) => {
+                    let (components, rest) = split(pattern, rule);
+                    pair.paths.at(components.into_iter(), rule).patterns.push(rest);
+                }
                 Object::BaseName(name) => {
                     pair.names.edges.entry(name.as_bytes()).or_default().exact.push(rule);
                 }
@@ -98,15 +109,35 @@ pub(super) struct Trees {
     roots: BTreeMap<Class, u32>, // without a source
     source_node: u32,
     last: u32, // node number; 0 means none
+    blocks: Vec<Block>,
 }
 
 impl Trees {
-    pub(super) fn number(forest: &Forest<'_>, plain: &Roots<'_>, image: &mut Builder) -> Self {
+    pub(super) fn number(
+        forest: &Forest<'_>,
+        plain: &Roots<'_>,
+        image: &mut Builder,
+    ) -> Result<Self, CompileError> {
         let mut trees = Self::default();
         let mut sources: BTreeMap<&AbsPath, Vec<(Class, u32)>> = BTreeMap::new();
-        let paths = forest.pairs.iter().map(|(key, pair)| (*key, trees.plant(pair, image)));
-        let mut roots: Vec<_> = paths.collect();
-        roots.extend(plain.iter().map(|(key, root)| (*key, *root)));
+        let mut automata = Automata::default();
+        let mut roots = Vec::new();
+        for (pair_of, pair) in &forest.pairs {
+            roots.push((*pair_of, trees.plant(pair, &mut automata, image)?));
+        }
+        // Which cells name the automata is known only now: they come after the decisions that their states name.
+        let (blocks, cells) = automata.finish(image)?;
+        let cell = |says: &mut Says| {
+            let number = usize::try_from(says.automata).ok().and_then(|number| number.checked_sub(1));
+            says.automata = number.and_then(|number| cells.get(number)).copied().unwrap_or(0);
+        };
+        trees.nodes.iter_mut().for_each(|node| cell(&mut node.says));
+        trees.blocks = blocks;
+        let of_paths = roots.into_iter().map(|(key, mut root)| {
+            cell(&mut root.says);
+            (key, image.root(&root))
+        });
+        let roots: Vec<_> = of_paths.chain(plain.iter().map(|(key, root)| (*key, *root))).collect();
         for ((source, class), root) in roots {
             match source {
                 None => drop(trees.roots.insert(class, root)),
@@ -122,12 +153,36 @@ impl Trees {
             trees.source_node = trees.next();
             trees.graft(&tree, trees.source_node);
         }
-        trees
+        Ok(trees)
+    }
+
+    /// The automata of patterns.
+    pub(super) fn take_blocks(&mut self) -> Vec<Block> {
+        std::mem::take(&mut self.blocks)
     }
 
     /// The root cell of the rules without a source; 0 = none. Those with one are reached through the source's cell.
     pub(super) fn root(&self, class: Class) -> u32 {
         self.roots.get(&class).copied().unwrap_or(0)
+    }
+
+    /// With which first components the paths of a class begin: a bit for each; all of them where a path may be spoken
+    /// about however it begins.
+    pub(super) fn first(forest: &Forest<'_>, class: Class, far_passes: bool) -> First {
+        let mut pairs = forest.pairs.iter().filter(|((_, of), _)| *of == class);
+        let says_more = |((source, _), pair): (&(Option<&AbsPath>, Class), &Pair<'_>)| {
+            let Branch { directory, patterns, .. } = &pair.paths;
+            source.is_some() || !pair.names.edges.is_empty() || !directory.is_empty() || !patterns.is_empty()
+        };
+        if !far_passes || pairs.clone().any(says_more) {
+            return [u64::MAX; 4];
+        }
+        let names = pairs.by_ref().flat_map(|(_, pair)| pair.paths.edges.keys());
+        names.filter_map(|name| first_bit(name)).fold([0; 4], |mut first, bit| {
+            let word = first.get_mut(usize::from(bit / 64));
+            word.into_iter().for_each(|word| *word |= 1 << (bit % 64));
+            first
+        })
     }
 
     pub(super) fn nodes(&self) -> &[Node] {
@@ -144,26 +199,44 @@ impl Trees {
         self.last
     }
 
-    fn plant(&mut self, pair: &Pair<'_>, image: &mut Builder) -> u32 {
+    fn plant(
+        &mut self,
+        pair: &Pair<'_>,
+        automata: &mut Automata,
+        image: &mut Builder,
+    ) -> Result<Root, CompileError> {
         let node = self.next();
         let base = if pair.names.edges.is_empty() { 0 } else { self.next() };
-        let (exact, children, deep) = decisions(&pair.paths, image);
-        self.branch(&pair.paths, node, image);
-        self.branch(&pair.names, base, image);
-        image.root(&Root { node, base, exact, children, deep })
+        let says = decisions(&pair.paths, automata, image)?;
+        self.branch(&pair.paths, node, u32::from(says.automata != 0), automata, image)?;
+        self.branch(&pair.names, base, 0, automata, image)?;
+        Ok(Root { node, base, says })
     }
 
-    fn branch(&mut self, branch: &Branch<'_>, parent: u32, image: &mut Builder) {
+    fn branch(
+        &mut self,
+        branch: &Branch<'_>,
+        parent: u32,
+        begun: u32,
+        automata: &mut Automata,
+        image: &mut Builder,
+    ) -> Result<(), CompileError> {
         // An explicit stack: a path of 2,047 components must not decide how deep this calls itself.
-        let mut todo = vec![(branch, parent)];
-        while let Some((branch, parent)) = todo.pop() {
+        let mut todo = vec![(branch, parent, begun)];
+        while let Some((branch, parent, begun)) = todo.pop() {
             for (name, child) in &branch.edges {
                 let node = self.next();
-                let (exact, children, deep) = decisions(child, image);
-                self.nodes.push(Node { parent, node, name: name.to_vec(), exact, children, deep });
-                todo.push((child, node));
+                let says = decisions(child, automata, image)?;
+                let begun = begun + u32::from(says.automata != 0);
+                if begun > MAX_BEGUN {
+                    let rule = child.patterns.first().map(|rest| rest.rule().to_string()).unwrap_or_default();
+                    return Err(CompileError::TooManyPatterns { rule });
+                }
+                self.nodes.push(Node { parent, node, name: name.to_vec(), says });
+                todo.push((child, node, begun));
             }
         }
+        Ok(())
     }
 
     fn graft(&mut self, tree: &SourceBranch<'_>, root: u32) {
@@ -171,15 +244,8 @@ impl Trees {
         while let Some((branch, parent)) = todo.pop() {
             for (name, child) in &branch.edges {
                 let node = self.next();
-                let Node { children, deep, .. } = Node::default();
-                self.nodes.push(Node {
-                    parent,
-                    node,
-                    name: name.to_vec(),
-                    exact: child.cell,
-                    children,
-                    deep,
-                });
+                let says = Says { exact: child.cell, ..Says::default() };
+                self.nodes.push(Node { parent, node, name: name.to_vec(), says });
                 todo.push((child, node));
             }
         }
@@ -192,28 +258,45 @@ struct SourceBranch<'r> {
     cell: u32, // 0: no rule has this path as its source
 }
 
-/// Decision cells for the path itself, for what is directly in it, and for what lies deeper.
-fn decisions(branch: &Branch<'_>, image: &mut Builder) -> (u32, u32, u32) {
+/// The cells of one branch; in place of the automata's cell their number in [`Automata`], from 1.
+fn decisions(
+    branch: &Branch<'_>,
+    automata: &mut Automata,
+    image: &mut Builder,
+) -> Result<Says, CompileError> {
     let recursive = |rule: &&&Rule| matches!(rule.object, Object::Directory { recursive: true, .. });
     let mut exact = decide(branch.exact.iter().copied());
-    if let Some((effect, Reverse(origin))) = branch.below {
-        for (_, slot) in (0u32..).zip(&mut exact).filter(|(condition, _)| condition & COND_TREE != 0) {
-            *slot = entry(effect, false, origin);
-        }
+    strongest_below(&mut exact, branch.below);
+    Ok(Says {
+        exact: image.decision(exact),
+        children: image.decision(decide(branch.directory.iter().copied())),
+        deep: image.decision(decide(branch.directory.iter().filter(recursive).copied())),
+        automata: if branch.patterns.is_empty() {
+            0
+        } else {
+            u32::try_from(automata.add(&branch.patterns, image)? + 1).unwrap_or(u32::MAX)
+        },
+    })
+}
+
+fn strongest_below(decision: &mut Decision, below: Option<(Effect, Reverse<u32>)>) {
+    let Some((effect, Reverse(origin))) = below else { return };
+    for (_, slot) in (0u32..).zip(decision).filter(|(condition, _)| condition & COND_TREE != 0) {
+        *slot = entry(effect, false, origin);
     }
-    let exact = image.decision(exact);
-    let children = image.decision(decide(branch.directory.iter().copied()));
-    let deep = image.decision(decide(branch.directory.iter().filter(recursive).copied()));
-    (exact, children, deep)
+}
+
+/// Sets what a decision says about a directory that moves with all below it, which these rules speak about.
+pub(super) fn below<'r>(decision: &mut Decision, rules: impl Iterator<Item = &'r Rule>) {
+    let strong = rules.filter(|rule| rule.effect > Effect::Allow);
+    strongest_below(decision, strong.map(|rule| (rule.effect, Reverse(rule.origin.0))).max());
 }
 
 /// What rules about one object say together, for each combination of conditions: 0 where none of them decides.
-fn decide<'r>(rules: impl Iterator<Item = &'r Rule> + Clone) -> Decision {
+pub(super) fn decide<'r>(rules: impl Iterator<Item = &'r Rule> + Clone) -> Decision {
     let mut decision = [0; COND_COUNT];
     for (condition, slot) in (0u32..).zip(&mut decision).filter(|(condition, _)| condition & COND_TREE == 0) {
-        let writes = condition & COND_WRITE != 0;
-        let owner = condition & COND_OWNER != 0;
-        let strongest = rules.clone().filter_map(|rule| answer(rule, writes, owner)).max();
+        let strongest = rules.clone().filter_map(|rule| answer(rule, condition)).max();
         *slot = strongest.map_or(0, |(effect, Reverse((origin, exempt)))| entry(effect, exempt, origin));
     }
     decision
@@ -222,14 +305,17 @@ fn decide<'r>(rules: impl Iterator<Item = &'r Rule> + Clone) -> Decision {
 type Answer = (Effect, Reverse<(u32, bool)>);
 
 /// One rule's answer; `None` where its conditions leave the access to others. Ordered by strength, then origin.
-fn answer(rule: &Rule, writes: bool, owner: bool) -> Option<Answer> {
-    let conditions = &rule.conditions;
+fn answer(rule: &Rule, condition: u32) -> Option<Answer> {
+    let Conditions { read_only, owner_only, no_terminal, args: _ } = &rule.conditions;
+    let asked =
+        [(*read_only, COND_WRITE, false), (*owner_only, COND_OWNER, true), (*no_terminal, COND_TTY, false)];
+    let mut asked = asked.into_iter().filter(|(asked, ..)| *asked);
+    let holds = |(_, bit, wanted): (bool, u32, bool)| (condition & bit != 0) == wanted;
     let origin = rule.origin.0;
     match rule.effect {
-        Effect::Allow => ((!conditions.read_only || !writes) && (!conditions.owner_only || owner))
-            .then_some((Effect::Allow, Reverse((origin, false)))),
+        Effect::Allow => asked.all(holds).then_some((Effect::Allow, Reverse((origin, false)))),
         effect => {
-            let exempt = (conditions.read_only && !writes) || (conditions.owner_only && owner);
+            let exempt = asked.any(holds);
             Some((if exempt { Effect::Allow } else { effect }, Reverse((origin, exempt))))
         }
     }
