@@ -199,7 +199,7 @@ __noinline __u32 automaton_decide(struct query *q, struct scratch *s, __u32 firs
 
 __noinline __u32 automaton_quickly(struct query *q, struct scratch *s, __u32 first, __u32 n)
 {
-	return automaton(1, q, s, first, n);
+	return direct_loads ? automaton(1, q, s, first, n) : 0;
 }
 
 /* The strongest answer of the automata that the descent met; 0 = no pattern matches. */

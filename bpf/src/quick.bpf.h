@@ -62,7 +62,7 @@ __noinline __u32 node_of_long(struct query *q, struct scratch *s, __u64 dentry, 
 {
 	__u64 at;
 
-	if (!q || !s)
+	if (!direct_loads || !q || !s)
 		return 0;
 	if (!name_read(1, s, dentry, q->seed)) {
 		q->reason = REASON_UNREADABLE;
@@ -74,12 +74,12 @@ __noinline __u32 node_of_long(struct query *q, struct scratch *s, __u64 dentry, 
 
 __noinline __u32 base_quickly(struct query *q, struct scratch *s, __u32 base)
 {
-	return q && s ? base_decide(1, q, s, base) : 0;
+	return direct_loads && q && s ? base_decide(1, q, s, base) : 0;
 }
 
 __noinline __u32 patterns_quickly(struct query *q, struct scratch *s)
 {
-	return q && s ? patterns_decide(1, q, s) : 0;
+	return direct_loads && q && s ? patterns_decide(1, q, s) : 0;
 }
 
 /* The entry of a decision cell. */

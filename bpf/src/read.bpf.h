@@ -20,11 +20,12 @@ struct qstr___word { __u64 hash_len; } __kernel_type;
 /* a field of a kernel structure, either way */
 #define KERNEL_READ(direct, type, address, field)                                        \
 	({                                                                               \
+		type *pointer_ = (type *)(address);                                      \
 		typeof(((type *)0)->field) value_;                                       \
 		if (direct)                                                              \
-			value_ = DIRECT(type, address)->field;                           \
+			value_ = DIRECT(type, pointer_)->field;                          \
 		else                                                                     \
-			value_ = BPF_CORE_READ((type *)(address), field);                \
+			value_ = BPF_CORE_READ(pointer_, field);                         \
 		value_;                                                                  \
 	})
 
