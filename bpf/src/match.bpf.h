@@ -73,37 +73,29 @@ static __always_inline __u64 word_cut(__u64 word, __u32 bytes)
 	return bytes < 8 ? word & ((1ULL << bytes * 8) - 1) : word;
 }
 
-struct name_tail {
-	struct scratch *s;
-	__u64 hash;
-};
-
-static long name_tail_step(__u32 i, struct name_tail *t)
-{
-	struct scratch *s = t->s;
-	__u32 w = INLINE_WORDS + i;
-	__u64 word;
-
-	if (w * 8 >= s->name.len || w >= NAME_WORDS)
-		return 1;
-	word = s->name.words[w];
-	if (direct_loads) {
-		word = word_cut(direct_word(s->name.address + w * 8), s->name.len - w * 8);
-		s->name.words[w] = word;
-	}
-	t->hash = mix(t->hash, word);
-	return 0;
-}
-
-/* the part of a name that a node does not hold; the hash with it. Verified once, on its own. */
+/* The part of a name that a node does not hold; the hash with it. Verified once, on its own; a plain loop, since calls
+ * nest eight deep at most. */
 __noinline __u64 name_tail(struct scratch *s, __u64 hash)
 {
-	struct name_tail t = {.s = s, .hash = hash};
+	__u64 word, address;
+	__u32 w, len;
 
 	if (!s)
 		return 0;
-	bpf_loop(NAME_WORDS - INLINE_WORDS, name_tail_step, &t, 0);
-	return t.hash;
+	len = s->name.len;
+	address = s->name.address;
+#pragma clang loop unroll(disable)
+	for (w = INLINE_WORDS; w < NAME_WORDS; w++) {
+		if (w * 8 >= len)
+			break;
+		word = s->name.words[w];
+		if (direct_loads) {
+			word = word_cut(direct_word(address + w * 8), len - w * 8);
+			s->name.words[w] = word;
+		}
+		hash = mix(hash, word);
+	}
+	return hash;
 }
 
 /* Reads the name of a dentry into scratch->name, with its hash: by words, the last one filled with zeros, and those
@@ -182,40 +174,28 @@ static __always_inline int name_read(int direct, struct scratch *s, __u64 dentry
 
 /* ---- nodes ---- */
 
-struct tail {
-	struct scratch *s;
-	__u64 more; /* address of the string cells */
-	__u32 equal;
-	__u32 pad;
-};
-
-static long tail_step(__u32 i, struct tail *t)
-{
-	struct scratch *s = t->s;
-	__u32 w = INLINE_WORDS + i;
-	__u64 word = 0;
-
-	if (w * 8 >= s->name.len || w >= NAME_WORDS)
-		return 1;
-	if (direct_loads)
-		word = direct_word(t->more + i * 8);
-	else
-		bpf_probe_read_kernel(&word, sizeof(word), (void *)(t->more + i * 8));
-	if (s->name.words[w] == word)
-		return 0;
-	t->equal = 0;
-	return 1;
-}
-
-/* whether the rest of the name in scratch is that in the string cells. Verified once, on its own. */
+/* Whether the rest of the name in scratch is that in the string cells at `more`. Verified once, on its own. */
 __noinline int tail_equal(struct scratch *s, __u64 more)
 {
-	struct tail t = {.s = s, .more = more, .equal = 1};
+	__u64 word;
+	__u32 w, len;
 
 	if (!s)
 		return 0;
-	bpf_loop(NAME_WORDS - INLINE_WORDS, tail_step, &t, 0);
-	return t.equal;
+	len = s->name.len;
+#pragma clang loop unroll(disable)
+	for (w = INLINE_WORDS; w < NAME_WORDS; w++) {
+		if (w * 8 >= len)
+			break;
+		word = 0;
+		if (direct_loads)
+			word = direct_word(more + (w - INLINE_WORDS) * 8);
+		else
+			bpf_probe_read_kernel(&word, sizeof(word), (void *)(more + (w - INLINE_WORDS) * 8));
+		if (s->name.words[w] != word)
+			return 0;
+	}
+	return 1;
 }
 
 /* the cell is open */
