@@ -57,20 +57,20 @@ fn main() -> Outcome<()> {
 enum Shape {
     /// Each container is selected by a policy of its own.
     Own,
-    /// Replicas: ten workloads, each selected by a hundred policies.
+    /// Replicas: a hundred workloads, each selected by ten policies.
     Shared,
 }
 
 impl Shape {
     fn app(self, n: usize) -> String {
-        let n = if self == Self::Own { n } else { n % 10 };
+        let n = if self == Self::Own { n } else { n % 100 };
         format!("app-{n}")
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Own => "each with a policy of its own",
-            Self::Shared => "replicas of ten workloads, 100 policies for each",
+            Self::Shared => "replicas of 100 workloads, ten policies for each",
         }
     }
 }
@@ -210,7 +210,7 @@ fn node(shape: Shape) -> Outcome<()> {
         let begin = change("every.yaml", &text)?;
         every.push(daemon.reached(CONTAINERS)? - begin);
         std::thread::sleep(Duration::from_millis(300));
-        let touched = if shape == Shape::Own { 1 } else { CONTAINERS / 10 };
+        let touched = if shape == Shape::Own { 1 } else { CONTAINERS / 100 };
         let begin =
             change("policy-7.yaml", &own_policy(shape, 7).replace("file-3", &format!("other-{round}")))?;
         one.push(daemon.reached(touched)? - begin);

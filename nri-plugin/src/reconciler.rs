@@ -4,14 +4,14 @@
 
 mod sync;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Weak};
 
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
-use enforcer_core::links::{OtherName, Resolution, Unknown};
+use enforcer_core::links::{Resolution, Unknown};
 use enforcer_core::path::AbsPath;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 use tokio::sync::{oneshot, watch};
@@ -39,6 +39,7 @@ pub struct Reconciler<K> {
     notify: Notify,
     seen: Arc<PolicySet>, // what the containers were compared with last
     linked: HashMap<Answered, Weak<Linked>>,
+    names: HashSet<Arc<Found>>, // those of the containers: most have the same
     known: BTreeMap<ContainerId, Known>,
     queue: VecDeque<ContainerId>,  // to bring up to date, each at most once
     queued: BTreeSet<ContainerId>, // what `queue` holds
@@ -69,9 +70,9 @@ struct Linked {
 struct Known {
     container: Arc<Container>,
     linked: Option<Arc<Linked>>, // made last
-    /// The other name that each path had first. What the container makes of its links later may add names, and takes
+    /// The other names that each path had first. What the container makes of its links later may add names, and takes
     /// none away.
-    names: BTreeMap<AbsPath, Vec<OtherName>>,
+    names: Arc<Found>,
     process: Option<Process>, // None before it has one
     stage: Stage,             // of `process`
     armed: Option<RulesetDigest>,
@@ -101,6 +102,7 @@ impl<K: Kernel> Reconciler<K> {
             notify,
             seen,
             linked: HashMap::new(),
+            names: HashSet::new(),
             known: BTreeMap::new(),
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
@@ -157,6 +159,7 @@ impl<K: Kernel> Reconciler<K> {
             Order::Sweep => {
                 self.selection.age();
                 self.linked.retain(|_, linked| linked.strong_count() > 0);
+                self.names.retain(|names| Arc::strong_count(names) > 1);
                 self.sweep();
             }
         }
@@ -191,7 +194,7 @@ impl<K: Kernel> Reconciler<K> {
         let known = self.known.entry(container.id.clone()).or_insert_with(|| Known {
             container: Arc::clone(&container),
             linked: None,
-            names: BTreeMap::new(),
+            names: Arc::default(),
             process: None,
             stage: Stage::Created,
             armed: None,
@@ -238,7 +241,17 @@ impl<K: Kernel> Reconciler<K> {
             found = all(&merged.paths, Unknown::Unreadable);
         }
         if let Some(known) = self.known.get_mut(id) {
-            remember(&mut known.names, &merged.paths, &mut found);
+            let names = remember(&known.names, &merged.paths, &mut found);
+            if *known.names != names {
+                known.names = match self.names.get(&names) {
+                    Some(same) => Arc::clone(same),
+                    None => {
+                        let names = Arc::new(names);
+                        self.names.insert(Arc::clone(&names));
+                        names
+                    }
+                };
+            }
         }
         let answered = (merged.ruleset.digest(), found);
         let linked = self.linked.get(&answered).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -473,19 +486,16 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-/// Adds the names that were found first to those found now, and takes down those that are the first.
-fn remember(names: &mut BTreeMap<AbsPath, Vec<OtherName>>, paths: &[AbsPath], found: &mut Found) {
-    for (path, answer) in found.iter() {
-        if !answer.names.is_empty() {
-            names.entry(path.clone()).or_insert_with(|| answer.names.clone());
-        }
-    }
-    if names.is_empty() {
-        return;
+/// Adds the names that were found first to those found now; those that are the first from now on.
+fn remember(first: &Found, paths: &[AbsPath], found: &mut Found) -> Found {
+    let mut names: BTreeMap<AbsPath, Resolution> = first.iter().cloned().collect();
+    for (path, answer) in found.iter().filter(|(_, answer)| !answer.names.is_empty()) {
+        let of_first = || Resolution { names: answer.names.clone(), unknown: None };
+        names.entry(path.clone()).or_insert_with(of_first);
     }
     let mut all: BTreeMap<AbsPath, Resolution> = std::mem::take(found).into_iter().collect();
     for path in paths {
-        for name in names.get(path).into_iter().flatten() {
+        for name in names.get(path).iter().flat_map(|answer| &answer.names) {
             let answer = all.entry(path.clone()).or_default();
             if !answer.names.contains(name) {
                 answer.names.push(name.clone());
@@ -494,6 +504,7 @@ fn remember(names: &mut BTreeMap<AbsPath, Vec<OtherName>>, paths: &[AbsPath], fo
         }
     }
     found.extend(all);
+    names.into_iter().collect()
 }
 
 /// How many links and gaps of one container are told.
