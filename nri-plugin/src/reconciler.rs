@@ -158,8 +158,7 @@ impl<K: Kernel> Reconciler<K> {
             Order::PoliciesChanged => self.enqueue_touched(),
             Order::Sweep => {
                 self.selection.age();
-                self.linked.retain(|_, linked| linked.strong_count() > 0);
-                self.names.retain(|names| Arc::strong_count(names) > 1);
+                self.prune();
                 self.sweep();
             }
         }
@@ -173,9 +172,16 @@ impl<K: Kernel> Reconciler<K> {
             self.reconcile(&id);
             if self.queue.is_empty() {
                 self.selection.forget();
+                self.prune();
             }
         }
         self.settle();
+    }
+
+    /// Forgets what no container has any more.
+    fn prune(&mut self) {
+        self.linked.retain(|_, linked| linked.strong_count() > 0);
+        self.names.retain(|names| Arc::strong_count(names) > 1);
     }
 
     /// Whether every container has been looked at since the last change.
