@@ -109,7 +109,7 @@ fn tricks(kernel: &str) {
                 Outcome::Reached => result.reached(),
                 Outcome::Denied => {
                     let by = if under == Under::Block { "rule, " } else { "posture, " };
-                    result.denied() && (why.starts_with(by) || why.starts_with(char::is_uppercase))
+                    result.denied() && why.starts_with(by)
                 }
                 Outcome::Refused(errno) => result.errno() == Some(errno),
             };
