@@ -18,8 +18,12 @@ impl Support {
     pub const fn class_gap(self, class: Class) -> Option<GapReason> {
         match class {
             _ if self.everything => None,
-            Class::Process | Class::File | Class::Network | Class::Capability | Class::Preset => None,
-            Class::Syscall => Some(GapReason::Syscalls),
+            Class::Process
+            | Class::File
+            | Class::Network
+            | Class::Capability
+            | Class::Syscall
+            | Class::Preset => None,
         }
     }
 

@@ -50,6 +50,7 @@ impl Enforcer {
         match armed {
             Ok(tasks) => {
                 state.containers.insert(target.id.clone(), entry);
+                self.settle_tracing(&state)?;
                 Ok(Armed { ruleset: ruleset.digest(), tasks, already: false })
             }
             Err(error) => {

@@ -147,7 +147,7 @@ fn prepare(dir: &Path) -> Result<OpenObject, EnforceError> {
             // two programs for the two shapes of the hook
             Some("inode_setattr") => arguments(&kernel, "inode_setattr") == if plain { 2 } else { 3 },
             Some(hook) => has_hook(&kernel, hook),
-            None => section.starts_with("iter/"),
+            None => section.starts_with("iter/") || section.starts_with("raw_tp/"),
         };
         program.set_autoload(wanted);
     }

@@ -25,6 +25,7 @@ pub(crate) mod load;
 mod maps;
 pub mod root;
 mod state;
+mod tracing;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -153,13 +154,21 @@ impl Enforcer {
         let maps = Maps::of(&loaded.object)?;
         let mut names = Names::default();
         let state = State::adopt(&maps, &mut names)?;
-        Ok(Self {
+        let enforcer = Self {
             bpffs: options.bpffs.clone(),
             loaded: Mutex::new(loaded),
             maps,
             state: Mutex::new(state),
             names: Arc::new(RwLock::new(names)),
-        })
+        };
+        enforcer.settle_tracing(&lock(&enforcer.state))?;
+        Ok(enforcer)
+    }
+
+    /// System calls are looked at only while some rules ask for it.
+    fn settle_tracing(&self, state: &State) -> Result<(), EnforceError> {
+        let wanted = state.speaks_of(types::enforcer_class::CLASS_SYSCALL.0);
+        tracing::settle(&lock(&self.loaded).object, &load::pin_directory(&self.bpffs), wanted)
     }
 
     /// Puts `ruleset` in force for a container. Nothing else can see the container before its rules are complete in
@@ -192,7 +201,8 @@ impl Enforcer {
         {
             entry.ruleset = new.id;
         }
-        exchanged.and(state.release(&self.maps, &mut names, unused))
+        exchanged.and(state.release(&self.maps, &mut names, unused))?;
+        self.settle_tracing(&state)
     }
 
     fn exchange(&self, entry: &Entry, rules: &InForce) -> Result<(), EnforceError> {
@@ -216,7 +226,8 @@ impl Enforcer {
         state.containers.remove(id);
         state.give_slot(entry.slot);
         names.retire_container(entry.key);
-        state.release(&self.maps, &mut names, entry.ruleset)
+        state.release(&self.maps, &mut names, entry.ruleset)?;
+        self.settle_tracing(&state)
     }
 
     /// Takes out of the kernel what a daemon with another layout of maps left in force: programs of two layouts do

@@ -182,6 +182,11 @@ impl State {
         self.by_id.get(&entry.ruleset).copied()
     }
 
+    /// Whether some ruleset in the kernel has rules of the class with this number.
+    pub(super) fn speaks_of(&self, class: u32) -> bool {
+        self.rulesets.values().any(|in_force| in_force.classes >> class & 1 != 0)
+    }
+
     /// A place among the armed containers.
     pub(super) fn take_slot(&mut self) -> Result<u32, EnforceError> {
         self.slots.take().ok_or(EnforceError::Full("armed containers"))

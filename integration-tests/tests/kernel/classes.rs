@@ -254,6 +254,20 @@ pub fn sockets_and_capabilities() {
     bench.set(rules(vec![(capability("sys_chroot"), Effect::Allow)]));
     bench.passes("chroot");
     bench.denied("bind 127.0.0.1 80", 13, "posture", Op::Capable, "CAP_NET_BIND_SERVICE");
+
+    // System calls: reported, and looked at only while a rule asks for it.
+    let traced = || {
+        let layouts = fs::read_dir(options().bpffs).unwrap();
+        layouts.map(|layout| layout.unwrap().path().join("link_sys_enter")).any(|pin| pin.exists())
+    };
+    assert!(!traced());
+    let call = Object::Syscall(enforcer_core::syscall::Syscall::by_name("unlink").unwrap());
+    bench.set(rules(vec![(call, Effect::Audit)]));
+    assert!(traced());
+    bench.told("unlink /nowhere", 2, Verdict::Audit, "rule[0]", Op::Syscall, "unlink");
+    bench.passes("chroot");
+    bench.set(rules(vec![(capability("sys_chroot"), Effect::Audit)]));
+    assert!(!traced());
     assert_eq!(counter(&bench.enforcer, "unreadable") + counter(&bench.enforcer, "recursion_misses"), 0);
 }
 

@@ -91,9 +91,10 @@ impl Container {
         self.run(&format!("true < {path}")) == 0
     }
 
-    /// The same, within seconds: the kernel detaches a program a moment after its link is gone.
+    /// The same, within half a minute: the kernel detaches programs one after another, a moment after their links are
+    /// gone.
     pub fn reads_soon(&mut self, path: &str) -> bool {
-        (0..50).any(|_| {
+        (0..300).any(|_| {
             let reads = self.reads(path);
             if !reads {
                 std::thread::sleep(Duration::from_millis(100));
