@@ -182,7 +182,8 @@ impl World {
         if self.rng.random_bool(0.1) {
             text = format!("**{text}");
         }
-        text.truncate(text.floor_char_boundary(1000));
+        let end = (0..=text.len().min(1000)).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
         text.parse().unwrap_or_else(|_| "/a*".parse().unwrap())
     }
 
