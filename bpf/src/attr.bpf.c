@@ -16,7 +16,7 @@
 static __always_inline int judge_attributes(struct dentry *dentry)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct subject *s = confined();
+	struct subject *s = confined_by(CLASS_FILE);
 	struct request r = {.class_ = CLASS_FILE, .op = OP_SETATTR, .condition = COND_WRITE};
 
 	if (!s)

@@ -17,7 +17,7 @@ int BPF_PROG(capable, const struct cred *cred, struct user_namespace *ns, int ca
 	/* credentials of somebody else: a file's opener, another task's; its own use of them is judged then */
 	if (cred != task->cred)
 		return 0;
-	s = confined();
+	s = confined_by(CLASS_CAPABILITY);
 	if (!s)
 		return 0;
 	r.number = cap;

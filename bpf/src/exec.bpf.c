@@ -48,9 +48,15 @@ enum barrier {
 
 static __noinline enum barrier pass_barrier(struct task_struct *task)
 {
-	struct subject *s = subject_of(task), now;
+	struct subject *s, now;
 	enum barrier passed = BARRIER_NONE;
 
+	if (!use_pointer_map) {
+		s = bpf_task_storage_get(&task_subjects, task, 0, 0);
+		if (s && s->state == SUBJECT_ACTIVE)
+			return BARRIER_NONE; /* its own, past the barrier: as in nearly every exec */
+	}
+	s = subject_of(task);
 	if (s)
 		now = *s;
 	else if (!subject_entering(task, &now))
@@ -111,7 +117,7 @@ int BPF_PROG(bprm_check_security, struct linux_binprm *bprm, int ret)
 	s = confined();
 	if (!s)
 		return 0;
-	ret = preset_exec(s, bprm->file);
+	ret = class_applies(s, CLASS_PRESET) ? preset_exec(s, bprm->file) : 0;
 	return ret ? ret : judge_program(s, CLASS_PROCESS, OP_EXEC, bprm);
 }
 

@@ -250,4 +250,12 @@ static __always_inline struct subject *confined(void)
 	return s && s->state == SUBJECT_ACTIVE ? s : 0;
 }
 
+/* The same, if its container has rules of the class. */
+static __always_inline struct subject *confined_by(__u32 class_)
+{
+	struct subject *s = confined();
+
+	return s && class_applies(s, class_) ? s : 0;
+}
+
 #endif

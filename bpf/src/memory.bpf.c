@@ -10,8 +10,6 @@
  * are libraries, and no rule is about those.
  */
 
-#define PROT_EXEC 4u
-#define VM_EXEC 4u
 #define AT_NULL 0
 #define AT_BASE 7
 #define AUXV_PAIRS 24
@@ -55,15 +53,14 @@ static __noinline enum interpreter interpreter_of(struct mm_struct *mm)
 	return INTERPRETER_UNKNOWN;
 }
 
-/* `path` is the user's: of a layer's file, that of the file above it. */
-static __always_inline int judge_mapping(struct inode *inode, struct dentry *dentry, struct vfsmount *mnt)
+static __always_inline int judge_mapping(struct subject *s, struct inode *inode, struct dentry *dentry,
+					 struct vfsmount *mnt)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct subject *s = confined();
 	struct request r = {.class_ = CLASS_PROCESS, .op = OP_MAP};
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
 
-	if (!s || !mm || interpreter_of(mm) != INTERPRETER_NONE)
+	if (!mm || interpreter_of(mm) != INTERPRETER_NONE)
 		return 0;
 	if (inode == BPF_CORE_READ(mm, exe_file, f_inode))
 		return 0; /* the program itself, which was judged when it was executed */
@@ -73,20 +70,37 @@ static __always_inline int judge_mapping(struct inode *inode, struct dentry *den
 	return judge(s, &r) ? -EACCES : 0;
 }
 
+/* `file` is no pointer for the verifier, which would take it for never NULL and drop the test */
 SEC("lsm/mmap_file")
-int BPF_PROG(mmap_file, struct file *file, unsigned long asked, unsigned long prot, unsigned long flags, int ret)
+int BPF_PROG(mmap_file, struct file *unused, unsigned long asked, unsigned long prot, unsigned long flags, int ret)
 {
+	struct subject *s;
+	struct file *f;
+	__u64 file = 0;
+
 	if (ret)
 		return ret;
-	if (!file || !(prot & PROT_EXEC))
+	if (!(prot & PROT_EXEC))
 		return 0;
-	return judge_mapping(BPF_CORE_READ(file, f_inode), BPF_CORE_READ(file, f_path.dentry),
-			     BPF_CORE_READ(file, f_path.mnt));
+	s = confined();
+	if (!s)
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), ctx);
+	if (class_applies(s, CLASS_PRESET)) {
+		ret = preset_mapping(s, file, prot, flags);
+		if (ret)
+			return ret;
+	}
+	if (!file || !class_applies(s, CLASS_PROCESS))
+		return 0;
+	f = (struct file *)file;
+	return judge_mapping(s, BPF_CORE_READ(f, f_inode), BPF_CORE_READ(f, f_path.dentry), BPF_CORE_READ(f, f_path.mnt));
 }
 
 SEC("lsm/file_mprotect")
 int BPF_PROG(file_mprotect, struct vm_area_struct *vma, unsigned long asked, unsigned long prot, int ret)
 {
+	struct subject *s;
 	struct file *file;
 	unsigned int mode;
 
@@ -94,17 +108,34 @@ int BPF_PROG(file_mprotect, struct vm_area_struct *vma, unsigned long asked, uns
 		return ret;
 	if (!(prot & PROT_EXEC))
 		return 0;
+	s = confined_by(CLASS_PROCESS);
+	if (!s)
+		return 0;
 	file = BPF_CORE_READ(vma, vm_file);
 	if (!file || BPF_CORE_READ(vma, vm_flags) & VM_EXEC)
 		return 0;
-	/* overlayfs maps the layer's file */
+	/* overlayfs maps the layer's file: the path is that of the file above it */
 	mode = BPF_CORE_READ(file, f_mode);
 	if (bpf_core_type_exists(struct backing_file) && mode & FMODE_NOACCOUNT && mode & FMODE_BACKING) {
 		struct backing_file *b = (struct backing_file *)file;
 		struct dentry *user = BPF_CORE_READ(b, user_path.dentry);
 
-		return judge_mapping(BPF_CORE_READ(user, d_inode), user, BPF_CORE_READ(b, user_path.mnt));
+		return judge_mapping(s, BPF_CORE_READ(user, d_inode), user, BPF_CORE_READ(b, user_path.mnt));
 	}
-	return judge_mapping(BPF_CORE_READ(file, f_inode), BPF_CORE_READ(file, f_path.dentry),
+	return judge_mapping(s, BPF_CORE_READ(file, f_inode), BPF_CORE_READ(file, f_path.dentry),
 			     BPF_CORE_READ(file, f_path.mnt));
+}
+
+/* A program of its own: stacks are too small for both. */
+SEC("lsm/file_mprotect")
+int BPF_PROG(preset_file_mprotect, struct vm_area_struct *vma, unsigned long asked, unsigned long prot, int ret)
+{
+	struct subject *s;
+
+	if (ret)
+		return ret;
+	if (!(prot & PROT_EXEC))
+		return 0;
+	s = confined_by(CLASS_PRESET);
+	return s ? preset_protection(s, vma, prot) : 0;
 }

@@ -136,12 +136,11 @@ static __always_inline int net_answer(struct subject *s, struct net_question *q)
 	return judge_plain(s, &r);
 }
 
-static __always_inline int net_judge(struct sock *sk, __u32 op, const void *address, int len)
+static __always_inline int net_judge(struct subject *s, struct sock *sk, __u32 op, const void *address, int len)
 {
 	struct net_question q = {.sk = (__u64)sk, .address = (__u64)address, .len = len, .op = op};
-	struct subject *s = confined();
 
-	return s && sk && net_answer(s, &q) ? -EACCES : 0;
+	return sk && net_answer(s, &q) ? -EACCES : 0;
 }
 
 SEC("lsm/socket_create")
@@ -154,7 +153,7 @@ int BPF_PROG(socket_create, int family, int type, int protocol, int kern, int re
 		return ret;
 	if (kern)
 		return 0;
-	s = confined();
+	s = confined_by(CLASS_NETWORK);
 	if (!s)
 		return 0;
 	r.condition = terminal_condition(bpf_get_current_task_btf());
@@ -168,51 +167,75 @@ int BPF_PROG(socket_create, int family, int type, int protocol, int kern, int re
 SEC("lsm/socket_connect")
 int BPF_PROG(socket_connect, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
 {
+	struct subject *s;
 	__u16 family = 0;
 
 	if (ret)
 		return ret;
+	s = confined_by(CLASS_NETWORK);
+	if (!s)
+		return 0;
 	/* AF_UNSPEC ends a connection */
 	if (addrlen >= (int)sizeof(family) && !bpf_probe_read_kernel(&family, sizeof(family), address) &&
 	    family == AF_UNSPEC)
 		return 0;
-	return net_judge(BPF_CORE_READ(sock, sk), OP_SOCKET_CONNECT, address, addrlen);
+	return net_judge(s, BPF_CORE_READ(sock, sk), OP_SOCKET_CONNECT, address, addrlen);
 }
 
 SEC("lsm/socket_sendmsg")
 int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
 {
-	struct sock *sk = BPF_CORE_READ(sock, sk);
+	struct subject *s;
+	struct sock *sk;
 	__u32 family;
 
 	if (ret)
 		return ret;
 	if (!msg->msg_name || msg->msg_namelen <= 0)
 		return 0;
+	s = confined_by(CLASS_NETWORK);
+	if (!s)
+		return 0;
+	sk = BPF_CORE_READ(sock, sk);
 	/* TCP looks at an address only to open a connection */
 	family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	if (!(msg->msg_flags & MSG_FASTOPEN) &&
 	    net_kinds(family, BPF_CORE_READ(sk, sk_type), BPF_CORE_READ(sk, sk_protocol)) & KIND(TCP))
 		return 0;
-	return net_judge(sk, OP_SOCKET_SEND, msg->msg_name, msg->msg_namelen);
+	return net_judge(s, sk, OP_SOCKET_SEND, msg->msg_name, msg->msg_namelen);
 }
 
 SEC("lsm/socket_bind")
 int BPF_PROG(socket_bind, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
 {
-	return ret ? ret : net_judge(BPF_CORE_READ(sock, sk), OP_SOCKET_BIND, address, addrlen);
+	struct subject *s;
+
+	if (ret)
+		return ret;
+	s = confined_by(CLASS_NETWORK);
+	return s ? net_judge(s, BPF_CORE_READ(sock, sk), OP_SOCKET_BIND, address, addrlen) : 0;
 }
 
 SEC("lsm/socket_listen")
 int BPF_PROG(socket_listen, struct socket *sock, int backlog, int ret)
 {
-	return ret ? ret : net_judge(BPF_CORE_READ(sock, sk), OP_SOCKET_LISTEN, 0, 0);
+	struct subject *s;
+
+	if (ret)
+		return ret;
+	s = confined_by(CLASS_NETWORK);
+	return s ? net_judge(s, BPF_CORE_READ(sock, sk), OP_SOCKET_LISTEN, 0, 0) : 0;
 }
 
 SEC("lsm/socket_accept")
 int BPF_PROG(socket_accept, struct socket *sock, struct socket *newsock, int ret)
 {
-	return ret ? ret : net_judge(BPF_CORE_READ(sock, sk), OP_SOCKET_ACCEPT, 0, 0);
+	struct subject *s;
+
+	if (ret)
+		return ret;
+	s = confined_by(CLASS_NETWORK);
+	return s ? net_judge(s, BPF_CORE_READ(sock, sk), OP_SOCKET_ACCEPT, 0, 0) : 0;
 }
 
 /* include/uapi/linux/sctp.h, include/linux/sctp.h */
@@ -245,7 +268,7 @@ int BPF_PROG(sctp_bind_connect, struct sock *sk, int optname, struct sockaddr *a
 	default:
 		return 0;
 	}
-	s = confined();
+	s = confined_by(CLASS_NETWORK);
 	if (!s)
 		return 0;
 	/* as numbers, for the verifier: where a list goes on is no constant */

@@ -123,18 +123,10 @@ static __always_inline int preset_open(struct subject *s, struct file *file)
 
 #define PTRACE_MODE_NOAUDIT 4u
 
-/* ptrace, process_vm_readv, pidfd_getfd, and the links of /proc/PID (root, cwd, exe, fd): never called for the own
+/* ptrace, process_vm_readv, pidfd_getfd, and the links of /proc/PID (root, cwd, exe, fd): never asked for the own
  * process. */
-SEC("lsm/ptrace_access_check")
-int BPF_PROG(preset_ptrace_access_check, struct task_struct *child, unsigned int mode, int ret)
+static __always_inline int preset_ptrace(struct subject *s, unsigned int mode)
 {
-	struct subject *s;
-
-	if (ret)
-		return ret;
-	s = confined();
-	if (!s)
-		return 0;
 	return preset_judge(s, PRESET_PROTECT_PROC, OP_PTRACE, 0, mode & PTRACE_MODE_NOAUDIT ? PLAIN_SILENT : 0);
 }
 
@@ -147,21 +139,10 @@ int BPF_PROG(preset_ptrace_access_check, struct task_struct *child, unsigned int
 #define VM_EXEC 4u
 #define VM_SHARED 8u
 
-/* `file` is no pointer for the verifier, which would take it for never NULL and drop the test */
-SEC("lsm/mmap_file")
-int BPF_PROG(preset_mmap_file, struct file *unused, unsigned long reqprot, unsigned long prot, unsigned long flags, int ret)
+static __always_inline int preset_mapping(struct subject *s, __u64 file, unsigned long prot, unsigned long flags)
 {
-	struct subject *s;
-	__u64 file = 0;
+	int ret;
 
-	if (ret)
-		return ret;
-	if (!(prot & PROT_EXEC))
-		return 0;
-	s = confined();
-	if (!s)
-		return 0;
-	bpf_probe_read_kernel(&file, sizeof(file), ctx);
 	if (file && is_fileless(file)) {
 		ret = preset_judge(s, PRESET_FILELESS_EXEC, OP_MAP, file, 0);
 		if (ret)
@@ -174,24 +155,12 @@ int BPF_PROG(preset_mmap_file, struct file *unused, unsigned long reqprot, unsig
 }
 
 /* Bit 29 of the file's mode must not be asked for here: overlayfs sets it on the user's own mapping. */
-SEC("lsm/file_mprotect")
-int BPF_PROG(preset_file_mprotect, struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot, int ret)
+static __always_inline int preset_protection(struct subject *s, struct vm_area_struct *vma, unsigned long prot)
 {
-	unsigned long flags;
-	struct subject *s;
-	__u64 file;
-	int becomes;
+	unsigned long flags = BPF_CORE_READ(vma, vm_flags);
+	__u64 file = (__u64)BPF_CORE_READ(vma, vm_file);
+	int ret, becomes = !(flags & VM_EXEC);
 
-	if (ret)
-		return ret;
-	if (!(prot & PROT_EXEC))
-		return 0;
-	s = confined();
-	if (!s)
-		return 0;
-	flags = BPF_CORE_READ(vma, vm_flags);
-	file = (__u64)BPF_CORE_READ(vma, vm_file);
-	becomes = !(flags & VM_EXEC);
 	if (file && becomes && is_fileless(file)) {
 		ret = preset_judge(s, PRESET_FILELESS_EXEC, OP_PROTECT, file, 0);
 		if (ret)

@@ -13,29 +13,26 @@ static __always_inline __u32 first_bit(__u64 word, __u32 len)
 }
 
 /* Whether no rule speaks about anything below the path's first component: told by one bit, without its rules. */
-static __always_inline int is_far(struct armed *a, struct request *r)
+static __always_inline int is_far(int direct, struct armed *a, struct request *r)
 {
-	__u64 dentry = r->dentry, mount = mount_of(r->mnt), up, top = 0, word;
-	__u64 root = (__u64)DIRECT(struct mount, mount)->mnt.mnt_root;
+	__u64 dentry = r->dentry, mount = mount_of(r->mnt), up, top = 0, word = 0, name;
+	__u64 root = (__u64)KERNEL_READ(direct, struct mount, mount, mnt.mnt_root);
 	struct sequence sequence = sequence_read();
-	struct dentry *d;
-	struct mount *m;
 	__u32 i, len, bit;
 
 	if (sequence_odd(sequence))
 		return 0;
 	for (i = 0; i < FAST_STEPS; i++) {
 		if (dentry == root) {
-			m = DIRECT(struct mount, mount);
-			up = (__u64)m->mnt_parent;
+			up = (__u64)KERNEL_READ(direct, struct mount, mount, mnt_parent);
 			if (up == mount)
 				break;
-			dentry = (__u64)m->mnt_mountpoint;
+			dentry = (__u64)KERNEL_READ(direct, struct mount, mount, mnt_mountpoint);
 			mount = up;
-			root = (__u64)DIRECT(struct mount, up)->mnt.mnt_root;
+			root = (__u64)KERNEL_READ(direct, struct mount, up, mnt.mnt_root);
 			continue;
 		}
-		up = (__u64)DIRECT(struct dentry, dentry)->d_parent;
+		up = (__u64)KERNEL_READ(direct, struct dentry, dentry, d_parent);
 		if (up == dentry)
 			return 0;
 		top = dentry;
@@ -43,11 +40,15 @@ static __always_inline int is_far(struct armed *a, struct request *r)
 	}
 	if (i == FAST_STEPS || !top)
 		return 0;
-	d = DIRECT(struct dentry, top);
-	len = d->d_name.len;
+	len = KERNEL_READ(direct, struct dentry, top, d_name.len);
 	if (len - 1 >= 8) /* so long a first component is rare */
 		return 0;
-	word = word_cut(direct_word((__u64)d->d_name.name), len);
+	name = (__u64)KERNEL_READ(direct, struct dentry, top, d_name.name);
+	if (direct)
+		word = direct_word(name);
+	else if (bpf_probe_read_kernel(&word, sizeof(word), (void *)name)) /* names are padded to words */
+		return 0;
+	word = word_cut(word, len);
 	if ((word & 0xffff) == 0x2e2e) /* may be a rotating directory */
 		return 0;
 	bit = first_bit(word, len);
@@ -200,20 +201,23 @@ __noinline int judge_quickly(struct subject *subject, struct request *r)
 	struct cell *c;
 	void *image;
 	__u32 key, d, found, root;
-	__u64 ns;
+	__u64 ns, mnt;
 	int passes = 0;
 
-	if (!direct_loads || !subject || !r || r->condition & COND_TREE)
+	if (!subject || !r || r->condition & COND_TREE)
 		return 0;
+	mnt = r->mnt;
 	key = subject->slot;
 	a = bpf_map_lookup_elem(&armed, &key);
 	if (!a || a->container != subject->container || !(a->classes >> r->class_ & 1))
 		return 1; /* disarmed, or no such rules */
-	ns = (__u64)DIRECT(struct mount, mount_of(r->mnt))->mnt_ns;
-	if (DIRECT(struct mnt_namespace, ns)->ns.inum != a->mnt_ns)
+	ns = (__u64)KERNEL_READ(direct_loads, struct mount, mount_of(mnt), mnt_ns);
+	if (KERNEL_READ(direct_loads, struct mnt_namespace, ns, ns.inum) != a->mnt_ns)
 		return 0; /* also where ns is an error: that reads as 0 */
-	if (a->first[r->class_ & 1][0] != ~0ULL && is_far(a, r))
+	if (a->first[r->class_ & 1][0] != ~0ULL && (direct_loads ? is_far(1, a, r) : is_far(0, a, r)))
 		return 1;
+	if (!direct_loads)
+		return 0;
 	image = bpf_map_lookup_elem(&rulesets, &a->place);
 	key = 0;
 	first = image ? bpf_map_lookup_elem(image, &key) : 0;

@@ -29,7 +29,7 @@ int sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct plain_request r = {.class_ = CLASS_SYSCALL, .op = OP_SYSCALL};
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct subject *s = confined();
+	struct subject *s = confined_by(CLASS_SYSCALL);
 	__u64 number = ctx->args[1];
 
 	if (!s)

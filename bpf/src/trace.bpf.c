@@ -34,10 +34,15 @@ int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, 
 
 	if (ret)
 		return ret;
-	if (!(mode & PTRACE_MODE_ATTACH))
-		return 0;
 	s = confined();
-	return s && is_foreign(s, child) ? judge_control(s, child) : 0;
+	if (!s)
+		return 0;
+	if (class_applies(s, CLASS_PRESET)) {
+		ret = preset_ptrace(s, mode);
+		if (ret)
+			return ret;
+	}
+	return mode & PTRACE_MODE_ATTACH && is_foreign(s, child) ? judge_control(s, child) : 0;
 }
 
 /* The tracer is confined, and the current task asks to be traced by it. */

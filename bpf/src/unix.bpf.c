@@ -10,13 +10,13 @@
 static __always_inline int judge_peer(struct sock *other)
 {
 	struct request r = {.class_ = CLASS_FILE, .op = OP_CONNECT_UNIX, .condition = COND_WRITE};
-	struct dentry *dentry = BPF_CORE_READ((struct unix_sock *)other, path.dentry);
-	struct subject *s;
+	struct subject *s = confined_by(CLASS_FILE);
+	struct dentry *dentry;
 
-	if (!dentry) /* abstract, or a pair */
-		return 0;
-	s = confined();
 	if (!s)
+		return 0;
+	dentry = BPF_CORE_READ((struct unix_sock *)other, path.dentry);
+	if (!dentry) /* abstract, or a pair */
 		return 0;
 	r.dentry = (__u64)dentry;
 	r.inode = (__u64)BPF_CORE_READ(dentry, d_inode);
