@@ -416,7 +416,8 @@ fn upgrades() {
         drop(enforcer);
     }
     // An upgrade that was cut off between the new link and the rename leaves a pin, and the next one clears it.
-    let dir = options().bpffs.join("v1");
+    let pinned = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('v');
+    let dir = fs::read_dir(options().bpffs).unwrap().map(Result::unwrap).find(pinned).unwrap().path();
     let links = |dir: &Path| {
         fs::read_dir(dir)
             .unwrap()
