@@ -17,6 +17,13 @@
 //! | a source in a volume whose directories are replaced (below) | the source as written; a gap |
 //! | `execname`; in a pattern, what comes after the directories that it begins with | the kernel's name |
 //!
+//! # Hard links
+//!
+//! A file that a Block or Audit rule names, and that has several hard links, counts by all of its names in the container
+//! too, as far as they are found; what is not found is a gap. Not so for process rules, which are about what a program is
+//! called (images of busybox have hundreds of names for one file), for Allow rules, and for what a directory or a pattern
+//! says.
+//!
 //! So what a container does to its own links can deny it more, and never allow it more.
 //!
 //! A link on the way to a path that a file rule blocks is itself protected: replacing it would make the path lead
@@ -49,7 +56,7 @@ const MAX_COMPARISONS: usize = 1 << 22;
 const MULTI_CALL: [&str; 9] =
     ["busybox", "toybox", "coreutils", "uutils", "dropbearmulti", "xtables", "kmod", "systemctl", "rustup"];
 
-/// Another name of a path, by links that are there.
+/// Another name of a path, by links that are there. One by a hard link has no links on the way, and leads to itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OtherName {
     /// Where the name stands: every link followed but the one that the last component may be.
@@ -78,6 +85,8 @@ pub enum Unknown {
     TooMany,
     /// The file system did not answer in time.
     Late,
+    /// The file has more hard links than were found.
+    HardLinks,
 }
 
 impl Unknown {
@@ -86,6 +95,7 @@ impl Unknown {
             Self::Unreadable => "the container's directories cannot be read",
             Self::TooMany => "it takes too many look-ups",
             Self::Late => "the container's file system did not answer in time",
+            Self::HardLinks => "the file has names by hard links that were not found",
         }
     }
 }
@@ -119,6 +129,30 @@ pub struct Linked {
     pub ruleset: Ruleset,
     /// What was not followed, sorted.
     pub gaps: Vec<Gap>,
+}
+
+/// What has to be looked up in a container's root for a ruleset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LookUps {
+    /// The paths whose links matter, sorted; see [`Ruleset::paths_to_resolve`].
+    pub paths: Vec<AbsPath>,
+    /// Those of them whose names by hard links matter, too: Block and Audit rules about files name them.
+    pub twins: BTreeSet<AbsPath>,
+}
+
+impl LookUps {
+    /// What a ruleset's paths may be called otherwise.
+    #[must_use]
+    pub fn of(ruleset: &Ruleset) -> Self {
+        let of_rule = |rule: &Rule| match &rule.object {
+            Object::Path(path) if guards(rule) => Some(path.clone()),
+            _ => None,
+        };
+        Self {
+            paths: ruleset.paths_to_resolve().into_iter().collect(),
+            twins: ruleset.rules().iter().filter_map(of_rule).collect(),
+        }
+    }
 }
 
 impl Ruleset {
@@ -164,6 +198,12 @@ impl Ruleset {
         }
         paths
     }
+}
+
+/// Whether the rule keeps a file from being read or changed, so that the same file by another hard link is no other
+/// file. A process rule is about what a program is called, and an Allow rule must not become wider.
+fn guards(rule: &Rule) -> bool {
+    rule.class == Class::File && rule.effect > Effect::Allow
 }
 
 impl Ruleset {
@@ -353,7 +393,11 @@ impl Linking<'_> {
 
     /// The other names of a path; `executed` where a program of many names must not be taken for one of them.
     fn names(&mut self, rule: &Rule, path: &AbsPath, executed: bool) -> Vec<Meant<AbsPath>> {
-        let Resolution { names, unknown } = self.answers.get(path).cloned().unwrap_or_default();
+        let Resolution { mut names, mut unknown } = self.answers.get(path).cloned().unwrap_or_default();
+        if !guards(rule) {
+            names.retain(|name| !name.via.is_empty());
+            unknown = unknown.filter(|unknown| *unknown != Unknown::HardLinks);
+        }
         if let Some(unknown) = unknown {
             let advice = format!(
                 "`{path}` counts as written: {}; name the path that it leads to as well",

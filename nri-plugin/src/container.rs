@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use enforcer_core::coverage::{Coverage, Gap};
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::path::AbsPath;
+use enforcer_core::links::LookUps;
 use enforcer_core::policy::{Policy, PolicyId};
 use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
@@ -83,12 +83,12 @@ pub struct Merged {
     /// What of the policies is not in them.
     pub coverage: Coverage,
     /// The paths whose links matter.
-    pub paths: Arc<[AbsPath]>,
+    pub paths: Arc<LookUps>,
 }
 
 impl From<Resolved> for Merged {
     fn from(Resolved { ruleset, coverage }: Resolved) -> Self {
-        let paths = ruleset.paths_to_resolve().into_iter().collect();
+        let paths = Arc::new(LookUps::of(&ruleset));
         Self { ruleset: Arc::new(ruleset), coverage, paths }
     }
 }

@@ -7,7 +7,7 @@ use enforcer_core::coverage::Coverage;
 use enforcer_core::decide::{Access, Target, Verdict};
 use enforcer_core::enforce::root::Root;
 use enforcer_core::explain::{Explanation, Question};
-use enforcer_core::links::Link;
+use enforcer_core::links::{Link, LookUps};
 use enforcer_core::path::AbsPath;
 use enforcer_core::ruleset::{Class, Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
@@ -75,7 +75,8 @@ fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
     let Some(dir) = &args.root else { return Ok((ruleset.explain(&question, &access), coverage)) };
 
     let root = Root::at(dir).map_err(|error| format!("--root: cannot open `{}`: {error}", dir.display()))?;
-    let linked = ruleset.with_links(|path| root.resolve(path));
+    let found: BTreeMap<_, _> = root.look_up(&LookUps::of(&ruleset)).into_iter().collect();
+    let linked = ruleset.with_links(|path| found.get(path).cloned().unwrap_or_default());
     ruleset = linked.ruleset;
     coverage = Coverage::new(coverage.gaps.into_iter().chain(linked.gaps));
     let object = access.path().and_then(|access| seen(&root, access.path, follows(&args.access)));

@@ -247,7 +247,7 @@ impl<K: Kernel> Reconciler<K> {
             found = all(&merged.paths, Unknown::Unreadable);
         }
         if let Some(known) = self.known.get_mut(id) {
-            let names = remember(&known.names, &merged.paths, &mut found);
+            let names = remember(&known.names, &merged.paths.paths, &mut found);
             if *known.names != names {
                 known.names = match self.names.get(&names) {
                     Some(same) => Arc::clone(same),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::enforce::root::Root;
-use enforcer_core::links::{Resolution, Unknown};
+use enforcer_core::links::{LookUps, Resolution, Unknown};
 use enforcer_core::path::AbsPath;
 
 /// How long one container's paths may take: a start waits for it.
@@ -36,7 +36,7 @@ pub struct Roots {
 #[derive(Debug)]
 struct Job {
     root: PathBuf,
-    paths: Arc<[AbsPath]>,
+    paths: Arc<LookUps>,
     reply: SyncSender<Found>,
 }
 
@@ -48,8 +48,8 @@ impl Roots {
     }
 
     /// Looks the paths up in the root of a container's process. Takes half a second at most.
-    pub fn look_up(&mut self, id: &ContainerId, pid: i32, paths: &Arc<[AbsPath]>) -> Found {
-        if paths.is_empty() {
+    pub fn look_up(&mut self, id: &ContainerId, pid: i32, paths: &Arc<LookUps>) -> Found {
+        if paths.paths.is_empty() {
             return Vec::new();
         }
         if self.slow.get(id).is_some_and(|when| when.elapsed() < AGAIN) {
@@ -73,7 +73,7 @@ impl Roots {
         self.slow.remove(id);
     }
 
-    fn ask(&mut self, root: PathBuf, paths: &Arc<[AbsPath]>) -> Result<Found, Unknown> {
+    fn ask(&mut self, root: PathBuf, paths: &Arc<LookUps>) -> Result<Found, Unknown> {
         let (reply, answer) = sync_channel(1);
         let job = Job { root, paths: Arc::clone(paths), reply };
         // a thread that panicked has dropped its end, so the job goes to another one
@@ -129,11 +129,7 @@ impl Drop for Counted {
 fn work(jobs: &Receiver<Job>) {
     for Job { root, paths, reply } in jobs {
         let found = match Root::at(&root) {
-            Ok(root) => {
-                let root = root.until(Instant::now() + LIMIT);
-                let answers = paths.iter().map(|path| (path.clone(), root.resolve(path)));
-                answers.filter(|(_, answer)| *answer != Resolution::default()).collect()
-            }
+            Ok(root) => root.until(Instant::now() + LIMIT).look_up(&paths),
             Err(_) => all(&paths, Unknown::Unreadable),
         };
         let _gave_up = reply.send(found);
@@ -142,9 +138,9 @@ fn work(jobs: &Receiver<Job>) {
 
 /// The answer where nothing could be looked up.
 #[must_use]
-pub fn all(paths: &[AbsPath], unknown: Unknown) -> Found {
+pub fn all(paths: &LookUps, unknown: Unknown) -> Found {
     let answer = Resolution { names: Vec::new(), unknown: Some(unknown) };
-    paths.iter().map(|path| (path.clone(), answer.clone())).collect()
+    paths.paths.iter().map(|path| (path.clone(), answer.clone())).collect()
 }
 
 #[cfg(test)]
@@ -156,8 +152,9 @@ mod tests {
         ContainerId::new(text).unwrap()
     }
 
-    fn paths(texts: &[&str]) -> Arc<[AbsPath]> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
+    fn paths(texts: &[&str]) -> Arc<LookUps> {
+        let paths = texts.iter().map(|text| text.parse().unwrap()).collect();
+        Arc::new(LookUps { paths, ..LookUps::default() })
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! that neither reads nor follows (`O_PATH | O_NOFOLLOW`), links are followed here, and `..` at the root stays at the
 //! root. What this process has outside of that root is never reached.
 
+mod twins;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
@@ -13,7 +15,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
-use crate::links::{OtherName, Resolution, Unknown, VOLUME_LINK};
+use crate::links::{LookUps, OtherName, Resolution, Unknown, VOLUME_LINK};
 use crate::path::{AbsPath, ROTATING, components};
 
 /// Links on the way to one path at most, as in the kernel; a path with more of them cannot be opened by anybody.
@@ -78,6 +80,16 @@ impl Root {
                 Err(why) => unknown(why),
             },
         }
+    }
+
+    /// All answers for a ruleset that say something: links, and names by hard links of what must not be read or changed.
+    #[must_use]
+    pub fn look_up(&self, wanted: &LookUps) -> Vec<(AbsPath, Resolution)> {
+        let answer = |path: &AbsPath| (path.clone(), self.resolve(path));
+        let mut found: Vec<_> = wanted.paths.iter().map(answer).collect();
+        twins::add(self, found.iter_mut().filter(|(path, _)| wanted.twins.contains(path)));
+        found.retain(|(_, answer)| *answer != Resolution::default());
+        found
     }
 
     fn late(&self) -> bool {

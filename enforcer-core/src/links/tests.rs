@@ -321,3 +321,34 @@ fn a_pattern_begins_in_directories_that_may_be_links() {
     assert_eq!(verdict(&linked.ruleset, &Access::read(b"/etc/secret/key")), Verdict::Block);
     assert_eq!(linked.gaps.len(), 1);
 }
+
+#[test]
+fn names_by_hard_links_count_where_a_file_is_kept_from_being_read_or_changed() {
+    let twin = OtherName { place: path("/work/link"), target: path("/work/link"), via: vec![] };
+    let answer = |unknown| move |_: &AbsPath| Resolution { names: vec![twin.clone()], unknown };
+    let file = "  file: {matchPaths: [{path: /prot/secret}]}\n";
+    let blocked = ruleset(file, Postures::default()).with_links(answer.clone()(None));
+    assert_eq!(blocked.gaps, []);
+    assert_eq!(verdict(&blocked.ruleset, &Access::read(b"/work/link")), Verdict::Block);
+    assert_eq!(blocked.ruleset.links()[0].to_string(), "/prot/secret (resolves to /work/link)");
+    let missing = ruleset(file, Postures::default()).with_links(answer.clone()(Some(Unknown::HardLinks)));
+    assert_eq!(missing.gaps.len(), 1, "{:?}", missing.gaps);
+    assert!(missing.gaps[0].advice.contains("hard links"), "{:?}", missing.gaps);
+    assert_eq!(
+        verdict(&missing.ruleset, &Access::read(b"/work/link")),
+        Verdict::Block,
+        "what was found counts"
+    );
+
+    // programs are what they are called, and a whitelist does not grow
+    for text in [
+        "  process: {matchPaths: [{path: /prot/secret}]}\n",
+        "  action: Allow\n  file: {matchPaths: [{path: /prot/secret}]}\n",
+    ] {
+        let plain = ruleset(text, block());
+        let linked = plain.with_links(answer.clone()(Some(Unknown::HardLinks)));
+        assert_eq!((linked.gaps.len(), linked.ruleset.digest()), (0, plain.digest()), "{text}");
+        assert!(LookUps::of(&plain).twins.is_empty(), "{text}");
+    }
+    assert_eq!(LookUps::of(&ruleset(file, block())).twins, [path("/prot/secret")].into());
+}

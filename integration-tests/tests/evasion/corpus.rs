@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use enforcer_core::decide::Verdict;
+use enforcer_core::enforce::root::Root;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::event::{Event, EventBy};
+use enforcer_core::links::LookUps;
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
 use enforcer_core::subject::Subject;
@@ -101,9 +103,14 @@ fn ruleset(rules: &str) -> Ruleset {
     };
     let postures =
         Postures { file: PostureAction::Block, process: Some(PostureAction::Block), ..Postures::default() };
-    let resolved = Ruleset::resolve(&parsed.policies, &postures, &subject);
-    assert!(!resolved.ruleset.is_empty());
-    resolved.ruleset
+    let ruleset = Ruleset::resolve(&parsed.policies, &postures, &subject).ruleset;
+    assert!(!ruleset.is_empty());
+    // as the daemon does it in the container's own root
+    let root = Root::at(format!("{BASE}/lower")).unwrap();
+    let found: BTreeMap<_, _> = root.look_up(&LookUps::of(&ruleset)).into_iter().collect();
+    let linked = ruleset.with_links(|path| found.get(path).cloned().unwrap_or_default());
+    assert_eq!(linked.gaps, []);
+    linked.ruleset
 }
 
 fn put(path: &str, content: &[u8], mode: u32) {

@@ -142,6 +142,55 @@ fn what_takes_too_long_is_said_to_be_unknown() {
     assert_eq!(answer, Resolution { names: vec![], unknown: Some(Unknown::TooMany) });
 }
 
+/// What is said of files that Block rules name: `path: names unknown`.
+fn twins(image: &Image, paths: &[&str]) -> Vec<String> {
+    let paths: Vec<AbsPath> = paths.iter().map(|path| path.parse().unwrap()).collect();
+    let found = image.root().look_up(&LookUps { paths: paths.clone(), twins: paths.into_iter().collect() });
+    let tell = |(path, answer): (AbsPath, Resolution)| {
+        let mut names: Vec<String> = answer.names.iter().map(|name| name.target.to_string()).collect();
+        names.sort_unstable();
+        format!("{path}: {} {:?}", names.join(" "), answer.unknown)
+    };
+    found.into_iter().map(tell).collect()
+}
+
+#[test]
+fn hard_links_are_found_in_the_whole_root() {
+    let image = Image::new(&["etc/secret", "etc/alone", "srv/a/b/c/", "var/"], &[("lib", "etc")]);
+    for other in ["srv/a/b/c/other", "var/copy"] {
+        std::fs::hard_link(image.path("etc/secret"), image.path(other)).unwrap();
+    }
+    assert_eq!(
+        twins(&image, &["/etc/alone", "/etc/none", "/etc/secret", "/lib/secret", "/srv"]),
+        [
+            "/etc/secret: /srv/a/b/c/other /var/copy None",
+            "/lib/secret: /etc/secret /srv/a/b/c/other /var/copy None",
+        ]
+    );
+    // not asked about, not looked for
+    let only_links = LookUps { paths: vec!["/etc/secret".parse().unwrap()], ..LookUps::default() };
+    assert_eq!(image.root().look_up(&only_links), []);
+}
+
+#[test]
+fn hard_links_that_are_not_found_are_said_to_be_unknown() {
+    let image = Image::new(&["etc/secret", "bin/busybox"], &[]);
+    let outside = Image::new(&[], &[]);
+    std::fs::hard_link(image.path("etc/secret"), outside.path("kept")).unwrap();
+    std::fs::hard_link(image.path("etc/secret"), image.path("etc/other")).unwrap();
+    assert_eq!(twins(&image, &["/etc/secret"]), ["/etc/secret: /etc/other Some(HardLinks)"]);
+    // what has many names is not one of them
+    for n in 0..20 {
+        std::fs::hard_link(image.path("bin/busybox"), image.path(&format!("bin/applet{n}"))).unwrap();
+    }
+    assert_eq!(twins(&image, &["/bin/applet7"]), ["/bin/applet7:  Some(HardLinks)"]);
+    // a search that ends early
+    let late = image.root().until(Instant::now() - Duration::from_secs(1));
+    let mut answers = [("/etc/secret".parse().unwrap(), Resolution::default())];
+    twins::add(&late, answers.iter_mut());
+    assert_eq!(answers[0].1, Resolution { names: vec![], unknown: Some(Unknown::HardLinks) });
+}
+
 #[test]
 fn the_root_of_a_process() {
     let own = i32::try_from(std::process::id()).unwrap();
