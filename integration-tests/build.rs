@@ -10,6 +10,7 @@ const STATIC: &[&str] = &["-static", "-fno-stack-protector"];
 /// Name, source (a file, or a folder of them), and flags beyond the common ones.
 const PROGRAMS: &[(&str, &str, &[&[&str]])] = &[
     ("act", "act.c", &[STATIC]),
+    ("args", "args.c", &[STATIC, &["-lpthread"]]),
     ("cost", "cost.c", &[STATIC]),
     ("evade", "evade", &[STATIC, &["-lpthread"]]),
     ("first", "first.c", &[STATIC, &["-nostdlib", "-fcf-protection=none"]]),

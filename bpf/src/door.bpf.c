@@ -88,12 +88,23 @@ static __noinline __u32 door_walk(struct walk *w, struct scratch *s, struct door
 	return walk_up(w, s);
 }
 
+/* The arguments that are laid out. A function of its own: stacks are small. */
+static __noinline void door_args(struct query *q, struct scratch *s)
+{
+	__u32 zero = 0;
+	struct door_paths *in = bpf_map_lookup_elem(&door_input, &zero);
+
+	args_find(q, s, 0);
+	if (in && in->args_count && !bpf_probe_read_kernel(s->args, ARGS_BUFFER, in->args))
+		args_list(q, s, in->args_count, in->args_len);
+}
+
 static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o, struct door_paths *in,
 				       struct door_match *d)
 {
 	struct attempt *a = &s->attempt;
 	struct query *q = &a->query;
-	struct walk w = {};
+	struct walk *w = &a->walk;
 	int known;
 
 	q->class_ = d->class_;
@@ -106,23 +117,25 @@ static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o
 	}
 	q->condition = d->condition;
 	q->source = 0;
+	if (a->conditions & COND_ARGS)
+		door_args(q, s);
 	if (d->source_len && a->has_source) {
-		if (door_walk(&w, s, o, in->source, d->source_len))
-			return w.reason;
-		q->n = w.n;
-		q->leaf = w.leaf;
+		if (door_walk(w, s, o, in->source, d->source_len))
+			return w->reason;
+		q->n = w->n;
+		q->leaf = w->leaf;
 		q->source = match_source(q, s);
 		if (q->reason)
 			return q->reason;
 	}
-	if (door_walk(&w, s, o, in->path, d->path_len))
-		return w.reason;
-	q->n = w.n;
-	q->leaf = w.leaf;
+	if (door_walk(w, s, o, in->path, d->path_len))
+		return w->reason;
+	q->n = w->n;
+	q->leaf = w->leaf;
 	d->decision = match_class(q, s);
 	if (!q->reason && !terminal_condition(bpf_get_current_task_btf())) {
 		struct subject subject = {.container = DOOR_CONTAINER};
-		struct request r = {.dentry = w.dentry, .mnt = w.mnt, .inode = (__u64)o->inode};
+		struct request r = {.dentry = w->dentry, .mnt = w->mnt, .inode = (__u64)o->inode};
 
 		subject.source = (__u64)q->ruleset << 32 | q->source;
 		r.class_ = d->class_;
@@ -148,11 +161,13 @@ int door_match(struct door_match *ctx)
 	d.condition = ctx->condition;
 	d.path_len = ctx->path_len;
 	d.source_len = ctx->source_len;
+	s->attempt.query.unseen = 0;
 	d.decision = 0;
 	d.passes = 0;
 	d.reason = REASON_UNREADABLE;
 	if (o && in)
 		d.reason = door_once(s, o, in, &d);
+	ctx->unseen = s->attempt.query.unseen;
 	scratch_give(s);
 	ctx->decision = d.decision;
 	ctx->reason = d.reason;

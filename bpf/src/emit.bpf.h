@@ -78,7 +78,7 @@ __noinline __u32 emit(struct scratch *s, struct event_facts *f)
 		return 0;
 	e = &s->event;
 	e->version = EVENT_VERSION;
-	e->flags = 0;
+	e->flags = f->flags;
 	e->time_ns = bpf_ktime_get_boot_ns();
 	e->container = f->container;
 	e->ruleset = f->ruleset;

@@ -15,6 +15,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* what user space reads as bytes must be in BTF; used nowhere else */
 struct cell cell_type;
+struct lists_cell lists_cell_type;
 struct event event_type;
 struct automata_block automata_block_type;
 struct door_match door_match_type;
@@ -38,6 +39,7 @@ enum enforcer_socket_kind socket_kind_type;
 #include "subject.bpf.h"
 #include "walk.bpf.h"
 #include "match.bpf.h"
+#include "args.bpf.h"
 #include "emit.bpf.h"
 #include "judge.bpf.h"
 #include "quick.bpf.h"

@@ -13,7 +13,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENFORCER_LAYOUT 2
+#define ENFORCER_LAYOUT 3
 #define EVENT_VERSION 2
 
 /* Linux PATH_MAX: what a path given to a system call can hold, the terminating NUL included. */
@@ -224,7 +224,9 @@ struct class_cell {
 	__u32 conditions; /* COND_* that matter to some rule; the others need not be found out */
 	__u32 has_source; /* some rule of the class has a source */
 	__u32 unresolved; /* decision where the path, the actor or the rules cannot be found out: the strongest there is */
-	__u32 pad[11];
+	__u32 args;	  /* node id under which the arguments stand that rules list; 0 = no rule lists any */
+	__u32 no_arg;	  /* lists cell of the empty argument; 0 = on no list */
+	__u32 pad[9];
 };
 _Static_assert(sizeof(struct class_cell) == CELL_BYTES, "class_cell");
 
@@ -275,20 +277,43 @@ _Static_assert(sizeof(struct automata_cell) == CELL_BYTES, "automata_cell");
 /* directories with automata on the way to one path */
 #define MAX_BEGUN 8
 
+/* `allowedArgs`: an argument is the end of a path in the tree of arguments, in pieces of ARG_PIECE bytes, the last one
+ * shorter. In place of a decision its node names this: a bit for each list that it is on. */
+#define ARG_PIECE 248
+#define LIST_WORDS 8
+#define MAX_LISTS (64 * LIST_WORDS)
+struct lists_cell {
+	__u64 lists[LIST_WORDS];
+};
+_Static_assert(sizeof(struct lists_cell) == CELL_BYTES, "lists_cell");
+/* Bytes of a program's arguments that are looked at, the first one and the zeros at their ends included. */
+#define ARGS_BYTES 12288
+#define ARGS_BUFFER 16384 /* a third more keeps bounded copies inside */
+
 /* the conditions of an access choose the entry of a decision */
 #define COND_WRITE 1u
 #define COND_OWNER 2u
 #define COND_TREE 4u /* a directory that moves with all that lies below; see node_cell */
 #define COND_TTY 8u  /* the task has a controlling terminal */
 #define COND_COUNT 16
+#define COND_ARGS 16u /* of a class only: some rule lists arguments */
 
-/* entry of a decision: effect in bits 28..29, DECISION_EXEMPT, DECISION_ARGS, index of the rule's origin in bits 0..27 */
+/* entry of a decision: effect in bits 28..29, DECISION_EXEMPT, index of the rule's origin in bits 0..27. With
+ * DECISION_ARGS the answer hangs on lists: the effect is the strongest there can be, and in place of the origin stands the
+ * word where the alternatives begin, pairs of a condition and a decision. The first one whose condition holds is the
+ * answer; where none does, no rule decides. */
 #define DECISION_RULE 0x0fffffffu
 #define DECISION_EFFECT_SHIFT 28
 #define DECISION_ARGS 0x40000000u
 #define DECISION_EXEMPT 0x80000000u
 #define RULE_POSTURE DECISION_RULE	/* decided by the default posture */
 #define RULE_NONE (DECISION_RULE - 1)	/* no rule: allowed, or unresolved */
+
+/* condition of an alternative: the number of a list that holds all arguments; with LIST_NOT, of one that does not */
+#define LIST_NOT 0x40000000u
+#define LIST_ANY 0x80000000u /* whatever the arguments */
+#define LIST_END 0xffffffffu /* in the place of a condition: there is no more */
+#define MAX_ALTERNATIVES 256
 
 struct decision_cell {
 	__u32 by_condition[COND_COUNT];
@@ -304,6 +329,7 @@ struct cell {
 		struct node_cell node;
 		struct automata_cell automata;
 		struct decision_cell decision;
+		struct lists_cell lists;
 		__u64 words[CELL_WORDS];
 	};
 };
@@ -342,6 +368,9 @@ _Static_assert(sizeof(struct automata_block) == 2 * BLOCK_NUMBERS, "automata_blo
 
 #define EVENT_PATH_TRUNCATED 1u
 #define EVENT_SOURCE_TRUNCATED 2u
+/* Rules list arguments, and those of this program were not all looked at, so that they count as not listed: */
+#define EVENT_ARGS_UNSEEN 4u	 /* they are longer than ARGS_BYTES */
+#define EVENT_ARGS_UNREADABLE 8u /* they could not be read */
 
 /* One record of the ring buffer: this header, then path_len bytes of path, source_len bytes of the acting executable's
  * path and text_len bytes of text, none of them terminated. */
@@ -411,12 +440,16 @@ struct door_match {
 	/* out */
 	__u32 decision;
 	__u32 reason;
+	__u32 unseen; /* EVENT_ARGS_* */
 	__u32 passes; /* the short way's answer: 1 = it passes, 0 = that cannot be told in the short way */
 };
 
 struct door_paths {
 	__u8 path[PATH_BYTES];
 	__u8 source[PATH_BYTES];
+	__u8 args[ARGS_BUFFER];
+	__u32 args_count; /* strings in args, the first one included; 0 = not known */
+	__u32 args_len;	  /* bytes there */
 };
 
 #endif

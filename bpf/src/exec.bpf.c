@@ -36,6 +36,8 @@ static __always_inline int judge_program(struct subject *s, __u32 class_, __u32 
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
+	if (op == OP_EXEC)
+		r.bprm = (__u64)bprm;
 	return judge(s, &r) ? -EACCES : 0;
 }
 

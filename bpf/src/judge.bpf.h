@@ -65,6 +65,9 @@ __noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
 	}
 	a->walk.dentry = r->dentry;
 	a->walk.mnt = r->mnt;
+	a->query.unseen = 0;
+	if (a->conditions & COND_ARGS)
+		args_find(&a->query, s, r->op == OP_EXEC ? r->bprm : 0);
 	a->query.reason = walk_up(&a->walk, s);
 	if (no_source) {
 		a->query.reason = no_source;
@@ -160,6 +163,7 @@ static __always_inline __u32 conclude(struct scratch *s, struct subject *subject
 	f->has_path = reason != REASON_NO_RULES;
 	f->n = s->attempt.walk.n;
 	f->has_detail = 0;
+	f->flags = s->attempt.query.unseen;
 	emit(s, f);
 	return effect;
 }
@@ -176,6 +180,7 @@ static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject
 	int known;
 
 	a->query.class_ = r->class_;
+	a->query.unseen = 0;
 	for (i = 0; i < ATTEMPTS; i++) {
 		if (i)
 			count(COUNTER_RETRIED);

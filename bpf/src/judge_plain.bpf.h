@@ -127,6 +127,7 @@ __noinline int plain_report(struct plain_request *r, __u64 container)
 	f->decision = r->decision;
 	f->reason = r->reason;
 	f->has_detail = 1;
+	f->flags = 0;
 	f->has_path = 0;
 	if (r->dentry) {
 		w->dentry = r->dentry;

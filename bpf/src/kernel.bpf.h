@@ -40,7 +40,8 @@ struct unix_sock { struct path path; } __kernel_type;
 struct iattr { unsigned int ia_valid; } __kernel_type;
 struct fs_struct { struct path root; } __kernel_type;
 struct nsproxy { struct mnt_namespace *mnt_ns; } __kernel_type;
-struct mm_struct { struct file *exe_file; unsigned long saved_auxv[2]; } __kernel_type;
+typedef struct { unsigned long pgd; } pgd_t;
+struct mm_struct { pgd_t *pgd; struct file *exe_file; unsigned long saved_auxv[2]; } __kernel_type;
 struct cred { kuid_t uid; kuid_t fsuid; } __kernel_type;
 struct pid_namespace;
 struct upid { int nr; struct pid_namespace *ns; } __kernel_type;
@@ -82,7 +83,7 @@ struct socket { struct sock *sk; } __kernel_type;
 struct sockaddr;
 struct msghdr { void *msg_name; int msg_namelen; unsigned int msg_flags; } __kernel_type;
 struct user_namespace;
-struct linux_binprm { struct file *file; } __kernel_type;
+struct linux_binprm { struct mm_struct *mm; unsigned long p; struct file *file; int argc; unsigned long exec; } __kernel_type;
 struct bpf_iter_meta { struct seq_file *seq; } __kernel_type;
 struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; } __kernel_type;
 

@@ -159,7 +159,10 @@ struct run {
 struct scratch {
 	__u32 busy;
 	__u32 zero; /* never written: a start for counters that the verifier must not unroll a loop by */
-	__u64 dentries[MAX_COMPONENTS]; /* leaf first, 0 = an empty slot; a ring: the last ones, nearest to the root, stay */
+	union {
+		__u64 dentries[MAX_COMPONENTS]; /* leaf first, 0 = an empty slot; a ring: the last ones, nearest to the root, stay */
+		char args[ARGS_BUFFER]; /* of a program that is executed, before paths are walked */
+	};
 	struct {
 		union {
 			__u64 words[(NAME_BYTES + 1) / 8];

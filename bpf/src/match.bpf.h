@@ -270,6 +270,32 @@ static __always_inline int decision_stronger(__u32 a, __u32 b)
 	return ea > eb || (ea == eb && (a & DECISION_RULE) < (b & DECISION_RULE));
 }
 
+/* The answer of a decision that hangs on arguments. Verified once, on its own. */
+__noinline __u32 alternative(struct query *q, __u32 decision)
+{
+	__u32 i, list, held;
+	__u64 at, word;
+
+	if (!q)
+		return 0;
+	at = q->image + 4 * (__u64)(decision & DECISION_RULE);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < MAX_ALTERNATIVES; i++) {
+		word = LIST_END;
+		if (direct_loads)
+			word = direct_word(at + 8 * i);
+		else
+			bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
+		list = FIRST(word);
+		if (list == LIST_END)
+			return 0;
+		held = q->held[(list >> 6) & (LIST_WORDS - 1)] >> (list & 63) & 1;
+		if (list & LIST_ANY || held == !(list & LIST_NOT))
+			return SECOND(word);
+	}
+	return 0; /* the compiler refuses such rules */
+}
+
 /* The entry of a decision cell for an access; 0 (EFFECT_NONE) where there is no such cell. */
 static __always_inline __u32 decision_read(int direct, struct query *q, __u32 cell, __u32 condition)
 {
@@ -279,9 +305,10 @@ static __always_inline __u32 decision_read(int direct, struct query *q, __u32 ce
 	if (!cell)
 		return 0;
 	if (direct) /* on its 4 bytes; a word read there may reach into the next cell, which does no harm */
-		return FIRST(direct_word(at));
-	bpf_probe_read_kernel(&d, sizeof(d), (void *)at);
-	return d;
+		d = FIRST(direct_word(at));
+	else
+		bpf_probe_read_kernel(&d, sizeof(d), (void *)at);
+	return d & DECISION_ARGS ? alternative(q, d) : d;
 }
 
 /* ---- the descent ---- */

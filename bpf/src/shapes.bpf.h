@@ -15,7 +15,10 @@ struct request {
 	__u32 op;
 	__u32 condition; /* COND_WRITE, COND_TREE; the owner is added */
 	__u32 reason;	 /* not 0: no path says what this is about (REASON_*); dentry and mnt are for the event only */
-	__u32 nth;	 /* which of dentry's names, while it is judged under all (names.bpf.h) */
+	union {		 /* one place for both, since stacks are small */
+		__u64 bprm; /* of OP_EXEC: the struct linux_binprm */
+		__u32 nth;  /* of other operations: which of dentry's names, while it is judged under all (names.bpf.h) */
+	};
 };
 
 /* A walk asked for and answered: plain data, since it is handed to a function that is verified on its own. */
@@ -44,7 +47,8 @@ struct query {
 	__u32 source;	 /* source cell of the acting executable; 0 = none that rules name */
 	__u32 reason;	 /* out; REASON_NO_RULES: the automata are gone */
 	__u32 below;	 /* out, with COND_TREE: the strongest decision about something below the path */
-	__u32 pad;
+	__u32 unseen;	 /* out: EVENT_ARGS_* */
+	__u64 held[LIST_WORDS]; /* the lists that hold all arguments of the program */
 };
 
 /* One attempt at an answer: plain data, for a function that is verified on its own. */
@@ -113,6 +117,8 @@ struct event_facts {
 	__u32 has_path;
 	__u32 n; /* components of the path, in scratch */
 	__u32 has_detail; /* event.detail has been filled in */
+	__u32 flags; /* EVENT_* */
+	__u32 pad;
 };
 
 #endif

@@ -366,6 +366,36 @@ impl Detail {
     }
 }
 
+/// Why a program's arguments count as not listed by rules, whatever they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ArgsUnseen {
+    /// They are longer together than what is looked at.
+    TooLong,
+    /// They could not be read.
+    Unreadable,
+}
+
+impl ArgsUnseen {
+    /// `EVENT_ARGS_UNSEEN` and `EVENT_ARGS_UNREADABLE`.
+    const fn of(flags: u32) -> Option<Self> {
+        match (flags & 4 != 0, flags & 8 != 0) {
+            (_, true) => Some(Self::Unreadable),
+            (true, _) => Some(Self::TooLong),
+            _ => None,
+        }
+    }
+
+    /// In one word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLong => "too-long",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// `SYSCALL_COMPAT`
 const COMPAT: u32 = 512;
 
@@ -394,6 +424,8 @@ pub struct Event {
     pub path: Vec<u8>,
     /// Whether `path` is only the beginning.
     pub path_truncated: bool,
+    /// Why not all arguments of the program were looked at, where rules list arguments.
+    pub args: Option<ArgsUnseen>,
     /// The acting executable's path.
     pub source: Vec<u8>,
     /// What else there is to say; empty mostly.
@@ -496,6 +528,7 @@ impl RawEvent {
             text: text.to_vec(),
             path: path.to_vec(),
             path_truncated: head.flags & 1 != 0,
+            args: ArgsUnseen::of(head.flags),
             source: source.to_vec(),
             host_pid: head.host_pid,
             host_tid: head.host_tid,
@@ -578,6 +611,11 @@ mod tests {
             RawEvent::decode(&[head.bytes(), &[b'x'; 18]].concat()),
             Err(DecodeError::Field("reason", 99))
         );
+        head.reason = 4;
+        for (flags, args) in [(0, None), (4, Some(ArgsUnseen::TooLong)), (8, Some(ArgsUnseen::Unreadable))] {
+            head.flags = flags;
+            assert_eq!(RawEvent::decode(&[head.bytes(), &[b'x'; 18]].concat()).unwrap().event.args, args);
+        }
         head.version = 1;
         assert_eq!(RawEvent::decode(head.bytes()), Err(DecodeError::Version(1)));
     }

@@ -16,7 +16,7 @@ use enforcer_core::path::AbsPath;
 use enforcer_core::pattern::Pattern;
 use enforcer_core::policy::{Kind, PolicyId};
 use enforcer_core::ruleset::{
-    Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Postures, Rule, Ruleset,
+    Args, Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Postures, Rule, Ruleset,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -123,7 +123,7 @@ impl World {
                 read_only: self.rng.random_bool(0.2),
                 owner_only: self.rng.random_bool(0.2),
                 no_terminal: self.rng.random_bool(0.2),
-                ..Conditions::default()
+                args: (class == Class::Process && self.rng.random_bool(0.5)).then(|| self.list()),
             };
             origins.push(Origin {
                 policy: PolicyId {
@@ -150,6 +150,46 @@ impl World {
             process: Some(posture()),
         };
         Ruleset::new(rules, origins, postures).unwrap()
+    }
+
+    /// A few arguments; some are long, and begin like others.
+    fn list(&mut self) -> Args {
+        let count = self.rng.random_range(1..6);
+        Args::new((0..count).map(|_| self.arg()))
+    }
+
+    fn arg(&mut self) -> String {
+        const LONG: [usize; 10] = [8, 31, 33, 247, 248, 249, 256, 496, 497, 1024];
+        match self.rng.random_range(0..12) {
+            0 => String::new(),
+            1 => "/".into(),
+            2 => format!(
+                "{}{}",
+                "o".repeat(*LONG.choose(&mut self.rng).unwrap() - 1),
+                self.rng.random_range(0..2)
+            ),
+            n => ["-c", "-m", "x", "..", "--a-longer-option=value"][n % 5].into(),
+        }
+    }
+
+    /// Mostly arguments that some rule lists; seldom more than are looked at.
+    fn given(&mut self, ruleset: &Ruleset) -> Vec<Vec<u8>> {
+        let lists: Vec<_> = ruleset.rules().iter().filter_map(|rule| rule.conditions.args.clone()).collect();
+        let count = match self.rng.random_range(0..200) {
+            0 => self.rng.random_range(10..3000),
+            n => n % 5,
+        };
+        let list = lists.choose(&mut self.rng);
+        let mut args: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..count {
+            let listed = list.and_then(|list| list.as_slice().choose(&mut self.rng));
+            args.push(listed.cloned().unwrap_or_else(|| self.arg()).into());
+        }
+        if self.rng.random_bool(0.3) && !args.is_empty() {
+            let at = self.rng.random_range(0..args.len());
+            args[at] = self.arg().into();
+        }
+        args
     }
 
     /// A path in which something has become a wildcard, so that paths of other rules meet it.
@@ -220,6 +260,10 @@ impl World {
     }
 }
 
+/// `ARGS_BYTES`, and what the door puts before the arguments.
+const ARGS_BYTES: usize = 12_288;
+const ARGV0: usize = 6;
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
@@ -240,7 +284,7 @@ fn compare(reading: Reading, cases: u64) {
     let mut doors = Doors::open(reading).expect("the kernel loads the matcher (needs root)");
     let mut world = World { rng: SmallRng::seed_from_u64(seed), names: names() };
     let mut done = 0;
-    let (mut decided, mut passed, mut quickly) = (0, 0, 0);
+    let (mut decided, mut passed, mut quickly, mut by_args, mut unseen) = (0, 0, 0, 0, 0);
     while done < cases {
         let ruleset = world.ruleset();
         doors.publish(&ruleset).unwrap();
@@ -252,21 +296,35 @@ fn compare(reading: Reading, cases: u64) {
                 1 => Some(world.source()),
                 _ => named.choose(&mut world.rng).map(|path| path.as_bytes().to_vec()),
             };
+            let class =
+                *[PathClass::File, PathClass::File, PathClass::Process].choose(&mut world.rng).unwrap();
+            let given = world.given(&ruleset);
+            let given: Vec<&[u8]> = given.iter().map(Vec::as_slice).collect();
+            let known = class == PathClass::Process && world.rng.random_bool(0.9);
             let path = PathAccess {
-                class: *[PathClass::File, PathClass::File, PathClass::Process]
-                    .choose(&mut world.rng)
-                    .unwrap(),
+                class,
                 path: &object,
                 write: world.rng.random(),
                 tree: world.rng.random_bool(0.3),
                 owner: *[None, Some(1000), Some(0)].choose(&mut world.rng).unwrap(),
-                args: None,
+                args: known.then_some(&given[..]),
             };
             let terminal = world.rng.random();
             let access =
                 Access { source: source.as_deref(), uid: 1000, terminal, ..Access::to(Target::Path(path)) };
-            let wanted = ruleset.decide(&access);
             let answer = doors.ask(&access).unwrap();
+            // what is longer than what is looked at counts as not known
+            let long = ARGV0 + given.iter().map(|arg| arg.len() + 1).sum::<usize>() > ARGS_BYTES;
+            let seen = Access {
+                target: Target::Path(PathAccess { args: path.args.filter(|_| !long), ..path }),
+                ..access
+            };
+            let wanted = ruleset.decide(&seen);
+            assert!(long || !answer.unseen);
+            let listed = ruleset.rules().iter().any(|rule| rule.conditions.args.is_some());
+            by_args +=
+                u64::from(known && listed && wanted != ruleset.decide(&access.with_args(&[b"unlisted"])));
+            unseen += u64::from(answer.unseen);
             assert_eq!(
                 answer.decision(),
                 Some(wanted),
@@ -286,6 +344,7 @@ fn compare(reading: Reading, cases: u64) {
             done += 1;
         }
     }
+    assert!(by_args * 100 > done && unseen > 0, "{by_args} decided by arguments, {unseen} of them too long");
     assert!(decided * 4 > done, "only {decided} of {done} accesses met a rule or a posture");
     let wanted = if reading == Reading::AsHooks { passed / 4 } else { 0 };
     assert!(quickly >= wanted, "the short way passed {quickly} of {passed}");

@@ -21,6 +21,8 @@ pub const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/probe"));
 /// Does one thing and says by its exit status how that ended: `programs/act.c`.
 pub const ACT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/act"));
+/// Starts programs with arguments of all kinds: `programs/args.c`.
+pub const ARGS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/args"));
 
 /// The program of tricks to get round a policy.
 pub const EVADE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/evade"));

@@ -214,6 +214,9 @@ impl Alerts {
         if event.path_truncated {
             alert.data.push_str(" path=truncated");
         }
+        if let Some(unseen) = event.args {
+            let _infallible = write!(alert.data, " args={}", unseen.as_str());
+        }
         if let EventBy::Rule(id) = event.by
             && let Some(link) = ruleset.as_ref().and_then(|ruleset| ruleset.written_as(id, &event.path))
         {

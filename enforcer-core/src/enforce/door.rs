@@ -47,6 +47,9 @@ pub struct Answer {
     pub decision: u32,
     /// `enum enforcer_reason`; 0 = resolved.
     pub reason: u32,
+    /// Whether rules list arguments and those of the access are longer than what is looked at, so that they count as not
+    /// known.
+    pub unseen: bool,
     /// Whether the short way, which only knows accesses that pass without an event, says that this is one. `false`
     /// where it leaves the answer to the long one.
     pub passes: bool,
@@ -142,10 +145,19 @@ impl Doors {
             return Err(EnforceError::Full("the door takes paths alone"));
         };
         let source = access.source.unwrap_or_default();
-        let mut paths = [0; 2 * PATH_BYTES];
-        let (object_at, source_at) = paths.split_at_mut(PATH_BYTES);
+        let mut paths = vec![0; INPUT_BYTES];
+        let (object_at, rest) = paths.split_at_mut(PATH_BYTES);
+        let (source_at, rest) = rest.split_at_mut(PATH_BYTES);
+        let (args_at, about_args) = rest.split_at_mut(ARGS_BUFFER);
         let object_len = place(object_at, about.path)?;
         let source_len = place(source_at, source)?;
+        let args: Vec<u8> = about.args.into_iter().flat_map(strings).collect();
+        // as many as fit, as the hooks look at
+        args_at.iter_mut().zip(&args).for_each(|(to, from)| *to = *from);
+        let args_len = u32::try_from(args.len().min(ARGS_BYTES)).unwrap_or(u32::MAX);
+        let count = about.args.map_or(0, |args| u32::try_from(args.len() + 1).unwrap_or(u32::MAX));
+        let numbers = [count, args_len].into_iter().flat_map(u32::to_ne_bytes);
+        about_args.iter_mut().zip(numbers).for_each(|(to, from)| *to = from);
         self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the paths")?;
         let owner = about.owner.is_none_or(|owner| owner == access.uid);
         let context = types::door_match {
@@ -159,7 +171,8 @@ impl Doors {
             ..Default::default()
         };
         let context = self.call("door_match", context)?;
-        Ok(Answer { decision: context.decision, reason: context.reason, passes: context.passes == 1 })
+        let unseen = context.unseen != 0;
+        Ok(Answer { decision: context.decision, reason: context.reason, unseen, passes: context.passes == 1 })
     }
 
     /// Asks the kernel about one access to something that has no path.
@@ -167,8 +180,11 @@ impl Doors {
     /// # Errors
     /// When the program cannot be run, the source is longer than a page, or a path is accessed.
     pub fn ask_plain(&self, access: &Access<'_>) -> Result<Answer, EnforceError> {
-        let mut paths = [0; 2 * PATH_BYTES];
-        let source_len = place(paths.split_at_mut(PATH_BYTES).1, access.source.unwrap_or_default())?;
+        let mut paths = vec![0; INPUT_BYTES];
+        let source_len = place(
+            paths.split_at_mut(PATH_BYTES).1.split_at_mut(PATH_BYTES).0,
+            access.source.unwrap_or_default(),
+        )?;
         if source_len != 0 {
             self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the source")?;
         }
@@ -201,7 +217,7 @@ impl Doors {
             }
         }
         let context = self.call("door_ask_plain", context)?;
-        Ok(Answer { decision: context.decision, reason: context.reason, passes: false })
+        Ok(Answer { decision: context.decision, reason: context.reason, unseen: false, passes: false })
     }
 
     fn call<T: Shared>(&self, door: &str, context: T) -> Result<T, EnforceError> {
@@ -218,6 +234,18 @@ impl Doors {
 }
 
 const PATH_BYTES: usize = 4096;
+/// `ARGS_BYTES`
+const ARGS_BYTES: usize = 12_288;
+/// `ARGS_BUFFER`
+const ARGS_BUFFER: usize = 16_384;
+/// `struct door_paths`
+const INPUT_BYTES: usize = size_of::<types::door_paths>();
+
+/// What a program is started with, as it stands in its memory; the first argument is none that rules are about.
+fn strings<'a>(args: &'a [&'a [u8]]) -> impl Iterator<Item = u8> + 'a {
+    let all = std::iter::once(&b"argv0"[..]).chain(args.iter().copied());
+    all.flat_map(|arg| arg.iter().copied().chain([0]))
+}
 
 fn place(to: &mut [u8], path: &[u8]) -> Result<u32, EnforceError> {
     if path.len() > to.len() {

@@ -11,6 +11,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod args;
 mod classes;
 mod container;
 
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use args::arguments;
 use classes::{presets, sockets_and_capabilities};
 use container::{Container, DESCEND, dig};
 use enforcer_core::decide::Verdict;
@@ -72,6 +74,7 @@ on_both_kernels! {
     upgrades => upgrades_on_6_1, upgrades_on_6_12;
     sockets_and_capabilities => sockets_and_capabilities_on_6_1, sockets_and_capabilities_on_6_12;
     presets => presets_on_6_1, presets_on_6_12;
+    arguments => arguments_on_6_1, arguments_on_6_12;
 }
 
 /// Kernels change what programs stand on: who is confined is asked on the newest one too.
@@ -80,11 +83,21 @@ fn identity_on_the_newest() {
     in_guest("identity_on_the_newest", Kernel::Newest, identity);
 }
 
+/// And so is what is read in page tables.
+#[test]
+fn arguments_on_the_newest() {
+    in_guest("arguments_on_the_newest", Kernel::Newest, arguments);
+}
+
 fn options() -> Options {
     Options::default()
 }
 
 fn ruleset(rules: &str) -> Ruleset {
+    ruleset_under(rules, Postures::default())
+}
+
+fn ruleset_under(rules: &str, postures: Postures) -> Ruleset {
     let policy = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p, namespace: default}}\n\
          spec:\n  selector: {{matchLabels: {{app: x}}}}\n{rules}"
@@ -96,8 +109,8 @@ fn ruleset(rules: &str) -> Ruleset {
         labels: BTreeMap::from([("app".into(), "x".into())]),
         ..Subject::default()
     };
-    let resolved = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject);
-    assert!(!resolved.ruleset.is_empty());
+    let resolved = Ruleset::resolve(&parsed.policies, &postures, &subject);
+    assert!(!resolved.ruleset.is_empty() && resolved.coverage.is_full(), "{}", resolved.coverage);
     resolved.ruleset
 }
 

@@ -77,6 +77,7 @@ fn event(ruleset: &Ruleset, rule: &str) -> Event {
         comm: "cat".into(),
         parent_comm: "sh".into(),
         path_truncated: false,
+        args: None,
         host_tid: 1,
         time_ns: 5,
     }

@@ -155,7 +155,7 @@ const MAX_STATES: usize = (NUMBERS - DEAD) / (EDGES + 2);
 
 impl Automaton {
     /// `None` where it has too many states.
-    fn new(patterns: &[Rest<'_>]) -> Option<Self> {
+    fn new(patterns: &[Rest<'_>], image: &mut Builder) -> Result<Option<Self>, CompileError> {
         let mut machine = Machine::default();
         let starts: Vec<(usize, usize)> = patterns
             .iter()
@@ -181,15 +181,15 @@ impl Automaton {
                 examples.iter().map(|byte| number(machine.after(&places, *byte), &mut all)).collect();
             let rule = |index: usize| patterns.get(index).map(|rest| rest.rule);
             let accepted = machine.accepted(&places).filter_map(rule);
-            let mut decision = decide(accepted);
+            let mut decision = decide(accepted, image)?;
             let beyond = machine.after(&places, b'/');
             below(&mut decision, machine.going_on(&beyond).filter_map(rule));
             states.push(State { decision, edges });
             if all.len() * (EDGES + examples.len()) > NUMBERS - DEAD || all.len() > MAX_STATES {
-                return None;
+                return Ok(None);
             }
         }
-        Some(Self { classes, states })
+        Ok(Some(Self { classes, states }))
     }
 
     fn next(&self, state: &State, byte: usize) -> usize {
@@ -307,7 +307,7 @@ impl Automata {
         let mut places = Vec::new();
         let mut todo = vec![patterns];
         while let Some(some) = todo.pop() {
-            match Automaton::new(some) {
+            match Automaton::new(some, image)? {
                 Some(automaton) => places.push(self.pack(automaton, image)?),
                 None if some.len() > 1 => todo.extend(<[_; 2]>::from(some.split_at(some.len() / 2))),
                 None => {

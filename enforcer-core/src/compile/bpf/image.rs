@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::args::Lists;
 use crate::ruleset::{Class, Effect};
 
 /// Bytes of a cell.
@@ -28,6 +29,8 @@ pub(super) const COND_OWNER: u32 = 2;
 pub(super) const COND_TREE: u32 = 4;
 /// The task has a controlling terminal.
 pub(super) const COND_TTY: u32 = 8;
+/// Of a class alone: some rule lists arguments.
+pub(super) const COND_ARGS: u32 = 16;
 /// Combinations of conditions.
 pub(super) const COND_COUNT: usize = 16;
 /// Entries of an array by class.
@@ -45,6 +48,8 @@ pub const RULE_NONE: u32 = RULE_POSTURE - 1;
 pub const RULE_LIMIT: usize = 0x0fff_fffe;
 /// The rule decided by exempting the access.
 pub const DECISION_EXEMPT: u32 = 0x8000_0000;
+/// What rules answer hangs on the arguments; see [`args`](super::args).
+const DECISION_ARGS: u32 = 0x4000_0000;
 const EFFECT_SHIFT: u32 = 28;
 
 /// Bytes of a block of cells, and of automata.
@@ -197,6 +202,14 @@ pub(super) struct ClassFacts {
     pub(super) unresolved: u32,
     pub(super) conditions: u32,
     pub(super) has_source: bool,
+    pub(super) args: ArgNodes,
+}
+
+/// Where the arguments stand that rules list.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ArgNodes {
+    pub(super) root: u32,  // node; 0 = no rule lists any
+    pub(super) empty: u32, // cell of lists; 0 = the empty argument is on none
 }
 
 fn index_of(class: Class) -> usize {
@@ -215,12 +228,22 @@ fn index_of(class: Class) -> usize {
 pub(super) struct Builder {
     cells: Vec<Cell>, // the header first, empty until the end
     decisions: BTreeMap<Decision, u32>,
+    alternatives: BTreeMap<Vec<u32>, u32>,
+    of_lists: BTreeMap<[u64; 8], u32>,
+    pub(super) lists: Lists,
     classes: [u32; CLASS_SLOTS],
 }
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self { cells: vec![[0; CELL_BYTES]], decisions: BTreeMap::new(), classes: [0; CLASS_SLOTS] }
+        Self {
+            cells: vec![[0; CELL_BYTES]],
+            decisions: BTreeMap::new(),
+            alternatives: BTreeMap::new(),
+            of_lists: BTreeMap::new(),
+            lists: Lists::default(),
+            classes: [0; CLASS_SLOTS],
+        }
     }
 
     fn push(&mut self, cell: Cell) -> u32 {
@@ -259,6 +282,30 @@ impl Builder {
         cell
     }
 
+    /// An entry of a decision for these alternatives, which are shared by all that say the same.
+    pub(super) fn alternatives(&mut self, words: Vec<u32>, strongest: Effect) -> u32 {
+        let cell = match self.alternatives.get(&words) {
+            Some(cell) => *cell,
+            None => {
+                let cell = self.cells(to_cells(&words));
+                self.alternatives.insert(words, cell);
+                cell
+            }
+        };
+        // an image has fewer words than an entry can name: see `MAX_CELLS`
+        DECISION_ARGS | effect_bits(strongest) | cell.saturating_mul(CELL_WORDS) & RULE_POSTURE
+    }
+
+    /// The cell of something that is on these lists.
+    pub(super) fn lists(&mut self, bits: [u64; 8]) -> u32 {
+        if let Some(cell) = self.of_lists.get(&bits) {
+            return *cell;
+        }
+        let cell = self.push(bits.into_iter().fold(Fields::default(), Fields::u64).cell());
+        self.of_lists.insert(bits, cell);
+        cell
+    }
+
     pub(super) fn root(&mut self, root: &Root) -> u32 {
         let Root { node, base, says: Says { exact, children, deep, automata } } = *root;
         self.push(words(&[node, base, exact, children, deep, automata]))
@@ -278,8 +325,10 @@ impl Builder {
     }
 
     pub(super) fn class(&mut self, class: Class, facts: &ClassFacts) {
-        let ClassFacts { root, otherwise, unresolved, conditions, has_source } = *facts;
-        let cell = self.push(words(&[root, otherwise, conditions, u32::from(has_source), unresolved]));
+        let ClassFacts { root, otherwise, unresolved, conditions, has_source, args } = *facts;
+        let has_source = u32::from(has_source);
+        let cell =
+            self.push(words(&[root, otherwise, conditions, has_source, unresolved, args.root, args.empty]));
         self.classes.iter_mut().skip(index_of(class)).take(1).for_each(|slot| *slot = cell);
     }
 

@@ -8,6 +8,7 @@
 //! The layout is that of `bpf/src/enforcer.h`; [`image`] writes it, and a test compares it with the types generated
 //! from the compiled object.
 
+mod args;
 mod automaton;
 pub mod image;
 mod net;
@@ -22,8 +23,9 @@ use std::cmp::Reverse;
 use crate::coverage::GapReason;
 use crate::ruleset::{Class, Conditions, Effect, PostureAction, Ruleset};
 use crate::support::Support;
+use args::MAX_LISTS;
 use image::{
-    Builder, COND_OWNER, COND_TTY, COND_WRITE, ClassFacts, DECISION_EXEMPT, RULE_LIMIT, RULE_NONE,
+    Builder, COND_ARGS, COND_OWNER, COND_TTY, COND_WRITE, ClassFacts, DECISION_EXEMPT, RULE_LIMIT, RULE_NONE,
     RULE_POSTURE, effect_bits,
 };
 use table::place;
@@ -56,6 +58,15 @@ pub enum CompileError {
     /// The states of automata cannot name all decisions.
     #[error("more patterns than an image can hold")]
     TooManyDecisions,
+    /// More different lists of arguments than the programs tell apart.
+    #[error("{0} different lists of `allowedArgs`, more than {MAX_LISTS}")]
+    TooManyLists(usize),
+    /// More answers for one object, by its arguments, than the programs look through.
+    #[error("too many rules about the same object with `allowedArgs`, `{rule}` among them")]
+    TooManyAlternatives {
+        /// One of the rules.
+        rule: String,
+    },
     /// The programs know nothing of such a rule. Resolving policies makes none of these.
     #[error("the rule `{rule}`: {reason}")]
     Unsupported {
@@ -96,6 +107,7 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
                     .map(|rule| conditions_of(&rule.conditions))
                     .fold(0, |all, one| all | one),
                 has_source: of_class().any(|rule| rule.source.is_some()),
+                args: trees.args().filter(|_| class == Class::Process).unwrap_or_default(),
             };
             image.class(class, &facts);
         }
@@ -143,8 +155,13 @@ fn unresolved(ruleset: &Ruleset, class: Class) -> u32 {
 
 /// The conditions of an access that a rule with these asks about.
 fn conditions_of(conditions: &Conditions) -> u32 {
-    let Conditions { read_only, owner_only, no_terminal, .. } = conditions;
-    let asked = [(*read_only, COND_WRITE), (*owner_only, COND_OWNER), (*no_terminal, COND_TTY)];
+    let Conditions { read_only, owner_only, no_terminal, args } = conditions;
+    let asked = [
+        (*read_only, COND_WRITE),
+        (*owner_only, COND_OWNER),
+        (*no_terminal, COND_TTY),
+        (args.is_some(), COND_ARGS),
+    ];
     asked.into_iter().filter(|(asked, _)| *asked).fold(0, |all, (_, bit)| all | bit)
 }
 

@@ -3,10 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::args::{Lists, MAX_ALTERNATIVES, MAX_LISTS, When, words};
 use super::automaton::{Automata, Rest, split};
 use super::image::{
-    Block, Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_TTY, COND_WRITE, Decision, First, MAX_BEGUN,
-    Node, Root, Says,
+    ArgNodes, Block, Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_TTY, COND_WRITE, Decision, First,
+    MAX_BEGUN, Node, Root, Says,
 };
 use super::plain::Roots;
 use super::table::first_bit;
@@ -108,6 +109,7 @@ pub(super) struct Trees {
     nodes: Vec<Node>,
     roots: BTreeMap<Class, u32>, // without a source
     source_node: u32,
+    args: Option<ArgNodes>,
     last: u32, // node number; 0 means none
     blocks: Vec<Block>,
 }
@@ -153,7 +155,24 @@ impl Trees {
             trees.source_node = trees.next();
             trees.graft(&tree, trees.source_node);
         }
+        trees.plant_args(image)?;
         Ok(trees)
+    }
+
+    fn plant_args(&mut self, image: &mut Builder) -> Result<(), CompileError> {
+        let lists = std::mem::take(&mut image.lists);
+        if lists.len() > MAX_LISTS {
+            return Err(CompileError::TooManyLists(lists.len()));
+        }
+        let (root, empty, nodes) = lists.plant(|| self.next(), image);
+        self.nodes.extend(nodes);
+        self.args = (root != 0).then_some(ArgNodes { root, empty });
+        Ok(())
+    }
+
+    /// Where the arguments stand that rules list; `None` where no rule lists any.
+    pub(super) fn args(&self) -> Option<ArgNodes> {
+        self.args
     }
 
     /// The automata of patterns.
@@ -265,12 +284,18 @@ fn decisions(
     image: &mut Builder,
 ) -> Result<Says, CompileError> {
     let recursive = |rule: &&&Rule| matches!(rule.object, Object::Directory { recursive: true, .. });
-    let mut exact = decide(branch.exact.iter().copied());
+    let mut exact = decide(branch.exact.iter().copied(), image)?;
     strongest_below(&mut exact, branch.below);
     Ok(Says {
         exact: image.decision(exact),
-        children: image.decision(decide(branch.directory.iter().copied())),
-        deep: image.decision(decide(branch.directory.iter().filter(recursive).copied())),
+        children: {
+            let children = decide(branch.directory.iter().copied(), image)?;
+            image.decision(children)
+        },
+        deep: {
+            let deep = decide(branch.directory.iter().filter(recursive).copied(), image)?;
+            image.decision(deep)
+        },
         automata: if branch.patterns.is_empty() {
             0
         } else {
@@ -293,30 +318,62 @@ pub(super) fn below<'r>(decision: &mut Decision, rules: impl Iterator<Item = &'r
 }
 
 /// What rules about one object say together, for each combination of conditions: 0 where none of them decides.
-pub(super) fn decide<'r>(rules: impl Iterator<Item = &'r Rule> + Clone) -> Decision {
+pub(super) fn decide<'r>(
+    rules: impl Iterator<Item = &'r Rule> + Clone,
+    image: &mut Builder,
+) -> Result<Decision, CompileError> {
     let mut decision = [0; COND_COUNT];
     for (condition, slot) in (0u32..).zip(&mut decision).filter(|(condition, _)| condition & COND_TREE == 0) {
-        let strongest = rules.clone().filter_map(|rule| answer(rule, condition)).max();
-        *slot = strongest.map_or(0, |(effect, Reverse((origin, exempt)))| entry(effect, exempt, origin));
+        let mut answers: Vec<(Answer, When)> = Vec::new();
+        rules.clone().for_each(|rule| answers.extend(answers_of(rule, condition, &mut image.lists)));
+        answers.sort_unstable_by_key(|answer| Reverse(*answer));
+        answers.dedup();
+        // what comes after an answer that is always given is never asked for
+        let always = answers.iter().position(|(_, when)| *when == When::Always);
+        answers.truncate(always.map_or(answers.len(), |always| always + 1));
+        let word = |(effect, Reverse((origin, exempt))): Answer| entry(effect, exempt, origin);
+        *slot = match answers.as_slice() {
+            [] => 0,
+            [(answer, When::Always)] => word(*answer),
+            several if several.len() > MAX_ALTERNATIVES => {
+                let rule = rules.clone().next().map(Rule::to_string).unwrap_or_default();
+                return Err(CompileError::TooManyAlternatives { rule });
+            }
+            several => {
+                let strongest = several.iter().map(|((effect, _), _)| *effect).max().unwrap_or(Effect::Block);
+                let pairs: Vec<_> = several.iter().map(|(answer, when)| (*when, word(*answer))).collect();
+                image.alternatives(words(&pairs), strongest)
+            }
+        };
     }
-    decision
+    Ok(decision)
 }
 
 type Answer = (Effect, Reverse<(u32, bool)>);
 
-/// One rule's answer; `None` where its conditions leave the access to others. Ordered by strength, then origin.
-fn answer(rule: &Rule, condition: u32) -> Option<Answer> {
-    let Conditions { read_only, owner_only, no_terminal, args: _ } = &rule.conditions;
+/// One rule's answers, and when they are given; none where its conditions leave the access to others. Ordered by
+/// strength, then origin.
+fn answers_of(rule: &Rule, condition: u32, lists: &mut Lists) -> Vec<(Answer, When)> {
+    let Conditions { read_only, owner_only, no_terminal, args } = &rule.conditions;
     let asked =
         [(*read_only, COND_WRITE, false), (*owner_only, COND_OWNER, true), (*no_terminal, COND_TTY, false)];
     let mut asked = asked.into_iter().filter(|(asked, ..)| *asked);
     let holds = |(_, bit, wanted): (bool, u32, bool)| (condition & bit != 0) == wanted;
+    let mut list = |args| lists.number(args);
     let origin = rule.origin.0;
+    let allowed = |exempt| (Effect::Allow, Reverse((origin, exempt)));
     match rule.effect {
-        Effect::Allow => asked.all(holds).then_some((Effect::Allow, Reverse((origin, false)))),
+        Effect::Allow if !asked.all(holds) => Vec::new(),
+        Effect::Allow => {
+            vec![(allowed(false), args.as_ref().map_or(When::Always, |args| When::Held(list(args))))]
+        }
+        _ if asked.any(holds) => vec![(allowed(true), When::Always)],
         effect => {
-            let exempt = asked.any(holds);
-            Some((if exempt { Effect::Allow } else { effect }, Reverse((origin, exempt))))
+            let plain = (effect, Reverse((origin, false)));
+            match args.as_ref().map(list) {
+                None => vec![(plain, When::Always)],
+                Some(list) => vec![(allowed(true), When::Held(list)), (plain, When::NotHeld(list))],
+            }
         }
     }
 }

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The arguments of a program that is about to be executed, and which lists of rules hold all of them.
+ *
+ * They are read where the kernel has copied them to: the top of the new program's memory, which no other task knows
+ * yet, so nobody can change them between this and the moment when the program sees them. No helper reads that memory
+ * before it is the task's own, so its page tables are walked here, and the pages read through the kernel's own mapping
+ * of all memory. Only the executing task itself puts pages there. The kernel may take one away meanwhile (to swap);
+ * then its entry has changed, and the arguments count as unreadable. It never comes back while this runs.
+ *
+ * Arguments that cannot be read, or are longer together than what is looked at, are on no list: rules that allow
+ * with `allowedArgs` do not cover them, and those that block exempt nothing.
+ */
+#ifndef ARGS_BPF_H
+#define ARGS_BPF_H
+
+#define ARGS_PAGE 4096u
+#define ARGS_STEPS (ARGS_BYTES / ARGS_PAGE + 1)
+
+#if defined(__TARGET_ARCH_x86)
+
+/* arch/x86/kernel/head64.c, arch/x86/mm/init.c; weak as the locks in walk.bpf.h are */
+extern const void page_offset_base __ksym __weak;
+extern const void pgdir_shift __ksym __weak;
+extern const void physical_mask __ksym __weak;
+
+#define PAGE_PRESENT 1ULL
+#define PAGE_LARGE 0x80ULL
+#define PAGE_FRAME 0x000ffffffffff000ULL
+#define PAGE_SHIFT 12
+#define TABLE_LEVELS 5
+
+struct mapping {
+	__u64 at;    /* address of the last table's entry */
+	__u64 entry;
+	__u64 page;  /* where the kernel sees the page; 0: it is not there */
+};
+
+/* Where the page that holds `address` is. `pgd` is the first table of the memory. */
+static __always_inline void mapping_find(struct mapping *m, __u64 pgd, __u64 address)
+{
+	__u64 base = 0, mask = ~0ULL, table = pgd, at, entry;
+	__u32 shift = 0, i;
+
+	m->page = 0;
+	if (!&page_offset_base || !&pgdir_shift)
+		return;
+	bpf_probe_read_kernel(&base, sizeof(base), &page_offset_base);
+	bpf_probe_read_kernel(&shift, sizeof(shift), &pgdir_shift);
+	if (&physical_mask) /* leaves out what encrypted memory marks its pages with */
+		bpf_probe_read_kernel(&mask, sizeof(mask), &physical_mask);
+	mask &= PAGE_FRAME;
+	if (!table || !base)
+		return;
+	for (i = 0; i < TABLE_LEVELS; i++) {
+		at = table + (address >> (shift & 63) & 511) * 8;
+		if (bpf_probe_read_kernel(&entry, sizeof(entry), (void *)at) || !(entry & PAGE_PRESENT))
+			return;
+		table = base + (entry & mask);
+		if (shift == PAGE_SHIFT) {
+			m->at = at;
+			m->entry = entry;
+			m->page = table;
+			return;
+		}
+		if (entry & PAGE_LARGE) /* never of such a stack */
+			return;
+		shift -= 9;
+	}
+}
+
+static __always_inline int mapping_holds(struct mapping *m)
+{
+	__u64 entry = 0;
+
+	return !bpf_probe_read_kernel(&entry, sizeof(entry), (void *)m->at) && entry == m->entry;
+}
+
+struct reading {
+	struct scratch *s;
+	__u64 pgd;
+	__u64 address;
+	__u32 len;    /* bytes read so far */
+	__u32 wanted;
+	__u32 failed;
+	__u32 pad;
+};
+
+static long read_step(__u32 i, struct reading *c)
+{
+	struct mapping m = {};
+	__u32 at = c->len, offset = c->address & (ARGS_PAGE - 1), n = ARGS_PAGE - offset;
+
+	if (at >= c->wanted || at > ARGS_BYTES)
+		return 1;
+	if (n > c->wanted - at)
+		n = c->wanted - at;
+	asm volatile("" : "+r"(n));
+	n = ((n - 1) & (ARGS_PAGE - 1)) + 1; /* as it is: for the verifier's sake */
+	c->failed = 1;
+	mapping_find(&m, c->pgd, c->address);
+	if (!m.page || bpf_probe_read_kernel(&c->s->args[at], n, (void *)(m.page + offset)) || !mapping_holds(&m))
+		return 1;
+	c->failed = 0;
+	c->len = at + n;
+	c->address += n;
+	return 0;
+}
+
+/* The strings of a program's start, the arguments first, into scratch->args; how many bytes, 0 = unreadable. */
+static __always_inline __u32 args_read(struct scratch *s, struct linux_binprm *bprm)
+{
+	struct reading c = {.s = s};
+	__u64 end = BPF_CORE_READ(bprm, exec); /* above the arguments and the environment, or a little further */
+
+	c.address = BPF_CORE_READ(bprm, p);
+	c.pgd = (__u64)BPF_CORE_READ(bprm, mm, pgd);
+	if (end <= c.address)
+		return 0;
+	c.wanted = end - c.address > ARGS_BYTES ? ARGS_BYTES : end - c.address;
+	bpf_loop(ARGS_STEPS, read_step, &c, 0);
+	return c.failed ? 0 : c.len;
+}
+
+#else
+
+static __always_inline __u32 args_read(struct scratch *s, struct linux_binprm *bprm)
+{
+	return 0; /* other machines' page tables are not known here */
+}
+
+#endif
+
+struct listing {
+	struct query *q;
+	struct scratch *s;
+	__u32 at;    /* in scratch->args */
+	__u32 len;   /* bytes there */
+	__u32 left;  /* arguments still to come, this one included */
+	__u32 first; /* this is argv[0], which no list is about */
+	__u32 root;  /* node under which arguments stand */
+	__u32 node;  /* where this one has come to */
+};
+
+/* What a cell of lists has in common with what holds so far; whether anything is left. */
+static __always_inline int held_by(struct query *q, __u32 cell)
+{
+	__u64 at = cell_address(q, cell), word, any = 0;
+	__u32 i;
+
+	for (i = 0; i < LIST_WORDS; i++) {
+		word = 0;
+		if (cell && direct_loads)
+			word = direct_word(at + 8 * i);
+		else if (cell)
+			bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
+		q->held[i] &= word;
+		any |= q->held[i];
+	}
+	return any != 0;
+}
+
+/* scratch->name from the `len` bytes that have been copied into it, which also stand at `from` */
+static __always_inline void name_settle(struct scratch *s, __u32 len, __u64 from, __u64 seed)
+{
+	__u32 last = (len - 1) / 8;
+	__u64 hash;
+
+	if (last >= NAME_WORDS)
+		return;
+	s->name.words[last] = word_cut(s->name.words[last], len - 8 * last);
+	if (last < 3)
+		s->name.words[3] = 0;
+	if (last < 2)
+		s->name.words[2] = 0;
+	if (last < 1)
+		s->name.words[1] = 0;
+	s->name.len = len;
+	s->name.address = from;
+	hash = mix(seed, s->name.words[0]);
+	if (len > 8)
+		hash = mix(hash, s->name.words[1]);
+	if (len > 16)
+		hash = mix(hash, s->name.words[2]);
+	if (len > 24)
+		hash = mix(hash, s->name.words[3]);
+	if (len > NODE_INLINE)
+		hash = name_tail(s, hash);
+	s->name.hash = mix(hash, len);
+}
+
+/* One piece of an argument. Arguments stand in the tree in pieces of ARG_PIECE bytes, the last one shorter. */
+static long list_step(__u32 i, struct listing *c)
+{
+	struct scratch *s = c->s;
+	struct query *q = c->q;
+	__u32 at = c->at, end;
+	__u64 found;
+	long n;
+
+	if (!c->left)
+		return 1;
+	if (at >= c->len || at >= ARGS_BYTES)
+		goto unseen;
+	n = bpf_probe_read_kernel_str(s->name.bytes, ARG_PIECE + 1, &s->args[at]);
+	if (n < 1 || n > ARG_PIECE + 1)
+		goto unseen;
+	n--;
+	end = at + n;
+	if (end >= c->len || end >= ARGS_BYTES)
+		goto unseen;
+	c->at = end;
+	if (s->args[end]) {
+		if (c->first)
+			return 0;
+	} else {
+		c->at++;
+		c->left--;
+		if (c->first) {
+			c->first = 0;
+			return 0;
+		}
+	}
+	if (!n) { /* an empty one; pieces after the first never are, but where the length is a multiple of theirs */
+		if (c->node == c->root)
+			return !held_by(q, image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, no_arg)));
+		goto unseen;
+	}
+	name_settle(s, n, (__u64)&s->args[at], q->seed);
+	found = node_find(direct_loads, q, s, c->node);
+	if (!found) {
+		held_by(q, 0);
+		return 1;
+	}
+	if (s->args[end]) {
+		c->node = FIRST(cell_word(direct_loads, s, found, WORD_OF(cell, node.node)));
+		return 0;
+	}
+	c->node = c->root;
+	return !held_by(q, FIRST(cell_word(direct_loads, s, found, WORD_OF(cell, node.exact))));
+unseen:
+	q->unseen = EVENT_ARGS_UNSEEN;
+	held_by(q, 0);
+	return 1;
+}
+
+/* Which lists hold all arguments but the first of `count`: in q->held. They stand in the first `len` bytes of
+ * scratch->args. Verified once, on its own. */
+__noinline int args_list(struct query *q, struct scratch *s, __u32 count, __u32 len)
+{
+	struct listing c = {.q = q, .s = s, .first = 1};
+	__u32 i;
+
+	if (!q || !s)
+		return 0;
+	for (i = 0; i < LIST_WORDS; i++)
+		q->held[i] = ~0ULL;
+	c.root = image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, args));
+	c.node = c.root;
+	c.left = count;
+	c.len = len;
+	c.at = s->zero;
+	if (count > 1)
+		bpf_loop(ARGS_BYTES + 1, list_step, &c, 0);
+	if (count > 1 && c.left && !q->unseen) /* not at the end: one of them is on no list */
+		held_by(q, 0);
+	return 0;
+}
+
+/* The same for a program that is being executed; 0: nothing is, and no list holds its arguments. */
+__noinline int args_find(struct query *q, struct scratch *s, __u64 address)
+{
+	struct linux_binprm *bprm = (struct linux_binprm *)address;
+	__u32 len, i;
+	int count;
+
+	if (!q || !s)
+		return 0;
+	for (i = 0; i < LIST_WORDS; i++)
+		q->held[i] = 0;
+	if (!bprm)
+		return 0;
+	len = args_read(s, bprm);
+	count = BPF_CORE_READ(bprm, argc);
+	if (!len || count < 0)
+		q->unseen = EVENT_ARGS_UNREADABLE;
+	else
+		args_list(q, s, count, len);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,134 @@
+//! `allowedArgs`: what a program is started with, as it will see it itself.
+
+use std::fs;
+
+use enforcer_core::decide::Verdict;
+use enforcer_core::enforce::{Enforcer, Stage};
+use enforcer_core::event::{ArgsUnseen, Event, EventBy, Op};
+use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
+
+use crate::container::Container;
+use crate::{counter, events, options, ruleset, ruleset_under, sh};
+
+/// What a shell says of a program that it may not execute.
+const REFUSED: i32 = 126;
+const EACCES: i32 = 13;
+/// What the judged program says where it sees an argument that is not `listed`.
+const UNLISTED: i32 = 77;
+
+struct Bench {
+    enforcer: Enforcer,
+    container: Container,
+}
+
+impl Bench {
+    fn set(&self, rules: &Ruleset) {
+        self.enforcer.update(&self.container.id, rules).unwrap();
+    }
+
+    fn runs(&mut self, command: &str, status: i32) {
+        events(&self.enforcer);
+        assert_eq!(self.container.run(command), status, "{command}\n{:#?}", events(&self.enforcer));
+        assert_eq!(events(&self.enforcer), vec![], "{command}");
+    }
+
+    /// It is denied, and said so of `path`.
+    fn denied(&mut self, command: &str, status: i32, path: &str) -> Event {
+        events(&self.enforcer);
+        assert_eq!(self.container.run(command), status, "{command}");
+        let mut told = events(&self.enforcer);
+        let Some(last) = told.pop() else { panic!("{command}: no event") };
+        assert_eq!(
+            (last.op, last.verdict, last.path.as_slice()),
+            (Op::Exec, Verdict::Block, path.as_bytes())
+        );
+        last
+    }
+}
+
+/// Blocked unless all arguments are these.
+fn block(path: &str, args: &str) -> Ruleset {
+    ruleset(&format!(
+        "  process: {{matchPaths: [{{path: {path}, allowedArgs: [{args}]}}]}}\n  action: Block\n"
+    ))
+}
+
+pub fn arguments() {
+    for (name, program) in [("args", lab::image::ARGS), ("judged", lab::image::ARGS)] {
+        fs::write(format!("/usr/bin/{name}"), program).unwrap();
+    }
+    fs::write("/usr/bin/script", "#!/usr/bin/judged listed\n").unwrap();
+    sh("chmod +x /usr/bin/args /usr/bin/judged /usr/bin/script");
+    let enforcer = Enforcer::open(&options()).unwrap();
+    let mut container = Container::created("args", true);
+    let listed = block("/usr/bin/judged", "listed, ''");
+    enforcer.arm(&container.target(Stage::Created), &listed).unwrap();
+    container.start();
+    let mut bench = Bench { enforcer, container };
+
+    bench.runs("/usr/bin/judged listed", 0);
+    bench.runs("/usr/bin/judged listed listed", 0);
+    bench.runs("/usr/bin/judged", 0);
+    bench.runs("/usr/bin/judged '' listed", 0);
+    for command in
+        ["unlisted", "listed unlisted", "list", "listed2", "x", "listed/", "listed ..", "-- listed"]
+    {
+        let event = bench.denied(&format!("/usr/bin/judged {command}"), REFUSED, "/usr/bin/judged");
+        assert!(matches!(event.by, EventBy::Rule(_)), "{event:?}");
+        assert_eq!(event.args, None);
+    }
+    // The first one is a name that anybody may choose; without it the kernel gives an empty one.
+    bench.runs("/usr/bin/args as unlisted /usr/bin/judged listed", 0);
+    bench.denied("/usr/bin/args as listed /usr/bin/judged unlisted", EACCES, "/usr/bin/judged");
+    bench.runs("/usr/bin/args empty /usr/bin/judged", 0);
+
+    // Many, to the bound and beyond it.
+    bench.runs("/usr/bin/args many /usr/bin/judged 1700 listed", 0);
+    bench.runs("/usr/bin/args many /usr/bin/judged 10000 ''", 0);
+    for (count, argument) in [(1800, "listed"), (13000, "''"), (20000, "listed")] {
+        let command = format!("/usr/bin/args many /usr/bin/judged {count} {argument}");
+        let event = bench.denied(&command, EACCES, "/usr/bin/judged");
+        assert!(matches!(event.by, EventBy::Rule(_)), "{event:?}");
+        assert_eq!(event.args, Some(ArgsUnseen::TooLong), "{command}");
+    }
+    // one outcome of the two, which is not enough: it counts them
+    assert_eq!(bench.container.run("/usr/bin/args race /usr/bin/judged 1"), 251);
+    bench.container.run("/usr/bin/args race /usr/bin/judged 800; echo $? > /tmp/race");
+    assert_eq!(fs::read_to_string("/tmp/race").unwrap(), "0\n", "changed while it was looked at");
+
+    // Long, and across pages.
+    bench.set(&block("/usr/bin/judged", &"x".repeat(1000)));
+    bench.runs("/usr/bin/args long /usr/bin/judged 1000", 0);
+    bench.runs(&format!("/usr/bin/args pages /usr/bin/judged {}", "x".repeat(1000)), 0);
+    for len in [1, 247, 248, 249, 992, 999, 1001, 1240, 4096, 12_270, 12_288, 100_000] {
+        bench.denied(&format!("/usr/bin/args long /usr/bin/judged {len}"), EACCES, "/usr/bin/judged");
+    }
+    bench.denied(
+        &format!("/usr/bin/args pages /usr/bin/judged {}y", "x".repeat(999)),
+        EACCES,
+        "/usr/bin/judged",
+    );
+
+    // Scripts: what the interpreter is given, and what the script is.
+    bench.set(&block("/usr/bin/judged", "listed"));
+    bench.denied("/usr/bin/script", REFUSED, "/usr/bin/judged");
+    bench.set(&block("/usr/bin/judged", "listed, /usr/bin/script"));
+    bench.runs("/usr/bin/script", UNLISTED);
+    bench.denied("/usr/bin/script unlisted", REFUSED, "/usr/bin/judged");
+    bench.set(&block("/usr/bin/script", "listed"));
+    bench.runs("/usr/bin/script listed", UNLISTED);
+    bench.denied("/usr/bin/script unlisted", REFUSED, "/usr/bin/script");
+
+    // What alone is allowed.
+    let posture = Postures { process: Some(PostureAction::Block), ..Postures::default() };
+    bench.set(&ruleset_under(
+        "  process: {matchPaths: [{path: /usr/bin/args}, {path: /usr/bin/judged, allowedArgs: [listed]}]}\n  action: Allow\n",
+        posture,
+    ));
+    bench.runs("/usr/bin/judged listed", 0);
+    let event = bench.denied("/usr/bin/judged unlisted", REFUSED, "/usr/bin/judged");
+    assert_eq!(event.by, EventBy::DefaultPosture);
+    let event = bench.denied("/usr/bin/args many /usr/bin/judged 1800 listed", EACCES, "/usr/bin/judged");
+    assert_eq!((event.by, event.args), (EventBy::DefaultPosture, Some(ArgsUnseen::TooLong)));
+    assert_eq!(counter(&bench.enforcer, "unreadable") + counter(&bench.enforcer, "recursion_misses"), 0);
+}
