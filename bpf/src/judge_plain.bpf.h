@@ -111,7 +111,7 @@ __noinline int plain_report(struct plain_request *r, __u64 container)
 	d = &s->event.detail;
 	f = &s->facts;
 	w = &s->attempt.walk;
-	d->number = r->number;
+	d->number = r->flags & PLAIN_COMPAT ? r->number | SYSCALL_COMPAT : r->number;
 	d->family = r->net.family;
 	d->kind = r->net.kind;
 	d->protocol = r->net.protocol;

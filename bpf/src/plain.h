@@ -94,9 +94,11 @@ struct port_element {
 #define MAX_PORT_STEPS 17    /* halvings of 65,536 intervals */
 #define MAX_PREFIXES 129     /* lengths, 0..128 */
 
+#define SYSCALL_COMPAT 0x10000u /* beside a system call's number: it was made in the 32-bit way */
+
 /* What an event says about an access without a path, or beside it. */
 struct event_detail {
-	__u32 number;	/* capability, system call, preset; argument that no rule allows */
+	__u32 number;	/* capability, system call with SYSCALL_COMPAT, preset */
 	__u16 family;	/* of the socket */
 	__u16 kind;	/* SOCK_* */
 	__u16 protocol;

@@ -48,7 +48,10 @@ struct query {
 	__u32 reason;	 /* out; REASON_NO_RULES: the automata are gone */
 	__u32 below;	 /* out, with COND_TREE: the strongest decision about something below the path */
 	__u32 unseen;	 /* out: EVENT_ARGS_* */
+	__u32 args;	 /* strings in scratch->args: the program's arguments; 0 = they are not known */
+	__u32 args_len;	 /* bytes there */
 	__u64 held[LIST_WORDS]; /* the lists that hold all arguments of the program */
+	__u64 runs[LIST_WORDS]; /* the applets that it is, if it is a program of many names */
 };
 
 /* One attempt at an answer: plain data, for a function that is verified on its own. */
@@ -87,6 +90,7 @@ struct net_question {
 
 #define PLAIN_SILENT 1u	    /* no event */
 #define PLAIN_UNREADABLE 2u /* the object is not known */
+#define PLAIN_COMPAT 4u	    /* a system call made in the 32-bit way; number is that of the 64-bit call */
 
 /* An access without a path. */
 struct plain_request {

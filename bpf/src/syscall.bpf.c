@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * System calls, reported before they happen and never denied: attached only while some ruleset speaks about them.
+ * System calls, reported before they happen and never denied: attached only while some ruleset speaks about them. Those
+ * made in the 32-bit way, or in that of x32, count as the 64-bit call of the same name.
  */
 
 #define X32_BIT 0x40000000u
-#define SYSCALL_COMPAT 512u /* numbers of a 32-bit program's calls begin here, in rules and in events */
+#if defined(__TARGET_ARCH_x86)
+#include "compat.bpf.h"
+#endif
 
 struct thread_info___x86 { __u32 status; } __kernel_type;
 struct task_struct___x86 { struct thread_info___x86 thread_info; } __kernel_type;
@@ -30,18 +33,23 @@ int sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	struct plain_request r = {.class_ = CLASS_SYSCALL, .op = OP_SYSCALL};
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct subject *s = confined_by(CLASS_SYSCALL);
-	__u64 number = ctx->args[1];
 
 	if (!s)
 		return 0;
-	r.number = number;
+	r.number = ctx->args[1];
+	if (is_compat(task)) {
 #if defined(__TARGET_ARCH_x86)
-	r.number &= ~X32_BIT;
+		r.number = compat_call(r.number, ctx->args[0]);
+		r.flags = PLAIN_COMPAT;
+#else
+		return 0; /* 32-bit Arm's numbers are not known here */
 #endif
-	if (r.number >= SYSCALL_COMPAT)
-		return 0; /* there is no such call */
-	if (is_compat(task))
-		r.number += SYSCALL_COMPAT;
+	}
+#if defined(__TARGET_ARCH_x86)
+	else if (r.number & X32_BIT || r.number >= X32_OWN) {
+		r.number = x32_call(r.number & ~X32_BIT);
+	}
+#endif
 	r.condition = terminal_condition(task);
 	judge_plain(s, &r);
 	return 0;

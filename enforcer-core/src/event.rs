@@ -239,9 +239,9 @@ pub struct Socket {
 /// The number of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyscallNumber {
-    /// As the kernel counts.
+    /// As the kernel counts for 64-bit programs.
     pub number: u32,
-    /// Made in the 32-bit way, where numbers mean other calls.
+    /// Made in the 32-bit way, by a call that does the same.
     pub compat: bool,
 }
 
@@ -308,15 +308,10 @@ impl fmt::Display for Socket {
 }
 
 impl SyscallNumber {
-    /// The name; the number where it has none here, as in the 32-bit way.
+    /// The name; the number where it has none here.
     #[must_use]
     pub fn name(&self) -> String {
-        let known = if self.compat { None } else { Syscall::by_number(self.number) };
-        match known {
-            Some(call) => call.name().to_owned(),
-            None if self.compat => format!("32-bit:{}", self.number),
-            None => self.number.to_string(),
-        }
+        Syscall::by_number(self.number).map_or_else(|| self.number.to_string(), |call| call.name().to_owned())
     }
 }
 
@@ -354,8 +349,7 @@ impl Detail {
             }
             Class::Capability => Self::Capability(Capability::by_number(detail.number), detail.number),
             Class::Syscall => {
-                let compat = detail.number >= COMPAT;
-                let number = if compat { detail.number - COMPAT } else { detail.number };
+                let (number, compat) = (detail.number & !COMPAT, detail.number & COMPAT != 0);
                 Self::Syscall(SyscallNumber { number, compat })
             }
             Class::Preset => {
@@ -397,7 +391,7 @@ impl ArgsUnseen {
 }
 
 /// `SYSCALL_COMPAT`
-const COMPAT: u32 = 512;
+const COMPAT: u32 = 0x1_0000;
 
 /// One report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -652,7 +646,11 @@ mod tests {
         (head.class_, head.op) = (4, 39);
         head.detail.number = Syscall::by_name("openat").and_then(Syscall::number).unwrap();
         assert_eq!(event(&head).unwrap().detail.to_string(), "openat");
-        head.detail.number = 512 + 5;
-        assert_eq!(event(&head).unwrap().detail.to_string(), "32-bit:5");
+        head.detail.number |= 0x1_0000;
+        let detail = event(&head).unwrap().detail;
+        assert_eq!(detail.to_string(), "openat");
+        assert!(matches!(detail, Detail::Syscall(SyscallNumber { compat: true, .. })));
+        head.detail.number = 9999;
+        assert_eq!(event(&head).unwrap().detail.to_string(), "9999");
     }
 }

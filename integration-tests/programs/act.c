@@ -5,7 +5,7 @@
  *     send-unspec ADDRESS PORT | fastopen ADDRESS PORT | bind ADDRESS PORT | listen ADDRESS PORT | accept |
  *     disconnect | chroot | memfd-exec | run-copy PATH | map-anonymous | map-shared | map-zero | map-memfd |
  *     map-write-exec PATH | map-file PATH | protect-anonymous | protect-written PATH | protect-read PATH |
- *     open PATH | tty COMMAND... | unlink PATH | peek PID
+ *     open PATH | tty COMMAND... | unlink PATH | unlink-32 | unlink-x32 | socket-32 | stat64-32 | rt_sigaction-x32 | peek PID
  *
  * FAMILY, TYPE and PROTOCOL are numbers.
  */
@@ -182,6 +182,36 @@ static int on_terminal(char **command)
 	return WEXITSTATUS(status);
 }
 
+/* The way into the kernel of 32-bit programs. What arguments point to must lie below 4 GiB, as all that is static does. */
+static long enter_32(long number, long first, long second)
+{
+	long result;
+
+	asm volatile("int $0x80" : "=a"(result) : "a"(number), "b"(first), "c"(second) : "memory", "r8", "r9", "r10", "r11");
+	return (int)result;
+}
+
+static int done_32(long result)
+{
+	return result < 0 ? -result : 0;
+}
+
+static int other_way(const char *what)
+{
+	static char nowhere[] = "/nowhere";
+	static unsigned int socket_args[3] = {1, 1, 0};
+
+	if (!strcmp(what, "unlink-32"))
+		return done_32(enter_32(10, (long)nowhere, 0));
+	if (!strcmp(what, "stat64-32"))
+		return done_32(enter_32(195, (long)nowhere, 0));
+	if (!strcmp(what, "socket-32")) /* socketcall(SYS_SOCKET, ...) */
+		return done_32(enter_32(102, 1, (long)socket_args));
+	if (!strcmp(what, "unlink-x32"))
+		return done(syscall(0x40000000 | 87, nowhere));
+	return done(syscall(0x40000000 | 512, 1, 0, 0, 8)); /* rt_sigaction */
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "", *path = argc > 2 ? argv[2] : NULL;
@@ -208,6 +238,8 @@ int main(int argc, char **argv)
 		return done(open(path, O_RDONLY));
 	if (!strcmp(what, "unlink") && path)
 		return done(unlink(path));
+	if (strstr(what, "-32") || strstr(what, "-x32"))
+		return other_way(what);
 	if (!strcmp(what, "peek") && path)
 		return peek(atoi(path));
 	if (!strcmp(what, "tty") && path)

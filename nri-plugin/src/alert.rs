@@ -208,6 +208,9 @@ impl Alerts {
             }
             Detail::Syscall(call) => {
                 let _infallible = write!(alert.data, " syscall=SYS_{}", call.name().to_ascii_uppercase());
+                if call.compat {
+                    alert.data.push_str(" abi=32-bit");
+                }
             }
             _ => {}
         }

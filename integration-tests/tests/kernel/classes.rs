@@ -266,6 +266,17 @@ pub fn sockets_and_capabilities() {
     assert!(traced());
     bench.told("unlink /nowhere", 2, Verdict::Audit, "rule[0]", Op::Syscall, "unlink");
     bench.passes("chroot");
+    // However they are made: as 32-bit programs do, and with the bit of x32, which these kernels refuse.
+    bench.told("unlink-32", 2, Verdict::Audit, "rule[0]", Op::Syscall, "unlink");
+    assert_eq!(bench.act("stat64-32"), (2, vec![]), "195 is another call there");
+    bench.told("unlink-x32", 38, Verdict::Audit, "rule[0]", Op::Syscall, "unlink");
+    for (name, how, status) in
+        [("stat", "stat64-32", 2), ("socket", "socket-32", 0), ("rt_sigaction", "rt_sigaction-x32", 38)]
+    {
+        let call = Object::Syscall(enforcer_core::syscall::Syscall::by_name(name).unwrap());
+        bench.set(rules(vec![(call, Effect::Audit)]));
+        bench.told(how, status, Verdict::Audit, "rule[0]", Op::Syscall, name);
+    }
     bench.set(rules(vec![(capability("sys_chroot"), Effect::Audit)]));
     assert!(!traced());
     assert_eq!(counter(&bench.enforcer, "unreadable") + counter(&bench.enforcer, "recursion_misses"), 0);

@@ -148,7 +148,11 @@ fn what_has_no_path_is_named_by_what_it_is() {
     let detail = Detail::Syscall(SyscallNumber { number, compat: false });
     let syscall = alert(Class::Syscall, Op::Syscall, detail, b"");
     assert_eq!((syscall.operation, &*syscall.resource), ("Syscall", "openat"));
-    assert!(syscall.data.contains(" syscall=SYS_OPENAT"), "{}", syscall.data);
+    assert!(syscall.data.contains(" syscall=SYS_OPENAT ruleset="), "{}", syscall.data);
+    let detail = Detail::Syscall(SyscallNumber { number, compat: true });
+    let syscall = alert(Class::Syscall, Op::Syscall, detail, b"");
+    assert_eq!(&*syscall.resource, "openat");
+    assert!(syscall.data.contains(" syscall=SYS_OPENAT abi=32-bit ruleset="), "{}", syscall.data);
     let fileless = alert(Class::Preset, Op::Exec, Detail::Preset(Preset::FilelessExec), b"/dev/shm/x");
     assert_eq!(
         (fileless.operation, &*fileless.process_name, &*fileless.parent_process_name),
