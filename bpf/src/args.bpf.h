@@ -8,6 +8,8 @@
  * of all memory. Only the executing task itself puts pages there. The kernel may take one away meanwhile (to swap);
  * then its entry has changed, and the arguments count as unreadable. It never comes back while this runs.
  *
+ * Busybox does what its name says, or its first argument after it: which of its programs that is, is found out here too.
+ *
  * Arguments that cannot be read, or are longer together than what is looked at, are on no list: rules that allow
  * with `allowedArgs` do not cover them, and those that block exempt nothing.
  */
@@ -160,6 +162,22 @@ static __always_inline int held_by(struct query *q, __u32 cell)
 	return any != 0;
 }
 
+/* q->runs out of a cell; 0 = none */
+static __always_inline void runs_read(struct query *q, __u32 cell)
+{
+	__u64 at = cell_address(q, cell), word;
+	__u32 i;
+
+	for (i = 0; i < LIST_WORDS; i++) {
+		word = 0;
+		if (cell && direct_loads)
+			word = direct_word(at + 8 * i);
+		else if (cell)
+			bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
+		q->runs[i] = word;
+	}
+}
+
 /* scratch->name from the `len` bytes that have been copied into it, which also stand at `from` */
 static __always_inline void name_settle(struct scratch *s, __u32 len, __u64 from, __u64 seed)
 {
@@ -244,48 +262,127 @@ unseen:
 	return 1;
 }
 
-/* Which lists hold all arguments but the first of `count`: in q->held. They stand in the first `len` bytes of
- * scratch->args. Verified once, on its own. */
-__noinline int args_list(struct query *q, struct scratch *s, __u32 count, __u32 len)
+/* Where the search for a busybox's own name is: it is what follows the last slash of the first argument, after the dash of a
+ * login shell; where that is `busybox...`, of the next one, and so on (libbb/appletlib.c). */
+struct naming {
+	struct scratch *s;
+	__u32 at;
+	__u32 len;
+	__u32 left;  /* arguments still to come, this one included */
+	__u32 begin; /* of the name */
+	__u32 n;     /* bytes of the name that was found */
+	__u32 known; /* what it is, or that there is none, has been found out */
+};
+
+#define OWN_NAME 7 /* bytes of "busybox" */
+
+static long naming_step(__u32 i, struct naming *c)
+{
+	struct scratch *s = c->s;
+	__u32 at = c->at, begin = c->begin;
+	char byte;
+
+	if (at >= c->len || at >= ARGS_BYTES)
+		return 1;
+	byte = s->args[at];
+	c->at = at + 1;
+	if (byte == '/' || (byte == '-' && !at))
+		c->begin = at + 1;
+	if (byte)
+		return 0;
+	if (begin < ARGS_BYTES && at - begin >= OWN_NAME && s->args[begin] == 'b' && s->args[begin + 1] == 'u' &&
+	    s->args[begin + 2] == 's' && s->args[begin + 3] == 'y' && s->args[begin + 4] == 'b' &&
+	    s->args[begin + 5] == 'o' && s->args[begin + 6] == 'x') {
+		c->begin = at + 1;
+		c->left--;
+		c->known = !c->left;
+		return c->known;
+	}
+	c->n = at - begin;
+	c->known = 1;
+	return 1;
+}
+
+/* Which applets the program in scratch->args is, should it be busybox: in q->runs. */
+static __always_inline void applet_find(struct query *q, struct scratch *s)
+{
+	struct naming c = {.s = s};
+	__u32 root = image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, applets));
+	__u64 found;
+	__u32 begin, n;
+
+	if (!root)
+		return;
+	c.left = q->args;
+	c.len = q->args_len;
+	c.at = s->zero;
+	bpf_loop(ARGS_BYTES, naming_step, &c, 0);
+	if (!c.known) /* longer than what is looked at */
+		return;
+	runs_read(q, 0);
+	begin = c.begin;
+	n = c.n;
+	if (!n || n > ARG_PIECE || begin >= ARGS_BYTES)
+		return;
+	if (bpf_probe_read_kernel_str(s->name.bytes, ARG_PIECE + 1, &s->args[begin]) < 0)
+		return;
+	name_settle(s, n, (__u64)&s->args[begin], q->seed);
+	found = node_find(direct_loads, q, s, root);
+	if (found)
+		runs_read(q, FIRST(cell_word(direct_loads, s, found, WORD_OF(cell, node.exact))));
+}
+
+/* Which lists hold all arguments in scratch->args but the first: in q->held. Verified once, on its own, as all that follows. */
+__noinline int args_list(struct query *q, struct scratch *s)
 {
 	struct listing c = {.q = q, .s = s, .first = 1};
 	__u32 i;
 
-	if (!q || !s)
+	if (!q || !s || !q->args)
 		return 0;
 	for (i = 0; i < LIST_WORDS; i++)
 		q->held[i] = ~0ULL;
 	c.root = image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, args));
 	c.node = c.root;
-	c.left = count;
-	c.len = len;
+	c.left = q->args;
+	c.len = q->args_len;
 	c.at = s->zero;
-	if (count > 1)
+	if (c.left > 1)
 		bpf_loop(ARGS_BYTES + 1, list_step, &c, 0);
-	if (count > 1 && c.left && !q->unseen) /* not at the end: one of them is on no list */
+	if (q->args > 1 && c.left && !q->unseen) /* not at the end: one of them is on no list */
 		held_by(q, 0);
 	return 0;
 }
 
-/* The same for a program that is being executed; 0: nothing is, and no list holds its arguments. */
+__noinline int applet_list(struct query *q, struct scratch *s)
+{
+	if (q && s && q->args)
+		applet_find(q, s);
+	return 0;
+}
+
+/* Reads the arguments of a program that is being executed; 0: none is. Nothing is known of them yet: no list holds them, and
+ * which applet it is cannot be told. */
 __noinline int args_find(struct query *q, struct scratch *s, __u64 address)
 {
 	struct linux_binprm *bprm = (struct linux_binprm *)address;
-	__u32 len, i;
+	__u32 i;
 	int count;
 
 	if (!q || !s)
 		return 0;
+	q->args = 0;
 	for (i = 0; i < LIST_WORDS; i++)
 		q->held[i] = 0;
+	runs_read(q, image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, doubt)));
 	if (!bprm)
 		return 0;
-	len = args_read(s, bprm);
+	q->args_len = args_read(s, bprm);
 	count = BPF_CORE_READ(bprm, argc);
-	if (!len || count < 0)
-		q->unseen = EVENT_ARGS_UNREADABLE;
+	if (q->args_len && count > 0)
+		q->args = count;
 	else
-		args_list(q, s, count, len);
+		q->unseen = EVENT_ARGS_UNREADABLE;
 	return 0;
 }
 

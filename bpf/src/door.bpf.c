@@ -95,8 +95,12 @@ static __noinline void door_args(struct query *q, struct scratch *s)
 	struct door_paths *in = bpf_map_lookup_elem(&door_input, &zero);
 
 	args_find(q, s, 0);
-	if (in && in->args_count && !bpf_probe_read_kernel(s->args, ARGS_BUFFER, in->args))
-		args_list(q, s, in->args_count, in->args_len);
+	if (in && in->args_count && !bpf_probe_read_kernel(s->args, ARGS_BUFFER, in->args)) {
+		q->args = in->args_count;
+		q->args_len = in->args_len;
+		args_list(q, s);
+		applet_list(q, s);
+	}
 }
 
 static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o, struct door_paths *in,

@@ -226,7 +226,9 @@ struct class_cell {
 	__u32 unresolved; /* decision where the path, the actor or the rules cannot be found out: the strongest there is */
 	__u32 args;	  /* node id under which the arguments stand that rules list; 0 = no rule lists any */
 	__u32 no_arg;	  /* lists cell of the empty argument; 0 = on no list */
-	__u32 pad[9];
+	__u32 applets;	  /* node id under which the names stand by which rules tell programs of many names; 0 = none do */
+	__u32 doubt;	  /* lists cell of the applets that hold where it cannot be told which one runs; 0 = none do */
+	__u32 pad[7];
 };
 _Static_assert(sizeof(struct class_cell) == CELL_BYTES, "class_cell");
 
@@ -277,7 +279,7 @@ _Static_assert(sizeof(struct automata_cell) == CELL_BYTES, "automata_cell");
 /* directories with automata on the way to one path */
 #define MAX_BEGUN 8
 
-/* `allowedArgs`: an argument is the end of a path in the tree of arguments, in pieces of ARG_PIECE bytes, the last one
+/* `allowedArgs`, and the names of programs of many names (applets): an argument is the end of a path in the tree of arguments, in pieces of ARG_PIECE bytes, the last one
  * shorter. In place of a decision its node names this: a bit for each list that it is on. */
 #define ARG_PIECE 248
 #define LIST_WORDS 8
@@ -312,6 +314,8 @@ _Static_assert(sizeof(struct lists_cell) == CELL_BYTES, "lists_cell");
 /* condition of an alternative: the number of a list that holds all arguments; with LIST_NOT, of one that does not */
 #define LIST_NOT 0x40000000u
 #define LIST_ANY 0x80000000u /* whatever the arguments */
+#define APPLET_SHIFT 9	     /* above the list: 1 + the number of the applet that runs; 0 = whatever runs */
+#define APPLET_MASK 1023u
 #define LIST_END 0xffffffffu /* in the place of a condition: there is no more */
 #define MAX_ALTERNATIVES 256
 

@@ -66,8 +66,11 @@ __noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
 	a->walk.dentry = r->dentry;
 	a->walk.mnt = r->mnt;
 	a->query.unseen = 0;
-	if (a->conditions & COND_ARGS)
+	if (a->conditions & COND_ARGS) {
 		args_find(&a->query, s, r->op == OP_EXEC ? r->bprm : 0);
+		args_list(&a->query, s);
+		applet_list(&a->query, s);
+	}
 	a->query.reason = walk_up(&a->walk, s);
 	if (no_source) {
 		a->query.reason = no_source;

@@ -273,7 +273,7 @@ static __always_inline int decision_stronger(__u32 a, __u32 b)
 /* The answer of a decision that hangs on arguments. Verified once, on its own. */
 __noinline __u32 alternative(struct query *q, __u32 decision)
 {
-	__u32 i, list, held;
+	__u32 i, list, applet, held;
 	__u64 at, word;
 
 	if (!q)
@@ -290,8 +290,15 @@ __noinline __u32 alternative(struct query *q, __u32 decision)
 		if (list == LIST_END)
 			return 0;
 		held = q->held[(list >> 6) & (LIST_WORDS - 1)] >> (list & 63) & 1;
-		if (list & LIST_ANY || held == !(list & LIST_NOT))
-			return SECOND(word);
+		if (!(list & LIST_ANY) && held != !(list & LIST_NOT))
+			continue;
+		applet = (list >> APPLET_SHIFT) & APPLET_MASK;
+		if (applet) {
+			applet--;
+			if (!(q->runs[(applet >> 6) & (LIST_WORDS - 1)] >> (applet & 63) & 1))
+				continue;
+		}
+		return SECOND(word);
 	}
 	return 0; /* the compiler refuses such rules */
 }

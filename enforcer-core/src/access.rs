@@ -50,6 +50,9 @@ pub struct PathAccess<'a> {
     pub tree: bool,
     /// The user id that owns the file; `None` where there is no file yet: who creates it will own it.
     pub owner: Option<u32>,
+    /// The first argument that a process is started with; `None` where it is not known. A name that whoever starts it may
+    /// choose, and by which programs of many names go.
+    pub argv0: Option<&'a [u8]>,
     /// What a process is started with, without the first argument (`argv[0]`); `None` where it is not known, so that
     /// `allowedArgs` does not hold.
     pub args: Option<&'a [&'a [u8]]>,
@@ -81,7 +84,15 @@ impl<'a> Access<'a> {
     }
 
     const fn file(class: PathClass, path: &'a [u8], write: bool, tree: bool) -> Self {
-        Self::to(Target::Path(PathAccess { class, path, write, tree, owner: Some(0), args: None }))
+        Self::to(Target::Path(PathAccess {
+            class,
+            path,
+            write,
+            tree,
+            owner: Some(0),
+            argv0: None,
+            args: None,
+        }))
     }
 
     /// Root reads its own file, by no particular executable.
@@ -153,6 +164,16 @@ impl<'a> Access<'a> {
     pub const fn with_args(self, args: &'a [&'a [u8]]) -> Self {
         let target = match self.target {
             Target::Path(access) => Target::Path(PathAccess { args: Some(args), ..access }),
+            target => target,
+        };
+        Self { target, ..self }
+    }
+
+    /// The same access with this first argument, where a process is started.
+    #[must_use]
+    pub const fn called(self, argv0: &'a [u8]) -> Self {
+        let target = match self.target {
+            Target::Path(access) => Target::Path(PathAccess { argv0: Some(argv0), ..access }),
             target => target,
         };
         Self { target, ..self }

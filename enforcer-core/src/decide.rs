@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use crate::access::{Access, PathAccess, PathClass, Target};
+use crate::applet::applet;
 use crate::network::{Endpoint, SocketAccess, SocketOp};
 use crate::path::{components, same_components};
 use crate::ruleset::{AbsPath, Args, Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
@@ -201,6 +202,9 @@ pub(crate) fn speaks(rule: &Rule, access: &Access<'_>) -> bool {
 
 fn match_target(object: &Object, effect: Effect, target: &Target<'_>) -> Option<Specificity> {
     match (object, target) {
+        (Object::Applet { program, name }, Target::Path(access)) => {
+            (program.names(access.path) && runs(access, name, effect)).then_some(Specificity::Path)
+        }
         (object, Target::Path(access)) => match_path(object, access.path),
         (object, Target::Socket(access)) => match_socket(object, effect, access),
         (Object::Capability(wanted), Target::Capability(used)) => {
@@ -209,6 +213,15 @@ fn match_target(object: &Object, effect: Effect, target: &Target<'_>) -> Option<
         (Object::Syscall(wanted), Target::Syscall(made)) => (wanted == made).then_some(Specificity::Name),
         (Object::Preset(wanted), Target::Preset(done)) => (wanted == done).then_some(Specificity::Name),
         _ => None,
+    }
+}
+
+/// Whether a program of many names does what it does by this one. Where that is not known, an Allow rule does not speak
+/// about it, and the others do.
+fn runs(access: &PathAccess<'_>, name: &[u8], effect: Effect) -> bool {
+    match (access.argv0, access.args) {
+        (Some(argv0), Some(args)) => applet(argv0, args) == Some(name),
+        _ => effect != Effect::Allow,
     }
 }
 
@@ -256,7 +269,9 @@ fn lies_below(object: &Object, directory: &[u8]) -> bool {
         return false;
     }
     match object {
-        Object::Path(about) | Object::Directory { dir: about, .. } => {
+        Object::Path(about)
+        | Object::Directory { dir: about, .. }
+        | Object::Applet { program: about, .. } => {
             let depth = components(directory).count();
             about.depth() > depth && same_components(about.components().take(depth), components(directory))
         }

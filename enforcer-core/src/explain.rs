@@ -143,6 +143,9 @@ fn names(object: &Object) -> String {
         Object::Pattern(pattern) => format!(" names what matches `{pattern}`"),
         Object::Directory { dir, recursive: true } => format!(" names everything under `{dir}`"),
         Object::Directory { dir, recursive: false } => format!(" names what is directly in `{dir}`"),
+        Object::Applet { program, name } => {
+            format!(" names `{}`, which `{program}` is called", name.escape_ascii())
+        }
         Object::Sockets(Protocol::All) => " names every socket".to_owned(),
         Object::Sockets(protocol) => format!(" names `{protocol}` sockets"),
         Object::Destination(end) => format!(" names what goes to {}", endpoint(end)),

@@ -72,6 +72,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod applet;
 pub mod capability;
 pub mod compile;
 pub mod coverage;

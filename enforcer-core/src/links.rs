@@ -10,7 +10,7 @@
 //!
 //! | | instead |
 //! |---|---|
-//! | a link to a program of many names (busybox) under a process rule, or as a source | only links on the way to it; a gap |
+//! | a link to a program of many names under a process rule, or as a source | only links on the way to it; a gap. To busybox, under a process rule: busybox started by that name (see [`applet`](crate::applet)) |
 //! | a link, where the rule would then weaken a stronger rule about what the link leads to | the stronger rule; a gap |
 //! | a link that the container may replace itself, where the file posture is block and the rule allows | the posture; a gap |
 //! | links that could not be looked up in time | the rule as written; a gap |
@@ -40,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
+use crate::applet::{MAX_NAME, is_busybox};
 use crate::coverage::{Gap, GapReason};
 use crate::decide::match_path;
 use crate::path::{AbsPath, ROTATING, components, same_components};
@@ -267,6 +268,18 @@ fn is_multi_call(path: &AbsPath, target: &AbsPath) -> bool {
     name != base && MULTI_CALL.iter().any(|known| base.starts_with(known.as_bytes()))
 }
 
+fn is_busybox_at(path: &AbsPath) -> bool {
+    path.base_name().is_some_and(is_busybox)
+}
+
+/// Whether a path is that of a program: what a process rule is about, or who acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Executed {
+    No,
+    Object,
+    Source,
+}
+
 struct Linking<'r> {
     ruleset: &'r Ruleset,
     answers: BTreeMap<AbsPath, Resolution>,
@@ -339,7 +352,7 @@ impl Linking<'_> {
     fn sources(&mut self, rule: &Rule) -> Vec<Meant<Option<AbsPath>>> {
         let mut meant = vec![(rule.source.clone(), Vec::new())];
         if let Some(path) = &rule.source {
-            for (path, via) in self.names(rule, path, true) {
+            for (path, via) in self.names(rule, path, Executed::Source) {
                 if path.is_rotating() {
                     let advice =
                         format!("programs in `{path}` are not told apart as sources; put it elsewhere");
@@ -356,8 +369,12 @@ impl Linking<'_> {
         let mut meant = vec![(rule.object.clone(), Vec::new())];
         match &rule.object {
             Object::Path(path) => {
-                let names = self.names(rule, path, rule.class == Class::Process);
+                let process = rule.class == Class::Process;
+                let names = self.names(rule, path, if process { Executed::Object } else { Executed::No });
                 meant.extend(names.into_iter().map(|(path, via)| (Object::Path(path), via)));
+                if process {
+                    meant.extend(self.applets(path));
+                }
             }
             Object::Directory { dir, recursive } => {
                 let recursive = *recursive;
@@ -383,16 +400,30 @@ impl Linking<'_> {
 
     /// The other names of a directory; with `flat`, also the directories of the day in it.
     fn directories(&mut self, rule: &Rule, dir: &AbsPath, flat: bool) -> Vec<Meant<AbsPath>> {
-        let mut names = self.names(rule, dir, false);
+        let mut names = self.names(rule, dir, Executed::No);
         if let Some(link) = volume_link(dir).filter(|_| flat) {
-            let of_day = self.names(rule, &link, false);
+            let of_day = self.names(rule, &link, Executed::No);
             names.extend(of_day.into_iter().filter(|(path, _)| path.base_name() == Some(ROTATING)));
         }
         names
     }
 
-    /// The other names of a path; `executed` where a program of many names must not be taken for one of them.
-    fn names(&mut self, rule: &Rule, path: &AbsPath, executed: bool) -> Vec<Meant<AbsPath>> {
+    /// The program of many names that a path leads to, started by the path's own.
+    fn applets(&mut self, path: &AbsPath) -> Vec<Meant<Object>> {
+        let names = self.answers.get(path).map(|answer| answer.names.clone()).unwrap_or_default();
+        let Some(name) = path.base_name().filter(|name| name.len() <= MAX_NAME) else { return Vec::new() };
+        let leads = |OtherName { target, via, .. }: &OtherName| {
+            !via.is_empty() && is_multi_call(path, target) && is_busybox_at(target)
+        };
+        let applet = |OtherName { target, via, .. }: OtherName| {
+            self.links.insert(Link { path: path.clone(), target: target.clone() });
+            (Object::Applet { program: target, name: name.to_vec() }, via)
+        };
+        names.into_iter().filter(leads).map(applet).collect()
+    }
+
+    /// The other names of a path, without those that would mean other programs too.
+    fn names(&mut self, rule: &Rule, path: &AbsPath, executed: Executed) -> Vec<Meant<AbsPath>> {
         let Resolution { mut names, mut unknown } = self.answers.get(path).cloned().unwrap_or_default();
         if !guards(rule) {
             names.retain(|name| !name.via.is_empty());
@@ -407,7 +438,12 @@ impl Linking<'_> {
         }
         let mut meant: Vec<Meant<AbsPath>> = Vec::new();
         for OtherName { place, target, via } in names {
-            let whole = if executed && is_multi_call(path, &target) {
+            let whole = if executed == Executed::Object
+                && is_multi_call(path, &target)
+                && is_busybox_at(&target)
+            {
+                None // see `applets`
+            } else if executed != Executed::No && is_multi_call(path, &target) {
                 let advice = format!(
                     "`{path}` is one of many names of `{target}`, and running that program by another way is not \
                      covered; a rule about `{target}` covers all of its names"
@@ -489,8 +525,15 @@ fn weakens(alias: &Rule, strong: &Rule) -> bool {
             && same_components(outer.components(), inner.components().take(outer.depth()))
     };
     match (&alias.object, &strong.object) {
-        (Object::Path(_), Object::Path(_)) if !always => false,
-        (Object::Path(path), object) => match_path(object, path.as_bytes()).is_some(),
+        (Object::Path(_) | Object::Applet { .. }, Object::Path(_) | Object::Applet { .. }) if !always => {
+            false
+        }
+        (Object::Path(path) | Object::Applet { program: path, .. }, Object::Applet { program, .. }) => {
+            path == program
+        }
+        (Object::Path(path) | Object::Applet { program: path, .. }, object) => {
+            match_path(object, path.as_bytes()).is_some()
+        }
         (Object::Directory { dir: inner, .. }, Object::Directory { dir: outer, recursive })
             if within(inner, outer, *recursive) =>
         {

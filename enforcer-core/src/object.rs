@@ -27,6 +27,14 @@ pub enum Object {
         /// Whether the whole subtree is meant rather than the direct children alone.
         recursive: bool,
     },
+    /// The program of many names at `program`, started as `name`; see [`applet`](crate::applet). Made of links, never
+    /// written.
+    Applet {
+        /// The program.
+        program: AbsPath,
+        /// Which of its programs; at most 248 bytes.
+        name: Vec<u8>,
+    },
     /// Every operation on sockets of a kind.
     Sockets(Protocol),
     /// Connecting and sending to an address.
@@ -49,6 +57,7 @@ impl Object {
             Self::Path(_) | Self::BaseName(_) | Self::Pattern(_) | Self::Directory { .. } => {
                 matches!(class, Class::Process | Class::File)
             }
+            Self::Applet { .. } => matches!(class, Class::Process),
             Self::Sockets(_) | Self::Destination(_) | Self::Listener(_) => matches!(class, Class::Network),
             Self::Capability(_) => matches!(class, Class::Capability),
             Self::Syscall(_) => matches!(class, Class::Syscall),
@@ -57,7 +66,7 @@ impl Object {
     }
 }
 
-/// `/path`, `name=base`, `pattern=/a/*.b`, `/dir/*`, `/dir/**`, `tcp`, `to=tcp:10.0.0.0/8:443`, `at=*:*:80-90`, or the
+/// `/path`, `name=base`, `pattern=/a/*.b`, `/dir/*`, `/dir/**`, `/bin/busybox as ls`, `tcp`, `to=tcp:10.0.0.0/8:443`, `at=*:*:80-90`, or the
 /// name of a capability, system call or preset.
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,6 +79,7 @@ impl fmt::Display for Object {
                 let depth = if *recursive { "**" } else { "*" };
                 write!(f, "{dir}{slash}{depth}")
             }
+            Self::Applet { program, name } => write!(f, "{program} as {}", name.escape_ascii()),
             Self::Sockets(protocol) => protocol.fmt(f),
             Self::Destination(endpoint) => write!(f, "to={endpoint}"),
             Self::Listener(endpoint) => write!(f, "at={endpoint}"),

@@ -32,7 +32,11 @@ impl Support {
     pub fn object_gap(self, object: &Object) -> Option<GapReason> {
         match object {
             _ if self.everything => None,
-            Object::Path(_) | Object::BaseName(_) | Object::Pattern(_) | Object::Directory { .. } => None,
+            Object::Path(_)
+            | Object::BaseName(_)
+            | Object::Pattern(_)
+            | Object::Directory { .. }
+            | Object::Applet { .. } => None,
             Object::Sockets(_) | Object::Destination(_) | Object::Listener(_) => {
                 self.class_gap(Class::Network)
             }

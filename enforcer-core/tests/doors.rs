@@ -110,7 +110,11 @@ impl World {
             let effect = *[Effect::Allow, Effect::Audit, Effect::Block].choose(&mut self.rng).unwrap();
             let long = self.rng.random_bool(0.02);
             let path = if long { self.long_path() } else { self.path() };
+            let applet = class == Class::Process && self.rng.random_bool(0.3);
             let object = match self.rng.random_range(0..13) {
+                _ if applet => {
+                    Object::Applet { program: AbsPath::new(&path).unwrap(), name: self.applet().into() }
+                }
                 10.. => Object::Pattern(self.pattern(&path)),
                 0..4 => Object::Path(AbsPath::new(&path).unwrap()),
                 4..6 => Object::BaseName(
@@ -172,6 +176,29 @@ impl World {
         }
     }
 
+    fn applet(&mut self) -> String {
+        let long = "w".repeat(*[247, 248].choose(&mut self.rng).unwrap());
+        ["sh", "wget", "-c", "x", "ls", &long].choose(&mut self.rng).unwrap().to_string()
+    }
+
+    /// How a program is called: as an applet, as busybox itself, by odd names.
+    fn argv0(&mut self) -> Vec<u8> {
+        let name = self.applet();
+        match self.rng.random_range(0..8) {
+            0 => "busybox".into(),
+            1 => "/a-b/busybox.static".into(),
+            2 => format!("-{name}").into(),
+            3 => format!("--{name}").into(),
+            4 => format!("/bin//{name}").into(),
+            5 => [String::new(), "-".into(), "/".into(), format!("{name}/")]
+                .choose(&mut self.rng)
+                .unwrap()
+                .clone()
+                .into(),
+            _ => name.into(),
+        }
+    }
+
     /// Mostly arguments that some rule lists; seldom more than are looked at.
     fn given(&mut self, ruleset: &Ruleset) -> Vec<Vec<u8>> {
         let lists: Vec<_> = ruleset.rules().iter().filter_map(|rule| rule.conditions.args.clone()).collect();
@@ -181,6 +208,9 @@ impl World {
         };
         let list = lists.choose(&mut self.rng);
         let mut args: Vec<Vec<u8>> = Vec::new();
+        while self.rng.random_bool(0.1) {
+            args.push(self.argv0());
+        }
         for _ in 0..count {
             let listed = list.and_then(|list| list.as_slice().choose(&mut self.rng));
             args.push(listed.cloned().unwrap_or_else(|| self.arg()).into());
@@ -231,9 +261,11 @@ impl World {
     fn object(&mut self, ruleset: &Ruleset) -> Vec<u8> {
         let near = ruleset.rules().choose(&mut self.rng);
         let mut path = match near.map(|rule| &rule.object) {
-            Some(Object::Path(path) | Object::Directory { dir: path, .. }) if self.rng.random_bool(0.6) => {
-                path.as_bytes().to_vec()
-            }
+            Some(
+                Object::Path(path)
+                | Object::Directory { dir: path, .. }
+                | Object::Applet { program: path, .. },
+            ) if self.rng.random_bool(0.6) => path.as_bytes().to_vec(),
             Some(Object::BaseName(name)) if self.rng.random_bool(0.6) => {
                 let mut path = self.path();
                 path.push(b'/');
@@ -260,9 +292,8 @@ impl World {
     }
 }
 
-/// `ARGS_BYTES`, and what the door puts before the arguments.
+/// `ARGS_BYTES`
 const ARGS_BYTES: usize = 12_288;
-const ARGV0: usize = 6;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
@@ -284,7 +315,8 @@ fn compare(reading: Reading, cases: u64) {
     let mut doors = Doors::open(reading).expect("the kernel loads the matcher (needs root)");
     let mut world = World { rng: SmallRng::seed_from_u64(seed), names: names() };
     let mut done = 0;
-    let (mut decided, mut passed, mut quickly, mut by_args, mut unseen) = (0, 0, 0, 0, 0);
+    let (mut decided, mut passed, mut quickly) = (0, 0, 0);
+    let (mut by_args, mut by_name, mut unseen) = (0, 0, 0);
     while done < cases {
         let ruleset = world.ruleset();
         doors.publish(&ruleset).unwrap();
@@ -300,6 +332,7 @@ fn compare(reading: Reading, cases: u64) {
                 *[PathClass::File, PathClass::File, PathClass::Process].choose(&mut world.rng).unwrap();
             let given = world.given(&ruleset);
             let given: Vec<&[u8]> = given.iter().map(Vec::as_slice).collect();
+            let argv0 = world.argv0();
             let known = class == PathClass::Process && world.rng.random_bool(0.9);
             let path = PathAccess {
                 class,
@@ -307,23 +340,23 @@ fn compare(reading: Reading, cases: u64) {
                 write: world.rng.random(),
                 tree: world.rng.random_bool(0.3),
                 owner: *[None, Some(1000), Some(0)].choose(&mut world.rng).unwrap(),
+                argv0: known.then_some(&argv0[..]),
                 args: known.then_some(&given[..]),
             };
             let terminal = world.rng.random();
             let access =
                 Access { source: source.as_deref(), uid: 1000, terminal, ..Access::to(Target::Path(path)) };
             let answer = doors.ask(&access).unwrap();
-            // what is longer than what is looked at counts as not known
-            let long = ARGV0 + given.iter().map(|arg| arg.len() + 1).sum::<usize>() > ARGS_BYTES;
-            let seen = Access {
-                target: Target::Path(PathAccess { args: path.args.filter(|_| !long), ..path }),
-                ..access
-            };
+            // what is longer than what is looked at is on no list
+            let long = argv0.len() + 1 + given.iter().map(|arg| arg.len() + 1).sum::<usize>() > ARGS_BYTES;
+            let cut: Vec<&[u8]> = given.iter().copied().take(20).chain([&b"unlisted"[..]]).collect();
+            let seen = if long && known { access.with_args(&cut) } else { access };
             let wanted = ruleset.decide(&seen);
             assert!(long || !answer.unseen);
             let listed = ruleset.rules().iter().any(|rule| rule.conditions.args.is_some());
             by_args +=
                 u64::from(known && listed && wanted != ruleset.decide(&access.with_args(&[b"unlisted"])));
+            by_name += u64::from(known && wanted != ruleset.decide(&seen.called(b"nothing")));
             unseen += u64::from(answer.unseen);
             assert_eq!(
                 answer.decision(),
@@ -344,7 +377,8 @@ fn compare(reading: Reading, cases: u64) {
             done += 1;
         }
     }
-    assert!(by_args * 100 > done && unseen > 0, "{by_args} decided by arguments, {unseen} of them too long");
+    assert!(by_args * 300 > done && unseen > 0, "{by_args} decided by arguments, {unseen} of them too long");
+    assert!(by_name * 4000 > done, "{by_name} decided by the name of an applet");
     assert!(decided * 4 > done, "only {decided} of {done} accesses met a rule or a posture");
     let wanted = if reading == Reading::AsHooks { passed / 4 } else { 0 };
     assert!(quickly >= wanted, "the short way passed {quickly} of {passed}");

@@ -342,6 +342,8 @@ async fn links(node: &mut Node) -> Result<()> {
         ("/proc/self/root/bin/ls", NOT_EXECUTED, "the program by another way"),
         ("/usr/bin/cat", DENIED, "what the source may not open"),
         ("/bin/cat", DENIED, "the same by the policy's name"),
+        ("/bin/vi", NOT_EXECUTED, "one name of a program of many, by the policy's name"),
+        ("/usr/bin/vi", NOT_EXECUTED, "the same by the kernel's name"),
         ("/bin/busybox", OPENED, "a program of many names"),
         ("/bin/more", OPENED, "another of its names"),
     ] {

@@ -151,11 +151,13 @@ impl Doors {
         let (args_at, about_args) = rest.split_at_mut(ARGS_BUFFER);
         let object_len = place(object_at, about.path)?;
         let source_len = place(source_at, source)?;
-        let args: Vec<u8> = about.args.into_iter().flat_map(strings).collect();
+        // the hooks know both or none
+        let known = about.argv0.zip(about.args);
+        let args: Vec<u8> = known.into_iter().flat_map(|(argv0, args)| strings(argv0, args)).collect();
         // as many as fit, as the hooks look at
         args_at.iter_mut().zip(&args).for_each(|(to, from)| *to = *from);
         let args_len = u32::try_from(args.len().min(ARGS_BYTES)).unwrap_or(u32::MAX);
-        let count = about.args.map_or(0, |args| u32::try_from(args.len() + 1).unwrap_or(u32::MAX));
+        let count = known.map_or(0, |(_, args)| u32::try_from(args.len() + 1).unwrap_or(u32::MAX));
         let numbers = [count, args_len].into_iter().flat_map(u32::to_ne_bytes);
         about_args.iter_mut().zip(numbers).for_each(|(to, from)| *to = from);
         self.input.update(&0u32.to_ne_bytes(), &paths, MapFlags::ANY).during("hand over the paths")?;
@@ -241,9 +243,9 @@ const ARGS_BUFFER: usize = 16_384;
 /// `struct door_paths`
 const INPUT_BYTES: usize = size_of::<types::door_paths>();
 
-/// What a program is started with, as it stands in its memory; the first argument is none that rules are about.
-fn strings<'a>(args: &'a [&'a [u8]]) -> impl Iterator<Item = u8> + 'a {
-    let all = std::iter::once(&b"argv0"[..]).chain(args.iter().copied());
+/// What a program is started with, as it stands in its memory.
+fn strings<'a>(argv0: &'a [u8], args: &'a [&'a [u8]]) -> impl Iterator<Item = u8> + 'a {
+    let all = std::iter::once(argv0).chain(args.iter().copied());
     all.flat_map(|arg| arg.iter().copied().chain([0]))
 }
 

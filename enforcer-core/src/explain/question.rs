@@ -110,7 +110,8 @@ impl Question {
     }
 
     /// The access, by this executable and user, and, where it is one to a file, to a file with this owner; what creates
-    /// its object has no use for the owner. A process is started without arguments after the first.
+    /// its object has no use for the owner. A process is started with its path as the first
+    /// argument, and no others.
     #[must_use]
     pub fn access<'a>(&'a self, source: Option<&'a [u8]>, uid: u32, owner: u32) -> Access<'a> {
         let target = match &self.asked {
@@ -123,6 +124,7 @@ impl Question {
                     write,
                     tree,
                     owner,
+                    argv0: Some(object.as_bytes()),
                     args: Some(&[]),
                 })
             }

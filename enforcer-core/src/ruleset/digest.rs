@@ -180,6 +180,11 @@ fn encode_object(encoder: &mut Encoder, object: &Object) {
             encoder.tag(9);
             encoder.bytes(preset.as_str().as_bytes());
         }
+        Object::Applet { program, name } => {
+            encoder.tag(10);
+            encoder.bytes(program.as_bytes());
+            encoder.bytes(name);
+        }
     }
 }
 

@@ -224,6 +224,7 @@ impl Happening {
                     // the root is never renamed
                     tree: *tree && *write && is_file && !path.is_root(),
                     owner: *owner,
+                    argv0: None,
                     args: args.as_deref(),
                 })
             }

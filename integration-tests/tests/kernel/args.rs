@@ -3,6 +3,7 @@
 use std::fs;
 
 use enforcer_core::decide::Verdict;
+use enforcer_core::enforce::root::Root;
 use enforcer_core::enforce::{Enforcer, Stage};
 use enforcer_core::event::{ArgsUnseen, Event, EventBy, Op};
 use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
@@ -130,5 +131,78 @@ pub fn arguments() {
     assert_eq!(event.by, EventBy::DefaultPosture);
     let event = bench.denied("/usr/bin/args many /usr/bin/judged 1800 listed", EACCES, "/usr/bin/judged");
     assert_eq!((event.by, event.args), (EventBy::DefaultPosture, Some(ArgsUnseen::TooLong)));
+    assert_eq!(counter(&bench.enforcer, "unreadable") + counter(&bench.enforcer, "recursion_misses"), 0);
+}
+
+/// Busybox, as the guest has it: one program, and many links to it.
+pub fn applets() {
+    fs::write("/usr/bin/args", lab::image::ARGS).unwrap();
+    sh("chmod +x /usr/bin/args");
+    let busybox = fs::canonicalize("/usr/bin/uname").unwrap();
+    assert_eq!(busybox, std::path::Path::new("/usr/bin/busybox"), "the guest's programs are links to it");
+    let enforcer = Enforcer::open(&options()).unwrap();
+    let mut container = Container::created("applets", true);
+    let root = Root::of_process(container.pid()).unwrap();
+    let linked = |rules: &str, postures| {
+        let linked = ruleset_under(rules, postures).with_links(|path| root.resolve(path));
+        assert_eq!(linked.gaps, []);
+        linked.ruleset
+    };
+    let block =
+        linked("  process: {matchPaths: [{path: /usr/bin/uname}]}\n  action: Block\n", Postures::default());
+    enforcer.arm(&container.target(Stage::Created), &block).unwrap();
+    container.start();
+    let mut bench = Bench { enforcer, container };
+
+    for command in [
+        "/usr/bin/id",
+        "/usr/bin/busybox id",
+        "/usr/bin/busybox",
+        "/usr/bin/args as unam /usr/bin/busybox true",
+    ] {
+        bench.container.run(command);
+        assert_eq!(events(&bench.enforcer), vec![], "{command}");
+    }
+    assert_eq!(bench.container.run("/usr/bin/id"), 0);
+    sh("ln -sf busybox /usr/bin/another");
+    for (command, status) in [
+        ("/usr/bin/uname", REFUSED),
+        ("/usr/bin/busybox uname", REFUSED),
+        ("/usr/bin/busybox busybox /x/y/uname -a", REFUSED),
+        ("/usr/bin/args as uname /usr/bin/busybox", EACCES),
+        ("/usr/bin/args as uname /usr/bin/another", EACCES),
+        ("/usr/bin/args as -/x/uname /usr/bin/another", EACCES),
+        ("/usr/bin/args as busybox-of-mine /usr/bin/another uname", EACCES),
+        ("cd /usr/bin; ./uname", REFUSED),
+        ("/proc/self/root/usr/bin/uname", REFUSED),
+    ] {
+        let event = bench.denied(command, status, "/usr/bin/busybox");
+        assert!(matches!(event.by, EventBy::Rule(_)), "{command}: {event:?}");
+    }
+    // What it is cannot be told within the bound, so it may be that.
+    let event = bench.denied("/usr/bin/args many /usr/bin/busybox 2000 busybox", EACCES, "/usr/bin/busybox");
+    assert!(matches!(event.by, EventBy::Rule(_)), "{event:?}");
+
+    // What alone is allowed: one applet is no way to another.
+    let posture = Postures { process: Some(PostureAction::Block), ..Postures::default() };
+    bench.set(&linked(
+        "  process: {matchPaths: [{path: /usr/bin/args}, {path: /usr/bin/uname}]}\n  action: Allow\n",
+        posture,
+    ));
+    for command in ["/usr/bin/uname", "/usr/bin/busybox uname", "/usr/bin/args as uname /usr/bin/another"] {
+        bench.runs(command, 0);
+    }
+    for (command, status) in [
+        ("/usr/bin/id", REFUSED),
+        ("/usr/bin/busybox id", REFUSED),
+        ("/usr/bin/busybox", REFUSED),
+        ("/usr/bin/args as sh /usr/bin/uname -c id", EACCES),
+        ("/usr/bin/args as busybox /usr/bin/uname sh", EACCES),
+        ("/usr/bin/args empty /usr/bin/uname", EACCES),
+        ("/usr/bin/args many /usr/bin/busybox 2000 busybox", EACCES),
+    ] {
+        let event = bench.denied(command, status, "/usr/bin/busybox");
+        assert_eq!(event.by, EventBy::DefaultPosture, "{command}");
+    }
     assert_eq!(counter(&bench.enforcer, "unreadable") + counter(&bench.enforcer, "recursion_misses"), 0);
 }

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use args::arguments;
+use args::{applets, arguments};
 use classes::{presets, sockets_and_capabilities};
 use container::{Container, DESCEND, dig};
 use enforcer_core::decide::Verdict;
@@ -75,6 +75,7 @@ on_both_kernels! {
     sockets_and_capabilities => sockets_and_capabilities_on_6_1, sockets_and_capabilities_on_6_12;
     presets => presets_on_6_1, presets_on_6_12;
     arguments => arguments_on_6_1, arguments_on_6_12;
+    applets => applets_on_6_1, applets_on_6_12;
 }
 
 /// Kernels change what programs stand on: who is confined is asked on the newest one too.

@@ -640,7 +640,7 @@ fn strict_refuses_links_that_are_not_followed() {
     let mut f = Fixture::new(processes("p", "/bin/ls"));
     f.reconciler.selection.strict = true;
     f.lives(7, "c1");
-    f.link(7, "bin/ls", "busybox");
+    f.link(7, "bin/ls", "coreutils");
     let refusal = f.start(&container("c1", "default", "web"), 7).unwrap_err();
     assert!(refusal.contains("strict") && refusal.contains("program of many names"), "{refusal}");
     assert_eq!(f.kernel.calls(), [""; 0]);

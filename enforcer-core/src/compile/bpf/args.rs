@@ -1,11 +1,11 @@
-//! Lists of arguments (`allowedArgs`): which lists an argument is on, and what a rule answers by that.
+//! Lists of arguments (`allowedArgs`), and programs of many names: what a rule answers by what a program is started with.
 //!
 //! Each list has a number. The strings stand in a tree of their own, whose nodes say on which lists they are, so that the
 //! programs look up each argument of a process once, however many rules list arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::image::{Builder, Node, Says};
+use super::image::{ArgNodes, Builder, Node, Says};
 use crate::ruleset::Args;
 
 /// `ARG_PIECE`: bytes of an argument at one node.
@@ -20,37 +20,47 @@ pub(super) const MAX_ALTERNATIVES: usize = 255;
 const NOT: u32 = 0x4000_0000;
 /// `LIST_ANY`
 const ANY: u32 = 0x8000_0000;
+/// `APPLET_SHIFT`
+const APPLET_SHIFT: u32 = 9;
 /// `LIST_END`
 const END: u32 = u32::MAX;
 
-/// When an answer is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum When {
-    /// Whatever the arguments.
-    Always,
-    /// The list with this number holds all arguments.
-    Held(u32),
-    /// It does not.
-    NotHeld(u32),
+/// When an answer is given: what must hold of the arguments; nothing for always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct When {
+    /// Whether the list with this number holds all arguments.
+    pub(super) list: Option<(u32, bool)>,
+    /// The number of the applet that the program must be.
+    pub(super) applet: Option<u32>,
+}
+
+impl When {
+    pub(super) fn always(self) -> bool {
+        self == Self::default()
+    }
+
+    fn condition(self) -> u32 {
+        let list = match self.list {
+            None => ANY,
+            Some((list, true)) => list,
+            Some((list, false)) => list | NOT,
+        };
+        // no more than `MAX_LISTS` of each
+        list | self.applet.map_or(0, |applet| applet.saturating_add(1) << APPLET_SHIFT)
+    }
 }
 
 /// The words of alternatives, of which the first whose condition holds is the answer.
 pub(super) fn words(alternatives: &[(When, u32)]) -> Vec<u32> {
-    let pair = |(when, decision): &(When, u32)| {
-        let condition = match when {
-            When::Always => ANY,
-            When::Held(list) => *list,
-            When::NotHeld(list) => *list | NOT,
-        };
-        [condition, *decision]
-    };
+    let pair = |(when, decision): &(When, u32)| [when.condition(), *decision];
     alternatives.iter().flat_map(pair).chain([END, 0]).collect()
 }
 
-/// The lists of a ruleset, by number.
+/// The lists and applets of a ruleset, by number.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     numbers: BTreeMap<Args, u32>,
+    applets: BTreeMap<(Vec<u8>, bool), u32>,
 }
 
 /// On which lists something is: a bit for each.
@@ -63,45 +73,75 @@ impl Lists {
         *self.numbers.entry(args.clone()).or_insert(next)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.numbers.len()
+    /// The number of an applet; `doubtful` for one that also holds where it cannot be told.
+    pub(super) fn applet(&mut self, name: &[u8], doubtful: bool) -> u32 {
+        let next = u32::try_from(self.applets.len()).unwrap_or(u32::MAX); // the same
+        *self.applets.entry((name.to_vec(), doubtful)).or_insert(next)
     }
 
-    /// The tree of arguments: its nodes, with numbers from `next`. The node that stands for the beginning of an
-    /// argument, 0 where there is no list; and the cell of the empty argument.
-    pub(super) fn plant(&self, mut next: impl FnMut() -> u32, image: &mut Builder) -> (u32, u32, Vec<Node>) {
-        if self.numbers.is_empty() {
-            return (0, 0, Vec::new());
-        }
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len().max(self.applets.len())
+    }
+
+    /// The trees of arguments and of applets: their nodes, with numbers from `next`, and where they begin.
+    pub(super) fn plant(&self, mut next: impl FnMut() -> u32, image: &mut Builder) -> (ArgNodes, Vec<Node>) {
+        let mut nodes = Vec::new();
+        let mut begin = ArgNodes::default();
         let mut on: BTreeMap<&[u8], Bits> = BTreeMap::new();
         for (args, number) in &self.numbers {
-            for arg in args.as_slice() {
-                let bits = on.entry(arg.as_bytes()).or_default();
-                let word = usize::try_from(number / 64).ok().and_then(|word| bits.get_mut(word));
-                word.into_iter().for_each(|word| *word |= 1 << (number % 64));
+            args.as_slice().iter().for_each(|arg| set(on.entry(arg.as_bytes()).or_default(), *number));
+        }
+        if !on.is_empty() {
+            begin.empty = on.remove(&b""[..]).map_or(0, |bits| image.lists(bits));
+            begin.root = grow(&on, &mut next, image, &mut nodes);
+        }
+        let mut names: BTreeMap<&[u8], Bits> = BTreeMap::new();
+        let mut doubt = Bits::default();
+        for ((name, doubtful), number) in &self.applets {
+            set(names.entry(name).or_default(), *number);
+            if *doubtful {
+                set(&mut doubt, *number);
             }
         }
-        let root = next();
-        let empty = on.remove(&b""[..]).map_or(0, |bits| image.lists(bits));
-        // every beginning of an argument that is as long as some pieces, and what stands there
-        let ends = |arg: &[u8]| {
-            (1..=arg.len().div_ceil(PIECE)).map(|n| (n * PIECE).min(arg.len())).collect::<Vec<_>>()
-        };
-        let beginnings: BTreeSet<&[u8]> =
-            on.keys().flat_map(|arg| ends(arg).into_iter().filter_map(|end| arg.get(..end))).collect();
-        let mut numbers: BTreeMap<&[u8], u32> = BTreeMap::from([(&b""[..], root)]);
-        let mut nodes = Vec::new();
-        for beginning in beginnings {
-            let (before, name) =
-                beginning.split_at_checked((beginning.len() - 1) / PIECE * PIECE).unwrap_or_default();
-            let Some(parent) = numbers.get(before).copied() else { continue }; // a beginning sorts before what it begins
-            let node = next();
-            numbers.insert(beginning, node);
-            let exact = on.get(beginning).map_or(0, |bits| image.lists(*bits));
-            nodes.push(Node { parent, node, name: name.to_vec(), says: Says { exact, ..Says::default() } });
+        if !names.is_empty() {
+            begin.applets = grow(&names, &mut next, image, &mut nodes);
+            begin.doubt = image.lists(doubt);
         }
-        (root, empty, nodes)
+        (begin, nodes)
     }
+}
+
+fn set(bits: &mut Bits, number: u32) {
+    let word = usize::try_from(number / 64).ok().and_then(|word| bits.get_mut(word));
+    word.into_iter().for_each(|word| *word |= 1 << (number % 64));
+}
+
+/// Adds a tree of strings to `nodes`; the node that stands for the beginning of one.
+fn grow(
+    on: &BTreeMap<&[u8], Bits>,
+    next: &mut impl FnMut() -> u32,
+    image: &mut Builder,
+    nodes: &mut Vec<Node>,
+) -> u32 {
+    let root = next();
+    // every beginning of a string that is as long as some pieces
+    let ends = |text: &[u8]| {
+        let len = text.len();
+        (1..=len.div_ceil(PIECE)).map(move |n| (n * PIECE).min(len))
+    };
+    let beginnings: BTreeSet<&[u8]> =
+        on.keys().flat_map(|text| ends(text).filter_map(|end| text.get(..end))).collect();
+    let mut numbers: BTreeMap<&[u8], u32> = BTreeMap::from([(&b""[..], root)]);
+    for beginning in beginnings {
+        let before = (beginning.len() - 1) / PIECE * PIECE;
+        let (before, name) = beginning.split_at_checked(before).unwrap_or_default();
+        let Some(parent) = numbers.get(before).copied() else { continue }; // it sorts before what it begins
+        let node = next();
+        numbers.insert(beginning, node);
+        let exact = on.get(beginning).map_or(0, |bits| image.lists(*bits));
+        nodes.push(Node { parent, node, name: name.to_vec(), says: Says { exact, ..Says::default() } });
+    }
+    root
 }
 
 #[cfg(test)]
@@ -121,9 +161,9 @@ mod tests {
             last += 1;
             last
         };
-        let (root, empty, nodes) = lists.plant(next, &mut Builder::new());
-        assert_eq!((root, nodes.len()), (11, 5));
-        assert_ne!(empty, 0);
+        let (begin, nodes) = lists.plant(next, &mut Builder::new());
+        assert_eq!((begin.root, begin.applets, nodes.len()), (11, 0, 5));
+        assert_ne!(begin.empty, 0);
         let lens: Vec<_> =
             nodes.iter().map(|node| (node.parent, node.name.len(), node.says.exact != 0)).collect();
         assert_eq!(

@@ -208,8 +208,10 @@ pub(super) struct ClassFacts {
 /// Where the arguments stand that rules list.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ArgNodes {
-    pub(super) root: u32,  // node; 0 = no rule lists any
-    pub(super) empty: u32, // cell of lists; 0 = the empty argument is on none
+    pub(super) root: u32,    // node; 0 = no rule lists any
+    pub(super) empty: u32,   // cell of lists; 0 = the empty argument is on none
+    pub(super) applets: u32, // node; 0 = no rule names any
+    pub(super) doubt: u32,   // cell of the applets that hold where it cannot be told which it is
 }
 
 fn index_of(class: Class) -> usize {
@@ -327,8 +329,9 @@ impl Builder {
     pub(super) fn class(&mut self, class: Class, facts: &ClassFacts) {
         let ClassFacts { root, otherwise, unresolved, conditions, has_source, args } = *facts;
         let has_source = u32::from(has_source);
-        let cell =
-            self.push(words(&[root, otherwise, conditions, has_source, unresolved, args.root, args.empty]));
+        let ArgNodes { root: args, empty, applets, doubt } = args;
+        let facts = [root, otherwise, conditions, has_source, unresolved, args, empty, applets, doubt];
+        let cell = self.push(words(&facts));
         self.classes.iter_mut().skip(index_of(class)).take(1).for_each(|slot| *slot = cell);
     }
 

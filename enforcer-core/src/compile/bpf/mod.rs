@@ -21,12 +21,12 @@ pub use image::{BpfImage, CELL_BYTES, MAX_CELLS};
 use std::cmp::Reverse;
 
 use crate::coverage::GapReason;
-use crate::ruleset::{Class, Conditions, Effect, PostureAction, Ruleset};
+use crate::ruleset::{Class, Conditions, Effect, Object, PostureAction, Rule, Ruleset};
 use crate::support::Support;
 use args::MAX_LISTS;
 use image::{
-    Builder, COND_ARGS, COND_OWNER, COND_TTY, COND_WRITE, ClassFacts, DECISION_EXEMPT, RULE_LIMIT, RULE_NONE,
-    RULE_POSTURE, effect_bits,
+    ArgNodes, Builder, COND_ARGS, COND_OWNER, COND_TTY, COND_WRITE, ClassFacts, DECISION_EXEMPT, RULE_LIMIT,
+    RULE_NONE, RULE_POSTURE, effect_bits,
 };
 use table::place;
 use tree::{Forest, Trees};
@@ -58,8 +58,8 @@ pub enum CompileError {
     /// The states of automata cannot name all decisions.
     #[error("more patterns than an image can hold")]
     TooManyDecisions,
-    /// More different lists of arguments than the programs tell apart.
-    #[error("{0} different lists of `allowedArgs`, more than {MAX_LISTS}")]
+    /// More different lists of arguments, or applets, than the programs tell apart.
+    #[error("{0} different lists of `allowedArgs`, or names of one program, more than {MAX_LISTS}")]
     TooManyLists(usize),
     /// More answers for one object, by its arguments, than the programs look through.
     #[error("too many rules about the same object with `allowedArgs`, `{rule}` among them")]
@@ -103,11 +103,9 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
                 root: trees.root(class),
                 otherwise: otherwise(ruleset, class),
                 unresolved: unresolved(ruleset, class),
-                conditions: of_class()
-                    .map(|rule| conditions_of(&rule.conditions))
-                    .fold(0, |all, one| all | one),
+                conditions: of_class().map(conditions_of).fold(0, |all, one| all | one),
                 has_source: of_class().any(|rule| rule.source.is_some()),
-                args: trees.args().filter(|_| class == Class::Process).unwrap_or_default(),
+                args: if class == Class::Process { trees.args() } else { ArgNodes::default() },
             };
             image.class(class, &facts);
         }
@@ -153,15 +151,12 @@ fn unresolved(ruleset: &Ruleset, class: Class) -> u32 {
     }
 }
 
-/// The conditions of an access that a rule with these asks about.
-fn conditions_of(conditions: &Conditions) -> u32 {
-    let Conditions { read_only, owner_only, no_terminal, args } = conditions;
-    let asked = [
-        (*read_only, COND_WRITE),
-        (*owner_only, COND_OWNER),
-        (*no_terminal, COND_TTY),
-        (args.is_some(), COND_ARGS),
-    ];
+/// The conditions of an access that a rule asks about.
+fn conditions_of(rule: &Rule) -> u32 {
+    let Conditions { read_only, owner_only, no_terminal, args } = &rule.conditions;
+    let by_args = args.is_some() || matches!(rule.object, Object::Applet { .. });
+    let asked =
+        [(*read_only, COND_WRITE), (*owner_only, COND_OWNER), (*no_terminal, COND_TTY), (by_args, COND_ARGS)];
     asked.into_iter().filter(|(asked, _)| *asked).fold(0, |all, (_, bit)| all | bit)
 }
 

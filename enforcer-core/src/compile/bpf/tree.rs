@@ -85,7 +85,9 @@ impl<'r> Forest<'r> {
         for rule in ruleset.rules().iter().filter(|rule| matches!(rule.class, Class::Process | Class::File)) {
             let pair = pairs.entry((rule.source.as_ref(), rule.class)).or_default();
             match &rule.object {
-                Object::Path(path) => pair.paths.at(path.components(), rule).exact.push(rule),
+                Object::Path(path) | Object::Applet { program: path, .. } => {
+                    pair.paths.at(path.components(), rule).exact.push(rule);
+                }
                 Object::Directory { dir, .. } => pair.paths.at(dir.components(), rule).directory.push(rule),
                 Object::Pattern(pattern) => {
                     let (components, rest) = split(pattern, rule);
@@ -109,7 +111,7 @@ pub(super) struct Trees {
     nodes: Vec<Node>,
     roots: BTreeMap<Class, u32>, // without a source
     source_node: u32,
-    args: Option<ArgNodes>,
+    args: ArgNodes,
     last: u32, // node number; 0 means none
     blocks: Vec<Block>,
 }
@@ -164,14 +166,14 @@ impl Trees {
         if lists.len() > MAX_LISTS {
             return Err(CompileError::TooManyLists(lists.len()));
         }
-        let (root, empty, nodes) = lists.plant(|| self.next(), image);
+        let (begin, nodes) = lists.plant(|| self.next(), image);
         self.nodes.extend(nodes);
-        self.args = (root != 0).then_some(ArgNodes { root, empty });
+        self.args = begin;
         Ok(())
     }
 
-    /// Where the arguments stand that rules list; `None` where no rule lists any.
-    pub(super) fn args(&self) -> Option<ArgNodes> {
+    /// Where the arguments and names stand that rules speak about.
+    pub(super) fn args(&self) -> ArgNodes {
         self.args
     }
 
@@ -329,12 +331,12 @@ pub(super) fn decide<'r>(
         answers.sort_unstable_by_key(|answer| Reverse(*answer));
         answers.dedup();
         // what comes after an answer that is always given is never asked for
-        let always = answers.iter().position(|(_, when)| *when == When::Always);
+        let always = answers.iter().position(|(_, when)| when.always());
         answers.truncate(always.map_or(answers.len(), |always| always + 1));
         let word = |(effect, Reverse((origin, exempt))): Answer| entry(effect, exempt, origin);
         *slot = match answers.as_slice() {
             [] => 0,
-            [(answer, When::Always)] => word(*answer),
+            [(answer, when)] if when.always() => word(*answer),
             several if several.len() > MAX_ALTERNATIVES => {
                 let rule = rules.clone().next().map(Rule::to_string).unwrap_or_default();
                 return Err(CompileError::TooManyAlternatives { rule });
@@ -359,20 +361,24 @@ fn answers_of(rule: &Rule, condition: u32, lists: &mut Lists) -> Vec<(Answer, Wh
         [(*read_only, COND_WRITE, false), (*owner_only, COND_OWNER, true), (*no_terminal, COND_TTY, false)];
     let mut asked = asked.into_iter().filter(|(asked, ..)| *asked);
     let holds = |(_, bit, wanted): (bool, u32, bool)| (condition & bit != 0) == wanted;
-    let mut list = |args| lists.number(args);
+    let applet = match &rule.object {
+        Object::Applet { name, .. } => Some(lists.applet(name, rule.effect != Effect::Allow)),
+        _ => None,
+    };
+    let list = args.as_ref().map(|args| lists.number(args));
+    let when = |held| When { list: list.map(|list| (list, held)), applet };
+    let always = When { list: None, applet };
     let origin = rule.origin.0;
     let allowed = |exempt| (Effect::Allow, Reverse((origin, exempt)));
     match rule.effect {
         Effect::Allow if !asked.all(holds) => Vec::new(),
-        Effect::Allow => {
-            vec![(allowed(false), args.as_ref().map_or(When::Always, |args| When::Held(list(args))))]
-        }
-        _ if asked.any(holds) => vec![(allowed(true), When::Always)],
+        Effect::Allow => vec![(allowed(false), when(true))],
+        _ if asked.any(holds) => vec![(allowed(true), always)],
         effect => {
             let plain = (effect, Reverse((origin, false)));
-            match args.as_ref().map(list) {
-                None => vec![(plain, When::Always)],
-                Some(list) => vec![(allowed(true), When::Held(list)), (plain, When::NotHeld(list))],
+            match list {
+                None => vec![(plain, always)],
+                Some(_) => vec![(allowed(true), when(true)), (plain, when(false))],
             }
         }
     }
