@@ -31,6 +31,7 @@ build-setup:
 build: setup
 	$(call say,building the daemon and the lab)
 	@$(CARGO) build --locked -p nri-plugin -p integration-tests
+	@$(CARGO) build-hook
 
 demo: build
 	@$(LAB) demo
@@ -49,6 +50,7 @@ lint: build-setup
 machines: setup
 	$(call say,building everything that is tested)
 	@$(CARGO) test --locked --workspace --no-run
+	@$(CARGO) build-hook
 	$(call say,saving the machines that tests run in)
 	@$(LAB) prepare
 
@@ -62,7 +64,7 @@ test: setup lint machines
 bench: build
 	$(call say,instructions for each operation; then nanoseconds for each match)
 	@status=0; $(LAB) bench || status=$$?; $(LAB) bench --kernel 6.1 --quick || status=$$?; \
-	$(CARGO) bench --locked -p enforcer-core || status=$$?; exit $$status
+	$(CARGO) bench --locked -p enforcer-core || status=$$?; $(CARGO) bench --locked -p nri-enforcer-hook || status=$$?; exit $$status
 
 # What is too long for each change.
 nightly: fuzz

@@ -1,0 +1,293 @@
+//! What the program does: reads the state, asks the daemon, and says by its exit status whether the container may start.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use crate::ask::{Deadline, Trouble, ask, tell};
+use crate::config::{Config, FILE, Mode};
+use crate::message::{Answer, Request, readable};
+use crate::spool::{self, OpenStart};
+use crate::state::{MAX_STATE_BYTES, Stage, State, root_of};
+
+const USAGE: &str = "\
+usage: nri-enforcer-hook createRuntime|poststop [--config FILE]
+An OCI runtime runs it as its hook of that name, with the container's state on standard input.
+The configuration is nri-enforcer-hook.json beside the program.
+";
+/// Bytes of a bundle's configuration at most; one with a large seccomp policy has some 100 KiB.
+const MAX_SPEC_BYTES: u64 = 4 << 20;
+/// Bytes of an id or a name in what is told.
+const SHOWN: usize = 128;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: the container may start.
+    Pass,
+    /// 1: it must not.
+    Fail,
+    /// 2: the program was called in a way that makes no sense, which fails the container too.
+    Usage,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Pass => 0,
+            Exit::Fail => 1,
+            Exit::Usage => 2,
+        })
+    }
+}
+
+/// Carries the hook out, with the state on standard input; what there is to tell goes to `told`.
+pub fn run(arguments: impl Iterator<Item = OsString>, told: &mut dyn Write) -> Exit {
+    let begin = Instant::now();
+    let (stage, config) = match parse(arguments) {
+        Ok(parsed) => parsed,
+        Err(problem) => {
+            say(told, format_args!("{problem}\n{USAGE}"));
+            return Exit::Usage;
+        }
+    };
+    let path = config.unwrap_or_else(beside);
+    let (config, problem) = Config::load(&path);
+    if let Some(problem) = problem {
+        say(told, format_args!("{}", readable(&problem, 1024)));
+    }
+    let deadline = Deadline::of(begin, config.deadline);
+    let state = read_state(&deadline).and_then(|bytes| State::parse(&bytes, stage));
+    match stage {
+        Stage::CreateRuntime => create(&config, &path, state, &deadline, told),
+        Stage::Poststop => {
+            stopped(&config, state, &deadline, told);
+            Exit::Pass // a container is gone, whatever the daemon says; runtimes fail its deletion otherwise
+        }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<(Stage, Option<PathBuf>), String> {
+    let (mut stage, mut config) = (None, None);
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--config") if config.is_none() => {
+                config = Some(PathBuf::from(arguments.next().ok_or("--config needs a file")?));
+            }
+            Some(name) if stage.is_none() && Stage::named(name).is_some() => stage = Stage::named(name),
+            _ => return Err(format!("`{}` makes no sense", readable(&argument.to_string_lossy(), SHOWN))),
+        }
+    }
+    Ok((stage.ok_or("which hook is it?")?, config))
+}
+
+/// The configuration in the directory of the program.
+fn beside() -> PathBuf {
+    // /proc is there wherever a runtime runs; without it there is no configuration, and the defaults count
+    std::env::current_exe()
+        .map(|program| program.with_file_name(FILE))
+        .unwrap_or_else(|_| PathBuf::from(FILE))
+}
+
+fn read_state(deadline: &Deadline) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        match deadline.wait(rustix::stdio::stdin(), PollFlags::IN) {
+            Ok(()) => {}
+            Err(Trouble::Late(_)) => return Err("the runtime did not send it in time".into()),
+            Err(_) => return Err("standard input cannot be waited for".into()),
+        }
+        match rustix::io::read(rustix::stdio::stdin(), chunk.as_mut_slice()) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend(chunk.iter().take(count)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => return Err(format!("standard input cannot be read: {error}")),
+        }
+        if bytes.len() > MAX_STATE_BYTES {
+            return Err(format!("it has more than {MAX_STATE_BYTES} bytes"));
+        }
+    }
+}
+
+/// A container that was not let through, or was only because the gate stands open.
+struct Doubt {
+    why: String,
+    advice: String,
+}
+
+fn create(
+    config: &Config,
+    path: &Path,
+    state: Result<State, String>,
+    deadline: &Deadline,
+    told: &mut dyn Write,
+) -> Exit {
+    let (about, doubt) = match &state {
+        Ok(state) => (Some(state), vouched(config, state, deadline).err()),
+        Err(problem) => (
+            None,
+            Some(doubt(
+                format!("its OCI state makes no sense: {problem}"),
+                "is the runtime one that runs OCI hooks?",
+            )),
+        ),
+    };
+    let Some(Doubt { why, advice }) = doubt else { return Exit::Pass };
+    let who = Named(about);
+    let why = readable(&why, 8 << 10);
+    if config.mode == Mode::Closed {
+        say(
+            told,
+            format_args!(
+                "{who} must not start: {why}; {advice} (\"mode\": \"open\" in `{}` lets containers start unprotected)",
+                path.display()
+            ),
+        );
+        return Exit::Fail;
+    }
+    say(told, format_args!("{who} starts, and may be unprotected (the mode is open): {why}; {advice}"));
+    let text = |text: &str| readable(text, SHOWN);
+    let start = OpenStart {
+        time_millis: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|since| u64::try_from(since.as_millis()).ok())
+            .unwrap_or(0),
+        id: about.map(|state| text(&state.id)).unwrap_or_default(),
+        namespace: about.and_then(|state| state.namespace().ok().flatten()).map(text).unwrap_or_default(),
+        pod: about.map(|state| text(state.pod())).unwrap_or_default(),
+        container: about.map(|state| text(state.container())).unwrap_or_default(),
+        reason: why,
+        more: false,
+    };
+    if let Err(problem) = spool::record(&config.spool, &start) {
+        say(told, format_args!("{problem}"));
+    }
+    Exit::Pass
+}
+
+/// Whether the container may start: exempt, or the daemon says so.
+fn vouched(config: &Config, state: &State, deadline: &Deadline) -> Result<(), Doubt> {
+    let namespace =
+        state.namespace().map_err(|problem| doubt(problem, "correct the annotations of its pod"))?;
+    if namespace.is_some_and(|namespace| config.exempt.contains(namespace)) || state.holds_the_pod() {
+        return Ok(());
+    }
+    let answer = ask(&config.socket, &request(Stage::CreateRuntime, state, deadline), deadline);
+    match answer {
+        Ok(Answer::Armed | Answer::Nothing) => Ok(()),
+        Ok(Answer::Refused { reason }) => Err(doubt("the daemon refuses it".into(), &reason)),
+        Err(trouble) => Err(explain(&config.socket, &trouble)),
+    }
+}
+
+fn request(stage: Stage, state: &State, deadline: &Deadline) -> Request {
+    let root = (stage == Stage::CreateRuntime).then(|| root(&state.bundle)).flatten();
+    let left = deadline.left().unwrap_or_default();
+    Request {
+        stage,
+        id: state.id.clone(),
+        pid: state.pid,
+        patience_millis: u64::try_from(left.as_millis()).unwrap_or(0),
+        root_inode: root.as_ref().map(|(_, inode)| *inode),
+        root: root.map(|(path, _)| path),
+        namespace: state.namespace().ok().flatten().unwrap_or_default().to_owned(),
+        pod: state.pod().to_owned(),
+        container: state.container().to_owned(),
+    }
+}
+
+/// The directory that is to be the container's root. What cannot be found out is left out: the daemon then knows no
+/// links before the start, and says so.
+fn root(bundle: &str) -> Option<(String, u64)> {
+    let bundle = Path::new(bundle).is_absolute().then(|| Path::new(bundle))?;
+    let mut spec = Vec::new();
+    std::fs::File::open(bundle.join("config.json")).ok()?.take(MAX_SPEC_BYTES).read_to_end(&mut spec).ok()?;
+    let root = bundle.join(root_of(&spec).ok()?).canonicalize().ok()?;
+    let inode = root.metadata().ok()?.ino();
+    Some((root.into_os_string().into_string().ok()?, inode))
+}
+
+fn stopped(config: &Config, state: Result<State, String>, deadline: &Deadline, told: &mut dyn Write) {
+    let state = match state {
+        Ok(state) => state,
+        Err(problem) => return say(told, format_args!("the OCI state makes no sense: {problem}")),
+    };
+    // nothing depends on it: the daemon finds out by itself what is over, a little later
+    if let Err(trouble) = tell(&config.socket, &request(Stage::Poststop, &state, deadline), deadline) {
+        let Doubt { why, .. } = explain(&config.socket, &trouble);
+        say(told, format_args!("cannot tell the daemon that {} is over: {why}", Named(Some(&state))));
+    }
+}
+
+fn doubt(why: String, advice: &str) -> Doubt {
+    Doubt { why, advice: advice.to_owned() }
+}
+
+fn explain(socket: &Path, trouble: &Trouble) -> Doubt {
+    let at = socket.display();
+    match trouble {
+        Trouble::Absent(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+        {
+            doubt(
+                format!("nri-enforcer does not listen at `{at}` ({error})"),
+                "start nri-enforcer on this node",
+            )
+        }
+        Trouble::Absent(error) => doubt(
+            format!("cannot connect to `{at}`: {error}"),
+            "is `socket` the --gate-socket of nri-enforcer?",
+        ),
+        Trouble::NotRoot(uid) => doubt(
+            format!("user {uid}, not root, listens at `{at}`"),
+            "find out who that is, remove the socket, and start nri-enforcer again",
+        ),
+        Trouble::Late(limit) => doubt(
+            format!("nri-enforcer did not answer at `{at}` within {} ms", limit.as_millis()),
+            "look at its log; start it again if it hangs, or raise `deadlineMillis` if the node is slow",
+        ),
+        Trouble::Broken(error) => doubt(
+            format!("nri-enforcer hung up without an answer at `{at}`: {error}"),
+            "look at its log; start it again if it has died",
+        ),
+        Trouble::Garbage(problem) => doubt(
+            format!("what listens at `{at}` gives an answer that makes no sense: {problem}"),
+            "is that nri-enforcer, and of the hook's release?",
+        ),
+    }
+}
+
+/// A container, for people.
+struct Named<'a>(Option<&'a State>);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(state) = self.0 else { return f.write_str("the container") };
+        let shown = |text: &str| readable(text, SHOWN);
+        match state.namespace() {
+            Ok(Some(namespace)) => {
+                let (container, pod) = (shown(state.container()), shown(state.pod()));
+                write!(
+                    f,
+                    "container `{container}` of pod `{}/{pod}` ({})",
+                    shown(namespace),
+                    shown(&state.id)
+                )
+            }
+            _ => write!(f, "container `{}`", shown(&state.id)),
+        }
+    }
+}
+
+/// Whoever called may have closed its end; then nobody wants to know.
+fn say(told: &mut dyn Write, text: fmt::Arguments<'_>) {
+    let _unheard = writeln!(told, "nri-enforcer-hook: {text}");
+}

@@ -1,0 +1,330 @@
+//! The program, against daemons that answer, and against what else may stand in their place.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nri_enforcer_hook::message::{Answer, Request, body_len};
+use nri_enforcer_hook::spool::{self, OpenStart};
+use nri_enforcer_hook::state::Stage;
+
+/// Milliseconds.
+const DEADLINE: u64 = 400;
+/// Names the socket to the test `listener`, in a process of another user.
+const LISTENER: &str = "HOOK_TEST_LISTENER";
+const NOBODY: u32 = 65_534;
+
+struct Gate {
+    dir: tempfile::TempDir,
+}
+
+/// What the program did.
+#[derive(Debug)]
+struct Done {
+    exit: i32,
+    told: String,
+    took: Duration,
+}
+
+impl Gate {
+    fn new(mode: &str) -> Self {
+        let gate = Self { dir: tempfile::tempdir().unwrap() };
+        gate.configure(&format!(
+            r#"{{"socket":"{}","deadlineMillis":{DEADLINE},"mode":"{mode}","exemptNamespaces":["infra"],"spool":"{}"}}"#,
+            gate.path("sock").display(),
+            gate.path("spool").display()
+        ));
+        gate
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn configure(&self, text: &str) {
+        std::fs::write(self.path("config"), text).unwrap();
+    }
+
+    /// Answers one caller with these bytes, in pieces with pauses, and hands its request over.
+    fn answers(&self, pieces: Vec<Vec<u8>>, pause: Duration) -> std::thread::JoinHandle<Request> {
+        let listener = UnixListener::bind(self.path("sock")).unwrap();
+        std::thread::spawn(move || {
+            let (mut caller, _) = listener.accept().unwrap();
+            let request = request(&mut caller);
+            for piece in pieces {
+                let _gone = caller.write_all(&piece);
+                std::thread::sleep(pause);
+            }
+            request
+        })
+    }
+
+    fn answer(&self, answer: &Answer) -> std::thread::JoinHandle<Request> {
+        self.answers(vec![answer.encode()], Duration::ZERO)
+    }
+
+    fn command(&self, stage: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer-hook"));
+        command.arg(stage).arg("--config").arg(self.path("config"));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, stage: &str, state: &[u8]) -> Done {
+        let begin = Instant::now();
+        let mut child = self.command(stage).spawn().unwrap();
+        let _closed = child.stdin.take().unwrap().write_all(state);
+        let output = child.wait_with_output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        Done { exit: output.status.code().expect("no signal"), told, took: begin.elapsed() }
+    }
+
+    /// A container of this namespace is about to start.
+    fn start(&self, namespace: &str) -> Done {
+        self.run("createRuntime", self.state(namespace, "creating").as_bytes())
+    }
+
+    fn state(&self, namespace: &str, status: &str) -> String {
+        let bundle = self.path("bundle");
+        std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        std::fs::write(bundle.join("config.json"), r#"{"root":{"path":"rootfs"}}"#).unwrap();
+        format!(
+            r#"{{"ociVersion":"1.2.0","id":"c1","status":"{status}","pid":7,"bundle":"{}","annotations":{{
+                "io.kubernetes.cri.sandbox-namespace":"{namespace}","io.kubernetes.cri.sandbox-name":"web-1",
+                "io.kubernetes.cri.container-name":"main","io.kubernetes.cri.container-type":"container"}}}}"#,
+            bundle.display()
+        )
+    }
+}
+
+fn request(caller: &mut UnixStream) -> Request {
+    let mut head = [0; 4];
+    caller.read_exact(&mut head).unwrap();
+    let mut body = vec![0; body_len(head).unwrap()];
+    caller.read_exact(&mut body).unwrap();
+    Request::decode(&body).unwrap()
+}
+
+#[test]
+fn the_daemon_is_asked_and_its_answer_counts() {
+    for (answer, exit) in [
+        (Answer::Armed, 0),
+        (Answer::Nothing, 0),
+        (Answer::Refused { reason: "the kernel took too long; do it again".into() }, 1),
+    ] {
+        let gate = Gate::new("closed");
+        let daemon = gate.answer(&answer);
+        let done = gate.start("shop");
+        assert_eq!(done.exit, exit, "{done:?}");
+        let request = daemon.join().unwrap();
+        assert_eq!((request.stage, request.id.as_str(), request.pid), (Stage::CreateRuntime, "c1", 7));
+        assert_eq!((request.namespace.as_str(), request.pod.as_str()), ("shop", "web-1"));
+        let root = gate.path("bundle/rootfs").canonicalize().unwrap();
+        assert_eq!(request.root.as_deref(), root.to_str());
+        assert_eq!(request.root_inode, Some(std::os::unix::fs::MetadataExt::ino(&root.metadata().unwrap())));
+        assert!((1..=DEADLINE).contains(&request.patience_millis));
+        if exit == 0 {
+            assert_eq!(done.told, "");
+        } else {
+            for part in ["container `main` of pod `shop/web-1`", "took too long; do it again", "mode"] {
+                assert!(done.told.contains(part), "{part}: {}", done.told);
+            }
+        }
+    }
+}
+
+/// Puts something at the socket; another process, where it is one.
+type Stand = Box<dyn Fn(&Gate) -> Option<Child>>;
+
+/// Faults by name, what stands at the socket, and what the program must say.
+fn faults() -> Vec<(&'static str, Stand, &'static str)> {
+    fn pieces(pieces: Vec<Vec<u8>>, pause: u64) -> Stand {
+        Box::new(move |gate| {
+            drop(gate.answers(pieces.clone(), Duration::from_millis(pause)));
+            None
+        })
+    }
+    let armed = Answer::Armed.encode();
+    let slowly = armed.iter().map(|byte| vec![*byte]).collect();
+    vec![
+        ("absent", Box::new(|_| None), "start nri-enforcer"),
+        (
+            "nobody listens any more",
+            Box::new(|gate| {
+                drop(UnixListener::bind(gate.path("sock")).unwrap());
+                None
+            }),
+            "start nri-enforcer",
+        ),
+        (
+            "a file",
+            Box::new(|gate| {
+                std::fs::write(gate.path("sock"), "").unwrap();
+                None
+            }),
+            "start nri-enforcer",
+        ),
+        (
+            "another user",
+            Box::new(|gate| {
+                std::fs::set_permissions(gate.dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+                let program = std::env::current_exe().unwrap();
+                let child = Command::new(program)
+                    .args(["--exact", "listener"])
+                    .env(LISTENER, gate.path("sock"))
+                    .stdout(Stdio::null())
+                    .uid(NOBODY)
+                    .spawn()
+                    .expect("this test must run as root");
+                while UnixStream::connect(gate.path("sock")).is_err() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Some(child)
+            }),
+            "user 65534",
+        ),
+        ("silence", pieces(vec![vec![]], 2_000), "within 400 ms"),
+        ("one byte now and then", pieces(slowly, 60), "within 400 ms"),
+        ("an end", pieces(vec![], 0), "hung up"),
+        ("half an answer", pieces(vec![armed[..9].to_vec()], 0), "hung up"),
+        ("garbage", pieces(vec![b"HTTP/1.1 200 OK\r\n\r\n".to_vec()], 500), "makes no sense"),
+        ("no answer of ours", pieces(vec![[&[0, 0, 0, 2][..], b"{}"].concat()], 500), "makes no sense"),
+        (
+            "another version",
+            pieces(vec![[&[0, 0, 0, 13][..], b"{\"version\":9}"].concat()], 500),
+            "one release",
+        ),
+        (
+            "a refusal",
+            pieces(vec![Answer::Refused { reason: "cannot be armed".into() }.encode()], 0),
+            "cannot be armed",
+        ),
+    ]
+}
+
+#[test]
+fn without_a_permission_of_the_daemon_nothing_starts_unless_exempt_or_open() {
+    for (name, stand, wanted) in faults() {
+        for (mode, namespace, exit) in [("closed", "shop", 1), ("open", "shop", 0), ("closed", "infra", 0)] {
+            let gate = Gate::new(mode);
+            let child = stand(&gate);
+            let done = gate.start(namespace);
+            let at = format!("{name}, {mode}, {namespace}: {done:?}");
+            if let Some(mut child) = child {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            assert_eq!(done.exit, exit, "{at}");
+            assert!(done.took < Duration::from_millis(DEADLINE + 1_500), "{at}");
+            let (starts, problems) = spool::take(&gate.path("spool")).unwrap();
+            assert_eq!(problems, [""; 0], "{at}");
+            if namespace == "infra" {
+                assert!(done.told.is_empty() && starts.is_empty(), "{at}");
+                continue;
+            }
+            assert!(done.told.contains(wanted) && done.told.lines().count() == 1, "{at}");
+            if mode == "closed" {
+                assert_eq!(starts, [], "{at}");
+                continue;
+            }
+            let [OpenStart { id, namespace, pod, container, reason, time_millis, more }] = starts.as_slice()
+            else {
+                panic!("{at}: {starts:?}")
+            };
+            assert_eq!([id, namespace, pod, container], ["c1", "shop", "web-1", "main"], "{at}");
+            assert!(done.told.contains(reason.as_str()) && *time_millis > 0 && !more, "{at}");
+        }
+    }
+}
+
+/// Not a test by itself: the other user of the test above, which answers as the daemon would.
+#[test]
+fn listener() {
+    let Some(path) = std::env::var_os(LISTENER) else { return };
+    let listener = UnixListener::bind(path).unwrap();
+    for caller in listener.incoming() {
+        let _gone = caller.unwrap().write_all(&Answer::Armed.encode());
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_told_and_exempts_what_is_exempt_by_default() {
+    let gate = Gate::new("closed");
+    gate.configure(r#"{"exemptNamespaces":["infra","shop"]"#);
+    let done = gate.start("kube-system");
+    assert_eq!(done.exit, 0);
+    assert!(done.told.contains("bad configuration") && done.told.contains("line 1"), "{done:?}");
+    // what the file would have exempted is not
+    assert_eq!(gate.run("createRuntime", gate.state("shop", "running").as_bytes()).exit, 1);
+}
+
+#[test]
+fn a_state_that_makes_no_sense_starts_nothing() {
+    let gate = Gate::new("closed");
+    let deep = "[".repeat(100_000);
+    let endless = vec![b' '; 3 << 20];
+    let of_another_stage = gate.state("infra", "running");
+    for state in [&b""[..], b"{}", b"\xff\x00", deep.as_bytes(), &endless, of_another_stage.as_bytes()] {
+        let done = gate.run("createRuntime", state);
+        assert_eq!((done.exit, done.told.contains("OCI state makes no sense")), (1, true), "{done:?}");
+    }
+    let open = Gate::new("open");
+    assert_eq!(open.run("createRuntime", b"{").exit, 0);
+    assert_eq!(spool::take(&open.path("spool")).unwrap().0.len(), 1, "recorded all the same");
+}
+
+#[test]
+fn a_runtime_that_sends_no_state_is_not_waited_for() {
+    let gate = Gate::new("closed");
+    let begin = Instant::now();
+    let mut child = gate.command("createRuntime").spawn().unwrap();
+    let stdin = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(begin.elapsed() < Duration::from_millis(DEADLINE + 1_500));
+    drop(stdin);
+}
+
+#[test]
+fn nobody_hears_and_yet_the_exit_status_is_right() {
+    let gate = Gate::new("closed");
+    let mut command = gate.command("createRuntime");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = command.stderr(writer).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(gate.state("shop", "creating").as_bytes()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn the_end_of_a_container_is_told_and_never_fails() {
+    let gate = Gate::new("closed");
+    let state = gate.state("shop", "stopped");
+    let done = gate.run("poststop", state.as_bytes());
+    assert_eq!(done.exit, 0, "no daemon");
+    assert!(done.told.contains("is over"), "{done:?}");
+    assert_eq!(gate.run("poststop", b"{").exit, 0, "no state");
+    let daemon = gate.answers(vec![], Duration::ZERO);
+    assert_eq!(gate.run("poststop", state.as_bytes()).exit, 0);
+    let request = daemon.join().unwrap();
+    assert_eq!((request.stage, request.id.as_str()), (Stage::Poststop, "c1"));
+}
+
+#[test]
+fn a_call_that_makes_no_sense_fails() {
+    let gate = Gate::new("open");
+    for stage in ["prestart", "--help", ""] {
+        let done = gate.run(stage, b"{}");
+        assert_eq!((done.exit, done.told.contains("usage:")), (2, true), "{stage}: {done:?}");
+    }
+}
