@@ -26,6 +26,9 @@ impl Enforcer {
         let pidfd = open_process(target.pid)?;
         if lock(&self.state).containers.contains_key(&target.id) {
             self.update(&target.id, ruleset)?;
+            let entry = lock(&self.state).containers.get(&target.id).copied();
+            let entry = entry.ok_or_else(|| EnforceError::NotArmed(target.id.to_string()))?;
+            self.read_back(target, &entry, &pidfd)?;
             return Ok(Armed { ruleset: ruleset.digest(), tasks: 0, already: true });
         }
         let facts = self.find(target)?;
@@ -45,7 +48,7 @@ impl Enforcer {
         let entry = Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns: facts.mnt_ns };
         names.learn_container(entry.key, target.id.clone());
         let armed = self
-            .insert(target, &entry, &rules)
+            .insert(target, &entry, &rules, barrier(target, &facts))
             .and_then(|()| self.mark_and_publish(target, &facts, &entry, &pidfd));
         match armed {
             Ok(tasks) => {
@@ -110,7 +113,13 @@ impl Enforcer {
     }
 
     /// The container's entries, under a key that was never used before.
-    fn insert(&self, target: &Target, entry: &Entry, rules: &InForce) -> Result<(), EnforceError> {
+    fn insert(
+        &self,
+        target: &Target,
+        entry: &Entry,
+        rules: &InForce,
+        (root_ino, root_dev): (u64, u32),
+    ) -> Result<(), EnforceError> {
         let bytes = target.id.as_str().as_bytes();
         let mut id = [0; ID_BYTES];
         id.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
@@ -118,8 +127,8 @@ impl Enforcer {
             slot: entry.slot,
             mnt_ns: entry.mnt_ns,
             cgroup_id: entry.cgroup_id,
-            root_ino: 0, // armed after pivot_root: the barrier is the first exec in the mount namespace
-            root_dev: 0,
+            root_ino,
+            root_dev,
             id_len: u32::try_from(bytes.len()).unwrap_or(0),
             id,
         };
@@ -135,11 +144,14 @@ impl Enforcer {
         pidfd: &OwnedFd,
     ) -> Result<u32, EnforceError> {
         let state = match target.stage {
-            Stage::Created => 1, // SUBJECT_PENDING
-            Stage::Running => 2, // SUBJECT_ACTIVE
+            Stage::Creating { .. } | Stage::Created => 1, // SUBJECT_PENDING
+            Stage::Running => 2,                          // SUBJECT_ACTIVE
         };
+        let (root_ino, root_dev) = barrier(target, facts);
         let subject = types::subject {
             container: entry.key,
+            root_ino,
+            root_dev,
             mnt_ns: facts.mnt_ns,
             state,
             slot: entry.slot,
@@ -148,7 +160,7 @@ impl Enforcer {
         let ask = types::mark { subject, cgroup_id: entry.cgroup_id, ..*facts };
         let tasks = match target.stage {
             // The identity first: whoever enters by exec comes after the start.
-            Stage::Created => {
+            Stage::Creating { .. } | Stage::Created => {
                 let marked = self.mark(&target.id, ask, types::mark_mode::MARK_PROCESS)?.marked;
                 self.publish(entry)?;
                 marked
@@ -212,6 +224,15 @@ impl Enforcer {
             }
         }
         wrong("the first process")
+    }
+}
+
+/// The root directory, by inode and device number, under which nothing is judged yet. 0/0: none, so that the first
+/// execution in the mount namespace is judged.
+fn barrier(target: &Target, facts: &types::mark) -> (u64, u32) {
+    match target.stage {
+        Stage::Creating { root: Some(root) } if root != facts.root_ino => (facts.root_ino, facts.root_dev),
+        _ => (0, 0),
     }
 }
 

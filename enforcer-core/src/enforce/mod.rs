@@ -76,6 +76,15 @@ impl fmt::Display for ContainerId {
 /// How far a container has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// The runtime prepares it (OCI's `creating`, when createRuntime hooks run): the first process is the runtime's, in
+    /// its final namespaces, but its root directory is still the host's. The rules begin with the first execution in
+    /// the container's mount namespace under another root, so that the runtime's createContainer hooks are left alone.
+    Creating {
+        /// The inode number of the directory that is to be the root. `None`, or that of the present root (two
+        /// subvolumes of one btrfs): the change could not be told, and the rules begin with the first execution in the
+        /// mount namespace, be it that of such a hook.
+        root: Option<u64>,
+    },
     /// The first process is the runtime's, in its final namespaces and root directory, and has not executed the
     /// workload: the rules begin with that execution.
     Created,
@@ -173,7 +182,7 @@ impl Enforcer {
 
     /// Puts `ruleset` in force for a container. Nothing else can see the container before its rules are complete in
     /// the kernel, and it returns only after reading back. One that is armed already is
-    /// [updated](Self::update).
+    /// [updated](Self::update), and read back too, by the process that is named.
     ///
     /// # Errors
     /// On any doubt; then the container is not armed, and must not be started.

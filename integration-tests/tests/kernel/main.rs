@@ -259,6 +259,40 @@ fn identity() {
     }
     assert!(!Path::new("/tmp/opened").exists(), "an older child opened it");
 
+    // Armed before the root has changed: what the runtime executes until then is its own.
+    let root = Path::new("/tmp/root");
+    fs::create_dir_all(root.join("bin")).unwrap();
+    fs::copy("/bin/busybox", root.join("bin/sh")).unwrap();
+    for file in ["secret", "other"] {
+        fs::write(root.join(file), "x").unwrap();
+    }
+    let inside = |file: &str| format!("chroot /tmp/root /bin/sh -c 'true < /{file}'");
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let below = block("/tmp/root/secret");
+    let mut four = Container::created("four", true);
+    enforcer.arm(&four.target(Stage::Creating { root: Some(inode(root)) }), &below).unwrap();
+    four.start();
+    assert!(four.reads("/tmp/root/secret"), "as a createContainer hook would");
+    assert_ne!(four.run(&inside("secret")), 0, "the workload");
+    assert_eq!(four.run(&inside("other")), 0);
+    let enter = "echo $$ > /sys/fs/cgroup/test-four/cgroup.procs; exec nsenter -m -t";
+    let entered = |file: &str| {
+        let enter = format!("{enter} {} {}", four.pid(), inside(file));
+        Command::new("sh").args(["-c", &enter]).output().unwrap().status.success()
+    };
+    assert!(!entered("secret") && entered("other"), "and who enters later");
+    // A change of the root that could not be told is not waited for.
+    for (id, root) in [("five", None), ("six", Some(inode(Path::new("/"))))] {
+        let mut same = Container::created(id, true);
+        enforcer.arm(&same.target(Stage::Creating { root }), &below).unwrap();
+        same.start();
+        assert!(!same.reads("/tmp/root/secret"), "{id}");
+        // Armed for one process is not armed for another.
+        let another = Target { id: four.id.clone(), pid: same.pid(), stage: Stage::Created };
+        assert!(matches!(enforcer.arm(&another, &below), Err(EnforceError::ReadBack(_))));
+    }
+    assert!(enforcer.arm(&four.target(Stage::Created), &below).unwrap().already);
+
     // Refusals.
     assert!(matches!(
         enforcer
