@@ -237,6 +237,8 @@ fn daemon(dir: &Path) -> Outcome<()> {
     let args = RunArgs {
         policy_dirs: vec![dir.join("policies")],
         nri_socket: at("nri.sock"),
+        gate_socket: at("gate/gate.sock"),
+        open_starts: at("open-starts"),
         alerts: at("alerts"),
         ..RunArgs::default()
     };

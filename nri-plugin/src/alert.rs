@@ -249,6 +249,23 @@ impl Alerts {
                 );
                 alert.data = "notice=late".into();
             }
+            Notice::Open(start) => {
+                for (name, told) in [
+                    (&mut alert.namespace_name, &start.namespace),
+                    (&mut alert.pod_name, &start.pod),
+                    (&mut alert.container_name, &start.container),
+                    (&mut alert.container_id, &start.id),
+                ] {
+                    *name = if told.is_empty() { UNKNOWN.into() } else { told.clone() };
+                }
+                let more = if start.more { "; others before it could not be recorded" } else { "" };
+                let when = humantime::format_rfc3339_millis(start.time());
+                alert.message = format!(
+                    "at {when} the OCI hook let the container start, since its mode is open: {}{more}",
+                    start.reason
+                );
+                alert.data = "notice=open".into();
+            }
             Notice::Unprotected { container, ruleset, reason } => {
                 alert.about(container);
                 alert.message = format!(

@@ -85,6 +85,15 @@ pub struct RunArgs {
     /// The runtime's NRI socket [default: /var/run/nri/nri.sock]
     #[arg(long, value_name = "PATH")]
     pub nri_socket: Option<PathBuf>,
+    /// Socket at which the OCI hook asks whether a container may start [default: /run/nri-enforcer/gate.sock]
+    #[arg(long, value_name = "PATH")]
+    pub gate_socket: Option<PathBuf>,
+    /// The OCI hook `nri-enforcer-hook` on the host: put into each container that a policy selects
+    #[arg(long, value_name = "PATH")]
+    pub hook: Option<PathBuf>,
+    /// Directory in which the OCI hook records what it let through [default: /var/lib/nri-enforcer/open-starts]
+    #[arg(long, value_name = "DIR")]
+    pub open_starts: Option<PathBuf>,
     /// Name under which to register with the runtime [default: nri-enforcer]
     #[arg(long, value_name = "NAME")]
     pub plugin_name: Option<String>,

@@ -14,6 +14,10 @@ pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nri-enforcer";
 pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 /// The namespace that is left alone by default: a policy there could lock the node out.
 pub const DEFAULT_EXEMPT: &str = "kube-system";
+/// The socket for the OCI hook, where the hook looks for it by default.
+pub use nri_enforcer_hook::config::DEFAULT_SOCKET as DEFAULT_GATE_SOCKET;
+/// Where the OCI hook records what it let through.
+pub use nri_enforcer_hook::config::DEFAULT_SPOOL as DEFAULT_OPEN_STARTS;
 /// Environment variable with the daemon's own namespace (the downward API's `metadata.namespace`), always exempt.
 pub const OWN_NAMESPACE_ENV: &str = "POD_NAMESPACE";
 
@@ -24,6 +28,12 @@ pub struct Config {
     pub policy_dirs: Vec<PathBuf>,
     /// The runtime's NRI socket.
     pub nri_socket: PathBuf,
+    /// The socket at which the OCI hook asks.
+    pub gate_socket: PathBuf,
+    /// The OCI hook for containers that a policy selects, on the host; `None`: they get none.
+    pub hook: Option<PathBuf>,
+    /// Directory in which the OCI hook records what it let through.
+    pub open_starts: PathBuf,
     /// Name under which the plugin registers.
     pub plugin_name: String,
     /// Two digits.
@@ -59,6 +69,9 @@ struct File {
     #[serde(default)]
     policy_dirs: Vec<PathBuf>,
     nri_socket: Option<PathBuf>,
+    gate_socket: Option<PathBuf>,
+    hook: Option<PathBuf>,
+    open_starts: Option<PathBuf>,
     plugin_name: Option<String>,
     plugin_index: Option<String>,
     alerts: Option<PathBuf>,
@@ -150,6 +163,9 @@ impl Config {
         Ok(Self {
             policy_dirs,
             nri_socket: args.nri_socket.or(file.nri_socket).unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()),
+            gate_socket: args.gate_socket.or(file.gate_socket).unwrap_or_else(|| DEFAULT_GATE_SOCKET.into()),
+            hook: args.hook.or(file.hook),
+            open_starts: args.open_starts.or(file.open_starts).unwrap_or_else(|| DEFAULT_OPEN_STARTS.into()),
             plugin_name,
             plugin_index,
             alerts,

@@ -14,7 +14,8 @@ use crate::config::Config;
 /// Rulesets of containers, in force. [`Enforcer`] is the real one; every call may block for
 /// as long as system calls take.
 pub trait Kernel: Send + Sync + 'static {
-    /// Puts a ruleset in force for a container that has none, and reads it back. Nothing is in force after an error.
+    /// Puts a ruleset in force for a container, and reads it back, also for the process that is named. A container that
+    /// had none has none after an error.
     ///
     /// # Errors
     /// On any doubt that the ruleset is in force.

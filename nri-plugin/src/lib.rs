@@ -9,6 +9,8 @@ pub mod config;
 pub mod container;
 pub mod exit;
 pub mod explain;
+pub mod gate;
+pub mod inject;
 pub mod input;
 pub mod kernel;
 pub mod log;

@@ -1,10 +1,12 @@
 //! What the reconciler is told, and what it answers.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::Ruleset;
+use nri_enforcer_hook::spool::OpenStart;
 use tokio::sync::oneshot;
 
 use crate::container::Container;
@@ -23,6 +25,15 @@ pub enum Order {
         /// The start is allowed, or refused.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
+    /// The OCI hook asks whether a container may start, before its root has changed: arm it now, and answer.
+    Gate {
+        /// The container, as the hook tells it.
+        caller: Caller,
+        /// What is said to the hook.
+        reply: oneshot::Sender<Gated>,
+    },
+    /// The OCI hook tells that a container is gone.
+    Gone(ContainerId),
     /// A container that no policy selected has started; nobody waits.
     Started {
         /// The container.
@@ -43,6 +54,34 @@ pub enum Order {
     PoliciesChanged,
     /// Compare with what lives and what the kernel has; try again what failed.
     Sweep,
+}
+
+/// A container in whose name the OCI hook asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The runtime's id.
+    pub id: ContainerId,
+    /// Its first process.
+    pub pid: i32,
+    /// The directory that is to be its root, in the mount namespace of that process; `None`: not known.
+    pub root: Option<PathBuf>,
+    /// That directory's inode number.
+    pub root_inode: Option<u64>,
+    /// Its pod's namespace, by the runtime's annotations; empty: not told.
+    pub namespace: String,
+}
+
+/// What the OCI hook is to be answered.
+#[derive(Debug)]
+pub enum Gated {
+    /// The policies are in force.
+    Armed,
+    /// No policy selects the container.
+    Nothing,
+    /// The runtime has not told about the container, and a policy may select it.
+    Unknown,
+    /// It must not start.
+    Refused(Refusal),
 }
 
 /// A container in a synchronisation.
@@ -108,4 +147,6 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// The OCI hook let a container through though no daemon vouched for it, while this one was away.
+    Open(OpenStart),
 }

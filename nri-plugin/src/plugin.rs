@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use crate::container::{
     Container, Merged, Selection, WISH_ANNOTATION, Wish, name_all_policies, name_gaps, name_policies,
 };
+use crate::inject::Injection;
 use crate::order::{Order, Present, Refusal, Synced};
 use crate::registry::Registry;
 use crate::set::PolicySet;
@@ -39,6 +40,7 @@ pub struct Plugin {
     selection: Selection,
     policies: watch::Receiver<Arc<PolicySet>>,
     registry: Arc<Registry>,
+    injection: Arc<Injection>,
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
 }
@@ -50,10 +52,11 @@ impl Plugin {
         selection: Selection,
         policies: watch::Receiver<Arc<PolicySet>>,
         registry: Arc<Registry>,
+        injection: Arc<Injection>,
         orders: Sender<Order>,
         synced: watch::Sender<bool>,
     ) -> Self {
-        Self { selection, policies, registry, orders, synced }
+        Self { selection, policies, registry, injection, orders, synced }
     }
 
     /// The events that it needs.
@@ -143,11 +146,12 @@ impl nri::Plugin for Plugin {
             nri = version,
             "registered with the runtime"
         );
+        self.injection.connected(!runtime.unavailable.contains(Event::ValidateContainerAdjustment));
         if !runtime.unavailable.is_empty() {
             tracing::warn!(
                 events = %runtime.unavailable,
                 "the runtime is too old for these events: if this daemon dies between a container's creation and its \
-                 start, the container starts unprotected until the daemon is back"
+                 start, the container starts unprotected until the daemon is back, unless it has the OCI hook (--hook)"
             );
         }
         Ok(runtime.events)
@@ -211,8 +215,10 @@ impl nri::Plugin for Plugin {
                 .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         }
         tracing::info!(%container, ruleset = %digest, "created under policies");
+        let adjustment = ContainerAdjustment::new().annotation(ANNOTATION, digest.to_string());
+        let adjustment = self.injection.add(&container.id, adjustment);
         self.order(Order::Created(container));
-        Ok(ContainerAdjustment::new().annotation(ANNOTATION, digest.to_string()))
+        Ok(adjustment)
     }
 
     async fn validate_container_adjustment(
@@ -240,6 +246,7 @@ impl nri::Plugin for Plugin {
     ) -> Result<(), nri::Refusal> {
         let pid = i32::try_from(container.pid).unwrap_or(0);
         let Some(container) = self.known(&pod, &container)? else { return Ok(()) };
+        self.injection.started(&container.id);
         let Some(resolved) = self.resolve(&container) else {
             self.order(Order::Started { container, pid });
             return Ok(());
@@ -265,7 +272,9 @@ impl nri::Plugin for Plugin {
         _: PodSandbox,
         container: nri::Container,
     ) -> Result<(), nri::Refusal> {
-        self.order(Order::Removed(ContainerId::new(container.id)?));
+        let id = ContainerId::new(container.id)?;
+        self.injection.removed(&id);
+        self.order(Order::Removed(id));
         Ok(())
     }
 }

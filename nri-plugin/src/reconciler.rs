@@ -2,10 +2,12 @@
 //! what the policies say now. So nothing else needs a lock, a start never waits behind a thousand updates, and the
 //! kernel sees the changes of one container in order.
 
+mod gate;
 mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Weak};
 
@@ -19,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 use crate::container::{Container, Merged, Selection, name_gaps, name_policies};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError};
-use crate::order::{Notice, Order, Refusal, Synced};
+use crate::order::{Gated, Notice, Order, Refusal, Synced};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
 use crate::roots::{Found, Roots, all};
@@ -66,6 +68,18 @@ struct Linked {
     gaps: Vec<Gap>,
 }
 
+/// Where the root of a container is, for its first process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum RootAt {
+    /// It is the root of the process.
+    #[default]
+    Process,
+    /// The process has not changed to it yet.
+    Below(PathBuf),
+    /// The same, and it is not known: the root of the process is the host's.
+    Unknown,
+}
+
 #[derive(Debug)]
 struct Known {
     container: Arc<Container>,
@@ -75,6 +89,7 @@ struct Known {
     names: Arc<Found>,
     process: Option<Process>, // None before it has one
     stage: Stage,             // of `process`
+    root: RootAt,
     armed: Option<RulesetDigest>,
     failed: Option<String>, // why the container is not what the policies say, until it is
     unwatched: bool,        // ran while nobody could have armed it
@@ -146,11 +161,19 @@ impl<K: Kernel> Reconciler<K> {
                 }
                 let _late = reply.send(answer); // whoever asked may have given up, and has answered an error then
             }
+            Order::Gate { caller, reply } => {
+                let answer = self.gate(&caller);
+                if let Gated::Refused(refusal) = &answer {
+                    tracing::error!(%refusal, "start refused");
+                }
+                let _late = reply.send(answer); // the hook may have given up, and has failed the container then
+            }
+            Order::Gone(id) => self.gone(&id),
             Order::Started { container, pid } => {
                 let id = container.id.clone();
                 let process = self.find(pid);
                 let known = self.know(container);
-                (known.process, known.stage) = (process, Stage::Running);
+                (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
                 self.enqueue(id);
             }
             Order::Removed(id) => self.remove(&id),
@@ -203,6 +226,7 @@ impl<K: Kernel> Reconciler<K> {
             names: Arc::default(),
             process: None,
             stage: Stage::Created,
+            root: RootAt::Process,
             armed: None,
             failed: None,
             unwatched: false,
@@ -238,9 +262,15 @@ impl<K: Kernel> Reconciler<K> {
 
     /// The rules by all names that their paths have in the root of a container's first process.
     fn link(&mut self, id: &ContainerId, process: Option<Process>, merged: &Merged) -> Arc<Linked> {
-        let mut found = match process {
-            Some(process) => self.roots.look_up(id, process.pid, &merged.paths),
-            None => all(&merged.paths, Unknown::Unreadable),
+        let root = self.known.get(id).map(|known| known.root.clone()).unwrap_or_default();
+        let mut found = match (process, root) {
+            (Some(Process { pid, .. }), RootAt::Process) => {
+                self.roots.look_up(id, pid, Path::new("/"), &merged.paths)
+            }
+            (Some(Process { pid, .. }), RootAt::Below(root)) => {
+                self.roots.look_up(id, pid, &root, &merged.paths)
+            }
+            _ => all(&merged.paths, Unknown::Unreadable),
         };
         // a process that has ended meanwhile may have been another's number already
         if process.is_some_and(|process| !self.procs.alive(process)) {
@@ -283,20 +313,33 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn start(&mut self, container: Arc<Container>, pid: i32) -> Result<(), Refusal> {
-        let id = container.id.clone();
         let process = self.find(pid);
         let wanted = self.wanted(&container);
         let known = self.know(Arc::clone(&container));
         let before = std::mem::replace(&mut known.process, process);
-        known.stage = Stage::Running; // for whatever comes after this start
+        (known.stage, known.root) = (Stage::Running, RootAt::Process); // for whatever comes after this start
         known.unwatched |= known.armed.is_none(); // should it run in spite of a refusal (CRI-O only logs those)
         let other = known.armed.is_some() && before != process;
         let Some(merged) = wanted else {
-            self.enqueue(id); // the policies changed since the question was asked; nothing is to be armed now
+            self.enqueue(container.id.clone()); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
         };
+        self.arm_first(&container, (pid, process), other, &merged, Stage::Created)
+    }
+
+    /// Arms a container whose first process has not executed the workload yet, or refuses it. `other`: it is armed for
+    /// another process.
+    fn arm_first(
+        &mut self,
+        container: &Arc<Container>,
+        (pid, process): (i32, Option<Process>),
+        other: bool,
+        merged: &Merged,
+        stage: Stage,
+    ) -> Result<(), Refusal> {
+        let id = container.id.clone();
         let refuse = |reason: &dyn fmt::Display, advice| {
-            Err(Refusal::new(&container, name_policies(&merged.ruleset), reason, advice))
+            Err(Refusal::new(container, name_policies(&merged.ruleset), reason, advice))
         };
         if pid <= 0 {
             return refuse(&"the runtime did not tell the process", "this runtime is not supported");
@@ -316,7 +359,7 @@ impl<K: Kernel> Reconciler<K> {
                 );
             }
         }
-        let linked = self.link(&id, process, &merged);
+        let linked = self.link(&id, process, merged);
         let ruleset = &linked.ruleset;
         if self.selection.strict && !linked.gaps.is_empty() {
             return refuse(
@@ -324,7 +367,7 @@ impl<K: Kernel> Reconciler<K> {
                 "name the paths that the links lead to, or run without --strict",
             );
         }
-        match self.arm(&id, ruleset, Stage::Created, pid) {
+        match self.arm(&id, ruleset, stage, pid) {
             Ok(()) => {
                 tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
                 Ok(())
@@ -333,7 +376,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Puts `ruleset` in force, whatever was before.
+    /// Puts `ruleset` in force, whatever was before. `pid` is 0 where only the rules of an armed container change.
     fn arm(
         &mut self,
         id: &ContainerId,
@@ -343,8 +386,8 @@ impl<K: Kernel> Reconciler<K> {
     ) -> Result<(), KernelError> {
         let armed = self.known.get(id).and_then(|known| known.armed);
         let result = match armed {
-            Some(_) => self.kernel.update(id, ruleset),
-            None => self.kernel.arm(&Target { id: id.clone(), pid, stage }, ruleset),
+            Some(_) if pid == 0 => self.kernel.update(id, ruleset),
+            _ => self.kernel.arm(&Target { id: id.clone(), pid, stage }, ruleset),
         };
         if let Some(known) = self.known.get_mut(id) {
             match &result {

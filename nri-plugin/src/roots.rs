@@ -3,7 +3,7 @@
 //! left behind.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -47,8 +47,8 @@ impl Roots {
         Self { proc: proc.into(), jobs: None, threads: Arc::default(), slow: BTreeMap::new() }
     }
 
-    /// Looks the paths up in the root of a container's process. Takes half a second at most.
-    pub fn look_up(&mut self, id: &ContainerId, pid: i32, paths: &Arc<LookUps>) -> Found {
+    /// Looks the paths up in the root of a container's process, or in a directory below it. Takes half a second at most.
+    pub fn look_up(&mut self, id: &ContainerId, pid: i32, below: &Path, paths: &Arc<LookUps>) -> Found {
         if paths.paths.is_empty() {
             return Vec::new();
         }
@@ -56,6 +56,7 @@ impl Roots {
             return all(paths, Unknown::Late);
         }
         let root = self.proc.join(pid.to_string()).join("root");
+        let root = root.join(below.strip_prefix("/").unwrap_or(below));
         match self.ask(root, paths) {
             Ok(found) => {
                 self.slow.remove(id);
@@ -164,7 +165,8 @@ mod tests {
         symlink("usr/bin", proc.path().join("7/root/bin")).unwrap();
         let mut roots = Roots::new(proc.path());
         for _ in 0..2 {
-            let found = roots.look_up(&id("c"), 7, &paths(&["/usr/bin/ls", "/bin/ls", "/none"]));
+            let found =
+                roots.look_up(&id("c"), 7, Path::new("/"), &paths(&["/usr/bin/ls", "/bin/ls", "/none"]));
             let [(path, answer)] = found.as_slice() else { panic!("{found:?}") };
             assert_eq!(
                 (path.to_string().as_str(), answer.names[0].target.to_string().as_str()),
@@ -172,7 +174,7 @@ mod tests {
             );
         }
         assert_eq!(roots.threads.load(Ordering::Relaxed), 1);
-        let found = roots.look_up(&id("c"), 8, &paths(&["/bin/ls"]));
+        let found = roots.look_up(&id("c"), 8, Path::new("/"), &paths(&["/bin/ls"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable), "no such process");
     }
 
@@ -183,25 +185,40 @@ mod tests {
         let (jobs, taken) = channel::<Job>();
         roots.jobs = Some(jobs);
         let begin = Instant::now();
-        let found = roots.look_up(&id("hangs"), 1, &paths(&["/x"]));
+        let found = roots.look_up(&id("hangs"), 1, Path::new("/"), &paths(&["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Late));
         assert!(begin.elapsed() < 4 * LIMIT);
         let begin = Instant::now();
-        assert_eq!(roots.look_up(&id("hangs"), 1, &paths(&["/x"]))[0].1.unknown, Some(Unknown::Late));
+        assert_eq!(
+            roots.look_up(&id("hangs"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
+            Some(Unknown::Late)
+        );
         assert!(begin.elapsed() < LIMIT / 2, "not asked again at once");
         // others are, by another thread
-        assert_eq!(roots.look_up(&id("other"), 1, &paths(&["/x"]))[0].1.unknown, Some(Unknown::Unreadable));
+        assert_eq!(
+            roots.look_up(&id("other"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
+            Some(Unknown::Unreadable)
+        );
         drop(taken);
         roots.forget(&id("hangs"));
-        assert_eq!(roots.look_up(&id("hangs"), 1, &paths(&["/x"]))[0].1.unknown, Some(Unknown::Unreadable));
+        assert_eq!(
+            roots.look_up(&id("hangs"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
+            Some(Unknown::Unreadable)
+        );
     }
 
     #[test]
     fn threads_are_bounded() {
         let mut roots = Roots::new("/nonexistent");
         let hanging: Vec<Counted> = (0..MAX_THREADS).map(|_| Counted::new(&roots.threads)).collect();
-        assert_eq!(roots.look_up(&id("a"), 1, &paths(&["/x"]))[0].1.unknown, Some(Unknown::Late));
+        assert_eq!(
+            roots.look_up(&id("a"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
+            Some(Unknown::Late)
+        );
         drop(hanging);
-        assert_eq!(roots.look_up(&id("b"), 1, &paths(&["/x"]))[0].1.unknown, Some(Unknown::Unreadable));
+        assert_eq!(
+            roots.look_up(&id("b"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
+            Some(Unknown::Unreadable)
+        );
     }
 }

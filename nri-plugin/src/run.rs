@@ -4,6 +4,8 @@
 //! directories -> watch -> PolicySet -> plugin  (is it selected? may it be created?)
 //!                             |          | orders
 //!                             +----> reconciler (one thread) -> kernel
+//!                                        ^ orders
+//!                    OCI hook <-> gate --+
 //! kernel -> events (one thread) -> alerts (one thread) -> stdout or file
 //! ```
 
@@ -26,6 +28,8 @@ use crate::alert::Alerts;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
+use crate::gate::Gate;
+use crate::inject::Injection;
 use crate::kernel::Kernel;
 use crate::order::{Notice, Order};
 use crate::plugin::Plugin;
@@ -94,6 +98,8 @@ async fn daemon<K: Kernel>(
     let alerts = Alerts { cluster_name: config.cluster_name.clone(), host_name: config.node_name.clone() };
     let (reporter, writer) =
         Reporter::start(config.alerts.clone(), alerts.clone()).context("cannot open the alerts file")?;
+    let gate = Gate::open(&config.gate_socket)?;
+    report_open_starts(&config.open_starts, &alerts, &reporter);
     let registry = Arc::new(Registry::default());
     let stop = Arc::new(AtomicBool::new(false));
     let mut events = read_events(&kernel, &registry, &alerts, &reporter, &stop)?;
@@ -138,7 +144,9 @@ async fn daemon<K: Kernel>(
     let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone()));
 
     let (synced, is_synced) = watch::channel(false);
-    let plugin = Arc::new(Plugin::new(selection, seen, registry, orders.clone(), synced));
+    let injection = Arc::new(Injection::new(config.hook.clone()));
+    let gate = tokio::spawn(gate.serve(orders.clone(), is_synced.clone(), Arc::clone(&injection)));
+    let plugin = Arc::new(Plugin::new(selection, seen, registry, injection, orders.clone(), synced));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
         .socket(&config.nri_socket)
         .events(Plugin::events())
@@ -174,12 +182,13 @@ async fn daemon<K: Kernel>(
     match &result {
         Ok(signal) => tracing::info!(
             signal,
-            "ending; what is armed stays in force, new containers start unprotected until the daemon is back \
-             (`nri-enforcer unload` removes everything)"
+            "ending; what is armed stays in force; until the daemon is back new containers start unprotected, or not at all \
+             where they have the OCI hook (`nri-enforcer unload` removes everything)"
         ),
         Err(error) => tracing::error!(%error, "ending; what is armed stays in force"),
     }
     drop(end_stub);
+    gate.abort();
     stop.store(true, Ordering::Relaxed);
     sweeping.abort();
     observing.abort();
@@ -194,6 +203,24 @@ async fn daemon<K: Kernel>(
         tracing::warn!("not every alert could be written in time");
     }
     result.map(drop)
+}
+
+/// Tells what the OCI hook let through while no daemon was there.
+fn report_open_starts(dir: &Path, alerts: &Alerts, reporter: &Reporter) {
+    let (starts, problems) =
+        nri_enforcer_hook::spool::take(dir).unwrap_or_else(|problem| (vec![], vec![problem]));
+    for problem in problems {
+        tracing::error!("what the OCI hook let through is not known completely: {problem}");
+    }
+    if !starts.is_empty() {
+        tracing::warn!(
+            containers = starts.len(),
+            "the OCI hook let containers start while this daemon was away"
+        );
+    }
+    for start in starts {
+        reporter.report(alerts.notice(&Notice::Open(start), SystemTime::now()));
+    }
 }
 
 /// A thread whose end is noticed, also by a panic.

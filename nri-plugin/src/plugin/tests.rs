@@ -23,6 +23,15 @@ struct Node {
 
 impl Node {
     fn new(set: Arc<PolicySet>, selection: Selection, options: Options) -> Self {
+        Self::with_hook(set, selection, options, Arc::default())
+    }
+
+    fn with_hook(
+        set: Arc<PolicySet>,
+        selection: Selection,
+        options: Options,
+        injection: Arc<Injection>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::<Recording>::default();
         let (policies, seen) = watch::channel(set);
@@ -40,7 +49,7 @@ impl Node {
         );
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(false);
-        let plugin = Plugin::new(selection, seen, registry, orders.clone(), synced);
+        let plugin = Plugin::new(selection, seen, registry, injection, orders.clone(), synced);
         let runtime = FakeRuntime::bind(dir.path().join("nri.sock"), options).unwrap();
         let stub = nri::Stub::builder("nri-enforcer", "10").socket(runtime.path()).events(Plugin::events());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -318,4 +327,41 @@ fn a_container_is_described_with_what_its_runtime_tells() {
     one.labels.insert("io.kubernetes.pod.namespace".into(), "default".into());
     let (orphan, _) = describe(None, &one);
     assert_eq!((&*orphan.namespace, orphan.labels.len()), ("default", 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selected_container_gets_the_hook_until_the_runtime_is_seen_to_refuse_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = dir.path().join("hook");
+    std::fs::write(&hook, "").unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for (version, forbids) in [("1.7.24", false), ("2.1.9", false), ("2.2.0", false), ("2.2.0", true)] {
+        let injection = Arc::new(Injection::new(Some(hook.clone())));
+        let mut node =
+            Node::with_hook(block(), Selection::default(), Options::containerd(version), injection);
+        let plugin = node.runtime.accept().await.unwrap();
+        let (web, db) = (pod("default", "web"), pod("default", "db"));
+        let other = plugin.create_container(&db, &container(&db, 1)).await.unwrap();
+        assert!(other.is_empty(), "not selected");
+        let mut hooks = Vec::new();
+        for pid in 7..13 {
+            let adjustment = plugin.create_container(&web, &container(&web, pid)).await.unwrap();
+            assert!(adjustment.annotations.contains_key(ANNOTATION));
+            let points = [&adjustment.hooks.create_runtime, &adjustment.hooks.poststop];
+            for (point, name) in points.into_iter().zip(["createRuntime", "poststop"]) {
+                let path = hook.to_string_lossy().into_owned();
+                for one in point {
+                    assert_eq!((&one.path, &one.args), (&path, &vec![path.clone(), name.to_owned()]));
+                }
+            }
+            hooks.push(points.map(Vec::len));
+            if !forbids {
+                node.lives(pid);
+                plugin.start_container(&web, &container(&web, pid)).await.unwrap();
+            }
+            plugin.remove_container(&web, &container(&web, pid)).await.unwrap();
+        }
+        let wanted = if forbids { [[1, 1], [1, 1], [1, 1], [0, 0], [0, 0], [0, 0]] } else { [[1, 1]; 6] };
+        assert_eq!(hooks, wanted, "{version}, forbids: {forbids}");
+    }
 }

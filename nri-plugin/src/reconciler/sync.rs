@@ -6,7 +6,7 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::ruleset::RulesetDigest;
 use tokio::sync::oneshot;
 
-use super::Reconciler;
+use super::{Reconciler, RootAt};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::{Present, Synced};
@@ -28,6 +28,9 @@ impl<K: Kernel> Reconciler<K> {
             let known = self.know(container);
             known.process = process.or(known.process);
             known.stage = if running { Stage::Running } else { Stage::Created };
+            if running {
+                known.root = RootAt::Process;
+            }
             known.armed = armed.get(&id).copied().or(known.armed);
             known.unwatched |= new && running && known.armed.is_none();
             synced.adopted += usize::from(known.armed.is_some());

@@ -60,6 +60,7 @@ impl Fixture {
                 notices.lock().unwrap().push(match notice {
                     Notice::Late { container, .. } => format!("late {}", container.id),
                     Notice::Unprotected { container, .. } => format!("unprotected {}", container.id),
+                    Notice::Open(start) => format!("open {}", start.id),
                 });
             })
         };

@@ -32,6 +32,8 @@ fn config(dir: &Path) -> Config {
         flag("alerts", "alerts"),
         flag("ready-file", "ready"),
         flag("nri-socket", "nri.sock"),
+        flag("gate-socket", "gate/gate.sock"),
+        flag("open-starts", "open-starts"),
     ];
     match Cli::parse_from(args).command {
         Command::Run(args) => Config::new(*args, None).unwrap(),
@@ -52,6 +54,14 @@ fn the_daemon_from_its_start_to_its_end() {
     std::fs::create_dir(path("policies")).unwrap();
     std::fs::write(path("policies/p.yaml"), POLICY).unwrap();
     std::fs::write(path("ready"), "of an earlier daemon").unwrap();
+    let open = nri_enforcer_hook::spool::OpenStart {
+        time_millis: 1_795_373_944_000,
+        id: "c0".into(),
+        namespace: "n".into(),
+        reason: "nobody listens".into(),
+        ..Default::default()
+    };
+    nri_enforcer_hook::spool::record(&path("open-starts"), &open).unwrap();
 
     let kernel = Arc::<Recording>::default();
     let daemon = {
@@ -66,6 +76,14 @@ fn the_daemon_from_its_start_to_its_end() {
         .unwrap();
     let plugin = runtime.block_on(fake.accept()).unwrap();
     wait("ready", || path("ready").exists());
+
+    // what the hook let through meanwhile is told
+    wait("an alert about it", || alerts(dir.path()).len() == 1);
+    let alert = &alerts(dir.path())[0];
+    assert_eq!((&alert["ContainerID"], &alert["Data"]), (&"c0".into(), &"notice=open".into()));
+    let message = alert["Message"].as_str().unwrap();
+    assert!(message.contains("2026-11-22T18:59:04") && message.contains("nobody listens"), "{message}");
+    assert_eq!(std::fs::read_dir(path("open-starts")).unwrap().count(), 0);
 
     // a selected container starts (in this very process, which certainly lives)
     let mut pod = PodSandbox::default();
@@ -106,8 +124,8 @@ fn the_daemon_from_its_start_to_its_end() {
     };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     kernel.emit.send(event.clone()).unwrap();
-    wait("an alert", || alerts(dir.path()).len() == 1);
-    let alert = &alerts(dir.path())[0];
+    wait("an alert", || alerts(dir.path()).len() == 2);
+    let alert = &alerts(dir.path())[1];
     assert_eq!((&alert["PodName"], &alert["PolicyName"]), (&"web-1".into(), &"p".into()));
     assert!(alert["Timestamp"].as_u64().unwrap().abs_diff(now) <= 5, "{alert}");
 
@@ -133,7 +151,7 @@ fn the_daemon_from_its_start_to_its_end() {
 
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
     daemon.join().unwrap().expect("a clean end");
-    assert!(!path("ready").exists());
+    assert!(!path("ready").exists() && !path("gate/gate.sock").exists());
     assert_eq!(kernel.ids(), ["c1"], "what is armed stays armed");
 }
 

@@ -1,0 +1,306 @@
+//! The gate over its socket, with the real reconciler and a recording kernel.
+
+use super::*;
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream as Stream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use enforcer_core::ruleset::RulesetDigest;
+
+use crate::container::Selection;
+use crate::kernel::recording::Recording;
+use crate::order::Present;
+use crate::procs::{Procs, tests::add};
+use crate::reconciler::Reconciler;
+use crate::reconciler::tests::{container, policies};
+use crate::registry::Registry;
+
+/// Names the socket to the test `stranger`, in a process of another user.
+const STRANGER: &str = "GATE_TEST_SOCKET";
+
+struct Node {
+    dir: tempfile::TempDir,
+    kernel: Arc<Recording>,
+    orders: Sender<Order>,
+    synced: watch::Sender<bool>,
+    _policies: watch::Sender<Arc<crate::set::PolicySet>>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = Arc::<Recording>::default();
+        let (policies, seen) = watch::channel(policies(&[("no-passwd", "/etc/passwd")]));
+        let (orders, taken) = std::sync::mpsc::channel();
+        let selection = Selection { exempt: ["kube-system".to_owned()].into(), ..Selection::default() };
+        let registry = Arc::<Registry>::default();
+        let procs = Procs::at(dir.path().join("proc"));
+        let reconciler =
+            Reconciler::new(Arc::clone(&kernel), selection, seen, registry, procs, Box::new(|_| {}));
+        std::thread::spawn(move || reconciler.run(&taken));
+        let (synced, is_synced) = watch::channel(true);
+        let gate = Gate::open(&dir.path().join("gate/sock")).unwrap();
+        let serving = tokio::spawn(gate.serve(orders.clone(), is_synced, Arc::default()));
+        Self { dir, kernel, orders, synced, _policies: policies, serving }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("gate/sock")
+    }
+
+    /// Process 7 is the first one of `id`; `root` is the host's at this moment.
+    fn lives(&self, id: &str) -> PathBuf {
+        add(&self.dir.path().join("proc"), 7, 'S', 1000, &format!("/k8s.io/{id}"));
+        self.dir.path().join("proc/7/root")
+    }
+
+    fn created(&self, id: &str, app: &str) {
+        self.orders.send(Order::Created(container(id, "default", app))).unwrap();
+    }
+
+    async fn started(&self, id: &str) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        let container = container(id, "default", "web");
+        self.orders.send(Order::Start { container, pid: 7, reply }).unwrap();
+        answer.await.unwrap().map_err(|refusal| refusal.to_string())
+    }
+
+    async fn ask(&self, request: &Request) -> Answer {
+        self.say(request.encode()).await.expect("an answer")
+    }
+
+    /// Sends bytes; `None`: it hung up without an answer.
+    async fn say(&self, bytes: Vec<u8>) -> Option<Answer> {
+        let socket = self.socket();
+        tokio::task::spawn_blocking(move || say(&socket, &bytes)).await.unwrap()
+    }
+
+    /// Waits until every order so far has been carried out.
+    async fn idle(&self) {
+        let (reply, answer) = oneshot::channel();
+        let container = container("nobody", "nowhere", "none");
+        self.orders.send(Order::Start { container, pid: 0, reply }).unwrap();
+        answer.await.unwrap().unwrap();
+    }
+}
+
+fn say(socket: &Path, bytes: &[u8]) -> Option<Answer> {
+    let mut gate = Stream::connect(socket).unwrap();
+    let _hung_up = gate.write_all(bytes);
+    let mut head = [0; 4];
+    gate.read_exact(&mut head).ok()?;
+    let mut body = vec![0; body_len(head).unwrap()];
+    gate.read_exact(&mut body).ok()?;
+    Some(Answer::decode(&body).unwrap())
+}
+
+fn request(id: &str) -> Request {
+    Request {
+        stage: Stage::CreateRuntime,
+        id: id.into(),
+        pid: 7,
+        patience_millis: 1_000,
+        root: Some("/bundle/rootfs".into()),
+        root_inode: Some(5),
+        namespace: "default".into(),
+        pod: "pod".into(),
+        container: "main".into(),
+    }
+}
+
+fn reason(answer: Answer) -> String {
+    match answer {
+        Answer::Refused { reason } => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_a_policy_selects_is_armed_and_read_back_at_its_start() {
+    let node = Node::new();
+    node.lives("c1");
+    node.created("c1", "web");
+    assert_eq!(node.ask(&request("c1")).await, Answer::Armed);
+    assert_eq!(node.kernel.calls(), ["arm c1 7 Creating { root: Some(5) }"]);
+    node.started("c1").await.unwrap();
+    assert_eq!(node.kernel.calls(), ["arm c1 7 Created"]);
+    // what died between is not armed for its successor
+    std::fs::remove_dir_all(node.dir.path().join("proc/7")).unwrap();
+    add(&node.dir.path().join("proc"), 7, 'S', 2000, "/k8s.io/c1");
+    assert_eq!(node.ask(&request("c1")).await, Answer::Armed);
+    assert_eq!(node.kernel.calls(), ["disarm c1", "arm c1 7 Creating { root: Some(5) }"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_policy_selects_has_nothing_to_wait_for() {
+    let node = Node::new();
+    node.kernel.breaks("arm", true);
+    node.lives("c1");
+    node.created("c1", "db");
+    assert_eq!(node.ask(&request("c1")).await, Answer::Nothing);
+    // the runtime has not told about these
+    for namespace in ["kube-system", "elsewhere"] {
+        let stranger = Request { namespace: namespace.into(), ..request("c2") };
+        assert_eq!(node.ask(&stranger).await, Answer::Nothing);
+    }
+    assert_eq!(node.kernel.calls(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_runtime_has_not_told_about_is_refused_where_a_policy_may_select_it() {
+    let node = Node::new();
+    let why = reason(node.ask(&request("c1")).await);
+    for part in ["container `main` of pod `default/pod`", "labels are not known", "create it again"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    let why = reason(node.ask(&Request { patience_millis: 100, ..request(&"x".repeat(200)) }).await);
+    assert!(why.contains("128"), "{why}");
+
+    // before the runtime has told at all, that is waited for
+    node.synced.send_replace(false);
+    let why = reason(node.ask(&Request { patience_millis: 100, ..request("c1") }).await);
+    assert!(why.contains("no connection"), "{why}");
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        node.lives("c1");
+        let (reply, answer) = oneshot::channel();
+        let present = vec![Present { container: container("c1", "default", "web"), pid: 0, running: false }];
+        node.orders.send(Order::Synchronize { present, reply }).unwrap();
+        answer.await.unwrap();
+        node.synced.send_replace(true);
+    };
+    let patient = Request { patience_millis: 5_000, ..request("c1") };
+    assert_eq!(tokio::join!(node.ask(&patient), later).0, Answer::Armed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_arming_that_fails_or_takes_too_long_refuses() {
+    let node = Node::new();
+    node.created("c1", "web");
+    assert!(reason(node.ask(&request("c1")).await).contains("hostPID"), "no process");
+    node.lives("c1");
+    node.kernel.breaks("arm", true);
+    assert!(reason(node.ask(&request("c1")).await).contains("arm is broken"));
+    node.kernel.breaks("arm", false);
+    node.kernel.slow(Duration::from_millis(600));
+    let begin = std::time::Instant::now();
+    let why = reason(node.ask(&Request { patience_millis: 300, ..request("c1") }).await);
+    assert!(why.contains("took too long"), "{why}");
+    assert!(begin.elapsed() < Duration::from_millis(300), "before the hook gives up");
+}
+
+/// Before `pivot_root` the root of the process is the host's: links are those of the directory that is to be the root.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_are_looked_up_where_the_root_will_be() {
+    async fn digest(at: &str, request: Request) -> RulesetDigest {
+        let node = Node::new();
+        let root = node.lives("c1");
+        for dir in ["bundle/rootfs/etc", "etc"] {
+            std::fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        symlink("../data/passwd", root.join(at)).unwrap();
+        node.created("c1", "web");
+        assert_eq!(node.ask(&request).await, Answer::Armed);
+        node.kernel.digest("c1").unwrap()
+    }
+    let plain = digest("etc/none", request("c1")).await;
+    assert_eq!(digest("etc/passwd", request("c1")).await, plain, "the host's links");
+    assert_ne!(digest("bundle/rootfs/etc/passwd", request("c1")).await, plain);
+    let unknown = Request { root: None, root_inode: None, ..request("c1") };
+    assert_eq!(digest("etc/passwd", unknown).await, plain, "not known: none are followed before the start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_container_disarms_it_unless_it_lives() {
+    let node = Node::new();
+    node.lives("c1");
+    node.created("c1", "web");
+    assert_eq!(node.ask(&request("c1")).await, Answer::Armed);
+    let gone = Request { stage: Stage::Poststop, pid: 0, ..request("c1") };
+    assert_eq!(node.say(gone.encode()).await, None, "nobody waits for an answer");
+    node.idle().await;
+    assert_eq!(node.kernel.ids(), ["c1"], "it lives");
+    std::fs::remove_dir_all(node.dir.path().join("proc/7")).unwrap();
+    assert_eq!(node.say(gone.encode()).await, None);
+    node.idle().await;
+    assert_eq!(node.kernel.ids(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_make_no_sense_disturb_nobody() {
+    let node = Node::new();
+    node.lives("c1");
+    node.created("c1", "web");
+    let silent: Vec<Stream> = (0..40).map(|_| Stream::connect(node.socket()).unwrap()).collect();
+    for bytes in
+        [&b""[..], b"\0", b"\xff\xff\xff\xff", b"\0\0\0\0", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\x10\0{"]
+    {
+        assert_eq!(node.say(bytes.to_vec()).await, None, "{bytes:?}");
+    }
+    let other = [&[0, 0, 0, 13][..], br#"{"version":2}"#].concat();
+    assert!(reason(node.say(other).await.unwrap()).contains("one release"));
+    assert_eq!(node.ask(&request("c1")).await, Answer::Armed);
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_root_is_answered() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::new();
+    node.lives("c1");
+    node.created("c1", "web");
+    // as if the directory did not keep them out
+    for (path, mode) in
+        [(node.dir.path(), 0o755), (&node.dir.path().join("gate"), 0o755), (&node.socket(), 0o777)]
+    {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let stranger = |uid: u32| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "gate::tests::stranger"]).env(STRANGER, node.socket()).uid(uid);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        tokio::task::spawn_blocking(move || command.status().expect("this test must run as root").success())
+    };
+    assert!(!stranger(65_534).await.unwrap(), "answered");
+    assert_eq!(node.kernel.calls(), [""; 0]);
+    assert!(stranger(0).await.unwrap(), "the same as root");
+}
+
+/// Not a test by itself: the other user of the test above, which fails where it gets no answer.
+#[test]
+fn stranger() {
+    if let Some(socket) = std::env::var_os(STRANGER) {
+        assert_eq!(say(Path::new(&socket), &request("c1").encode()), Some(Answer::Armed));
+    }
+}
+
+#[tokio::test]
+async fn the_socket_is_roots_alone_and_replaced_only_when_nobody_listens() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::new();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let (dir, socket) = (node.dir.path().join("gate"), node.socket());
+    assert_eq!((mode(&dir), mode(&socket)), (0o700, 0o600));
+    assert!(matches!(Gate::open(&socket), Err(GateError::Taken { .. })), "another daemon");
+    node.serving.abort();
+    while socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap()); // killed
+    assert!(socket.exists());
+    drop(Gate::open(&socket).unwrap());
+    std::fs::write(&socket, "").unwrap();
+    assert!(matches!(Gate::open(&socket), Err(GateError::Taken { .. })), "a file");
+    std::fs::remove_file(&socket).unwrap();
+    for bad in [0o755, 0o770, 0o701] {
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(bad)).unwrap();
+        let error = Gate::open(&socket).unwrap_err().to_string();
+        assert!(error.contains("chmod 700"), "{bad:o}: {error}");
+    }
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&dir, Some(65_534), None).unwrap();
+    assert!(matches!(Gate::open(&socket), Err(GateError::Directory { .. })), "another's");
+}

@@ -1,0 +1,54 @@
+//! Containers that the OCI hook asks about: their root has not changed yet.
+
+use std::sync::Arc;
+
+use enforcer_core::enforce::{ContainerId, Stage};
+
+use super::{Reconciler, RootAt};
+use crate::kernel::Kernel;
+use crate::order::{Caller, Gated};
+
+impl<K: Kernel> Reconciler<K> {
+    /// Arms the container as it was told by the runtime, and says whether it may start.
+    pub(super) fn gate(&mut self, caller: &Caller) -> Gated {
+        let Some(known) = self.known.get(&caller.id) else {
+            // No runtime's annotations have the labels of the pod, so it cannot be told which policies select it: only
+            // that none does.
+            let exempt = self.selection.exempt.contains(&caller.namespace);
+            let reached = self.policies.borrow().reaches(&caller.namespace);
+            return if exempt || !reached { Gated::Nothing } else { Gated::Unknown };
+        };
+        let container = Arc::clone(&known.container);
+        let Some(merged) = self.wanted(&container) else { return Gated::Nothing };
+        let process = self.find(caller.pid);
+        let stage = Stage::Creating { root: caller.root_inode };
+        let Some(known) = self.known.get_mut(&caller.id) else { return Gated::Unknown };
+        let before = std::mem::replace(&mut known.process, process);
+        let other = known.armed.is_some() && before != process;
+        known.root = caller.root.clone().map_or(RootAt::Unknown, RootAt::Below);
+        known.stage = Stage::Running; // for whatever comes after this: armed later, it may run already
+        known.unwatched |= known.armed.is_none(); // should it start in spite of a refusal (the hook's mode is open)
+        match self.arm_first(&container, (caller.pid, process), other, &merged, stage) {
+            Ok(()) => {
+                tracing::info!(%container, "let through the gate");
+                Gated::Armed
+            }
+            Err(refusal) => Gated::Refused(refusal),
+        }
+    }
+
+    /// The container is over, says the hook; what lives is believed more.
+    pub(super) fn gone(&mut self, id: &ContainerId) {
+        let Some(known) = self.known.get(id) else { return };
+        if known.process.is_some_and(|process| self.procs.alive(process)) {
+            tracing::warn!(container = %id, "lives, though the OCI hook tells its end; it stays armed");
+            return;
+        }
+        let ids = [id.clone()].into();
+        match self.procs.inhabited(&ids) {
+            Ok(inhabited) if inhabited.is_empty() => self.remove(id),
+            Ok(_) => tracing::debug!(container = %id, "has processes, though its first one is gone"),
+            Err(error) => tracing::error!(%error, "cannot list processes; nothing is disarmed"),
+        }
+    }
+}
