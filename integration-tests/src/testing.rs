@@ -5,6 +5,7 @@
 //! that it starts thrown away afterwards, and its failures and panics arrive as usual.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -104,6 +105,20 @@ pub type Body = for<'a> fn(&'a mut Node) -> Pin<Box<dyn Future<Output = Result<(
 /// # Errors
 /// When a check failed, or anything else.
 pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Result<()> {
+    in_guest_with(name, spec, needs_daemon, &[], body)
+}
+
+/// The same with these files in the body's working directory, by name; each is made only where the guest is started.
+///
+/// # Errors
+/// When a check failed, or anything else.
+pub fn in_guest_with(
+    name: &str,
+    spec: &Spec,
+    needs_daemon: bool,
+    files: &[(&str, fn() -> Result<PathBuf>)],
+    body: Body,
+) -> Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return inside(needs_daemon, body);
     }
@@ -111,6 +126,9 @@ pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Resu
     let script =
         format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
     let mut job = guest_job(&target, false, &script)?;
+    for (name, file) in files {
+        job = job.file(name, file()?);
+    }
     job.limit = Some(LIMIT);
     let say = |text: &str| println!("{text}");
     let machine = if needs_daemon { machine_with_daemon(&target, &say)? } else { vm::machine(spec, &say)? };

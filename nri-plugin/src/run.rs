@@ -336,7 +336,7 @@ async fn observe(
         match &*state.borrow_and_update() {
             nri::State::Lost { reason, .. } if reason.to_string() != lost => {
                 lost = reason.to_string();
-                tracing::error!(%reason, "no connection to the runtime: what starts now starts unprotected; will try on");
+                tracing::error!(%reason, "no connection to the runtime: what starts now without the OCI hook starts unprotected; will try on");
             }
             nri::State::Synchronized(_) => {
                 lost.clear();

@@ -129,6 +129,15 @@ impl Daemon {
     /// # Errors
     /// When it ends or takes too long: then with the end of its log.
     pub async fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_until_ready().await
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it cannot be executed, or runs already.
+    pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon runs already");
         let ready = self.folder.join("ready");
         let _ = fs::remove_file(&ready); // a killed one leaves it
@@ -143,6 +152,15 @@ impl Daemon {
         let child = command.spawn().with_context(|| format!("start `{}`", self.options.program.display()))?;
         let pid = Pid::from_raw(child.id().try_into()?);
         self.process = Some(Process { pid, child: Some(child) });
+        Ok(())
+    }
+
+    /// Waits until it has taken the node over.
+    ///
+    /// # Errors
+    /// When it ends or takes too long: then with the end of its log.
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
+        let ready = self.folder.join("ready");
         let deadline = Instant::now() + READY;
         while !ready.exists() {
             if !self.runs() {

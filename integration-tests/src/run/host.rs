@@ -42,6 +42,23 @@ impl Target {
     }
 }
 
+/// The OCI hook as it is installed, built now if that is needed.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn hook() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // flags of this run, such as those for coverage, would make another program of it
+    let built = Command::new(cargo).current_dir(root).arg("build-hook").env_remove("RUSTFLAGS").output();
+    let built = built.context("run `cargo build-hook`")?;
+    if !built.status.success() {
+        bail!("`cargo build-hook` failed\n{}", String::from_utf8_lossy(&built.stderr));
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("hook/nri-enforcer-hook"))
+}
+
 /// A program that was built beside this one.
 fn built(name: &str) -> Result<Option<PathBuf>> {
     // Test programs are one folder deeper (target/debug/deps).

@@ -10,15 +10,17 @@ use crate::node::{Alert, Pod};
 
 pub(crate) use agent::running_daemon;
 pub use agent::{carry_out, command_line, leave_daemon};
-pub use host::{Target, guest_job, in_guest, machine_with_daemon, on_host};
+pub use host::{Target, guest_job, hook, in_guest, machine_with_daemon, on_host};
 pub use render::{alert_line, print};
 
 /// Where the agent finds the user's root, as an image archive.
 pub(crate) const IMAGE_FILE: &str = "image.tar";
 /// Where the agent finds the daemon.
-pub(crate) const DAEMON_FILE: &str = "nri-enforcer";
+pub const DAEMON_FILE: &str = "nri-enforcer";
 /// Where a daemon works that is part of a saved machine. Not in `/lab`, where jobs' files go.
-pub(crate) const DAEMON_FOLDER: &str = "/run/lab-daemon";
+pub const DAEMON_FOLDER: &str = "/run/lab-daemon";
+/// Where that daemon looks for the OCI hook. There is none until somebody puts it there.
+pub const HOOK: &str = "/run/lab-daemon/hook/nri-enforcer-hook";
 /// Lines that the agent sends beside the result begin with this: what it is doing.
 pub(crate) const PROGRESS: &str = "@lab ";
 
