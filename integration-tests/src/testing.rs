@@ -100,6 +100,9 @@ impl Node {
 /// A test's body.
 pub type Body = for<'a> fn(&'a mut Node) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
+/// A file that a body needs: its name there, and what makes it here and says where it is.
+pub type File = (&'static str, fn() -> Result<PathBuf>);
+
 /// Runs the body of the test `name` in a fresh guest of this kind. A machine that cannot be had fails the test.
 ///
 /// # Errors
@@ -112,13 +115,7 @@ pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Resu
 ///
 /// # Errors
 /// When a check failed, or anything else.
-pub fn in_guest_with(
-    name: &str,
-    spec: &Spec,
-    needs_daemon: bool,
-    files: &[(&str, fn() -> Result<PathBuf>)],
-    body: Body,
-) -> Result<()> {
+pub fn in_guest_with(name: &str, spec: &Spec, needs_daemon: bool, files: &[File], body: Body) -> Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return inside(needs_daemon, body);
     }

@@ -7,7 +7,7 @@
 //! [`PATIENCE`] containers with a hook, and to no other, no more get one until the next connection.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -162,7 +162,7 @@ fn check(host: &Path, path: &Path) -> Result<(), String> {
                 Path::new("/").join(at.strip_prefix(host).unwrap_or(&at)).display()
             ));
         }
-        if components.peek().is_none() && (!kind.is_file() || about.mode() & 0o111 == 0 || kind.is_socket()) {
+        if components.peek().is_none() && (!kind.is_file() || about.mode() & 0o111 == 0) {
             return Err("is no program".into());
         }
     }
