@@ -93,6 +93,7 @@ pub mod policy;
 mod posture;
 pub mod preset;
 pub mod ruleset;
+pub mod seccomp;
 pub mod subject;
 pub mod support;
 pub mod syscall;

@@ -13,12 +13,18 @@ pub enum Kind {
     KubeArmorClusterPolicy,
     /// Cluster-wide; selects nodes and speaks about the host's own processes.
     KubeArmorHostPolicy,
+    /// Namespaced; selects pods by label and speaks about their system calls, by seccomp.
+    KubeArmorSeccompPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 3] =
-        [Self::KubeArmorPolicy, Self::KubeArmorClusterPolicy, Self::KubeArmorHostPolicy];
+    pub const ALL: [Self; 4] = [
+        Self::KubeArmorPolicy,
+        Self::KubeArmorClusterPolicy,
+        Self::KubeArmorHostPolicy,
+        Self::KubeArmorSeccompPolicy,
+    ];
 
     /// The name in a document's `kind` field.
     #[must_use]
@@ -27,13 +33,14 @@ impl Kind {
             Self::KubeArmorPolicy => "KubeArmorPolicy",
             Self::KubeArmorClusterPolicy => "KubeArmorClusterPolicy",
             Self::KubeArmorHostPolicy => "KubeArmorHostPolicy",
+            Self::KubeArmorSeccompPolicy => "KubeArmorSeccompPolicy",
         }
     }
 
     /// Whether policies of this kind live in a namespace.
     #[must_use]
     pub const fn namespaced(self) -> bool {
-        matches!(self, Self::KubeArmorPolicy)
+        matches!(self, Self::KubeArmorPolicy | Self::KubeArmorSeccompPolicy)
     }
 }
 

@@ -9,6 +9,7 @@ mod names;
 mod namespace;
 mod objects;
 mod rules;
+mod seccomp;
 mod select;
 mod selector;
 mod wire;
@@ -22,6 +23,7 @@ pub use self::error::PolicyError;
 pub(crate) use self::error::{nearest, suggest};
 pub use self::id::{Kind, PolicyId};
 pub use self::namespace::Namespace;
+pub use self::seccomp::{Deny, SeccompPolicy, SeccompRule};
 pub use self::selector::{Scope, Selector};
 pub use crate::coverage::Gap;
 use crate::path::AbsPath;
@@ -98,6 +100,8 @@ impl Policy {
 pub struct ParsedFile {
     /// The policies without a mistake, in the order of the text.
     pub policies: Vec<Policy>,
+    /// The seccomp policies without a mistake, in the order of the text.
+    pub seccomp: Vec<SeccompPolicy>,
     /// The namespaces, in the order of the text; also those of which a part is wrong.
     pub namespaces: Vec<Namespace>,
     /// What is wrong with the others.

@@ -24,7 +24,7 @@ pub(super) fn selector(errors: &Errors<'_>, id: &PolicyId, doc: &SelectorDoc) ->
     }
     let expressions = expressions.iter().filter_map(|doc| expression(errors, id.kind, doc)).collect();
     let scope = match id.kind {
-        Kind::KubeArmorPolicy => Scope::Namespace(id.namespace.clone()),
+        Kind::KubeArmorPolicy | Kind::KubeArmorSeccompPolicy => Scope::Namespace(id.namespace.clone()),
         Kind::KubeArmorClusterPolicy => Scope::Cluster,
         Kind::KubeArmorHostPolicy => Scope::Host,
     };

@@ -152,7 +152,9 @@ fn decode_spec(cursor: Cursor<'_>, kind: Kind) -> Option<SpecDoc> {
 
 fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
     let (name, help) = match kind {
-        Kind::KubeArmorPolicy => ("selector", "`selector: {}` selects every pod of the namespace"),
+        Kind::KubeArmorPolicy | Kind::KubeArmorSeccompPolicy => {
+            ("selector", "`selector: {}` selects every pod of the namespace")
+        }
         Kind::KubeArmorClusterPolicy => ("selector", "`selector: {}` selects every pod of the cluster"),
         Kind::KubeArmorHostPolicy => ("nodeSelector", "`nodeSelector: {}` selects every node"),
     };
@@ -163,11 +165,15 @@ fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
     }
     let mut fields = cursor.fields()?;
     let labels = match kind {
-        Kind::KubeArmorPolicy | Kind::KubeArmorHostPolicy => fields.get("matchLabels"),
+        Kind::KubeArmorPolicy | Kind::KubeArmorHostPolicy | Kind::KubeArmorSeccompPolicy => {
+            fields.get("matchLabels")
+        }
         Kind::KubeArmorClusterPolicy => None,
     };
     let expressions = match kind {
-        Kind::KubeArmorPolicy | Kind::KubeArmorClusterPolicy => fields.get_unless_null("matchExpressions"),
+        Kind::KubeArmorPolicy | Kind::KubeArmorClusterPolicy | Kind::KubeArmorSeccompPolicy => {
+            fields.get_unless_null("matchExpressions")
+        }
         Kind::KubeArmorHostPolicy => None,
     };
     let labelled = kind != Kind::KubeArmorClusterPolicy;
