@@ -92,6 +92,12 @@ pub enum GapReason {
     Link,
     /// A link to a program that does what its name says.
     MultiCall,
+    /// A system call that the libseccomp of the node has no name for.
+    SeccompName,
+    /// Comparisons of arguments that a seccomp profile cannot say exactly, or not in its size.
+    SeccompConditions,
+    /// What differs between architectures: a profile has the same entries for all.
+    SeccompArch,
 }
 
 impl GapReason {
@@ -131,6 +137,9 @@ impl fmt::Display for GapReason {
             Self::Terminal => "`pts` is not enforced yet",
             Self::Link => "a symbolic link is not followed",
             Self::MultiCall => "a link to a program of many names is not followed",
+            Self::SeccompName => "a system call has no name here",
+            Self::SeccompConditions => "the comparisons are more than a seccomp profile holds",
+            Self::SeccompArch => "a seccomp profile does not tell architectures apart",
         };
         f.write_str(what)
     }

@@ -205,6 +205,18 @@ impl<'a> Cursor<'a> {
         value.map(|value| Located { value, place: self.place() })
     }
 
+    /// A whole number of 64 bits, in any base; a negative one is what the kernel gets of it.
+    pub(super) fn integer(&self) -> Option<Located<u64>> {
+        let value = match &self.node.value {
+            Value::Scalar { text, .. } => integer(text),
+            Value::Sequence(_) | Value::Mapping(_) => None,
+        };
+        if value.is_none() {
+            self.expected("a whole number of at most 64 bits", Some("write `38`, `0x26` or `-1`".to_owned()));
+        }
+        value.map(|value| Located { value, place: self.place() })
+    }
+
     pub(super) fn number(&self) -> Option<Located<i64>> {
         let value = match &self.node.value {
             Value::Scalar { text, plain: true } => text.parse().ok(),
@@ -217,6 +229,21 @@ impl<'a> Cursor<'a> {
     }
 }
 
+fn integer(text: &str) -> Option<u64> {
+    if let Some(digits) = text.strip_prefix('-') {
+        let magnitude: i64 =
+            digits.parse().ok().filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()))?;
+        return Some(magnitude.wrapping_neg().cast_unsigned());
+    }
+    let (digits, radix) = match text.get(..2) {
+        Some("0x" | "0X") => (text.get(2..)?, 16),
+        Some("0o") => (text.get(2..)?, 8),
+        Some("0b") => (text.get(2..)?, 2),
+        _ => (text, 10),
+    };
+    u64::from_str_radix(digits, radix).ok().filter(|_| digits.starts_with(|c: char| c.is_ascii_hexdigit()))
+}
+
 impl<'a> Fields<'a> {
     pub(super) fn cursor(&self) -> &Cursor<'a> {
         &self.cursor
@@ -224,6 +251,11 @@ impl<'a> Fields<'a> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether the field is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(key, _)| &*key.text == name)
     }
 
     /// The field's value, if the field is there. The last of two, which are an error anyway.

@@ -63,7 +63,7 @@ pub(super) fn policy(errors: &Errors<'_>, doc: PolicyDoc, support: Support) -> P
     Policy { id, selector, rules, whitelists: whitelists.into_iter().collect(), gaps }
 }
 
-fn policy_id(
+pub(super) fn policy_id(
     errors: &Errors<'_>,
     kind: Kind,
     name: &Located<String>,

@@ -160,7 +160,13 @@ impl File<'_> {
     }
 
     fn item(&mut self, cursor: &Cursor<'_>) {
-        if namespace::is_one(cursor) { self.namespace(cursor) } else { self.policy(cursor) }
+        if namespace::is_one(cursor) {
+            self.namespace(cursor);
+        } else if seccomp::is_one(cursor) {
+            self.seccomp(cursor);
+        } else {
+            self.policy(cursor);
+        }
     }
 
     fn namespace(&mut self, cursor: &Cursor<'_>) {
@@ -186,20 +192,39 @@ impl File<'_> {
             let place = doc.name.place.clone();
             (lower::policy(&errors, doc, self.support), place)
         });
-        if let Some((policy, place)) = policy {
-            match self.lines.get(policy.id()) {
-                Some(line) => {
-                    let message = format!("`{}` is already defined on line {line}", policy.id());
-                    errors.add(&place, message, Some("give each policy a name of its own".to_owned()));
-                }
-                None if errors.is_empty() => {
-                    self.lines.insert(policy.id.clone(), place.line);
-                    self.parsed.policies.push(policy);
-                }
-                None => {}
+        if let Some((policy, place)) = policy
+            && self.is_new(policy.id(), &place, &errors)
+        {
+            self.parsed.policies.push(policy);
+        }
+        self.parsed.errors.extend(errors.into_sorted());
+    }
+
+    fn seccomp(&mut self, cursor: &Cursor<'_>) {
+        let errors = Errors::new(self.name);
+        if let Some(doc) = seccomp::decode(cursor.clone(), &errors) {
+            let (policy, place) = seccomp::policy(&errors, doc);
+            if self.is_new(policy.id(), &place, &errors) {
+                self.parsed.seccomp.push(policy);
             }
         }
         self.parsed.errors.extend(errors.into_sorted());
+    }
+
+    /// Whether there is no other policy with this identity, and no error.
+    fn is_new(&mut self, id: &PolicyId, place: &error::Place, errors: &Errors<'_>) -> bool {
+        match self.lines.get(id) {
+            Some(line) => {
+                let message = format!("`{id}` is already defined on line {line}");
+                errors.add(place, message, Some("give each policy a name of its own".to_owned()));
+                false
+            }
+            None if errors.is_empty() => {
+                self.lines.insert(id.clone(), place.line);
+                true
+            }
+            None => false,
+        }
     }
 
     fn syntax_error(&mut self, error: yaml::SyntaxError) {

@@ -74,10 +74,7 @@ pub(super) fn decode(root: Cursor<'_>) -> Option<PolicyDoc> {
     let version = version.and_then(|cursor| cursor.text());
     let kind = kind.and_then(|cursor| cursor.text()).and_then(|text| decode_kind(&fields, &text));
     let (version, kind) = (version?, kind?);
-    if version.value != API_VERSION {
-        let message = format!("`{}` is no known version", shown(&version.value));
-        fields.cursor().errors.add(&version.place, message, Some(format!("write `{API_VERSION}`")));
-    }
+    check_version(&fields, &version);
     let metadata = fields.require("metadata", "a policy has `metadata` with a `name`");
     let spec = fields.require("spec", "a policy has a `spec` with a selector and rules");
     // What the cluster writes there is nothing a policy says.
@@ -88,6 +85,13 @@ pub(super) fn decode(root: Cursor<'_>) -> Option<PolicyDoc> {
     let spec = spec.and_then(|spec| decode_spec(spec, kind));
     let (name, namespace) = metadata?;
     Some(PolicyDoc { kind, name, namespace, spec: spec? })
+}
+
+pub(super) fn check_version(fields: &Fields<'_>, version: &Located<String>) {
+    if version.value != API_VERSION {
+        let message = format!("`{}` is no known version", shown(&version.value));
+        fields.cursor().errors.add(&version.place, message, Some(format!("write `{API_VERSION}`")));
+    }
 }
 
 fn decode_kind(fields: &Fields<'_>, text: &Located<String>) -> Option<Kind> {
@@ -107,7 +111,10 @@ fn decode_kind(fields: &Fields<'_>, text: &Located<String>) -> Option<Kind> {
     known
 }
 
-fn decode_metadata(cursor: Cursor<'_>, kind: Kind) -> Option<(Located<String>, Option<Located<String>>)> {
+pub(super) fn decode_metadata(
+    cursor: Cursor<'_>,
+    kind: Kind,
+) -> Option<(Located<String>, Option<Located<String>>)> {
     let mut fields = cursor.fields()?;
     let name = fields.require("name", "give the policy a name").and_then(|cursor| cursor.text());
     // The API server takes the namespace off what lives in none.
@@ -150,7 +157,7 @@ fn decode_spec(cursor: Cursor<'_>, kind: Kind) -> Option<SpecDoc> {
     Some(SpecDoc { place, selector, sections, meta })
 }
 
-fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
+pub(super) fn decode_selector(fields: &mut Fields<'_>, kind: Kind) -> Option<SelectorDoc> {
     let (name, help) = match kind {
         Kind::KubeArmorPolicy | Kind::KubeArmorSeccompPolicy => {
             ("selector", "`selector: {}` selects every pod of the namespace")

@@ -1,15 +1,22 @@
 //! From the policies that select a container, and the profile it has, to the profile that it gets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::action::{Action, EPERM};
 use super::arch::Arch;
-use super::oci::{ActionName, LinuxSeccomp};
+use super::base::{self, BaseProfile};
+use super::decide::{self, sorted};
+use super::emit;
+use super::merge::{Function, Merge};
+use super::oci::LinuxSeccomp;
+use super::region::{TooMany, join, product};
+use super::table::SyscallName;
 use crate::capability::Capability;
-use crate::coverage::Gap;
+use crate::coverage::{Coverage, Gap, GapReason};
 use crate::policy::SeccompPolicy;
 
 /// The profile that a container has before any policy.
@@ -55,7 +62,7 @@ impl SeccompProfile {
     /// The profile as JSON: the same bytes for the same policies, whatever their order.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(&self.oci).unwrap_or_default()
+        json(&self.oci)
     }
 
     /// The same function for runtimes to which `defaultErrnoRet` does not get through, so that their default is `EPERM`:
@@ -65,6 +72,11 @@ impl SeccompProfile {
     pub fn without_default_errno(&self) -> &LinuxSeccomp {
         &self.bare
     }
+}
+
+/// A profile has no maps and no keys that are no text: nothing of it can fail.
+fn json(profile: &LinuxSeccomp) -> String {
+    serde_json::to_string_pretty(profile).unwrap_or_default()
 }
 
 /// SHA-256 of a profile's JSON. Prints as 64 hexadecimal digits.
@@ -112,24 +124,167 @@ pub enum BaseError {
 }
 
 /// The profile for a container that these policies select (all of them must: nothing is asked of their selectors).
-/// The order of the policies does not matter.
+/// The order of the policies does not matter. What it means is [`decide`](super::decide::decide), with these liberties, all
+/// to the strict side:
+///
+/// - what [`SeccompProfile::gaps`] tells;
+/// - a call of which an argument, compared by a Block or Audit rule, has stray bits above those that the kernel looks at;
+/// - `socketcall` and `ipc` have one answer, whatever their arguments; where that is an errno, it may be another one.
 ///
 /// # Errors
 /// When the base profile is one that no runtime would load.
 pub fn compile(policies: &[&SeccompPolicy], base: &Base, node: &Node) -> Result<SeccompProfile, BaseError> {
-    let _ = (policies, node);
-    let oci = match base {
-        Base::Profile(profile) => profile.clone(),
-        Base::Unconfined | Base::RuntimeDefault(_) => LinuxSeccomp {
-            default_action: ActionName::Allow,
-            default_errno_ret: None,
-            architectures: Vec::new(),
-            flags: Vec::new(),
-            listener_path: String::new(),
-            listener_metadata: String::new(),
-            syscalls: Vec::new(),
-        },
+    let base = BaseProfile::new(base, node)?;
+    let policies = sorted(policies);
+    let arches = decide::arches(&policies, &base, node.arch);
+    let merge = Merge::new(policies.clone(), &base);
+    let mut report = Report { policies: &policies, merge: &merge, node, gaps: Vec::new() };
+
+    let classes = classes(&policies, &arches);
+    let mut functions = BTreeMap::new();
+    for name in SyscallName::all() {
+        let mut present =
+            classes.iter().filter(|class| class.iter().any(|arch| name.number(*arch).is_some()));
+        let Some(first) = present.next().and_then(|class| class.first()) else { continue };
+        if !name.known_to(node.libseccomp) {
+            continue;
+        }
+        let mut function = merge.function(name, *first);
+        for class in present.filter_map(|class| class.first()) {
+            let other = merge.function(name, *class);
+            if other != function {
+                report.of_rules(name, GapReason::SeccompArch, function.strictest());
+                function = both(&function, &other);
+            }
+        }
+        if function.cut {
+            report.of_rules(name, GapReason::SeccompConditions, function.strictest());
+        }
+        functions.insert(name, function);
+    }
+
+    let default = default(&policies, &base);
+    report.unknown_names(default);
+    let unknown = base::unknown(default);
+    let tight = |functions: &BTreeMap<SyscallName, Function>, default: Action| {
+        let counts =
+            functions.iter().map(|(name, function)| emit::instructions(*name, function, default, &arches));
+        counts.sum::<usize>() > emit::MAX_INSTRUCTIONS
     };
-    let json = serde_json::to_string_pretty(&oci).unwrap_or_default();
-    Ok(SeccompProfile { bare: oci.clone(), gaps: Vec::new(), digest: ProfileDigest::of(&json), oci })
+    let bare_default = if matches!(default, Action::Errno(_)) { Action::Errno(EPERM) } else { default };
+    // The costliest first, until it fits: a filter that the kernel refuses lets no container start.
+    while tight(&functions, default) || tight(&functions, bare_default) {
+        let cost = |(name, function): (&SyscallName, &Function)| {
+            emit::instructions(*name, function, bare_default, &arches)
+        };
+        let costliest = functions.iter().filter(|(_, function)| function.uniform().is_none());
+        let Some(name) = costliest.max_by_key(|one| cost(*one)).map(|(name, _)| *name) else { break };
+        if let Some(function) = functions.get_mut(&name) {
+            *function = function.cut();
+            report.of_rules(name, GapReason::SeccompConditions, function.strictest());
+        }
+    }
+    // Numbers that nobody knows: in the default where that fits, else as runc has it.
+    let default = if tight(&functions, unknown) { default } else { unknown };
+    let mut oci = emit::profile(&functions, default, &arches);
+    let mut bare = emit::profile(&functions, bare_default, &arches);
+    bare.default_errno_ret = None;
+    if matches!(bare_default, Action::Errno(_)) {
+        // runc takes the newest name of the profile for the newest number that is known, whatever its entry says.
+        bare.syscalls.push(emit::denied(&functions, bare_default));
+    }
+    for profile in [&mut oci, &mut bare] {
+        profile.flags.clone_from(&base.flags);
+        (profile.listener_path, profile.listener_metadata) = base.listener.clone();
+    }
+    let digest = ProfileDigest::of(&json(&oci));
+    Ok(SeccompProfile { bare, gaps: Coverage::new(report.gaps).gaps, digest, oci })
+}
+
+/// What holds for a system call that nothing names.
+fn default(policies: &[&SeccompPolicy], base: &BaseProfile) -> Action {
+    match decide::whitelists(policies) {
+        true => decide::together(decide::default_denial(policies, None), false, base.default(), false),
+        false => base.default(),
+    }
+}
+
+/// The architectures, those together about which the same policies speak.
+fn classes(policies: &[&SeccompPolicy], arches: &[Arch]) -> Vec<Vec<Arch>> {
+    let mut classes: BTreeMap<Vec<bool>, Vec<Arch>> = BTreeMap::new();
+    for arch in arches {
+        let speaking = policies.iter().map(|policy| decide::covers(policy, *arch)).collect();
+        classes.entry(speaking).or_default().push(*arch);
+    }
+    classes.into_values().collect()
+}
+
+/// The strictest of two functions.
+fn both(one: &Function, other: &Function) -> Function {
+    match product(&one.parts, &other.parts, Action::strictest) {
+        Ok(parts) => Function { parts: join(parts), cut: one.cut || other.cut },
+        Err(TooMany) => {
+            Function { cut: true, ..Function::always(one.strictest().strictest(other.strictest())) }
+        }
+    }
+}
+
+struct Report<'a> {
+    policies: &'a [&'a SeccompPolicy],
+    merge: &'a Merge<'a>,
+    node: &'a Node,
+    gaps: Vec<Gap>,
+}
+
+impl Report<'_> {
+    /// A gap of every rule about a system call, or, where no rule is, of every policy.
+    fn of_rules(&mut self, name: SyscallName, reason: GapReason, action: Action) {
+        let advice = match reason {
+            GapReason::SeccompArch => {
+                format!("`{name}` does what is strictest on any; write the same rules for all architectures")
+            }
+            _ => format!(
+                "`{name}` gets {action} whatever its arguments; compare fewer of them, or single values"
+            ),
+        };
+        let rules =
+            self.merge.rules(name).map(|(_, rule)| (rule.origin.policy.clone(), rule.origin.rule.clone()));
+        let mut places: Vec<_> = rules.collect();
+        if places.is_empty() {
+            places = self.policies.iter().map(|policy| (policy.id().clone(), "spec".to_owned())).collect();
+        }
+        self.gaps.extend(places.into_iter().map(|(policy, field)| Gap {
+            policy,
+            field,
+            reason,
+            advice: advice.clone(),
+        }));
+    }
+
+    /// Names that the node's libseccomp skips. What a group has of them is only told where it would be denied and is not.
+    fn unknown_names(&mut self, default: Action) {
+        let (major, minor, patch) = self.node.libseccomp;
+        let native =
+            |name: &SyscallName| self.node.arch.family().iter().any(|arch| name.number(*arch).is_some());
+        for rule in self.policies.iter().flat_map(|policy| policy.rules()) {
+            let lost = decide::action(rule).rank() > default.rank();
+            let names = if lost { &rule.syscalls } else { &rule.named };
+            let unknown = names.iter().filter(|name| !name.known_to(self.node.libseccomp) && native(name));
+            let unknown: Vec<_> = unknown.map(|name| format!("`{name}`")).collect();
+            if unknown.is_empty() {
+                continue;
+            }
+            let instead =
+                if default.passes() { "they pass" } else { "they return an error, as on an older kernel" };
+            self.gaps.push(Gap {
+                policy: rule.origin.policy.clone(),
+                field: rule.origin.rule.clone(),
+                reason: GapReason::SeccompName,
+                advice: format!(
+                    "libseccomp {major}.{minor}.{patch} of this node does not have {}: {instead}; update it",
+                    unknown.join(", ")
+                ),
+            });
+        }
+    }
 }

@@ -16,9 +16,9 @@ pub struct LinuxSeccomp {
     /// `SCMP_ARCH_*`; the node's own is always among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<String>,
-    /// `SECCOMP_FILTER_FLAG_*`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<String>,
+    /// `SECCOMP_FILTER_FLAG_*`. Absent, the runtime has flags of its own; an empty list is none at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Vec<String>>,
     /// The socket of the supervisor that `SCMP_ACT_NOTIFY` asks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub listener_path: String,
@@ -28,6 +28,23 @@ pub struct LinuxSeccomp {
     /// The entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<SyscallEntry>,
+}
+
+impl LinuxSeccomp {
+    /// A profile that does this with every system call.
+    #[must_use]
+    pub fn of(default: Action) -> Self {
+        let (default_action, default_errno_ret) = default.into();
+        Self {
+            default_action,
+            default_errno_ret,
+            architectures: Vec::new(),
+            flags: None,
+            listener_path: String::new(),
+            listener_metadata: String::new(),
+            syscalls: Vec::new(),
+        }
+    }
 }
 
 /// One of `syscalls`.
@@ -87,7 +104,7 @@ pub enum Op {
     /// argument > value
     #[serde(rename = "SCMP_CMP_GT")]
     Greater,
-    /// argument & value == valueTwo
+    /// argument & value == valueTwo & value
     #[serde(rename = "SCMP_CMP_MASKED_EQ")]
     MaskedEqual,
 }

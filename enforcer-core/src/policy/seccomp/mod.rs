@@ -1,11 +1,16 @@
 //! Policies of the kind `KubeArmorSeccompPolicy`.
 
+mod lower;
+mod wire;
+
 use std::collections::BTreeSet;
 
+pub(super) use self::lower::policy;
+pub(super) use self::wire::{decode, is_one};
 use super::{PolicyId, Selector};
 use crate::ruleset::Origin;
-use crate::seccomp::Arch;
 use crate::seccomp::oci::Arg;
+use crate::seccomp::{Arch, SyscallName};
 use crate::subject::Subject;
 
 /// A seccomp policy that is valid.
@@ -23,7 +28,9 @@ pub struct SeccompPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeccompRule {
     /// The system calls, sorted; groups are written out.
-    pub syscalls: Vec<&'static str>,
+    pub syscalls: Vec<SyscallName>,
+    /// Those of them that are written by their own names rather than by a group's.
+    pub named: Vec<SyscallName>,
     /// Comparisons with arguments; all must hold, and two may be about one argument.
     pub conditions: Vec<Arg>,
     /// What a Block rule does.
