@@ -21,7 +21,7 @@ die() { printf '%ssetup: %s%s\n' "$red$bold" "$*" "$off" >&2; exit 1; }
 trap 'die "stopped at line $LINENO: \`$BASH_COMMAND\` failed"' ERR
 
 # ---- packages of this machine ----------------------------------------------------------------------------------
-BUILD_PACKAGES="ca-certificates debian-archive-keyring clang gcc libc6-dev libelf-dev make pkg-config zlib1g-dev"
+BUILD_PACKAGES="ca-certificates debian-archive-keyring clang gcc libc6-dev libelf-dev libseccomp-dev make pkg-config zlib1g-dev"
 LAB_PACKAGES="e2fsprogs lz4 xz-utils zstd"
 
 missing() { local p; for p in "$@"; do dpkg-query -W -f='${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s ' "$p"; done; }

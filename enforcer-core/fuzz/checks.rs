@@ -4,6 +4,7 @@ use enforcer_core::compile::bpf::{CompileError, compile};
 use enforcer_core::pattern::Pattern;
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Postures, Ruleset};
+use enforcer_core::seccomp::{self, Arch, Base, Node};
 use enforcer_core::subject::Subject;
 
 /// Any bytes as a policy file: no panic, no endless work, what is accepted says something, and what is resolved
@@ -33,6 +34,18 @@ pub fn policy_text(bytes: &[u8]) -> String {
                 .map(|rule| format!("{} {:?}", rule.class, std::mem::discriminant(&rule.object))),
         );
         like.extend(policy.gaps().iter().map(|gap| gap.reason.to_string()));
+    }
+    for policy in &parsed.seccomp {
+        assert!(!policy.rules().is_empty(), "a seccomp policy that says nothing");
+        let node = Node { arch: Arch::X86_64, libseccomp: (2, 5, 4) };
+        let profile = seccomp::compile(&[policy], &Base::RuntimeDefault([].into()), &node);
+        let profile = profile.expect("the base is good");
+        for entry in &profile.oci.syscalls {
+            let mut indices: Vec<_> = entry.args.iter().map(|arg| arg.index).collect();
+            indices.dedup();
+            assert_eq!(indices.len(), entry.args.len(), "runtimes would take {entry:?} for alternatives");
+        }
+        like.push(format!("seccomp {} {}", policy.rules().len().min(4), profile.gaps.len().min(2)));
     }
     like.sort();
     like.dedup();

@@ -1,11 +1,13 @@
 //! Questions and answers in words: what would happen to an access, and why.
 
 mod question;
+mod seccomp;
 mod socket;
 
 use serde::Serialize;
 
 pub use self::question::{Question, QuestionError};
+pub use self::seccomp::SeccompExplanation;
 use crate::decide::{Access, DecidedBy, Decision, Verdict, held, speaks};
 use crate::network::{Endpoint, Protocol};
 use crate::ruleset::{Effect, Object, Origin, PostureAction, Rule, Ruleset};

@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use enforcer_core::policy::{Policy, parse};
+use enforcer_core::policy::{ParsedFile, Policy, SeccompPolicy, parse};
 use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
+use enforcer_core::seccomp::{Arch, Base, Node, compile};
 use enforcer_core::subject::Subject;
 
 fn folder(name: &str) -> PathBuf {
@@ -50,13 +51,13 @@ fn subjects() -> Vec<Subject> {
     ]
 }
 
-fn policies_of(path: &Path) -> Vec<Policy> {
+fn parsed(path: &Path) -> ParsedFile {
     let text = fs::read_to_string(path).unwrap();
     let parsed = parse(&path.file_name().unwrap().to_string_lossy(), &text);
     let errors: Vec<_> = parsed.errors.iter().map(ToString::to_string).collect();
     assert!(errors.is_empty(), "{}", errors.join("\n"));
-    assert!(!parsed.policies.is_empty(), "{} holds no policy", path.display());
-    parsed.policies
+    assert!(parsed.policies.len() + parsed.seccomp.len() > 0, "{} holds no policy", path.display());
+    parsed
 }
 
 fn dump(policies: &[Policy]) -> String {
@@ -93,6 +94,56 @@ fn dump(policies: &[Policy]) -> String {
     out
 }
 
+/// What a seccomp policy is, and what it makes of an unconfined container: the entries, but for those that only deny what
+/// nothing names.
+fn dump_seccomp(policies: &[SeccompPolicy]) -> String {
+    let mut out = String::new();
+    for policy in policies {
+        writeln!(out, "seccomp policy {}", policy.id()).unwrap();
+        let selected: Vec<_> = subjects().into_iter().filter(|subject| policy.selects(subject)).collect();
+        for subject in &selected {
+            writeln!(out, "  selects {} {} {:?}", subject.namespace, subject.container, subject.labels)
+                .unwrap();
+        }
+        assert!(!selected.is_empty(), "no subject of this test is selected by {}: add one", policy.id());
+        for rule in policy.rules() {
+            let origin = &rule.origin;
+            let names: Vec<_> = rule.syscalls.iter().map(|name| name.as_str()).collect();
+            writeln!(out, "  {} {}: {names:?}", origin.rule, origin.action).unwrap();
+            writeln!(out, "    severity {}, tags {:?}, {:?}", origin.severity, origin.tags, origin.message)
+                .unwrap();
+            for arg in &rule.conditions {
+                writeln!(
+                    out,
+                    "    argument {}: {:?} {:#x} {:#x}",
+                    arg.index, arg.op, arg.value, arg.value_two
+                )
+                .unwrap();
+            }
+        }
+        let node = Node { arch: Arch::X86_64, libseccomp: (2, 6, 0) };
+        let profile = compile(&[policy], &Base::Unconfined, &node).unwrap();
+        for gap in &profile.gaps {
+            writeln!(out, "  gap {gap}").unwrap();
+        }
+        let oci = profile.without_default_errno();
+        writeln!(out, "  otherwise {:?}, {:?}", oci.default_action, oci.architectures).unwrap();
+        for entry in oci.syscalls.iter().filter(|entry| entry.action != oci.default_action) {
+            writeln!(out, "  {:?} {:?} {:?}", entry.action, entry.errno_ret, entry.names).unwrap();
+            for arg in &entry.args {
+                writeln!(
+                    out,
+                    "    argument {}: {:?} {:#x} {:#x}",
+                    arg.index, arg.op, arg.value, arg.value_two
+                )
+                .unwrap();
+            }
+        }
+        writeln!(out, "  digest {}", profile.digest()).unwrap();
+    }
+    out
+}
+
 #[test]
 fn every_example_means_what_it_meant() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
@@ -103,7 +154,8 @@ fn every_example_means_what_it_meant() {
     for path in examples {
         let golden = folder("tests/golden").join(path.with_extension("txt").file_name().unwrap());
         expected_files.insert(golden.clone());
-        let found = dump(&policies_of(&path));
+        let parsed = parsed(&path);
+        let found = dump(&parsed.policies) + &dump_seccomp(&parsed.seccomp);
         if update {
             fs::write(&golden, &found).unwrap();
         }
@@ -130,15 +182,24 @@ fn another_reader_sees_the_same_documents() {
         let values: Vec<_> = serde_yaml::Deserializer::from_str(&text)
             .map(|document| serde_yaml::Value::deserialize(document).unwrap())
             .collect();
-        let policies = policies_of(&path);
-        let names: Vec<_> = values.iter().map(|value| value["metadata"]["name"].as_str().unwrap()).collect();
-        assert_eq!(names, policies.iter().map(|policy| &*policy.id().name).collect::<Vec<_>>());
+        let found = parsed(&path);
+        let of = |value: &serde_yaml::Value| {
+            let name = value["metadata"]["name"].as_str().or_else(|| value["name"].as_str());
+            name.unwrap().to_owned()
+        };
+        let names: Vec<_> = values.iter().map(of).collect();
+        let seccomp = found.seccomp.iter().map(|policy| policy.id().name.clone());
+        let read: Vec<_> =
+            found.policies.iter().map(|policy| policy.id().name.clone()).chain(seccomp).collect();
+        assert_eq!(names, read);
         // JSON is YAML: the same policy out of an API server's mouth.
-        for (value, policy) in values.iter().zip(&policies) {
-            let json = serde_json::to_string(value).unwrap();
-            let parsed = parse("json", &json);
+        let mut again = ParsedFile::default();
+        for value in &values {
+            let parsed = parse("json", &serde_json::to_string(value).unwrap());
             assert_eq!(parsed.errors, []);
-            assert_eq!(parsed.policies, std::slice::from_ref(policy));
+            again.policies.extend(parsed.policies);
+            again.seccomp.extend(parsed.seccomp);
         }
+        assert_eq!((again.policies, again.seccomp), (found.policies, found.seccomp));
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use enforcer_core::coverage::Gap;
 use enforcer_core::host::{self, Check as HostCheck};
-use enforcer_core::policy::{Policy, PolicyError, PolicyId};
+use enforcer_core::policy::{Policy, PolicyError, PolicyId, SeccompPolicy};
 use serde::Serialize;
 
 use crate::cli::{CheckArgs, Output};
@@ -89,7 +89,10 @@ fn report(inputs: &[Input], host: Option<Host>, strict: bool) -> Report {
         .iter()
         .map(|Input { path, text: _, parsed }| FileReport {
             file: path.clone(),
-            policies: parsed.policies.iter().map(|policy| policy.id().clone()).collect(),
+            policies: (parsed.policies.iter().map(Policy::id))
+                .chain(parsed.seccomp.iter().map(SeccompPolicy::id))
+                .cloned()
+                .collect(),
             errors: parsed.errors.clone(),
         })
         .collect();
@@ -109,7 +112,7 @@ fn print(report: &Report, inputs: &[Input]) {
             say(render(error, text));
         }
         let (style, mark) = if parsed.errors.is_empty() { (GOOD, "ok") } else { (BAD, "bad") };
-        let policies = count(parsed.policies.len(), "policy", "policies");
+        let policies = count(parsed.policies.len() + parsed.seccomp.len(), "policy", "policies");
         let errors = match parsed.errors.len() {
             0 => String::new(),
             number => format!(", {}", count(number, "error", "errors")),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use enforcer_core::capability::Capability;
 use enforcer_core::ruleset::{Class, Effect, PostureAction, Postures};
 
 const EXIT_CODES: &str = "\
@@ -30,6 +31,9 @@ pub enum Command {
     /// Validate policy files and show what this host would not enforce
     #[command(after_help = CHECK_HELP)]
     Check(CheckArgs),
+    /// Print what the policies make of a container: with --seccomp, its seccomp profile as OCI JSON
+    #[command(after_help = COMPILE_HELP)]
+    Compile(Box<CompileArgs>),
     /// Say what the policies decide about one access of one container, and why
     #[command(after_help = EXPLAIN_HELP)]
     Explain(Box<ExplainArgs>),
@@ -58,6 +62,15 @@ Exit codes:
   0  every policy is valid (and, with --strict, enforced completely here)
   1  a policy has errors (or, with --strict, gaps)
   2  bad usage, or a file that cannot be read";
+
+const COMPILE_HELP: &str = "\
+Exit codes:
+  0  the profile is on stdout; what it does not say as written is on stderr
+  1  with --strict, there is something that it does not say
+  2  bad usage, or a policy or profile that cannot be read or has errors
+
+Example:
+  nri-enforcer compile --seccomp --policy policies/ --namespace default --label app=web > web.json";
 
 const EXPLAIN_HELP: &str = "\
 Accesses:
@@ -152,6 +165,41 @@ pub struct CheckArgs {
     pub no_host: bool,
 }
 
+/// `compile`.
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// Print the seccomp profile
+    #[arg(long, required = true)]
+    pub seccomp: bool,
+    /// Policy file, or directory of them; may be repeated
+    #[arg(long = "policy", required = true, value_name = "FILE_OR_DIR")]
+    pub policies: Vec<PathBuf>,
+    /// Namespace of the pod
+    #[arg(long, value_name = "NS")]
+    pub namespace: String,
+    /// Label of the pod; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
+    /// Name of the container in the pod
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub container: String,
+    /// The profile below the policies: runtime-default, unconfined, or a file of OCI JSON
+    #[arg(long, value_name = "PROFILE", default_value = "runtime-default")]
+    pub base: BaseChoice,
+    /// Capability of the container, for runtime-default; may be repeated [default: those of containerd]
+    #[arg(long = "cap", value_name = "CAP", value_parser = capability)]
+    pub capabilities: Vec<Capability>,
+    /// Version of the runtime's libseccomp: `runc --version` tells
+    #[arg(long, value_name = "VERSION", default_value = "2.5.4")]
+    pub libseccomp: LibseccompVersion,
+    /// Print what is sent through NRI, which leaves the default errno out
+    #[arg(long)]
+    pub nri: bool,
+    /// Fail where the profile does not say what is written
+    #[arg(long)]
+    pub strict: bool,
+}
+
 /// `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
@@ -170,6 +218,12 @@ pub struct ExplainArgs {
     /// What happens to an access that no rule matches, where a class has Allow rules; may be repeated
     #[arg(long = "posture", value_name = "CLASS=ACTION")]
     pub postures: Vec<Posture>,
+    /// The seccomp profile below seccomp policies: runtime-default, unconfined, or a file of OCI JSON
+    #[arg(long, value_name = "PROFILE", default_value = "runtime-default")]
+    pub base: BaseChoice,
+    /// Capability of the container, for --base runtime-default; may be repeated [default: those of containerd]
+    #[arg(long = "cap", value_name = "CAP", value_parser = capability)]
+    pub capabilities: Vec<Capability>,
     /// Root of the container's image: symbolic links in it are followed, as they are when a container is armed
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
@@ -177,7 +231,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub host: bool,
     /// The access: file:read:/etc/passwd, process:exec:/bin/sh, network:connect:tcp:10.0.0.1:443,
-    /// network:create:inet:stream:tcp, capability:use:net_raw, syscall:unlink, preset:filelessExec
+    /// network:create:inet:stream:tcp, capability:use:net_raw, syscall:unlink, syscall:socket:16,3, preset:filelessExec
     #[arg(long, value_name = "CLASS:OP:OBJECT")]
     pub access: String,
     /// Executable of the acting process (for process:exec, of the one that calls execve)
@@ -298,6 +352,50 @@ impl FromStr for Posture {
 #[must_use]
 pub fn postures(flags: &[Posture]) -> Postures {
     flags.iter().fold(Postures::default(), |postures, flag| postures.with(flag.class, flag.action))
+}
+
+/// `--base`: the seccomp profile that a container has before any policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BaseChoice {
+    /// The one that a runtime gives where nothing else is asked.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// This one.
+    File(PathBuf),
+}
+
+impl FromStr for BaseChoice {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "runtime-default" => Self::RuntimeDefault,
+            "unconfined" => Self::Unconfined,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// `--libseccomp`: a version of three numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LibseccompVersion(pub (u32, u32, u32));
+
+impl FromStr for LibseccompVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Vec<u32> = text.split('.').map_while(|number| number.parse().ok()).collect();
+        match *numbers {
+            [major, minor, patch] if text.split('.').count() == 3 => Ok(Self((major, minor, patch))),
+            _ => Err("expected three numbers, for example 2.5.4".into()),
+        }
+    }
+}
+
+fn capability(text: &str) -> Result<Capability, String> {
+    Capability::by_name(text)
+        .ok_or_else(|| format!("`{text}` is no capability; names are those of `man 7 capabilities`"))
 }
 
 /// `KEY=VALUE` of `--label`.

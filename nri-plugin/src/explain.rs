@@ -6,20 +6,23 @@ use std::collections::BTreeMap;
 use enforcer_core::coverage::Coverage;
 use enforcer_core::decide::{Access, Target, Verdict};
 use enforcer_core::enforce::root::Root;
-use enforcer_core::explain::{Explanation, Question};
+use enforcer_core::explain::{Explanation, Question, SeccompExplanation};
 use enforcer_core::links::{Link, LookUps};
 use enforcer_core::path::AbsPath;
 use enforcer_core::ruleset::{Class, Postures, Resolved, Ruleset};
+use enforcer_core::seccomp::{Arch, BaseProfile, Node};
 use enforcer_core::subject::Subject;
+use serde::Serialize;
 
 use crate::cli::{ExpectedVerdict, ExplainArgs, Output, postures};
+use crate::compile;
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
-use crate::term::{BAD, BOLD, DIM, WARN, complain, of_verdict, paint, render, say, say_json};
+use crate::term::{BAD, BOLD, DIM, WARN, complain, of_verdict, paint, say, say_json};
 
 /// Answers, and prints the answer.
 pub fn run(args: &ExplainArgs) -> Exit {
-    let (explanation, coverage) = match answer(args) {
+    let (Answer { mut explanation, seccomp }, coverage) = match answer(args) {
         Ok(answer) => answer,
         Err(problem) => {
             complain(format!("{}: {problem}\n", paint(BAD, "error")));
@@ -27,8 +30,20 @@ pub fn run(args: &ExplainArgs) -> Exit {
         }
     };
     match args.output {
-        Output::Json => say_json(&explanation),
+        Output::Json => say_json(&Answer { explanation: explanation.clone(), seccomp: seccomp.clone() }),
         Output::Text => print(&explanation),
+    }
+    if let Some(seccomp) = &seccomp {
+        // Both ask about every call; the stricter of the two is what happens.
+        let verdict = match (seccomp.passes, seccomp.action.as_str()) {
+            (true, "allow") => Verdict::Allow,
+            (true, _) => Verdict::Audit,
+            (false, _) => Verdict::Block,
+        };
+        if args.output == Output::Text {
+            print_seccomp(seccomp, verdict);
+        }
+        explanation.verdict = stricter(explanation.verdict, verdict);
     }
     // beside the answer, which is about the rules that the kernel would have
     for gap in &coverage.gaps {
@@ -43,7 +58,49 @@ pub fn run(args: &ExplainArgs) -> Exit {
     }
 }
 
-fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
+/// The answer of the rules that the kernel's programs have, and that of seccomp policies.
+#[derive(Debug, Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    explanation: Explanation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seccomp: Option<SeccompExplanation>,
+}
+
+impl From<Explanation> for Answer {
+    fn from(explanation: Explanation) -> Self {
+        Self { explanation, seccomp: None }
+    }
+}
+
+const fn stricter(one: Verdict, other: Verdict) -> Verdict {
+    match (one, other) {
+        (Verdict::Block, _) | (_, Verdict::Block) => Verdict::Block,
+        (Verdict::Audit, _) | (_, Verdict::Audit) => Verdict::Audit,
+        (Verdict::Allow, Verdict::Allow) => Verdict::Allow,
+    }
+}
+
+/// What seccomp policies say about a system call, where one selects the container.
+fn seccomp(
+    args: &ExplainArgs,
+    question: &Question,
+    inputs: &[Input],
+    subject: &Subject,
+) -> Result<Option<SeccompExplanation>, String> {
+    let policies: Vec<_> = input::seccomp(inputs).filter(|policy| policy.selects(subject)).collect();
+    let Some(arch) = Arch::native().filter(|_| question.class() == Class::Syscall && !policies.is_empty())
+    else {
+        return Ok(None);
+    };
+    // The meaning does not depend on the version, only what a profile says of it does.
+    let node = Node { arch, libseccomp: (u32::MAX, 0, 0) };
+    let base = compile::base(&args.base, &args.capabilities)?;
+    let base = BaseProfile::new(&base, &node).map_err(|error| format!("--base: {}", chain(&error)))?;
+    Ok(question.explain_seccomp(&policies, &base, arch))
+}
+
+fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
     let question: Question = args.access.parse().map_err(|error| format!("--access: {}", chain(&error)))?;
     if question.class() != Class::Process {
         let flag = if args.parent.is_some() { Some("--parent") } else { None };
@@ -58,9 +115,9 @@ fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
     let source = source.map(|path| path.parse::<AbsPath>()).transpose();
     let source = source.map_err(|error| format!("{flag}: {}", chain(&error)))?;
     let inputs = input::load(&args.policies).map_err(|error| chain(&error))?;
-    refuse_bad_policies(&inputs)?;
+    input::refuse_bad(&inputs)?;
     if args.host {
-        return Ok((host(), Coverage::default()));
+        return Ok((host().into(), Coverage::default()));
     }
     let labels: BTreeMap<String, String> =
         args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
@@ -72,7 +129,10 @@ fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
     let started_with: Vec<&[u8]> = args.args.iter().map(String::as_bytes).collect();
     let access = question.access(source.as_ref().map(AbsPath::as_bytes), args.uid, args.owner);
     let mut access = Access { terminal: args.tty, ..access }.with_args(&started_with);
-    let Some(dir) = &args.root else { return Ok((ruleset.explain(&question, &access), coverage)) };
+    let seccomp = seccomp(args, &question, &inputs, &subject)?;
+    let Some(dir) = &args.root else {
+        return Ok((Answer { explanation: ruleset.explain(&question, &access), seccomp }, coverage));
+    };
 
     let root = Root::at(dir).map_err(|error| format!("--root: cannot open `{}`: {error}", dir.display()))?;
     let found: BTreeMap<_, _> = root.look_up(&LookUps::of(&ruleset)).into_iter().collect();
@@ -91,7 +151,7 @@ fn answer(args: &ExplainArgs) -> Result<(Explanation, Coverage), String> {
     for (_, link) in [&object, &acting].into_iter().flatten() {
         explanation.reason = format!("{link}: {}", explanation.reason);
     }
-    Ok((explanation, coverage))
+    Ok((Answer { explanation, seccomp }, coverage))
 }
 
 /// The namespace's postures over those of the command line, as the daemon has them.
@@ -118,6 +178,16 @@ fn seen(root: &Root, path: &[u8], follow: bool) -> Option<(Vec<u8>, Link)> {
     (target != path).then(|| (bytes.collect(), Link { path, target: target.clone() }))
 }
 
+fn print_seccomp(explanation: &SeccompExplanation, verdict: Verdict) {
+    let SeccompExplanation { policy, rule, reason, .. } = explanation;
+    say(format!("{}  by seccomp: {reason}\n", paint(of_verdict(verdict), verdict)));
+    for (title, value) in [("policy", policy), ("rule", rule)] {
+        if let Some(value) = value {
+            say(format!("  {} {}\n", paint(DIM, format!("{title:<6}")), paint(BOLD, value)));
+        }
+    }
+}
+
 fn print(explanation: &Explanation) {
     let Explanation { verdict, policy, rule, reason } = explanation;
     say(format!("{}  {reason}\n", paint(of_verdict(*verdict), verdict)));
@@ -126,31 +196,6 @@ fn print(explanation: &Explanation) {
             say(format!("  {} {}\n", paint(DIM, format!("{title:<6}")), paint(BOLD, value)));
         }
     }
-}
-
-/// A verdict by half of the policies would be a wrong one.
-fn refuse_bad_policies(inputs: &[Input]) -> Result<(), String> {
-    let errors: Vec<String> = input::errors(inputs).map(|(error, text)| render(error, text)).collect();
-    errors.iter().for_each(complain);
-    match errors.len() {
-        0 => {}
-        1 => return Err("the policies have an error".into()),
-        number => return Err(format!("the policies have {number} errors")),
-    }
-    if let Some((policy, first, second)) = input::duplicates(inputs).first() {
-        return Err(format!(
-            "the policy `{policy}` is defined in `{}` and in `{}`",
-            first.display(),
-            second.display()
-        ));
-    }
-    if input::policies(inputs).next().is_none() {
-        return Err(
-            "there is no policy in what --policy names; policies are in *.yaml, *.yml and *.json files"
-                .into(),
-        );
-    }
-    Ok(())
 }
 
 /// What holds for a process of the host today.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use enforcer_core::policy::{ParsedFile, Policy, PolicyError, PolicyId, parse};
+use enforcer_core::policy::{ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
 
 use crate::store::{policy_files, read};
+use crate::term::{complain, render};
 
 /// One file as it was read.
 #[derive(Debug)]
@@ -57,13 +58,12 @@ pub fn duplicates(inputs: &[Input]) -> Vec<(PolicyId, PathBuf, PathBuf)> {
     let mut seen: BTreeMap<&PolicyId, &Path> = BTreeMap::new();
     let mut duplicates = Vec::new();
     for input in inputs {
-        for policy in &input.parsed.policies {
-            match seen.get(policy.id()) {
-                Some(first) => {
-                    duplicates.push((policy.id().clone(), first.to_path_buf(), input.path.clone()))
-                }
+        let ParsedFile { policies, seccomp, .. } = &input.parsed;
+        for id in policies.iter().map(Policy::id).chain(seccomp.iter().map(SeccompPolicy::id)) {
+            match seen.get(id) {
+                Some(first) => duplicates.push((id.clone(), first.to_path_buf(), input.path.clone())),
                 None => {
-                    seen.insert(policy.id(), &input.path);
+                    seen.insert(id, &input.path);
                 }
             }
         }
@@ -71,7 +71,40 @@ pub fn duplicates(inputs: &[Input]) -> Vec<(PolicyId, PathBuf, PathBuf)> {
     duplicates
 }
 
-/// Every policy of the inputs.
+/// Prints the errors of the policies, if there are any. A verdict by half of them would be a wrong one.
+///
+/// # Errors
+/// When a policy has errors or is defined twice, or there is none.
+pub fn refuse_bad(inputs: &[Input]) -> Result<(), String> {
+    let errors: Vec<String> = errors(inputs).map(|(error, text)| render(error, text)).collect();
+    errors.iter().for_each(complain);
+    match errors.len() {
+        0 => {}
+        1 => return Err("the policies have an error".into()),
+        number => return Err(format!("the policies have {number} errors")),
+    }
+    if let Some((policy, first, second)) = duplicates(inputs).first() {
+        return Err(format!(
+            "the policy `{policy}` is defined in `{}` and in `{}`",
+            first.display(),
+            second.display()
+        ));
+    }
+    if policies(inputs).next().is_none() && seccomp(inputs).next().is_none() {
+        return Err(
+            "there is no policy in what --policy names; policies are in *.yaml, *.yml and *.json files"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Every seccomp policy of the inputs.
+pub fn seccomp(inputs: &[Input]) -> impl Iterator<Item = &SeccompPolicy> {
+    inputs.iter().flat_map(|input| &input.parsed.seccomp)
+}
+
+/// Every policy of the inputs, but for those about seccomp.
 pub fn policies(inputs: &[Input]) -> impl Iterator<Item = &Policy> {
     inputs.iter().flat_map(|input| &input.parsed.policies)
 }

@@ -5,6 +5,7 @@
 pub mod alert;
 pub mod check;
 pub mod cli;
+pub mod compile;
 pub mod config;
 pub mod container;
 pub mod exit;

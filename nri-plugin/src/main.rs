@@ -9,12 +9,13 @@ use nri_plugin::cli::{Cli, Command, RunArgs};
 use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
-use nri_plugin::{check, explain, kernel, log, probe, run, unload};
+use nri_plugin::{check, compile, explain, kernel, log, probe, run, unload};
 
 fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         Command::Run(args) => daemon(*args),
         Command::Check(args) => check::run(&args),
+        Command::Compile(args) => compile::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Unload(args) => unload::run(&args),

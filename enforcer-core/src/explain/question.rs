@@ -24,7 +24,7 @@ use crate::syscall::Syscall;
 /// | `network:connect:unix:stream` | the same without an IP address |
 /// | `network:accept:tcp` | |
 /// | `capability:use:net_raw` | |
-/// | `syscall:unlink` | |
+/// | `syscall:unlink`, `syscall:socket:16,3` | with its first arguments, for seccomp policies |
 /// | `preset:filelessExec` | |
 ///
 /// ```
@@ -51,7 +51,7 @@ enum Asked {
     Path { operation: &'static Operation, object: AbsPath },
     Socket(SocketAccess),
     Capability(Capability),
-    Syscall(Syscall),
+    Syscall { syscall: Syscall, args: Option<[u64; 6]> },
     Preset(Preset),
 }
 
@@ -104,8 +104,16 @@ impl Question {
             Asked::Path { operation, .. } => operation.class.into(),
             Asked::Socket(_) => Class::Network,
             Asked::Capability(_) => Class::Capability,
-            Asked::Syscall(_) => Class::Syscall,
+            Asked::Syscall { .. } => Class::Syscall,
             Asked::Preset(_) => Class::Preset,
+        }
+    }
+
+    /// The system call that it is about, with its arguments where some are given.
+    pub(super) fn syscall(&self) -> Option<(Syscall, Option<[u64; 6]>)> {
+        match &self.asked {
+            Asked::Syscall { syscall, args } => Some((*syscall, *args)),
+            _ => None,
         }
     }
 
@@ -130,7 +138,7 @@ impl Question {
             }
             Asked::Socket(access) => Target::Socket(*access),
             Asked::Capability(capability) => Target::Capability(*capability),
-            Asked::Syscall(syscall) => Target::Syscall(*syscall),
+            Asked::Syscall { syscall, .. } => Target::Syscall(*syscall),
             Asked::Preset(preset) => Target::Preset(*preset),
         };
         Access { source, uid, ..Access::to(target) }
@@ -144,7 +152,7 @@ impl fmt::Display for Question {
             Asked::Path { operation, object } => write!(f, "{} {object}", operation.doing),
             Asked::Socket(access) => f.write_str(&socket::doing(access)),
             Asked::Capability(capability) => write!(f, "using the capability {capability}"),
-            Asked::Syscall(syscall) => write!(f, "the system call {syscall}"),
+            Asked::Syscall { syscall, .. } => write!(f, "the system call {syscall}"),
             Asked::Preset(preset) => write!(f, "what the preset {preset} is about"),
         }
     }
@@ -159,8 +167,12 @@ impl FromStr for Question {
         let class = class.parse()?;
         let asked = match class {
             Class::Syscall => {
-                let name = rest.strip_prefix("call:").unwrap_or(rest);
-                let known = Syscall::by_name(name).map(Asked::Syscall);
+                let rest = rest.strip_prefix("call:").unwrap_or(rest);
+                let (name, args) = match rest.split_once(':') {
+                    Some((name, args)) => (name, Some(arguments(args).ok_or_else(shape)?)),
+                    None => (rest, None),
+                };
+                let known = Syscall::by_name(name).map(|syscall| Asked::Syscall { syscall, args });
                 let help = || match nearest(name, Syscall::all().map(Syscall::name)) {
                     Some(name) => format!("did you mean `{name}`?"),
                     None => "names are those of `man 2 syscalls`".to_owned(),
@@ -184,6 +196,19 @@ impl FromStr for Question {
         };
         Ok(Self { asked })
     }
+}
+
+/// Up to six numbers with commas between them, in decimal or, after `0x`, hexadecimal; the others are 0.
+fn arguments(text: &str) -> Option<[u64; 6]> {
+    let mut args = [0; 6];
+    let mut places = args.iter_mut();
+    for number in text.split(',') {
+        *places.next()? = match number.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok()?,
+            None => number.parse().ok().or_else(|| number.parse::<i64>().ok().map(i64::cast_unsigned))?,
+        };
+    }
+    Some(args)
 }
 
 fn path(class: PathClass, name: &str, object: &str) -> Result<Asked, QuestionError> {

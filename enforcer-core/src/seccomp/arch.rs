@@ -93,6 +93,13 @@ impl Arch {
         self.row().map_or(0, |row| row.4)
     }
 
+    /// Whether filters of libseccomp look at the lower half of arguments alone. So it is with x32, too, whose calls could
+    /// have more.
+    #[must_use]
+    pub const fn is_32_bit(self) -> bool {
+        matches!(self, Self::X86 | Self::X32 | Self::Arm | Self::S390)
+    }
+
     /// It and the others that a kernel of this architecture runs, itself first.
     #[must_use]
     pub const fn family(self) -> &'static [Self] {

@@ -99,7 +99,7 @@ impl BaseProfile {
         }
     }
 
-    /// What happens to the numbers that are in no table: where the default is an errno, runtimes return `ENOSYS`.
+    /// What happens to the numbers that are in no table.
     pub(super) fn unknown(&self) -> Action {
         unknown(self.default)
     }
@@ -109,11 +109,12 @@ impl BaseProfile {
     }
 }
 
-/// What numbers that nobody knows get where this is the default.
+/// What numbers that nobody knows get where this is the default. What would be denied is answered as a kernel does that
+/// does not have it, so that programs fall back to what they know.
 pub(super) const fn unknown(default: Action) -> Action {
     match default {
-        Action::Errno(_) => Action::Errno(ENOSYS),
-        other => other,
+        Action::Errno(_) | Action::Trap | Action::KillThread | Action::KillProcess => Action::Errno(ENOSYS),
+        Action::Allow | Action::Log | Action::Trace(_) | Action::Notify => default,
     }
 }
 

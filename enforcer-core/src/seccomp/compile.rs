@@ -6,15 +6,17 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::action::{Action, EPERM};
+use super::action::{Action, ENOSYS, EPERM};
 use super::arch::Arch;
 use super::base::{self, BaseProfile};
 use super::decide::{self, sorted};
 use super::emit;
+use super::fit::both_sizes;
 use super::merge::{Function, Merge};
 use super::oci::LinuxSeccomp;
 use super::region::{TooMany, join, product};
 use super::table::SyscallName;
+use super::width::widths;
 use crate::capability::Capability;
 use crate::coverage::{Coverage, Gap, GapReason};
 use crate::policy::SeccompPolicy;
@@ -128,7 +130,8 @@ pub enum BaseError {
 /// to the strict side:
 ///
 /// - what [`SeccompProfile::gaps`] tells;
-/// - a call of which an argument, compared by a Block or Audit rule, has stray bits above those that the kernel looks at;
+/// - a call of which an argument that something compares has bits above those that the kernel looks at, which no compiler
+///   leaves there: they are neither all zero nor all like the sign; it may get another errno;
 /// - `socketcall` and `ipc` have one answer, whatever their arguments; where that is an errno, it may be another one.
 ///
 /// # Errors
@@ -157,48 +160,89 @@ pub fn compile(policies: &[&SeccompPolicy], base: &Base, node: &Node) -> Result<
                 function = both(&function, &other);
             }
         }
-        if function.cut {
-            report.of_rules(name, GapReason::SeccompConditions, function.strictest());
-        }
         functions.insert(name, function);
     }
 
     let default = default(&policies, &base);
     report.unknown_names(default);
     let unknown = base::unknown(default);
-    let tight = |functions: &BTreeMap<SyscallName, Function>, default: Action| {
-        let counts =
-            functions.iter().map(|(name, function)| emit::instructions(*name, function, default, &arches));
-        counts.sum::<usize>() > emit::MAX_INSTRUCTIONS
-    };
-    let bare_default = if matches!(default, Action::Errno(_)) { Action::Errno(EPERM) } else { default };
+    let bare_default =
+        if unknown == default && default != Action::Errno(ENOSYS) { default } else { Action::Errno(EPERM) };
+    let mut tight = Encoding::new(&functions, default, &arches);
+    let mut bare = Encoding::new(&functions, bare_default, &arches);
     // The costliest first, until it fits: a filter that the kernel refuses lets no container start.
-    while tight(&functions, default) || tight(&functions, bare_default) {
-        let cost = |(name, function): (&SyscallName, &Function)| {
-            emit::instructions(*name, function, bare_default, &arches)
-        };
-        let costliest = functions.iter().filter(|(_, function)| function.uniform().is_none());
-        let Some(name) = costliest.max_by_key(|one| cost(*one)).map(|(name, _)| *name) else { break };
-        if let Some(function) = functions.get_mut(&name) {
-            *function = function.cut();
-            report.of_rules(name, GapReason::SeccompConditions, function.strictest());
-        }
+    while let Some(name) = tight.too_long().or_else(|| bare.too_long()) {
+        let Some(function) = functions.get_mut(&name) else { break };
+        *function = function.cut();
+        tight = Encoding::new(&functions, default, &arches);
+        bare = Encoding::new(&functions, bare_default, &arches);
     }
     // Numbers that nobody knows: in the default where that fits, else as runc has it.
-    let default = if tight(&functions, unknown) { default } else { unknown };
-    let mut oci = emit::profile(&functions, default, &arches);
-    let mut bare = emit::profile(&functions, bare_default, &arches);
-    bare.default_errno_ret = None;
-    if matches!(bare_default, Action::Errno(_)) {
-        // runc takes the newest name of the profile for the newest number that is known, whatever its entry says.
-        bare.syscalls.push(emit::denied(&functions, bare_default));
+    let ample = Encoding::new(&functions, unknown, &arches);
+    let encoding = if ample.fits() { ample } else { tight };
+    for (name, function) in encoding.functions.iter().filter(|(_, function)| function.cut) {
+        report.of_rules(*name, GapReason::SeccompConditions, function.strictest());
     }
+    let (mut oci, mut bare) = (encoding.profile(&arches), bare.profile(&arches));
+    bare.default_errno_ret = None;
     for profile in [&mut oci, &mut bare] {
         profile.flags.clone_from(&base.flags);
         (profile.listener_path, profile.listener_metadata) = base.listener.clone();
     }
     let digest = ProfileDigest::of(&json(&oci));
     Ok(SeccompProfile { bare, gaps: Coverage::new(report.gaps).gaps, digest, oci })
+}
+
+/// The functions as entries beside a default.
+struct Encoding {
+    default: Action,
+    functions: BTreeMap<SyscallName, Function>,
+    /// How many instructions each takes at most.
+    costs: BTreeMap<SyscallName, usize>,
+}
+
+impl Encoding {
+    fn new(functions: &BTreeMap<SyscallName, Function>, default: Action, arches: &[Arch]) -> Self {
+        let sizes = |name: SyscallName| {
+            let mut present = arches.iter().filter(|arch| name.number(**arch).is_some());
+            let first = present.next().map(|arch| arch.is_32_bit());
+            present.any(|arch| Some(arch.is_32_bit()) != first)
+        };
+        let fit = |(name, function): (&SyscallName, &Function)| {
+            let fitted = if function.uniform().is_none() && sizes(*name) {
+                both_sizes(function, default, widths(*name))
+            } else {
+                function.clone()
+            };
+            (*name, fitted)
+        };
+        let functions: BTreeMap<_, _> = functions.iter().map(fit).collect();
+        let cost = |(name, function): (&SyscallName, &Function)| {
+            (*name, emit::instructions(*name, function, default, arches))
+        };
+        let costs = functions.iter().map(cost).collect();
+        Self { default, functions, costs }
+    }
+
+    fn fits(&self) -> bool {
+        self.costs.values().sum::<usize>() <= emit::MAX_INSTRUCTIONS
+    }
+
+    /// The costliest of those that arguments are compared for, where all of it does not fit.
+    fn too_long(&self) -> Option<SyscallName> {
+        let compared = self.functions.iter().filter(|(_, function)| function.uniform().is_none());
+        let costliest = compared.max_by_key(|(name, _)| self.costs.get(name))?;
+        (!self.fits()).then_some(*costliest.0)
+    }
+
+    fn profile(&self, arches: &[Arch]) -> LinuxSeccomp {
+        let mut profile = emit::profile(&self.functions, self.default, arches);
+        if base::unknown(self.default) != self.default {
+            // runc takes the newest name of a profile for the newest number that is known, whatever its entry says.
+            profile.syscalls.push(emit::denied(&self.functions, self.default));
+        }
+        profile
+    }
 }
 
 /// What holds for a system call that nothing names.

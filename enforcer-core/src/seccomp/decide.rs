@@ -117,9 +117,10 @@ pub fn decide<'a>(
         let by = if whitelist { By::Whitelist } else { By::NoRule };
         return Decision { action: together(above, false, below, false), by, base: below };
     };
-    let (below, entry) = base.decide(name, &call.args);
+    let args = if call.arch.is_32_bit() { call.args.map(|arg| arg & 0xffff_ffff) } else { call.args };
+    let (below, entry) = base.decide(name, &args);
     let covering = policies.iter().filter(|policy| covers(policy, call.arch));
-    let matching = covering.flat_map(|policy| policy.rules()).filter(|rule| speaks(rule, name, &call.args));
+    let matching = covering.flat_map(|policy| policy.rules()).filter(|rule| speaks(rule, name, &args));
     // Of equals the first stays, and the policies are sorted.
     let strongest = matching.reduce(|best, rule| match strength(rule).cmp(&strength(best)) {
         Ordering::Greater => rule,

@@ -24,7 +24,7 @@ pub(super) fn entries(functions: &BTreeMap<SyscallName, Function>, default: Acti
     let mut grouped: BTreeMap<(Vec<Arg>, Action), Vec<SyscallName>> = BTreeMap::new();
     for (name, function) in functions {
         if name.is_multiplexer() {
-            let action = multiplexer(function, default);
+            let action = multiplexer(*name, functions, function, default);
             first.extend((action != default).then(|| entry(&[*name], action, Vec::new())));
             continue;
         }
@@ -51,10 +51,19 @@ pub(super) fn denied(functions: &BTreeMap<SyscallName, Function>, default: Actio
     entry(&names, default, Vec::new())
 }
 
-/// One answer for all that a multiplexer does. It must not be the default: an entry that says the same is skipped by
-/// runtimes, and the calls that it makes would each have their own.
-fn multiplexer(function: &Function, default: Action) -> Action {
-    let action = function.uniform().unwrap_or_else(|| function.strictest());
+/// One answer for all that a multiplexer does. It must not be the default where a call that it makes has another: an entry
+/// that says the same as the default is skipped by runtimes, and each of those calls would bring a rule of its own along.
+fn multiplexer(
+    name: SyscallName,
+    functions: &BTreeMap<SyscallName, Function>,
+    function: &Function,
+    default: Action,
+) -> Action {
+    let mut action = function.uniform().unwrap_or_else(|| function.strictest());
+    if action == default && default.passes() {
+        let through = functions.iter().filter(|(one, _)| one.multiplexer() == Some(name));
+        action = through.map(|(_, function)| function.strictest()).fold(action, Action::max);
+    }
     match (action, default) {
         (action, default) if action != default || action.passes() => action,
         (Action::Errno(ENOSYS), _) => Action::Errno(super::action::EPERM),

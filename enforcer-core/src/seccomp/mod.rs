@@ -1,4 +1,4 @@
-//! Seccomp policies: what they mean together, and the profile that says so to a runtime.
+#![doc = include_str!("seccomp.md")]
 
 pub mod action;
 pub mod arch;
@@ -8,6 +8,7 @@ mod condition;
 pub mod decide;
 mod emit;
 pub mod errno;
+mod fit;
 pub mod groups;
 mod merge;
 pub mod oci;

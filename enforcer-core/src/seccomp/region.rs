@@ -263,7 +263,7 @@ mod tests {
         ) {
             let regions: Vec<Region> = cubes.iter().map(|(mask, value, index)| {
                 let mut region = Region::ANY;
-                region.0[*index] = Cube::new(mask & 0xff, *value);
+                region.0[*index] = Cube::new(mask & 0b1011, *value);
                 region
             }).collect();
             let mut partition = Partition::of(vec![Region::ANY]);

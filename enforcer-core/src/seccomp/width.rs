@@ -20,7 +20,8 @@ pub fn widths(name: SyscallName) -> [u8; 6] {
 }
 
 /// The bits that count.
-pub(crate) const fn mask(width: u8) -> u64 {
+#[must_use]
+pub const fn mask(width: u8) -> u64 {
     if width >= 64 { u64::MAX } else { (1 << width) - 1 }
 }
 

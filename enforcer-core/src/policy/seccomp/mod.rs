@@ -92,3 +92,6 @@ impl SeccompPolicy {
         self.default_deny
     }
 }
+
+#[cfg(test)]
+mod tests;
