@@ -18,6 +18,7 @@ const PROGRAMS: &[(&str, &str, &[&[&str]])] = &[
     ("goal-dynamic", "goal.c", &[&["-DDYNAMIC"]]),
     ("nothing", "nothing.c", &[STATIC, &["-nostdlib", "-fcf-protection=none"]]),
     ("pause", "pause.c", &[STATIC, &["-nostdlib"]]),
+    ("sys", "sys.c", &[STATIC, &["-nostdlib", "-fcf-protection=none"]]),
     ("probe", "probe.c", &[STATIC, &["-lpthread"]]),
 ];
 

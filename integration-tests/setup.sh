@@ -3,7 +3,8 @@
 #
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
-#                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser
+#                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
+#                      runc, crun and systemd-analyze for this machine
 #   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
@@ -22,7 +23,7 @@ trap 'die "stopped at line $LINENO: \`$BASH_COMMAND\` failed"' ERR
 
 # ---- packages of this machine ----------------------------------------------------------------------------------
 BUILD_PACKAGES="ca-certificates debian-archive-keyring clang gcc libc6-dev libelf-dev libseccomp-dev make pkg-config zlib1g-dev"
-LAB_PACKAGES="e2fsprogs lz4 xz-utils zstd"
+LAB_PACKAGES="e2fsprogs libcap2 libseccomp2 libsystemd0 libyajl2 lz4 xz-utils zstd"
 
 missing() { local p; for p in "$@"; do dpkg-query -W -f='${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s ' "$p"; done; }
 quietly() { local log; log=$(mktemp); if "$@" >"$log" 2>&1; then rm -f "$log"; else tail -25 "$log" >&2; rm -f "$log"; return 1; fi; }
@@ -163,6 +164,20 @@ apparmor_parser() {
   cp "$TMP"/x/usr/sbin/apparmor_parser "$1" 2>/dev/null || cp "$TMP"/x/sbin/apparmor_parser "$1"
 }
 
+# oci_runtimes OUT: runc and crun for this machine, beside any that is installed. Their libraries are among LAB_PACKAGES,
+# since both start themselves again without an environment that could tell where others are.
+oci_runtimes() {
+  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download runc crun && for p in runc_*.deb crun_*.deb; do dpkg-deb -x "$p" x; done)
+  mkdir "$1"; cp "$TMP/x/usr/sbin/runc" "$TMP/x/usr/bin/crun" "$1"
+}
+# systemd OUT: a root with systemd's programs and units, and the libraries they need; never booted
+systemd() {
+  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  mkdir "$1"; unpack_closure "$1" systemd
+  rm -rf "$1"/etc "$1"/usr/share/{doc,man,locale,info,lintian}
+}
+
 # name | recipe and its arguments
 ARTEFACTS="
 kernel-6.1|kernel linux-image-cloud-amd64
@@ -171,7 +186,9 @@ kernel-newest|newest_kernel linux-image-cloud-amd64 sid trixie-backports
 root-1.7|root trixie 1.7
 root-2.1|root sid 2.1
 busybox|busybox
-apparmor-parser|apparmor_parser trixie"
+apparmor-parser|apparmor_parser trixie
+oci-runtimes|oci_runtimes
+systemd|systemd"
 path_of() { # NAME RECIPE: hash of everything that takes part in making it
   echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"; } | sha256sum | cut -c1-12)"
 }

@@ -98,6 +98,12 @@ pub enum GapReason {
     SeccompConditions,
     /// What differs between architectures: a profile has the same entries for all.
     SeccompArch,
+    /// The seccomp profile that a container has of its own.
+    SeccompBase,
+    /// The seccomp profile of the policies, which the container does not have.
+    SeccompProfile,
+    /// Everything but seccomp, on a node that enforces nothing else.
+    OtherThanSeccomp,
 }
 
 impl GapReason {
@@ -140,6 +146,9 @@ impl fmt::Display for GapReason {
             Self::SeccompName => "a system call has no name here",
             Self::SeccompConditions => "the comparisons are more than a seccomp profile holds",
             Self::SeccompArch => "a seccomp profile does not tell architectures apart",
+            Self::SeccompBase => "the container's own seccomp profile is not known",
+            Self::SeccompProfile => "the container does not have the seccomp profile of its policies",
+            Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
         };
         f.write_str(what)
     }

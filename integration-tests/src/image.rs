@@ -32,6 +32,8 @@ pub const GOAL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goal"));
 pub const GOAL_DYNAMIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goal-dynamic"));
 /// The program that measures.
 pub const COST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cost"));
+/// Makes the system calls that it is told and says how each ended: `programs/sys.c`.
+pub const SYS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sys"));
 /// The smallest program.
 pub const NOTHING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nothing"));
 

@@ -13,6 +13,7 @@ pub mod cpio;
 pub mod demo;
 pub mod image;
 pub mod node;
+pub mod oci;
 pub mod run;
 pub mod testing;
 pub mod verifier;

@@ -108,7 +108,7 @@ pub type File = (&'static str, fn() -> Result<PathBuf>);
 /// # Errors
 /// When a check failed, or anything else.
 pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Result<()> {
-    in_guest_with(name, spec, needs_daemon, &[], body)
+    run_in_guest(name, spec, needs_daemon, false, &[], body)
 }
 
 /// The same with these files in the body's working directory, by name; each is made only where the guest is started.
@@ -116,13 +116,32 @@ pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Resu
 /// # Errors
 /// When a check failed, or anything else.
 pub fn in_guest_with(name: &str, spec: &Spec, needs_daemon: bool, files: &[File], body: Body) -> Result<()> {
+    run_in_guest(name, spec, needs_daemon, false, files, body)
+}
+
+/// As [`in_guest`], with the daemon's program at hand and not running: for what has to be started in its own way.
+///
+/// # Errors
+/// When a check failed, or anything else.
+pub fn in_guest_with_program(name: &str, spec: &Spec, body: Body) -> Result<()> {
+    run_in_guest(name, spec, false, true, &[], body)
+}
+
+fn run_in_guest(
+    name: &str,
+    spec: &Spec,
+    needs_daemon: bool,
+    program: bool,
+    files: &[File],
+    body: Body,
+) -> Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return inside(needs_daemon, body);
     }
     let target = Target { spec: spec.clone(), daemon: None };
     let script =
         format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
-    let mut job = guest_job(&target, false, &script)?;
+    let mut job = guest_job(&target, program, &script)?;
     for (name, file) in files {
         job = job.file(name, file()?);
     }

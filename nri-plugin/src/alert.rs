@@ -274,6 +274,23 @@ impl Alerts {
                 );
                 alert.data = "notice=unprotected".into();
             }
+            Notice::SeccompPending { container, policies } => {
+                alert.about(container);
+                (alert.operation, alert.enforcer) = ("Syscall", "Seccomp");
+                alert.message = format!(
+                    "pending restart: the container keeps the seccomp profile that it was started with; {policies} \
+                     select it now"
+                );
+                alert.data = "notice=seccomp-pending-restart".into();
+            }
+            Notice::SeccompNotApplied { container, policies, advice } => {
+                alert.about(container);
+                (alert.operation, alert.enforcer) = ("Syscall", "Seccomp");
+                alert.message = format!(
+                    "the container starts without the seccomp profile of its policies: {policies}: {advice}"
+                );
+                alert.data = "notice=seccomp-not-applied".into();
+            }
         }
         alert
     }

@@ -40,6 +40,12 @@ pub enum Command {
     /// Show what this host supports, and what to do about the rest
     #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
     Probe(ProbeArgs),
+    /// Apply seccomp policies where there is no container runtime
+    #[command(subcommand)]
+    Seccomp(SeccompCommand),
+    /// Make a policy of what was seen
+    #[command(subcommand)]
+    Learn(LearnCommand),
     /// Remove everything from the kernel: every container goes unprotected
     #[command(
         after_help = "Exit codes:\n  0  nothing is left in the kernel\n  1  something could not be removed\n  2  not confirmed"
@@ -131,6 +137,16 @@ pub struct RunArgs {
     /// Let pods switch their own enforcement off (annotation `kubearmor-policy: disabled`) or down (`audited`)
     #[arg(long)]
     pub honour_pod_annotations: bool,
+    /// Enforce seccomp policies alone: nothing is loaded into the kernel, every other rule is a gap
+    #[arg(long)]
+    pub seccomp_only: bool,
+    /// kubelet's directory of seccomp profiles (`KUBELET_ROOT/seccomp`); may be repeated [default: those of the kubelets
+    /// that are found]
+    #[arg(long = "seccomp-dir", value_name = "DIR")]
+    pub seccomp_dirs: Vec<PathBuf>,
+    /// Version of the libseccomp that the container runtime has [default: as `runc --version` says]
+    #[arg(long, value_name = "X.Y.Z")]
+    pub libseccomp: Option<String>,
     /// File to write once policies are loaded, programs attached, and the runtime's running containers taken over
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -277,6 +293,97 @@ pub struct UnloadArgs {
     /// Directory where programs and maps are pinned
     #[arg(long, value_name = "DIR", default_value = crate::config::DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
+}
+
+/// `seccomp`.
+#[derive(Debug, Subcommand)]
+pub enum SeccompCommand {
+    /// Write drop-ins for the systemd services that policies name (`spec.services`)
+    #[command(after_help = SYSTEMD_HELP)]
+    Systemd(SystemdArgs),
+}
+
+/// `learn`.
+#[derive(Debug, Subcommand)]
+pub enum LearnCommand {
+    /// Make a seccomp policy of the system calls that an Audit policy logged
+    #[command(after_help = LEARN_HELP)]
+    Seccomp(LearnSeccompArgs),
+}
+
+const SYSTEMD_HELP: &str = "\
+Each service gets UNIT.d/50-nri-enforcer-seccomp.conf; drop-ins of services that no policy names any more are removed.
+Then run `systemctl daemon-reload`, and restart the services that are named.
+
+Exit codes:
+  0  the drop-ins are as the policies say
+  1  a drop-in cannot be written or removed (or, with --strict, there are gaps, and nothing was written)
+  2  bad usage, or a policy that cannot be read or has errors";
+
+const LEARN_HELP: &str = "\
+Give the container a policy with `syscalls: [\"@known\"]` and `action: Audit`, start it, and run this while it works.
+
+Exit codes:
+  0  a policy was printed
+  1  nothing was logged
+  2  bad usage, or a log that cannot be read
+
+Example:
+  nri-enforcer learn seccomp --for 60s --namespace default --label app=web --name web > web.yaml";
+
+/// `seccomp systemd`.
+#[derive(Debug, Args)]
+pub struct SystemdArgs {
+    /// Policy file, or directory of them; may be repeated
+    #[arg(long = "policy", value_name = "FILE_OR_DIR", required_unless_present = "remove")]
+    pub policies: Vec<PathBuf>,
+    /// Root of the system whose units are meant
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// Print what would be done, and the drop-ins
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove all drop-ins of ours
+    #[arg(long, conflicts_with = "policies")]
+    pub remove: bool,
+    /// Write nothing if a policy cannot be expressed completely
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// `learn seccomp`.
+#[derive(Debug, Args)]
+pub struct LearnSeccompArgs {
+    /// `audit` listens to the kernel, `-` is stdin, `/dev/kmsg` the kernel's log (which loses most), else a log file
+    #[arg(long, value_name = "audit|-|FILE", default_value = "audit")]
+    pub from: PathBuf,
+    /// How long to listen, for example 60s or 10m [default: 30s; for /dev/kmsg, until its end]
+    #[arg(long, value_name = "TIME")]
+    pub r#for: Option<humantime::Duration>,
+    /// Only this process; may be repeated
+    #[arg(long = "pid", value_name = "PID")]
+    pub pids: Vec<i32>,
+    /// Only tasks of this name; may be repeated
+    #[arg(long = "comm", value_name = "NAME")]
+    pub comms: Vec<String>,
+    /// Only this executable, as the container has it; may be repeated
+    #[arg(long = "exe", value_name = "PATH")]
+    pub exes: Vec<String>,
+    /// Only processes of the container with this id, as long as they live
+    #[arg(long, value_name = "ID")]
+    pub container: Option<String>,
+    /// System calls that were denied, too
+    #[arg(long)]
+    pub denied: bool,
+    /// Name of the policy
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// Namespace of the policy
+    #[arg(long, value_name = "NS")]
+    pub namespace: String,
+    /// Label of the pods that it selects; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
 }
 
 /// How a command answers.

@@ -50,6 +50,12 @@ pub struct Config {
     pub strict: bool,
     /// Whether a pod's own annotations may switch its enforcement off.
     pub honour_pod_annotations: bool,
+    /// Whether nothing but seccomp policies is enforced.
+    pub seccomp_only: bool,
+    /// kubelet's directories of seccomp profiles; empty: those of the kubelets that are found.
+    pub seccomp_dirs: Vec<PathBuf>,
+    /// Version of the runtime's libseccomp, where it was given.
+    pub libseccomp: Option<(u32, u32, u32)>,
     /// File that says "ready".
     pub ready_file: Option<PathBuf>,
     /// For alerts.
@@ -83,6 +89,11 @@ struct File {
     strict: bool,
     #[serde(default)]
     honour_pod_annotations: bool,
+    #[serde(default)]
+    seccomp_only: bool,
+    #[serde(default)]
+    seccomp_dirs: Vec<PathBuf>,
+    libseccomp: Option<String>,
     ready_file: Option<PathBuf>,
     cluster_name: Option<String>,
     node_name: Option<String>,
@@ -127,6 +138,9 @@ pub enum ConfigError {
     /// The runtime takes a non-empty name of letters, digits, `_`, `.`, `+`, `-`.
     #[error("bad plugin name `{0}`; use letters, digits, and the characters `_.+-`")]
     PluginName(String),
+    /// Not three numbers.
+    #[error("bad version of libseccomp `{0}`; write it as `runc --version` does, for example 2.5.4")]
+    Libseccomp(String),
 }
 
 impl Config {
@@ -159,6 +173,10 @@ impl Config {
             args.exempt_namespaces.into_iter().collect()
         };
         exempt.extend(own_namespace.filter(|namespace| !namespace.is_empty()));
+        let libseccomp = args
+            .libseccomp
+            .or(file.libseccomp)
+            .map(|text| crate::seccomp::libseccomp::parse(&text).ok_or(ConfigError::Libseccomp(text)));
         let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
         Ok(Self {
             policy_dirs,
@@ -175,6 +193,9 @@ impl Config {
             exempt,
             strict: args.strict || file.strict,
             honour_pod_annotations: args.honour_pod_annotations || file.honour_pod_annotations,
+            seccomp_only: args.seccomp_only || file.seccomp_only,
+            seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
+            libseccomp: libseccomp.transpose()?,
             ready_file: args.ready_file.or(file.ready_file),
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "default".into()),
             node_name: args.node_name.or(file.node_name).unwrap_or_else(host_name),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use enforcer_core::coverage::{Coverage, Gap};
+use enforcer_core::coverage::{Coverage, Gap, GapReason};
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::links::LookUps;
 use enforcer_core::policy::{Policy, PolicyId};
@@ -71,6 +71,8 @@ pub struct Selection {
     pub strict: bool,
     /// Whether pods may wish.
     pub honour_pod_annotations: bool,
+    /// Whether only seccomp policies are enforced, so that each other rule is a gap.
+    pub seccomp_only: bool,
     /// Rulesets made already, for every clone of this.
     pub merged: Arc<Mutex<Memo>>,
 }
@@ -153,6 +155,9 @@ impl Selection {
             if wish == Wish::Audited {
                 resolved.ruleset = resolved.ruleset.audited();
             }
+            if self.seccomp_only {
+                resolved = without_kernel(&resolved, &postures, subject);
+            }
             let merged = Arc::new(Merged::from(resolved));
             let policies = policies.into_iter().cloned().collect();
             self.memo().put(made, policies, Arc::clone(&merged));
@@ -178,6 +183,18 @@ impl Selection {
     }
 }
 
+/// The same where nothing but seccomp policies is enforced: no rule, and a gap for each.
+fn without_kernel(resolved: &Resolved, postures: &Postures, subject: &Subject) -> Resolved {
+    let gaps = resolved.ruleset.origins().iter().map(|origin| Gap {
+        policy: origin.policy.clone(),
+        field: origin.rule.clone(),
+        reason: GapReason::OtherThanSeccomp,
+        advice: "it has no effect; `nri-enforcer probe` says what BPF-LSM needs".into(),
+    });
+    let coverage = Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps));
+    Resolved { ruleset: Ruleset::resolve([], postures, subject).ruleset, coverage }
+}
+
 /// `policy` or `policies` and the names of those that a ruleset comes from, for people.
 #[must_use]
 pub fn name_policies(ruleset: &Ruleset) -> String {
@@ -191,7 +208,8 @@ pub fn name_all_policies(resolved: &Merged) -> String {
     name(resolved.ruleset.origins().iter().map(|origin| &origin.policy).chain(gaps))
 }
 
-fn name<'a>(policies: impl Iterator<Item = &'a PolicyId>) -> String {
+/// The same for these policies.
+pub(crate) fn name<'a>(policies: impl Iterator<Item = &'a PolicyId>) -> String {
     let policies: BTreeSet<&PolicyId> = policies.collect();
     let names: Vec<String> = policies.iter().map(|id| format!("`{id}`")).collect();
     match names.len() {

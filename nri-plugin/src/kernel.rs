@@ -137,5 +137,42 @@ impl Kernel for Enforcer {
     }
 }
 
+/// No kernel side: nothing is loaded, and nothing can be armed. For nodes that enforce seccomp policies alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Absent;
+
+impl Kernel for Absent {
+    fn arm(&self, _: &Target, _: &Ruleset) -> Result<(), KernelError> {
+        Err(KernelError::new("this node enforces seccomp policies alone"))
+    }
+
+    fn update(&self, _: &ContainerId, _: &Ruleset) -> Result<(), KernelError> {
+        Err(KernelError::new("this node enforces seccomp policies alone"))
+    }
+
+    fn disarm(&self, _: &ContainerId) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn events(&self, stop: &AtomicBool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn settled(&self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod recording;

@@ -24,6 +24,7 @@ pub mod registry;
 pub mod report;
 pub mod roots;
 pub mod run;
+pub mod seccomp;
 pub mod set;
 pub mod store;
 pub mod term;

@@ -149,4 +149,20 @@ pub enum Notice {
     },
     /// The OCI hook let a container through though no daemon vouched for it, while this one was away.
     Open(OpenStart),
+    /// The seccomp policies of a container changed since it was started; it keeps its profile until it is restarted.
+    SeccompPending {
+        /// The container.
+        container: Arc<Container>,
+        /// The policies that select it now, for people.
+        policies: String,
+    },
+    /// A container starts without the seccomp profile of its policies.
+    SeccompNotApplied {
+        /// The container.
+        container: Arc<Container>,
+        /// The policies, for people.
+        policies: String,
+        /// Why, and what to do.
+        advice: String,
+    },
 }

@@ -22,6 +22,8 @@ use crate::container::{
 use crate::inject::Injection;
 use crate::order::{Order, Present, Refusal, Synced};
 use crate::registry::Registry;
+use crate::seccomp::Seccomp;
+use crate::seccomp::ledger::Created;
 use crate::set::PolicySet;
 
 /// The annotation that a selected container gets: the digest of its ruleset when it was created.
@@ -41,6 +43,7 @@ pub struct Plugin {
     policies: watch::Receiver<Arc<PolicySet>>,
     registry: Arc<Registry>,
     injection: Arc<Injection>,
+    seccomp: Arc<Seccomp>,
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
 }
@@ -53,16 +56,23 @@ impl Plugin {
         policies: watch::Receiver<Arc<PolicySet>>,
         registry: Arc<Registry>,
         injection: Arc<Injection>,
+        seccomp: Arc<Seccomp>,
         orders: Sender<Order>,
         synced: watch::Sender<bool>,
     ) -> Self {
-        Self { selection, policies, registry, injection, orders, synced }
+        Self { selection, policies, registry, injection, seccomp, orders, synced }
+    }
+
+    /// The policies now in force.
+    fn set(&self) -> Arc<PolicySet> {
+        Arc::clone(&self.policies.borrow())
     }
 
     /// The events that it needs.
     #[must_use]
     pub fn events() -> EventMask {
-        Event::CreateContainer
+        Event::RunPodSandbox
+            | Event::CreateContainer
             | Event::StartContainer
             | Event::RemoveContainer
             | Event::ValidateContainerAdjustment
@@ -86,7 +96,9 @@ impl Plugin {
             Ok(id) => Ok(Some(Arc::new(Container { id, subject, image, wish }))),
             Err(error) => {
                 let set = Arc::clone(&self.policies.borrow());
-                if self.selection.resolve(&set, &subject, wish).is_some() {
+                if self.selection.resolve(&set, &subject, wish).is_some()
+                    || self.seccomp.selects(&set, &subject, wish)
+                {
                     Err(error.into())
                 } else {
                     Ok(None)
@@ -166,6 +178,7 @@ impl nri::Plugin for Plugin {
         let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
         let count = containers.len();
         let living = containers.iter().filter(|one| one.state != ContainerState::Stopped);
+        let mut seccomp = Vec::new();
         let present = living.filter_map(|one| {
             let pod = pods.get(one.pod_sandbox_id.as_str()).copied();
             let (subject, image) = describe(pod, one);
@@ -173,39 +186,56 @@ impl nri::Plugin for Plugin {
             let id = ContainerId::new(one.id.clone())
                 .inspect_err(|error| tracing::error!(%error, "a container that cannot be armed"))
                 .ok()?;
+            let container = Arc::new(Container { id, subject, image, wish });
+            seccomp.push((Arc::clone(&container), Created::of(&one.annotations)));
             Some(Present {
-                container: Arc::new(Container { id, subject, image, wish }),
+                container,
                 pid: i32::try_from(one.pid).unwrap_or(0),
                 running: matches!(one.state, ContainerState::Running | ContainerState::Paused),
             })
         });
         let (reply, answer) = oneshot::channel();
         self.order(Order::Synchronize { present: present.collect(), reply });
+        let (ledger, set) = (Arc::clone(&self.seccomp), self.set());
+        let noted = tokio::task::spawn_blocking(move || ledger.synchronized(&set, seccomp));
         // a late answer is no reason to lose the connection: the library answers in time, and this goes on
-        if let Ok(Synced { adopted, late, failed }) = answer.await {
+        if let Ok(Synced { adopted, late, failed }) = answer.await
+            && noted.await.is_ok()
+        {
             tracing::info!(containers = count, adopted, late, failed, "synchronized with the runtime");
             self.synced.send_replace(true);
         }
         Ok(Vec::new())
     }
 
+    async fn run_pod_sandbox(&self, context: Context, pod: PodSandbox) -> Result<(), nri::Refusal> {
+        let (subject, _) = describe(Some(&pod), &nri::Container::default());
+        self.seccomp.pod(&context, &self.set(), &subject, Wish::of(&pod.annotations)).await;
+        Ok(())
+    }
+
     async fn create_container(
         &self,
         context: Context,
         pod: PodSandbox,
-        container: nri::Container,
+        raw: nri::Container,
     ) -> Result<ContainerAdjustment, nri::Refusal> {
-        let Some(container) = self.known(&pod, &container)? else { return Ok(ContainerAdjustment::new()) };
+        let Some(container) = self.known(&pod, &raw)? else { return Ok(ContainerAdjustment::new()) };
         self.tell_wish(&container);
+        let adjustment = self
+            .seccomp
+            .create(&context, &self.set(), &container, &raw)
+            .await
+            .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         let Some(resolved) = self.resolve(&container) else {
             self.order(Order::Created(container));
-            return Ok(ContainerAdjustment::new());
+            return Ok(adjustment);
         };
         self.strict(&container, &resolved)
             .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         if resolved.ruleset.is_empty() {
             self.order(Order::Created(container));
-            return Ok(ContainerAdjustment::new());
+            return Ok(adjustment);
         }
         let digest = resolved.ruleset.digest();
         // what some container has was compiled for it
@@ -215,7 +245,7 @@ impl nri::Plugin for Plugin {
                 .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         }
         tracing::info!(%container, ruleset = %digest, "created under policies");
-        let adjustment = ContainerAdjustment::new().annotation(ANNOTATION, digest.to_string());
+        let adjustment = adjustment.annotation(ANNOTATION, digest.to_string());
         let adjustment = self.injection.add(&container.id, adjustment);
         self.order(Order::Created(container));
         Ok(adjustment)
@@ -227,13 +257,18 @@ impl nri::Plugin for Plugin {
         request: Validation,
     ) -> Result<(), nri::Refusal> {
         let Some(container) = self.known(&request.pod, &request.container)? else { return Ok(()) };
-        let Some(resolved) = self.resolve(&container) else { return Ok(()) };
-        if resolved.ruleset.is_empty() || request.adjustment.annotations.contains_key(ANNOTATION) {
-            return Ok(());
-        }
-        let reason = format!("its creation went past this plugin: the annotation `{ANNOTATION}` is missing");
-        let refusal =
-            Refusal::new(&container, name_policies(&resolved.ruleset), reason, "create the container again");
+        let unmarked = self.resolve(&container).filter(|resolved| {
+            !resolved.ruleset.is_empty() && !request.adjustment.annotations.contains_key(ANNOTATION)
+        });
+        let (policies, missing) = match unmarked {
+            Some(resolved) => (name_policies(&resolved.ruleset), format!("the annotation `{ANNOTATION}`")),
+            None if self.seccomp.went_past(&self.set(), &container, &request.adjustment) => {
+                ("its seccomp policies".into(), "the seccomp profile".into())
+            }
+            None => return Ok(()),
+        };
+        let reason = format!("its creation went past this plugin: {missing} is missing");
+        let refusal = Refusal::new(&container, policies, reason, "create the container again");
         tracing::error!(%refusal, "creation refused");
         Err(refusal.into())
     }
@@ -247,6 +282,10 @@ impl nri::Plugin for Plugin {
         let pid = i32::try_from(container.pid).unwrap_or(0);
         let Some(container) = self.known(&pod, &container)? else { return Ok(()) };
         self.injection.started(&container.id);
+        self.seccomp
+            .start(&context, &self.set(), &container, pid)
+            .await
+            .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         let Some(resolved) = self.resolve(&container) else {
             self.order(Order::Started { container, pid });
             return Ok(());

@@ -7,6 +7,7 @@ use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::container::Container;
+use crate::seccomp::ledger::Ledger;
 
 /// How many containers and rulesets are remembered after their end, for the events that are still on their way.
 const REMEMBERED: usize = 256;
@@ -15,6 +16,7 @@ const REMEMBERED: usize = 256;
 #[derive(Debug, Default)]
 pub struct Registry {
     inner: RwLock<Inner>,
+    seccomp: Ledger,
 }
 
 #[derive(Debug, Default)]
@@ -57,8 +59,15 @@ impl Registry {
         }
     }
 
+    /// The seccomp profile of each container, and whether it is the one that the policies say.
+    #[must_use]
+    pub fn seccomp(&self) -> &Ledger {
+        &self.seccomp
+    }
+
     /// The container is over; it is remembered a little longer.
     pub fn end(&self, id: &ContainerId) {
+        self.seccomp.forget(id);
         self.assign(id, None);
         let mut inner = self.write();
         if let Some(entry) = inner.containers.get_mut(id)

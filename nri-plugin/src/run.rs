@@ -19,7 +19,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use enforcer_core::coverage::GapReason;
 use enforcer_core::policy::Policy;
+use enforcer_core::seccomp::{Arch, Node};
 use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -30,13 +32,15 @@ use crate::container::Selection;
 use crate::exit::chain;
 use crate::gate::Gate;
 use crate::inject::Injection;
-use crate::kernel::Kernel;
+use crate::kernel::{Absent, Kernel};
 use crate::order::{Notice, Order};
 use crate::plugin::Plugin;
 use crate::procs::Procs;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
 use crate::report::Reporter;
+use crate::seccomp::profiles::Profiles;
+use crate::seccomp::{Seccomp, libseccomp};
 use crate::set::PolicySet;
 use crate::store::{Reload, Store};
 
@@ -49,11 +53,15 @@ const NORMAL: [&str; 6] = ["audited", "blocked", "activated", "inherited", "by_p
 /// How long alerts may take to be written out at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Runs the daemon until a signal. `open` loads and attaches the kernel's side.
+/// Runs the daemon until a signal. `open` loads and attaches the kernel's side; it is not called where only seccomp
+/// policies are to be enforced, and may fail where there is no other policy.
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails that it cannot do without.
-pub fn run<K: Kernel>(config: Config, open: impl FnOnce(&Config) -> anyhow::Result<K>) -> anyhow::Result<()> {
+pub fn run<K: Kernel>(
+    mut config: Config,
+    open: impl FnOnce(&Config) -> anyhow::Result<K>,
+) -> anyhow::Result<()> {
     if let Some(path) = &config.ready_file {
         remove_ready(path)?;
     }
@@ -68,14 +76,41 @@ pub fn run<K: Kernel>(config: Config, open: impl FnOnce(&Config) -> anyhow::Resu
     if reload.set.is_empty() {
         tracing::warn!("there is no policy yet; nothing is enforced until one comes");
     }
-    let kernel = Arc::new(open(&config)?);
-    tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
+    let set = reload.set;
+    if !config.seccomp_only {
+        match open(&config) {
+            Ok(kernel) => {
+                tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
+                return serve(&config, store, news, set, Arc::new(kernel));
+            }
+            Err(error) if set.policies().is_empty() && !set.seccomp().is_empty() => {
+                tracing::warn!("{error:#}");
+                config.seccomp_only = true;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    tracing::warn!(
+        "this daemon enforces seccomp policies alone; every other rule is a gap until it is started again"
+    );
+    news.seccomp_only = true;
+    news.tell_unenforced(&set);
+    serve(&config, store, news, set, Arc::new(Absent))
+}
+
+fn serve<K: Kernel>(
+    config: &Config,
+    store: Store,
+    news: News,
+    set: Arc<PolicySet>,
+    kernel: Arc<K>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start tokio")?;
-    let result = runtime.block_on(daemon(&config, store, news, reload.set, kernel));
+    let result = runtime.block_on(daemon(config, store, news, set, kernel));
     // a reading of a hanging file system must not keep the process
     runtime.shutdown_timeout(DRAIN);
     if let Some(path) = &config.ready_file {
@@ -110,19 +145,22 @@ async fn daemon<K: Kernel>(
         exempt: config.exempt.clone(),
         strict: config.strict,
         honour_pod_annotations: config.honour_pod_annotations,
+        seccomp_only: config.seccomp_only,
         ..Selection::default()
     };
     let notify = {
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
-        Box::new(move |notice: Notice| reporter.report(alerts.notice(&notice, SystemTime::now())))
+        move |notice: Notice| reporter.report(alerts.notice(&notice, SystemTime::now()))
     };
+    let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone()))?);
+    seccomp.refresh(&seen.borrow(), true);
     let reconciler = Reconciler::new(
         Arc::clone(&kernel),
         selection.clone(),
         seen.clone(),
         Arc::clone(&registry),
         Procs::default(),
-        notify,
+        Box::new(notify),
     );
     let (orders, taken) = channel();
     let mut reconciler = Thread::spawn("reconciler", move || {
@@ -133,8 +171,10 @@ async fn daemon<K: Kernel>(
     let nudge = Arc::new(Notify::new());
     let mut watching = {
         let (dirs, nudge, orders) = (config.policy_dirs.clone(), Arc::clone(&nudge), orders.clone());
+        let seccomp = Arc::clone(&seccomp);
         let each = move |reload: &Reload| {
             news.tell(reload);
+            tokio::task::block_in_place(|| seccomp.refresh(&reload.set, reload.changed));
             if reload.changed {
                 let _ending = orders.send(Order::PoliciesChanged);
             }
@@ -146,7 +186,7 @@ async fn daemon<K: Kernel>(
     let (synced, is_synced) = watch::channel(false);
     let injection = Arc::new(Injection::new(config.hook.clone()));
     let gate = tokio::spawn(gate.serve(orders.clone(), is_synced.clone(), Arc::clone(&injection)));
-    let plugin = Arc::new(Plugin::new(selection, seen, registry, injection, orders.clone(), synced));
+    let plugin = Arc::new(Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
         .socket(&config.nri_socket)
         .events(Plugin::events())
@@ -221,6 +261,23 @@ fn report_open_starts(dir: &Path, alerts: &Alerts, reporter: &Reporter) {
     for start in starts {
         reporter.report(alerts.notice(&Notice::Open(start), SystemTime::now()));
     }
+}
+
+/// What applies seccomp policies, for this configuration.
+fn seccomp(
+    config: &Config,
+    selection: &Selection,
+    registry: &Arc<Registry>,
+    notify: crate::seccomp::Notify,
+) -> anyhow::Result<Seccomp> {
+    let arch = Arch::native().context("seccomp profiles are not made for this architecture")?;
+    let libseccomp = config.libseccomp.unwrap_or_else(libseccomp::of_runtime);
+    let profiles = match config.seccomp_dirs.as_slice() {
+        [] => Profiles::detect(Path::new("/")),
+        dirs => Profiles::new(dirs.to_vec()),
+    };
+    let node = Node { arch, libseccomp };
+    Ok(Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify))
 }
 
 /// A thread whose end is noticed, also by a panic.
@@ -371,6 +428,7 @@ fn remove_ready(path: &Path) -> anyhow::Result<()> {
 #[derive(Debug, Default)]
 struct News {
     problems: BTreeSet<String>,
+    seccomp_only: bool,
 }
 
 impl News {
@@ -396,6 +454,17 @@ impl News {
             for gap in set.iter().flat_map(Policy::gaps) {
                 tracing::warn!(policy = %gap.policy, field = gap.field, advice = gap.advice, "{}", gap.reason);
             }
+            if self.seccomp_only {
+                self.tell_unenforced(set);
+            }
+        }
+    }
+
+    /// Tells the policies that a daemon for seccomp policies alone does not enforce.
+    fn tell_unenforced(&self, set: &PolicySet) {
+        for policy in set.iter() {
+            let advice = "`nri-enforcer probe` says what BPF-LSM needs";
+            tracing::warn!(policy = %policy.id(), advice, "{}", GapReason::OtherThanSeccomp);
         }
     }
 }

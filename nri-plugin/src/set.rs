@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use enforcer_core::policy::{Namespace, Policy, Scope};
+use enforcer_core::policy::{Namespace, Policy, Scope, SeccompPolicy};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
 
@@ -12,6 +12,7 @@ use enforcer_core::subject::Subject;
 #[derive(Debug, Default)]
 pub struct PolicySet {
     policies: Vec<Arc<Policy>>,
+    seccomp: Vec<Arc<SeccompPolicy>>,
     namespaces: BTreeMap<String, Namespace>,
     /// Policies of one namespace by one label that each container they select has; positions in `policies`.
     by_label: HashMap<(String, String, String), Vec<usize>>,
@@ -49,7 +50,20 @@ impl PolicySet {
         set
     }
 
-    /// The policies, by directory, file and place in the file.
+    /// This set with these seccomp policies, which are no part of any ruleset.
+    #[must_use]
+    pub fn with_seccomp(mut self, policies: Vec<Arc<SeccompPolicy>>) -> Self {
+        self.seccomp = policies;
+        self
+    }
+
+    /// The seccomp policies, by directory, file and place in the file.
+    #[must_use]
+    pub fn seccomp(&self) -> &[Arc<SeccompPolicy>] {
+        &self.seccomp
+    }
+
+    /// The policies other than seccomp policies, by directory, file and place in the file.
     pub fn iter(&self) -> impl Iterator<Item = &Policy> {
         self.policies.iter().map(AsRef::as_ref)
     }
@@ -60,16 +74,16 @@ impl PolicySet {
         &self.policies
     }
 
-    /// How many there are.
+    /// How many there are, of every kind.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.policies.len()
+        self.policies.len() + self.seccomp.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty()
+        self.len() == 0
     }
 
     /// The policies that select a container, in their order. What the others want is not looked at one by one.

@@ -18,7 +18,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, PolicyId, parse};
+use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
 
 use crate::set::PolicySet;
 
@@ -122,8 +122,9 @@ type Place = (usize, PathBuf);
 struct File {
     text: Option<String>,       // as parsed last; None while the file has never been readable
     policies: Vec<Arc<Policy>>, // in force
+    seccomp: Vec<Arc<SeccompPolicy>>, // likewise
     namespaces: Vec<Namespace>, // likewise
-    kept: BTreeSet<String>,     // what of both is older than `text`
+    kept: BTreeSet<String>,     // what of them is older than `text`
     errors: Vec<PolicyError>,   // of `text`
 }
 
@@ -163,10 +164,14 @@ impl Store {
                 }
             }
         }
-        let policies = self.merge(&mut problems);
+        for file in self.files.values() {
+            problems.extend(file.errors.iter().cloned().map(|error| Problem::Document(Box::new(error))));
+        }
+        let policies = self.merge(|file| &file.policies, |policy| policy.id(), &mut problems);
+        let seccomp = self.merge(|file| &file.seccomp, |policy| policy.id(), &mut problems);
         let namespaces = self.merge_namespaces(&mut problems);
         if changed {
-            self.set = Arc::new(PolicySet::with_namespaces(policies, namespaces));
+            self.set = Arc::new(PolicySet::with_namespaces(policies, namespaces).with_seccomp(seccomp));
         }
         let kept = self
             .files
@@ -175,20 +180,24 @@ impl Store {
         Reload { set: self.set(), changed, problems, kept: kept.collect() }
     }
 
-    /// All files' policies without duplicates, and what is wrong with the files.
-    fn merge(&self, problems: &mut Vec<Problem>) -> Vec<Arc<Policy>> {
+    /// All files' policies of one sort without duplicates.
+    fn merge<T>(
+        &self,
+        of: impl Fn(&File) -> &[Arc<T>],
+        id: impl for<'a> Fn(&'a T) -> &'a PolicyId,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Arc<T>> {
         let mut seen: BTreeMap<&PolicyId, &Path> = BTreeMap::new();
         let mut policies = Vec::new();
         for ((_, path), file) in &self.files {
-            problems.extend(file.errors.iter().cloned().map(|error| Problem::Document(Box::new(error))));
-            for policy in &file.policies {
-                match seen.get(policy.id()) {
+            for policy in of(file) {
+                match seen.get(id(policy)) {
                     None => {
-                        seen.insert(policy.id(), path);
+                        seen.insert(id(policy), path);
                         policies.push(Arc::clone(policy));
                     }
                     Some(first) => problems.push(Problem::Duplicate {
-                        what: format!("the policy `{}`", policy.id()),
+                        what: format!("the policy `{}`", id(policy)),
                         first: first.to_path_buf(),
                         second: path.clone(),
                     }),
@@ -222,15 +231,14 @@ impl File {
         if self.text.as_deref() == Some(text.as_str()) {
             return false;
         }
-        let ParsedFile { policies, mut namespaces, errors } = parse(&path.display().to_string(), &text);
+        let ParsedFile { policies, seccomp, mut namespaces, errors } =
+            parse(&path.display().to_string(), &text);
         let mut policies: Vec<Arc<Policy>> = policies.into_iter().map(Arc::new).collect();
+        let mut seccomp: Vec<Arc<SeccompPolicy>> = seccomp.into_iter().map(Arc::new).collect();
         self.kept.clear();
         if !errors.is_empty() {
-            let yielded: BTreeSet<PolicyId> = policies.iter().map(|policy| policy.id().clone()).collect();
-            for old in self.policies.iter().filter(|old| !yielded.contains(old.id())) {
-                self.kept.insert(old.id().to_string());
-                policies.push(Arc::clone(old));
-            }
+            keep(&mut policies, &self.policies, Policy::id, &mut self.kept);
+            keep(&mut seccomp, &self.seccomp, SeccompPolicy::id, &mut self.kept);
             for old in &self.namespaces {
                 let kept = match namespaces.iter_mut().find(|new| new.name() == old.name()) {
                     Some(new) => new.keep(old),
@@ -243,10 +251,20 @@ impl File {
             }
         }
         self.policies = policies;
+        self.seccomp = seccomp;
         self.namespaces = namespaces;
         self.errors = errors;
         self.text = Some(text);
         true
+    }
+}
+
+/// Adds the old policies that the new ones do not replace, and notes them.
+fn keep<T>(new: &mut Vec<Arc<T>>, old: &[Arc<T>], id: fn(&T) -> &PolicyId, kept: &mut BTreeSet<String>) {
+    let yielded: BTreeSet<PolicyId> = new.iter().map(|policy| id(policy).clone()).collect();
+    for old in old.iter().filter(|old| !yielded.contains(id(old))) {
+        kept.insert(id(old).to_string());
+        new.push(Arc::clone(old));
     }
 }
 
@@ -276,13 +294,25 @@ pub fn policy_files(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
 /// # Errors
 /// When it cannot be read, is not UTF-8, is no regular file, or is larger than [`MAX_FILE_LEN`].
 pub fn read(path: &Path) -> std::io::Result<String> {
+    read_up_to(path, MAX_FILE_LEN).map_err(|error| match error.kind() {
+        std::io::ErrorKind::FileTooLarge => std::io::Error::other(format!("{error}; split the file")),
+        _ => error,
+    })
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, is not UTF-8, is no regular file, or is larger.
+pub fn read_up_to(path: &Path, limit: u64) -> std::io::Result<String> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }
     let mut text = String::new();
-    std::fs::File::open(path)?.take(MAX_FILE_LEN + 1).read_to_string(&mut text)?;
-    if u64::try_from(text.len()).is_ok_and(|len| len > MAX_FILE_LEN) {
-        return Err(std::io::Error::other(format!("larger than {MAX_FILE_LEN} bytes; split the file")));
+    std::fs::File::open(path)?.take(limit.saturating_add(1)).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|len| len > limit) {
+        let message = format!("larger than {limit} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
     }
     Ok(text)
 }

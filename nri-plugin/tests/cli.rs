@@ -419,6 +419,34 @@ fn run_fails_with_exit_code_1_where_it_cannot_start() {
 }
 
 #[test]
+fn a_log_becomes_a_policy_that_check_takes() {
+    let dir = Dir::new();
+    let (log, policy) = (dir.0.path().join("log"), dir.0.path().join("policy.yaml"));
+    let record = |number: u32| {
+        format!(
+            "[ 1.0] audit: type=1326 audit(1.2:{number}): auid=0 uid=0 gid=0 ses=1 pid=7 comm=\"a\" exe=\"/a\" sig=0 \
+             arch=c000003e syscall={number} compat=0 ip=0x1 code=0x7ffc0000\n"
+        )
+    };
+    std::fs::write(&log, record(1) + &record(0) + "kauditd_printk_skb: 9 callbacks suppressed\n").unwrap();
+    let from = log.to_str().unwrap();
+    let all =
+        ["learn", "seccomp", "--from", from, "--name", "web", "--namespace", "default", "--label", "app=web"];
+    let output = nri_enforcer(all);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    assert!(out(&output).contains("    - read\n    - write\n"), "{}", out(&output));
+    assert!(err(&output).contains("not complete"), "{}", err(&output));
+    std::fs::write(&policy, out(&output)).unwrap();
+    let output = nri_enforcer(["check", "--no-host", policy.to_str().unwrap()]);
+    assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
+    assert!(out(&output).contains("1 policy"), "{}", out(&output));
+    std::fs::write(&log, "nothing of that sort\n").unwrap();
+    let output = nri_enforcer(all);
+    assert_eq!((code(&output), out(&output).as_str()), (1, ""));
+    assert!(err(&output).contains("action: Audit"), "{}", err(&output));
+}
+
+#[test]
 fn unload_asks_before_it_unprotects() {
     let dir = Dir::new();
     let here = dir.0.path().to_str().unwrap();
@@ -435,6 +463,8 @@ fn help_documents_the_exit_codes() {
         &["check", "--help"],
         &["explain", "--help"],
         &["probe", "--help"],
+        &["learn", "seccomp", "--help"],
+        &["seccomp", "systemd", "--help"],
     ] {
         let output = nri_enforcer(args);
         assert_eq!(code(&output), 0);

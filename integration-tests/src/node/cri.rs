@@ -194,6 +194,11 @@ impl Cri {
                     privileged: container.privileged,
                     namespace_options: Some(namespaces()),
                     run_as_user: container.user.map(|value| Int64Value { value }),
+                    // as kubelet asks for the file of a `localhostProfile`
+                    seccomp: container
+                        .seccomp
+                        .clone()
+                        .map(|localhost_ref| SecurityProfile { kind: 2, localhost_ref }),
                 }),
             }),
             ..ContainerConfig::default()

@@ -44,6 +44,9 @@ pub struct Container {
     /// Directories of the node that it sees: there, and where in the container.
     #[serde(default)]
     pub mounts: Vec<(String, String)>,
+    /// A seccomp profile of the node, by its absolute path; `None`: as the runtime likes.
+    #[serde(default)]
+    pub seccomp: Option<String>,
 }
 
 impl Pod {
@@ -172,6 +175,7 @@ pub fn parse(file: &str, text: &str) -> Result<Pod> {
         workdir: c.working_dir,
         privileged: c.security_context.privileged,
         mounts: Vec::new(),
+        seccomp: None, // kubelet's business
     };
     let pod = Pod {
         namespace: manifest.metadata.namespace.unwrap_or_else(|| "default".into()),

@@ -143,6 +143,17 @@ pub struct LinuxContainerSecurityContext {
     pub namespace_options: Option<NamespaceOption>,
     #[prost(message, optional, tag = "5")]
     pub run_as_user: Option<Int64Value>,
+    #[prost(message, optional, tag = "15")]
+    pub seccomp: Option<SecurityProfile>,
+}
+
+/// Kinds: 0 the runtime's default, 1 none, 2 a file of the node.
+#[derive(Clone, PartialEq, Message)]
+pub struct SecurityProfile {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub localhost_ref: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

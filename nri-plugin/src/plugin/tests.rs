@@ -49,7 +49,8 @@ impl Node {
         );
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(false);
-        let plugin = Plugin::new(selection, seen, registry, injection, orders.clone(), synced);
+        let seccomp = crate::seccomp::tests::seccomp(&selection, &registry, dir.path());
+        let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
         let runtime = FakeRuntime::bind(dir.path().join("nri.sock"), options).unwrap();
         let stub = nri::Stub::builder("nri-enforcer", "10").socket(runtime.path()).events(Plugin::events());
         let (stop, stopped) = oneshot::channel::<()>();

@@ -61,6 +61,7 @@ impl Fixture {
                     Notice::Late { container, .. } => format!("late {}", container.id),
                     Notice::Unprotected { container, .. } => format!("unprotected {}", container.id),
                     Notice::Open(start) => format!("open {}", start.id),
+                    other => panic!("not the reconciler's: {other:?}"),
                 });
             })
         };

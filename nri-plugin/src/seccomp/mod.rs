@@ -1,0 +1,400 @@
+//! Seccomp policies on containers: which profile one gets, by which way, and what is to be said about it.
+//!
+//! - The runtime takes a profile over NRI (0.10 and later): it gets the policies merged with what the container has.
+//! - It does not: the profile is a file that kubelet finds ([`profiles`]), the pod has to name it, and whether it did is
+//!   looked at before the container starts ([`bundle`]). If it did not, that is a gap.
+//!
+//! None of this needs anything of the kernel but seccomp. What runs keeps its filter; see [`ledger`].
+
+pub mod base;
+pub mod bundle;
+pub mod dropin;
+pub mod learn;
+pub mod ledger;
+pub mod libseccomp;
+pub mod listen;
+pub mod profiles;
+pub mod record;
+pub mod systemd;
+pub mod wire;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use enforcer_core::coverage::{Gap, GapReason};
+use enforcer_core::policy::SeccompPolicy;
+use enforcer_core::seccomp::{Base, Node, SeccompProfile, compile};
+use enforcer_core::subject::Subject;
+use nri::{ContainerAdjustment, Context, NriVersion};
+
+use self::ledger::{ANNOTATION, Created};
+use self::profiles::{Profiles, Together, localhost_profile, selecting};
+use crate::container::{Container, Selection, Wish};
+use crate::exit::chain;
+use crate::order::{Notice, Refusal};
+use crate::registry::Registry;
+use crate::set::PolicySet;
+
+/// Since when runtimes take a seccomp policy from plugins. Older ones drop it without a word.
+const ADJUSTABLE: NriVersion = NriVersion::new(0, 10, 0);
+/// How long before the deadline an answer is given up, so that the error still says why.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// Called for each [`Notice`]; must not block.
+pub type Notify = Box<dyn Fn(Notice) + Send + Sync>;
+
+/// What applies seccomp policies. Shared by the plugin and the watch of the policies.
+pub struct Seccomp {
+    selection: Selection,
+    node: Node,
+    profiles: Profiles,
+    registry: Arc<Registry>,
+    root: PathBuf,
+    notify: Notify,
+    synchronized: AtomicBool, // before the first synchronisation nobody knows which files are in use
+    failed: AtomicBool,       // to write the files, the last time
+    digests: Mutex<Digests>,
+}
+
+/// Digests of what policies say by themselves, by the addresses of the policies, which the entry keeps in place.
+type Digests = HashMap<Vec<usize>, (Together, Option<String>)>;
+
+impl std::fmt::Debug for Seccomp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seccomp")
+            .field("node", &self.node)
+            .field("profiles", &self.profiles)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a container is created with.
+#[derive(Debug)]
+struct Plan {
+    adjustment: ContainerAdjustment,
+    created: Created,
+    gaps: Vec<Gap>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+enum PlanError {
+    #[error("the profile that it has cannot be merged with: {0}")]
+    Base(String),
+    #[error("the profile is not one that a runtime takes: {0}")]
+    Profile(String),
+}
+
+impl Seccomp {
+    /// For a node like this. `root` is `/`, but for tests.
+    #[must_use]
+    pub fn new(
+        selection: Selection,
+        node: Node,
+        profiles: Profiles,
+        registry: Arc<Registry>,
+        root: PathBuf,
+        notify: Notify,
+    ) -> Self {
+        let (synchronized, failed, digests) = Default::default();
+        Self { selection, node, profiles, registry, root, notify, synchronized, failed, digests }
+    }
+
+    /// Whether a seccomp policy selects this, and may.
+    #[must_use]
+    pub fn selects(&self, set: &PolicySet, subject: &Subject, wish: Wish) -> bool {
+        !self.selecting_subject(set, subject, wish).is_empty()
+    }
+
+    /// The seccomp policies that select the container, and may.
+    fn selecting(&self, set: &PolicySet, container: &Container) -> Together {
+        self.selecting_subject(set, &container.subject, container.wish)
+    }
+
+    /// A pod that may wish to be left alone, or only to be audited, gets none: a filter that only logs what it would
+    /// deny is another policy.
+    fn selecting_subject(&self, set: &PolicySet, subject: &Subject, wish: Wish) -> Together {
+        let wishes = self.selection.honour_pod_annotations && wish != Wish::None;
+        if self.selection.exempt.contains(&subject.namespace) || wishes {
+            return Together::new();
+        }
+        selecting(set, subject)
+    }
+
+    fn compile(&self, policies: &Together, base: &Base) -> Result<SeccompProfile, PlanError> {
+        let policies: Vec<_> = policies.iter().map(AsRef::as_ref).collect();
+        compile(&policies, base, &self.node).map_err(|error| PlanError::Base(chain(&error)))
+    }
+
+    /// The digest of what the policies say by themselves.
+    fn digest(&self, policies: &Together) -> Option<String> {
+        if policies.is_empty() {
+            return None;
+        }
+        if let Some((_, digest)) = self.digests().get(&addresses(policies)) {
+            return digest.clone();
+        }
+        let profile = self.compile(policies, &Base::Unconfined).ok();
+        let digest = profile.map(|profile| profile.digest().to_string());
+        self.digests().insert(addresses(policies), (policies.clone(), digest.clone()));
+        digest
+    }
+
+    // after a panic in another thread at worst something is made again
+    fn digests(&self) -> MutexGuard<'_, Digests> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the container is to be created with. Reads a file where its pod names one.
+    fn plan(&self, policies: &Together, raw: &nri::Container, adjusts: bool) -> Result<Plan, PlanError> {
+        let mut created = Created { policies: self.digest(policies), ..Created::default() };
+        let mut adjustment = ContainerAdjustment::new();
+        let profile = if adjusts {
+            let base = match base::base(raw.linux.as_ref()) {
+                Ok(base) => base,
+                Err(unknown) => {
+                    let advice =
+                        format!("it keeps its profile as it is, and the policies have no effect: {unknown}");
+                    let gaps = gaps(policies, GapReason::SeccompBase, &advice);
+                    return Ok(Plan { adjustment, created: Created::default(), gaps });
+                }
+            };
+            let profile = self.compile(policies, &base)?;
+            adjustment = adjustment.seccomp(wire::to_nri(profile.without_default_errno()));
+            profile
+        } else {
+            created.file = Some(localhost_profile(policies));
+            self.compile(policies, &base::runtime_default())?
+        };
+        created.profile = Some(profile.digest().to_string());
+        for (key, value) in created.annotations() {
+            adjustment = adjustment.annotation(key, value);
+        }
+        Ok(Plan { adjustment, created, gaps: profile.gaps })
+    }
+
+    /// A pod is there: the profile of its containers is written before one of them is created, if it names that one.
+    pub async fn pod(self: &Arc<Self>, context: &Context, set: &PolicySet, pod: &Subject, wish: Wish) {
+        let policies = self.selecting_subject(set, pod, wish);
+        if adjusts(context) || policies.is_empty() || self.profiles.dirs().is_empty() {
+            return;
+        }
+        let this = Arc::clone(self);
+        let written = blocking(context, move || {
+            let profile = this.compile(&policies, &base::runtime_default())?;
+            this.profiles
+                .put(&policies, &profile.to_json())
+                .map_err(|error| PlanError::Profile(format!("cannot be written: {error}")))
+        });
+        if let Err(error) = written.await {
+            tracing::error!(pod = pod.pod, error, "the seccomp profile of its containers is not there");
+        }
+    }
+
+    /// What to change in a container that is being created. Nothing, if no seccomp policy selects it.
+    ///
+    /// # Errors
+    /// When its policies cannot be applied; with `strict`, when not completely.
+    pub async fn create(
+        self: &Arc<Self>,
+        context: &Context,
+        set: &PolicySet,
+        container: &Arc<Container>,
+        raw: &nri::Container,
+    ) -> Result<ContainerAdjustment, Refusal> {
+        let policies = self.selecting(set, container);
+        if policies.is_empty() {
+            self.registry.seccomp().put(Arc::clone(container), Created::default());
+            return Ok(ContainerAdjustment::new());
+        }
+        let (this, raw, takes) = (Arc::clone(self), raw.clone(), adjusts(context));
+        let planned = {
+            let policies = policies.clone();
+            blocking(context, move || this.plan(&policies, &raw, takes)).await
+        };
+        let refuse = |reason: String, advice| Err(Refusal::new(container, name(&policies), reason, advice));
+        let Plan { adjustment, created, gaps } = match planned {
+            Ok(plan) => plan,
+            Err(error) => return refuse(error, "mend the profile, or the policies"),
+        };
+        self.tell_gaps(container, &policies, &gaps)?;
+        if let Some(profile) = &created.profile {
+            tracing::info!(%container, profile, file = created.file, "created under seccomp policies");
+        }
+        self.registry.seccomp().put(Arc::clone(container), created);
+        Ok(adjustment)
+    }
+
+    /// Looks whether a container that is about to start has the profile that its pod had to name; only where the runtime
+    /// takes none from us.
+    ///
+    /// # Errors
+    /// With `strict`, when it does not have it.
+    pub async fn start(
+        self: &Arc<Self>,
+        context: &Context,
+        set: &PolicySet,
+        container: &Arc<Container>,
+        pid: i32,
+    ) -> Result<(), Refusal> {
+        let policies = self.selecting(set, container);
+        if policies.is_empty() || adjusts(context) {
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        let id = container.id.to_string();
+        let seen = {
+            let policies = policies.clone();
+            blocking(context, move || this.has_profile(&policies, pid, &id)).await
+        };
+        let Err(reason) = seen else { return Ok(()) };
+        self.registry.seccomp().not_applied(&container.id);
+        let file = localhost_profile(&policies);
+        let advice = format!(
+            "{reason}; set `securityContext.seccompProfile` of the pod or container to `type: Localhost` and \
+             `localhostProfile: {file}`"
+        );
+        (self.notify)(Notice::SeccompNotApplied {
+            container: Arc::clone(container),
+            policies: name(&policies),
+            advice: advice.clone(),
+        });
+        self.tell_gaps(container, &policies, &gaps(&policies, GapReason::SeccompProfile, &advice))
+    }
+
+    /// Whether the container was created from the profile of these policies.
+    fn has_profile(&self, policies: &Together, pid: i32, id: &str) -> Result<(), PlanError> {
+        let wanted = self.compile(policies, &base::runtime_default())?;
+        match bundle::profile(&self.root, pid, id) {
+            Ok(Some(profile)) if profile == wanted.oci => Ok(()),
+            Ok(Some(_)) => Err(PlanError::Profile("it is another one".into())),
+            Ok(None) => Err(PlanError::Profile("it has none".into())),
+            Err(unseen) => Err(PlanError::Profile(unseen.to_string())),
+        }
+    }
+
+    /// Whether the creation of a container that seccomp policies select went past this plugin.
+    #[must_use]
+    pub fn went_past(
+        &self,
+        set: &PolicySet,
+        container: &Container,
+        adjustment: &ContainerAdjustment,
+    ) -> bool {
+        if self.selecting(set, container).is_empty() {
+            return false;
+        }
+        match self.registry.seccomp().created(&container.id) {
+            None => true,
+            // what has no profile of ours was told about, or selected only now
+            Some(Created { profile: None, .. }) => false,
+            Some(Created { profile: Some(profile), .. }) => {
+                adjustment.annotations.get(ANNOTATION) != Some(&profile)
+                    || adjustment.linux.seccomp_policy.is_none()
+            }
+        }
+    }
+
+    /// Takes note of everything that runs.
+    pub fn synchronized(
+        &self,
+        set: &PolicySet,
+        containers: impl IntoIterator<Item = (Arc<Container>, Created)>,
+    ) {
+        self.registry.seccomp().replace(containers);
+        self.synchronized.store(true, Ordering::Relaxed);
+        self.refresh(set, false);
+    }
+
+    /// Brings the files up to date, and tells what runs with an older profile. `changed`: whether the policies are other
+    /// ones than at the last time. Blocks as long as the disk does.
+    pub fn refresh(&self, set: &PolicySet, changed: bool) {
+        let ledger = self.registry.seccomp();
+        let mut used = HashSet::new();
+        let pending = ledger.compare(|container| {
+            let policies = self.selecting(set, container);
+            used.insert(addresses(&policies));
+            self.digest(&policies)
+        });
+        self.digests().retain(|made, _| used.contains(made));
+        for container in pending {
+            let policies = name(&self.selecting(set, &container));
+            tracing::warn!(%container, policies, "seccomp: pending restart; it keeps the profile that it was started with");
+            (self.notify)(Notice::SeccompPending { container, policies });
+        }
+        let in_use = self.synchronized.load(Ordering::Relaxed).then(|| ledger.files());
+        let json = |policies: &Together| {
+            let profile = self.compile(policies, &base::runtime_default());
+            profile.map(|profile| profile.to_json()).unwrap_or_default()
+        };
+        let changed = self.failed.swap(false, Ordering::Relaxed) || changed;
+        if let Err(error) = self.profiles.refresh(set, changed, in_use.as_ref(), json) {
+            self.failed.store(true, Ordering::Relaxed);
+            tracing::error!(%error, "cannot bring kubelet's seccomp profiles up to date; will try again");
+        }
+    }
+
+    /// Tells gaps; with `strict`, refuses for them.
+    fn tell_gaps(
+        &self,
+        container: &Arc<Container>,
+        policies: &Together,
+        gaps: &[Gap],
+    ) -> Result<(), Refusal> {
+        for Gap { policy, field, reason, advice } in gaps {
+            tracing::warn!(%container, %policy, field, advice, "{reason}");
+        }
+        if !self.selection.strict || gaps.is_empty() {
+            return Ok(());
+        }
+        let reason = format!("not enforceable completely (strict): {}", crate::container::name_gaps(gaps));
+        let first = gaps.first().map(|gap| gap.advice.clone()).unwrap_or_default();
+        let reason = format!("{reason}; {first}");
+        Err(Refusal::new(container, name(policies), reason, "or run without --strict"))
+    }
+}
+
+/// Whether the runtime takes a seccomp policy over NRI. One that is not known and does not say what it speaks is taken
+/// for an old one: the files work everywhere.
+fn adjusts(context: &Context) -> bool {
+    context.runtime().nri_version.is_some_and(|version| version >= ADJUSTABLE)
+}
+
+fn addresses(policies: &Together) -> Vec<usize> {
+    policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect()
+}
+
+/// One gap for each of the policies.
+fn gaps(policies: &Together, reason: GapReason, advice: &str) -> Vec<Gap> {
+    let gap = |policy: &Arc<SeccompPolicy>| Gap {
+        policy: policy.id().clone(),
+        field: "spec.syscalls".into(),
+        reason,
+        advice: advice.into(),
+    };
+    policies.iter().map(gap).collect()
+}
+
+/// The policies for people.
+fn name(policies: &Together) -> String {
+    crate::container::name(policies.iter().map(|policy| policy.id()))
+}
+
+/// Does what may block, and gives it up in time.
+async fn blocking<T: Send + 'static>(
+    context: &Context,
+    body: impl FnOnce() -> Result<T, PlanError> + Send + 'static,
+) -> Result<T, String> {
+    let patience = context.remaining().saturating_sub(MARGIN);
+    match tokio::time::timeout(patience, tokio::task::spawn_blocking(body)).await {
+        Ok(Ok(result)) => result.map_err(|error| error.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it took too long".into()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,442 @@
+//! Seccomp policies against a runtime, over the real protocol.
+
+use super::*;
+use std::path::Path;
+use std::sync::Mutex;
+
+use enforcer_core::policy::parse;
+use enforcer_core::seccomp::Arch;
+use enforcer_core::seccomp::oci::{ActionName, LinuxSeccomp};
+use nri::fake::{FakeError, FakePlugin, FakeRuntime, Options};
+use nri::{LinuxContainer, PodSandbox, ProfileKind, SecurityProfile, Validation};
+use tokio::sync::{oneshot, watch};
+
+use super::ledger::{ANNOTATION, FILE_ANNOTATION, POLICIES_ANNOTATION, State};
+use crate::kernel::Absent;
+use crate::plugin::Plugin;
+use crate::procs::Procs;
+use crate::reconciler::Reconciler;
+
+/// What applies seccomp policies on a node whose kubelet is below `root`.
+pub(crate) fn seccomp(selection: &Selection, registry: &Arc<Registry>, root: &Path) -> Arc<Seccomp> {
+    noting(selection, registry, root, Box::new(|_| {}))
+}
+
+fn noting(selection: &Selection, registry: &Arc<Registry>, root: &Path, notify: Notify) -> Arc<Seccomp> {
+    let node = Node { arch: Arch::X86_64, libseccomp: (2, 5, 4) };
+    let profiles = Profiles::detect(root);
+    Arc::new(Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), root.into(), notify))
+}
+
+/// A seccomp policy in the namespace `default` for the pods of `app`.
+pub(crate) fn policy(name: &str, app: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\n\
+         metadata: {{name: {name}, namespace: default}}\nspec:\n  selector: {{matchLabels: {{app: {app}}}}}\n{spec}\n"
+    )
+}
+
+pub(crate) fn set(text: &str) -> Arc<PolicySet> {
+    let parsed = parse("p.yaml", text);
+    assert_eq!(parsed.errors, []);
+    let policies = parsed.policies.into_iter().map(Arc::new).collect();
+    let seccomp = parsed.seccomp.into_iter().map(Arc::new).collect();
+    Arc::new(PolicySet::new(policies).with_seccomp(seccomp))
+}
+
+const BLOCK: &str = "  syscalls: [mkdir, mkdirat]\n  action: Block";
+
+struct Fixture {
+    seccomp: Arc<Seccomp>,
+    policies: watch::Sender<Arc<PolicySet>>,
+    registry: Arc<Registry>,
+    notices: Arc<Mutex<Vec<String>>>,
+    dir: tempfile::TempDir,
+    runtime: FakeRuntime,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Fixture {
+    /// A node whose runtime has this version, with a kubelet.
+    fn new(set: Arc<PolicySet>, selection: Selection, runtime: Options) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("var/lib/kubelet")).unwrap();
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
+        let registry = Arc::<Registry>::default();
+        let notices = Arc::<Mutex<Vec<String>>>::default();
+        let notify = {
+            let notices = Arc::clone(&notices);
+            Box::new(move |notice: Notice| {
+                notices.lock().unwrap().push(match notice {
+                    Notice::SeccompPending { container, policies } => {
+                        format!("pending {} {policies}", container.id)
+                    }
+                    Notice::SeccompNotApplied { container, advice, .. } => {
+                        format!("not applied {} {advice}", container.id)
+                    }
+                    other => panic!("not about seccomp: {other:?}"),
+                });
+            })
+        };
+        let seccomp = noting(&selection, &registry, dir.path(), notify);
+        seccomp.refresh(&set, true);
+        let (policies, seen) = watch::channel(set);
+        let (orders, taken) = std::sync::mpsc::channel();
+        let reconciler = Reconciler::new(
+            Arc::new(Absent),
+            selection.clone(),
+            seen.clone(),
+            Arc::clone(&registry),
+            Procs::at(dir.path().join("proc")),
+            Box::new(|_| {}),
+        );
+        std::thread::spawn(move || reconciler.run(&taken));
+        let (synced, _) = watch::channel(false);
+        let plugin = Plugin::new(
+            selection,
+            seen,
+            Arc::clone(&registry),
+            Arc::default(),
+            Arc::clone(&seccomp),
+            orders,
+            synced,
+        );
+        let runtime = FakeRuntime::bind(dir.path().join("nri.sock"), runtime).unwrap();
+        let stub = nri::Stub::builder("nri-enforcer", "10").socket(runtime.path()).events(Plugin::events());
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(stub.run(Arc::new(plugin), async {
+            let _dropped = stopped.await;
+        }));
+        Self { seccomp, policies, registry, notices, dir, runtime, _stop: stop }
+    }
+
+    fn change(&self, set: Arc<PolicySet>) {
+        self.policies.send_replace(Arc::clone(&set));
+        self.seccomp.refresh(&set, true);
+    }
+
+    fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut self.notices.lock().unwrap())
+    }
+
+    fn state(&self, id: &str) -> Option<State> {
+        self.registry.seccomp().state(&id.parse_id())
+    }
+
+    /// The profiles of this node, by name.
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path().join("var/lib/kubelet/seccomp/nri-enforcer"));
+        let names =
+            entries.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// Makes the bundle of a container as containerd's shim has it, and its process.
+    fn bundle(&self, pid: u32, id: &str, seccomp: Option<&LinuxSeccomp>) {
+        let root = self.dir.path();
+        crate::procs::tests::add(&root.join("proc"), i32::try_from(pid).unwrap(), 'S', 1000, "/c");
+        let shim = root.join("proc/1"); // the parent that `add` gives
+        std::fs::create_dir_all(&shim).unwrap();
+        let bundle = root.join("bundles").join(id);
+        std::fs::create_dir_all(&bundle).unwrap();
+        let _again = std::fs::remove_file(shim.join("cwd"));
+        std::os::unix::fs::symlink(&bundle, shim.join("cwd")).unwrap();
+        let config = serde_json::json!({"linux": {"seccomp": seccomp}});
+        std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    }
+}
+
+trait ParseId {
+    fn parse_id(&self) -> enforcer_core::enforce::ContainerId;
+}
+
+impl ParseId for str {
+    fn parse_id(&self) -> enforcer_core::enforce::ContainerId {
+        enforcer_core::enforce::ContainerId::new(self).unwrap()
+    }
+}
+
+fn pod(app: &str) -> PodSandbox {
+    let mut pod = PodSandbox::default();
+    (pod.id, pod.name, pod.namespace) = (format!("pod-{app}"), format!("{app}-1"), "default".into());
+    pod.labels.insert("app".into(), app.into());
+    pod
+}
+
+fn container(of: &PodSandbox, id: &str, pid: u32) -> nri::Container {
+    let mut container = nri::Container::default();
+    (container.id, container.name, container.pid) = (id.into(), "main".into(), pid);
+    container.pod_sandbox_id.clone_from(&of.id);
+    container
+}
+
+fn asked_for(mut container: nri::Container, kind: ProfileKind, file: &str) -> nri::Container {
+    let mut profile = SecurityProfile::default();
+    (profile.kind, profile.localhost_ref) = (kind, file.into());
+    let mut linux = LinuxContainer::default();
+    linux.seccomp_profile = Some(profile);
+    container.linux = Some(linux);
+    container
+}
+
+/// What the runtime would make of an adjustment: NRI loses the errno of the default action.
+fn as_generated(adjustment: &ContainerAdjustment) -> LinuxSeccomp {
+    let mut policy = adjustment.linux.seccomp_policy.clone().expect("adjusted");
+    policy.default_errno = None;
+    wire::from_nri(&policy).unwrap()
+}
+
+fn action(profile: &LinuxSeccomp, name: &str) -> Option<(ActionName, Option<u32>)> {
+    let entry = profile.syscalls.iter().find(|entry| entry.names.iter().any(|one| one == name))?;
+    Some((entry.action, entry.errno_ret))
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, FakeError>) -> String {
+    match result {
+        Err(FakeError::Status { message, .. }) => message,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+async fn created(plugin: &FakePlugin, pod: &PodSandbox, container: &nri::Container) -> ContainerAdjustment {
+    plugin.create_container(pod, container).await.unwrap()
+}
+
+fn newest() -> Options {
+    Options::containerd("2.4.0")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
+    for version in ["2.2.0", "2.4.0"] {
+        let set = set(&policy("no-mkdir", "web", BLOCK));
+        let mut f = Fixture::new(set, Selection::default(), Options::containerd(version));
+        let plugin = f.runtime.accept().await.unwrap();
+        let web = pod("web");
+        let adjustment = created(&plugin, &web, &container(&web, "c1", 0)).await;
+        let profile = as_generated(&adjustment);
+        // merged with the runtime's default, as the container shows nothing
+        assert_eq!(profile.default_action, ActionName::Errno, "{version}");
+        assert_eq!(action(&profile, "read").map(|(action, _)| action), Some(ActionName::Allow));
+        assert!(action(&profile, "mkdir").is_none_or(|(action, _)| action == ActionName::Errno));
+        assert_eq!(
+            action(&profile, "clone3"),
+            Some((ActionName::Errno, Some(38))),
+            "glibc falls back on ENOSYS"
+        );
+        let wire = serde_json::to_vec(&profile).unwrap();
+        assert!(wire.len() > 4096, "larger than one frame");
+        assert_eq!(adjustment.annotations[ANNOTATION].len(), 64);
+        assert_eq!(adjustment.annotations[POLICIES_ANNOTATION].len(), 64);
+        assert!(!adjustment.annotations.contains_key(FILE_ANNOTATION));
+        // what no policy selects is not touched
+        let db = pod("db");
+        assert!(created(&plugin, &db, &container(&db, "c2", 0)).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_profile_that_the_container_has_is_what_the_policies_are_merged_with() {
+    let set = set(&policy("no-mkdir", "web", BLOCK));
+    let mut f = Fixture::new(set, Selection::default(), newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    let web = pod("web");
+    // privileged: none
+    let raw = asked_for(container(&web, "c1", 0), ProfileKind::Unconfined, "");
+    let profile = as_generated(&created(&plugin, &web, &raw).await);
+    assert_eq!(profile.default_action, ActionName::Allow);
+    assert_eq!(action(&profile, "mkdir"), Some((ActionName::Errno, Some(1))));
+    // shown
+    let own = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["acct"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}]}"#;
+    let own: LinuxSeccomp = serde_json::from_str(own).unwrap();
+    let mut raw = asked_for(container(&web, "c2", 0), ProfileKind::Localhost, "/nowhere");
+    raw.linux.as_mut().unwrap().seccomp_policy = Some(wire::to_nri(&own));
+    let profile = as_generated(&created(&plugin, &web, &raw).await);
+    assert_eq!(action(&profile, "acct"), Some((ActionName::Errno, Some(13))));
+    assert_eq!(action(&profile, "mkdir"), Some((ActionName::Errno, Some(1))));
+    // a file that the runtime only names
+    let path = f.dir.path().join("own.json");
+    std::fs::write(&path, serde_json::to_string(&own).unwrap()).unwrap();
+    let raw = asked_for(container(&web, "c3", 0), ProfileKind::Localhost, path.to_str().unwrap());
+    let profile = as_generated(&created(&plugin, &web, &raw).await);
+    assert_eq!(action(&profile, "acct"), Some((ActionName::Errno, Some(13))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_cannot_be_known_is_never_replaced() {
+    let file = |web: &PodSandbox| asked_for(container(web, "c1", 0), ProfileKind::Localhost, "/no/such/file");
+    let web = pod("web");
+    let set = set(&policy("no-mkdir", "web", BLOCK));
+    let mut f = Fixture::new(Arc::clone(&set), Selection::default(), newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    assert!(created(&plugin, &web, &file(&web)).await.is_empty());
+    let mut f = Fixture::new(set, Selection { strict: true, ..Selection::default() }, newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    let text = refusal(plugin.create_container(&web, &file(&web)).await);
+    for part in ["`default/no-mkdir`", "/no/such/file", "strict"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exempt_or_may_wish_gets_nothing() {
+    let set = set(&policy("no-mkdir", "web", BLOCK));
+    let exempt = Selection { exempt: ["default".to_owned()].into(), ..Selection::default() };
+    let honours = Selection { honour_pod_annotations: true, ..Selection::default() };
+    let mut web = pod("web");
+    web.annotations.insert("kubearmor-policy".into(), "disabled".into());
+    for (selection, untouched) in [(exempt, true), (honours, true), (Selection::default(), false)] {
+        let mut f = Fixture::new(Arc::clone(&set), selection, newest());
+        let plugin = f.runtime.accept().await.unwrap();
+        let adjustment = created(&plugin, &web, &container(&web, "c1", 0)).await;
+        assert_eq!(adjustment.is_empty(), untouched);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_went_past_the_plugin_is_refused() {
+    let set = set(&policy("no-mkdir", "web", BLOCK));
+    let mut f = Fixture::new(set, Selection::default(), newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    let web = pod("web");
+    let validation = |adjustment: &ContainerAdjustment| {
+        let mut validation = Validation::default();
+        (validation.pod, validation.container) = (pod("web"), container(&pod("web"), "c1", 0));
+        validation.adjustment = adjustment.clone();
+        validation
+    };
+    let past = plugin.validate(&validation(&ContainerAdjustment::new())).await.unwrap();
+    assert!(past.unwrap_err().contains("seccomp profile is missing"));
+    let adjustment = created(&plugin, &web, &container(&web, "c1", 0)).await;
+    plugin.validate(&validation(&adjustment)).await.unwrap().expect("as the plugin answered");
+    // the answer came too late, or another plugin took the profile away
+    let mut without = adjustment.clone();
+    without.linux.seccomp_policy = None;
+    assert!(plugin.validate(&validation(&without)).await.unwrap().is_err());
+    assert!(plugin.validate(&validation(&ContainerAdjustment::new())).await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_waits_for_its_restart_also_after_one_of_the_daemon() {
+    let old = set(&policy("no-mkdir", "web", BLOCK));
+    let new = set(&policy("no-mkdir", "web", "  syscalls: [mkdir, mkdirat, rmdir]\n  action: Block"));
+    let mut f = Fixture::new(Arc::clone(&old), Selection::default(), newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    let web = pod("web");
+    let adjustment = created(&plugin, &web, &container(&web, "c1", 0)).await;
+    f.seccomp.refresh(&old, true);
+    assert_eq!((f.notices().len(), f.state("c1")), (0, Some(State::InForce)));
+    f.change(Arc::clone(&new));
+    f.change(Arc::clone(&new));
+    assert_eq!(f.notices(), ["pending c1 policy `default/no-mkdir`"], "told once");
+    assert_eq!(f.state("c1"), Some(State::PendingRestart));
+
+    // another daemon knows it by the annotations alone
+    let mut running = container(&web, "c1", 0);
+    running.annotations = adjustment.annotations.clone();
+    running.state = nri::ContainerState::Running;
+    let mut options = newest();
+    (options.pods, options.containers) = (vec![web.clone()], vec![running, container(&web, "c9", 0)]);
+    let mut f = Fixture::new(new, Selection::default(), options);
+    let plugin = f.runtime.accept().await.unwrap();
+    assert_eq!(f.state("c1"), Some(State::PendingRestart));
+    // one that came while no daemon was there
+    assert_eq!(f.state("c9"), Some(State::PendingRestart));
+    assert_eq!(f.notices().len(), 2);
+    f.change(old);
+    assert_eq!(f.state("c1"), Some(State::InForce), "the policies are again what it has");
+    plugin.remove_container(&web, &container(&web, "c1", 0)).await.unwrap();
+    for _ in 0..200 {
+        if f.state("c1").is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_runtime_leaves_it_to_the_pod_to_name_the_profile() {
+    let text = policy("a", "web", BLOCK) + &policy("b", "web", "  syscalls: [rmdir]\n  action: Block");
+    let set = set(&text);
+    for strict in [false, true] {
+        let selection = Selection { strict, ..Selection::default() };
+        let mut f = Fixture::new(Arc::clone(&set), selection, Options::containerd("2.1.9"));
+        let plugin = f.runtime.accept().await.unwrap();
+        assert_eq!(f.files(), ["default.a+b.json"], "there before any pod");
+        let web = pod("web");
+        let adjustment = created(&plugin, &web, &container(&web, "c1", 0)).await;
+        assert_eq!(adjustment.linux.seccomp_policy, None);
+        assert_eq!(adjustment.annotations[FILE_ANNOTATION], "nri-enforcer/default.a+b.json");
+
+        // it has what the file says
+        let file = f.dir.path().join("var/lib/kubelet/seccomp/nri-enforcer/default.a+b.json");
+        let profile: LinuxSeccomp = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        f.bundle(7, "c1", Some(&profile));
+        plugin.start_container(&web, &container(&web, "c1", 7)).await.unwrap();
+        assert_eq!((f.notices().len(), f.state("c1")), (0, Some(State::InForce)));
+
+        // another one, none, and one that cannot be seen
+        let other = LinuxSeccomp { default_action: ActionName::Log, ..profile };
+        for (profile, why) in [(Some(&other), "another one"), (None, "has none")] {
+            created(&plugin, &web, &container(&web, "c2", 0)).await;
+            f.bundle(8, "c2", profile);
+            let start = plugin.start_container(&web, &container(&web, "c2", 8)).await;
+            let notices = f.notices();
+            assert!(notices[0].contains(why) && notices[0].contains("default.a+b.json"), "{notices:?}");
+            assert_eq!(f.state("c2"), Some(State::NotApplied));
+            match strict {
+                true => assert!(refusal(start).contains("localhostProfile: nri-enforcer/default.a+b.json")),
+                false => start.unwrap(),
+            }
+        }
+        created(&plugin, &web, &container(&web, "c3", 0)).await;
+        let start = plugin.start_container(&web, &container(&web, "c3", 9)).await;
+        assert_eq!(start.is_err(), strict);
+        assert!(f.notices()[0].contains("process 9"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn profiles_of_policies_that_are_gone_stay_while_a_container_has_them() {
+    let both = policy("a", "web", BLOCK) + &policy("b", "db", BLOCK);
+    let mut f = Fixture::new(set(&both), Selection::default(), Options::containerd("1.7.24"));
+    assert_eq!(f.files(), ["default.a.json", "default.b.json"]);
+    f.seccomp.refresh(&PolicySet::default(), true);
+    assert_eq!(f.files().len(), 2, "nobody knows yet what is in use");
+    let plugin = f.runtime.accept().await.unwrap();
+    let web = pod("web");
+    created(&plugin, &web, &container(&web, "c1", 0)).await;
+    f.change(Arc::default());
+    assert_eq!(f.files(), ["default.a.json"]);
+    plugin.remove_container(&web, &container(&web, "c1", 0)).await.unwrap();
+    for _ in 0..200 {
+        f.seccomp.refresh(&PolicySet::default(), true);
+        if f.files().is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_several_policies_select_in_a_way_that_no_selector_tells_has_its_profile_in_time() {
+    let by_tier = policy("b", "web", BLOCK).replace("{app: web}", "{tier: front}");
+    let mut f = Fixture::new(
+        set(&(policy("a", "web", BLOCK) + &by_tier)),
+        Selection::default(),
+        Options::containerd("2.1.9"),
+    );
+    let plugin = f.runtime.accept().await.unwrap();
+    assert_eq!(f.files(), ["default.a.json", "default.b.json"]);
+    let mut web = pod("web");
+    web.labels.insert("tier".into(), "front".into());
+    plugin.event(nri::Event::RunPodSandbox, &web, None).await.unwrap();
+    assert_eq!(f.files(), ["default.a+b.json", "default.a.json", "default.b.json"]);
+    f.seccomp.refresh(&f.policies.borrow().clone(), true);
+    assert_eq!(f.files().len(), 3, "its policies are there");
+}
