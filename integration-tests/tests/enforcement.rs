@@ -305,16 +305,20 @@ async fn links(node: &mut Node) -> Result<()> {
     let root = std::path::Path::new("/run/merged");
     std::fs::create_dir_all(root.join("usr/bin"))?;
     std::fs::create_dir_all(root.join("etc"))?;
-    for (name, program) in
-        [("usr/bin/ls", image::FIRST), ("usr/bin/cat", image::FIRST), ("usr/bin/busybox", image::FIRST)]
-    {
-        std::fs::write(root.join(name), program)?;
+    for name in ["usr/bin/ls", "usr/bin/cat", "usr/bin/busybox", "usr/bin/toybox"] {
+        std::fs::write(root.join(name), image::FIRST)?;
         std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(0o755))?;
     }
     for file in ["etc/passwd", "etc/group"] {
         std::fs::write(root.join(file), "root:x:0:0:root:/:/bin/sh\n")?;
     }
-    for (link, target) in [("bin", "usr/bin"), ("usr/bin/vi", "busybox"), ("usr/bin/more", "busybox")] {
+    let links = [
+        ("bin", "usr/bin"),
+        ("usr/bin/vi", "busybox"),
+        ("usr/bin/more", "busybox"),
+        ("usr/bin/ed", "toybox"),
+    ];
+    for (link, target) in links {
         std::os::unix::fs::symlink(target, root.join(link))?;
     }
     std::fs::write("/run/merged.tar", image::user_root(root)?)?;
@@ -326,7 +330,7 @@ async fn links(node: &mut Node) -> Result<()> {
              spec:\n  selector: {{matchLabels: {{app: my-web-app}}}}\n{body}"
         )
     };
-    let programs = "  process: {matchPaths: [{path: /bin/ls}, {path: /bin/vi}]}\n  \
+    let programs = "  process: {matchPaths: [{path: /bin/ls}, {path: /bin/vi}, {path: /bin/ed}]}\n  \
                     file: {matchPaths: [{path: /etc/passwd, fromSource: [{path: /bin/cat}]}]}\n";
     node.daemon.apply("policy.yaml", &policy(programs)).await?;
     let web = node.pod("default", "web", &[LABEL]).await?;
