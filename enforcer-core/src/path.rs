@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The longest path, in bytes: the kernel's `PATH_MAX` (4096) without its terminating zero.
 pub const MAX_PATH_LEN: usize = 4095;
@@ -15,6 +16,8 @@ pub const MAX_PATH_LEN: usize = 4095;
 /// A path that links were followed for may hold *rotating* components: names of directories that are replaced while
 /// a container runs, as in Kubernetes' volumes. See [`is_rotating`](Self::is_rotating).
 ///
+/// Clones share the bytes: one path stands in the rulesets of many containers.
+///
 /// ```
 /// use enforcer_core::path::AbsPath;
 ///
@@ -26,7 +29,7 @@ pub const MAX_PATH_LEN: usize = 4095;
 /// # Ok::<(), enforcer_core::path::PathError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AbsPath(Box<[u8]>); // INVARIANT: as documented on the type; every constructor goes through `new`
+pub struct AbsPath(Arc<[u8]>); // INVARIANT: as documented on the type; every constructor goes through `new`
 
 impl AbsPath {
     /// Normalises `bytes`: repeated `/`, `.` components and trailing `/` go away.
@@ -59,7 +62,7 @@ impl AbsPath {
         if normal.len() > MAX_PATH_LEN {
             return Err(PathError::TooLong(normal.len()));
         }
-        Ok(Self(normal.into_boxed_slice()))
+        Ok(Self(normal.into()))
     }
 
     /// The path's bytes.
@@ -103,7 +106,7 @@ impl AbsPath {
         if bytes.len() > MAX_PATH_LEN {
             return Err(PathError::TooLong(bytes.len()));
         }
-        Ok(Self(bytes.into_boxed_slice()))
+        Ok(Self(bytes.into()))
     }
 
     /// Whether some component stands for every name that begins with `..`, and so the path for many. It prints as

@@ -5,6 +5,7 @@ mod resolve;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -71,8 +72,8 @@ impl fmt::Display for Rule {
 /// with the same origins give the same value, byte for byte, and the same [`digest`](Self::digest).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
-    rules: Vec<Rule>,     // INVARIANT: sorted, no two equal, each origin within `origins`
-    origins: Vec<Origin>, // INVARIANT: sorted, no two equal, each used by a rule
+    rules: Vec<Rule>,          // INVARIANT: sorted, no two equal, each origin within `origins`
+    origins: Vec<Arc<Origin>>, // INVARIANT: sorted, no two equal, each used by a rule
     whitelists: Whitelists,
     links: Vec<Link>, // INVARIANT: sorted, no two equal
     digest: RulesetDigest,
@@ -105,6 +106,7 @@ impl Ruleset {
         postures: Postures,
         whitelists: &[Class],
     ) -> Result<Self, InvalidRule> {
+        let origins: Vec<Arc<Origin>> = origins.into_iter().map(Arc::new).collect();
         let rules = rules
             .into_iter()
             .map(|rule| {
@@ -112,7 +114,7 @@ impl Ruleset {
                     .and_then(|index| origins.get(index))
                     .ok_or(InvalidRule::UnknownOrigin(rule.origin.0))?;
                 check(&rule, origin)?;
-                Ok((origin.clone(), vec![rule]))
+                Ok((Arc::clone(origin), vec![rule]))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self::canonical(rules, postures, whitelists))
@@ -120,11 +122,11 @@ impl Ruleset {
 
     /// Takes rules that are known to be valid, by origin; their origin ids are overwritten.
     pub(crate) fn canonical(
-        rules: impl IntoIterator<Item = (Origin, Vec<Rule>)>,
+        rules: impl IntoIterator<Item = (Arc<Origin>, Vec<Rule>)>,
         postures: Postures,
         whitelists: &[Class],
     ) -> Self {
-        let mut by_origin: BTreeMap<Origin, Vec<Rule>> = BTreeMap::new();
+        let mut by_origin: BTreeMap<Arc<Origin>, Vec<Rule>> = BTreeMap::new();
         for (origin, of_origin) in rules {
             by_origin.entry(origin).or_default().extend(of_origin);
         }
@@ -170,16 +172,16 @@ impl Ruleset {
         &self.rules
     }
 
-    /// The origins, sorted; [`OriginId`] is the index.
+    /// The origins, sorted; [`OriginId`] is the index. They are shared with the policies that they come from.
     #[must_use]
-    pub fn origins(&self) -> &[Origin] {
+    pub fn origins(&self) -> &[Arc<Origin>] {
         &self.origins
     }
 
     /// One origin; `None` for an id of another ruleset.
     #[must_use]
     pub fn origin(&self, id: OriginId) -> Option<&Origin> {
-        position(id).and_then(|index| self.origins.get(index))
+        position(id).and_then(|index| self.origins.get(index)).map(AsRef::as_ref)
     }
 
     /// Whether it says nothing at all: no rule, and no class is a whitelist. Such a container needs no enforcement.

@@ -82,7 +82,7 @@ fn dump(policies: &[Policy]) -> String {
             }
             for origin in ruleset.origins() {
                 let enforcer_core::ruleset::Origin { policy: _, rule, severity, tags, message, action } =
-                    origin;
+                    origin.as_ref();
                 writeln!(out, "    origin {rule}: {action}, severity {severity}, tags {tags:?}, {message:?}")
                     .unwrap();
             }

@@ -3,6 +3,7 @@
 //! What is left of a rule that cannot be enforced as written is told in the [module above](super).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::error::{Errors, Located, shown};
 use super::inherit::{action, inherit, severity};
@@ -180,21 +181,21 @@ impl Lowering<'_, '_> {
                 _ => conditions.args = None,
             }
         }
-        let origin = Origin {
+        let origin = Arc::new(Origin {
             policy: self.id.clone(),
             rule: place.field,
             severity: inherited.severity,
             tags: inherited.tags.to_vec(),
             message: inherited.message.to_owned(),
             action: effect,
-        };
+        });
         let sources = found.unwrap_or_default();
         self.rules.extend(objects.into_iter().map(|object| PolicyRule {
             class,
             sources: sources.clone(),
             object,
             conditions: conditions.clone(),
-            origin: origin.clone(),
+            origin: Arc::clone(&origin),
         }));
     }
 

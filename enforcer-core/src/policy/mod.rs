@@ -16,6 +16,7 @@ mod wire;
 mod yaml;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use self::decode::Cursor;
 use self::error::Errors;
@@ -54,7 +55,7 @@ pub struct PolicyRule {
     /// What narrows it.
     pub conditions: Conditions,
     /// Where it stands, what it does, and what its alerts say.
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
 }
 
 impl Policy {

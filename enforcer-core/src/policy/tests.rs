@@ -63,7 +63,7 @@ fn inherited(spec_level: &str, section_level: &str, rule_level: &str) -> (Effect
     let policy = good(&format!(
         "  selector: {{}}\n{spec_level}\n  file:\n{section_level}\n    matchPaths:\n    - path: /x\n{rule_level}\n"
     ));
-    let Origin { action, severity, tags, message, .. } = policy.rules()[0].origin.clone();
+    let Origin { action, severity, tags, message, .. } = policy.rules()[0].origin.as_ref().clone();
     (action, severity, tags, message)
 }
 

@@ -4,6 +4,7 @@
 //! an encoding.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -82,7 +83,7 @@ impl Encoder {
 
 pub(super) fn digest(
     rules: &[Rule],
-    origins: &[Origin],
+    origins: &[Arc<Origin>],
     whitelists: Whitelists,
     links: &[Link],
 ) -> RulesetDigest {

@@ -1,6 +1,7 @@
 //! From the policies of a node to the ruleset of one container.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Class, Effect, Origin, OriginId, PostureAction, Postures, Rule, Ruleset};
 use crate::coverage::Coverage;
@@ -59,7 +60,9 @@ impl Ruleset {
         for policy in policies.into_iter().filter(|policy| policy.selects(subject)) {
             whitelists.extend(policy.whitelists());
             gaps.extend_from_slice(policy.gaps());
-            rules.extend(policy.rules().iter().map(|rule| (rule.origin.clone(), per_source(rule).collect())));
+            rules.extend(
+                policy.rules().iter().map(|rule| (Arc::clone(&rule.origin), per_source(rule).collect())),
+            );
         }
         let whitelists: Vec<_> = whitelists.into_iter().collect();
         Resolved { ruleset: Self::canonical(rules, *postures, &whitelists), coverage: Coverage::new(gaps) }
@@ -78,7 +81,7 @@ impl Ruleset {
         }
         let rules = by_origin.into_iter().filter_map(|(id, rules)| {
             let origin = self.origin(id)?;
-            Some((Origin { action: soft(origin.action), ..origin.clone() }, rules))
+            Some((Arc::new(Origin { action: soft(origin.action), ..origin.clone() }), rules))
         });
         let whitelists: Vec<Class> =
             Class::ALL.into_iter().filter(|class| self.whitelisted(*class)).collect();
