@@ -1,7 +1,6 @@
 //! Arming: rules complete in the kernel, tasks marked, entries published, all of it read back.
 
 use std::io::Read;
-use std::sync::PoisonError;
 
 use enforcer_bpf::types;
 use libbpf_rs::{Iter, MapFlags};
@@ -35,20 +34,20 @@ impl Enforcer {
         let own_cgroup = own_cgroup(&facts)?;
 
         let mut state = lock(&self.state);
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        let rules = state.acquire(&self.maps, &mut names, ruleset)?;
+        let acquired = state.acquire(&self.maps, &self.names, &[ruleset])?;
+        let [rules] = acquired.as_slice() else { return Err(EnforceError::Full("rulesets")) };
         let slot = match state.take_slot() {
             Ok(slot) => slot,
             Err(error) => {
-                state.release(&self.maps, &mut names, rules.id)?;
+                state.release(&self.names, rules.id);
                 return Err(error);
             }
         };
         let cgroup_id = own_cgroup;
         let entry = Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns: facts.mnt_ns };
-        names.learn_container(entry.key, target.id.clone());
+        self.names.learn_container(entry.key, target.id.clone());
         let armed = self
-            .insert(target, &entry, &rules, barrier(target, &facts))
+            .insert(target, &entry, rules, barrier(target, &facts))
             .and_then(|()| self.mark_and_publish(target, &facts, &entry, &pidfd));
         match armed {
             Ok(tasks) => {
@@ -60,8 +59,8 @@ impl Enforcer {
                 // Marked tasks of a container that is not there are not confined.
                 self.remove(&entry)?;
                 state.give_slot(slot);
-                names.retire_container(entry.key);
-                state.release(&self.maps, &mut names, rules.id)?;
+                self.names.retire_container(entry.key);
+                state.release(&self.names, rules.id);
                 Err(error)
             }
         }

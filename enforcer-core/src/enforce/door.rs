@@ -8,7 +8,7 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
 use super::error::{During, EnforceError};
-use super::image::Places;
+use super::image::{Places, Publication};
 use super::load::{has_direct_loads, settle};
 use super::maps::{Table, handle};
 use crate::compile::bpf::image::{DECISION_EXEMPT, RULE_NONE, RULE_POSTURE, effect_of};
@@ -115,7 +115,7 @@ impl Doors {
     /// When the kernel refuses it.
     pub fn publish_image(&mut self, image: &BpfImage) -> Result<(), EnforceError> {
         let (ruleset, place) = (self.next, 0);
-        self.places.publish(place, ruleset, image)?;
+        self.places.publish(&[Publication { place, id: ruleset, image }])?;
         self.next += 1;
         let armed = types::armed {
             container: CONTAINER,

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
@@ -16,12 +16,12 @@ use crate::event::{Event, RawEvent};
 pub struct EventStream {
     ring: RingBuffer<'static>,
     records: Rc<RefCell<Vec<Vec<u8>>>>,
-    names: Arc<RwLock<Names>>,
+    names: Arc<Names>,
     undecodable: u64,
 }
 
 impl EventStream {
-    pub(super) fn new(map: &MapHandle, names: Arc<RwLock<Names>>) -> Result<Self, EnforceError> {
+    pub(super) fn new(map: &MapHandle, names: Arc<Names>) -> Result<Self, EnforceError> {
         let records = Rc::new(RefCell::new(Vec::new()));
         let into = Rc::clone(&records);
         let mut builder = RingBufferBuilder::new();
@@ -60,10 +60,9 @@ impl EventStream {
     }
 
     fn name(&self, raw: RawEvent) -> Event {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         Event {
-            container: names.container(raw.container_key),
-            ruleset: names.ruleset(raw.ruleset_id),
+            container: self.names.container(raw.container_key),
+            ruleset: self.names.ruleset(raw.ruleset_id),
             ..raw.event
         }
     }

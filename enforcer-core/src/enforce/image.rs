@@ -1,15 +1,19 @@
-//! An image into the kernel: array maps, filled, read back, sealed, and only then published in a place.
+//! Images into the kernel: array maps, filled, read back, sealed, and only then published in places.
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
 use std::os::fd::{AsFd, AsRawFd};
 
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
+
 use super::error::{During, EnforceError};
+use super::spread::spread;
 use crate::compile::bpf::BpfImage;
 
 /// Bytes per system call.
 const BATCH: usize = 256 << 10;
 /// `BPF_F_INNER_MAP` (include/uapi/linux/bpf.h): arrays of different sizes may stand in one map of maps.
 const INNER_MAP: u32 = 1 << 12;
+/// Threads that publish a batch.
+const THREADS: usize = 64;
 
 /// The maps of maps that hold rulesets, by place.
 #[derive(Debug)]
@@ -18,25 +22,38 @@ pub(super) struct Places {
     pub(super) automata: MapHandle,
 }
 
+/// A ruleset on its way into the kernel.
+#[derive(Debug)]
+pub(super) struct Publication<'i> {
+    pub(super) place: u32,
+    pub(super) id: u32,
+    pub(super) image: &'i BpfImage,
+}
+
 impl Places {
-    /// Puts `image` into `place` as ruleset `id`, complete and sealed before anything can find it. What was there is
-    /// replaced: no container may be at that place any more.
-    pub(super) fn publish(&self, place: u32, id: u32, image: &BpfImage) -> Result<(), EnforceError> {
-        let blocks = image.blocks(id);
-        if !blocks.is_empty() {
-            put(&self.automata, place, &sealed("automata", &blocks)?)?;
+    /// Puts images into their places, each complete and sealed before anything can find it. What was there is
+    /// replaced: no container may be at these places any more. Each image holds up to two file descriptors until all
+    /// are published. After an error some may be.
+    pub(super) fn publish(&self, images: &[Publication<'_>]) -> Result<(), EnforceError> {
+        let (mut automata, mut rulesets) = (Vec::new(), Vec::with_capacity(images.len()));
+        for Publication { place, id, image } in images {
+            let blocks = image.blocks(*id);
+            if !blocks.is_empty() {
+                automata.push((*place, sealed("automata", &blocks)?));
+            }
+            rulesets.push((*place, sealed("image", &image.cell_blocks(*id))?));
         }
-        put(&self.rulesets, place, &sealed("image", &image.cell_blocks(id))?)
+        put(&self.automata, &automata)?;
+        put(&self.rulesets, &rulesets)
     }
 
     /// Empties a place. An empty one is no error.
     pub(super) fn withdraw(&self, place: u32) -> Result<(), EnforceError> {
+        let place = place.to_ne_bytes();
         for map in [&self.rulesets, &self.automata] {
-            match map.delete(&place.to_ne_bytes()) {
-                Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
-                    return Err(error).during("withdraw a ruleset");
-                }
-                _ => {}
+            // looked at first: below 6.8 the kernel waits even where there is nothing to delete
+            if map.lookup(&place, MapFlags::ANY).during("read the rulesets")?.is_some() {
+                map.delete(&place).during("withdraw a ruleset")?;
             }
         }
         Ok(())
@@ -54,9 +71,14 @@ impl Places {
     }
 }
 
-fn put(map: &MapHandle, place: u32, array: &MapHandle) -> Result<(), EnforceError> {
-    let fd = array.as_fd().as_raw_fd().to_ne_bytes();
-    map.update(&place.to_ne_bytes(), &fd, MapFlags::ANY).during("publish a ruleset")
+fn put(map: &MapHandle, arrays: &[(u32, MapHandle)]) -> Result<(), EnforceError> {
+    spread(arrays, THREADS, |part| {
+        let keys: Vec<u8> = part.iter().flat_map(|(place, _)| place.to_ne_bytes()).collect();
+        let fds = part.iter().flat_map(|(_, array)| array.as_fd().as_raw_fd().to_ne_bytes());
+        let fds: Vec<u8> = fds.collect();
+        map.update_batch(&keys, &fds, number(part.len())?, MapFlags::ANY, MapFlags::ANY)
+            .during("publish rulesets")
+    })
 }
 
 /// An array map of these values, which nothing can change any more.
@@ -93,10 +115,10 @@ fn fill<const N: usize>(array: &MapHandle, values: &[[u8; N]]) -> Result<(), Enf
 }
 
 fn read_back<const N: usize>(array: &MapHandle, values: &[[u8; N]]) -> Result<(), EnforceError> {
+    let chunk = number((BATCH / N).max(1).min(values.len()))?;
+    let mut held = array.lookup_batch(chunk, MapFlags::ANY, MapFlags::ANY).during("read an image back")?;
     for (index, value) in values.iter().enumerate() {
-        let key = number(index)?.to_ne_bytes();
-        let held = array.lookup(&key, MapFlags::ANY).during("read an image back")?;
-        if held.as_deref() != Some(value.as_slice()) {
+        if held.next().is_none_or(|(_, held)| held.as_slice() != value) {
             return Err(EnforceError::ReadBack(format!("cell {index} of an image")));
         }
     }

@@ -24,12 +24,14 @@ mod image;
 pub(crate) mod load;
 mod maps;
 pub mod root;
+mod spread;
 mod state;
 mod tracing;
+mod withdraw;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use enforcer_bpf::types;
 use libbpf_rs::{MapCore, MapFlags};
@@ -43,6 +45,9 @@ use load::Loaded;
 use maps::Maps;
 use state::{Entry, InForce, Names, State};
 
+/// Containers whose rules are exchanged together: their rules hold two file descriptors each, and 1,024 is what a process
+/// is commonly allowed.
+const TOGETHER: usize = 256;
 /// `CONTAINER_ID_BYTES`.
 const ID_BYTES: usize = 128;
 
@@ -141,10 +146,10 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Enforcer {
     bpffs: PathBuf,
+    state: Mutex<State>, // dropped first: what it does in the background must end before the lock of `loaded` is given
     loaded: Mutex<Loaded>,
-    maps: Maps,
-    state: Mutex<State>,
-    names: Arc<RwLock<Names>>,
+    maps: Arc<Maps>,
+    names: Arc<Names>,
 }
 
 /// A lock whose holder panicked: the maps are the truth, and every operation reads back what it wrote.
@@ -160,16 +165,11 @@ impl Enforcer {
     /// What was in force before stays in force.
     pub fn open(options: &Options) -> Result<Self, EnforceError> {
         let loaded = load::load(&options.bpffs)?;
-        let maps = Maps::of(&loaded.object)?;
-        let mut names = Names::default();
-        let state = State::adopt(&maps, &mut names)?;
-        let enforcer = Self {
-            bpffs: options.bpffs.clone(),
-            loaded: Mutex::new(loaded),
-            maps,
-            state: Mutex::new(state),
-            names: Arc::new(RwLock::new(names)),
-        };
+        let maps = Arc::new(Maps::of(&loaded.object)?);
+        let names = Arc::new(Names::default());
+        let state = Mutex::new(State::adopt(&maps, &names)?);
+        let bpffs = options.bpffs.clone();
+        let enforcer = Self { bpffs, state, loaded: Mutex::new(loaded), maps, names };
         enforcer.settle_tracing(&lock(&enforcer.state))?;
         Ok(enforcer)
     }
@@ -196,22 +196,68 @@ impl Enforcer {
     /// # Errors
     /// When the container is not armed, or the new rules do not get into the kernel; then the old ones stay in force.
     pub fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), EnforceError> {
-        let mut state = lock(&self.state);
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        let entry = *state.containers.get(id).ok_or_else(|| EnforceError::NotArmed(id.to_string()))?;
-        let new = state.acquire(&self.maps, &mut names, ruleset)?;
-        if new.id == entry.ruleset {
-            return state.release(&self.maps, &mut names, new.id); // the same rules: undo the extra user
+        self.exchange_rules(&mut lock(&self.state), &[(id, ruleset)])?.into_iter().collect()
+    }
+
+    /// [Updates](Self::update) many containers, each by itself, in hardly more time than one takes: what one answers
+    /// says nothing about the others. In their order.
+    pub fn update_all(&self, updates: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), EnforceError>> {
+        updates.chunks(TOGETHER).flat_map(|part| self.update_part(part)).collect()
+    }
+
+    /// Rules that cannot be put in force are in nobody's way but their own: they are found by halves, and mostly before
+    /// anything is written, since it is compiling that fails.
+    fn update_part(&self, part: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), EnforceError>> {
+        let exchanged = self.exchange_rules(&mut lock(&self.state), part);
+        match exchanged {
+            Ok(results) => results,
+            Err(error) if part.len() < 2 => vec![Err(error)],
+            Err(_) => {
+                let (some, others) = part.split_at(part.len() / 2);
+                let mut results = self.update_part(some);
+                results.extend(self.update_part(others));
+                results
+            }
         }
-        let exchanged = self.exchange(&entry, &new);
-        let unused = if exchanged.is_ok() { entry.ruleset } else { new.id };
-        if exchanged.is_ok()
-            && let Some(entry) = state.containers.get_mut(id)
+    }
+
+    /// All rules complete in the kernel, and what sees system calls attached if they speak about those; only then one
+    /// container after another.
+    fn exchange_rules(
+        &self,
+        state: &mut State,
+        updates: &[(&ContainerId, &Ruleset)],
+    ) -> Result<Vec<Result<(), EnforceError>>, EnforceError> {
+        if let [(id, _)] = updates
+            && !state.containers.contains_key(id)
         {
-            entry.ruleset = new.id;
+            return Err(EnforceError::NotArmed(id.to_string()));
         }
-        exchanged.and(state.release(&self.maps, &mut names, unused))?;
-        self.settle_tracing(&state)
+        let rulesets: Vec<&Ruleset> = updates.iter().map(|(_, ruleset)| *ruleset).collect();
+        let acquired = state.acquire(&self.maps, &self.names, &rulesets)?;
+        if let Err(error) = self.settle_tracing(state) {
+            acquired.iter().for_each(|rules| state.release(&self.names, rules.id));
+            return Err(error);
+        }
+        let mut results: Vec<_> = updates
+            .iter()
+            .zip(&acquired)
+            .map(|((id, _), new)| {
+                let exchanged = match state.containers.get_mut(id) {
+                    Some(entry) => {
+                        self.exchange(entry, new).map(|()| std::mem::replace(&mut entry.ruleset, new.id))
+                    }
+                    None => Err(EnforceError::NotArmed(id.to_string())),
+                };
+                // where nothing changed it is the extra user that goes
+                state.release(&self.names, *exchanged.as_ref().unwrap_or(&new.id));
+                exchanged.map(drop)
+            })
+            .collect();
+        if let (Err(error), Some(last)) = (self.settle_tracing(state), results.last_mut()) {
+            *last = Err(error); // tried again with that one
+        }
+        Ok(results)
     }
 
     fn exchange(&self, entry: &Entry, rules: &InForce) -> Result<(), EnforceError> {
@@ -229,14 +275,18 @@ impl Enforcer {
     /// When the maps cannot be written; it may still be armed then.
     pub fn disarm(&self, id: &ContainerId) -> Result<(), EnforceError> {
         let mut state = lock(&self.state);
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = state.containers.get(id).copied() else { return Ok(()) };
         self.remove(&entry)?;
         state.containers.remove(id);
         state.give_slot(entry.slot);
-        names.retire_container(entry.key);
-        state.release(&self.maps, &mut names, entry.ruleset)?;
+        self.names.retire_container(entry.key);
+        state.release(&self.names, entry.ruleset);
         self.settle_tracing(&state)
+    }
+
+    /// Waits until the kernel holds no rules that no container has. They go by themselves; this is for those who count.
+    pub fn settle(&self) {
+        lock(&self.state).settle();
     }
 
     /// Takes out of the kernel what a daemon with another layout of maps left in force: programs of two layouts do
@@ -268,12 +318,13 @@ impl Enforcer {
         EventStream::new(&self.maps.events, Arc::clone(&self.names))
     }
 
-    /// What the programs have counted since they were first loaded, by name, summed over CPUs.
+    /// What the programs have counted since they were first loaded, by name, summed over CPUs; and what this process has:
+    /// rulesets that nobody uses and that the kernel keeps all the same.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(String, u64)>, EnforceError> {
-        let mut counters = Vec::with_capacity(COUNTERS.len() + 1);
+        let mut counters = Vec::with_capacity(COUNTERS.len() + 2);
         for (index, name) in COUNTERS {
             let values = self
                 .maps
@@ -289,6 +340,7 @@ impl Enforcer {
             counters.push((name.to_owned(), sum));
         }
         counters.push(("recursion_misses".to_owned(), load::recursion_misses(&lock(&self.loaded).object)));
+        counters.push(("withdraw_failed".to_owned(), lock(&self.state).stuck()));
         Ok(counters)
     }
 }

@@ -1,20 +1,26 @@
 //! What is in the kernel, mirrored: read back once when the maps are adopted, then kept in step.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use enforcer_bpf::types;
 use libbpf_rs::MapFlags;
 
 use super::ContainerId;
 use super::error::EnforceError;
+use super::image::Publication;
 use super::maps::Maps;
-use crate::compile::bpf::compile;
+use super::withdraw::{Unused, Withdrawal};
 use crate::compile::bpf::image::First;
+use crate::compile::bpf::{BpfImage, compile};
 use crate::ruleset::{Ruleset, RulesetDigest};
 
 /// Names for what events carry as numbers. What is gone stays known for a while: its last events are still to come.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct Names(RwLock<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
     containers: HashMap<u64, ContainerId>,
     rulesets: HashMap<u32, RulesetDigest>,
     gone_containers: VecDeque<u64>,
@@ -26,37 +32,48 @@ const REMEMBERED: usize = 4096;
 
 impl Names {
     pub(super) fn container(&self, key: u64) -> Option<ContainerId> {
-        self.containers.get(&key).cloned()
+        self.read().containers.get(&key).cloned()
     }
 
     pub(super) fn ruleset(&self, id: u32) -> Option<RulesetDigest> {
-        self.rulesets.get(&id).copied()
+        self.read().rulesets.get(&id).copied()
     }
 
-    pub(super) fn learn_container(&mut self, key: u64, id: ContainerId) {
-        self.containers.insert(key, id);
+    pub(super) fn learn_container(&self, key: u64, id: ContainerId) {
+        self.write().containers.insert(key, id);
     }
 
-    pub(super) fn learn_ruleset(&mut self, id: u32, digest: RulesetDigest) {
-        self.rulesets.insert(id, digest);
+    pub(super) fn learn_ruleset(&self, id: u32, digest: RulesetDigest) {
+        self.write().rulesets.insert(id, digest);
     }
 
-    pub(super) fn retire_container(&mut self, key: u64) {
-        self.gone_containers.push_back(key);
-        if self.gone_containers.len() > REMEMBERED
-            && let Some(oldest) = self.gone_containers.pop_front()
+    pub(super) fn retire_container(&self, key: u64) {
+        let mut known = self.write();
+        known.gone_containers.push_back(key);
+        if known.gone_containers.len() > REMEMBERED
+            && let Some(oldest) = known.gone_containers.pop_front()
         {
-            self.containers.remove(&oldest);
+            known.containers.remove(&oldest);
         }
     }
 
-    pub(super) fn retire_ruleset(&mut self, id: u32) {
-        self.gone_rulesets.push_back(id);
-        if self.gone_rulesets.len() > REMEMBERED
-            && let Some(oldest) = self.gone_rulesets.pop_front()
+    pub(super) fn retire_ruleset(&self, id: u32) {
+        let mut known = self.write();
+        known.gone_rulesets.push_back(id);
+        if known.gone_rulesets.len() > REMEMBERED
+            && let Some(oldest) = known.gone_rulesets.pop_front()
         {
-            self.rulesets.remove(&oldest);
+            known.rulesets.remove(&oldest);
         }
+    }
+
+    // After a panic of a holder at worst a name is missing in an event.
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,6 +105,7 @@ pub(super) struct State {
     by_id: BTreeMap<u32, RulesetDigest>,
     places: Numbers,
     slots: Numbers,
+    withdrawal: Withdrawal,
 }
 
 /// Small numbers, each given to one at a time.
@@ -130,13 +148,14 @@ fn set_next_id(maps: &Maps, id: u32) -> Result<(), EnforceError> {
 
 impl State {
     /// Reads what an earlier daemon left.
-    pub(super) fn adopt(maps: &Maps, names: &mut Names) -> Result<Self, EnforceError> {
+    pub(super) fn adopt(maps: &Arc<Maps>, names: &Names) -> Result<Self, EnforceError> {
         let mut state = Self {
             containers: BTreeMap::new(),
             rulesets: BTreeMap::new(),
             by_id: BTreeMap::new(),
             places: Numbers::new(maps.places.count()),
             slots: Numbers::new(maps.armed.room()),
+            withdrawal: Withdrawal::start(Arc::clone(maps))?,
         };
         for (id, held) in maps.published.entries()? {
             if id == NEXT_ID {
@@ -171,9 +190,7 @@ impl State {
             state.containers.insert(id, entry);
         }
         let unused: Vec<u32> = state.rulesets.values().filter(|p| p.users == 0).map(|p| p.id).collect();
-        for id in unused {
-            state.withdraw(maps, names, id)?;
-        }
+        unused.into_iter().for_each(|id| state.withdraw(names, id));
         Ok(state)
     }
 
@@ -197,60 +214,116 @@ impl State {
         self.slots.give(slot);
     }
 
-    /// `ruleset` in the kernel, published if need be, with one more user.
+    /// The rulesets in the kernel, in their order, each with one more user. Those that are not there are published,
+    /// all with one wait for what the CPUs may still read. Each of these holds up to two file descriptors meanwhile.
     pub(super) fn acquire(
         &mut self,
         maps: &Maps,
-        names: &mut Names,
-        ruleset: &Ruleset,
-    ) -> Result<InForce, EnforceError> {
-        let digest = ruleset.digest();
-        if let Some(in_force) = self.rulesets.get_mut(&digest) {
-            in_force.users += 1;
-            return Ok(*in_force);
+        names: &Names,
+        rulesets: &[&Ruleset],
+    ) -> Result<Vec<InForce>, EnforceError> {
+        let mut new = BTreeMap::new();
+        for ruleset in rulesets {
+            let digest = ruleset.digest();
+            if !self.rulesets.contains_key(&digest) && !new.contains_key(&digest) {
+                new.insert(digest, compile(ruleset)?);
+            }
         }
-        let image = compile(ruleset)?;
-        let id = next_id(maps)?;
-        set_next_id(maps, id.checked_add(1).ok_or(EnforceError::Full("ruleset ids"))?)?;
-        let place = self.places.take().ok_or(EnforceError::Full("rulesets"))?;
-        let (classes, first) = (image.classes(), image.first());
-        let in_force = InForce { id, place, classes, first, users: 1 };
-        // The digest first: a digest without rules is removed at the next adoption, rules without one never would be.
-        let value = types::published { digest: *digest.as_bytes(), place, classes, first };
-        let published = maps
-            .published
-            .set(id, &value, MapFlags::NO_EXIST)
-            .and_then(|()| maps.places.publish(place, id, &image));
-        if let Err(error) = published {
-            // Best effort: the next adoption removes what is left.
-            maps.published.remove(id).ok();
-            maps.places.withdraw(place).ok();
-            self.places.give(place);
-            return Err(error);
+        if !new.is_empty() {
+            self.publish(maps, names, &new)?;
         }
-        self.rulesets.insert(digest, in_force);
-        self.by_id.insert(id, digest);
-        names.learn_ruleset(id, digest);
-        Ok(in_force)
+        let mut acquired = Vec::with_capacity(rulesets.len());
+        for ruleset in rulesets {
+            if let Some(in_force) = self.rulesets.get_mut(&ruleset.digest()) {
+                in_force.users += 1;
+                acquired.push(*in_force);
+            }
+        }
+        Ok(acquired)
     }
 
-    /// One user less; the last one takes the ruleset out of the kernel.
-    pub(super) fn release(&mut self, maps: &Maps, names: &mut Names, id: u32) -> Result<(), EnforceError> {
+    /// Puts rulesets into the kernel that are not there. Nobody uses them yet.
+    fn publish(
+        &mut self,
+        maps: &Maps,
+        names: &Names,
+        new: &BTreeMap<RulesetDigest, BpfImage>,
+    ) -> Result<(), EnforceError> {
+        let count = u32::try_from(new.len()).map_err(|_| EnforceError::Full("rulesets"))?;
+        let first = next_id(maps)?;
+        let next = first.checked_add(count).ok_or(EnforceError::Full("ruleset ids"))?;
+        set_next_id(maps, next)?;
+        let mut rulesets = Vec::with_capacity(new.len());
+        for ((digest, image), id) in new.iter().zip(first..next) {
+            let Some(place) = self.take_place() else {
+                rulesets.iter().for_each(|(_, other): &(_, InForce)| self.places.give(other.place));
+                return Err(EnforceError::Full("rulesets"));
+            };
+            let (classes, first) = (image.classes(), image.first());
+            rulesets.push((*digest, InForce { id, place, classes, first, users: 0 }));
+        }
+        let images: Vec<_> = rulesets
+            .iter()
+            .zip(new.values())
+            .map(|((_, InForce { id, place, .. }), image)| Publication { place: *place, id: *id, image })
+            .collect();
+        // The digests first: one without rules is removed at the next adoption, rules without one never would be.
+        let published = rulesets
+            .iter()
+            .try_for_each(|(digest, InForce { id, place, classes, first, .. })| {
+                let (digest, place, classes, first) = (*digest.as_bytes(), *place, *classes, *first);
+                let value = types::published { digest, place, classes, first };
+                maps.published.set(*id, &value, MapFlags::NO_EXIST)
+            })
+            .and_then(|()| maps.places.publish(&images));
+        for (digest, in_force) in rulesets {
+            let InForce { id, place, .. } = in_force;
+            if published.is_err() {
+                self.withdrawal.begin(Unused { id, place });
+                continue;
+            }
+            self.rulesets.insert(digest, in_force);
+            self.by_id.insert(id, digest);
+            names.learn_ruleset(id, digest);
+        }
+        published
+    }
+
+    /// A place for a ruleset; where all are taken, one of those that are being emptied, as soon as it is.
+    fn take_place(&mut self) -> Option<u32> {
+        self.withdrawal.empty().into_iter().for_each(|place| self.places.give(place));
+        self.places.take().or_else(|| {
+            self.withdrawal.next_empty().into_iter().for_each(|place| self.places.give(place));
+            self.places.take()
+        })
+    }
+
+    /// One user less; after the last one the ruleset is taken out of the kernel, which this does not wait for.
+    pub(super) fn release(&mut self, names: &Names, id: u32) {
         let Some(in_force) = self.by_id.get(&id).and_then(|digest| self.rulesets.get_mut(digest)) else {
-            return Ok(());
+            return;
         };
         in_force.users = in_force.users.saturating_sub(1);
-        if in_force.users == 0 { self.withdraw(maps, names, id) } else { Ok(()) }
+        if in_force.users == 0 {
+            self.withdraw(names, id);
+        }
     }
 
-    fn withdraw(&mut self, maps: &Maps, names: &mut Names, id: u32) -> Result<(), EnforceError> {
-        let Some(in_force) = self.by_id.remove(&id).and_then(|digest| self.rulesets.remove(&digest)) else {
-            return Ok(());
-        };
-        names.retire_ruleset(id);
-        maps.places.withdraw(in_force.place)?;
-        self.places.give(in_force.place);
-        maps.published.remove(id)
+    fn withdraw(&mut self, names: &Names, id: u32) {
+        if let Some(in_force) = self.by_id.remove(&id).and_then(|digest| self.rulesets.remove(&digest)) {
+            names.retire_ruleset(id);
+            self.withdrawal.begin(Unused { id, place: in_force.place });
+        }
+    }
+
+    /// Rulesets that nobody uses and that could not be taken out of the kernel.
+    pub(super) fn stuck(&self) -> u64 {
+        self.withdrawal.stuck()
+    }
+
+    /// Waits until the kernel holds nothing that nobody uses.
+    pub(super) fn settle(&self) {
+        self.withdrawal.wait();
     }
 }
 

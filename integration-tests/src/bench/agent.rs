@@ -12,7 +12,7 @@ use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Class, PostureAction, Postures, Ruleset};
 use enforcer_core::subject::Subject as Labels;
 
-use super::claims::{UPDATE_OWN, UPDATE_SHARED};
+use super::claims::{UPDATE_ONE, UPDATE_OWN, UPDATE_SHARED};
 use super::memory;
 use super::rules::{DENIED, Kind, OTHER, Rules, TREES};
 use super::{Figures, Line, Plan, Subject};
@@ -118,21 +118,35 @@ impl Bench {
                     crowd.push(other);
                 }
                 let mut outcome = self.confined(rules)?;
-                // One policy that selects them all takes the place of theirs, then another one of that.
-                for (operation, count) in [(UPDATE_OWN, 50), (UPDATE_SHARED, 51)] {
-                    let Ok(ruleset) = ruleset(&Rules { count, ..rules }.policy(), "bench")? else {
-                        bail!("a policy has a gap");
-                    };
-                    let begin = Instant::now();
-                    for other in &crowd {
-                        self.enforcer()?.update(&other.id, &ruleset)?;
+                // Each gets other rules of its own; then one policy that selects them all takes their place, then another.
+                for (operation, count, own) in
+                    [(UPDATE_OWN, 50, true), (UPDATE_ONE, 50, false), (UPDATE_SHARED, 51, false)]
+                {
+                    let mut rulesets = Vec::new();
+                    for n in (0..others).take(if own { crowd.len() } else { 1 }) {
+                        let rules = Rules { count, ..rules };
+                        let (policy, app) = if own {
+                            (rules.variant(n), format!("app-{n}"))
+                        } else {
+                            (rules.policy(), "bench".into())
+                        };
+                        rulesets.push(ruleset(&policy, &app)?.ok().context("a policy has a gap")?);
                     }
+                    let updates: Vec<_> =
+                        crowd.iter().map(|other| &other.id).zip(rulesets.iter().cycle()).collect();
+                    let begin = Instant::now();
+                    self.enforcer()?.update_all(&updates).into_iter().collect::<Result<(), _>>()?;
+                    let in_force = i64::try_from(begin.elapsed().as_nanos())?;
+                    self.enforcer()?.settle();
                     let taken = i64::try_from(begin.elapsed().as_nanos())?;
+                    eprintln!(
+                        "{operation}: in force after {in_force} ns, the last old ones gone after {taken} ns"
+                    );
                     if let Outcome::Figures(figures) = &mut outcome {
                         figures.push(Figures {
                             operation: operation.into(),
-                            min: taken,
-                            p50: taken,
+                            min: in_force,
+                            p50: in_force,
                             p99: taken,
                         });
                     }
@@ -175,6 +189,7 @@ impl Bench {
             }
             Ok(None)
         };
+        self.enforcer()?.settle(); // what was measured before may still be going
         let empty = memory::of_maps()?;
         if let Some(gap) = arm(1)? {
             return Ok(Outcome::Gap(gap));

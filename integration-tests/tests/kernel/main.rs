@@ -29,7 +29,7 @@ use enforcer_core::decide::Verdict;
 use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Options, Stage, Target, unload};
 use enforcer_core::event::{Event, EventBy, Op, Unresolved};
 use enforcer_core::policy::parse;
-use enforcer_core::ruleset::{Postures, Ruleset};
+use enforcer_core::ruleset::{Postures, Ruleset, RulesetDigest};
 use enforcer_core::subject::Subject;
 use lab::vm::{self, Job, Kernel, Spec, Streams};
 use nix::fcntl::{OFlag, openat};
@@ -322,6 +322,50 @@ fn identity() {
     assert!(three.reads_soon("/tmp/secret"));
 }
 
+/// Containers that get other rules together: each those that it was given, whatever becomes of the others.
+fn exchange_many(enforcer: &Enforcer, crowd: &[ContainerId]) {
+    // more than go together, several times, so that places are used again
+    let crowd = crowd.get(..700).unwrap();
+    let pattern = format!("/srv/*a{}", "?".repeat(40)); // an automaton of 2^40 states
+    let too_much =
+        ruleset(&format!("  file: {{matchPatterns: [{{pattern: '{pattern}'}}]}}\n  action: Block\n"));
+    let stranger = ContainerId::new("stranger").unwrap();
+    for round in 0..3 {
+        let own = |n: usize| match n {
+            300 => too_much.clone(),
+            _ if n.is_multiple_of(10) => block("/tmp/shared"),
+            _ => block(&format!("/tmp/secret-{round}-{n}")),
+        };
+        let rulesets: Vec<Ruleset> = (0..crowd.len()).map(own).collect();
+        let before = digests(enforcer);
+        let mut updates: Vec<_> = crowd.iter().zip(&rulesets).collect();
+        updates.insert(5, (&stranger, &rulesets[5]));
+        let begin = std::time::Instant::now();
+        let results = enforcer.update_all(&updates);
+        println!("{} rulesets exchanged in {:?}", updates.len(), begin.elapsed());
+        assert_eq!(results.len(), updates.len());
+        let now = digests(enforcer);
+        for ((id, ruleset), result) in updates.iter().zip(&results) {
+            if **id == stranger {
+                assert!(matches!(result, Err(EnforceError::NotArmed(_))), "{result:?}");
+            } else if std::ptr::eq(*ruleset, &rulesets[300]) {
+                assert!(matches!(result, Err(EnforceError::Compile(_))), "{result:?}");
+                assert_eq!(now[*id], before[*id], "the rules before stay");
+            } else {
+                assert!(result.is_ok(), "{result:?}");
+                assert_eq!(now[*id], Some(ruleset.digest()));
+            }
+        }
+        assert_eq!(now.len(), before.len());
+    }
+    enforcer.settle();
+    assert_eq!(counter(enforcer, "withdraw_failed"), 0);
+}
+
+fn digests(enforcer: &Enforcer) -> BTreeMap<ContainerId, Option<RulesetDigest>> {
+    enforcer.armed().unwrap().into_iter().map(|armed| (armed.id, armed.ruleset)).collect()
+}
+
 /// Depth, size, number, speed of change: what cannot be finished is denied, and said.
 fn edges() {
     let enforcer = Enforcer::open(&options()).unwrap();
@@ -406,6 +450,7 @@ fn edges() {
         enforcer.arm(&Target { id: id.clone(), pid, stage: Stage::Created }, &many).unwrap();
     }
     assert_eq!(enforcer.armed().unwrap().len(), 4096 + 2);
+    exchange_many(&enforcer, &crowd);
     for id in &crowd {
         enforcer.disarm(id).unwrap();
     }
