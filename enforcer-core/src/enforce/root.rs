@@ -4,6 +4,7 @@
 //! that neither reads nor follows (`O_PATH | O_NOFOLLOW`), links are followed here, and `..` at the root stays at the
 //! root. What this process has outside of that root is never reached.
 
+mod beside;
 mod twins;
 
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
@@ -85,8 +86,7 @@ impl Root {
     /// All answers for a ruleset that say something: links, and names by hard links of what must not be read or changed.
     #[must_use]
     pub fn look_up(&self, wanted: &LookUps) -> Vec<(AbsPath, Resolution)> {
-        let answer = |path: &AbsPath| (path.clone(), self.resolve(path));
-        let mut found: Vec<_> = wanted.paths.iter().map(answer).collect();
+        let mut found: Vec<_> = wanted.paths.iter().cloned().zip(self.resolve_all(&wanted.paths)).collect();
         twins::add(self, found.iter_mut().filter(|(path, _)| wanted.twins.contains(path)));
         found.retain(|(_, answer)| *answer != Resolution::default());
         found
@@ -98,15 +98,21 @@ impl Root {
 
     /// Component by component. `None` where nothing but the path's own name is found, also where no one can open it.
     fn walk(&self, path: &AbsPath) -> Result<Option<OtherName>, Unknown> {
-        let mut walk = Walk { root: self, stack: Vec::new() };
+        let Some((walk, place)) = self.walk_to_end(path)? else { return Ok(None) };
+        let (Some(place), Some(target)) = (place, walk.path()) else { return Ok(None) };
+        let via = walk.via;
+        Ok((place != *path || target != *path).then_some(OtherName { place, target, via }))
+    }
+
+    /// The walk along a path, and where its last component stands. `None` after too many links.
+    fn walk_to_end(&self, path: &AbsPath) -> Result<Option<(Walk<'_>, Option<AbsPath>)>, Unknown> {
+        let mut walk = Walk { root: self, stack: Vec::new(), via: Vec::new(), look_ups: 0 };
         let mut todo: VecDeque<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
         let mut of_path = todo.len(); // components that still are the path's own; the last one stands at `place`
         let mut place = None;
-        let mut via = Vec::new();
-        let mut look_ups = 0;
         while let Some(name) = todo.pop_front() {
-            look_ups += 1;
-            if look_ups > MAX_LOOK_UPS {
+            walk.look_ups += 1;
+            if walk.look_ups > MAX_LOOK_UPS {
                 return Err(Unknown::TooMany);
             }
             if self.late() {
@@ -123,8 +129,8 @@ impl Root {
             match walk.step(&name)? {
                 Step::Into => {}
                 Step::Link(target) => {
-                    via.extend(here);
-                    if via.len() > MAX_LINKS {
+                    walk.via.extend(here);
+                    if walk.via.len() > MAX_LINKS {
                         return Ok(None);
                     }
                     if name == VOLUME_LINK.as_bytes() && is_of_day(&target) {
@@ -142,8 +148,7 @@ impl Root {
                 }
             }
         }
-        let (Some(place), Some(target)) = (place, walk.path()) else { return Ok(None) };
-        Ok((place != *path || target != *path).then_some(OtherName { place, target, via }))
+        Ok(Some((walk, place)))
     }
 }
 
@@ -152,9 +157,12 @@ fn is_of_day(target: &[u8]) -> bool {
     target.starts_with(ROTATING) && target.len() > ROTATING.len() && !target.contains(&b'/')
 }
 
+#[derive(Debug)]
 struct Walk<'r> {
     root: &'r Root,
     stack: Vec<(Vec<u8>, Option<OwnedFd>)>, // names from the root on, with handles as far as they exist
+    via: Vec<AbsPath>,                      // links on the way
+    look_ups: usize,
 }
 
 enum Step {
@@ -169,10 +177,7 @@ impl Walk<'_> {
             self.stack.pop();
             return Ok(Step::Into);
         }
-        let parent = match self.stack.last() {
-            None => Some(self.root.fd.as_fd()),
-            Some((_, fd)) => fd.as_ref().map(AsFd::as_fd),
-        };
+        let parent = self.end();
         let fd = match parent.map(|parent| openat(parent, name, HANDLE | OFlags::NOFOLLOW, Mode::empty())) {
             None | Some(Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG)) => None,
             Some(Ok(fd)) => Some(fd),
@@ -188,6 +193,14 @@ impl Walk<'_> {
         }
         self.stack.push((name.to_vec(), fd));
         Ok(Step::Into)
+    }
+
+    /// What the walk has come to; `None`: there is nothing.
+    fn end(&self) -> Option<BorrowedFd<'_>> {
+        match self.stack.last() {
+            None => Some(self.root.fd.as_fd()),
+            Some((_, fd)) => fd.as_ref().map(AsFd::as_fd),
+        }
     }
 
     fn rename_last(&mut self, name: &[u8]) {

@@ -84,6 +84,57 @@ fn what_nobody_can_open_has_no_other_name() {
     assert_eq!(image.ask("/dangling/y"), "/none/x/y /none/x/y [/dangling]");
 }
 
+/// The same whether paths are asked about one by one or together, in whatever order.
+#[test]
+fn paths_together_are_answered_as_paths_alone() {
+    let image = Image::new(
+        &["usr/bin/ls", "usr/bin/dash", "deep/a/b/file", "run/sa/..2026_11_22/token", "etc/passwd"],
+        &[
+            ("bin", "usr/bin"),
+            ("usr/bin/sh", "dash"),
+            ("a", "b"),
+            ("b", "a"),
+            ("abs", "/deep/./a"),
+            ("run/sa/..data", "..2026_11_22"),
+            ("run/sa/token", "..data/token"),
+            ("volume", "run/sa"),
+            ("dangling", "/none/x"),
+            ("self", "/bin"),
+        ],
+    );
+    let dirs = [
+        "",
+        "/bin",
+        "/usr/bin",
+        "/a",
+        "/abs/b",
+        "/run/sa",
+        "/volume",
+        "/dangling",
+        "/none",
+        "/etc/passwd",
+        "/self",
+    ];
+    let names = ["ls", "sh", "none", "file", "token", "..data", "passwd", "b", &"n".repeat(300)];
+    let mut paths: Vec<AbsPath> = dirs
+        .iter()
+        .flat_map(|dir| names.iter().map(move |name| format!("{dir}/{name}").parse().unwrap()))
+        .collect();
+    paths.push("/".parse().unwrap());
+    let root = image.root();
+    for _ in 0..2 {
+        let alone: Vec<Resolution> = paths.iter().map(|path| root.resolve(path)).collect();
+        let together: Vec<Resolution> = root.resolve_all(&paths).collect();
+        for ((path, alone), together) in paths.iter().zip(&alone).zip(&together) {
+            assert_eq!(together, alone, "{path}");
+        }
+        assert!(alone.iter().filter(|answer| !answer.names.is_empty()).count() > 30);
+        paths.reverse();
+    }
+    let late = image.root().until(Instant::now() - Duration::from_secs(1));
+    assert!(late.resolve_all(&paths[1..]).all(|answer| answer.unknown == Some(Unknown::Late)));
+}
+
 #[test]
 fn nothing_leads_out_of_the_root() {
     let image =
