@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
 
@@ -117,9 +119,42 @@ pub struct Store {
 /// Where a file is, in the order that decides between duplicates: the directory's number, then the name.
 type Place = (usize, PathBuf);
 
+/// How long ago a file must have changed last for its times to tell it from every later version: far more than the steps
+/// in which any file system counts.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What tells a version of a file from others without reading it.
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64), // the inode: nobody can set this one
+}
+
+impl Version {
+    /// Of the file, where it has not changed lately.
+    fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        let (seconds, nanoseconds) =
+            (u64::try_from(meta.ctime()).ok()?, u64::try_from(meta.ctime_nsec()).ok()?);
+        let changed = Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        (now.checked_sub(changed)? >= SETTLED).then(|| Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            len: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
 /// What is known of one file.
 #[derive(Debug, Default)]
 struct File {
+    version: Option<Version>,   // of `text`; None: it is to be read again
     text: Option<String>,       // as parsed last; None while the file has never been readable
     policies: Vec<Arc<Policy>>, // in force
     seccomp: Vec<Arc<SeccompPolicy>>, // likewise
@@ -141,8 +176,15 @@ impl Store {
         Arc::clone(&self.set)
     }
 
-    /// Reads every directory.
+    /// Reads every file of every directory.
     pub fn reload(&mut self) -> Reload {
+        self.files.values_mut().for_each(|file| file.version = None);
+        self.reload_changed()
+    }
+
+    /// Reads the files that are new or whose inode, size or times are other ones. A change that none of these shows (some
+    /// network file systems) is left to the next [`reload`](Self::reload).
+    pub fn reload_changed(&mut self) -> Reload {
         let mut problems = Vec::new();
         let mut changed = false;
         for (number, dir) in self.dirs.clone().into_iter().enumerate() {
@@ -158,8 +200,16 @@ impl Store {
             changed |= before != self.files.len();
             for path in paths {
                 let file = self.files.entry((number, path.clone())).or_default();
+                let version = Version::of(&path); // before the text: what comes between the two is read again
+                if version.is_some() && version == file.version {
+                    continue;
+                }
+                file.version = None;
                 match read(&path) {
-                    Ok(text) => changed |= file.update(&path, text),
+                    Ok(text) => {
+                        changed |= file.update(&path, text);
+                        file.version = version;
+                    }
                     Err(source) => problems.push(Problem::File { path, source }),
                 }
             }
@@ -275,14 +325,19 @@ fn keep<T>(new: &mut Vec<Arc<T>>, old: &[Arc<T>], id: fn(&T) -> &PolicyId, kept:
 pub fn policy_files(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
     let mut paths = BTreeSet::new();
     for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
+        let is_dir = || match entry.file_type() {
+            Ok(kind) if kind.is_file() => false,
+            _ => path.is_dir(),
+        };
         let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         let policy = path
             .extension()
             .and_then(OsStr::to_str)
             .is_some_and(|end| matches!(end, "yaml" | "yml" | "json"));
         // a dangling link is kept here, so that reading it is an error instead of a policy that silently is not there
-        if policy && !hidden && !path.is_dir() {
+        if policy && !hidden && !is_dir() {
             paths.insert(path);
         }
     }

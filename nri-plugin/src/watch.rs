@@ -49,16 +49,20 @@ pub async fn watch(
             follow(watcher, &dirs, &mut said);
         }
         // the first reading does not wait: what changed before the directories were watched made no notification
+        let mut every_file = true;
         if !std::mem::take(&mut first) {
             tokio::select! {
                 () = policies.closed() => return,
                 () = nudge.notified() => {}
                 () = tokio::time::sleep(rescan) => {}
-                Some(change) = changes.recv() => settle(change, &mut changes).await,
+                Some(change) = changes.recv() => {
+                    every_file = false;
+                    settle(change, &mut changes).await;
+                }
             }
         }
         let reading = tokio::task::spawn_blocking(move || {
-            let reload = store.reload();
+            let reload = if every_file { store.reload() } else { store.reload_changed() };
             (store, reload)
         });
         let reload = match reading.await {

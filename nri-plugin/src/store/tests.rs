@@ -54,6 +54,47 @@ fn policies_come_change_and_go_with_their_files() {
     assert_eq!(f.names(), ["default/b"]);
 }
 
+/// A file that has not changed for long is known by its inode and times; nothing else escapes a look for changes.
+#[test]
+fn a_look_for_changes_reads_what_changed_and_no_other_file() {
+    let mut f = Fixture::new();
+    let path = f.dir.path().join("a.yaml");
+    let text = |path: &str| policy("a", path);
+    let object = |f: &Fixture| f.store.set().iter().next().unwrap().rules()[0].object.to_string();
+    f.write("a.yaml", &text("/1"));
+    f.store.reload();
+    // changed a moment ago: its times would not tell the next version from this one, so it is read
+    for version in ["/2", "/3", "/4"] {
+        f.write("a.yaml", &text(version));
+        assert!(f.store.reload_changed().changed, "{version}");
+        assert_eq!(object(&f), version);
+    }
+    // settled: not read again
+    while Version::of(&path).is_none() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    f.store.reload_changed();
+    let known = f.store.files.values_mut().next().unwrap();
+    assert!(known.version.is_some());
+    known.text = Some("another text".into());
+    assert!(!f.store.reload_changed().changed, "it was not read");
+    assert!(f.store.reload().changed, "it was read");
+    // another version of the same size, with the times of this one as far as anybody can set them
+    let times = std::fs::metadata(&path).unwrap();
+    f.write("a.yaml", &text("/5"));
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(times.modified().unwrap()).unwrap();
+    assert!(f.store.reload_changed().changed);
+    assert_eq!(object(&f), "/5");
+    // another file under its name, as kubelet saves
+    f.write("new", &text("/6"));
+    std::fs::rename(f.dir.path().join("new"), &path).unwrap();
+    assert!(f.store.reload_changed().changed);
+    assert_eq!(object(&f), "/6");
+    std::fs::remove_file(&path).unwrap();
+    assert!(f.store.reload_changed().changed && f.store.set().is_empty());
+}
+
 #[test]
 fn a_file_that_becomes_bad_keeps_its_last_good_policies_in_force() {
     let mut f = Fixture::new();
