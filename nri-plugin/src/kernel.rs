@@ -27,6 +27,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// On any doubt that the ruleset is in force.
     fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError>;
 
+    /// The same for many containers, each by itself, in their order.
+    fn update_all(&self, updates: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), KernelError>> {
+        updates.iter().map(|(id, ruleset)| self.update(id, ruleset)).collect()
+    }
+
     /// Takes a container's ruleset out of force; one that has none is fine.
     ///
     /// # Errors
@@ -98,6 +103,10 @@ impl Kernel for Enforcer {
 
     fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
         self.update(id, ruleset).map_err(KernelError::new)
+    }
+
+    fn update_all(&self, updates: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), KernelError>> {
+        self.update_all(updates).into_iter().map(|result| result.map_err(KernelError::new)).collect()
     }
 
     fn disarm(&self, id: &ContainerId) -> Result<(), KernelError> {

@@ -1,6 +1,6 @@
 //! The node daemon and command line `nri-enforcer`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod alert;
 pub mod check;
@@ -15,6 +15,7 @@ pub mod inject;
 pub mod input;
 pub mod kernel;
 pub mod log;
+pub mod memory;
 pub mod order;
 pub mod plugin;
 pub mod probe;

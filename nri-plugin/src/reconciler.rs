@@ -1,7 +1,8 @@
-//! The one owner of what is armed: a thread that takes orders, and between them brings one container at a time to
-//! what the policies say now. So nothing else needs a lock, a start never waits behind a thousand updates, and the
+//! The one owner of what is armed: a thread that takes orders, and between them brings some containers at a time to
+//! what the policies say now. So nothing else needs a lock, a start never waits behind ten thousand updates, and the
 //! kernel sees the changes of one container in order.
 
+mod batch;
 mod gate;
 mod sync;
 
@@ -21,11 +22,15 @@ use tokio::sync::{oneshot, watch};
 use crate::container::{Container, Merged, Selection, name_gaps, name_policies};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError};
+use crate::memory;
 use crate::order::{Gated, Notice, Order, Refusal, Synced};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
-use crate::roots::{Found, Roots, all};
+use crate::roots::{Found, Question, Roots, all};
 use crate::set::PolicySet;
+
+/// More containers than these looked at leave so much freed memory that it is given back.
+const FEW: usize = 32;
 
 /// Called for each [`Notice`]; must not block.
 pub type Notify = Box<dyn Fn(Notice) + Send>;
@@ -40,11 +45,12 @@ pub struct Reconciler<K> {
     roots: Roots,
     notify: Notify,
     seen: Arc<PolicySet>, // what the containers were compared with last
-    linked: HashMap<Answered, Weak<Linked>>,
-    names: HashSet<Arc<Found>>, // those of the containers: most have the same
+    linked: HashMap<Answered, Answer>,
+    names: HashSet<Arc<Found>>, // what was found in containers: in most the same
     known: BTreeMap<ContainerId, Known>,
     queue: VecDeque<ContainerId>,  // to bring up to date, each at most once
     queued: BTreeSet<ContainerId>, // what `queue` holds
+    looked_at: usize,              // since `queue` was empty last
     syncing: Option<(oneshot::Sender<Synced>, Synced)>, // answered when `queue` is empty
     synchronized: bool, // before the first synchronisation an armed container is not stale, only not known yet
 }
@@ -58,14 +64,37 @@ impl<K> fmt::Debug for Reconciler<K> {
     }
 }
 
-/// A ruleset, and what was found in a container's root: containers in which the same was found share the result.
-type Answered = (RulesetDigest, Found);
+/// A ruleset, what was found in a container's root now, and what had been found first, these two by their addresses:
+/// containers in which the same was found share the result.
+type Answered = (RulesetDigest, usize, usize);
+
+/// What comes of it.
+#[derive(Debug)]
+struct Answer {
+    linked: Weak<Linked>,
+    names: Arc<Found>,       // the first ones from now on
+    _found: [Arc<Found>; 2], // in place as long as their addresses mean something
+}
 
 /// A ruleset by all names that its paths have in a container.
 #[derive(Debug)]
 struct Linked {
     ruleset: Arc<Ruleset>,
     gaps: Vec<Gap>,
+}
+
+impl Linked {
+    fn new(merged: &Merged, found: &Found) -> Self {
+        let answers: HashMap<&AbsPath, &Resolution> =
+            found.iter().map(|(path, answer)| (path, answer)).collect();
+        let enforcer_core::links::Linked { ruleset, gaps } =
+            merged.ruleset.with_links(|path| answers.get(path).copied().cloned().unwrap_or_default());
+        let ruleset = match ruleset.digest() == merged.ruleset.digest() {
+            true => Arc::clone(&merged.ruleset),
+            false => Arc::new(ruleset),
+        };
+        Self { ruleset, gaps }
+    }
 }
 
 /// Where the root of a container is, for its first process.
@@ -121,6 +150,7 @@ impl<K: Kernel> Reconciler<K> {
             known: BTreeMap::new(),
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
+            looked_at: 0,
             syncing: None,
             synchronized: false,
         }
@@ -188,14 +218,16 @@ impl<K: Kernel> Reconciler<K> {
         self.settle();
     }
 
-    /// Brings the first container of the queue up to date.
+    /// Brings the first containers of the queue up to date.
     pub fn step(&mut self) {
-        if let Some(id) = self.queue.pop_front() {
-            self.queued.remove(&id);
-            self.reconcile(&id);
+        if !self.queue.is_empty() {
+            self.reconcile();
             if self.queue.is_empty() {
                 self.selection.forget();
                 self.prune();
+                if std::mem::take(&mut self.looked_at) > FEW {
+                    memory::give_back();
+                }
             }
         }
         self.settle();
@@ -203,7 +235,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Forgets what no container has any more.
     fn prune(&mut self) {
-        self.linked.retain(|_, linked| linked.strong_count() > 0);
+        self.linked.retain(|_, answer| answer.linked.strong_count() > 0);
         self.names.retain(|names| Arc::strong_count(names) > 1);
     }
 
@@ -220,10 +252,11 @@ impl<K: Kernel> Reconciler<K> {
     /// Remembers the container, or what changed about it.
     fn know(&mut self, container: Arc<Container>) -> &mut Known {
         self.registry.add(Arc::clone(&container));
+        let nothing = self.shared(Found::new());
         let known = self.known.entry(container.id.clone()).or_insert_with(|| Known {
             container: Arc::clone(&container),
             linked: None,
-            names: Arc::default(),
+            names: nothing,
             process: None,
             stage: Stage::Created,
             root: RootAt::Process,
@@ -260,56 +293,67 @@ impl<K: Kernel> Reconciler<K> {
         (!merged.ruleset.is_empty()).then_some(merged)
     }
 
-    /// The rules by all names that their paths have in the root of a container's first process.
-    fn link(&mut self, id: &ContainerId, process: Option<Process>, merged: &Merged) -> Arc<Linked> {
-        let root = self.known.get(id).map(|known| known.root.clone()).unwrap_or_default();
-        let mut found = match (process, root) {
-            (Some(Process { pid, .. }), RootAt::Process) => {
-                self.roots.look_up(id, pid, Path::new("/"), &merged.paths)
-            }
-            (Some(Process { pid, .. }), RootAt::Below(root)) => {
-                self.roots.look_up(id, pid, &root, &merged.paths)
-            }
-            _ => all(&merged.paths, Unknown::Unreadable),
+    /// What has to be looked up for a container; `None` where its root cannot be told.
+    fn question(&self, id: &ContainerId, process: Option<Process>, merged: &Merged) -> Option<Question> {
+        let below = match self.known.get(id).map(|known| &known.root) {
+            None | Some(RootAt::Process) => PathBuf::from("/"),
+            Some(RootAt::Below(root)) => root.clone(),
+            Some(RootAt::Unknown) => return None,
         };
+        Some(Question { id: id.clone(), pid: process?.pid, below, paths: Arc::clone(&merged.paths) })
+    }
+
+    /// The rules by all names that their paths have in the root of a container's first process, in which this was found.
+    fn link(
+        &mut self,
+        id: &ContainerId,
+        process: Option<Process>,
+        merged: &Merged,
+        mut found: Found,
+    ) -> Arc<Linked> {
         // a process that has ended meanwhile may have been another's number already
-        if process.is_some_and(|process| !self.procs.alive(process)) {
+        if process.is_none_or(|process| !self.procs.alive(process)) {
             found = all(&merged.paths, Unknown::Unreadable);
         }
-        if let Some(known) = self.known.get_mut(id) {
-            let names = remember(&known.names, &merged.paths.paths, &mut found);
-            if *known.names != names {
-                known.names = match self.names.get(&names) {
-                    Some(same) => Arc::clone(same),
-                    None => {
-                        let names = Arc::new(names);
-                        self.names.insert(Arc::clone(&names));
-                        names
-                    }
-                };
-            }
-        }
-        let answered = (merged.ruleset.digest(), found);
-        let linked = self.linked.get(&answered).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let answers: BTreeMap<&AbsPath, &Resolution> =
-                answered.1.iter().map(|(path, answer)| (path, answer)).collect();
-            let enforcer_core::links::Linked { ruleset, gaps } =
-                merged.ruleset.with_links(|path| answers.get(path).copied().cloned().unwrap_or_default());
-            let ruleset = match ruleset.digest() == merged.ruleset.digest() {
-                true => Arc::clone(&merged.ruleset),
-                false => Arc::new(ruleset),
-            };
-            let linked = Arc::new(Linked { ruleset, gaps });
-            self.linked.insert(answered, Arc::downgrade(&linked));
-            linked
+        let found = self.shared(found);
+        let first = match self.known.get(id) {
+            Some(known) => Arc::clone(&known.names),
+            None => self.shared(Found::new()),
+        };
+        let answered = (merged.ruleset.digest(), Arc::as_ptr(&found).addr(), Arc::as_ptr(&first).addr());
+        let made = self
+            .linked
+            .get(&answered)
+            .and_then(|answer| Some((answer.linked.upgrade()?, Arc::clone(&answer.names))));
+        let (linked, names) = made.unwrap_or_else(|| {
+            let mut all_names = Found::clone(&found);
+            let names = self.shared(remember(&first, &merged.paths.paths, &mut all_names));
+            let linked = Arc::new(Linked::new(merged, &all_names));
+            let answer =
+                Answer { linked: Arc::downgrade(&linked), names: Arc::clone(&names), _found: [found, first] };
+            self.linked.insert(answered, answer);
+            (linked, names)
         });
         if let Some(known) = self.known.get_mut(id) {
+            known.names = names;
             let before = known.linked.replace(Arc::clone(&linked));
             if before.is_none_or(|before| !Arc::ptr_eq(&before, &linked)) {
                 tell_links(&known.container, &linked);
             }
         }
         linked
+    }
+
+    /// The same for all in which the same was found.
+    fn shared(&mut self, found: Found) -> Arc<Found> {
+        match self.names.get(&found) {
+            Some(same) => Arc::clone(same),
+            None => {
+                let found = Arc::new(found);
+                self.names.insert(Arc::clone(&found));
+                found
+            }
+        }
     }
 
     fn start(&mut self, container: Arc<Container>, pid: i32) -> Result<(), Refusal> {
@@ -359,7 +403,11 @@ impl<K: Kernel> Reconciler<K> {
                 );
             }
         }
-        let linked = self.link(&id, process, merged);
+        let found = match self.question(&id, process, merged) {
+            Some(question) => self.roots.look_up(question),
+            None => all(&merged.paths, Unknown::Unreadable),
+        };
+        let linked = self.link(&id, process, merged, found);
         let ruleset = &linked.ruleset;
         if self.selection.strict && !linked.gaps.is_empty() {
             return refuse(
@@ -389,8 +437,14 @@ impl<K: Kernel> Reconciler<K> {
             Some(_) if pid == 0 => self.kernel.update(id, ruleset),
             _ => self.kernel.arm(&Target { id: id.clone(), pid, stage }, ruleset),
         };
+        self.note(id, ruleset, &result);
+        result
+    }
+
+    /// Remembers what putting `ruleset` in force came to.
+    fn note(&mut self, id: &ContainerId, ruleset: &Arc<Ruleset>, result: &Result<(), KernelError>) {
         if let Some(known) = self.known.get_mut(id) {
-            match &result {
+            match result {
                 Ok(()) => {
                     (known.armed, known.failed, known.unwatched) = (Some(ruleset.digest()), None, false)
                 }
@@ -399,63 +453,6 @@ impl<K: Kernel> Reconciler<K> {
         }
         if result.is_ok() {
             self.registry.assign(id, Some(Arc::clone(ruleset)));
-        }
-        result
-    }
-
-    /// Makes one container what the policies say. An error is remembered, told, and tried again by the next sweep.
-    fn reconcile(&mut self, id: &ContainerId) {
-        let Some(Known { container, process, stage, armed, failed, unwatched, .. }) = self.known.get(id)
-        else {
-            return;
-        };
-        let (container, process, stage, armed) = (Arc::clone(container), *process, *stage, *armed);
-        let (failed, unwatched) = (failed.clone(), *unwatched);
-        let wanted = self.wanted(&container);
-        // StartContainer arms what has no process yet; what is over, as after a refused start, has nothing to arm
-        let waits = process.is_none() && stage == Stage::Created;
-        let over = process.is_some_and(|process| !self.procs.alive(process));
-        if wanted.is_some() && armed.is_none() && (waits || over) {
-            return;
-        }
-        let wanted = wanted.map(|merged| Arc::clone(&self.link(id, process, &merged).ruleset));
-        match (wanted, armed) {
-            (Some(ruleset), Some(armed)) if ruleset.digest() == armed => {
-                self.registry.assign(id, Some(ruleset));
-                if let Some(known) = self.known.get_mut(id) {
-                    known.failed = None;
-                }
-            }
-            (Some(ruleset), Some(_)) => match self.arm(id, &ruleset, stage, 0) {
-                Ok(()) => tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset replaced"),
-                Err(error) => {
-                    let error = chain(&error);
-                    tracing::error!(%container, error, "cannot replace the ruleset; the one before stays in force");
-                    self.count_failed();
-                }
-            },
-            (Some(ruleset), None) => match self.arm_living(id, process, &ruleset, stage) {
-                Ok(()) if unwatched => {
-                    tracing::warn!(%container, policies = name_policies(&ruleset), "ran unprotected until now");
-                    self.count_late();
-                    (self.notify)(Notice::Late { container, ruleset });
-                }
-                Ok(()) => tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset in force"),
-                Err(error) => {
-                    let reason = chain(&error);
-                    tracing::error!(%container, error = reason, "runs unprotected: cannot arm; will try again");
-                    self.count_failed();
-                    if failed.as_ref() != Some(&reason) {
-                        (self.notify)(Notice::Unprotected { container, ruleset, reason });
-                    }
-                }
-            },
-            (None, Some(armed)) => self.release(id, &container, armed),
-            (None, None) => {
-                if let Some(known) = self.known.get_mut(id) {
-                    (known.failed, known.unwatched) = (None, false);
-                }
-            }
         }
     }
 
@@ -475,23 +472,6 @@ impl<K: Kernel> Reconciler<K> {
             known.failed = Some(chain(&error));
         }
         Err(error)
-    }
-
-    /// No policy selects the container any more: it gets a ruleset without rules. It stays armed, since what its
-    /// processes are is known only from having been there at their start; a later policy then finds every one of them.
-    fn release(&mut self, id: &ContainerId, container: &Arc<Container>, armed: RulesetDigest) {
-        let nothing = Arc::new(Ruleset::resolve([], &self.selection.postures, &container.subject).ruleset);
-        if armed == nothing.digest() {
-            return;
-        }
-        match self.arm(id, &nothing, Stage::Running, 0) {
-            Ok(()) => tracing::info!(%container, "no policy selects it any more"),
-            Err(error) => {
-                let error = chain(&error);
-                tracing::error!(%container, error, "cannot lift the policies; they stay in force, will try again");
-                self.count_failed();
-            }
-        }
     }
 
     fn disarm(&mut self, id: &ContainerId, why: &'static str) {

@@ -2,11 +2,11 @@
 //! answer, so this is done by a thread of its own: who asks waits for a time and no longer, and a thread that hangs is
 //! left behind.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use enforcer_core::enforce::ContainerId;
@@ -33,11 +33,30 @@ pub struct Roots {
     slow: BTreeMap<ContainerId, Instant>, // did not answer, and when
 }
 
+/// The paths of one container.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The container.
+    pub id: ContainerId,
+    /// Its first process.
+    pub pid: i32,
+    /// Where in the root of that process the container's root is; `/` once the process has changed to it.
+    pub below: PathBuf,
+    /// What is to be looked up in its root.
+    pub paths: Arc<LookUps>,
+}
+
+/// Questions that are being answered, one after another.
+#[derive(Debug, Default)]
+pub struct Asked {
+    questions: VecDeque<Question>,
+    answers: Option<Receiver<Found>>, // of the job that has the rest of the questions
+}
+
 #[derive(Debug)]
 struct Job {
-    root: PathBuf,
-    paths: Arc<LookUps>,
-    reply: SyncSender<Found>,
+    roots: Vec<(PathBuf, Arc<LookUps>)>,
+    reply: Sender<Found>,
 }
 
 impl Roots {
@@ -47,26 +66,50 @@ impl Roots {
         Self { proc: proc.into(), jobs: None, threads: Arc::default(), slow: BTreeMap::new() }
     }
 
-    /// Looks the paths up in the root of a container's process, or in a directory below it. Takes half a second at most.
-    pub fn look_up(&mut self, id: &ContainerId, pid: i32, below: &Path, paths: &Arc<LookUps>) -> Found {
-        if paths.paths.is_empty() {
-            return Vec::new();
+    /// Looks the paths up in the root of a container's process. Takes half a second at most.
+    pub fn look_up(&mut self, question: Question) -> Found {
+        let mut asked = self.ask(vec![question]);
+        self.answer(&mut asked)
+    }
+
+    /// Begins to look paths up for many containers.
+    pub fn ask(&mut self, questions: Vec<Question>) -> Asked {
+        let mut asked = Asked { questions: questions.into(), answers: None };
+        self.send(&mut asked);
+        asked
+    }
+
+    /// The answer to the first question that has none yet. Takes half a second at most; the work on the next one goes on
+    /// meanwhile.
+    pub fn answer(&mut self, asked: &mut Asked) -> Found {
+        let Some(question) = asked.questions.pop_front() else { return Vec::new() };
+        if !self.is_asked(&question) {
+            return if question.paths.paths.is_empty() {
+                Vec::new()
+            } else {
+                all(&question.paths, Unknown::Late)
+            };
         }
-        if self.slow.get(id).is_some_and(|when| when.elapsed() < AGAIN) {
-            return all(paths, Unknown::Late);
-        }
-        let root = self.proc.join(pid.to_string()).join("root");
-        let root = root.join(below.strip_prefix("/").unwrap_or(below));
-        match self.ask(root, paths) {
-            Ok(found) => {
-                self.slow.remove(id);
-                found
+        let answer = match asked.answers.as_ref().map(|answers| answers.recv_timeout(LIMIT + LIMIT / 4)) {
+            Some(Ok(found)) => {
+                self.slow.remove(&question.id);
+                return found;
             }
-            Err(unknown) => {
-                self.slow.insert(id.clone(), Instant::now());
-                all(paths, unknown)
-            }
-        }
+            Some(Err(RecvTimeoutError::Timeout)) => Unknown::Late,
+            Some(Err(RecvTimeoutError::Disconnected)) => Unknown::Unreadable,
+            None => Unknown::Late, // no thread is free
+        };
+        // that thread is left behind; the others' questions go to another one
+        self.slow.insert(question.id, Instant::now());
+        self.jobs = None;
+        self.send(asked);
+        all(&question.paths, answer)
+    }
+
+    /// Whether a thread is asked this at all.
+    fn is_asked(&self, question: &Question) -> bool {
+        !question.paths.paths.is_empty()
+            && self.slow.get(&question.id).is_none_or(|when| when.elapsed() >= AGAIN)
     }
 
     /// The container is over.
@@ -74,31 +117,42 @@ impl Roots {
         self.slow.remove(id);
     }
 
-    fn ask(&mut self, root: PathBuf, paths: &Arc<LookUps>) -> Result<Found, Unknown> {
-        let (reply, answer) = sync_channel(1);
-        let job = Job { root, paths: Arc::clone(paths), reply };
+    /// Gives the questions to a thread.
+    fn send(&mut self, asked: &mut Asked) {
+        let (reply, answers) = channel();
+        asked.answers = None;
+        let root = |question: &Question| {
+            let below = question.below.strip_prefix("/").unwrap_or(&question.below);
+            self.proc.join(question.pid.to_string()).join("root").join(below)
+        };
+        let roots: Vec<_> = asked
+            .questions
+            .iter()
+            .filter(|question| self.is_asked(question))
+            .map(|question| (root(question), Arc::clone(&question.paths)))
+            .collect();
+        if roots.is_empty() {
+            return;
+        }
+        let job = Job { roots, reply };
         // a thread that panicked has dropped its end, so the job goes to another one
         let job = match &self.jobs {
             Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
             None => Some(job),
         };
         if let Some(job) = job {
-            let jobs = self.spawn()?;
-            jobs.send(job).map_err(|_| Unknown::Unreadable)?;
+            let Some(jobs) = self.spawn() else { return };
+            if jobs.send(job).is_err() {
+                return;
+            }
             self.jobs = Some(jobs);
         }
-        answer.recv_timeout(LIMIT + LIMIT / 4).map_err(|error| {
-            self.jobs = None;
-            match error {
-                RecvTimeoutError::Timeout => Unknown::Late,
-                RecvTimeoutError::Disconnected => Unknown::Unreadable,
-            }
-        })
+        asked.answers = Some(answers);
     }
 
-    fn spawn(&self) -> Result<Sender<Job>, Unknown> {
+    fn spawn(&self) -> Option<Sender<Job>> {
         if self.threads.load(Ordering::Relaxed) >= MAX_THREADS {
-            return Err(Unknown::Late);
+            return None;
         }
         let (jobs, taken) = channel();
         let counted = Counted::new(&self.threads);
@@ -106,8 +160,8 @@ impl Roots {
             work(&taken);
             drop(counted);
         };
-        std::thread::Builder::new().name("links".into()).spawn(body).map_err(|_| Unknown::Unreadable)?;
-        Ok(jobs)
+        std::thread::Builder::new().name("links".into()).spawn(body).ok()?;
+        Some(jobs)
     }
 }
 
@@ -128,12 +182,16 @@ impl Drop for Counted {
 }
 
 fn work(jobs: &Receiver<Job>) {
-    for Job { root, paths, reply } in jobs {
-        let found = match Root::at(&root) {
-            Ok(root) => root.until(Instant::now() + LIMIT).look_up(&paths),
-            Err(_) => all(&paths, Unknown::Unreadable),
-        };
-        let _gave_up = reply.send(found);
+    for Job { roots, reply } in jobs {
+        for (root, paths) in roots {
+            let found = match Root::at(&root) {
+                Ok(root) => root.until(Instant::now() + LIMIT).look_up(&paths),
+                Err(_) => all(&paths, Unknown::Unreadable),
+            };
+            if reply.send(found).is_err() {
+                break; // given up meanwhile
+            }
+        }
     }
 }
 
@@ -153,9 +211,10 @@ mod tests {
         ContainerId::new(text).unwrap()
     }
 
-    fn paths(texts: &[&str]) -> Arc<LookUps> {
+    fn question(id: &str, pid: i32, texts: &[&str]) -> Question {
+        let id = ContainerId::new(id).unwrap();
         let paths = texts.iter().map(|text| text.parse().unwrap()).collect();
-        Arc::new(LookUps { paths, ..LookUps::default() })
+        Question { id, pid, below: "/".into(), paths: Arc::new(LookUps { paths, ..LookUps::default() }) }
     }
 
     #[test]
@@ -165,8 +224,7 @@ mod tests {
         symlink("usr/bin", proc.path().join("7/root/bin")).unwrap();
         let mut roots = Roots::new(proc.path());
         for _ in 0..2 {
-            let found =
-                roots.look_up(&id("c"), 7, Path::new("/"), &paths(&["/usr/bin/ls", "/bin/ls", "/none"]));
+            let found = roots.look_up(question("c", 7, &["/usr/bin/ls", "/bin/ls", "/none"]));
             let [(path, answer)] = found.as_slice() else { panic!("{found:?}") };
             assert_eq!(
                 (path.to_string().as_str(), answer.names[0].target.to_string().as_str()),
@@ -174,51 +232,65 @@ mod tests {
             );
         }
         assert_eq!(roots.threads.load(Ordering::Relaxed), 1);
-        let found = roots.look_up(&id("c"), 8, Path::new("/"), &paths(&["/bin/ls"]));
+        let found = roots.look_up(question("c", 8, &["/bin/ls"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable), "no such process");
+    }
+
+    /// A thread that takes a job and never answers, as one that hangs in whatever it does last.
+    fn hanging(roots: &mut Roots) -> Receiver<Job> {
+        let (jobs, taken) = channel::<Job>();
+        roots.jobs = Some(jobs);
+        taken
     }
 
     #[test]
     fn a_root_that_never_answers_is_left_behind() {
-        // a named pipe in the place of the answer: the thread hangs in whatever it does last
         let mut roots = Roots::new("/nonexistent");
-        let (jobs, taken) = channel::<Job>();
-        roots.jobs = Some(jobs);
+        let taken = hanging(&mut roots);
         let begin = Instant::now();
-        let found = roots.look_up(&id("hangs"), 1, Path::new("/"), &paths(&["/x"]));
+        let found = roots.look_up(question("hangs", 1, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Late));
         assert!(begin.elapsed() < 4 * LIMIT);
         let begin = Instant::now();
-        assert_eq!(
-            roots.look_up(&id("hangs"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
-            Some(Unknown::Late)
-        );
+        let found = roots.look_up(question("hangs", 1, &["/x"]));
+        assert_eq!(found[0].1.unknown, Some(Unknown::Late));
         assert!(begin.elapsed() < LIMIT / 2, "not asked again at once");
         // others are, by another thread
-        assert_eq!(
-            roots.look_up(&id("other"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
-            Some(Unknown::Unreadable)
-        );
+        let found = roots.look_up(question("other", 1, &["/x"]));
+        assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable));
         drop(taken);
         roots.forget(&id("hangs"));
-        assert_eq!(
-            roots.look_up(&id("hangs"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
-            Some(Unknown::Unreadable)
-        );
+        let found = roots.look_up(question("hangs", 1, &["/x"]));
+        assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable));
+    }
+
+    #[test]
+    fn those_asked_together_with_one_that_hangs_are_answered_by_another_thread() {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(proc.path().join("7/root")).unwrap();
+        symlink("usr/bin", proc.path().join("7/root/bin")).unwrap();
+        let mut roots = Roots::new(proc.path());
+        let taken = hanging(&mut roots);
+        let names = ["hangs", "nothing to ask", "a", "b"];
+        let paths = |name: &str| if name == "nothing to ask" { &[][..] } else { &["/bin/ls"] };
+        let mut asked = roots.ask(names.iter().map(|name| question(name, 7, paths(name))).collect());
+        let begin = Instant::now();
+        let answers: Vec<Found> = names.iter().map(|_| roots.answer(&mut asked)).collect();
+        assert!(begin.elapsed() < 4 * LIMIT, "one wait, not one for each");
+        assert_eq!(answers[0][0].1.unknown, Some(Unknown::Late));
+        assert_eq!(answers[1], []);
+        for answer in &answers[2..] {
+            assert_eq!(answer[0].1.names[0].target.to_string(), "/usr/bin/ls");
+        }
+        drop(taken);
     }
 
     #[test]
     fn threads_are_bounded() {
         let mut roots = Roots::new("/nonexistent");
         let hanging: Vec<Counted> = (0..MAX_THREADS).map(|_| Counted::new(&roots.threads)).collect();
-        assert_eq!(
-            roots.look_up(&id("a"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
-            Some(Unknown::Late)
-        );
+        assert_eq!(roots.look_up(question("a", 1, &["/x"]))[0].1.unknown, Some(Unknown::Late));
         drop(hanging);
-        assert_eq!(
-            roots.look_up(&id("b"), 1, Path::new("/"), &paths(&["/x"]))[0].1.unknown,
-            Some(Unknown::Unreadable)
-        );
+        assert_eq!(roots.look_up(question("b", 1, &["/x"]))[0].1.unknown, Some(Unknown::Unreadable));
     }
 }

@@ -33,6 +33,7 @@ use crate::exit::chain;
 use crate::gate::Gate;
 use crate::inject::Injection;
 use crate::kernel::{Absent, Kernel};
+use crate::memory;
 use crate::order::{Notice, Order};
 use crate::plugin::Plugin;
 use crate::procs::Procs;
@@ -62,6 +63,7 @@ pub fn run<K: Kernel>(
     mut config: Config,
     open: impl FnOnce(&Config) -> anyhow::Result<K>,
 ) -> anyhow::Result<()> {
+    memory::share_arenas();
     if let Some(path) = &config.ready_file {
         remove_ready(path)?;
     }

@@ -154,13 +154,13 @@ impl Version {
 /// What is known of one file.
 #[derive(Debug, Default)]
 struct File {
-    version: Option<Version>,   // of `text`; None: it is to be read again
-    text: Option<String>,       // as parsed last; None while the file has never been readable
-    policies: Vec<Arc<Policy>>, // in force
+    version: Option<Version>,         // of `text`; None: it is to be read again
+    text: Option<String>,             // as parsed last; None while the file has never been readable
+    policies: Vec<Arc<Policy>>,       // in force
     seccomp: Vec<Arc<SeccompPolicy>>, // likewise
-    namespaces: Vec<Namespace>, // likewise
-    kept: BTreeSet<String>,     // what of them is older than `text`
-    errors: Vec<PolicyError>,   // of `text`
+    namespaces: Vec<Namespace>,       // likewise
+    kept: BTreeSet<String>,           // what of them is older than `text`
+    errors: Vec<PolicyError>,         // of `text`
 }
 
 impl Store {

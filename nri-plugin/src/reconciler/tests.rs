@@ -121,6 +121,25 @@ impl Fixture {
     }
 }
 
+/// A start waits for some containers' new rules, not for all: what is not done with stays in the queue.
+#[test]
+fn a_change_of_many_containers_is_made_in_parts() {
+    let mut f = Fixture::new(policies(&[("p", "/1")]));
+    let present: Vec<Present> = (0..600).map(|n| f.running(&format!("c{n:03}"), 1000 + n, "web")).collect();
+    f.synchronize(present);
+    f.kernel.calls();
+    f.policies.send_replace(policies(&[("p", "/2")]));
+    f.reconciler.take(Order::PoliciesChanged);
+    f.reconciler.step();
+    let first = f.kernel.calls().len();
+    assert!((1..=256).contains(&first), "{first}");
+    assert!(!f.reconciler.is_idle());
+    f.work();
+    assert_eq!(first + f.kernel.calls().len(), 600, "each once");
+    let digest = wanted(&policies(&[("p", "/2")]));
+    assert!((0..600).all(|n| f.kernel.digest(&format!("c{n:03}")) == Some(digest)));
+}
+
 fn wanted(set: &PolicySet) -> RulesetDigest {
     let subject = container("x", "default", "web").subject.clone();
     Selection::default().resolve(set, &subject, Default::default()).unwrap().ruleset.digest()

@@ -1,0 +1,174 @@
+//! The reconciler's main work: containers of the queue made what the policies say, some at a time, since looking up the
+//! paths of many and exchanging the rules of many takes hardly longer than of one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use enforcer_core::enforce::{ContainerId, Stage};
+use enforcer_core::links::Unknown;
+use enforcer_core::ruleset::{Ruleset, RulesetDigest};
+
+use super::Reconciler;
+use crate::container::{Container, Merged, name_policies};
+use crate::exit::chain;
+use crate::kernel::Kernel;
+use crate::order::Notice;
+use crate::procs::Process;
+use crate::roots::{Question, all};
+
+/// Containers that are made up to date before the next order is taken.
+const TOGETHER: usize = 256;
+/// No more paths are waited for after this: a start is waiting, or may be.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A container of the queue, and what the policies say about it now.
+struct Looked {
+    id: ContainerId,
+    container: Arc<Container>,
+    process: Option<Process>,
+    stage: Stage,
+    wanted: Option<Arc<Merged>>,
+}
+
+/// Rules to take the place of others.
+struct Exchange {
+    id: ContainerId,
+    container: Arc<Container>,
+    ruleset: Arc<Ruleset>,
+    lifted: bool, // no policy selects the container any more
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Makes containers what the policies say. An error is remembered, told, and tried again by the next sweep.
+    pub(super) fn reconcile(&mut self) {
+        let mut looked = Vec::new();
+        while looked.len() < TOGETHER
+            && let Some(id) = self.queue.pop_front()
+        {
+            self.queued.remove(&id);
+            looked.extend(self.look(id));
+        }
+        self.looked_at += looked.len();
+        let question = |looked: &Looked| self.question(&looked.id, looked.process, looked.wanted.as_ref()?);
+        let questions: Vec<Option<Question>> = looked.iter().map(question).collect();
+        let mut looked = looked.into_iter().zip(questions.iter().map(Option::is_some).collect::<Vec<_>>());
+        let mut asked = self.roots.ask(questions.into_iter().flatten().collect());
+        let begin = Instant::now();
+        let mut exchanges = Vec::new();
+        for (one, has_question) in looked.by_ref() {
+            let ruleset = one.wanted.as_ref().map(|merged| {
+                let found = match has_question {
+                    true => self.roots.answer(&mut asked),
+                    false => all(&merged.paths, Unknown::Unreadable),
+                };
+                Arc::clone(&self.link(&one.id, one.process, merged, found).ruleset)
+            });
+            exchanges.extend(self.settle_one(one, ruleset));
+            if begin.elapsed() > PATIENCE {
+                break;
+            }
+        }
+        for (one, _) in looked.rev() {
+            if self.queued.insert(one.id.clone()) {
+                self.queue.push_front(one.id);
+            }
+        }
+        self.exchange(&exchanges);
+    }
+
+    /// What is to be done about a container; `None`: nothing at present.
+    fn look(&self, id: ContainerId) -> Option<Looked> {
+        let known = self.known.get(&id)?;
+        let (container, process, stage) = (Arc::clone(&known.container), known.process, known.stage);
+        let wanted = self.wanted(&container);
+        // StartContainer arms what has no process yet; what is over, as after a refused start, has nothing to arm
+        let waits = process.is_none() && stage == Stage::Created;
+        let over = || process.is_some_and(|process| !self.procs.alive(process));
+        if wanted.is_some() && known.armed.is_none() && (waits || over()) {
+            return None;
+        }
+        Some(Looked { id, container, process, stage, wanted })
+    }
+
+    /// Arms a container, or finds that its rules are to be exchanged, which is left to the caller.
+    fn settle_one(&mut self, looked: Looked, wanted: Option<Arc<Ruleset>>) -> Option<Exchange> {
+        let Looked { id, container, process, stage, .. } = looked;
+        let known = self.known.get_mut(&id)?;
+        match (wanted, known.armed) {
+            (Some(ruleset), Some(armed)) if ruleset.digest() == armed => {
+                known.failed = None;
+                self.registry.assign(&id, Some(ruleset));
+                None
+            }
+            (Some(ruleset), Some(_)) => Some(Exchange { id, container, ruleset, lifted: false }),
+            (Some(ruleset), None) => {
+                self.arm_late(&id, &container, process, stage, ruleset);
+                None
+            }
+            (None, Some(armed)) => self.lifted(id, container, armed),
+            (None, None) => {
+                (known.failed, known.unwatched) = (None, false);
+                None
+            }
+        }
+    }
+
+    /// Arms a container that is there already.
+    fn arm_late(
+        &mut self,
+        id: &ContainerId,
+        container: &Arc<Container>,
+        process: Option<Process>,
+        stage: Stage,
+        ruleset: Arc<Ruleset>,
+    ) {
+        let Some(known) = self.known.get(id) else { return };
+        let (failed, unwatched) = (known.failed.clone(), known.unwatched);
+        match self.arm_living(id, process, &ruleset, stage) {
+            Ok(()) if unwatched => {
+                tracing::warn!(%container, policies = name_policies(&ruleset), "ran unprotected until now");
+                self.count_late();
+                (self.notify)(Notice::Late { container: Arc::clone(container), ruleset });
+            }
+            Ok(()) => tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset in force"),
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::error!(%container, error = reason, "runs unprotected: cannot arm; will try again");
+                self.count_failed();
+                if failed.as_ref() != Some(&reason) {
+                    (self.notify)(Notice::Unprotected { container: Arc::clone(container), ruleset, reason });
+                }
+            }
+        }
+    }
+
+    /// No policy selects the container any more: it gets a ruleset without rules. It stays armed, since what its
+    /// processes are is known only from having been there at their start; a later policy then finds every one of them.
+    fn lifted(&self, id: ContainerId, container: Arc<Container>, armed: RulesetDigest) -> Option<Exchange> {
+        let nothing = Ruleset::resolve([], &self.selection.postures, &container.subject).ruleset;
+        let ruleset = Arc::new(nothing);
+        (armed != ruleset.digest()).then_some(Exchange { id, container, ruleset, lifted: true })
+    }
+
+    fn exchange(&mut self, exchanges: &[Exchange]) {
+        let updates: Vec<_> = exchanges.iter().map(|one| (&one.id, one.ruleset.as_ref())).collect();
+        let results = self.kernel.update_all(&updates);
+        for (Exchange { id, container, ruleset, lifted }, result) in exchanges.iter().zip(results) {
+            self.note(id, ruleset, &result);
+            match (result.map_err(|error| chain(&error)), lifted) {
+                (Ok(()), false) => {
+                    tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset replaced")
+                }
+                (Ok(()), true) => tracing::info!(%container, "no policy selects it any more"),
+                (Err(error), false) => {
+                    tracing::error!(%container, error, "cannot replace the ruleset; the one before stays in force");
+                    self.count_failed();
+                }
+                (Err(error), true) => {
+                    tracing::error!(%container, error, "cannot lift the policies; they stay in force, will try again");
+                    self.count_failed();
+                }
+            }
+        }
+    }
+}
