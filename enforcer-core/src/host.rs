@@ -40,24 +40,10 @@ impl HostReport {
     }
 }
 
-/// Hooks without which rules of the file or process class would have holes.
-const HOOKS: [&str; 15] = [
-    "task_alloc",
-    "bprm_creds_for_exec",
-    "bprm_check_security",
-    "bprm_committed_creds",
-    "file_open",
-    "path_mknod",
-    "path_mkdir",
-    "path_rmdir",
-    "path_unlink",
-    "path_symlink",
-    "path_link",
-    "path_rename",
-    "path_truncate",
-    "path_chmod",
-    "path_chown",
-];
+/// Hooks that came after 6.1, with what they are about or in the place of others: 6.2, 6.8, 6.17. A kernel without one has
+/// nothing for it to see, or another hook sees it.
+const NEWER: [&str; 5] =
+    ["file_ioctl_compat", "file_truncate", "inode_file_setattr", "inode_remove_acl", "inode_set_acl"];
 
 /// Looks at the machine. Loads the matcher and a program for one hook to see what the kernel says; attaches nothing.
 #[must_use]
@@ -119,17 +105,30 @@ fn lsm() -> Check {
     check("bpf-lsm", true, found)
 }
 
+/// Each hook that a program stands for: a hook that the kernel has not leaves a way round some rule. Of those that only
+/// some kernels have, and need, what is missing is no fault.
 fn btf_and_hooks() -> Check {
-    let found = match Btf::from_vmlinux() {
-        Err(error) => Err((error.to_string(), "use a kernel with CONFIG_DEBUG_INFO_BTF=y")),
-        Ok(kernel) => {
+    let found = match (Btf::from_vmlinux(), load::hooks()) {
+        (Err(error), _) => Err((error.to_string(), "use a kernel with CONFIG_DEBUG_INFO_BTF=y")),
+        (_, Err(error)) => Err((error.to_string(), "this build of nri-enforcer is damaged")),
+        (Ok(kernel), Ok(hooks)) => {
             let has = |hook: &str| kernel.type_by_name::<btf::Func<'_>>(&format!("bpf_lsm_{hook}")).is_some();
-            let missing: Vec<&str> = HOOKS.into_iter().filter(|hook| !has(hook)).collect();
+            let (present, missing): (Vec<String>, Vec<String>) =
+                hooks.into_iter().partition(|hook| has(hook));
+            let (newer, missing): (Vec<String>, Vec<String>) =
+                missing.into_iter().partition(|hook| NEWER.contains(&hook.as_str()));
+            let newer = match newer.as_slice() {
+                [] => String::new(),
+                newer => format!("; not in this kernel: {}", newer.join(", ")),
+            };
             if missing.is_empty() {
-                Ok(format!("all {} hooks", HOOKS.len() + usize::from(has("file_truncate"))))
+                Ok(format!("{}: {}{newer}", present.len(), present.join(", ")))
             } else {
-                let advice = "use a kernel with CONFIG_BPF_LSM=y and CONFIG_SECURITY_PATH=y (AppArmor brings the latter)";
-                Err((format!("missing: {}", missing.join(", ")), advice))
+                let advice = "use a kernel with CONFIG_BPF_LSM=y, CONFIG_SECURITY_PATH=y and CONFIG_SECURITY_NETWORK=y (AppArmor brings the latter two)";
+                Err((
+                    format!("missing: {}; there: {}{newer}", missing.join(", "), present.join(", ")),
+                    advice,
+                ))
             }
         }
     };
@@ -203,6 +202,21 @@ mod tests {
         assert!(report.enforces());
         report.checks.push(check("c", true, Err((String::new(), "do"))));
         assert!(!report.enforces());
+    }
+
+    /// The list is the programs' own: one that is not told of is one that nobody misses.
+    #[test]
+    fn the_hooks_that_are_looked_for_are_those_of_the_programs() {
+        let hooks = load::hooks().unwrap();
+        assert!(NEWER.iter().all(|newer| hooks.iter().any(|hook| hook == newer)), "{hooks:?}");
+        let told = btf_and_hooks();
+        let words: Vec<&str> = told.detail.split([' ', ',', ':', ';']).collect();
+        for hook in &hooks {
+            assert!(words.contains(&hook.as_str()), "{hook} is not in {}", told.detail);
+        }
+        for hook in ["task_alloc", "file_open", "socket_connect", "capable", "sb_mount", "mmap_file"] {
+            assert!(hooks.iter().any(|found| found == hook), "{hook}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The programs into the kernel: load, adopt what an earlier daemon pinned, attach, replace without a gap.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -98,6 +99,15 @@ pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
     let mark =
         mark.ok_or(EnforceError::Full("the object has no iterator"))?.attach().during("attach mark_tasks")?;
     Ok(Loaded { object, mark, _lock: lock })
+}
+
+/// The hooks that the programs stand on, each once, sorted; from the object itself. Loads nothing.
+pub(crate) fn hooks() -> Result<Vec<String>, EnforceError> {
+    let open = ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
+    let sections = open.progs().map(|program| program.section().to_string_lossy().into_owned());
+    let hooks: BTreeSet<String> =
+        sections.filter_map(|section| section.strip_prefix("lsm/").map(str::to_owned)).collect();
+    Ok(hooks.into_iter().collect())
 }
 
 /// Loads one small program for a hook, attaches nothing, and lets it go: some kernels list `bpf` and refuse.
