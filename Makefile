@@ -45,8 +45,7 @@ lint: build-setup
 	$(call say,clippy)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-# Made before the tests, one after another, so that no test waits for another one's machine; with the daemon as the
-# tests build it.
+# Made before the tests, so that no test waits for another one's machine; with the daemon as the tests build it.
 machines: setup
 	$(call say,building everything that is tested)
 	@$(CARGO) test --locked --workspace --no-run
@@ -56,9 +55,7 @@ machines: setup
 
 test: setup lint machines
 	$(call say,tests)
-	@log=$$(mktemp); trap 'rm -f $$log' EXIT; status=0; \
-	$(CARGO) test --locked --workspace --no-fail-fast 2>&1 | tee $$log || status=$$?; \
-	awk '/^test result:/ { p += $$4; f += $$6; i += $$8 } END { printf "%d passed, %d failed, %d skipped\n", p, f, i; exit p == 0 }' $$log && exit $$status
+	@CARGO=$(CARGO) integration-tests/tests.sh
 
 # All of it, then the verdict: 1 when a limit is missed.
 bench: build

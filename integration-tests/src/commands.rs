@@ -273,13 +273,26 @@ fn verifier_command(args: &VerifierArgs) -> Result<i32> {
     Ok(i32::from(wrong > 0))
 }
 
+/// Machines, as many at once as guests run at once: making one takes slots as tests do.
 fn prepare() -> Result<i32> {
     let all =
         Kernel::LONG_TERM.iter().flat_map(|kernel| Containerd::ALL.map(|containerd| (*kernel, containerd)));
-    for (kernel, containerd) in all.chain([(Kernel::Newest, Containerd::V2_1)]) {
-        let target = Target { spec: Spec::node(kernel, containerd), daemon: None };
-        run::machine_with_daemon(&target, &|text| eprintln!("lab: {text}"))?;
-    }
+    // the longest first
+    let all: Vec<_> = [(Kernel::Newest, Containerd::V2_1)].into_iter().chain(all).collect();
+    std::thread::scope(|scope| {
+        let made: Vec<_> = all
+            .iter()
+            .map(|(kernel, containerd)| {
+                scope.spawn(|| {
+                    let target = Target { spec: Spec::node(*kernel, *containerd), daemon: None };
+                    run::machine_with_daemon(&target, &|text| eprintln!("lab: {text}")).map(drop)
+                })
+            })
+            .collect();
+        made.into_iter().try_for_each(|machine| {
+            machine.join().unwrap_or_else(|_| Err(anyhow::anyhow!("making a machine panicked")))
+        })
+    })?;
     Ok(0)
 }
 

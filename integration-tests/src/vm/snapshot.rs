@@ -175,6 +175,7 @@ impl Machine {
 
     fn make(&self, initrd: &[u8]) -> Result<()> {
         cache::write_whole(&self.initrd, initrd)?;
+        let _slot = cache::guest_slot()?;
         let work = tempfile::Builder::new().prefix("lab.").tempdir()?;
         File::create(work.path().join("job.img"))?.set_len(JOB_DISK)?;
         let mut guest = self.start(work.path(), false)?;
