@@ -223,7 +223,6 @@ fn container(id: &str, kind: ProfileKind) -> Container {
 
 /// The `linux.seccomp` that a runtime makes of an adjustment: the errno of the default action gets lost.
 fn generated(policy: &nri::LinuxSeccomp) -> Value {
-    let errno = |errno: Option<u32>| errno.map_or(Value::Null, Value::from);
     let syscalls = policy.syscalls.iter().map(|one| {
         let args = one.args.iter().map(|arg| {
             serde_json::json!({"index": arg.index, "value": arg.value, "valueTwo": arg.value_two, "op": arg.op})
@@ -231,8 +230,8 @@ fn generated(policy: &nri::LinuxSeccomp) -> Value {
         let mut entry = serde_json::json!({
             "names": one.names, "action": one.action, "args": args.collect::<Vec<_>>(),
         });
-        if one.errno_ret.is_some() {
-            entry["errnoRet"] = errno(one.errno_ret);
+        if let (Some(errno), Some(entry)) = (one.errno_ret, entry.as_object_mut()) {
+            entry.insert("errnoRet".into(), errno.into());
         }
         entry
     });
