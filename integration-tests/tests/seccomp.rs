@@ -227,13 +227,14 @@ fn generated(policy: &nri::LinuxSeccomp) -> Value {
         let args = one.args.iter().map(|arg| {
             serde_json::json!({"index": arg.index, "value": arg.value, "valueTwo": arg.value_two, "op": arg.op})
         });
-        let mut entry = serde_json::json!({
-            "names": one.names, "action": one.action, "args": args.collect::<Vec<_>>(),
-        });
-        if let (Some(errno), Some(entry)) = (one.errno_ret, entry.as_object_mut()) {
-            entry.insert("errnoRet".into(), errno.into());
-        }
-        entry
+        // crun takes no `null`
+        let errno = one.errno_ret.map(|errno| ("errnoRet".to_owned(), errno.into()));
+        let entry = [
+            ("names".to_owned(), serde_json::json!(one.names)),
+            ("action".to_owned(), one.action.clone().into()),
+            ("args".to_owned(), args.collect::<Vec<_>>().into()),
+        ];
+        Value::Object(entry.into_iter().chain(errno).collect())
     });
     serde_json::json!({
         "defaultAction": policy.default_action,
@@ -481,7 +482,7 @@ async fn localhost_profile(node: &mut Node) -> Result<()> {
     daemon.wait_for_change(before).await?;
     let alerts = daemon
         .wait_for_alert(std::time::Duration::from_secs(20), |alert| {
-            alert["Data"] == "notice=seccomp-pending-restart"
+            alert["Data"] == "notice=seccomp-pending-restart" && alert["ContainerName"] == "idle"
         })
         .await?;
     let pending = alerts.iter().any(|alert| alert["ContainerName"] == "idle");

@@ -278,8 +278,8 @@ impl Alerts {
                 alert.about(container);
                 (alert.operation, alert.enforcer) = ("Syscall", "Seccomp");
                 alert.message = format!(
-                    "pending restart: the container keeps the seccomp profile that it was started with; {policies} \
-                     select it now"
+                    "pending restart: the container keeps the seccomp profile that it was started with; selected \
+                     now by {policies}"
                 );
                 alert.data = "notice=seccomp-pending-restart".into();
             }

@@ -12,25 +12,8 @@ use enforcer_core::subject::Subject;
 use crate::cli::{BaseChoice, CompileArgs};
 use crate::exit::{Exit, chain};
 use crate::input;
+use crate::seccomp::base::CAPABILITIES;
 use crate::term::{BAD, WARN, complain, paint, say, say_json};
-
-/// What containerd gives a container that asks for nothing.
-const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "chown",
-    "dac_override",
-    "fowner",
-    "fsetid",
-    "kill",
-    "setgid",
-    "setuid",
-    "setpcap",
-    "net_bind_service",
-    "net_raw",
-    "sys_chroot",
-    "mknod",
-    "audit_write",
-    "setfcap",
-];
 
 /// The greatest profile that is read, in bytes; runtimes' own have some 20,000.
 const MAX_PROFILE: u64 = 4 << 20;
@@ -85,7 +68,7 @@ pub fn base(choice: &BaseChoice, capabilities: &[Capability]) -> Result<Base, St
     Ok(match choice {
         BaseChoice::Unconfined => Base::Unconfined,
         BaseChoice::RuntimeDefault => Base::RuntimeDefault(match capabilities {
-            [] => DEFAULT_CAPABILITIES.iter().filter_map(|name| Capability::by_name(name)).collect(),
+            [] => CAPABILITIES.iter().filter_map(|name| Capability::by_name(name)).collect(),
             given => given.iter().copied().collect::<BTreeSet<_>>(),
         }),
         BaseChoice::File(path) => Base::Profile(read(path)?),

@@ -13,7 +13,7 @@ use super::wire::from_nri;
 /// The capabilities that containers get unless their pod asks for others: containerd's and CRI-O's defaults, together.
 /// No message of NRI tells those of a container. One that was given more gets the runtime's default as for these, which
 /// is stricter.
-const CAPABILITIES: [&str; 14] = [
+pub const CAPABILITIES: [&str; 14] = [
     "audit_write",
     "chown",
     "dac_override",

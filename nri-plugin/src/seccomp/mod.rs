@@ -84,7 +84,7 @@ struct Plan {
 enum PlanError {
     #[error("the profile that it has cannot be merged with: {0}")]
     Base(String),
-    #[error("the profile is not one that a runtime takes: {0}")]
+    #[error("the container's profile: {0}")]
     Profile(String),
 }
 
@@ -380,6 +380,9 @@ fn gaps(policies: &Together, reason: GapReason, advice: &str) -> Vec<Gap> {
 
 /// The policies for people.
 fn name(policies: &Together) -> String {
+    if policies.is_empty() {
+        return "no policy".into();
+    }
     crate::container::name(policies.iter().map(|policy| policy.id()))
 }
 
