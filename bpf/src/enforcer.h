@@ -313,10 +313,9 @@ _Static_assert(sizeof(struct lists_cell) == CELL_BYTES, "lists_cell");
 
 /* condition of an alternative: the number of a list that holds all arguments; with LIST_NOT, of one that does not */
 #define LIST_NOT 0x40000000u
-#define LIST_ANY 0x80000000u /* whatever the arguments */
+#define LIST_ANY 0x80000000u /* whatever the arguments; the last alternative is this with no decision */
 #define APPLET_SHIFT 9	     /* above the list: 1 + the number of the applet that runs; 0 = whatever runs */
 #define APPLET_MASK 1023u
-#define LIST_END 0xffffffffu /* in the place of a condition: there is no more */
 #define MAX_ALTERNATIVES 256
 
 struct decision_cell {

@@ -270,35 +270,30 @@ static __always_inline int decision_stronger(__u32 a, __u32 b)
 	return ea > eb || (ea == eb && (a & DECISION_RULE) < (b & DECISION_RULE));
 }
 
-/* The answer of a decision that hangs on arguments. Verified once, on its own. */
+/* The answer of a decision that hangs on arguments. Verified once, on its own, turn by turn: so one turn has one branch. */
 __noinline __u32 alternative(struct query *q, __u32 decision)
 {
-	__u32 i, list, applet, held;
-	__u64 at, word;
+	__u64 at, word, held, runs;
+	__u32 i, list, applet;
 
 	if (!q)
 		return 0;
 	at = q->image + 4 * (__u64)(decision & DECISION_RULE);
 #pragma clang loop unroll(disable)
 	for (i = 0; i < MAX_ALTERNATIVES; i++) {
-		word = LIST_END;
+		word = LIST_ANY;
 		if (direct_loads)
 			word = direct_word(at + 8 * i);
 		else
 			bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
 		list = FIRST(word);
-		if (list == LIST_END)
-			return 0;
-		held = q->held[(list >> 6) & (LIST_WORDS - 1)] >> (list & 63) & 1;
-		if (!(list & LIST_ANY) && held != !(list & LIST_NOT))
-			continue;
-		applet = (list >> APPLET_SHIFT) & APPLET_MASK;
-		if (applet) {
-			applet--;
-			if (!(q->runs[(applet >> 6) & (LIST_WORDS - 1)] >> (applet & 63) & 1))
-				continue;
-		}
-		return SECOND(word);
+		applet = (list >> APPLET_SHIFT) & APPLET_MASK; /* 1 and on; 0 = any */
+		held = q->held[(list >> 6) & (LIST_WORDS - 1)] >> (list & 63);
+		runs = q->runs[((applet - 1) >> 6) & (LIST_WORDS - 1)] >> ((applet - 1) & 63);
+		held = (held ^ list / LIST_NOT) | list / LIST_ANY; /* in its last bit */
+		runs |= (__u64)((__s64)(__u64)applet - 1) >> 63;
+		if (held & runs & 1)
+			return SECOND(word);
 	}
 	return 0; /* the compiler refuses such rules */
 }

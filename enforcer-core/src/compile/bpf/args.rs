@@ -22,8 +22,6 @@ const NOT: u32 = 0x4000_0000;
 const ANY: u32 = 0x8000_0000;
 /// `APPLET_SHIFT`
 const APPLET_SHIFT: u32 = 9;
-/// `LIST_END`
-const END: u32 = u32::MAX;
 
 /// When an answer is given: what must hold of the arguments; nothing for always.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +51,7 @@ impl When {
 /// The words of alternatives, of which the first whose condition holds is the answer.
 pub(super) fn words(alternatives: &[(When, u32)]) -> Vec<u32> {
     let pair = |(when, decision): &(When, u32)| [when.condition(), *decision];
-    alternatives.iter().flat_map(pair).chain([END, 0]).collect()
+    alternatives.iter().flat_map(pair).chain([ANY, 0]).collect()
 }
 
 /// The lists and applets of a ruleset, by number.
