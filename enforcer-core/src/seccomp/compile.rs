@@ -11,10 +11,10 @@ use super::arch::Arch;
 use super::base::{self, BaseProfile};
 use super::decide::{self, sorted};
 use super::emit;
-use super::fit::both_sizes;
+use super::fit::{both_sizes, lower_halves};
 use super::merge::{Function, Merge};
 use super::oci::LinuxSeccomp;
-use super::region::{TooMany, join, product};
+use super::region::{MAX_REGIONS, TooMany, join, product};
 use super::table::SyscallName;
 use super::width::widths;
 use crate::capability::Capability;
@@ -203,16 +203,14 @@ struct Encoding {
 
 impl Encoding {
     fn new(functions: &BTreeMap<SyscallName, Function>, default: Action, arches: &[Arch]) -> Self {
-        let sizes = |name: SyscallName| {
-            let mut present = arches.iter().filter(|arch| name.number(**arch).is_some());
-            let first = present.next().map(|arch| arch.is_32_bit());
-            present.any(|arch| Some(arch.is_32_bit()) != first)
+        let has = |name: SyscallName, small: bool| {
+            arches.iter().any(|arch| arch.is_32_bit() == small && name.number(*arch).is_some())
         };
         let fit = |(name, function): (&SyscallName, &Function)| {
-            let fitted = if function.uniform().is_none() && sizes(*name) {
-                both_sizes(function, default, widths(*name))
-            } else {
-                function.clone()
+            let fitted = match function.uniform() {
+                None if has(*name, true) && has(*name, false) => both_sizes(function, default, widths(*name)),
+                None if has(*name, true) => lower_halves(function),
+                _ => function.clone(),
             };
             (*name, fitted)
         };
@@ -265,7 +263,7 @@ fn classes(policies: &[&SeccompPolicy], arches: &[Arch]) -> Vec<Vec<Arch>> {
 
 /// The strictest of two functions.
 fn both(one: &Function, other: &Function) -> Function {
-    match product(&one.parts, &other.parts, Action::strictest) {
+    match product(&one.parts, &other.parts, MAX_REGIONS, Action::strictest) {
         Ok(parts) => Function { parts: join(parts), cut: one.cut || other.cut },
         Err(TooMany) => {
             Function { cut: true, ..Function::always(one.strictest().strictest(other.strictest())) }

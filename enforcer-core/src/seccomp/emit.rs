@@ -61,8 +61,8 @@ fn multiplexer(
 ) -> Action {
     let mut action = function.uniform().unwrap_or_else(|| function.strictest());
     if action == default && default.passes() {
-        let through = functions.iter().filter(|(one, _)| one.multiplexer() == Some(name));
-        action = through.map(|(_, function)| function.strictest()).fold(action, Action::max);
+        let through = name.multiplexed().filter_map(|one| functions.get(&one));
+        action = through.map(Function::strictest).fold(action, Action::max);
     }
     match (action, default) {
         (action, default) if action != default || action.passes() => action,

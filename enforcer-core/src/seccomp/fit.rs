@@ -50,6 +50,12 @@ pub(super) fn both_sizes(function: &Function, default: Action, widths: [u8; 6]) 
     fitted
 }
 
+/// A function where no upper half is ever set: what is about those says nothing.
+pub(super) fn lower_halves(function: &Function) -> Function {
+    let low = function.parts.iter().filter(|(region, _)| is_low(region));
+    Function { parts: low.map(|(region, action)| (lower_half(region), *action)).collect(), cut: function.cut }
+}
+
 fn is_low(region: &Region) -> bool {
     region.0.iter().all(|cube| cube.value <= LOWER)
 }

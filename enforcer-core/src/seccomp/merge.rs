@@ -8,7 +8,7 @@ use super::base::BaseProfile;
 use super::condition;
 use super::decide::{self, covers, default_denial, together};
 use super::oci::Arg;
-use super::region::{Cube, Partition, Region, TooMany, join, product};
+use super::region::{Cube, MAX_REGIONS, Partition, Region, TooMany, join, product};
 use super::table::SyscallName;
 use super::width::{mask, widths};
 use crate::policy::{SeccompPolicy, SeccompRule};
@@ -105,7 +105,8 @@ impl<'a> Merge<'a> {
             return function;
         }
         let narrow = narrow(name, &rules);
-        let whole = self.cut_up(name, &rules, entries, otherwise, vec![Region::ANY]);
+        let most = if narrow.is_empty() { MAX_REGIONS } else { MAX_PARTS };
+        let whole = self.cut_up(name, &rules, entries, otherwise, (vec![Region::ANY], most));
         if let Ok(parts) = &whole
             && (parts.len() <= FEW_PARTS || narrow.is_empty())
             && parts.len() <= MAX_PARTS
@@ -114,8 +115,8 @@ impl<'a> Merge<'a> {
         }
         // Calls whose upper bits are stray get the strictest answer: what is left of the function is smaller.
         let strictest = self.strictest(&rules, entries, otherwise);
-        let sane = sane(name, &narrow);
-        let within = self.cut_up(name, &rules, entries, otherwise, sane.clone());
+        let sane = sane(&narrow);
+        let within = self.cut_up(name, &rules, entries, otherwise, (sane.clone(), MAX_REGIONS));
         if let (false, Ok(mut parts)) = (narrow.is_empty(), within) {
             let mut outside = Partition::of(vec![Region::ANY]);
             if sane.iter().try_for_each(|region| outside.say(region, ())).is_ok() {
@@ -139,8 +140,7 @@ impl<'a> Merge<'a> {
 
     /// What is said about calls that are made through this one, other than that they are allowed.
     fn multiplexed(&self, name: SyscallName, arch: Arch) -> impl Iterator<Item = &'a SeccompRule> {
-        let through = SyscallName::all().filter(move |one| one.multiplexer() == Some(name));
-        let mut rules: Vec<_> = through.flat_map(|one| self.rules(one)).copied().collect();
+        let mut rules: Vec<_> = name.multiplexed().flat_map(|one| self.rules(one)).copied().collect();
         rules.retain(|(place, rule)| rule.origin.action != Effect::Allow && self.covers(*place, arch));
         rules.sort_by_key(|(place, _)| *place);
         rules.into_iter().map(|(_, rule)| rule)
@@ -176,9 +176,9 @@ impl<'a> Merge<'a> {
         rules: &[(&SeccompRule, &[Arg])],
         entries: &[(Vec<Arg>, Action)],
         otherwise: Above,
-        domain: Vec<Region>,
+        (domain, most): (Vec<Region>, usize),
     ) -> Result<Vec<(Region, Action)>, TooMany> {
-        let mut above = Partition::of(domain);
+        let mut above = Partition::at_most(most, domain);
         for (rule, conditions) in rules {
             let widths = if rule.origin.action == Effect::Allow { [64; 6] } else { widths(name) };
             for region in condition::regions(conditions, widths)? {
@@ -194,7 +194,7 @@ impl<'a> Merge<'a> {
         let above = join(above.finish(otherwise));
         let below = join(below.finish((self.base.default, false)));
         let both = |(above, explicit): Above, (below, entry): Above| together(above, explicit, below, entry);
-        Ok(join(product(&above, &below, both)?))
+        Ok(join(product(&above, &below, most, both)?))
     }
 
     fn strictest(
@@ -226,8 +226,7 @@ fn narrow(name: SyscallName, rules: &[(&SeccompRule, &[Arg])]) -> Vec<(usize, u8
 
 /// The calls of which those arguments are as compilers leave them in registers: upper bits all zero, or all like the
 /// sign.
-fn sane(name: SyscallName, narrow: &[(usize, u8)]) -> Vec<Region> {
-    let _ = name;
+fn sane(narrow: &[(usize, u8)]) -> Vec<Region> {
     let mut found = vec![Region::ANY];
     for (index, width) in narrow {
         let upper = !mask(*width);

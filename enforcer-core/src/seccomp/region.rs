@@ -129,16 +129,22 @@ impl Region {
 pub(super) struct Partition<T> {
     pub(super) parts: Vec<(Region, T)>,
     pub(super) rest: Vec<Region>,
+    most: usize,
 }
 
-/// More regions than [`MAX_REGIONS`].
+/// More regions than are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooMany;
 
 impl<T: Copy> Partition<T> {
     /// Nothing told yet, in these disjoint regions.
     pub(super) fn of(domain: Vec<Region>) -> Self {
-        Self { parts: Vec::new(), rest: domain }
+        Self::at_most(MAX_REGIONS, domain)
+    }
+
+    /// The same, for a function that is of no use in more regions.
+    pub(super) fn at_most(most: usize, domain: Vec<Region>) -> Self {
+        Self { parts: Vec::new(), rest: domain, most }
     }
 
     /// Says what holds in `region`, as far as nothing has been said about it.
@@ -154,12 +160,12 @@ impl<T: Copy> Partition<T> {
             }
         }
         self.rest = rest;
-        if self.parts.len() + self.rest.len() > MAX_REGIONS { Err(TooMany) } else { Ok(()) }
+        if self.parts.len() + self.rest.len() > self.most { Err(TooMany) } else { Ok(()) }
     }
 
     /// The whole function, with this for what is left.
     pub(super) fn finish(self, otherwise: T) -> Vec<(Region, T)> {
-        let Self { mut parts, rest } = self;
+        let Self { mut parts, rest, most: _ } = self;
         parts.extend(rest.into_iter().map(|region| (region, otherwise)));
         parts
     }
@@ -169,6 +175,7 @@ impl<T: Copy> Partition<T> {
 pub(super) fn product<A: Copy, B: Copy, C: Copy>(
     left: &[(Region, A)],
     right: &[(Region, B)],
+    most: usize,
     both: impl Fn(A, B) -> C,
 ) -> Result<Vec<(Region, C)>, TooMany> {
     let mut parts = Vec::new();
@@ -178,7 +185,7 @@ pub(super) fn product<A: Copy, B: Copy, C: Copy>(
                 parts.push((region, both(*of_a, *of_b)));
             }
         }
-        if parts.len() > MAX_REGIONS {
+        if parts.len() > most {
             return Err(TooMany);
         }
     }
@@ -190,8 +197,10 @@ pub(super) fn join<T: Copy + Ord>(mut parts: Vec<(Region, T)>) -> Vec<(Region, T
     loop {
         let before = parts.len();
         for index in 0..6 {
-            for shift in 0..u64::BITS {
-                join_bit(&mut parts, index, 1 << shift);
+            let compared =
+                parts.iter().filter_map(|part| part.0.0.get(index)).fold(0, |bits, cube| bits | cube.mask);
+            for bit in (0..u64::BITS).map(|shift| 1 << shift).filter(|bit| compared & bit != 0) {
+                join_bit(&mut parts, index, bit);
             }
         }
         if parts.len() == before {

@@ -141,6 +141,16 @@ impl SyscallName {
         }
     }
 
+    /// What is made through it; nothing unless it is a multiplexer.
+    pub fn multiplexed(self) -> impl Iterator<Item = Self> {
+        let names: &[&str] = match self.as_str() {
+            "socketcall" => &SOCKET_CALLS,
+            "ipc" => &IPC_CALLS,
+            _ => &[],
+        };
+        names.iter().filter_map(|name| Self::by_name(name))
+    }
+
     /// Whether it is one of the two multiplexers.
     #[must_use]
     pub fn is_multiplexer(self) -> bool {
