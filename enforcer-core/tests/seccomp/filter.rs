@@ -144,7 +144,7 @@ fn action(name: ActionName, errno: Option<u32>) -> ScmpAction {
         ActionName::Kill | ActionName::KillThread => ScmpAction::KillThread,
         ActionName::KillProcess => ScmpAction::KillProcess,
         ActionName::Trap => ScmpAction::Trap,
-        ActionName::Errno => ScmpAction::Errno(errno as i32),
+        ActionName::Errno => ScmpAction::Errno(errno.cast_signed()),
         ActionName::Trace => ScmpAction::Trace(errno as u16),
         ActionName::Allow => ScmpAction::Allow,
         ActionName::Log => ScmpAction::Log,

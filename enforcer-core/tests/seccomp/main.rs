@@ -1,6 +1,15 @@
 //! Seccomp profiles, through the real libseccomp, against what the policies mean. `SECCOMP_CASES` and `SECCOMP_SEED`
 //! choose others.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
 mod filter;
 mod world;
 
