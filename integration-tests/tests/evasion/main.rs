@@ -98,6 +98,7 @@ fn tricks(kernel: &str) {
             let mut sandbox = Sandbox::new(&["run", name], table::host_pid(name));
             events(&enforcer);
             if let Some(rules) = rules(*kind, under) {
+                let rules = if table::by_all_names(name) { corpus::linked(&rules) } else { rules };
                 enforcer.arm(&sandbox.target(), &rules).unwrap();
             }
             let result = sandbox.result();

@@ -64,6 +64,11 @@ const HOST_PID: &[&str] = &[
     "/proc/PID/root outside",
 ];
 
+/// Tricks about what is found in the image when a container is armed.
+pub fn by_all_names(name: &str) -> bool {
+    name == "hard link made before"
+}
+
 pub fn host_pid(name: &str) -> bool {
     HOST_PID.contains(&name)
 }
