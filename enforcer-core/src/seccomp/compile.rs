@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::action::{Action, ENOSYS, EPERM};
+use super::action::{Action, EPERM};
 use super::arch::Arch;
 use super::base::{self, BaseProfile};
 use super::decide::{self, sorted};
@@ -69,7 +69,8 @@ impl SeccompProfile {
 
     /// The same function for runtimes to which `defaultErrnoRet` does not get through, so that their default is `EPERM`:
     /// NRI's adjustment. Every known system call with another default has an entry. What this cannot say is `ENOSYS` for
-    /// numbers that nobody knows yet: runc adds that by itself, with crun such a number returns `EPERM`.
+    /// numbers that nobody knows yet: runc adds that by itself, with crun such a number returns `EPERM`. Nor can it say the
+    /// value that a tracer is told by default.
     #[must_use]
     pub fn without_default_errno(&self) -> &LinuxSeccomp {
         &self.bare
@@ -132,6 +133,7 @@ pub enum BaseError {
 /// - what [`SeccompProfile::gaps`] tells;
 /// - a call of which an argument that something compares has bits above those that the kernel looks at, which no compiler
 ///   leaves there: they are neither all zero nor all like the sign; it may get another errno;
+/// - `vserver`, which no kernel has, returns an errno where x32 is among the architectures;
 /// - `socketcall` and `ipc` have one answer, whatever their arguments; where that is an errno, it may be another one.
 ///
 /// # Errors
@@ -166,8 +168,7 @@ pub fn compile(policies: &[&SeccompPolicy], base: &Base, node: &Node) -> Result<
     let default = default(&policies, &base);
     report.unknown_names(default);
     let unknown = base::unknown(default);
-    let bare_default =
-        if unknown == default && default != Action::Errno(ENOSYS) { default } else { Action::Errno(EPERM) };
+    let bare_default = if matches!(default, Action::Errno(_)) { Action::Errno(EPERM) } else { default };
     let mut tight = Encoding::new(&functions, default, &arches);
     let mut bare = Encoding::new(&functions, bare_default, &arches);
     // The costliest first, until it fits: a filter that the kernel refuses lets no container start.
@@ -180,7 +181,9 @@ pub fn compile(policies: &[&SeccompPolicy], base: &Base, node: &Node) -> Result<
     // Numbers that nobody knows: in the default where that fits, else as runc has it.
     let ample = Encoding::new(&functions, unknown, &arches);
     let encoding = if ample.fits() { ample } else { tight };
-    for (name, function) in encoding.functions.iter().filter(|(_, function)| function.cut) {
+    for (name, function) in
+        encoding.functions.iter().chain(&bare.functions).filter(|(_, function)| function.cut)
+    {
         report.of_rules(*name, GapReason::SeccompConditions, function.strictest());
     }
     let (mut oci, mut bare) = (encoding.profile(&arches), bare.profile(&arches));
@@ -203,8 +206,12 @@ struct Encoding {
 
 impl Encoding {
     fn new(functions: &BTreeMap<SyscallName, Function>, default: Action, arches: &[Arch]) -> Self {
+        // Where a multiplexer makes it, its entries come to be compared there as well.
         let has = |name: SyscallName, small: bool| {
-            arches.iter().any(|arch| arch.is_32_bit() == small && name.number(*arch).is_some())
+            let there = |arch: Arch| {
+                [Some(name), name.multiplexer()].iter().flatten().any(|one| one.number(arch).is_some())
+            };
+            arches.iter().any(|arch| arch.is_32_bit() == small && there(*arch))
         };
         let fit = |(name, function): (&SyscallName, &Function)| {
             let fitted = match function.uniform() {

@@ -8,18 +8,24 @@
 
 use std::collections::BTreeMap;
 
-use super::action::{Action, ENOSYS};
+use super::action::{Action, ENOSYS, EPERM};
 use super::arch::Arch;
 use super::merge::Function;
 use super::oci::{Arg, LinuxSeccomp, Op, SyscallEntry};
 use super::region::{Cube, Region};
 use super::table::SyscallName;
 
+/// A system call that x86 has a number for and no kernel makes.
+const ANCHOR: &str = "vserver";
 /// The most instructions of a filter (`BPF_MAXINSNS` of the kernel), less what a runtime puts before it.
 pub(super) const MAX_INSTRUCTIONS: usize = 4096 - 96;
 
 /// The entries where `default` holds for the rest.
-pub(super) fn entries(functions: &BTreeMap<SyscallName, Function>, default: Action) -> Vec<SyscallEntry> {
+fn entries(
+    functions: &BTreeMap<SyscallName, Function>,
+    default: Action,
+    arches: &[Arch],
+) -> Vec<SyscallEntry> {
     let mut first = Vec::new();
     let mut grouped: BTreeMap<(Vec<Arg>, Action), Vec<SyscallName>> = BTreeMap::new();
     for (name, function) in functions {
@@ -38,8 +44,21 @@ pub(super) fn entries(functions: &BTreeMap<SyscallName, Function>, default: Acti
             }
         }
     }
+    if arches.contains(&Arch::X32) {
+        first.extend(anchor(functions, default));
+    }
     first.extend(grouped.into_iter().map(|((args, action), names)| entry(&names, action, args)));
     first
+}
+
+/// An entry without conditions on x86-64: without any, libseccomp 2.5.4 forgets to load the number of the system call where
+/// x32 and 32-bit x86 are in the profile, too, and no entry of x86-64 matches. It is about one that no kernel has, and
+/// which is not made.
+fn anchor(functions: &BTreeMap<SyscallName, Function>, default: Action) -> Option<SyscallEntry> {
+    let name = SyscallName::by_name(ANCHOR)?;
+    functions.get(&name).filter(|function| function.uniform() == Some(default))?;
+    let errno = if default == Action::Errno(ENOSYS) { EPERM } else { ENOSYS };
+    Some(entry(&[name], Action::Errno(errno), Vec::new()))
 }
 
 /// An entry with every name that is denied by default alone: it says nothing beside, and runtimes skip it.
@@ -66,7 +85,7 @@ fn multiplexer(
     }
     match (action, default) {
         (action, default) if action != default || action.passes() => action,
-        (Action::Errno(ENOSYS), _) => Action::Errno(super::action::EPERM),
+        (Action::Errno(ENOSYS), _) => Action::Errno(EPERM),
         (Action::Errno(_), _) => Action::Errno(ENOSYS),
         (Action::KillThread, _) => Action::KillProcess,
         (Action::Trap | Action::KillProcess, _) => Action::KillThread,
@@ -122,7 +141,7 @@ pub(super) fn profile(
 ) -> LinuxSeccomp {
     LinuxSeccomp {
         architectures: arches.iter().map(|arch| arch.oci_name().to_owned()).collect(),
-        syscalls: entries(functions, default),
+        syscalls: entries(functions, default, arches),
         ..LinuxSeccomp::of(default)
     }
 }

@@ -83,6 +83,7 @@ impl World {
             _ => name.number(arch).unwrap_or(500 | bit),
         };
         let mut args = [0; 6];
+        let low = arch == Arch::X86 || rng.random_bool(0.6);
         for arg in &mut args {
             let value = *self.values.choose(rng).unwrap();
             *arg = match rng.random_range(0..8) {
@@ -93,7 +94,7 @@ impl World {
                 4 => rng.random(),
                 _ => value,
             };
-            if arch == Arch::X86 {
+            if low {
                 *arg &= 0xffff_ffff;
             }
         }
