@@ -471,3 +471,71 @@ fn help_documents_the_exit_codes() {
         assert!(out(&output).contains("Exit codes:"), "{args:?}");
     }
 }
+
+const SECCOMP: &str = "kind: KubeArmorSeccompPolicy
+name: sockets
+app: web
+syscalls:
+- {name: socket, args: [{index: 0, value: 38}], errno: EAFNOSUPPORT}
+- {name: reboot, action: Audit}
+";
+
+#[test]
+fn compile_prints_the_profile_that_a_runtime_gets() {
+    let dir = Dir::new();
+    let policy = dir.write("seccomp.yaml", SECCOMP);
+    let compile = |label: &str, more: &[&str]| {
+        let policy = policy.to_str().unwrap();
+        let base = ["compile", "--seccomp", "--policy", policy, "--namespace", "default", "--label", label];
+        nri_enforcer([&base, more].concat())
+    };
+    let output = compile("app=web", &["--base", "unconfined", "--strict"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ALLOW");
+    let entries = profile["syscalls"].as_array().unwrap();
+    let of = |name: &str| entries.iter().find(|entry| entry["names"] == json!([name])).unwrap();
+    let args = json!([{"index": 0, "value": 0xffff_ffff_u32, "valueTwo": 38, "op": "SCMP_CMP_MASKED_EQ"}]);
+    assert_eq!((of("socket")["errnoRet"].clone(), of("socket")["args"].clone()), (json!(97), args));
+    assert_eq!(of("reboot")["action"], "SCMP_ACT_LOG");
+
+    let output = compile("app=web", &["--cap", "sys_admin"]);
+    let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&profile["defaultAction"], &profile["defaultErrnoRet"]),
+        (&json!("SCMP_ACT_ERRNO"), &json!(38))
+    );
+    let output = compile("app=web", &["--nri"]);
+    let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(profile.get("defaultErrnoRet"), None);
+
+    // the profile is one that can be the base of others
+    let base = dir.write("base.json", &String::from_utf8(output.stdout).unwrap());
+    assert_eq!(code(&compile("app=web", &["--base", base.to_str().unwrap()])), 0);
+    let output = compile("app=db", &[]);
+    assert_eq!(code(&output), 0);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no seccomp policy selects"), "{output:?}");
+    for bad in [&["--base", "/nonexistent"][..], &["--cap", "sys_admni"], &["--libseccomp", "2.5"]] {
+        assert_eq!(code(&compile("app=web", bad)), 2, "{bad:?}");
+    }
+}
+
+#[test]
+fn explain_asks_seccomp_policies_about_arguments() {
+    let dir = Dir::new();
+    let policy = dir.write("seccomp.yaml", SECCOMP);
+    let found = |access: &str| {
+        let output = explain(&policy, &["--access", access, "-o", "json"]);
+        assert_eq!(code(&output), 0, "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["seccomp"].clone()
+    };
+    let blocked = found("syscall:socket:38,3");
+    assert_eq!((&blocked["errno"], &blocked["policy"]), (&json!("EAFNOSUPPORT"), &json!("default/sockets")));
+    assert_eq!((&blocked["rule"], &blocked["base"]), (&json!("syscalls[0]"), &json!("errno 1")));
+    assert_eq!(found("syscall:socket:2")["action"], "allow");
+    assert_eq!(found("syscall:reboot")["errno"], "EPERM", "the runtime's default denies it");
+    let output = explain(&policy, &["--access", "syscall:socket:38", "--expect", "block"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let output = explain(&policy, &["--access", "syscall:socket:1,2,3,4,5,6,7"]);
+    assert_eq!(code(&output), 2);
+}

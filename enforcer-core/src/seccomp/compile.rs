@@ -180,7 +180,7 @@ pub fn compile(policies: &[&SeccompPolicy], base: &Base, node: &Node) -> Result<
     }
     // Numbers that nobody knows: in the default where that fits, else as runc has it.
     let ample = Encoding::new(&functions, unknown, &arches);
-    let encoding = if ample.fits() { ample } else { tight };
+    let encoding = if ample.fits() && ample.cuts() <= tight.cuts() { ample } else { tight };
     for (name, function) in
         encoding.functions.iter().chain(&bare.functions).filter(|(_, function)| function.cut)
     {
@@ -219,6 +219,10 @@ impl Encoding {
                 None if has(*name, true) => lower_halves(function),
                 _ => function.clone(),
             };
+            let fitted = match fitted.uniform() {
+                None if emit::chain(&fitted, default) > emit::MAX_CHAIN => function.cut(),
+                _ => fitted,
+            };
             (*name, fitted)
         };
         let functions: BTreeMap<_, _> = functions.iter().map(fit).collect();
@@ -231,6 +235,10 @@ impl Encoding {
 
     fn fits(&self) -> bool {
         self.costs.values().sum::<usize>() <= emit::MAX_INSTRUCTIONS
+    }
+
+    fn cuts(&self) -> usize {
+        self.functions.values().filter(|function| function.cut).count()
     }
 
     /// The costliest of those that arguments are compared for, where all of it does not fit.

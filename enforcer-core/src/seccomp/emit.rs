@@ -6,7 +6,7 @@
 //! about the multiplexer along, on architectures that have one; so each multiplexer has an entry without conditions, and
 //! that comes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::{Action, ENOSYS, EPERM};
 use super::arch::Arch;
@@ -19,6 +19,10 @@ use super::table::SyscallName;
 const ANCHOR: &str = "vserver";
 /// The most instructions of a filter (`BPF_MAXINSNS` of the kernel), less what a runtime puts before it.
 pub(super) const MAX_INSTRUCTIONS: usize = 4096 - 96;
+
+/// The most instructions for the comparisons of one system call. Jumps over more than 255 are made by others, and libseccomp
+/// 2.5.4 shares those among jumps of which one has loaded what the target compares, and the other has not.
+pub(super) const MAX_CHAIN: usize = 240;
 
 /// The entries where `default` holds for the rest.
 fn entries(
@@ -114,6 +118,23 @@ fn args(region: &Region) -> Vec<Arg> {
         .collect()
 }
 
+/// How many instructions libseccomp makes of the comparisons of a system call on a 64-bit architecture: three for each half
+/// that is compared, where entries that begin alike share them.
+pub(super) fn chain(function: &Function, default: Action) -> usize {
+    let mut nodes = BTreeSet::new();
+    for (region, _) in function.parts.iter().filter(|(_, action)| *action != default) {
+        let mut path = Vec::new();
+        for Arg { index, op, value, value_two } in args(region) {
+            let (mask, wanted) = if op == Op::Equal { (u64::MAX, value) } else { (value, value_two) };
+            for shift in [32, 0] {
+                path.push((index, op, mask >> shift & 0xffff_ffff, wanted >> shift & 0xffff_ffff));
+                nodes.insert(path.clone());
+            }
+        }
+    }
+    2 + 3 * nodes.len()
+}
+
 /// How many instructions libseccomp makes of a function at most, for all these architectures.
 pub(super) fn instructions(
     name: SyscallName,
@@ -125,10 +146,7 @@ pub(super) fn instructions(
     let of_one = match function.uniform() {
         Some(action) if action == default => 0,
         Some(_) => 2,
-        None => {
-            let parts = function.parts.iter().filter(|(_, action)| *action != default);
-            2 + parts.map(|(region, _)| args(region).len() * 6 + 1).sum::<usize>()
-        }
+        None => chain(function, default),
     };
     present * of_one
 }
