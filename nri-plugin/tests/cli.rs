@@ -503,7 +503,7 @@ fn compile_prints_the_profile_that_a_runtime_gets() {
     let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&profile["defaultAction"], &profile["defaultErrnoRet"]),
-        (&json!("SCMP_ACT_ERRNO"), &json!(38))
+        (&json!("SCMP_ACT_ERRNO"), &json!(1))
     );
     let output = compile("app=web", &["--nri"]);
     let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
