@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs every test of the workspace, the programs side by side: those that use guests wait for them most of the time
-# (no more run at once than the machine has cores, see `guest_slot` in src/cache.rs), and `cargo test` would run one
-# program after another. Prints what each said, how long it took, and the sum; fails when any test failed, when a
+# Runs every test of the workspace: first the programs that use this machine alone, then those that use guests, side by
+# side. No more guests run at once than the machine has cores (`guest_slot` in src/cache.rs), and nothing beside them,
+# since a guest that gets no time answers too late. Prints what each said, how long it took, and the sum; fails when any test failed, when a
 # program ended without its verdict, and when there were none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,12 +25,12 @@ programs=$("$CARGO" test --locked --workspace --no-run --message-format=json |
 [ -n "$programs" ] || { echo "cargo names no test program" >&2; exit 1; }
 touch "$logs/.done"
 while read -r dir exe; do
-  case $dir in */integration-tests) program "$(basename "$exe")" "$dir" "$exe" & ;; esac
-done <<<"$programs"
-while read -r dir exe; do
   case $dir in */integration-tests) ;; *) program "$(basename "$exe")" "$dir" "$exe" ;; esac
 done <<<"$programs"
 program documentation "$PWD" "$CARGO" test --locked --workspace --doc --no-fail-fast
+while read -r dir exe; do
+  case $dir in */integration-tests) program "$(basename "$exe")" "$dir" "$exe" & ;; esac
+done <<<"$programs"
 wait
 
 cat "$logs"/*
