@@ -1,6 +1,6 @@
 //! The profile that containerd gives a container for which nothing else is asked, as a function of its capabilities.
 //!
-//! The facts are those of containerd 2.2: which system calls pass, for whom, and the errno of clone3. CRI-O's and
+//! The facts are those of containerd's main branch in August 2026: which system calls pass, for whom, and the errno of clone3. CRI-O's and
 //! docker's differ in a few names; where a runtime shows the profile that a container has, that one is the base instead.
 
 use std::collections::BTreeSet;

@@ -51,6 +51,10 @@ pub(super) fn add<'a>(root: &Root, answers: impl Iterator<Item = &'a mut (AbsPat
     let mut asked = Vec::new();
     for (path, answer) in answers {
         let target = answer.names.last().map_or(&*path, |name| &name.target);
+        // a file in a volume that is replaced has a name for each day, and its path here is none that can be opened
+        if target.is_rotating() {
+            continue;
+        }
         let Some(stat) = stat_of(root, target) else { continue };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink < 2 {
             continue;
