@@ -124,6 +124,7 @@ static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o
 		struct subject subject = {.container = DOOR_CONTAINER};
 		struct request r = {.dentry = w.dentry, .mnt = w.mnt, .inode = (__u64)o->inode};
 
+		subject.exe = acting_exe();
 		subject.source = (__u64)q->ruleset << 32 | q->source;
 		r.class_ = d->class_;
 		r.condition = d->condition;

@@ -13,7 +13,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENFORCER_LAYOUT 2
+#define ENFORCER_LAYOUT 3
 #define EVENT_VERSION 2
 
 /* Linux PATH_MAX: what a path given to a system call can hold, the terminating NUL included. */
@@ -115,14 +115,16 @@ struct subject {
 	__u64 container; /* key of the containers map; never 0 */
 	__u64 root_ino;	 /* with root_dev: the root directory at arming; 0/0 = armed after pivot_root */
 	/* The acting executable as a source of the ruleset, kept in one word so that it is read and written at once:
-	 * ruleset id << 32 | index of the source cell. Another ruleset in the upper half means "not known". */
+	 * ruleset id << 32 | index of the source cell. Another ruleset in the upper half, or another `exe` than the
+	 * task's, means "not known". */
 	__u64 source;
+	__u64 exe;	 /* address of the executable's struct file that `source` is about */
 	__u32 root_dev;
 	__u32 mnt_ns;	 /* inode number of the container's mount namespace */
 	__u32 state;	 /* SUBJECT_* */
 	__u32 slot;	 /* index in the armed map */
 };
-_Static_assert(sizeof(struct subject) == 40, "subject");
+_Static_assert(sizeof(struct subject) == 48, "subject");
 
 #define FIRST_WORDS 4
 
@@ -151,6 +153,13 @@ struct container {
 	__u8 id[CONTAINER_ID_BYTES];
 };
 _Static_assert(sizeof(struct container) == 160, "container");
+
+/* Mount namespaces with armed containers: a bit for each, by the lower bits of its number. Where a task's bit is clear
+ * it cannot enter a container. User space sets it before anything says that the container is armed. */
+#define NAMESPACE_BITS 4096
+struct namespace_bits {
+	__u64 words[NAMESPACE_BITS / 64];
+};
 
 /* How a process that enters from outside (exec) is found where the container has no cgroup v2 of its own.
  * Namespace numbers are reused; `seq` of the namespace is not. It is 0 until an armed task has shown it. */
@@ -187,7 +196,7 @@ struct mark {
 	__u32 marked; /* threads that got the identity in this run */
 	__u32 failed; /* threads that could not get it */
 };
-_Static_assert(sizeof(struct mark) == 112, "mark");
+_Static_assert(sizeof(struct mark) == 120, "mark");
 
 /* A ruleset in the kernel, for the next daemon. */
 struct published {
@@ -309,12 +318,13 @@ struct cell {
 };
 _Static_assert(sizeof(struct cell) == CELL_BYTES, "cell");
 
-/* Cells are read in blocks, so that those of a small image are found with one look-up. */
-#define BLOCK_CELLS 512
+/* Cells come in blocks of a page: an array's memory is its elements' and no more. They lie one after another, so where
+ * plain loads are allowed one look-up finds them all. */
+#define BLOCK_CELLS 64
 struct image_block {
 	struct cell cells[BLOCK_CELLS];
 };
-_Static_assert(sizeof(struct image_block) == 32768, "image_block");
+_Static_assert(sizeof(struct image_block) == 4096, "image_block");
 
 /* ---- automata: patterns, compiled to deterministic automata over bytes ---- */
 

@@ -243,7 +243,7 @@ __noinline int judge_quickly(struct subject *subject, struct request *r)
 		goto out;
 	root = c->class_.root;
 	d = c->class_.otherwise;
-	if (c->class_.has_source && subject->source != (__u64)a->ruleset << 32)
+	if (c->class_.has_source && source_known(subject) != (__u64)a->ruleset << 32)
 		goto out; /* rules about acting executables, and not known that this is none of them */
 	if (c->class_.conditions & COND_OWNER)
 		q->condition |= owner_condition(bpf_get_current_task_btf(), r->inode);

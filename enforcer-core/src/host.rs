@@ -41,11 +41,9 @@ impl HostReport {
 }
 
 /// Hooks without which rules of the file or process class would have holes.
-const HOOKS: [&str; 15] = [
+const HOOKS: [&str; 13] = [
     "task_alloc",
-    "bprm_creds_for_exec",
     "bprm_check_security",
-    "bprm_committed_creds",
     "file_open",
     "path_mknod",
     "path_mkdir",

@@ -20,12 +20,12 @@ mod arm;
 pub mod door;
 mod error;
 mod events;
+mod hooks;
 mod image;
 pub(crate) mod load;
 mod maps;
 pub mod root;
 mod state;
-mod tracing;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -161,14 +161,29 @@ impl Enforcer {
             state: Mutex::new(state),
             names: Arc::new(RwLock::new(names)),
         };
-        enforcer.settle_tracing(&lock(&enforcer.state))?;
+        {
+            let state = lock(&enforcer.state);
+            enforcer.settle_namespaces(&state, None)?;
+            let dir = load::pin_directory(&enforcer.bpffs);
+            hooks::attach(&lock(&enforcer.loaded).object, &dir, state.classes())?;
+        }
         Ok(enforcer)
     }
 
-    /// System calls are looked at only while some rules ask for it.
-    fn settle_tracing(&self, state: &State) -> Result<(), EnforceError> {
-        let wanted = state.speaks_of(types::enforcer_class::CLASS_SYSCALL.0);
-        tracing::settle(&lock(&self.loaded).object, &load::pin_directory(&self.bpffs), wanted)
+    /// The hooks that the rules in the kernel need, before any container is under those.
+    fn attach_for(&self, state: &State) -> Result<(), EnforceError> {
+        let dir = load::pin_directory(&self.bpffs);
+        hooks::attach_missing(&lock(&self.loaded).object, &dir, state.classes())
+    }
+
+    /// Takes away hooks that no rules in the kernel need any more.
+    fn detach_for(&self, state: &State) -> Result<(), EnforceError> {
+        let dir = load::pin_directory(&self.bpffs);
+        hooks::detach_unneeded(&lock(&self.loaded).object, &dir, state.classes())
+    }
+
+    fn settle_namespaces(&self, state: &State, coming: Option<u32>) -> Result<(), EnforceError> {
+        self.maps.armed_namespaces.set(0, &state.namespaces(coming), MapFlags::ANY)
     }
 
     /// Puts `ruleset` in force for a container. Nothing else can see the container before its rules are complete in
@@ -194,7 +209,7 @@ impl Enforcer {
         if new.id == entry.ruleset {
             return state.release(&self.maps, &mut names, new.id); // the same rules: undo the extra user
         }
-        let exchanged = self.exchange(&entry, &new);
+        let exchanged = self.attach_for(&state).and_then(|()| self.exchange(&entry, &new));
         let unused = if exchanged.is_ok() { entry.ruleset } else { new.id };
         if exchanged.is_ok()
             && let Some(entry) = state.containers.get_mut(id)
@@ -202,7 +217,7 @@ impl Enforcer {
             entry.ruleset = new.id;
         }
         exchanged.and(state.release(&self.maps, &mut names, unused))?;
-        self.settle_tracing(&state)
+        self.detach_for(&state)
     }
 
     fn exchange(&self, entry: &Entry, rules: &InForce) -> Result<(), EnforceError> {
@@ -227,7 +242,8 @@ impl Enforcer {
         state.give_slot(entry.slot);
         names.retire_container(entry.key);
         state.release(&self.maps, &mut names, entry.ruleset)?;
-        self.settle_tracing(&state)
+        self.settle_namespaces(&state, None)?;
+        self.detach_for(&state)
     }
 
     /// Takes out of the kernel what a daemon with another layout of maps left in force: programs of two layouts do

@@ -116,6 +116,11 @@ impl Numbers {
     }
 }
 
+/// `NAMESPACE_BITS`: word and bit of a mount namespace.
+pub(super) fn place_of(namespace: u32) -> (usize, u64) {
+    (usize::try_from(namespace % 4096 / 64).unwrap_or(0), 1 << (namespace % 64))
+}
+
 /// Key in `published` whose value has the next free ruleset id for its place. No ruleset has the id 0, and no id is
 /// ever used twice: tasks remember sources by it.
 const NEXT_ID: u32 = 0;
@@ -182,9 +187,19 @@ impl State {
         self.by_id.get(&entry.ruleset).copied()
     }
 
-    /// Whether some ruleset in the kernel has rules of the class with this number.
-    pub(super) fn speaks_of(&self, class: u32) -> bool {
-        self.rulesets.values().any(|in_force| in_force.classes >> class & 1 != 0)
+    /// A bit for each class of which some ruleset in the kernel has rules.
+    pub(super) fn classes(&self) -> u32 {
+        self.rulesets.values().fold(0, |all, in_force| all | in_force.classes)
+    }
+
+    /// The mount namespaces of the armed containers, and of one that is to be.
+    pub(super) fn namespaces(&self, coming: Option<u32>) -> types::namespace_bits {
+        let mut bits = types::namespace_bits::default();
+        for number in self.containers.values().map(|entry| entry.mnt_ns).chain(coming) {
+            let (word, bit) = place_of(number);
+            bits.words.iter_mut().skip(word).take(1).for_each(|word| *word |= bit);
+        }
+        bits
     }
 
     /// A place among the armed containers.

@@ -47,15 +47,19 @@ pub const RULE_LIMIT: usize = 0x0fff_fffe;
 pub const DECISION_EXEMPT: u32 = 0x8000_0000;
 const EFFECT_SHIFT: u32 = 28;
 
-/// Bytes of a block of cells, and of automata.
+/// Bytes of a block of automata.
 pub const BLOCK_BYTES: usize = 32_768;
+/// Bytes of a block of cells.
+pub const CELL_BLOCK_BYTES: usize = 4_096;
 /// Offset of the ruleset's id in a block.
 const BLOCK_RULESET: usize = 256;
 
 /// One cell.
 pub type Cell = [u8; CELL_BYTES];
-/// One block of cells, or of automata.
+/// One block of automata.
 pub type Block = [u8; BLOCK_BYTES];
+/// One block of cells.
+pub type CellBlock = [u8; CELL_BLOCK_BYTES];
 /// An entry for each combination of conditions; 0 = no rule decides.
 pub(super) type Decision = [u32; COND_COUNT];
 
@@ -93,12 +97,12 @@ impl BpfImage {
 
     /// The same in blocks, the last one filled with zeros.
     #[must_use]
-    pub fn cell_blocks(&self, ruleset: u32) -> Vec<Block> {
+    pub fn cell_blocks(&self, ruleset: u32) -> Vec<CellBlock> {
         let cells = self.cells(ruleset);
-        let chunks = cells.as_flattened().chunks(BLOCK_BYTES);
+        let chunks = cells.as_flattened().chunks(CELL_BLOCK_BYTES);
         chunks
             .map(|chunk| {
-                let mut block = [0; BLOCK_BYTES];
+                let mut block = [0; CELL_BLOCK_BYTES];
                 block.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
                 block
             })
@@ -129,7 +133,7 @@ impl BpfImage {
     /// How many bytes it takes in the kernel.
     #[must_use]
     pub fn size(&self) -> usize {
-        (self.cells.len() * CELL_BYTES).next_multiple_of(BLOCK_BYTES) + self.blocks.len() * BLOCK_BYTES
+        (self.cells.len() * CELL_BYTES).next_multiple_of(CELL_BLOCK_BYTES) + self.blocks.len() * BLOCK_BYTES
     }
 }
 
