@@ -136,11 +136,17 @@ struct armed {
 	__u32 classes;	 /* 1 << class for each class with rules: the others' hooks return at once */
 	__u32 mnt_ns;	 /* inode number of the container's mount namespace */
 	/* For processes and files: a bit for each first component with which a rule's path begins, by first_bit() of it.
-	 * Where the bit of a path's first component is clear, no rule speaks about the path, and it passes. All bits are
-	 * set where that does not follow (a whitelist, patterns, base names, sources, rules about "/"). */
+	 * Where the bit of a path's first component is clear, no rule speaks about the path, and it passes, unless
+	 * patterns that may match anywhere do (HINT_ANYWHERE). All bits are set where that does not follow (a whitelist,
+	 * base names, sources, rules about "/"). */
 	__u64 first[2][FIRST_WORDS];
+	__u32 hints; /* HINT_* << class, for processes and files */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct armed) == 88, "armed");
+_Static_assert(sizeof(struct armed) == 96, "armed");
+#define HINT_NEAR 1u	    /* the image has near cells of the class */
+#define HINT_ANYWHERE 0x100u /* patterns begin at "/" */
+#define HINT_TOLD 0x10000u   /* a first component may tell that a path passes: without this, only the rules can */
 
 /* An armed container. Absent means that user space has disarmed it. */
 struct container {
@@ -204,12 +210,14 @@ struct published {
 	__u32 place;
 	__u32 classes;
 	__u64 first[2][FIRST_WORDS];
+	__u32 hints;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct published) == 104, "published");
+_Static_assert(sizeof(struct published) == 112, "published");
 
 /* ---- image: a compiled ruleset, an array of 64-byte cells ---- */
 
-#define IMAGE_VERSION 2
+#define IMAGE_VERSION 3
 #define CELL_BYTES 64
 #define CELL_WORDS (CELL_BYTES / 8)
 #define NODE_INLINE 32 /* bytes of a component's name that stand in the node itself */
@@ -233,9 +241,23 @@ struct class_cell {
 	__u32 conditions; /* COND_* that matter to some rule; the others need not be found out */
 	__u32 has_source; /* some rule of the class has a source */
 	__u32 unresolved; /* decision where the path, the actor or the rules cannot be found out: the strongest there is */
-	__u32 pad[11];
+	__u32 pad[10];
+	__u32 near;	  /* first of the near cells; 0 = none */
 };
 _Static_assert(sizeof(struct class_cell) == CELL_BYTES, "class_cell");
+
+/* What is known about paths by their first component and their end alone. */
+#define NEAR_SLOTS 16
+#define NEAR_CELLS 3
+struct near_cells {
+	/* First components of at most 8 bytes, zero-filled, such that all below and the component itself is allowed whatever
+	 * the conditions, unless patterns that may match anywhere say otherwise: each in one of two slots, the lower and
+	 * the upper half of its first_bit(). */
+	__u64 open[NEAR_SLOTS];
+	/* A bit for each byte that cannot be the last one, and the last but one, of a path that such a pattern matches. */
+	__u64 not_last[4], not_last_but_one[4];
+};
+_Static_assert(sizeof(struct near_cells) == NEAR_CELLS * CELL_BYTES, "near_cells");
 
 /* the rules about paths of one class and one source (or none) */
 struct root_cell {

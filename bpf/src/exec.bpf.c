@@ -30,11 +30,15 @@ static __always_inline int judge_program(struct subject *s, __u32 class_, __u32 
 {
 	struct file *file = bprm->file;
 	struct request r = {.class_ = class_, .op = op};
+	struct armed *a = armed_of(s);
+	struct climbed c = {};
 
+	if (!a || !(a->classes >> class_ & 1))
+		return 0;
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
-	if (judge_quickly(s, &r))
+	if (judge_quickly(s, a, &r, &c))
 		return 0;
 	return judge(s, &r) ? -EACCES : 0;
 }

@@ -215,13 +215,21 @@ static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject
 	return conclude(s, subject, r, decision, reason);
 }
 
-/* The classes of which the container has rules, a bit for each. */
-static __always_inline __u32 classes_applying(struct subject *subject)
+/* What hooks ask about the subject's container; NULL: it has been disarmed. */
+static __always_inline struct armed *armed_of(struct subject *subject)
 {
 	__u32 slot = subject->slot;
 	struct armed *a = bpf_map_lookup_elem(&armed, &slot);
 
-	return a && a->container == subject->container ? a->classes : 0;
+	return a && a->container == subject->container ? a : 0;
+}
+
+/* The classes of which the container has rules, a bit for each. */
+static __always_inline __u32 classes_applying(struct subject *subject)
+{
+	struct armed *a = armed_of(subject);
+
+	return a ? a->classes : 0;
 }
 
 static __always_inline int class_applies(struct subject *subject, __u32 class_)

@@ -229,6 +229,8 @@ pub(super) fn armed(entry: &Entry, rules: &InForce) -> types::armed {
         place: rules.place,
         classes: rules.classes,
         first: rules.first,
+        hints: rules.hints,
+        pad: 0,
         mnt_ns: entry.mnt_ns,
     }
 }

@@ -77,6 +77,7 @@ pub(super) struct InForce {
     pub(super) place: u32,
     pub(super) classes: u32,
     pub(super) first: [First; 2],
+    pub(super) hints: u32,
     users: usize,
 }
 
@@ -153,8 +154,8 @@ impl State {
                 continue;
             }
             let digest = RulesetDigest::from_bytes(held.digest);
-            let in_force =
-                InForce { id, place: held.place, classes: held.classes, first: held.first, users: 0 };
+            let types::published { place, classes, first, hints, .. } = held;
+            let in_force = InForce { id, place, classes, first, hints, users: 0 };
             state.rulesets.insert(digest, in_force);
             state.by_id.insert(id, digest);
             state.places.taken.insert(held.place);
@@ -228,10 +229,10 @@ impl State {
         let id = next_id(maps)?;
         set_next_id(maps, id.checked_add(1).ok_or(EnforceError::Full("ruleset ids"))?)?;
         let place = self.places.take().ok_or(EnforceError::Full("rulesets"))?;
-        let (classes, first) = (image.classes(), image.first());
-        let in_force = InForce { id, place, classes, first, users: 1 };
+        let (classes, first, hints) = (image.classes(), image.first(), image.hints());
+        let in_force = InForce { id, place, classes, first, hints, users: 1 };
         // The digest first: a digest without rules is removed at the next adoption, rules without one never would be.
-        let value = types::published { digest: *digest.as_bytes(), place, classes, first };
+        let value = types::published { digest: *digest.as_bytes(), place, classes, first, hints, pad: 0 };
         let published = maps
             .published
             .set(id, &value, MapFlags::NO_EXIST)

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::near::Near;
 use crate::ruleset::{Class, Effect};
 
 /// Bytes of a cell.
@@ -14,7 +15,7 @@ pub const CELL_BYTES: usize = 64;
 pub const MAX_CELLS: usize = 1 << 20;
 
 /// `IMAGE_VERSION`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// 32-bit words of a cell.
 pub(super) const CELL_WORDS: u32 = 16;
 /// Bytes of a component's name in its node.
@@ -32,6 +33,8 @@ pub(super) const COND_TTY: u32 = 8;
 pub(super) const COND_COUNT: usize = 16;
 /// Entries of an array by class.
 const CLASS_SLOTS: usize = 8;
+/// Which word of a class cell names the near cells: the last one.
+const CLASS_NEAR: usize = 15;
 /// Offset of the ruleset's id in the header, which is known only when the image is published.
 const HEADER_RULESET: usize = 28;
 /// Automata that may begin at one directory, and directories with automata on the way to one path.
@@ -70,19 +73,21 @@ pub struct BpfImage {
     blocks: Vec<Block>,
     classes: u32,
     first: [First; 2],
+    hints: u32,
 }
 
 /// A bit for each first component with which the path of a rule begins; see `struct armed`.
 pub type First = [u64; 4];
 
 impl BpfImage {
-    pub(super) fn new(cells: Vec<Cell>, blocks: Vec<Block>, first: [First; 2]) -> Self {
+    pub(super) fn new(cells: Vec<Cell>, blocks: Vec<Block>, near: [Near; 2]) -> Self {
         let header = cells.first().copied().unwrap_or([0; CELL_BYTES]);
         let by_class = header.as_chunks::<4>().0.iter().skip(8).take(CLASS_SLOTS);
         let classes =
             (0..).zip(by_class).filter(|(_, cell)| **cell != [0; 4]).map(|(class, _)| 1u32 << class);
         let classes = classes.fold(0, |all, class| all | class);
-        Self { cells, blocks, classes, first }
+        let hints = (0..).zip(&near).fold(0, |all, (class, near)| all | near.hints() << class);
+        Self { cells, blocks, classes, first: near.map(|near| near.first), hints }
     }
 
     /// The cells, the header first; as they are published under this id.
@@ -128,6 +133,12 @@ impl BpfImage {
     #[must_use]
     pub fn first(&self) -> [First; 2] {
         self.first
+    }
+
+    /// What else is known without a look at the rules, for processes and files; see `struct armed`.
+    #[must_use]
+    pub fn hints(&self) -> u32 {
+        self.hints
     }
 
     /// How many bytes it takes in the kernel.
@@ -201,6 +212,7 @@ pub(super) struct ClassFacts {
     pub(super) unresolved: u32,
     pub(super) conditions: u32,
     pub(super) has_source: bool,
+    pub(super) near: u32,
 }
 
 fn index_of(class: Class) -> usize {
@@ -282,8 +294,12 @@ impl Builder {
     }
 
     pub(super) fn class(&mut self, class: Class, facts: &ClassFacts) {
-        let ClassFacts { root, otherwise, unresolved, conditions, has_source } = *facts;
-        let cell = self.push(words(&[root, otherwise, conditions, u32::from(has_source), unresolved]));
+        let ClassFacts { root, otherwise, unresolved, conditions, has_source, near } = *facts;
+        let mut fields = [0; 16];
+        let known = [root, otherwise, conditions, u32::from(has_source), unresolved];
+        fields.iter_mut().zip(known).for_each(|(to, from)| *to = from);
+        fields.iter_mut().skip(CLASS_NEAR).for_each(|to| *to = near);
+        let cell = self.push(words(&fields));
         self.classes.iter_mut().skip(index_of(class)).take(1).for_each(|slot| *slot = cell);
     }
 
