@@ -139,12 +139,20 @@ static __always_inline __u32 door_once(struct scratch *s, struct door_objects *o
 	d->decision = match_class(q, s);
 	if (!q->reason && !terminal_condition(bpf_get_current_task_btf())) {
 		struct subject subject = {.container = DOOR_CONTAINER};
+		struct armed *now;
+		struct climbed c = {};
 		struct request r = {.dentry = w->dentry, .mnt = w->mnt, .inode = (__u64)o->inode};
 
+		subject.exe = acting_exe();
 		subject.source = (__u64)q->ruleset << 32 | q->source;
 		r.class_ = d->class_;
 		r.condition = d->condition;
-		d->passes = judge_quickly(&subject, &r);
+		if (!direct_loads && w->n) { /* as climb_mount would have come: all the way */
+			c.begun = sequence_read();
+			c.top = (__u64)fake_dentry(o, 1);
+		}
+		now = armed_of(&subject);
+		d->passes = now ? judge_quickly(&subject, now, &r, &c) : 0;
 	}
 	return q->reason;
 }

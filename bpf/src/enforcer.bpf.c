@@ -16,6 +16,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* what user space reads as bytes must be in BTF; used nowhere else */
 struct cell cell_type;
 struct lists_cell lists_cell_type;
+struct near_cells near_cells_type;
 struct event event_type;
 struct automata_block automata_block_type;
 struct door_match door_match_type;

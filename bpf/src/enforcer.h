@@ -13,7 +13,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENFORCER_LAYOUT 3
+#define ENFORCER_LAYOUT 4
 #define EVENT_VERSION 2
 
 /* Linux PATH_MAX: what a path given to a system call can hold, the terminating NUL included. */
@@ -115,14 +115,16 @@ struct subject {
 	__u64 container; /* key of the containers map; never 0 */
 	__u64 root_ino;	 /* with root_dev: the root directory at arming; 0/0 = armed after pivot_root */
 	/* The acting executable as a source of the ruleset, kept in one word so that it is read and written at once:
-	 * ruleset id << 32 | index of the source cell. Another ruleset in the upper half means "not known". */
+	 * ruleset id << 32 | index of the source cell. Another ruleset in the upper half, or another `exe` than the
+	 * task's, means "not known". */
 	__u64 source;
+	__u64 exe;	 /* address of the executable's struct file that `source` is about */
 	__u32 root_dev;
 	__u32 mnt_ns;	 /* inode number of the container's mount namespace */
 	__u32 state;	 /* SUBJECT_* */
 	__u32 slot;	 /* index in the armed map */
 };
-_Static_assert(sizeof(struct subject) == 40, "subject");
+_Static_assert(sizeof(struct subject) == 48, "subject");
 
 #define FIRST_WORDS 4
 
@@ -134,11 +136,17 @@ struct armed {
 	__u32 classes;	 /* 1 << class for each class with rules: the others' hooks return at once */
 	__u32 mnt_ns;	 /* inode number of the container's mount namespace */
 	/* For processes and files: a bit for each first component with which a rule's path begins, by first_bit() of it.
-	 * Where the bit of a path's first component is clear, no rule speaks about the path, and it passes. All bits are
-	 * set where that does not follow (a whitelist, patterns, base names, sources, rules about "/"). */
+	 * Where the bit of a path's first component is clear, no rule speaks about the path, and it passes, unless
+	 * patterns that may match anywhere do (HINT_ANYWHERE). All bits are set where that does not follow (a whitelist,
+	 * base names, sources, rules about "/"). */
 	__u64 first[2][FIRST_WORDS];
+	__u32 hints; /* HINT_* << class, for processes and files */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct armed) == 88, "armed");
+_Static_assert(sizeof(struct armed) == 96, "armed");
+#define HINT_NEAR 1u	    /* the image has near cells of the class */
+#define HINT_ANYWHERE 0x100u /* patterns begin at "/" */
+#define HINT_TOLD 0x10000u   /* a first component may tell that a path passes: without this, only the rules can */
 
 /* An armed container. Absent means that user space has disarmed it. */
 struct container {
@@ -151,6 +159,13 @@ struct container {
 	__u8 id[CONTAINER_ID_BYTES];
 };
 _Static_assert(sizeof(struct container) == 160, "container");
+
+/* Mount namespaces with armed containers: a bit for each, by the lower bits of its number. Where a task's bit is clear
+ * it cannot enter a container. User space sets it before anything says that the container is armed. */
+#define NAMESPACE_BITS 4096
+struct namespace_bits {
+	__u64 words[NAMESPACE_BITS / 64];
+};
 
 /* How a process that enters from outside (exec) is found where the container has no cgroup v2 of its own.
  * Namespace numbers are reused; `seq` of the namespace is not. It is 0 until an armed task has shown it. */
@@ -187,7 +202,7 @@ struct mark {
 	__u32 marked; /* threads that got the identity in this run */
 	__u32 failed; /* threads that could not get it */
 };
-_Static_assert(sizeof(struct mark) == 112, "mark");
+_Static_assert(sizeof(struct mark) == 120, "mark");
 
 /* A ruleset in the kernel, for the next daemon. */
 struct published {
@@ -195,12 +210,14 @@ struct published {
 	__u32 place;
 	__u32 classes;
 	__u64 first[2][FIRST_WORDS];
+	__u32 hints;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct published) == 104, "published");
+_Static_assert(sizeof(struct published) == 112, "published");
 
 /* ---- image: a compiled ruleset, an array of 64-byte cells ---- */
 
-#define IMAGE_VERSION 2
+#define IMAGE_VERSION 3
 #define CELL_BYTES 64
 #define CELL_WORDS (CELL_BYTES / 8)
 #define NODE_INLINE 32 /* bytes of a component's name that stand in the node itself */
@@ -228,9 +245,23 @@ struct class_cell {
 	__u32 no_arg;	  /* lists cell of the empty argument; 0 = on no list */
 	__u32 applets;	  /* node id under which the names stand by which rules tell programs of many names; 0 = none do */
 	__u32 doubt;	  /* lists cell of the applets that hold where it cannot be told which one runs; 0 = none do */
-	__u32 pad[7];
+	__u32 pad[6];
+	__u32 near;	  /* first of the near cells; 0 = none */
 };
 _Static_assert(sizeof(struct class_cell) == CELL_BYTES, "class_cell");
+
+/* What is known about paths by their first component and their end alone. */
+#define NEAR_SLOTS 16
+#define NEAR_CELLS 3
+struct near_cells {
+	/* First components of at most 8 bytes, zero-filled, such that all below and the component itself is allowed whatever
+	 * the conditions, unless patterns that may match anywhere say otherwise: each in one of two slots, the lower and
+	 * the upper half of its first_bit(). */
+	__u64 open[NEAR_SLOTS];
+	/* A bit for each byte that cannot be the last one, and the last but one, of a path that such a pattern matches. */
+	__u64 not_last[4], not_last_but_one[4];
+};
+_Static_assert(sizeof(struct near_cells) == NEAR_CELLS * CELL_BYTES, "near_cells");
 
 /* the rules about paths of one class and one source (or none) */
 struct root_cell {
@@ -338,12 +369,13 @@ struct cell {
 };
 _Static_assert(sizeof(struct cell) == CELL_BYTES, "cell");
 
-/* Cells are read in blocks, so that those of a small image are found with one look-up. */
-#define BLOCK_CELLS 512
+/* Cells come in blocks of a page: an array's memory is its elements' and no more. They lie one after another, so where
+ * plain loads are allowed one look-up finds them all. */
+#define BLOCK_CELLS 64
 struct image_block {
 	struct cell cells[BLOCK_CELLS];
 };
-_Static_assert(sizeof(struct image_block) == 32768, "image_block");
+_Static_assert(sizeof(struct image_block) == 4096, "image_block");
 
 /* ---- automata: patterns, compiled to deterministic automata over bytes ---- */
 

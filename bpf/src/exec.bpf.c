@@ -3,24 +3,22 @@
  * Identity over a task's life, the exec barrier, and the judgement of executions.
  *
  * task_alloc		a child is who its parent is
- * bprm_creds_for_exec	the barrier: from the first exec inside the container on, the task is judged
- * bprm_check_security	the judgement: the program, and for a script each interpreter
- * bprm_committed_creds	the acting executable has changed
+ * bprm_check_security	the barrier: from the first exec inside the container on, the task is judged; then the
+ *			judgement: the program, and for a script each interpreter
  * task_free		only below 6.2: the address no longer speaks of this task
  */
 
 SEC("lsm/task_alloc")
 int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, int ret)
 {
-	struct subject *s, copy;
+	struct subject *s;
 
 	if (ret)
 		return ret;
 	s = subject_of(bpf_get_current_task_btf());
 	if (!s)
 		return 0;
-	copy = *s;
-	if (!subject_set(task, &copy)) {
+	if (!subject_give(task, s)) {
 		count(COUNTER_INHERIT_FAILED);
 		return -EPERM; /* the fork fails, nothing runs unconfined */
 	}
@@ -32,44 +30,46 @@ static __always_inline int judge_program(struct subject *s, __u32 class_, __u32 
 {
 	struct file *file = bprm->file;
 	struct request r = {.class_ = class_, .op = op};
+	struct armed *a = armed_of(s);
+	struct climbed c = {};
 
+	if (!a || !(a->classes >> class_ & 1))
+		return 0;
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
 	if (op == OP_EXEC)
 		r.bprm = (__u64)bprm;
+	if (judge_quickly(s, a, &r, &c))
+		return 0;
 	return judge(s, &r) ? -EACCES : 0;
 }
 
 enum barrier {
-	BARRIER_NONE,	/* nobody's, the runtime's own, or past the barrier long since */
+	BARRIER_NOBODY, /* nobody's, or the runtime's own: not judged */
+	BARRIER_PAST,	/* begun long since */
 	BARRIER_BEGINS, /* this is the workload's first exec */
 	BARRIER_ENTERS, /* the first exec of a process that came from outside */
 	BARRIER_FAILED,
 };
 
-static __noinline enum barrier pass_barrier(struct task_struct *task)
+static __noinline enum barrier pass_barrier(struct task_struct *task, struct subject *own)
 {
-	struct subject *s, now;
-	enum barrier passed = BARRIER_NONE;
+	struct subject *s = own ? own : subject_elsewhere(task), now;
+	enum barrier passed = BARRIER_PAST;
 
-	if (!use_pointer_map) {
-		s = bpf_task_storage_get(&task_subjects, task, 0, 0);
-		if (s && s->state == SUBJECT_ACTIVE)
-			return BARRIER_NONE; /* its own, past the barrier: as in nearly every exec */
-	}
-	s = subject_of(task);
 	if (s)
 		now = *s;
 	else if (!subject_entering(task, &now))
-		return BARRIER_NONE;
+		return BARRIER_NOBODY;
 	if (now.state != SUBJECT_ACTIVE) {
 		struct entry_ns *e;
 
 		if (!subject_begins(task, &now))
-			return BARRIER_NONE; /* the runtime executes its own init: it stays, or is found again, as it is */
+			return BARRIER_NOBODY; /* the runtime executes its own init: it stays, or is found again, as it is */
 		now.state = SUBJECT_ACTIVE;
 		now.source = SOURCE_RUNTIME;
+		now.exe = acting_exe();
 		passed = s ? BARRIER_BEGINS : BARRIER_ENTERS;
 		count(COUNTER_ACTIVATED);
 		e = bpf_map_lookup_elem(&namespace_containers, &now.mnt_ns);
@@ -83,63 +83,46 @@ static __noinline enum barrier pass_barrier(struct task_struct *task)
 	return BARRIER_FAILED;
 }
 
-SEC("lsm/bprm_creds_for_exec")
-int BPF_PROG(bprm_creds_for_exec, struct linux_binprm *bprm, int ret)
+/* The judgement of what came before the barrier: that the program is sent in from outside, and its opening. */
+static __always_inline int judge_before(struct subject *s, enum barrier passed, struct linux_binprm *bprm)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	enum barrier passed;
-	struct subject *s;
+	int ret = 0;
 
-	if (ret)
-		return ret;
-	passed = pass_barrier(task);
-	if (passed == BARRIER_NONE)
-		return 0;
-	if (passed == BARRIER_FAILED)
-		return -EPERM;
-	s = subject_of(task);
-	if (!s)
-		return -EPERM;
-	if (passed == BARRIER_ENTERS) {
+	if (passed == BARRIER_ENTERS)
 		ret = preset_judge(s, PRESET_EXEC, OP_ENTER, (__u64)bprm->file, 0);
-		if (ret)
-			return ret;
-	}
-	/* the program was opened before the barrier; judge that now */
-	return judge_program(s, CLASS_FILE, OP_OPEN_READ, bprm);
+	return ret ? ret : judge_program(s, CLASS_FILE, OP_OPEN_READ, bprm);
 }
 
+/* Asked before the program's ELF interpreter is opened, and once more for each interpreter of a script. */
 SEC("lsm/bprm_check_security")
 int BPF_PROG(bprm_check_security, struct linux_binprm *bprm, int ret)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct subject *s;
+	enum barrier passed;
 
 	if (ret)
 		return ret;
-	s = confined();
-	if (!s)
-		return 0;
+	s = subject_of_own(task);
+	/* its own, and past the barrier, in nearly every exec of a container */
+	if (use_pointer_map || !s || s->state != SUBJECT_ACTIVE) {
+		passed = pass_barrier(task, s);
+		if (passed == BARRIER_NOBODY)
+			return 0;
+		s = passed == BARRIER_FAILED ? 0 : subject_of(task);
+		if (!s)
+			return -EPERM;
+		if (passed != BARRIER_PAST) {
+			ret = judge_before(s, passed, bprm);
+			if (ret)
+				return ret;
+		}
+	}
+	/* what was known of an executable that is gone by now may stand under the address of another one to come */
+	if (s->exe != acting_exe())
+		s->source = 0;
 	ret = class_applies(s, CLASS_PRESET) ? preset_exec(s, bprm->file) : 0;
 	return ret ? ret : judge_program(s, CLASS_PROCESS, OP_EXEC, bprm);
-}
-
-/* Both copies: an answer may come from either. */
-SEC("lsm/bprm_committed_creds")
-int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct subject *s = bpf_task_storage_get(&task_subjects, task, 0, 0);
-
-	if (s)
-		s->source = 0;
-	if (use_pointer_map) {
-		__u64 key = (__u64)task;
-
-		s = bpf_map_lookup_elem(&pointer_subjects, &key);
-		if (s)
-			s->source = 0;
-	}
-	return 0;
 }
 
 SEC("lsm/task_free")

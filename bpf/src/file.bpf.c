@@ -44,20 +44,28 @@ static __always_inline int judge_name(__u32 op, __u32 tree, const struct path *d
 static __always_inline int open_confined(struct subject *s, struct file *file)
 {
 	struct request r = {.class_ = CLASS_FILE};
+	struct armed *a = armed_of(s);
+	struct climbed c = {};
 	int denied;
 	__u64 ns;
 
-	if (class_applies(s, CLASS_PRESET)) {
+	if (!a)
+		return 0;
+	if (a->classes >> CLASS_PRESET & 1) {
 		denied = preset_open(s, file);
 		if (denied)
 			return denied;
 	}
+	if (!(a->classes >> CLASS_FILE & 1))
+		return 0;
 	r.condition = file->f_mode & FMODE_WRITE || file->f_flags & O_TRUNC ? COND_WRITE : 0;
 	r.op = r.condition ? OP_OPEN_WRITE : OP_OPEN_READ;
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
-	if (judge_quickly(s, &r))
+	if (!direct_loads)
+		climb_mount(file, &c);
+	if (judge_quickly(s, a, &r, &c))
 		return 0;
 	/* a layer that overlayfs opens in the task's name, on a mount that nobody else can hold */
 	ns = (__u64)KERNEL_READ(direct_loads, struct mount, mount_of(r.mnt), mnt_ns);

@@ -209,27 +209,40 @@ static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject
 			a->query.condition |= owner_condition(task, r->inode);
 		if (a->conditions & COND_TTY)
 			a->query.condition |= terminal_condition(task);
-		a->cached = subject->source;
+		a->cached = source_known(subject);
 		reason = REASON_RACED;
 		if (attempt(a, s, r)) {
 			reason = a->query.reason;
 			if (!reason)
 				decision = a->decision;
 			if (a->has_source)
-				subject->source = a->cached;
+				source_learn(subject, a->cached);
 			break;
 		}
 	}
 	return conclude(s, subject, r, decision, reason);
 }
 
-/* The container has rules of the class. */
-static __always_inline int class_applies(struct subject *subject, __u32 class_)
+/* What hooks ask about the subject's container; NULL: it has been disarmed. */
+static __always_inline struct armed *armed_of(struct subject *subject)
 {
 	__u32 slot = subject->slot;
 	struct armed *a = bpf_map_lookup_elem(&armed, &slot);
 
-	return a && a->container == subject->container && a->classes >> class_ & 1;
+	return a && a->container == subject->container ? a : 0;
+}
+
+/* The classes of which the container has rules, a bit for each. */
+static __always_inline __u32 classes_applying(struct subject *subject)
+{
+	struct armed *a = armed_of(subject);
+
+	return a ? a->classes : 0;
+}
+
+static __always_inline int class_applies(struct subject *subject, __u32 class_)
+{
+	return classes_applying(subject) >> class_ & 1;
 }
 
 /* Verdict for the current task, which is `subject` and active: 0 = go on, else deny. */

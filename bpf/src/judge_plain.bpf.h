@@ -37,7 +37,7 @@ __noinline int plain_source(struct subject *subject, struct plain_request *r)
 		if (sequence_moved(q))
 			a->query.reason = REASON_RACED;
 		if (!a->query.reason)
-			subject->source = (__u64)r->ruleset << 32 | source;
+			source_learn(subject, (__u64)r->ruleset << 32 | source);
 	}
 	r->reason = a->query.reason;
 	scratch_give(s);
@@ -83,7 +83,7 @@ __noinline int plain_attempt(struct subject *subject, struct plain_request *r)
 		r->reason = REASON_UNREADABLE;
 		return PLAIN_ANSWERED;
 	}
-	cached = subject->source;
+	cached = source_known(subject);
 	if (has_source && cached != SOURCE_RUNTIME) {
 		if (cached >> 32 != r->ruleset)
 			return PLAIN_SOURCE;

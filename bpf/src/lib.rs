@@ -17,7 +17,7 @@ mod skeleton {
 pub use skeleton::types;
 
 /// `ENFORCER_LAYOUT` of `enforcer.h`: programs and a daemon that disagree about a layout never meet.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
@@ -76,6 +76,7 @@ shared!(
     header_cell,
     lists_cell,
     mark,
+    namespace_bits,
     net_node_cell,
     net_root_cell,
     node_cell,

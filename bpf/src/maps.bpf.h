@@ -58,6 +58,14 @@ struct {
 	__type(value, struct entry_ns);
 } namespace_containers SEC(".maps");
 
+/* Absent: any task may enter. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct namespace_bits);
+} armed_namespaces SEC(".maps");
+
 /* Compiled rulesets by place. Places are used again, ids never: the header says whose place it is. Absent, or another
  * id: the container has been moved to a newer ruleset since; read it again. The same twice: deny. */
 struct image {

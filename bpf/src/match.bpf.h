@@ -33,12 +33,6 @@ static __always_inline struct cell *cell_at(void *image, __u32 index)
 	return &block->cells[index % BLOCK_CELLS];
 }
 
-/* the same where the first block is at hand */
-static __always_inline struct cell *cell_near(void *image, struct image_block *first, __u32 index)
-{
-	return index < BLOCK_CELLS ? &first->cells[index] : cell_at(image, index);
-}
-
 /* ---- cells of the image whose address is known ---- */
 
 static __always_inline __u64 cell_address(struct query *q, __u32 index)

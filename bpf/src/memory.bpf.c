@@ -53,16 +53,22 @@ static __noinline enum interpreter interpreter_of(struct mm_struct *mm)
 	return INTERPRETER_UNKNOWN;
 }
 
+/* Does the running program have no interpreter, and no exec is under way? */
+static __always_inline int loads_by_itself(struct task_struct *task)
+{
+	struct mm_struct *mm = task->mm;
+	__u64 first = mm->saved_auxv[0];
+
+	/* an exec that is under way has no auxiliary vector yet, and nearly all else has an interpreter */
+	return first != AT_NULL && interpreter_of(mm) == INTERPRETER_NONE;
+}
+
 static __always_inline int judge_mapping(struct subject *s, struct inode *inode, struct dentry *dentry,
 					 struct vfsmount *mnt)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct request r = {.class_ = CLASS_PROCESS, .op = OP_MAP};
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
 
-	if (!mm || interpreter_of(mm) != INTERPRETER_NONE)
-		return 0;
-	if (inode == BPF_CORE_READ(mm, exe_file, f_inode))
+	if (inode == bpf_get_current_task_btf()->mm->exe_file->f_inode)
 		return 0; /* the program itself, which was judged when it was executed */
 	r.dentry = (__u64)dentry;
 	r.mnt = (__u64)mnt;
@@ -77,6 +83,7 @@ int BPF_PROG(mmap_file, struct file *unused, unsigned long asked, unsigned long 
 	struct subject *s;
 	struct file *f;
 	__u64 file = 0;
+	__u32 classes;
 
 	if (ret)
 		return ret;
@@ -85,13 +92,18 @@ int BPF_PROG(mmap_file, struct file *unused, unsigned long asked, unsigned long 
 	s = confined();
 	if (!s)
 		return 0;
+	classes = classes_applying(s);
+	if (classes >> CLASS_PROCESS & 1 && !loads_by_itself(bpf_get_current_task_btf()))
+		classes &= ~(1u << CLASS_PROCESS);
+	if (!(classes & (1u << CLASS_PRESET | 1u << CLASS_PROCESS)))
+		return 0;
 	bpf_probe_read_kernel(&file, sizeof(file), ctx);
-	if (class_applies(s, CLASS_PRESET)) {
+	if (classes >> CLASS_PRESET & 1) {
 		ret = preset_mapping(s, file, prot, flags);
 		if (ret)
 			return ret;
 	}
-	if (!file || !class_applies(s, CLASS_PROCESS))
+	if (!file || !(classes >> CLASS_PROCESS & 1))
 		return 0;
 	f = (struct file *)file;
 	return judge_mapping(s, BPF_CORE_READ(f, f_inode), BPF_CORE_READ(f, f_path.dentry), BPF_CORE_READ(f, f_path.mnt));
@@ -112,7 +124,7 @@ int BPF_PROG(file_mprotect, struct vm_area_struct *vma, unsigned long asked, uns
 	if (!s)
 		return 0;
 	file = BPF_CORE_READ(vma, vm_file);
-	if (!file || BPF_CORE_READ(vma, vm_flags) & VM_EXEC)
+	if (!file || BPF_CORE_READ(vma, vm_flags) & VM_EXEC || !loads_by_itself(bpf_get_current_task_btf()))
 		return 0;
 	/* overlayfs maps the layer's file: the path is that of the file above it */
 	mode = BPF_CORE_READ(file, f_mode);

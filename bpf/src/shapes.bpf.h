@@ -6,6 +6,11 @@
 #ifndef SHAPES_BPF_H
 #define SHAPES_BPF_H
 
+/* The counts of renames and of changes to mounts. */
+struct sequence {
+	__u32 rename, mount;
+};
+
 /* The object of an access. dentry and mnt are kernel addresses, read with bpf_probe_read_kernel only. */
 struct request {
 	__u64 dentry;
@@ -19,6 +24,12 @@ struct request {
 		__u64 bprm; /* of OP_EXEC: the struct linux_binprm */
 		__u32 nth;  /* of other operations: which of dentry's names, while it is judged under all (names.bpf.h) */
 	};
+};
+
+/* How far a walk has come that began with this sequence, where plain loads are allowed to some addresses only. */
+struct climbed {
+	__u64 top; /* the last component below the mount's root; 0 = it has not come there */
+	struct sequence begun;
 };
 
 /* A walk asked for and answered: plain data, since it is handed to a function that is verified on its own. */

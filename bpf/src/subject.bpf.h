@@ -18,12 +18,16 @@ const volatile __u32 use_pointer_map = 0;
 
 #define BPF_LOCAL_STORAGE_CREATE 1 /* BPF_LOCAL_STORAGE_GET_F_CREATE */
 
-static __always_inline struct subject *subject_of(struct task_struct *task)
+static __always_inline struct subject *subject_of_own(struct task_struct *task)
 {
-	struct subject *s = bpf_task_storage_get(&task_subjects, task, 0, 0);
+	return bpf_task_storage_get(&task_subjects, task, 0, 0);
+}
 
-	if (s)
-		return s;
+/* of a task whose own storage says nothing */
+static __always_inline struct subject *subject_elsewhere(struct task_struct *task)
+{
+	struct subject *s;
+
 	if (task->group_leader != task) {
 		s = bpf_task_storage_get(&task_subjects, task->group_leader, 0, 0);
 		if (s)
@@ -39,29 +43,74 @@ static __always_inline struct subject *subject_of(struct task_struct *task)
 		}
 		if (s)
 			count(COUNTER_BY_POINTER);
+		return s;
 	}
-	return s;
+	return 0;
 }
 
-/* Gives `task` the identity `value`. False: it could not be stored, and the caller must refuse the operation. Below
- * 6.2 the map by address is the one that must succeed; storage is best effort there, for it may be busy. */
+static __always_inline struct subject *subject_of(struct task_struct *task)
+{
+	struct subject *s = subject_of_own(task);
+
+	return s ? s : subject_elsewhere(task);
+}
+
+static __always_inline int subject_point(struct task_struct *task, struct subject *s, struct subject *value)
+{
+	__u64 key = (__u64)task;
+
+	return use_pointer_map ? bpf_map_update_elem(&pointer_subjects, &key, value, BPF_ANY) == 0 : s != 0;
+}
+
+/* Gives `task`, which has none, the identity `value`. False: it could not be stored, and the caller must refuse the
+ * operation. Below 6.2 the map by address is the one that must succeed; storage is best effort there, for it may be
+ * busy. */
+static __always_inline int subject_give(struct task_struct *task, struct subject *value)
+{
+	return subject_point(task, bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE), value);
+}
+
+/* The same for a task that may have one already. */
 static __always_inline int subject_set(struct task_struct *task, struct subject *value)
 {
 	struct subject *s = bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE);
 
 	if (s)
 		*s = *value;
-	if (use_pointer_map) {
-		__u64 key = (__u64)task;
-
-		return bpf_map_update_elem(&pointer_subjects, &key, value, BPF_ANY) == 0;
-	}
-	return s != 0;
+	return subject_point(task, s, value);
 }
 
+/* plain loads, which any kernel allows from a task that is known to be one; 0 where it has no namespaces any more */
 static __always_inline __u32 mount_namespace_of(struct task_struct *task)
 {
-	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	return task->nsproxy->mnt_ns->ns.inum;
+}
+
+/* Is there an armed container in the task's mount namespace, or in one whose bit is the same? */
+static __always_inline int may_enter(struct task_struct *task)
+{
+	__u32 zero = 0, bit = mount_namespace_of(task) % NAMESPACE_BITS;
+	struct namespace_bits *b = bpf_map_lookup_elem(&armed_namespaces, &zero);
+
+	return !b || b->words[bit / 64] >> (bit % 64) & 1;
+}
+
+/* The acting executable's file, as a number: while it is open no other file has it. 0: there is none. */
+static __always_inline __u64 acting_exe(void)
+{
+	return (__u64)bpf_get_current_task_btf()->mm->exe_file;
+}
+
+/* What is known of the acting executable as a source; no ruleset's where nothing is. */
+static __always_inline __u64 source_known(struct subject *s)
+{
+	return s->exe == acting_exe() ? s->source : 0;
+}
+
+static __always_inline void source_learn(struct subject *s, __u64 source)
+{
+	s->exe = acting_exe();
+	s->source = source;
 }
 
 /* 0 where the kernel has no such number */
@@ -110,12 +159,16 @@ static __always_inline __u64 container_by_namespace(struct task_struct *task)
 	return e->container;
 }
 
-/* The identity of a task that enters a container from outside; false: it does not. */
+/* The identity of a task that enters a container from outside; false: it does not. It has the container's mount
+ * namespace by then, which is asked first: nearly all who are asked are the host's. */
 static __always_inline int subject_entering(struct task_struct *task, struct subject *out)
 {
-	__u64 key = container_by_cgroup();
 	struct container *c;
+	__u64 key;
 
+	if (!may_enter(task))
+		return 0;
+	key = container_by_cgroup();
 	if (!key)
 		key = container_by_namespace(task);
 	if (!key)
@@ -126,6 +179,7 @@ static __always_inline int subject_entering(struct task_struct *task, struct sub
 	out->container = key;
 	out->root_ino = c->root_ino;
 	out->source = 0;
+	out->exe = 0;
 	out->root_dev = c->root_dev;
 	out->mnt_ns = c->mnt_ns;
 	out->state = SUBJECT_PENDING;

@@ -18,21 +18,21 @@ extern const void mount_lock __ksym __weak;
 #define SB_KERNMOUNT (1UL << 22) /* include/linux/fs.h */
 #define MAX_ERRNO 4095
 
-struct sequence {
-	__u32 rename, mount;
-};
+/* no address is taken here: what stands in registers is cheap */
+static __always_inline struct sequence sequence_direct(void)
+{
+	__u32 rename = &rename_lock ? (__u32)direct_word((__u64)&rename_lock) : 0;
+	__u32 mount = &mount_lock ? (__u32)direct_word((__u64)&mount_lock) : 0;
+
+	return (struct sequence){.rename = rename, .mount = mount};
+}
 
 static __always_inline struct sequence sequence_read(void)
 {
 	struct sequence q = {};
 
-	if (direct_loads) {
-		if (&rename_lock)
-			q.rename = (__u32)direct_word((__u64)&rename_lock);
-		if (&mount_lock)
-			q.mount = (__u32)direct_word((__u64)&mount_lock);
-		return q;
-	}
+	if (direct_loads)
+		return sequence_direct();
 	if (&rename_lock)
 		bpf_probe_read_kernel(&q.rename, sizeof(q.rename), &rename_lock);
 	if (&mount_lock)
@@ -120,35 +120,32 @@ static long walk_step(__u32 i, struct in_scratch *c)
  * multiply the verifier's work: where a mount is crossed a slot stays empty. 0: the path is longer. */
 static __always_inline int walk_fast(struct walk *w, struct scratch *s)
 {
-	__u64 dentry = w->dentry, mount = mount_of(w->mnt);
-	__u64 root = (__u64)DIRECT(struct mount, mount)->mnt.mnt_root;
-	struct mount *m;
-	__u64 up;
+	struct mount *mount = DIRECT(struct mount, mount_of(w->mnt)), *parent;
+	struct dentry *dentry = DIRECT(struct dentry, w->dentry), *root = mount->mnt.mnt_root, *up;
 	__u32 i;
 
 	s->climb.leaf = 0;
 	for (i = 0; i < FAST_STEPS; i++) {
 		if (dentry == root) {
 			s->dentries[i] = 0;
-			m = DIRECT(struct mount, mount);
-			up = (__u64)m->mnt_parent;
-			if (up == mount) {
+			parent = mount->mnt_parent;
+			if (parent == mount) {
 				w->n = i;
 				w->leaf = s->climb.leaf;
 				w->reason = 0;
 				return 1;
 			}
-			dentry = (__u64)m->mnt_mountpoint;
-			mount = up;
-			root = (__u64)DIRECT(struct mount, up)->mnt.mnt_root;
+			dentry = mount->mnt_mountpoint;
+			mount = parent;
+			root = mount->mnt.mnt_root;
 			continue;
 		}
-		up = (__u64)DIRECT(struct dentry, dentry)->d_parent;
+		up = dentry->d_parent;
 		if (up == dentry)
 			return 0;
-		s->dentries[i] = dentry;
+		s->dentries[i] = (__u64)dentry;
 		if (!s->climb.leaf)
-			s->climb.leaf = dentry;
+			s->climb.leaf = (__u64)dentry;
 		dentry = up;
 	}
 	return 0;

@@ -92,7 +92,7 @@ fn an_image_reads_as_the_programs_read_it() {
     let image = compile(&ruleset).unwrap();
     let origin = |rule: &str| ruleset.origins().iter().position(|origin| origin.rule == rule).unwrap() as u32;
     let header: types::header_cell = cell(&image, 0);
-    assert_eq!((header.version, header.ruleset), (2, 9));
+    assert_eq!((header.version, header.ruleset), (3, 9));
     assert_eq!(image.classes(), 0b11, "process and file");
     assert_eq!(header.cells as usize, image.cells(9).len());
     assert!((header.mask + 1).is_power_of_two());

@@ -8,7 +8,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::{During, EnforceError};
-use super::state::{Entry, InForce};
+use super::state::{Entry, InForce, place_of};
 use super::{Armed, ContainerId, Enforcer, ID_BYTES, Stage, Target, lock};
 use crate::ruleset::Ruleset;
 
@@ -47,12 +47,13 @@ impl Enforcer {
         let entry = Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns: facts.mnt_ns };
         self.names.learn_container(entry.key, target.id.clone());
         let armed = self
-            .insert(target, &entry, rules, barrier(target, &facts))
+            .attach_for(&state)
+            .and_then(|()| self.settle_namespaces(&state, Some(entry.mnt_ns)))
+            .and_then(|()| self.insert(target, &entry, rules, barrier(target, &facts)))
             .and_then(|()| self.mark_and_publish(target, &facts, &entry, &pidfd));
         match armed {
             Ok(tasks) => {
                 state.containers.insert(target.id.clone(), entry);
-                self.settle_tracing(&state)?;
                 Ok(Armed { ruleset: ruleset.digest(), tasks, already: false })
             }
             Err(error) => {
@@ -216,6 +217,11 @@ impl Enforcer {
         if entry.cgroup_id != 0 && self.maps.cgroups.get(entry.cgroup_id)? != Some(entry.key) {
             return wrong("the cgroup");
         }
+        let (word, bit) = place_of(entry.mnt_ns);
+        let held = self.maps.armed_namespaces.get(0)?;
+        if held.is_none_or(|held| held.words.get(word).is_none_or(|held| held & bit == 0)) {
+            return wrong("the mount namespace");
+        }
         for _ in 0..READ_BACK_ROUNDS {
             match self.maps.subjects.get(pidfd.as_raw_fd())? {
                 Some(held) if held.container == entry.key => return Ok(()),
@@ -243,6 +249,8 @@ pub(super) fn armed(entry: &Entry, rules: &InForce) -> types::armed {
         place: rules.place,
         classes: rules.classes,
         first: rules.first,
+        hints: rules.hints,
+        pad: 0,
         mnt_ns: entry.mnt_ns,
     }
 }

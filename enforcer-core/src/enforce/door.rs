@@ -123,6 +123,8 @@ impl Doors {
             place,
             classes: image.classes(),
             first: image.first(),
+            hints: image.hints(),
+            pad: 0,
             mnt_ns: MOUNT_NAMESPACE,
         };
         self.armed.set(0, &armed, MapFlags::ANY)

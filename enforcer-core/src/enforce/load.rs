@@ -1,4 +1,4 @@
-//! The programs into the kernel: load, adopt what an earlier daemon pinned, attach, replace without a gap.
+//! The programs into the kernel: load, and adopt the maps that an earlier daemon pinned.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,13 +14,14 @@ use rustix::fs::{FlockOperation, flock, statfs};
 use super::error::{During, EnforceError};
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 12] = [
     "task_subjects",
     "pointer_subjects",
     "armed",
     "containers",
     "cgroup_containers",
     "namespace_containers",
+    "armed_namespaces",
     "rulesets",
     "automata",
     "published",
@@ -31,14 +32,14 @@ const PINNED: [&str; 11] = [
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Where the kernel lists its active security modules.
 pub(crate) const LSM_LIST: &str = "/sys/kernel/security/lsm";
-/// A link's pin while it stands beside the one it is to replace.
-const NEW: &str = "_new";
 
 /// The loaded object and what keeps it in force.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) object: Object,
     pub(super) mark: Link,
+    /// The classes of rules whose hooks are attached, a bit for each.
+    pub(super) attached: u32,
     /// The pin directory, locked as long as this is open.
     _lock: fs::File,
 }
@@ -87,18 +88,16 @@ fn arguments(kernel: &Btf<'_>, hook: &str) -> usize {
     prototype.map_or(0, |prototype| prototype.len())
 }
 
-/// Loads the programs, taking over pinned maps, and attaches and pins each hook.
+/// Loads the programs, taking over pinned maps. Nothing is attached yet but the iterator.
 pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
     check_lsm()?;
     let dir = pin_directory(bpffs);
     let lock = lock(&dir)?;
     let object = prepare(&dir)?.load().during("load the BPF programs")?;
-    let attached = attach(&object, &dir)?;
-    remove_stale(&dir, &attached)?;
     let mark = object.progs_mut().find(|program| program.name() == "mark_tasks");
     let mark =
         mark.ok_or(EnforceError::Full("the object has no iterator"))?.attach().during("attach mark_tasks")?;
-    Ok(Loaded { object, mark, _lock: lock })
+    Ok(Loaded { object, mark, attached: 0, _lock: lock })
 }
 
 /// The hooks that the programs stand on, each once, sorted; from the object itself. Loads nothing.
@@ -115,7 +114,7 @@ pub(crate) fn try_one_hook() -> Result<(), EnforceError> {
     let mut open =
         ObjectBuilder::default().open_memory(enforcer_bpf::OBJECT).during("read the BPF object")?;
     for mut program in open.progs_mut() {
-        let wanted = program.name() == "bprm_committed_creds";
+        let wanted = program.name() == "task_free";
         program.set_autoload(wanted);
     }
     open.load().during("load a program for a hook").map(drop)
@@ -179,46 +178,6 @@ fn prepare(dir: &Path) -> Result<OpenObject, EnforceError> {
         }
     }
     Ok(open)
-}
-
-/// Attaches every loaded hook, each new link beside the old one before it takes its place: LSM links cannot be
-/// updated (EINVAL), and while both run the stricter verdict holds. Identity comes first: nothing may be judged that
-/// is not known, and nobody may be born unknown.
-fn attach(object: &Object, dir: &Path) -> Result<Vec<String>, EnforceError> {
-    let mut hooks: Vec<_> = object
-        .progs_mut()
-        .filter(|p| p.autoload() && p.section().to_string_lossy().starts_with("lsm/"))
-        .collect();
-    let first = ["task_free", "task_alloc", "bprm_committed_creds", "bprm_creds_for_exec"];
-    hooks.sort_by_key(|p| first.iter().position(|name| p.name() == *name).unwrap_or(first.len()));
-    let mut pins = Vec::new();
-    for hook in hooks {
-        let name = format!("link_{}", hook.name().to_string_lossy());
-        let (pin, new) = (dir.join(&name), dir.join(format!("{name}{NEW}")));
-        match fs::remove_file(&new) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(EnforceError::Pin { what: "remove", path: new, source });
-            }
-            _ => {}
-        }
-        let mut link = hook.attach_lsm().during(format!("attach {name}"))?;
-        link.pin(&new).during(format!("pin {name}"))?;
-        drop(link); // closes our descriptor; the pin holds the link
-        fs::rename(&new, &pin).map_err(|source| EnforceError::Pin { what: "replace", path: pin, source })?;
-        pins.push(name);
-    }
-    Ok(pins)
-}
-
-/// Removes pinned links that no program of this daemon stands for.
-fn remove_stale(dir: &Path, attached: &[String]) -> Result<(), EnforceError> {
-    for name in pins(dir)? {
-        if name.starts_with("link_") && !attached.contains(&name) {
-            let path = dir.join(name);
-            fs::remove_file(&path).map_err(|source| EnforceError::Pin { what: "remove", path, source })?;
-        }
-    }
-    Ok(())
 }
 
 fn pins(dir: &Path) -> Result<Vec<String>, EnforceError> {

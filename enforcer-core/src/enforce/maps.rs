@@ -98,6 +98,7 @@ pub(super) struct Maps {
     pub(super) containers: Table<u64, types::container>,
     pub(super) cgroups: Table<u64, u64>,
     pub(super) namespaces: Table<u32, types::entry_ns>,
+    pub(super) armed_namespaces: Table<u32, types::namespace_bits>,
     pub(super) subjects: Table<i32, types::subject>, // by pidfd
     pub(super) mark: Table<u32, types::mark>,
     pub(super) places: Places,
@@ -113,6 +114,7 @@ impl Maps {
             containers: Table::of(object, "containers")?,
             cgroups: Table::of(object, "cgroup_containers")?,
             namespaces: Table::of(object, "namespace_containers")?,
+            armed_namespaces: Table::of(object, "armed_namespaces")?,
             subjects: Table::of(object, "task_subjects")?,
             mark: Table::of(object, "mark")?,
             places: Places { rulesets: handle(object, "rulesets")?, automata: handle(object, "automata")? },

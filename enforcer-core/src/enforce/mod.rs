@@ -20,13 +20,13 @@ mod arm;
 pub mod door;
 mod error;
 mod events;
+mod hooks;
 mod image;
 pub(crate) mod load;
 mod maps;
 pub mod root;
 mod spread;
 mod state;
-mod tracing;
 mod withdraw;
 
 use std::fmt;
@@ -170,14 +170,41 @@ impl Enforcer {
         let state = Mutex::new(State::adopt(&maps, &names)?);
         let bpffs = options.bpffs.clone();
         let enforcer = Self { bpffs, state, loaded: Mutex::new(loaded), maps, names };
-        enforcer.settle_tracing(&lock(&enforcer.state))?;
+        {
+            let state = lock(&enforcer.state);
+            enforcer.settle_namespaces(&state, None)?;
+            let mut loaded = lock(&enforcer.loaded);
+            let dir = load::pin_directory(&enforcer.bpffs);
+            hooks::attach(&loaded.object, &dir, state.classes())?;
+            loaded.attached = state.classes();
+        }
         Ok(enforcer)
     }
 
-    /// System calls are looked at only while some rules ask for it.
-    fn settle_tracing(&self, state: &State) -> Result<(), EnforceError> {
-        let wanted = state.speaks_of(types::enforcer_class::CLASS_SYSCALL.0);
-        tracing::settle(&lock(&self.loaded).object, &load::pin_directory(&self.bpffs), wanted)
+    /// The hooks that the rules in the kernel need, before any container is under those.
+    fn attach_for(&self, state: &State) -> Result<(), EnforceError> {
+        let mut loaded = lock(&self.loaded);
+        let classes = state.classes();
+        if classes & !loaded.attached != 0 {
+            hooks::attach_missing(&loaded.object, &load::pin_directory(&self.bpffs), classes)?;
+            loaded.attached |= classes;
+        }
+        Ok(())
+    }
+
+    /// Takes away hooks that no rules in the kernel need any more.
+    fn detach_for(&self, state: &State) -> Result<(), EnforceError> {
+        let mut loaded = lock(&self.loaded);
+        let classes = state.classes();
+        if loaded.attached & !classes != 0 {
+            hooks::detach_unneeded(&loaded.object, &load::pin_directory(&self.bpffs), classes)?;
+            loaded.attached &= classes;
+        }
+        Ok(())
+    }
+
+    fn settle_namespaces(&self, state: &State, coming: Option<u32>) -> Result<(), EnforceError> {
+        self.maps.armed_namespaces.set(0, &state.namespaces(coming), MapFlags::ANY)
     }
 
     /// Puts `ruleset` in force for a container. Nothing else can see the container before its rules are complete in
@@ -221,8 +248,7 @@ impl Enforcer {
         }
     }
 
-    /// All rules complete in the kernel, and what sees system calls attached if they speak about those; only then one
-    /// container after another.
+    /// All rules complete in the kernel, and the hooks attached that they need; only then one container after another.
     fn exchange_rules(
         &self,
         state: &mut State,
@@ -235,7 +261,7 @@ impl Enforcer {
         }
         let rulesets: Vec<&Ruleset> = updates.iter().map(|(_, ruleset)| *ruleset).collect();
         let acquired = state.acquire(&self.maps, &self.names, &rulesets)?;
-        if let Err(error) = self.settle_tracing(state) {
+        if let Err(error) = self.attach_for(state) {
             acquired.iter().for_each(|rules| state.release(&self.names, rules.id));
             return Err(error);
         }
@@ -254,7 +280,7 @@ impl Enforcer {
                 exchanged.map(drop)
             })
             .collect();
-        if let (Err(error), Some(last)) = (self.settle_tracing(state), results.last_mut()) {
+        if let (Err(error), Some(last)) = (self.detach_for(state), results.last_mut()) {
             *last = Err(error); // tried again with that one
         }
         Ok(results)
@@ -281,7 +307,8 @@ impl Enforcer {
         state.give_slot(entry.slot);
         self.names.retire_container(entry.key);
         state.release(&self.names, entry.ruleset);
-        self.settle_tracing(&state)
+        self.settle_namespaces(&state, None)?;
+        self.detach_for(&state)
     }
 
     /// Waits until the kernel holds no rules that no container has. They go by themselves; this is for those who count.

@@ -94,6 +94,7 @@ pub(super) struct InForce {
     pub(super) place: u32,
     pub(super) classes: u32,
     pub(super) first: [First; 2],
+    pub(super) hints: u32,
     users: usize,
 }
 
@@ -103,6 +104,7 @@ pub(super) struct State {
     pub(super) containers: BTreeMap<ContainerId, Entry>,
     rulesets: BTreeMap<RulesetDigest, InForce>,
     by_id: BTreeMap<u32, RulesetDigest>,
+    by_class: [usize; CLASSES], // rulesets with rules of the class
     places: Numbers,
     slots: Numbers,
     withdrawal: Withdrawal,
@@ -134,6 +136,14 @@ impl Numbers {
     }
 }
 
+/// Bits of a word of classes.
+const CLASSES: usize = 32;
+
+/// `NAMESPACE_BITS`: word and bit of a mount namespace.
+pub(super) fn place_of(namespace: u32) -> (usize, u64) {
+    (usize::try_from(namespace % 4096 / 64).unwrap_or(0), 1 << (namespace % 64))
+}
+
 /// Key in `published` whose value has the next free ruleset id for its place. No ruleset has the id 0, and no id is
 /// ever used twice: tasks remember sources by it.
 const NEXT_ID: u32 = 0;
@@ -153,6 +163,7 @@ impl State {
             containers: BTreeMap::new(),
             rulesets: BTreeMap::new(),
             by_id: BTreeMap::new(),
+            by_class: [0; CLASSES],
             places: Numbers::new(maps.places.count()),
             slots: Numbers::new(maps.armed.room()),
             withdrawal: Withdrawal::start(Arc::clone(maps))?,
@@ -167,8 +178,9 @@ impl State {
                 continue;
             }
             let digest = RulesetDigest::from_bytes(held.digest);
-            let in_force =
-                InForce { id, place: held.place, classes: held.classes, first: held.first, users: 0 };
+            let types::published { place, classes, first, hints, .. } = held;
+            let in_force = InForce { id, place, classes, first, hints, users: 0 };
+            state.count(classes, |rulesets| rulesets + 1);
             state.rulesets.insert(digest, in_force);
             state.by_id.insert(id, digest);
             state.places.taken.insert(held.place);
@@ -199,9 +211,25 @@ impl State {
         self.by_id.get(&entry.ruleset).copied()
     }
 
-    /// Whether some ruleset in the kernel has rules of the class with this number.
-    pub(super) fn speaks_of(&self, class: u32) -> bool {
-        self.rulesets.values().any(|in_force| in_force.classes >> class & 1 != 0)
+    /// A bit for each class of which some ruleset in the kernel has rules.
+    pub(super) fn classes(&self) -> u32 {
+        let used = (0..).zip(self.by_class).filter(|(_, rulesets)| *rulesets > 0);
+        used.fold(0, |all, (class, _): (u32, _)| all | 1 << class)
+    }
+
+    fn count(&mut self, classes: u32, change: impl Fn(usize) -> usize) {
+        let of = (0..).zip(&mut self.by_class).filter(|(class, _): &(u32, _)| classes >> class & 1 != 0);
+        of.for_each(|(_, rulesets)| *rulesets = change(*rulesets));
+    }
+
+    /// The mount namespaces of the armed containers, and of one that is to be.
+    pub(super) fn namespaces(&self, coming: Option<u32>) -> types::namespace_bits {
+        let mut bits = types::namespace_bits::default();
+        for number in self.containers.values().map(|entry| entry.mnt_ns).chain(coming) {
+            let (word, bit) = place_of(number);
+            bits.words.iter_mut().skip(word).take(1).for_each(|word| *word |= bit);
+        }
+        bits
     }
 
     /// A place among the armed containers.
@@ -259,8 +287,8 @@ impl State {
                 rulesets.iter().for_each(|(_, other): &(_, InForce)| self.places.give(other.place));
                 return Err(EnforceError::Full("rulesets"));
             };
-            let (classes, first) = (image.classes(), image.first());
-            rulesets.push((*digest, InForce { id, place, classes, first, users: 0 }));
+            let (classes, first, hints) = (image.classes(), image.first(), image.hints());
+            rulesets.push((*digest, InForce { id, place, classes, first, hints, users: 0 }));
         }
         let images: Vec<_> = rulesets
             .iter()
@@ -270,9 +298,10 @@ impl State {
         // The digests first: one without rules is removed at the next adoption, rules without one never would be.
         let published = rulesets
             .iter()
-            .try_for_each(|(digest, InForce { id, place, classes, first, .. })| {
-                let (digest, place, classes, first) = (*digest.as_bytes(), *place, *classes, *first);
-                let value = types::published { digest, place, classes, first };
+            .try_for_each(|(digest, InForce { id, place, classes, first, hints, .. })| {
+                let (digest, place, classes) = (*digest.as_bytes(), *place, *classes);
+                let value =
+                    types::published { digest, place, classes, first: *first, hints: *hints, pad: 0 };
                 maps.published.set(*id, &value, MapFlags::NO_EXIST)
             })
             .and_then(|()| maps.places.publish(&images));
@@ -282,6 +311,7 @@ impl State {
                 self.withdrawal.begin(Unused { id, place });
                 continue;
             }
+            self.count(in_force.classes, |rulesets| rulesets + 1);
             self.rulesets.insert(digest, in_force);
             self.by_id.insert(id, digest);
             names.learn_ruleset(id, digest);
@@ -311,6 +341,7 @@ impl State {
 
     fn withdraw(&mut self, names: &Names, id: u32) {
         if let Some(in_force) = self.by_id.remove(&id).and_then(|digest| self.rulesets.remove(&digest)) {
+            self.count(in_force.classes, |rulesets| rulesets.saturating_sub(1));
             names.retire_ruleset(id);
             self.withdrawal.begin(Unused { id, place: in_force.place });
         }

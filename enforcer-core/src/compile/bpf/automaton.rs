@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::CompileError;
-use super::image::{BLOCK_BYTES, Block, Builder, Decision, MAX_AUTOMATA};
+use super::image::{BLOCK_BYTES, Block, Builder, COND_TREE, Decision, MAX_AUTOMATA};
+use super::near::{Bytes, Ends};
 use super::tree::{below, decide};
 use crate::pattern::{ByteSet, Part, Pattern};
 use crate::ruleset::Rule;
@@ -192,6 +193,36 @@ impl Automaton {
         Ok(Some(Self { classes, states }))
     }
 
+    /// The last bytes of what leads to a decision.
+    fn ends(&self) -> Ends {
+        let decides = |state: &State| {
+            let mut entries = (0u32..).zip(state.decision);
+            entries.any(|(condition, entry)| condition & COND_TREE == 0 && entry != 0)
+        };
+        let decides: Vec<bool> = self.states.iter().map(decides).collect();
+        let (before, last) = self.leading_to(&decides);
+        let (_, last_but_one) = self.leading_to(&before);
+        Ends { last, last_but_one }
+    }
+
+    /// The states that are one byte before those, and these bytes.
+    fn leading_to(&self, wanted: &[bool]) -> (Vec<bool>, Bytes) {
+        let leads = |to: &usize| wanted.get(*to).copied().unwrap_or(true);
+        let mut by_class = vec![false; usize::from(u8::MAX) + 1];
+        let mut before = Vec::with_capacity(self.states.len());
+        for state in &self.states {
+            before.push(state.edges.iter().any(leads));
+            by_class.iter_mut().zip(&state.edges).for_each(|(by, to)| *by |= leads(to));
+        }
+        let mut bytes = Bytes::default();
+        for (byte, class) in (0..=u8::MAX).zip(&self.classes) {
+            if by_class.get(usize::from(*class)).copied().unwrap_or(true) {
+                bytes.insert(byte);
+            }
+        }
+        (before, bytes)
+    }
+
     fn next(&self, state: &State, byte: usize) -> usize {
         let class = self.classes.get(byte).copied().unwrap_or(0);
         state.edges.get(usize::from(class)).copied().unwrap_or(0)
@@ -298,6 +329,7 @@ pub(super) struct Automata {
     blocks: Vec<Block>,
     open: Packed,
     waiting: Vec<Vec<(usize, usize)>>, // for each directory: its automata, as block and number in it
+    ends: Vec<Ends>,                   // for each directory
     firsts: Vec<Vec<u16>>,             // by block
 }
 
@@ -305,10 +337,14 @@ impl Automata {
     /// Compiles the patterns that begin at one directory; which of the [`refer`](Self::cells)ences is theirs.
     pub(super) fn add(&mut self, patterns: &[Rest<'_>], image: &mut Builder) -> Result<usize, CompileError> {
         let mut places = Vec::new();
+        let mut ends = Ends::default();
         let mut todo = vec![patterns];
         while let Some(some) = todo.pop() {
             match Automaton::new(some, image)? {
-                Some(automaton) => places.push(self.pack(automaton, image)?),
+                Some(automaton) => {
+                    ends.join(automaton.ends());
+                    places.push(self.pack(automaton, image)?);
+                }
                 None if some.len() > 1 => todo.extend(<[_; 2]>::from(some.split_at(some.len() / 2))),
                 None => {
                     let rule = some.first().map(|rest| rest.rule.to_string()).unwrap_or_default();
@@ -321,7 +357,13 @@ impl Automata {
             return Err(CompileError::TooManyPatterns { rule });
         }
         self.waiting.push(places);
+        self.ends.push(ends);
         Ok(self.waiting.len() - 1)
+    }
+
+    /// How paths end that the patterns of a directory match; `number` counts from 1, and 0 means no patterns.
+    pub(super) fn ends(&self, number: u32) -> Option<Ends> {
+        self.ends.get(usize::try_from(number).ok()?.checked_sub(1)?).copied()
     }
 
     fn pack(&mut self, automaton: Automaton, image: &mut Builder) -> Result<(usize, usize), CompileError> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::args::Lists;
+use super::near::Near;
 use crate::ruleset::{Class, Effect};
 
 /// Bytes of a cell.
@@ -15,7 +16,7 @@ pub const CELL_BYTES: usize = 64;
 pub const MAX_CELLS: usize = 1 << 20;
 
 /// `IMAGE_VERSION`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// 32-bit words of a cell.
 pub(super) const CELL_WORDS: u32 = 16;
 /// Bytes of a component's name in its node.
@@ -35,6 +36,8 @@ pub(super) const COND_ARGS: u32 = 16;
 pub(super) const COND_COUNT: usize = 16;
 /// Entries of an array by class.
 const CLASS_SLOTS: usize = 8;
+/// Which word of a class cell names the near cells: the last one.
+const CLASS_NEAR: usize = 15;
 /// Offset of the ruleset's id in the header, which is known only when the image is published.
 const HEADER_RULESET: usize = 28;
 /// Automata that may begin at one directory, and directories with automata on the way to one path.
@@ -52,15 +55,19 @@ pub const DECISION_EXEMPT: u32 = 0x8000_0000;
 const DECISION_ARGS: u32 = 0x4000_0000;
 const EFFECT_SHIFT: u32 = 28;
 
-/// Bytes of a block of cells, and of automata.
+/// Bytes of a block of automata.
 pub const BLOCK_BYTES: usize = 32_768;
+/// Bytes of a block of cells.
+pub const CELL_BLOCK_BYTES: usize = 4_096;
 /// Offset of the ruleset's id in a block.
 const BLOCK_RULESET: usize = 256;
 
 /// One cell.
 pub type Cell = [u8; CELL_BYTES];
-/// One block of cells, or of automata.
+/// One block of automata.
 pub type Block = [u8; BLOCK_BYTES];
+/// One block of cells.
+pub type CellBlock = [u8; CELL_BLOCK_BYTES];
 /// An entry for each combination of conditions; 0 = no rule decides.
 pub(super) type Decision = [u32; COND_COUNT];
 
@@ -71,19 +78,21 @@ pub struct BpfImage {
     blocks: Vec<Block>,
     classes: u32,
     first: [First; 2],
+    hints: u32,
 }
 
 /// A bit for each first component with which the path of a rule begins; see `struct armed`.
 pub type First = [u64; 4];
 
 impl BpfImage {
-    pub(super) fn new(cells: Vec<Cell>, blocks: Vec<Block>, first: [First; 2]) -> Self {
+    pub(super) fn new(cells: Vec<Cell>, blocks: Vec<Block>, near: [Near; 2]) -> Self {
         let header = cells.first().copied().unwrap_or([0; CELL_BYTES]);
         let by_class = header.as_chunks::<4>().0.iter().skip(8).take(CLASS_SLOTS);
         let classes =
             (0..).zip(by_class).filter(|(_, cell)| **cell != [0; 4]).map(|(class, _)| 1u32 << class);
         let classes = classes.fold(0, |all, class| all | class);
-        Self { cells, blocks, classes, first }
+        let hints = (0..).zip(&near).fold(0, |all, (class, near)| all | near.hints() << class);
+        Self { cells, blocks, classes, first: near.map(|near| near.first), hints }
     }
 
     /// The cells, the header first; as they are published under this id.
@@ -98,12 +107,12 @@ impl BpfImage {
 
     /// The same in blocks, the last one filled with zeros.
     #[must_use]
-    pub fn cell_blocks(&self, ruleset: u32) -> Vec<Block> {
+    pub fn cell_blocks(&self, ruleset: u32) -> Vec<CellBlock> {
         let cells = self.cells(ruleset);
-        let chunks = cells.as_flattened().chunks(BLOCK_BYTES);
+        let chunks = cells.as_flattened().chunks(CELL_BLOCK_BYTES);
         chunks
             .map(|chunk| {
-                let mut block = [0; BLOCK_BYTES];
+                let mut block = [0; CELL_BLOCK_BYTES];
                 block.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
                 block
             })
@@ -131,10 +140,16 @@ impl BpfImage {
         self.first
     }
 
+    /// What else is known without a look at the rules, for processes and files; see `struct armed`.
+    #[must_use]
+    pub fn hints(&self) -> u32 {
+        self.hints
+    }
+
     /// How many bytes it takes in the kernel.
     #[must_use]
     pub fn size(&self) -> usize {
-        (self.cells.len() * CELL_BYTES).next_multiple_of(BLOCK_BYTES) + self.blocks.len() * BLOCK_BYTES
+        (self.cells.len() * CELL_BYTES).next_multiple_of(CELL_BLOCK_BYTES) + self.blocks.len() * BLOCK_BYTES
     }
 }
 
@@ -203,6 +218,7 @@ pub(super) struct ClassFacts {
     pub(super) conditions: u32,
     pub(super) has_source: bool,
     pub(super) args: ArgNodes,
+    pub(super) near: u32,
 }
 
 /// Where the arguments stand that rules list.
@@ -327,11 +343,14 @@ impl Builder {
     }
 
     pub(super) fn class(&mut self, class: Class, facts: &ClassFacts) {
-        let ClassFacts { root, otherwise, unresolved, conditions, has_source, args } = *facts;
+        let ClassFacts { root, otherwise, unresolved, conditions, has_source, args, near } = *facts;
         let has_source = u32::from(has_source);
         let ArgNodes { root: args, empty, applets, doubt } = args;
-        let facts = [root, otherwise, conditions, has_source, unresolved, args, empty, applets, doubt];
-        let cell = self.push(words(&facts));
+        let known = [root, otherwise, conditions, has_source, unresolved, args, empty, applets, doubt];
+        let mut fields = [0; 16];
+        fields.iter_mut().zip(known).for_each(|(to, from)| *to = from);
+        fields.iter_mut().skip(CLASS_NEAR).for_each(|to| *to = near);
+        let cell = self.push(words(&fields));
         self.classes.iter_mut().skip(index_of(class)).take(1).for_each(|slot| *slot = cell);
     }
 

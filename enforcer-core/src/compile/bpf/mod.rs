@@ -11,6 +11,7 @@
 mod args;
 mod automaton;
 pub mod image;
+mod near;
 mod net;
 mod plain;
 mod table;
@@ -96,6 +97,10 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
     // Decisions first, so that nodes can name them; then the roots; then the table, whose slots name everything.
     let plain = plain::roots(ruleset, &mut image);
     let mut trees = Trees::number(&forest, &plain, &mut image)?;
+    let [near_process, near_file] = [Class::Process, Class::File].map(|class| {
+        let passes = image::effect_of(otherwise(ruleset, class)) == Some(Effect::Allow);
+        trees.near(&forest, class, passes)
+    });
     for class in Class::ALL {
         if ruleset.whitelisted(class) || ruleset.rules().iter().any(|rule| rule.class == class) {
             let of_class = || ruleset.rules().iter().filter(|rule| rule.class == class);
@@ -106,6 +111,11 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
                 conditions: of_class().map(conditions_of).fold(0, |all, one| all | one),
                 has_source: of_class().any(|rule| rule.source.is_some()),
                 args: if class == Class::Process { trees.args() } else { ArgNodes::default() },
+                near: match class {
+                    Class::Process => near_process.write(&mut image),
+                    Class::File => near_file.write(&mut image),
+                    _ => 0,
+                },
             };
             image.class(class, &facts);
         }
@@ -117,11 +127,7 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
     if cells.len() > MAX_CELLS {
         return Err(CompileError::TooLarge(cells.len()));
     }
-    let first = [Class::Process, Class::File].map(|class| {
-        let passes = image::effect_of(otherwise(ruleset, class)) == Some(Effect::Allow);
-        Trees::first(&forest, class, passes)
-    });
-    Ok(BpfImage::new(cells, blocks, first))
+    Ok(BpfImage::new(cells, blocks, [near_process, near_file]))
 }
 
 /// The decision where no rule decides.

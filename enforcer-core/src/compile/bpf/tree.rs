@@ -9,6 +9,7 @@ use super::image::{
     ArgNodes, Block, Builder, COND_COUNT, COND_OWNER, COND_TREE, COND_TTY, COND_WRITE, Decision, First,
     MAX_BEGUN, Node, Root, Says,
 };
+use super::near::{Ends, Near};
 use super::plain::Roots;
 use super::table::first_bit;
 use super::{CompileError, entry};
@@ -33,6 +34,24 @@ impl<'r> Branch<'r> {
             branch.below = branch.below.max(about);
             branch.edges.entry(name).or_default()
         })
+    }
+
+    /// Whether all rules here and below allow, whatever the conditions.
+    fn only_allows(&self) -> bool {
+        let mut todo = vec![self];
+        while let Some(Self { edges, exact, directory, patterns, below: _ }) = todo.pop() {
+            let mut rules = exact.iter().chain(directory).copied().chain(patterns.iter().map(Rest::rule));
+            if !rules.all(|rule| rule.effect == Effect::Allow && rule.conditions == Conditions::default()) {
+                return false;
+            }
+            todo.extend(edges.values());
+        }
+        true
+    }
+
+    /// Whether everything here and below is allowed, if no pattern from further above says otherwise.
+    fn is_open(&self) -> bool {
+        self.directory.iter().any(|rule| recursive(&rule)) && self.only_allows()
     }
 
     /// Takes over what another branch says.
@@ -114,6 +133,7 @@ pub(super) struct Trees {
     args: ArgNodes,
     last: u32, // node number; 0 means none
     blocks: Vec<Block>,
+    ends: BTreeMap<Class, Ends>, // of what patterns match that begin at `/`, without a source
 }
 
 impl Trees {
@@ -127,7 +147,11 @@ impl Trees {
         let mut automata = Automata::default();
         let mut roots = Vec::new();
         for (pair_of, pair) in &forest.pairs {
-            roots.push((*pair_of, trees.plant(pair, &mut automata, image)?));
+            let root = trees.plant(pair, &mut automata, image)?;
+            if let ((None, class), Some(ends)) = (pair_of, automata.ends(root.says.automata)) {
+                trees.ends.insert(*class, ends);
+            }
+            roots.push((*pair_of, root));
         }
         // Which cells name the automata is known only now: they come after the decisions that their states name.
         let (blocks, cells) = automata.finish(image)?;
@@ -187,23 +211,26 @@ impl Trees {
         self.roots.get(&class).copied().unwrap_or(0)
     }
 
-    /// With which first components the paths of a class begin: a bit for each; all of them where a path may be spoken
-    /// about however it begins.
-    pub(super) fn first(forest: &Forest<'_>, class: Class, far_passes: bool) -> First {
-        let mut pairs = forest.pairs.iter().filter(|((_, of), _)| *of == class);
-        let says_more = |((source, _), pair): (&(Option<&AbsPath>, Class), &Pair<'_>)| {
-            let Branch { directory, patterns, .. } = &pair.paths;
-            source.is_some() || !pair.names.edges.is_empty() || !directory.is_empty() || !patterns.is_empty()
+    /// What a path's first component and its end tell about the rules of a class.
+    pub(super) fn near(&self, forest: &Forest<'_>, class: Class, far_passes: bool) -> Near {
+        const ALL: First = [u64::MAX; 4];
+        let has_source = forest.pairs.keys().any(|(source, of)| *of == class && source.is_some());
+        let Some(pair) = forest.pairs.get(&(None, class)).filter(|_| !has_source) else {
+            let first = if far_passes && !has_source { [0; 4] } else { ALL };
+            return Near::new(first, std::iter::empty(), None);
         };
-        if !far_passes || pairs.clone().any(says_more) {
-            return [u64::MAX; 4];
-        }
-        let names = pairs.by_ref().flat_map(|(_, pair)| pair.paths.edges.keys());
-        names.filter_map(|name| first_bit(name)).fold([0; 4], |mut first, bit| {
-            let word = first.get_mut(usize::from(bit / 64));
-            word.into_iter().for_each(|word| *word |= 1 << (bit % 64));
-            first
-        })
+        let Branch { edges, directory, .. } = &pair.paths;
+        let first = if !far_passes || !pair.names.edges.is_empty() || !directory.is_empty() {
+            ALL
+        } else {
+            edges.keys().filter_map(|name| first_bit(name)).fold([0; 4], |mut first, bit| {
+                let word = first.get_mut(usize::from(bit / 64));
+                word.into_iter().for_each(|word| *word |= 1 << (bit % 64));
+                first
+            })
+        };
+        let open = edges.iter().filter(|(_, branch)| pair.names.only_allows() && branch.is_open());
+        Near::new(first, open.map(|(name, _)| *name), self.ends.get(&class).copied())
     }
 
     pub(super) fn nodes(&self) -> &[Node] {
@@ -285,7 +312,6 @@ fn decisions(
     automata: &mut Automata,
     image: &mut Builder,
 ) -> Result<Says, CompileError> {
-    let recursive = |rule: &&&Rule| matches!(rule.object, Object::Directory { recursive: true, .. });
     let mut exact = decide(branch.exact.iter().copied(), image)?;
     strongest_below(&mut exact, branch.below);
     Ok(Says {
@@ -304,6 +330,10 @@ fn decisions(
             u32::try_from(automata.add(&branch.patterns, image)? + 1).unwrap_or(u32::MAX)
         },
     })
+}
+
+fn recursive(rule: &&&Rule) -> bool {
+    matches!(rule.object, Object::Directory { recursive: true, .. })
 }
 
 fn strongest_below(decision: &mut Decision, below: Option<(Effect, Reverse<u32>)>) {
