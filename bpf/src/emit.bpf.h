@@ -67,8 +67,7 @@ static __always_inline __u32 pid_in_namespace(struct task_struct *leader)
 /* The walk of the object is in scratch; afterwards that of the executable is. */
 __noinline __u32 emit(struct scratch *s, struct event_facts *f)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_struct *parent = task->real_parent;
+	struct task_struct *task, *parent;
 	struct event *e;
 	struct file *exe;
 	struct walk w = {};
@@ -76,6 +75,8 @@ __noinline __u32 emit(struct scratch *s, struct event_facts *f)
 
 	if (!s || !f)
 		return 0;
+	task = (struct task_struct *)f->task;
+	parent = BPF_CORE_READ(task, real_parent);
 	e = &s->event;
 	e->version = EVENT_VERSION;
 	e->flags = f->flags;
@@ -86,13 +87,13 @@ __noinline __u32 emit(struct scratch *s, struct event_facts *f)
 	e->op = f->op;
 	e->decision = f->decision;
 	e->reason = f->reason;
-	e->host_pid = task->tgid;
-	e->host_tid = task->pid;
-	e->host_ppid = parent->tgid;
-	e->pid = pid_in_namespace(task->group_leader);
+	e->host_pid = BPF_CORE_READ(task, tgid);
+	e->host_tid = BPF_CORE_READ(task, pid);
+	e->host_ppid = BPF_CORE_READ(parent, tgid);
+	e->pid = pid_in_namespace(BPF_CORE_READ(task, group_leader));
 	e->ppid = pid_in_namespace(BPF_CORE_READ(parent, group_leader));
 	e->uid = BPF_CORE_READ(task, cred, uid.val);
-	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	BPF_CORE_READ_INTO(&e->comm, task, comm);
 	BPF_CORE_READ_INTO(&e->parent_comm, parent, comm);
 
 	e->path_len = 0;

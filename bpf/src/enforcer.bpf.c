@@ -60,4 +60,5 @@ enum enforcer_socket_kind socket_kind_type;
 #include "cap.bpf.c"
 #include "syscall.bpf.c"
 #include "mark.bpf.c"
+#include "held.bpf.c"
 #include "door.bpf.c"

@@ -85,6 +85,9 @@ enum enforcer_op {
 	OP_SYSCALL = 39,
 	OP_PROTECT = 40, /* mprotect that makes memory executable */
 	OP_ENTER = 41,   /* a program that is sent into the container from outside */
+	OP_HELD = 42,    /* none: a descriptor was found open that the rules, which are newer, deny to open */
+	OP_READ = 43,    /* through such a descriptor, or mapping it to read */
+	OP_WRITE = 44,
 };
 
 /* Why an access could not be resolved to a path or to rules. */
@@ -141,9 +144,11 @@ struct armed {
 	 * base names, sources, rules about "/"). */
 	__u64 first[2][FIRST_WORDS];
 	__u32 hints; /* HINT_* << class, for processes and files */
-	__u32 pad;
+	__u32 held;  /* HELD_*: descriptors may be older than the rules */
 };
 _Static_assert(sizeof(struct armed) == 96, "armed");
+#define HELD_SEARCHED 1u /* those that are denied stand in held_files, once a search has passed */
+#define HELD_ALL 2u	 /* all are judged: set by a search that cannot tell which */
 #define HINT_NEAR 1u	    /* the image has near cells of the class */
 #define HINT_ANYWHERE 0x100u /* patterns begin at "/" */
 #define HINT_TOLD 0x10000u   /* a first component may tell that a path passes: without this, only the rules can */
@@ -173,6 +178,20 @@ struct entry_ns {
 	__u64 container;
 	__u64 seq;
 };
+
+/* ---- descriptors that are older than the rules ---- */
+
+/* One search for them through all tasks, asked and answered through the `held` map. */
+struct held_search {
+	__u32 generation; /* asked: value of what is found in held_files */
+	__u32 again;	  /* asked: nothing has changed since the last search, so what is only audited is not told again */
+	/* answered */
+	__u32 found;
+	__u32 rings;	  /* what may hold registered files, which cannot be looked at: all of that container's are judged */
+	__u32 failed;	  /* descriptors that could not be judged or remembered: the same */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct held_search) == 24, "held_search");
 
 /* ---- finding and marking tasks: one run of the task iterator, asked and answered through the `mark` map ---- */
 

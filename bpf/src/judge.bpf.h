@@ -15,7 +15,7 @@
  * path cannot be told, query.reason says why, and no rule about sources may be taken for one that does not apply. */
 static __always_inline __u32 source_find(struct attempt *a, struct scratch *s)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = (struct task_struct *)a->task;
 	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
 	struct vfsmount *mnt;
 
@@ -140,23 +140,12 @@ static __noinline int class_read(struct attempt *a, __u32 slot, __u64 container)
 }
 
 /* What is done about a decision: counted, reported; the effect. `s` is NULL where there is no work area. */
-static __always_inline __u32 conclude(struct scratch *s, struct subject *subject, struct request *r, __u32 decision,
-				      __u32 reason)
+static __always_inline void tell(struct scratch *s, struct subject *subject, struct request *r, __u32 decision,
+				 __u32 reason, __u64 task)
 {
-	__u32 effect;
-	struct event_facts *f;
+	struct event_facts *f = &s->facts;
 
-	if (reason)
-		count(COUNTER_RACED + reason - REASON_RACED);
-	effect = decision_effect(decision);
-	if (effect < EFFECT_AUDIT)
-		return effect; /* not counted: this is what happens at nearly every access */
-	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : COUNTER_AUDITED);
-	if (!s) {
-		count(COUNTER_EVENT_DROPPED);
-		return effect;
-	}
-	f = &s->facts;
+	f->task = task;
 	f->container = subject->container;
 	f->ruleset = s->attempt.query.ruleset;
 	f->class_ = r->class_;
@@ -168,34 +157,57 @@ static __always_inline __u32 conclude(struct scratch *s, struct subject *subject
 	f->has_detail = 0;
 	f->flags = s->attempt.query.unseen;
 	emit(s, f);
+}
+
+static __always_inline __u32 conclude(struct scratch *s, struct subject *subject, struct request *r, __u32 decision,
+				      __u32 reason)
+{
+	__u32 effect;
+
+	if (reason)
+		count(COUNTER_RACED + reason - REASON_RACED);
+	effect = decision_effect(decision);
+	if (effect < EFFECT_AUDIT)
+		return effect; /* not counted: this is what happens at nearly every access */
+	count(effect == EFFECT_BLOCK ? COUNTER_BLOCKED : COUNTER_AUDITED);
+	if (!s) {
+		count(COUNTER_EVENT_DROPPED);
+		return effect;
+	}
+	tell(s, subject, r, decision, reason, (__u64)bpf_get_current_task_btf());
 	return effect;
 }
 
 /* a denial for lack of rules */
 #define DECISION_NO_RULES (EFFECT_BLOCK << DECISION_EFFECT_SHIFT | RULE_NONE)
 
-static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject, struct request *r)
+#define DECISION_NOTHING (EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE) /* no such rules */
+
+/* The decision about what `task`, which is `subject`, does; `current_` is 0 for another task than the current one. */
+static __always_inline __u32 decide_in(struct scratch *s, struct subject *subject, struct request *r,
+				       struct task_struct *task, int current_, __u32 *why)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	__u32 decision = DECISION_NO_RULES, reason = REASON_NO_RULES, i;
 	struct attempt *a = &s->attempt;
 	enum mount_place place;
 	int known;
 
+	a->task = (__u64)task;
 	a->query.class_ = r->class_;
 	a->query.unseen = 0;
+	*why = 0;
 	for (i = 0; i < ATTEMPTS; i++) {
 		if (i)
 			count(COUNTER_RETRIED);
 		known = class_read(a, subject->slot, subject->container);
 		if (known < 0)
-			return EFFECT_ALLOW;
+			return DECISION_NOTHING;
 		if (!known)
 			continue;
 		decision = a->unresolved;
 		place = mount_place((struct vfsmount *)r->mnt, a->our_ns);
 		if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE && !r->reason)
-			return EFFECT_ALLOW;
+			return DECISION_NOTHING;
 		if (r->reason || place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
 			a->walk.dentry = r->dentry;
 			a->walk.mnt = r->mnt;
@@ -209,17 +221,25 @@ static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject
 			a->query.condition |= owner_condition(task, r->inode);
 		if (a->conditions & COND_TTY)
 			a->query.condition |= terminal_condition(task);
-		a->cached = source_known(subject);
+		a->cached = current_ ? source_known(subject) : 0;
 		reason = REASON_RACED;
 		if (attempt(a, s, r)) {
 			reason = a->query.reason;
 			if (!reason)
 				decision = a->decision;
-			if (a->has_source)
+			if (current_ && a->has_source)
 				source_learn(subject, a->cached);
 			break;
 		}
 	}
+	*why = reason;
+	return decision;
+}
+
+static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject, struct request *r)
+{
+	__u32 reason, decision = decide_in(s, subject, r, bpf_get_current_task_btf(), 1, &reason);
+
 	return conclude(s, subject, r, decision, reason);
 }
 

@@ -29,6 +29,7 @@ __noinline int plain_source(struct subject *subject, struct plain_request *r)
 		return PLAIN_ANSWERED;
 	}
 	a = &s->attempt;
+	a->task = (__u64)bpf_get_current_task_btf();
 	a->query.class_ = r->class_;
 	a->query.reason = REASON_RACED;
 	if (class_read(a, subject->slot, subject->container) == 1 && a->query.ruleset == r->ruleset &&
@@ -120,6 +121,7 @@ __noinline int plain_report(struct plain_request *r, __u64 container)
 	d->pad = 0;
 	*(__u64 *)d->address = bpf_cpu_to_be64(r->net.high);
 	*(__u64 *)(d->address + 8) = bpf_cpu_to_be64(r->net.low);
+	f->task = (__u64)bpf_get_current_task_btf();
 	f->container = container;
 	f->ruleset = r->ruleset;
 	f->class_ = r->class_;

@@ -54,6 +54,7 @@ struct kernfs_node { __u64 id; } __kernel_type;
 struct cgroup { struct kernfs_node *kn; int level; struct cgroup *ancestors[1]; } __kernel_type;
 struct css_set { struct cgroup *dfl_cgrp; } __kernel_type;
 struct tty_struct;
+struct io_uring_task;
 struct signal_struct { struct tty_struct *tty; } __kernel_type;
 struct task_struct {
 	int pid;
@@ -69,6 +70,7 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct signal_struct *signal;
 	struct hlist_node pid_links[1];
+	struct io_uring_task *io_uring;
 	char comm[16];
 } __kernel_type;
 struct in6_addr;
@@ -86,6 +88,7 @@ struct user_namespace;
 struct linux_binprm { struct mm_struct *mm; unsigned long p; struct file *file; int argc; unsigned long exec; } __kernel_type;
 struct bpf_iter_meta { struct seq_file *seq; } __kernel_type;
 struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; } __kernel_type;
+struct bpf_iter__task_file { struct bpf_iter_meta *meta; struct task_struct *task; __u32 fd; struct file *file; } __kernel_type;
 
 typedef __u16 umode_t;
 #define S_IFMT 0170000u

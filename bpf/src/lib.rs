@@ -49,6 +49,8 @@ pub unsafe trait Shared: plain::Plain + Default {
 
 // SAFETY: an integer.
 unsafe impl Shared for u64 {}
+// SAFETY: an integer.
+unsafe impl Shared for u32 {}
 
 macro_rules! shared {
     ($($name:ident),* $(,)?) => {
@@ -74,6 +76,7 @@ shared!(
     event,
     event_detail,
     header_cell,
+    held_search,
     lists_cell,
     mark,
     namespace_bits,

@@ -107,6 +107,25 @@ struct {
 	__type(value, struct published);
 } published SEC(".maps");
 
+/* Descriptors that are older than the rules that deny them: by address of the struct file, with the generation of the
+ * search that found them. Absent: it was judged when it was opened. An address that is used again is harmless: that file
+ * is judged once more. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, __u32);
+} held_files SEC(".maps");
+
+/* Question and answer of find_held and find_rings. Each daemon has its own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct held_search);
+} held SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 << 20);

@@ -69,6 +69,7 @@ struct query {
 struct attempt {
 	struct query query;
 	struct walk walk;
+	__u64 task;	  /* who acts; a kernel address */
 	__u64 cached;	  /* the subject's source; out: the source found out now, or the same */
 	__u32 our_ns;
 	__u32 pathless;	  /* memfd and the like: no rule on paths applies */
@@ -134,6 +135,7 @@ struct event_facts {
 	__u32 has_detail; /* event.detail has been filled in */
 	__u32 flags; /* EVENT_* */
 	__u32 pad;
+	__u64 task; /* who acts; a kernel address */
 };
 
 #endif

@@ -83,10 +83,16 @@ pub enum Op {
     Protect,
     /// Being sent into the container from outside.
     Enter,
+    /// None: what the rules deny to open was found open, from before they were in force. Told once.
+    Held,
+    /// Reading or mapping what is [held](Self::Held).
+    Read,
+    /// Writing what is [held](Self::Held), or mapping it to write.
+    Write,
 }
 
 impl Op {
-    const ALL: [(types::enforcer_op, Self, &'static str); 31] = [
+    const ALL: [(types::enforcer_op, Self, &'static str); 34] = [
         (types::enforcer_op::OP_EXEC, Self::Exec, "exec"),
         (types::enforcer_op::OP_OPEN_READ, Self::OpenRead, "open-read"),
         (types::enforcer_op::OP_OPEN_WRITE, Self::OpenWrite, "open-write"),
@@ -118,6 +124,9 @@ impl Op {
         (types::enforcer_op::OP_SYSCALL, Self::Syscall, "syscall"),
         (types::enforcer_op::OP_PROTECT, Self::Protect, "mprotect"),
         (types::enforcer_op::OP_ENTER, Self::Enter, "enter"),
+        (types::enforcer_op::OP_HELD, Self::Held, "held-open"),
+        (types::enforcer_op::OP_READ, Self::Read, "read"),
+        (types::enforcer_op::OP_WRITE, Self::Write, "write"),
     ];
 
     fn of(code: u16) -> Option<Self> {

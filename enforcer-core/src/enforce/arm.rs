@@ -8,6 +8,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::{During, EnforceError};
+use super::held::SEARCHED;
 use super::state::{Entry, InForce, place_of};
 use super::{Armed, ContainerId, Enforcer, ID_BYTES, Stage, Target, lock};
 use crate::ruleset::Ruleset;
@@ -44,7 +45,8 @@ impl Enforcer {
             }
         };
         let cgroup_id = own_cgroup;
-        let entry = Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns: facts.mnt_ns };
+        let (mnt_ns, held) = (facts.mnt_ns, target.stage == Stage::Running);
+        let entry = Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns, held };
         self.names.learn_container(entry.key, target.id.clone());
         let armed = self
             .attach_for(&state)
@@ -54,6 +56,9 @@ impl Enforcer {
         match armed {
             Ok(tasks) => {
                 state.containers.insert(target.id.clone(), entry);
+                if entry.held {
+                    self.searcher.ask();
+                }
                 Ok(Armed { ruleset: ruleset.digest(), tasks, already: false })
             }
             Err(error) => {
@@ -250,7 +255,7 @@ pub(super) fn armed(entry: &Entry, rules: &InForce) -> types::armed {
         classes: rules.classes,
         first: rules.first,
         hints: rules.hints,
-        pad: 0,
+        held: if entry.held { SEARCHED } else { 0 },
         mnt_ns: entry.mnt_ns,
     }
 }

@@ -124,7 +124,7 @@ impl Doors {
             classes: image.classes(),
             first: image.first(),
             hints: image.hints(),
-            pad: 0,
+            held: 0,
             mnt_ns: MOUNT_NAMESPACE,
         };
         self.armed.set(0, &armed, MapFlags::ANY)

@@ -18,6 +18,9 @@ const LSM: &str = "lsm/";
 /// Attached before all others: nothing may be judged that is not known, and nobody may be born unknown.
 const IDENTITY: [&str; 3] = ["task_free", "task_alloc", "bprm_check_security"];
 
+/// In a word of classes: there are descriptors that are older than the rules that deny them.
+pub(super) const HELD: u32 = 1 << 31;
+
 /// For which classes of rules a program is attached, a bit for each; `None`: always.
 fn classes_of(program: &str) -> Option<u32> {
     let classes = match program {
@@ -26,6 +29,7 @@ fn classes_of(program: &str) -> Option<u32> {
         "mmap_file" => 1 << class::CLASS_PROCESS.0 | 1 << class::CLASS_PRESET.0,
         "file_mprotect" => 1 << class::CLASS_PROCESS.0,
         "preset_file_mprotect" => 1 << class::CLASS_PRESET.0,
+        "file_permission" | "held_mmap_file" => HELD,
         "sctp_bind_connect" => 1 << class::CLASS_NETWORK.0,
         _ if program.starts_with("socket_") => 1 << class::CLASS_NETWORK.0,
         _ => return None,

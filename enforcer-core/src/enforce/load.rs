@@ -12,9 +12,10 @@ use libbpf_rs::{Link, Object, ObjectBuilder, OpenObject};
 use rustix::fs::{FlockOperation, flock, statfs};
 
 use super::error::{During, EnforceError};
+use super::held::Iterators;
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "task_subjects",
     "pointer_subjects",
     "armed",
@@ -25,6 +26,7 @@ const PINNED: [&str; 12] = [
     "rulesets",
     "automata",
     "published",
+    "held_files",
     "events",
     "counters",
 ];
@@ -88,16 +90,20 @@ fn arguments(kernel: &Btf<'_>, hook: &str) -> usize {
     prototype.map_or(0, |prototype| prototype.len())
 }
 
-/// Loads the programs, taking over pinned maps. Nothing is attached yet but the iterator.
-pub(super) fn load(bpffs: &Path) -> Result<Loaded, EnforceError> {
+/// Loads the programs, taking over pinned maps. Nothing is attached yet but the iterators.
+pub(super) fn load(bpffs: &Path) -> Result<(Loaded, Iterators), EnforceError> {
     check_lsm()?;
     let dir = pin_directory(bpffs);
     let lock = lock(&dir)?;
     let object = prepare(&dir)?.load().during("load the BPF programs")?;
-    let mark = object.progs_mut().find(|program| program.name() == "mark_tasks");
-    let mark =
-        mark.ok_or(EnforceError::Full("the object has no iterator"))?.attach().during("attach mark_tasks")?;
-    Ok(Loaded { object, mark, attached: 0, _lock: lock })
+    let iterator = |name: &str| {
+        let program = object.progs_mut().find(|program| program.name() == name);
+        let program = program.ok_or(EnforceError::Full("an iterator is missing from the object"))?;
+        program.attach().during(format!("attach {name}"))
+    };
+    let mark = iterator("mark_tasks")?;
+    let iterators = Iterators { rings: iterator("find_rings")?, files: iterator("find_held")? };
+    Ok((Loaded { object, mark, attached: 0, _lock: lock }, iterators))
 }
 
 /// The hooks that the programs stand on, each once, sorted; from the object itself. Loads nothing.

@@ -101,6 +101,8 @@ pub(super) struct Maps {
     pub(super) armed_namespaces: Table<u32, types::namespace_bits>,
     pub(super) subjects: Table<i32, types::subject>, // by pidfd
     pub(super) mark: Table<u32, types::mark>,
+    pub(super) held: Table<u32, types::held_search>,
+    pub(super) held_files: Table<u64, u32>,
     pub(super) places: Places,
     pub(super) published: Table<u32, types::published>,
     pub(super) counters: MapHandle,
@@ -117,6 +119,8 @@ impl Maps {
             armed_namespaces: Table::of(object, "armed_namespaces")?,
             subjects: Table::of(object, "task_subjects")?,
             mark: Table::of(object, "mark")?,
+            held: Table::of(object, "held")?,
+            held_files: Table::of(object, "held_files")?,
             places: Places { rulesets: handle(object, "rulesets")?, automata: handle(object, "automata")? },
             published: Table::of(object, "published")?,
             counters: handle(object, "counters")?,

@@ -20,6 +20,7 @@ mod arm;
 pub mod door;
 mod error;
 mod events;
+mod held;
 mod hooks;
 mod image;
 pub(crate) mod load;
@@ -41,6 +42,8 @@ pub use events::EventStream;
 
 use crate::ruleset::{Ruleset, RulesetDigest};
 use error::During;
+use held::{Search, Searcher};
+use hooks::HELD;
 use load::Loaded;
 use maps::Maps;
 use state::{Entry, InForce, Names, State};
@@ -93,7 +96,9 @@ pub enum Stage {
     /// The first process is the runtime's, in its final namespaces and root directory, and has not executed the
     /// workload: the rules begin with that execution.
     Created,
-    /// The workload runs: the rules begin at once, for every task of the container. What it has open stays open.
+    /// The workload runs: the rules begin at once, for every task of the container. What it has open is looked at
+    /// soon after, in the background: reading and writing what the rules deny to open is denied from then on, and so is
+    /// mapping it. What is mapped already stays.
     Running,
 }
 
@@ -146,8 +151,10 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Enforcer {
     bpffs: PathBuf,
-    state: Mutex<State>, // dropped first: what it does in the background must end before the lock of `loaded` is given
-    loaded: Mutex<Loaded>,
+    // These two are dropped first: what they do in the background must end before the lock of `loaded` is given.
+    searcher: Searcher,
+    state: Mutex<State>,
+    loaded: Arc<Mutex<Loaded>>,
     maps: Arc<Maps>,
     names: Arc<Names>,
 }
@@ -164,19 +171,28 @@ impl Enforcer {
     /// When the kernel has no BPF-LSM or refuses a program, when `bpffs` is none, or when another process enforces.
     /// What was in force before stays in force.
     pub fn open(options: &Options) -> Result<Self, EnforceError> {
-        let loaded = load::load(&options.bpffs)?;
-        let maps = Arc::new(Maps::of(&loaded.object)?);
+        let (loaded, iterators) = load::load(&options.bpffs)?;
+        let loaded = Arc::new(Mutex::new(loaded));
+        let dir = load::pin_directory(&options.bpffs);
+        let maps = Arc::new(Maps::of(&lock(&loaded).object)?);
         let names = Arc::new(Names::default());
         let state = Mutex::new(State::adopt(&maps, &names)?);
         let bpffs = options.bpffs.clone();
-        let enforcer = Self { bpffs, state, loaded: Mutex::new(loaded), maps, names };
+        let search =
+            Search { maps: Arc::clone(&maps), loaded: Arc::clone(&loaded), iterators, dir: dir.clone() };
+        let enforcer = Self { searcher: Searcher::start(search)?, bpffs, state, loaded, maps, names };
         {
             let state = lock(&enforcer.state);
             enforcer.settle_namespaces(&state, None)?;
+            let held = state.containers.values().any(|entry| entry.held);
             let mut loaded = lock(&enforcer.loaded);
-            let dir = load::pin_directory(&enforcer.bpffs);
-            hooks::attach(&loaded.object, &dir, state.classes())?;
-            loaded.attached = state.classes();
+            // What an earlier daemon found to be held is denied until the first search says otherwise.
+            let classes = state.classes() | if held { HELD } else { 0 };
+            hooks::attach(&loaded.object, &dir, classes)?;
+            loaded.attached = classes;
+            if held {
+                enforcer.searcher.ask();
+            }
         }
         Ok(enforcer)
     }
@@ -195,7 +211,7 @@ impl Enforcer {
     /// Takes away hooks that no rules in the kernel need any more.
     fn detach_for(&self, state: &State) -> Result<(), EnforceError> {
         let mut loaded = lock(&self.loaded);
-        let classes = state.classes();
+        let classes = state.classes() | loaded.attached & HELD;
         if loaded.attached & !classes != 0 {
             hooks::detach_unneeded(&loaded.object, &load::pin_directory(&self.bpffs), classes)?;
             loaded.attached &= classes;
@@ -265,16 +281,16 @@ impl Enforcer {
             acquired.iter().for_each(|rules| state.release(&self.names, rules.id));
             return Err(error);
         }
+        let mut changed = false;
         let mut results: Vec<_> = updates
             .iter()
             .zip(&acquired)
             .map(|((id, _), new)| {
                 let exchanged = match state.containers.get_mut(id) {
-                    Some(entry) => {
-                        self.exchange(entry, new).map(|()| std::mem::replace(&mut entry.ruleset, new.id))
-                    }
+                    Some(entry) => self.exchange(entry, new),
                     None => Err(EnforceError::NotArmed(id.to_string())),
                 };
+                changed |= exchanged.as_ref().is_ok_and(|before| *before != new.id);
                 // where nothing changed it is the extra user that goes
                 state.release(&self.names, *exchanged.as_ref().unwrap_or(&new.id));
                 exchanged.map(drop)
@@ -283,14 +299,29 @@ impl Enforcer {
         if let (Err(error), Some(last)) = (self.detach_for(state), results.last_mut()) {
             *last = Err(error); // tried again with that one
         }
+        if changed {
+            self.searcher.ask();
+        }
         Ok(results)
     }
 
-    fn exchange(&self, entry: &Entry, rules: &InForce) -> Result<(), EnforceError> {
-        let wanted = arm::armed(entry, rules);
+    /// The id of the rules before.
+    fn exchange(&self, entry: &mut Entry, rules: &InForce) -> Result<u32, EnforceError> {
+        let mut wanted = arm::armed(entry, rules);
+        let newer = entry.ruleset != rules.id;
+        if newer {
+            wanted.held |= held::SEARCHED;
+        }
+        if entry.held {
+            // a ring may hold files that are older still
+            wanted.held |= self.maps.armed.get(entry.slot)?.map_or(0, |before| before.held & held::ALL);
+        }
         self.maps.armed.set(entry.slot, &wanted, MapFlags::ANY)?;
         match self.maps.armed.get(entry.slot)? {
-            Some(held) if held.container == entry.key && held.ruleset == rules.id => Ok(()),
+            Some(held) if held.container == entry.key && held.ruleset == rules.id => {
+                entry.held |= newer;
+                Ok(std::mem::replace(&mut entry.ruleset, rules.id))
+            }
             _ => Err(EnforceError::ReadBack(format!("other rules for container {}", entry.key))),
         }
     }
@@ -311,9 +342,11 @@ impl Enforcer {
         self.detach_for(&state)
     }
 
-    /// Waits until the kernel holds no rules that no container has. They go by themselves; this is for those who count.
+    /// Waits until the kernel holds no rules that no container has, and until what running containers have open was
+    /// looked at under the rules of now. Both happens by itself; this is for those who count.
     pub fn settle(&self) {
         lock(&self.state).settle();
+        self.searcher.wait();
     }
 
     /// Takes out of the kernel what a daemon with another layout of maps left in force: programs of two layouts do
@@ -346,12 +379,13 @@ impl Enforcer {
     }
 
     /// What the programs have counted since they were first loaded, by name, summed over CPUs; and what this process has:
-    /// rulesets that nobody uses and that the kernel keeps all the same.
+    /// rulesets that nobody uses and that the kernel keeps all the same, and failed searches for descriptors that are
+    /// older than the rules.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(String, u64)>, EnforceError> {
-        let mut counters = Vec::with_capacity(COUNTERS.len() + 2);
+        let mut counters = Vec::with_capacity(COUNTERS.len() + 3);
         for (index, name) in COUNTERS {
             let values = self
                 .maps
@@ -368,6 +402,7 @@ impl Enforcer {
         }
         counters.push(("recursion_misses".to_owned(), load::recursion_misses(&lock(&self.loaded).object)));
         counters.push(("withdraw_failed".to_owned(), lock(&self.state).stuck()));
+        counters.push(("search_failed".to_owned(), self.searcher.failed()));
         Ok(counters)
     }
 }

@@ -85,6 +85,7 @@ pub(super) struct Entry {
     pub(super) ruleset: u32, // 0: no rules at present
     pub(super) cgroup_id: u64,
     pub(super) mnt_ns: u32,
+    pub(super) held: bool, // it ran when its present rules came: descriptors may be older than those
 }
 
 /// A ruleset in the kernel.
@@ -190,8 +191,9 @@ impl State {
             let id = ContainerId::of_value(&value)?;
             let slot = value.slot;
             let armed = maps.armed.get(slot)?.filter(|armed| armed.container == key);
-            let ruleset = armed.map_or(0, |armed| armed.ruleset);
-            let entry = Entry { key, slot, ruleset, cgroup_id: value.cgroup_id, mnt_ns: value.mnt_ns };
+            let (ruleset, held) = armed.map_or((0, 0), |armed| (armed.ruleset, armed.held));
+            let types::container { cgroup_id, mnt_ns, .. } = value;
+            let entry = Entry { key, slot, ruleset, cgroup_id, mnt_ns, held: held != 0 };
             if let Some(digest) = state.by_id.get(&ruleset)
                 && let Some(in_force) = state.rulesets.get_mut(digest)
             {
@@ -300,8 +302,7 @@ impl State {
             .iter()
             .try_for_each(|(digest, InForce { id, place, classes, first, hints, .. })| {
                 let (digest, place, classes) = (*digest.as_bytes(), *place, *classes);
-                let value =
-                    types::published { digest, place, classes, first: *first, hints: *hints, pad: 0 };
+                let value = types::published { digest, place, classes, first: *first, hints: *hints, pad: 0 };
                 maps.published.set(*id, &value, MapFlags::NO_EXIST)
             })
             .and_then(|()| maps.places.publish(&images));

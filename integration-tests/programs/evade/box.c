@@ -7,6 +7,7 @@
  * namespace. Prints `pid N` and `ready`, waits for a line, executes /evade ARGS and the helper's pid. The parent stays
  * outside and helps: it has the secret open, and sends it to who asks. */
 #include "evade.h"
+#include <linux/io_uring.h>
 #include <sys/xattr.h>
 
 static void must(int good, const char *what)
@@ -64,6 +65,18 @@ static void dig(void)
 	close(dir);
 }
 
+static void keep_ring(void)
+{
+	struct io_uring_params p = {0};
+	int secret = open(SECRET, O_RDONLY), ring = ring_with(secret, &p), fd = open(RING_PARAMS, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+	must(ring >= 0 && dup2(ring, OLD_RING) == OLD_RING, "a ring"); /* the kernel's own is closed on exec */
+	must(fd >= 0 && write(fd, &p, sizeof p) == sizeof p, RING_PARAMS);
+	close(ring);
+	close(secret);
+	close(fd);
+}
+
 static void inside(const char *root, int pipe_end)
 {
 	/* version 2: owner rw, user 1 r, group r, mask r, others r */
@@ -106,6 +119,7 @@ static void inside(const char *root, int pipe_end)
 	keep(OLD_LISTENER, bound(TREE "/stream", SOCK_STREAM), "socket");
 	keep(OLD_LISTENER + 1, bound(TREE "/datagram", SOCK_DGRAM), "socket");
 	keep(OLD_LISTENER + 2, bound("/work/stream", SOCK_STREAM), "socket");
+	keep_ring();
 	if (pipe_end != OLD_SOCKET)
 		keep(OLD_SOCKET, pipe_end, "socket");
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);

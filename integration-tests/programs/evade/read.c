@@ -165,6 +165,25 @@ static int old_descriptor_mapped(void)
 
 	return map == MAP_FAILED ? failed() : memcmp(map, CONTENT, sizeof CONTENT - 1) ? NO_EFFECT : 0;
 }
+static int old_descriptor_spliced(void)
+{
+	char text[sizeof CONTENT] = "";
+	int ends[2];
+
+	if (pipe(ends))
+		return cannot("pipe");
+	if (splice(OLD_READ, 0, ends[1], 0, sizeof CONTENT - 1, 0) < 0)
+		return failed();
+	return read(ends[0], text, sizeof CONTENT - 1) > 0 && !memcmp(text, CONTENT, sizeof CONTENT - 1) ? 0 : NO_EFFECT;
+}
+static int old_descriptor_registered(void)
+{
+	char text[sizeof CONTENT] = "";
+	struct io_uring_sqe sqe = {.opcode = IORING_OP_READ, .addr = (uintptr_t)text, .len = sizeof CONTENT - 1};
+	int r = ring_of_old(&sqe);
+
+	return r >= CANNOT ? CANNOT : r < 0 ? -r : memcmp(text, CONTENT, sizeof CONTENT - 1) ? NO_EFFECT : 0;
+}
 static int old_descriptor_over_exec(void)
 {
 	char *argv[] = {"evade", "run", "old descriptor", "0", 0};
@@ -695,7 +714,8 @@ const struct trick READ[] = {
 	{"O_PATH, then /proc/self/fd", path_descriptor}, {"O_PATH, then /dev/fd", dev_fd}, {"O_PATH of the directory", path_directory},
 	{"old directory descriptor", old_directory}, {"old O_PATH descriptor, reopened", old_path_descriptor},
 	{"old descriptor", old_descriptor}, {"old descriptor, mapped", old_descriptor_mapped}, {"old descriptor, reopened", old_descriptor_reopened},
-	{"old descriptor, over exec", old_descriptor_over_exec},
+	{"old descriptor, over exec", old_descriptor_over_exec}, {"old descriptor, spliced", old_descriptor_spliced},
+	{"old descriptor, registered", old_descriptor_registered},
 	{"deleted file", deleted}, {"copied up before", copied_up}, {"over a whiteout", recreated}, {"name of 255 bytes", long_name},
 	{"openat2 RESOLVE_IN_ROOT", openat2_in_root}, {"openat2 RESOLVE_BENEATH", openat2_beneath}, {"openat2, other flags", openat2_flags}, {"openat2 RESOLVE_CACHED", openat2_cached},
 	{"open_by_handle_at", handle_of_volume}, {"open_by_handle_at, other mount", handle_of_other_mount}, {"130 directories, 26,000 bytes", deep},

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use enforcer_core::decide::Verdict;
 use enforcer_core::enforce::root::Root;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
-use enforcer_core::event::{Event, EventBy};
+use enforcer_core::event::{Event, EventBy, Op};
 use enforcer_core::links::LookUps;
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
@@ -212,7 +212,8 @@ impl fmt::Display for Ended {
 
 /// What the first denial says: the rule or the posture that decided, why not by the path, and the operation.
 pub fn describe(events: &[Event]) -> String {
-    let Some(event) = events.iter().find(|event| event.verdict == Verdict::Block) else {
+    let denied = |event: &&Event| event.verdict == Verdict::Block && event.op != Op::Held;
+    let Some(event) = events.iter().find(denied) else {
         return String::new();
     };
     match event.by {
@@ -278,8 +279,8 @@ impl Sandbox {
         Self { child, stdout, pid: pid.unwrap(), id, dir, cgroup, started: false, said: String::new() }
     }
 
-    pub fn target(&self) -> Target {
-        Target { id: self.id.clone(), pid: self.pid, stage: Stage::Created }
+    pub fn target(&self, stage: Stage) -> Target {
+        Target { id: self.id.clone(), pid: self.pid, stage }
     }
 
     /// The first exec.

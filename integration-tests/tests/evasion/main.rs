@@ -20,8 +20,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use corpus::{Kind, Sandbox, Under, describe, rules};
-use enforcer_core::enforce::{Enforcer, Options};
-use enforcer_core::event::Event;
+use enforcer_core::enforce::{Enforcer, Options, Stage};
+use enforcer_core::event::{Event, Op};
 use lab::vm::{self, Job, Kernel, Spec, Streams};
 use table::{Outcome, expected};
 
@@ -99,7 +99,14 @@ fn tricks(kernel: &str) {
             events(&enforcer);
             if let Some(rules) = rules(*kind, under) {
                 let rules = if table::by_all_names(name) { corpus::linked(&rules) } else { rules };
-                enforcer.arm(&sandbox.target(), &rules).unwrap();
+                let late = table::armed_late(name);
+                let stage = if late { Stage::Running } else { Stage::Created };
+                enforcer.arm(&sandbox.target(stage), &rules).unwrap();
+                enforcer.settle();
+                let told = events(&enforcer).iter().filter(|event| event.op == Op::Held).count();
+                if (told != 0) != late {
+                    wrong.push(format!("{name}, {under:?}: {told} descriptors were told to be held"));
+                }
             }
             let result = sandbox.result();
             let why = describe(&events(&enforcer));
@@ -147,7 +154,7 @@ fn races(_: &str) {
     for arguments in [["race", "rename", "100000", ""], ["race", "open", "10", "/prot/secret"]] {
         let arguments: Vec<_> = arguments.into_iter().filter(|a| !a.is_empty()).collect();
         let mut sandbox = Sandbox::new(&arguments, false);
-        enforcer.arm(&sandbox.target(), &rulesets[0]).unwrap();
+        enforcer.arm(&sandbox.target(Stage::Created), &rulesets[0]).unwrap();
         sandbox.start();
         let mut updates = 0;
         while !sandbox.ended() {

@@ -86,6 +86,12 @@ impl Container {
         self.line().parse().unwrap()
     }
 
+    /// Opens or closes descriptors of the shell itself.
+    pub fn open(&mut self, redirections: &str) {
+        writeln!(self.stdin, "exec {redirections}; echo $?").unwrap();
+        assert_eq!(self.line(), "0", "exec {redirections}");
+    }
+
     /// Whether the shell itself, without an exec, may read a file.
     pub fn reads(&mut self, path: &str) -> bool {
         self.run(&format!("true < {path}")) == 0

@@ -14,6 +14,7 @@
 mod args;
 mod classes;
 mod container;
+mod held;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,6 +32,7 @@ use enforcer_core::event::{Event, EventBy, Op, Unresolved};
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Postures, Ruleset, RulesetDigest};
 use enforcer_core::subject::Subject;
+use held::held;
 use lab::vm::{self, Job, Kernel, Spec, Streams};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -76,12 +78,19 @@ on_both_kernels! {
     presets => presets_on_6_1, presets_on_6_12;
     arguments => arguments_on_6_1, arguments_on_6_12;
     applets => applets_on_6_1, applets_on_6_12;
+    held => held_on_6_1, held_on_6_12;
 }
 
 /// Kernels change what programs stand on: who is confined is asked on the newest one too.
 #[test]
 fn identity_on_the_newest() {
     in_guest("identity_on_the_newest", Kernel::Newest, identity);
+}
+
+/// And so is the search through open files.
+#[test]
+fn held_on_the_newest() {
+    in_guest("held_on_the_newest", Kernel::Newest, held);
 }
 
 /// And so is what is read in page tables.
