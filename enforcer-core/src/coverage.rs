@@ -98,6 +98,8 @@ pub enum GapReason {
     SeccompConditions,
     /// What differs between architectures: a profile has the same entries for all.
     SeccompArch,
+    /// Numbers of system calls that nobody knows, which a profile has no room to answer with `ENOSYS`.
+    SeccompUnknown,
     /// The seccomp profile that a container has of its own.
     SeccompBase,
     /// The seccomp profile of the policies, which the container does not have.
@@ -146,6 +148,7 @@ impl fmt::Display for GapReason {
             Self::SeccompName => "a system call has no name here",
             Self::SeccompConditions => "the comparisons are more than a seccomp profile holds",
             Self::SeccompArch => "a seccomp profile does not tell architectures apart",
+            Self::SeccompUnknown => "system calls that are not known yet are denied by another errno",
             Self::SeccompBase => "the container's own seccomp profile is not known",
             Self::SeccompProfile => "the container does not have the seccomp profile of its policies",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",

@@ -56,6 +56,7 @@ pub struct Seccomp {
     notify: Notify,
     synchronized: AtomicBool, // before the first synchronisation nobody knows which files are in use
     failed: AtomicBool,       // to write the files, the last time
+    told: AtomicBool,         // what NRI loses
     digests: Mutex<Digests>,
 }
 
@@ -99,8 +100,8 @@ impl Seccomp {
         root: PathBuf,
         notify: Notify,
     ) -> Self {
-        let (synchronized, failed, digests) = Default::default();
-        Self { selection, node, profiles, registry, root, notify, synchronized, failed, digests }
+        let (synchronized, failed, told, digests) = Default::default();
+        Self { selection, node, profiles, registry, root, notify, synchronized, failed, told, digests }
     }
 
     /// Whether a seccomp policy selects this, and may.
@@ -162,7 +163,10 @@ impl Seccomp {
                     return Ok(Plan { adjustment, created: Created::default(), gaps });
                 }
             };
-            let profile = self.compile(policies, &base)?;
+            let mut profile = self.compile(policies, &base)?;
+            self.tell_lost_errno();
+            // of the whole profile; what is sent has another default
+            profile.gaps.retain(|gap| gap.reason != GapReason::SeccompUnknown);
             adjustment = adjustment.seccomp(wire::to_nri(profile.without_default_errno()));
             profile
         } else {
@@ -334,6 +338,16 @@ impl Seccomp {
         if let Err(error) = self.profiles.refresh(set, changed, in_use.as_ref(), json) {
             self.failed.store(true, Ordering::Relaxed);
             tracing::error!(%error, "cannot bring kubelet's seccomp profiles up to date; will try again");
+        }
+    }
+
+    /// Tells once what no profile that goes over NRI can say.
+    fn tell_lost_errno(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                "NRI does not carry the errno of a seccomp profile's default: where the runtime is crun, system calls that \
+                 are not known yet return EPERM instead of ENOSYS (runc answers ENOSYS by itself)"
+            );
         }
     }
 
