@@ -104,6 +104,8 @@ pub enum GapReason {
     SeccompBase,
     /// The seccomp profile of the policies, which the container does not have.
     SeccompProfile,
+    /// Seccomp, on a machine that no profiles are made for.
+    SeccompMachine,
     /// Everything but seccomp, on a node that enforces nothing else.
     OtherThanSeccomp,
 }
@@ -151,6 +153,7 @@ impl fmt::Display for GapReason {
             Self::SeccompUnknown => "system calls that are not known yet are denied by another errno",
             Self::SeccompBase => "the container's own seccomp profile is not known",
             Self::SeccompProfile => "the container does not have the seccomp profile of its policies",
+            Self::SeccompMachine => "no seccomp profiles are made for this machine",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
         };
         f.write_str(what)

@@ -41,7 +41,7 @@ use crate::reconciler::Reconciler;
 use crate::registry::Registry;
 use crate::report::Reporter;
 use crate::seccomp::profiles::Profiles;
-use crate::seccomp::{Seccomp, libseccomp};
+use crate::seccomp::{Seccomp, UnknownMachine, libseccomp};
 use crate::set::PolicySet;
 use crate::store::{Reload, Store};
 
@@ -154,7 +154,7 @@ async fn daemon<K: Kernel>(
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
         move |notice: Notice| reporter.report(alerts.notice(&notice, SystemTime::now()))
     };
-    let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone()))?);
+    let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone())));
     seccomp.refresh(&seen.borrow(), true);
     let reconciler = Reconciler::new(
         Arc::clone(&kernel),
@@ -271,15 +271,17 @@ fn seccomp(
     selection: &Selection,
     registry: &Arc<Registry>,
     notify: crate::seccomp::Notify,
-) -> anyhow::Result<Seccomp> {
-    let arch = Arch::native().context("seccomp profiles are not made for this architecture")?;
+) -> Seccomp {
     let libseccomp = config.libseccomp.unwrap_or_else(libseccomp::of_runtime);
     let profiles = match config.seccomp_dirs.as_slice() {
         [] => Profiles::detect(Path::new("/")),
         dirs => Profiles::new(dirs.to_vec()),
     };
-    let node = Node { arch, libseccomp };
-    Ok(Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify))
+    // where the machine is not known, everything else is still enforced
+    let node = Arch::native()
+        .map(|arch| Node { arch, libseccomp })
+        .ok_or_else(|| UnknownMachine(std::env::consts::ARCH.to_owned()));
+    Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify)
 }
 
 /// A thread whose end is noticed, also by a panic.
