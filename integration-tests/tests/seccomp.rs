@@ -207,7 +207,11 @@ impl Served {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("nri.sock");
         let mut all = vec!["--nri-socket".to_owned(), socket.display().to_string()];
-        all.push(format!("--seccomp-dir={}", dir.path().join("kubelet/seccomp").display()));
+        for (flag, path) in
+            [("seccomp-dir", "kubelet/seccomp"), ("gate-socket", "run/gate"), ("status-socket", "run/status")]
+        {
+            all.push(format!("--{flag}={}", dir.path().join(path).display()));
+        }
         all.extend(arguments.iter().map(|one| (*one).to_owned()));
         let mut daemon =
             Daemon::new(dir.path(), Options { program: program()?, postures: vec![], arguments: all })?;
