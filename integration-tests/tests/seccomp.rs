@@ -183,6 +183,30 @@ fn policies_together_allow_what_one_allows_and_none_denies() -> Result<()> {
     check(&one, &ends(["errno 13", "ok", "errno 1", "ok", "errno 1", "errno 38"]))
 }
 
+/// What README shows, and what it says that a whitelist must have.
+#[test]
+fn the_policy_that_readme_shows_and_the_groups_that_it_names_run_a_container() -> Result<()> {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("\n## Seccomp policies\n").context("no section")?;
+    let (_, example) = section.split_once("```yaml\n").context("no example")?;
+    let (example, _) = example.split_once("```").context("it does not end")?;
+    let profile = compiled(example, &runtime_default())?;
+    check(
+        &profile,
+        &[
+            ("64:39", "ok"),
+            ("64:41:1,1,0", "ok"),
+            ("64:41:38,5,0", "errno 97"),
+            ("64:165:0,0,0,0,0", "errno 1"),
+        ],
+    )?;
+    let (_, advice) = section.split_once("start from\n").context("no advice")?;
+    let (advice, _) = advice.split_once(", or learn it").context("it does not end")?;
+    let groups: Vec<&str> = advice.split('`').filter(|part| part.starts_with('@')).collect();
+    let text = policy("p", &format!("  action: Allow\n  syscalls: {}", serde_json::to_string(&groups)?));
+    check(&compiled(&text, &Base::Unconfined)?, &[("64:39", "ok"), ("64:165:0,0,0,0,0", "errno 1")])
+}
+
 /// The daemon and command line under test.
 fn program() -> Result<PathBuf> {
     // of a target only the daemon's path is asked for

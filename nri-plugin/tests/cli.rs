@@ -526,6 +526,19 @@ fn compile_prints_the_profile_that_a_runtime_gets() {
 }
 
 #[test]
+fn check_asks_nothing_of_the_host_for_seccomp_policies() {
+    let dir = Dir::new();
+    let policy = dir.write("seccomp.yaml", SECCOMP);
+    let output = nri_enforcer(["check", "--strict", "-o", "json", policy.to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &report["ok"], report.get("host")), (0, &json!(true), None));
+    dir.write("other.yaml", POLICY);
+    let output = nri_enforcer(["check", "-o", "json", dir.0.path().to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["host"]["enforces"].is_boolean(), "{report}");
+}
+
+#[test]
 fn compile_tells_where_a_profile_has_no_room_for_what_nobody_knows() {
     let dir = Dir::new();
     let mut text = "kind: KubeArmorSeccompPolicy\nname: long\napp: web\nsyscalls:\n".to_owned();

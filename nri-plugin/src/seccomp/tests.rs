@@ -266,6 +266,27 @@ async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_policy_that_selects_a_container_is_in_its_profile_whatever_their_order() {
+    let (a, b) = (policy("a", "web", BLOCK), policy("b", "web", "  syscalls: [rmdir]\n  action: Block"));
+    let other = policy("c", "db", "  syscalls: [chdir]\n  action: Block");
+    let mut digests = Vec::new();
+    for text in [a.clone() + &b + &other, b + &other + &a] {
+        let mut f = Fixture::new(set(&text), Selection::default(), newest());
+        let plugin = f.runtime.accept().await.unwrap();
+        let web = pod("web");
+        let raw = asked_for(container(&web, "c1", 0), ProfileKind::Unconfined, "");
+        let adjustment = created(&plugin, &web, &raw).await;
+        let profile = as_generated(&adjustment);
+        for name in ["mkdir", "mkdirat", "rmdir"] {
+            assert_eq!(action(&profile, name), Some((ActionName::Errno, Some(1))), "{name}");
+        }
+        assert_eq!(action(&profile, "chdir"), None, "no policy of its");
+        digests.push(adjustment.annotations[ANNOTATION].clone());
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_profile_that_the_container_has_is_what_the_policies_are_merged_with() {
     let set = set(&policy("no-mkdir", "web", BLOCK));
     let mut f = Fixture::new(set, Selection::default(), newest());
@@ -351,6 +372,12 @@ async fn a_creation_that_went_past_the_plugin_is_refused() {
     let mut without = adjustment.clone();
     without.linux.seccomp_policy = None;
     assert!(plugin.validate(&validation(&without)).await.unwrap().is_err());
+    let mut without = adjustment.clone();
+    without.annotations.remove(ANNOTATION);
+    assert!(
+        plugin.validate(&validation(&without)).await.unwrap().is_err(),
+        "the digest is of another profile, or gone"
+    );
     assert!(plugin.validate(&validation(&ContainerAdjustment::new())).await.unwrap().is_err());
 }
 
