@@ -188,10 +188,11 @@ impl nri::Plugin for Plugin {
                 .inspect_err(|error| tracing::error!(%error, "a container that cannot be armed"))
                 .ok()?;
             let container = Arc::new(Container { id, subject, image, wish });
-            seccomp.push((Arc::clone(&container), Created::of(&one.annotations)));
+            let pid = i32::try_from(one.pid).unwrap_or(0);
+            seccomp.push((Arc::clone(&container), Created::of(&one.annotations), pid));
             Some(Present {
                 container,
-                pid: i32::try_from(one.pid).unwrap_or(0),
+                pid,
                 running: matches!(one.state, ContainerState::Running | ContainerState::Paused),
             })
         });

@@ -305,22 +305,21 @@ impl Seccomp {
         let id = container.id.to_string();
         let seen = {
             let policies = policies.clone();
-            blocking(context, move || this.has_profile(&policies, pid, &id)).await
+            let seen = move || {
+                let wanted = this.compile(&policies, &base::runtime_default())?;
+                this.has_profile(&wanted, pid, &id)
+            };
+            blocking(context, seen).await
         };
         let Err(reason) = seen else { return Ok(()) };
-        let file = localhost_profile(&policies);
-        let advice = format!(
-            "{reason}; set `securityContext.seccompProfile` of the pod or container to `type: Localhost` and \
-             `localhostProfile: {file}`"
-        );
+        let advice = name_it(&reason, &policies);
         let gaps = gaps(&policies, GapReason::SeccompProfile, &advice);
         self.note_not_applied(container, &policies, &advice, gaps.len());
         self.tell_gaps(container, &policies, &gaps)
     }
 
-    /// Whether the container was created from the profile of these policies.
-    fn has_profile(&self, policies: &Together, pid: i32, id: &str) -> Result<(), PlanError> {
-        let wanted = self.compile(policies, &base::runtime_default())?;
+    /// Whether the container was created from this profile.
+    fn has_profile(&self, wanted: &SeccompProfile, pid: i32, id: &str) -> Result<(), PlanError> {
         match bundle::profile(&self.root, pid, id) {
             Ok(Some(profile)) if profile == wanted.oci => Ok(()),
             Ok(Some(_)) => Err(PlanError::Profile("it is another one".into())),
@@ -351,13 +350,40 @@ impl Seccomp {
         }
     }
 
-    /// Takes note of everything that runs.
+    /// Takes note of everything that runs: containers, what they were created with, and their first processes (0: none
+    /// yet). Reads files where pods had to name their profiles.
     pub fn synchronized(
         &self,
         set: &PolicySet,
-        containers: impl IntoIterator<Item = (Arc<Container>, Created)>,
+        containers: impl IntoIterator<Item = (Arc<Container>, Created, i32)>,
     ) {
-        self.registry.seccomp().replace(containers);
+        let (mut entries, mut named) = (Vec::new(), Vec::new());
+        for (container, created, pid) in containers {
+            if created.file.is_some() && pid > 0 {
+                named.push((Arc::clone(&container), created.policies.clone(), pid));
+            }
+            entries.push((container, created));
+        }
+        self.registry.seccomp().replace(entries);
+        let mut profiles = HashMap::new();
+        for (container, created, pid) in named {
+            let policies = self.selecting(set, &container);
+            if self.digest(&policies) != Ok(created) {
+                continue; // pending restart
+            }
+            let wanted = profiles
+                .entry(addresses(&policies))
+                .or_insert_with(|| self.compile(&policies, &base::runtime_default()));
+            let seen = match wanted {
+                Ok(wanted) => self.has_profile(wanted, pid, &container.id.to_string()),
+                Err(_) => continue, // told by the comparison
+            };
+            if let Err(unlike) = seen {
+                let why = name_it(&unlike, &policies);
+                tracing::warn!(%container, why, "it runs without the seccomp profile of its policies");
+                self.registry.seccomp().not_applied(&container.id, why);
+            }
+        }
         self.synchronized.store(true, Ordering::Relaxed);
         self.refresh(set, false);
     }
@@ -451,6 +477,15 @@ fn adjusts(context: &Context) -> bool {
 
 fn addresses(policies: &Together) -> Vec<usize> {
     policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect()
+}
+
+/// What to do about a pod that does not name its profile.
+fn name_it(reason: &impl std::fmt::Display, policies: &Together) -> String {
+    let file = localhost_profile(policies);
+    format!(
+        "{reason}; set `securityContext.seccompProfile` of the pod or container to `type: Localhost` and \
+         `localhostProfile: {file}`"
+    )
 }
 
 /// One gap for each of the policies.

@@ -533,6 +533,33 @@ async fn an_old_runtime_leaves_it_to_the_pod_to_name_the_profile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_daemon_finds_out_which_pods_do_not_name_their_profile() {
+    let set = set(&policy("a", "web", BLOCK));
+    let mut f = Fixture::new(Arc::clone(&set), Selection::default(), Options::containerd("2.1.9"));
+    let plugin = f.runtime.accept().await.unwrap();
+    let web = pod("web");
+    let adjustment = created(&plugin, &web, &container(&web, "c1", 0)).await;
+    let file = f.dir.path().join("var/lib/kubelet/seccomp/nri-enforcer/default.a.json");
+    let profile: LinuxSeccomp = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    for (has, pid, wanted) in [
+        (Some(&profile), 7, State::InForce),
+        (None, 7, State::NotApplied),
+        (None, 0, State::InForce), // not started yet: looked at then
+    ] {
+        let mut running = container(&web, "c1", pid);
+        running.annotations = adjustment.annotations.clone();
+        running.state = nri::ContainerState::Running;
+        let mut options = Options::containerd("2.1.9");
+        (options.pods, options.containers) = (vec![web.clone()], vec![running]);
+        let mut f = Fixture::new(Arc::clone(&set), Selection::default(), options);
+        f.bundle(7, "c1", has);
+        let _plugin = f.runtime.accept().await.unwrap();
+        f.eventually("known", |f| f.state("c1").is_some()).await;
+        f.eventually("looked at", |f| f.state("c1") == Some(wanted)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn profiles_of_policies_that_are_gone_stay_while_a_container_has_them() {
     let both = policy("a", "web", BLOCK) + &policy("b", "db", BLOCK);
     let mut f = Fixture::new(set(&both), Selection::default(), Options::containerd("1.7.24"));
