@@ -98,10 +98,14 @@ pub enum GapReason {
     SeccompConditions,
     /// What differs between architectures: a profile has the same entries for all.
     SeccompArch,
+    /// Numbers of system calls that nobody knows, which a profile has no room to answer with `ENOSYS`.
+    SeccompUnknown,
     /// The seccomp profile that a container has of its own.
     SeccompBase,
     /// The seccomp profile of the policies, which the container does not have.
     SeccompProfile,
+    /// Seccomp, on a machine that no profiles are made for.
+    SeccompMachine,
     /// Everything but seccomp, on a node that enforces nothing else.
     OtherThanSeccomp,
 }
@@ -146,8 +150,10 @@ impl fmt::Display for GapReason {
             Self::SeccompName => "a system call has no name here",
             Self::SeccompConditions => "the comparisons are more than a seccomp profile holds",
             Self::SeccompArch => "a seccomp profile does not tell architectures apart",
+            Self::SeccompUnknown => "system calls that are not known yet are denied by another errno",
             Self::SeccompBase => "the container's own seccomp profile is not known",
             Self::SeccompProfile => "the container does not have the seccomp profile of its policies",
+            Self::SeccompMachine => "no seccomp profiles are made for this machine",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
         };
         f.write_str(what)

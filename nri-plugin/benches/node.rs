@@ -240,6 +240,7 @@ fn daemon(dir: &Path) -> Outcome<()> {
         policy_dirs: vec![dir.join("policies")],
         nri_socket: at("nri.sock"),
         gate_socket: at("gate/gate.sock"),
+        status_socket: at("gate/status.sock"),
         open_starts: at("open-starts"),
         alerts: at("alerts"),
         ..RunArgs::default()

@@ -23,7 +23,7 @@ pub struct Report {
     pub duplicates: Vec<Duplicate>,
     /// What is understood and not enforced, on any host.
     pub gaps: Vec<Gap>,
-    /// This host; absent with `--no-host`.
+    /// This host; absent with `--no-host`, and where all are seccomp policies, which need nothing of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<Host>,
 }
@@ -68,7 +68,10 @@ pub fn run(args: &CheckArgs) -> Exit {
             return Exit::BadInput;
         }
     };
-    let report = report(&inputs, (!args.no_host).then(here), args.strict);
+    // seccomp policies need nothing that is looked for
+    let only_seccomp = input::policies(&inputs).next().is_none() && input::seccomp(&inputs).next().is_some();
+    let host = (!args.no_host && !only_seccomp).then(here);
+    let report = report(&inputs, host, args.strict);
     match args.output {
         Output::Json => say_json(&report),
         Output::Text => print(&report, &inputs),
@@ -143,7 +146,7 @@ fn print(report: &Report, inputs: &[Input]) {
     {
         let title = match enforces {
             true => paint(BOLD, "What this host lacks, and can do without"),
-            false => paint(WARN, "This host cannot enforce any policy"),
+            false => paint(WARN, "This host cannot enforce any policy but seccomp policies"),
         };
         say(format!("\n{title}\n"));
         let mut rows = table(["Missing", "Needed", "Found", "What to do"], 2);

@@ -40,6 +40,9 @@ pub enum Command {
     /// Show what this host supports, and what to do about the rest
     #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
     Probe(ProbeArgs),
+    /// Ask the running daemon how each container stands to its policies
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
     /// Apply seccomp policies where there is no container runtime
     #[command(subcommand)]
     Seccomp(SeccompCommand),
@@ -78,6 +81,23 @@ Exit codes:
 Example:
   nri-enforcer compile --seccomp --policy policies/ --namespace default --label app=web > web.json";
 
+const STATUS_HELP: &str = "\
+States:
+  armed            its policies are in force; gaps are what of them cannot be enforced here
+  pending restart  seccomp policies changed since it was created; it keeps its profile until it is created again
+  not covered      policies select it, and are not in force; the last column says why
+  exempt           no policy reaches it
+  not selected     no policy selects it
+  ended            it has ended, and the runtime has not removed it yet
+
+Exit codes:
+  0  every container that policies select is covered, and the daemon is connected to the runtime
+  1  some container is not covered or pending restart, or the daemon is not connected, or none answers
+  2  bad usage
+
+Example:
+  nri-enforcer status --pending --namespace default";
+
 const EXPLAIN_HELP: &str = "\
 Accesses:
   file:read:PATH      open for reading or executing
@@ -107,6 +127,9 @@ pub struct RunArgs {
     /// Socket at which the OCI hook asks whether a container may start [default: /run/nri-enforcer/gate.sock]
     #[arg(long, value_name = "PATH")]
     pub gate_socket: Option<PathBuf>,
+    /// Socket at which `nri-enforcer status` asks [default: /run/nri-enforcer/status.sock]
+    #[arg(long, value_name = "PATH")]
+    pub status_socket: Option<PathBuf>,
     /// The OCI hook `nri-enforcer-hook` on the host: put into each container that a policy selects
     #[arg(long, value_name = "PATH")]
     pub hook: Option<PathBuf>,
@@ -279,6 +302,23 @@ pub struct ExplainArgs {
 /// `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The daemon's socket, as given to `run`
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_STATUS_SOCKET)]
+    pub status_socket: PathBuf,
+    /// Only containers of this namespace
+    #[arg(long, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Only containers that are not covered, or pending restart
+    #[arg(long)]
+    pub pending: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use enforcer_core::capability::Capability;
+use enforcer_core::coverage::GapReason;
 use enforcer_core::policy::SeccompPolicy;
-use enforcer_core::seccomp::oci::LinuxSeccomp;
+use enforcer_core::seccomp::oci::{ActionName, LinuxSeccomp};
 use enforcer_core::seccomp::{Arch, Base, Node, SeccompProfile, compile};
 use enforcer_core::subject::Subject;
 
@@ -21,9 +22,15 @@ const MAX_PROFILE: u64 = 4 << 20;
 /// Compiles, and prints the profile on stdout and what it does not say on stderr.
 pub fn run(args: &CompileArgs) -> Exit {
     match profile(args) {
-        Ok(profile) => {
+        Ok(mut profile) => {
             if args.nri {
                 say_json(profile.without_default_errno());
+                // of the whole profile
+                profile.gaps.retain(|gap| gap.reason != GapReason::SeccompUnknown);
+                if profile.oci.default_action != ActionName::Allow {
+                    let text = "NRI does not carry the errno of the default: with crun, system calls that are not known yet return EPERM";
+                    complain(format!("{}: {text}\n", paint(WARN, "note")));
+                }
             } else {
                 say(profile.to_json() + "\n");
             }

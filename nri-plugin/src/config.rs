@@ -16,6 +16,8 @@ pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 pub const DEFAULT_EXEMPT: &str = "kube-system";
 /// The socket for the OCI hook, where the hook looks for it by default.
 pub use nri_enforcer_hook::config::DEFAULT_SOCKET as DEFAULT_GATE_SOCKET;
+/// The socket at which `status` asks.
+pub const DEFAULT_STATUS_SOCKET: &str = "/run/nri-enforcer/status.sock";
 /// Where the OCI hook records what it let through.
 pub use nri_enforcer_hook::config::DEFAULT_SPOOL as DEFAULT_OPEN_STARTS;
 /// Environment variable with the daemon's own namespace (the downward API's `metadata.namespace`), always exempt.
@@ -30,6 +32,8 @@ pub struct Config {
     pub nri_socket: PathBuf,
     /// The socket at which the OCI hook asks.
     pub gate_socket: PathBuf,
+    /// The socket at which `status` asks.
+    pub status_socket: PathBuf,
     /// The OCI hook for containers that a policy selects, on the host; `None`: they get none.
     pub hook: Option<PathBuf>,
     /// Directory in which the OCI hook records what it let through.
@@ -76,6 +80,7 @@ struct File {
     policy_dirs: Vec<PathBuf>,
     nri_socket: Option<PathBuf>,
     gate_socket: Option<PathBuf>,
+    status_socket: Option<PathBuf>,
     hook: Option<PathBuf>,
     open_starts: Option<PathBuf>,
     plugin_name: Option<String>,
@@ -182,6 +187,10 @@ impl Config {
             policy_dirs,
             nri_socket: args.nri_socket.or(file.nri_socket).unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()),
             gate_socket: args.gate_socket.or(file.gate_socket).unwrap_or_else(|| DEFAULT_GATE_SOCKET.into()),
+            status_socket: args
+                .status_socket
+                .or(file.status_socket)
+                .unwrap_or_else(|| DEFAULT_STATUS_SOCKET.into()),
             hook: args.hook.or(file.hook),
             open_starts: args.open_starts.or(file.open_starts).unwrap_or_else(|| DEFAULT_OPEN_STARTS.into()),
             plugin_name,

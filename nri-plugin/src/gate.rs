@@ -3,8 +3,6 @@
 //!
 //! Every question has an answer before the hook gives up, or none: then the hook fails the container.
 
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -14,91 +12,32 @@ use enforcer_core::enforce::ContainerId;
 use nri_enforcer_hook::message::{Answer, Request, body_len};
 use nri_enforcer_hook::state::Stage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::inject::Injection;
 use crate::order::{Caller, Gated, Order};
+use crate::socket::{Socket, SocketError, is_root};
 
-/// The directory of the socket unless told otherwise; the daemon's own.
-const DEFAULT_DIR: &str = "/run/nri-enforcer";
 /// How long a caller may take to say what it wants.
 const ASKING: Duration = Duration::from_millis(500);
 /// How long any answer may take at most, whatever the patience of the caller.
 const LONGEST: Duration = Duration::from_secs(5);
 /// Callers at a time; more wait for their turn.
 const CALLERS: usize = 64;
-/// How long to wait before accepting again after that has failed (no descriptors left).
-const AGAIN: Duration = Duration::from_millis(50);
-
-/// Why there is no gate.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GateError {
-    /// The socket cannot be made.
-    #[error("cannot listen at `{}`", path.display())]
-    Listen {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Others could get at the socket.
-    #[error("`{}` must be a directory of root's alone: run `chown root` and `chmod 700` on it, or name a socket elsewhere with --gate-socket", path.display())]
-    Directory {
-        /// The directory of the socket.
-        path: PathBuf,
-    },
-    /// Something else is there, or is in use.
-    #[error("`{}` {what}", path.display())]
-    Taken {
-        /// The socket.
-        path: PathBuf,
-        /// Who has it, and what to do.
-        what: &'static str,
-    },
-}
 
 /// The gate, open to callers. The socket goes when it is dropped.
 #[derive(Debug)]
-pub struct Gate {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct Gate(Socket);
 
 impl Gate {
-    /// Makes the socket, in a directory of root's alone. A socket that nobody listens at any more is replaced.
+    /// Makes the socket.
     ///
     /// # Errors
     /// When it cannot be made, others could get at it, or somebody listens there.
-    pub fn open(path: &Path) -> Result<Self, GateError> {
-        let fail = |source| GateError::Listen { path: path.to_owned(), source };
-        let dir = path.parent().ok_or_else(|| fail(ErrorKind::InvalidInput.into()))?;
-        own_directory(dir)
-            .map_err(fail)?
-            .then_some(())
-            .ok_or_else(|| GateError::Directory { path: dir.to_owned() })?;
-        let taken = |what| Err(GateError::Taken { path: path.to_owned(), what });
-        match std::fs::symlink_metadata(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(fail(error)),
-            Ok(about) if !about.file_type().is_socket() => {
-                return taken("is there, and is no socket: remove it");
-            }
-            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-                Ok(_) => return taken("is in use: another nri-enforcer listens there"),
-                // its daemon was killed
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path).map_err(fail)?
-                }
-                Err(error) => return Err(fail(error)),
-            },
-        }
-        let listener = UnixListener::bind(path).map_err(fail)?;
-        let gate = Self { listener, path: path.to_owned() };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-        Ok(gate)
+    pub fn open(path: &Path) -> Result<Self, SocketError> {
+        Socket::open(path, "--gate-socket").map(Self)
     }
 
     /// Answers callers, by what the reconciler says. `synced` says whether the runtime has told what there is.
@@ -112,44 +51,16 @@ impl Gate {
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            match self.listener.accept().await {
-                Ok((caller, _)) => {
-                    let (orders, synced, injection) =
-                        (orders.clone(), synced.clone(), Arc::clone(&injection));
-                    tokio::spawn(async move {
-                        if let Err(problem) = attend(caller, &orders, synced, &injection).await {
-                            tracing::warn!(problem, "a caller of the gate that makes no sense");
-                        }
-                        drop(place);
-                    });
+            let caller = self.0.accept().await;
+            let (orders, synced, injection) = (orders.clone(), synced.clone(), Arc::clone(&injection));
+            tokio::spawn(async move {
+                if let Err(problem) = attend(caller, &orders, synced, &injection).await {
+                    tracing::warn!(problem, "a caller of the gate that makes no sense");
                 }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept a caller of the gate");
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }
+                drop(place);
+            });
         }
     }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let _gone = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Makes the directory, if there is none; whether it is root's alone. The default one is the daemon's, so it is shut.
-fn own_directory(dir: &Path) -> std::io::Result<bool> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let about = std::fs::symlink_metadata(dir)?;
-    if !about.is_dir() || about.uid() != nix::unistd::geteuid().as_raw() {
-        return Ok(false);
-    }
-    if about.mode() & 0o077 != 0 && dir == Path::new(DEFAULT_DIR) {
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
-        return Ok(true);
-    }
-    Ok(about.mode() & 0o077 == 0)
 }
 
 /// Hears one caller out, and answers.
@@ -160,10 +71,7 @@ async fn attend(
     injection: &Injection,
 ) -> Result<(), String> {
     let begin = Instant::now();
-    let peer = caller.peer_cred().map_err(|error| error.to_string())?;
-    if peer.uid() != 0 {
-        return Err(format!("user {}, not root", peer.uid()));
-    }
+    is_root(&caller)?;
     let asking = begin + ASKING;
     let request = match timeout_at(asking, read(&mut caller)).await {
         Ok(request) => request?,

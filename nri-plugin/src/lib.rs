@@ -27,6 +27,8 @@ pub mod roots;
 pub mod run;
 pub mod seccomp;
 pub mod set;
+pub mod socket;
+pub mod status;
 pub mod store;
 pub mod term;
 pub mod unload;

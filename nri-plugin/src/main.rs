@@ -9,7 +9,7 @@ use nri_plugin::cli::{Cli, Command, LearnCommand, RunArgs, SeccompCommand};
 use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
-use nri_plugin::{check, compile, explain, kernel, log, probe, run, seccomp, unload};
+use nri_plugin::{check, compile, explain, kernel, log, probe, run, seccomp, status, unload};
 
 fn main() -> ExitCode {
     let exit = match Cli::parse().command {
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Compile(args) => compile::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Probe(args) => probe::run(&args),
+        Command::Status(args) => status::show::run(&args),
         Command::Seccomp(SeccompCommand::Systemd(args)) => seccomp::systemd::run(&args),
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
         Command::Unload(args) => unload::run(&args),

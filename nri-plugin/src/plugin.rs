@@ -74,6 +74,7 @@ impl Plugin {
         Event::RunPodSandbox
             | Event::CreateContainer
             | Event::StartContainer
+            | Event::StopContainer
             | Event::RemoveContainer
             | Event::ValidateContainerAdjustment
     }
@@ -187,10 +188,11 @@ impl nri::Plugin for Plugin {
                 .inspect_err(|error| tracing::error!(%error, "a container that cannot be armed"))
                 .ok()?;
             let container = Arc::new(Container { id, subject, image, wish });
-            seccomp.push((Arc::clone(&container), Created::of(&one.annotations)));
+            let pid = i32::try_from(one.pid).unwrap_or(0);
+            seccomp.push((Arc::clone(&container), Created::of(&one.annotations), pid));
             Some(Present {
                 container,
-                pid: i32::try_from(one.pid).unwrap_or(0),
+                pid,
                 running: matches!(one.state, ContainerState::Running | ContainerState::Paused),
             })
         });
@@ -279,11 +281,11 @@ impl nri::Plugin for Plugin {
         pod: PodSandbox,
         container: nri::Container,
     ) -> Result<(), nri::Refusal> {
-        let pid = i32::try_from(container.pid).unwrap_or(0);
-        let Some(container) = self.known(&pod, &container)? else { return Ok(()) };
+        let (raw, pid) = (&container, i32::try_from(container.pid).unwrap_or(0));
+        let Some(container) = self.known(&pod, raw)? else { return Ok(()) };
         self.injection.started(&container.id);
         self.seccomp
-            .start(&context, &self.set(), &container, pid)
+            .start(&context, &self.set(), &container, raw)
             .await
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         let Some(resolved) = self.resolve(&container) else {
@@ -303,6 +305,18 @@ impl nri::Plugin for Plugin {
             Ok(Err(_)) => refuse(&container, &resolved.ruleset, "the daemon is ending"),
             Err(_) => refuse(&container, &resolved.ruleset, "the kernel took too long"),
         }
+    }
+
+    /// What its processes left behind stays under its rules until it is removed, and it may be started again; only its
+    /// seccomp profile is nobody's any more.
+    async fn stop_container(
+        &self,
+        _: Context,
+        _: PodSandbox,
+        container: nri::Container,
+    ) -> Result<Vec<ContainerUpdate>, nri::Refusal> {
+        self.registry.seccomp().ended(&ContainerId::new(container.id)?);
+        Ok(Vec::new())
     }
 
     async fn remove_container(

@@ -336,6 +336,7 @@ impl<K: Kernel> Reconciler<K> {
         });
         if let Some(known) = self.known.get_mut(id) {
             known.names = names;
+            self.registry.has_gaps(id, linked.gaps.len());
             let before = known.linked.replace(Arc::clone(&linked));
             if before.is_none_or(|before| !Arc::ptr_eq(&before, &linked)) {
                 tell_links(&known.container, &linked);
@@ -454,6 +455,7 @@ impl<K: Kernel> Reconciler<K> {
         if result.is_ok() {
             self.registry.assign(id, Some(Arc::clone(ruleset)));
         }
+        self.publish(id);
     }
 
     /// Arms a container that has a process, if that can be seen.
@@ -471,6 +473,7 @@ impl<K: Kernel> Reconciler<K> {
         if let Some(known) = self.known.get_mut(id) {
             known.failed = Some(chain(&error));
         }
+        self.publish(id);
         Err(error)
     }
 
@@ -487,6 +490,14 @@ impl<K: Kernel> Reconciler<K> {
                 Ok(()) => (known.armed, known.failed) = (None, None),
                 Err(error) => known.failed = Some(chain(&error)),
             }
+        }
+        self.publish(id);
+    }
+
+    /// Lets others know what failed, or that it did not.
+    fn publish(&self, id: &ContainerId) {
+        if let Some(known) = self.known.get(id) {
+            self.registry.fail(id, known.failed.clone());
         }
     }
 

@@ -32,6 +32,19 @@ struct Entry {
     container: Arc<Container>,
     ruleset: Option<RulesetDigest>,
     ended: bool,
+    problem: Option<String>,
+    gaps: usize,
+}
+
+/// How a container stands to the rules that the kernel enforces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether a ruleset is in force for it; one without rules counts.
+    pub armed: bool,
+    /// Why it is not the one that the policies say, where something failed.
+    pub problem: Option<String>,
+    /// How many of its paths have gaps, by their links.
+    pub gaps: usize,
 }
 
 impl Registry {
@@ -39,8 +52,10 @@ impl Registry {
     pub fn add(&self, container: Arc<Container>) {
         let mut inner = self.write();
         let id = container.id.clone();
-        let ruleset = inner.containers.get(&id).and_then(|entry| entry.ruleset);
-        inner.containers.insert(id, Entry { container, ruleset, ended: false });
+        let before = inner.containers.remove(&id);
+        let (ruleset, problem, gaps) =
+            before.map(|entry| (entry.ruleset, entry.problem, entry.gaps)).unwrap_or_default();
+        inner.containers.insert(id, Entry { container, ruleset, ended: false, problem, gaps });
     }
 
     /// Remembers which ruleset a container has; `None` is none any more.
@@ -57,6 +72,28 @@ impl Registry {
         if let Some(before) = before {
             inner.release(before);
         }
+    }
+
+    /// Remembers why a container is not what the policies say; `None`: it is.
+    pub fn fail(&self, id: &ContainerId, problem: Option<String>) {
+        if let Some(entry) = self.write().containers.get_mut(id) {
+            entry.problem = problem;
+        }
+    }
+
+    /// Remembers how many gaps the links of a container make.
+    pub fn has_gaps(&self, id: &ContainerId, gaps: usize) {
+        if let Some(entry) = self.write().containers.get_mut(id) {
+            entry.gaps = gaps;
+        }
+    }
+
+    /// How a container stands; as nothing where it is not known.
+    #[must_use]
+    pub fn standing(&self, id: &ContainerId) -> Standing {
+        let inner = self.read();
+        let Some(entry) = inner.containers.get(id) else { return Standing::default() };
+        Standing { armed: entry.ruleset.is_some(), problem: entry.problem.clone(), gaps: entry.gaps }
     }
 
     /// The seccomp profile of each container, and whether it is the one that the policies say.

@@ -5,7 +5,7 @@
 //!                             |          | orders
 //!                             +----> reconciler (one thread) -> kernel
 //!                                        ^ orders
-//!                    OCI hook <-> gate --+
+//!                    OCI hook <-> gate --+        `status` <- window <- registry
 //! kernel -> events (one thread) -> alerts (one thread) -> stdout or file
 //! ```
 
@@ -41,8 +41,9 @@ use crate::reconciler::Reconciler;
 use crate::registry::Registry;
 use crate::report::Reporter;
 use crate::seccomp::profiles::Profiles;
-use crate::seccomp::{Seccomp, libseccomp};
+use crate::seccomp::{Seccomp, UnknownMachine, libseccomp};
 use crate::set::PolicySet;
+use crate::status::serve::{Status, Window};
 use crate::store::{Reload, Store};
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
@@ -136,6 +137,7 @@ async fn daemon<K: Kernel>(
     let (reporter, writer) =
         Reporter::start(config.alerts.clone(), alerts.clone()).context("cannot open the alerts file")?;
     let gate = Gate::open(&config.gate_socket)?;
+    let window = Window::open(&config.status_socket)?;
     report_open_starts(&config.open_starts, &alerts, &reporter);
     let registry = Arc::new(Registry::default());
     let stop = Arc::new(AtomicBool::new(false));
@@ -154,7 +156,7 @@ async fn daemon<K: Kernel>(
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
         move |notice: Notice| reporter.report(alerts.notice(&notice, SystemTime::now()))
     };
-    let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone()))?);
+    let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone())));
     seccomp.refresh(&seen.borrow(), true);
     let reconciler = Reconciler::new(
         Arc::clone(&kernel),
@@ -188,12 +190,22 @@ async fn daemon<K: Kernel>(
     let (synced, is_synced) = watch::channel(false);
     let injection = Arc::new(Injection::new(config.hook.clone()));
     let gate = tokio::spawn(gate.serve(orders.clone(), is_synced.clone(), Arc::clone(&injection)));
-    let plugin = Arc::new(Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
         .socket(&config.nri_socket)
         .events(Plugin::events())
         .build()
         .context("cannot make the NRI plugin")?;
+    let status = Status {
+        selection: selection.clone(),
+        policies: seen.clone(),
+        registry: Arc::clone(&registry),
+        seccomp: Arc::clone(&seccomp),
+        connection: stub.state(),
+        synced: is_synced.clone(),
+        node_name: config.node_name.clone(),
+    };
+    let window = tokio::spawn(window.serve(Arc::new(status)));
+    let plugin = Arc::new(Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced));
     let state = stub.state();
     let observing = tokio::spawn(observe(state, is_synced, config.ready_file.clone()));
     let (end_stub, stub_ends) = oneshot::channel::<()>();
@@ -231,6 +243,7 @@ async fn daemon<K: Kernel>(
     }
     drop(end_stub);
     gate.abort();
+    window.abort();
     stop.store(true, Ordering::Relaxed);
     sweeping.abort();
     observing.abort();
@@ -271,15 +284,17 @@ fn seccomp(
     selection: &Selection,
     registry: &Arc<Registry>,
     notify: crate::seccomp::Notify,
-) -> anyhow::Result<Seccomp> {
-    let arch = Arch::native().context("seccomp profiles are not made for this architecture")?;
+) -> Seccomp {
     let libseccomp = config.libseccomp.unwrap_or_else(libseccomp::of_runtime);
     let profiles = match config.seccomp_dirs.as_slice() {
         [] => Profiles::detect(Path::new("/")),
         dirs => Profiles::new(dirs.to_vec()),
     };
-    let node = Node { arch, libseccomp };
-    Ok(Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify))
+    // where the machine is not known, everything else is still enforced
+    let node = Arch::native()
+        .map(|arch| Node { arch, libseccomp })
+        .ok_or_else(|| UnknownMachine(std::env::consts::ARCH.to_owned()));
+    Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify)
 }
 
 /// A thread whose end is noticed, also by a panic.

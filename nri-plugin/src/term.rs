@@ -108,7 +108,8 @@ fn blank(shown: char) -> char {
 }
 
 /// A policy is somebody else's text: it must not steer the terminal.
-fn printable(read: char) -> char {
+#[must_use]
+pub fn printable(read: char) -> char {
     if read.is_control() && read != '\t' { '\u{fffd}' } else { read }
 }
 

@@ -463,6 +463,7 @@ fn help_documents_the_exit_codes() {
         &["check", "--help"],
         &["explain", "--help"],
         &["probe", "--help"],
+        &["status", "--help"],
         &["learn", "seccomp", "--help"],
         &["seccomp", "systemd", "--help"],
     ] {
@@ -503,11 +504,15 @@ fn compile_prints_the_profile_that_a_runtime_gets() {
     let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&profile["defaultAction"], &profile["defaultErrnoRet"]),
-        (&json!("SCMP_ACT_ERRNO"), &json!(1))
+        (&json!("SCMP_ACT_ERRNO"), &json!(38)),
+        "what nobody knows"
     );
-    let output = compile("app=web", &["--nri"]);
+    assert_eq!(err(&output), "");
+    let output = compile("app=web", &["--nri", "--strict"]);
+    assert_eq!(code(&output), 0);
     let profile: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(profile.get("defaultErrnoRet"), None);
+    assert!(err(&output).contains("crun"), "{}", err(&output));
 
     // the profile is one that can be the base of others
     let base = dir.write("base.json", &String::from_utf8(output.stdout).unwrap());
@@ -518,6 +523,46 @@ fn compile_prints_the_profile_that_a_runtime_gets() {
     for bad in [&["--base", "/nonexistent"][..], &["--cap", "sys_admni"], &["--libseccomp", "2.5"]] {
         assert_eq!(code(&compile("app=web", bad)), 2, "{bad:?}");
     }
+}
+
+#[test]
+fn check_asks_nothing_of_the_host_for_seccomp_policies() {
+    let dir = Dir::new();
+    let policy = dir.write("seccomp.yaml", SECCOMP);
+    let output = nri_enforcer(["check", "--strict", "-o", "json", policy.to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &report["ok"], report.get("host")), (0, &json!(true), None));
+    dir.write("other.yaml", POLICY);
+    let output = nri_enforcer(["check", "-o", "json", dir.0.path().to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["host"]["enforces"].is_boolean(), "{report}");
+}
+
+#[test]
+fn compile_tells_where_a_profile_has_no_room_for_what_nobody_knows() {
+    let dir = Dir::new();
+    let mut text = "kind: KubeArmorSeccompPolicy\nname: long\napp: web\nsyscalls:\n".to_owned();
+    for name in ["fcntl", "ioctl", "getsockopt"] {
+        for value in [1, 12, 123, 1234, 12345] {
+            text += &format!("- {{name: {name}, args: [{{index: 1, value: {value}}}]}}\n");
+        }
+    }
+    let policy = dir.write("long.yaml", &(text + "action: Block\n"));
+    let arguments = |more: &[&'static str]| {
+        let base =
+            ["compile", "--seccomp", "--namespace", "default", "--label", "app=web", "--strict", "--policy"];
+        [&base, &[policy.to_str().unwrap()][..], more]
+            .concat()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let output = nri_enforcer(arguments(&[]));
+    assert_eq!(code(&output), 1);
+    let told = "default/long: spec: system calls that are not known yet are denied by another errno";
+    assert!(err(&output).contains(told), "{}", err(&output));
+    assert_eq!(code(&nri_enforcer(arguments(&["--nri"]))), 0, "that form has another default anyway");
+    assert_eq!(code(&nri_enforcer(arguments(&["--base", "unconfined"]))), 0, "nothing is denied by default");
 }
 
 #[test]

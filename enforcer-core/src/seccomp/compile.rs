@@ -11,7 +11,7 @@ use super::arch::Arch;
 use super::base::{self, BaseProfile};
 use super::decide::{self, sorted};
 use super::emit;
-use super::fit::{both_sizes, lower_halves};
+use super::fit::{self, both_sizes, lower_halves};
 use super::merge::{Function, Merge};
 use super::oci::LinuxSeccomp;
 use super::region::{MAX_REGIONS, TooMany, join, product};
@@ -132,7 +132,9 @@ pub enum BaseError {
 ///
 /// - what [`SeccompProfile::gaps`] tells;
 /// - a call of which an argument that something compares has bits above those that the kernel looks at, which no compiler
-///   leaves there: they are neither all zero nor all like the sign; it may get another errno;
+///   leaves there: they are neither all zero nor all like the sign; it may get another errno, or be denied where that
+///   would take too many entries;
+/// - a negative number in such an argument may get another errno, where an architecture of 32 bits is in the profile;
 /// - `vserver`, which no kernel has, returns an errno where x32 is among the architectures;
 /// - `socketcall` and `ipc` have one answer, whatever their arguments; where that is an errno, it may be another one.
 ///
@@ -181,6 +183,9 @@ pub fn compile(policies: &[&SeccompPolicy], base: &Base, node: &Node) -> Result<
     // Numbers that nobody knows: in the default where that fits, else as runc has it.
     let ample = Encoding::new(&functions, unknown, &arches);
     let encoding = if ample.fits() && ample.cuts() <= tight.cuts() { ample } else { tight };
+    if encoding.default != unknown {
+        report.unknown_numbers(encoding.default);
+    }
     for (name, function) in
         encoding.functions.iter().chain(&bare.functions).filter(|(_, function)| function.cut)
     {
@@ -214,13 +219,18 @@ impl Encoding {
             arches.iter().any(|arch| arch.is_32_bit() == small && there(*arch))
         };
         let fit = |(name, function): (&SyscallName, &Function)| {
+            let small = has(*name, true);
             let fitted = match function.uniform() {
-                None if has(*name, true) && has(*name, false) => both_sizes(function, default, widths(*name)),
-                None if has(*name, true) => lower_halves(function),
+                None if small && has(*name, false) => both_sizes(function, default, widths(*name)),
+                None if small => lower_halves(function),
                 _ => function.clone(),
             };
+            let too_long = |function: &Function| emit::chain(function, default) > emit::MAX_CHAIN;
             let fitted = match fitted.uniform() {
-                None if emit::chain(&fitted, default) > emit::MAX_CHAIN => function.cut(),
+                None if too_long(&fitted) => {
+                    let terse = fit::terse(&fitted, default, widths(*name), small);
+                    if too_long(&terse) { function.cut() } else { terse }
+                }
                 _ => fitted,
             };
             (*name, fitted)
@@ -294,6 +304,21 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
+    /// A gap of every policy: numbers that nobody knows get this instead of `ENOSYS`.
+    fn unknown_numbers(&mut self, default: Action) {
+        let advice = format!(
+            "with crun they get {default} instead of ENOSYS, so that programs may not fall back to older ones; compare \
+             fewer arguments, or fewer architectures (`arch`)"
+        );
+        let gap = |policy: &&SeccompPolicy| Gap {
+            policy: policy.id().clone(),
+            field: "spec".to_owned(),
+            reason: GapReason::SeccompUnknown,
+            advice: advice.clone(),
+        };
+        self.gaps.extend(self.policies.iter().map(gap));
+    }
+
     /// A gap of every rule about a system call, or, where no rule is, of every policy.
     fn of_rules(&mut self, name: SyscallName, reason: GapReason, action: Action) {
         let advice = match reason {

@@ -50,6 +50,30 @@ pub(super) fn both_sizes(function: &Function, default: Action, widths: [u8; 6]) 
     fitted
 }
 
+/// A function without entries that are only about stray bits: some argument has some above those that the kernel looks at,
+/// neither all zero nor all like the sign. They get the default, where that is as strict. `small`: so do negative numbers,
+/// of which a profile for both sizes says nothing more that is sure.
+pub(super) fn terse(function: &Function, default: Action, widths: [u8; 6], small: bool) -> Function {
+    let stray = |region: &Region| {
+        region.0.iter().zip(widths).any(|(cube, width)| {
+            let upper = !mask(width);
+            let sign = (mask(width) >> 1) + 1;
+            width < 64
+                && cube.intersect(Cube::new(upper, 0)).is_none()
+                && cube.intersect(Cube::new(upper | sign, u64::MAX)).is_none()
+        })
+    };
+    let to_default = |region: &Region, action: Action| match small && action.rank() == default.rank() {
+        true => !is_low(region),
+        false => action.rank() <= default.rank() && stray(region),
+    };
+    let parts = function.parts.iter().map(|(region, action)| match to_default(region, *action) {
+        true => (*region, default),
+        false => (*region, *action),
+    });
+    Function { parts: parts.collect(), cut: function.cut }
+}
+
 /// A function where no upper half is ever set: what is about those says nothing.
 pub(super) fn lower_halves(function: &Function) -> Function {
     let low = function.parts.iter().filter(|(region, _)| is_low(region));

@@ -13,10 +13,14 @@
 mod filter;
 mod world;
 
+use enforcer_core::capability::Capability;
 use enforcer_core::coverage::GapReason;
-use enforcer_core::policy::SeccompPolicy;
+use enforcer_core::policy::{SeccompPolicy, parse};
+use enforcer_core::seccomp::oci::{ActionName, LinuxSeccomp};
 use enforcer_core::seccomp::width::{mask, widths};
-use enforcer_core::seccomp::{self, Action, Arch, BaseProfile, Call, Node, SyscallName, compile, decide};
+use enforcer_core::seccomp::{
+    self, Action, Arch, Base, BaseProfile, Call, Node, SeccompProfile, SyscallName, compile, decide,
+};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -53,6 +57,7 @@ fn a_million_calls_get_what_is_meant() {
     let mut rng = SmallRng::seed_from_u64(seed);
     let (mut asked, mut exact, mut as_strict, mut cut, mut terse, mut worlds, mut longest) =
         (0_u64, 0_u64, 0_u64, 0, 0, 0, 0);
+    let (mut unknown, mut otherwise) = (0, 0);
     while asked < cases {
         let world = World::random(&mut rng);
         worlds += 1;
@@ -62,16 +67,24 @@ fn a_million_calls_get_what_is_meant() {
         let policies: Vec<&SeccompPolicy> = world.policies.iter().collect();
         let base = BaseProfile::new(&world.base, &node()).unwrap();
         let profile = compile(&policies, &world.base, &node()).unwrap();
-        cut += usize::from(!profile.gaps.is_empty());
+        cut += usize::from(profile.gaps.iter().any(|gap| gap.reason != GapReason::SeccompUnknown));
         terse +=
             usize::from(profile.oci.default_errno_ret != profile.without_default_errno().default_errno_ret);
         // Each gap of this kind names the system call first.
         let gaps: Vec<(SyscallName, GapReason)> = profile
             .gaps
             .iter()
-            .filter(|gap| gap.reason != GapReason::SeccompName)
+            .filter(|gap| !matches!(gap.reason, GapReason::SeccompName | GapReason::SeccompUnknown))
             .filter_map(|gap| Some((SyscallName::by_name(gap.advice.split('`').nth(1)?)?, gap.reason)))
             .collect();
+        // Numbers that are in no table return ENOSYS where they would be denied, or that they do not is told.
+        if is_denial(default(&profile.oci)) && default(&profile.oci) != Action::Errno(38) {
+            otherwise += 1;
+            assert!(has_gap(&profile, GapReason::SeccompUnknown), "{}", world.text);
+        } else {
+            unknown += 1;
+            assert!(!has_gap(&profile, GapReason::SeccompUnknown), "{}", world.text);
+        }
         let what = || format!("seed {seed}, world {worlds}\n{}\n{:?}", world.text, world.base);
         let runtimes = [
             (&profile.oci, Runtime::Runc, true),
@@ -155,12 +168,88 @@ fn a_million_calls_get_what_is_meant() {
     }
     println!(
         "{asked} calls of {worlds} worlds: {exact} exactly, {as_strict} as strictly; {cut} worlds with gaps, {terse} with an errno \
-         by default; the longest filter has {longest}"
+         by default; unknown numbers as meant in {unknown}, otherwise in {otherwise}; the longest filter has {longest}"
     );
     assert!(
         exact * 10 > asked * 4 && (exact + as_strict) * 10 > asked * 6,
         "{exact} and {as_strict} of {asked}"
     );
+}
+
+/// What numbers that nobody knows get of a runtime that has no answer of its own.
+fn default(profile: &LinuxSeccomp) -> Action {
+    let errno = u16::try_from(profile.default_errno_ret.unwrap_or(1)).unwrap();
+    match profile.default_action {
+        ActionName::Errno => Action::Errno(errno),
+        ActionName::Allow | ActionName::Log | ActionName::Trace | ActionName::Notify => Action::Allow,
+        ActionName::Kill | ActionName::KillThread | ActionName::KillProcess | ActionName::Trap => {
+            Action::KillThread
+        }
+    }
+}
+
+fn has_gap(profile: &SeccompProfile, reason: GapReason) -> bool {
+    profile.gaps.iter().any(|gap| gap.reason == reason)
+}
+
+fn compiled(spec: &str, base: &Base) -> SeccompProfile {
+    let text = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {{name: p, namespace: n}}\n\
+         spec:\n  selector: {{matchLabels: {{app: web}}}}\n{spec}\n"
+    );
+    let parsed = parse("p.yaml", &text);
+    assert_eq!(parsed.errors, []);
+    compile(&parsed.seccomp.iter().collect::<Vec<_>>(), base, &node()).unwrap()
+}
+
+/// With the runtime's default below, which denies nearly all personalities, and nearly all that is not for everyone.
+#[test]
+fn an_unknown_number_returns_enosys_under_every_runtime() {
+    let capabilities = ["chown", "net_raw", "sys_chroot", "sys_admin", "sys_ptrace"];
+    let whitelist = "  syscalls: ['@system-service', personality]\n  action: Allow";
+    for spec in [
+        "  syscalls: [mkdir]\n  action: Block",
+        "  syscalls: [{name: socket, args: [{index: 0, value: 16}]}]\n  action: Block",
+        whitelist,
+        &format!("  arch: [x86_64]\n{whitelist}"),
+        &format!("  defaultErrno: EACCES\n{whitelist}"),
+    ] {
+        for count in 0..=capabilities.len() {
+            let has = capabilities.iter().take(count).filter_map(|name| Capability::by_name(name));
+            let profile = compiled(spec, &Base::RuntimeDefault(has.collect()));
+            assert_eq!(profile.gaps, [], "{spec}");
+            let arches: Vec<_> =
+                profile.oci.architectures.iter().map(|name| Arch::by_oci_name(name).unwrap()).collect();
+            let filter = Filter::load(&profile.oci, Runtime::Crun).unwrap();
+            for arch in arches {
+                let bit = if arch == Arch::X32 { 0x4000_0000 } else { 0 };
+                for number in [600, 9999, 0x3fff_ffff] {
+                    let got = filter.run(arch.audit(), number | bit, &[0; 6]);
+                    assert_eq!(got, Action::Errno(38), "{spec}, {arch:?}, {number}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn where_there_is_no_room_for_that_it_is_told() {
+    let compared = |name: &str| {
+        let values = [1, 12, 123, 1234, 12345].map(|value| {
+            format!("    - {{name: {name}, args: [{{index: 1, value: {value}}}], action: Block}}\n")
+        });
+        values.concat()
+    };
+    let names = ["fcntl", "ioctl", "getsockopt"];
+    let spec = format!("  syscalls:\n{}", names.map(compared).concat());
+    let profile = compiled(&spec, &Base::RuntimeDefault([].into()));
+    let reasons: Vec<_> = profile.gaps.iter().map(|gap| gap.reason).collect();
+    assert_eq!(reasons, [GapReason::SeccompUnknown]);
+    assert!(profile.gaps[0].advice.contains("errno 1 instead of ENOSYS"), "{}", profile.gaps[0]);
+    let filter = Filter::load(&profile.oci, Runtime::Crun).unwrap();
+    assert_eq!(filter.run(Arch::X86_64.audit(), 9999, &[0; 6]), Action::Errno(1));
+    // where nothing is denied by default there is nothing to tell
+    assert_eq!(compiled(&spec, &Base::Unconfined).gaps, []);
 }
 
 fn is_denial(action: Action) -> bool {

@@ -284,7 +284,7 @@ async fn the_socket_is_roots_alone_and_replaced_only_when_nobody_listens() {
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     let (dir, socket) = (node.dir.path().join("gate"), node.socket());
     assert_eq!((mode(&dir), mode(&socket)), (0o700, 0o600));
-    assert!(matches!(Gate::open(&socket), Err(GateError::Taken { .. })), "another daemon");
+    assert!(matches!(Gate::open(&socket), Err(SocketError::Taken { .. })), "another daemon");
     node.serving.abort();
     while socket.exists() {
         tokio::task::yield_now().await;
@@ -293,7 +293,7 @@ async fn the_socket_is_roots_alone_and_replaced_only_when_nobody_listens() {
     assert!(socket.exists());
     drop(Gate::open(&socket).unwrap());
     std::fs::write(&socket, "").unwrap();
-    assert!(matches!(Gate::open(&socket), Err(GateError::Taken { .. })), "a file");
+    assert!(matches!(Gate::open(&socket), Err(SocketError::Taken { .. })), "a file");
     std::fs::remove_file(&socket).unwrap();
     for bad in [0o755, 0o770, 0o701] {
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(bad)).unwrap();
@@ -302,5 +302,5 @@ async fn the_socket_is_roots_alone_and_replaced_only_when_nobody_listens() {
     }
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(&dir, Some(65_534), None).unwrap();
-    assert!(matches!(Gate::open(&socket), Err(GateError::Directory { .. })), "another's");
+    assert!(matches!(Gate::open(&socket), Err(SocketError::Directory { .. })), "another's");
 }

@@ -134,6 +134,9 @@ async fn a_selected_container_is_annotated_and_armed_before_its_start_is_answere
             "{version}"
         );
         assert_eq!(node.kernel.calls(), ["arm c7 7 Created"]);
+        plugin.stop_container(&web, &container(&web, 7)).await.unwrap();
+        node.idle().await;
+        assert_eq!(node.kernel.calls(), [""; 0], "what is left of it stays under its rules");
         plugin.remove_container(&web, &container(&web, 7)).await.unwrap();
         node.idle().await;
         assert_eq!(node.kernel.calls(), ["disarm c7"]);

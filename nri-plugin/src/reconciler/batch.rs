@@ -97,6 +97,7 @@ impl<K: Kernel> Reconciler<K> {
         match (wanted, known.armed) {
             (Some(ruleset), Some(armed)) if ruleset.digest() == armed => {
                 known.failed = None;
+                self.registry.fail(&id, None);
                 self.registry.assign(&id, Some(ruleset));
                 None
             }
@@ -108,6 +109,7 @@ impl<K: Kernel> Reconciler<K> {
             (None, Some(armed)) => self.lifted(id, container, armed),
             (None, None) => {
                 (known.failed, known.unwatched) = (None, false);
+                self.registry.fail(&id, None);
                 None
             }
         }

@@ -5,6 +5,7 @@ use crate::container::Wish;
 use crate::kernel::recording::Recording;
 use crate::order::Present;
 use crate::procs::tests::add;
+use crate::registry::Standing;
 use enforcer_core::decide::{Access, Verdict};
 use enforcer_core::policy::parse;
 use enforcer_core::subject::Subject;
@@ -279,10 +280,14 @@ fn a_failure_in_a_synchronisation_is_reported_once_and_tried_again() {
     assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 0, failed: 1 });
     f.take(Order::Sweep);
     assert_eq!(f.notices(), ["unprotected c1"], "not at each try");
+    let id = container("c1", "default", "web").id.clone();
+    let standing = f.registry.standing(&id);
+    assert!(!standing.armed && standing.problem.is_some(), "{standing:?}");
     f.kernel.breaks("arm", false);
     f.kernel.calls();
     f.take(Order::Sweep);
     assert_eq!(f.kernel.calls(), ["arm c1 11 Running"]);
+    assert_eq!(f.registry.standing(&id), Standing { armed: true, ..Standing::default() });
     assert_eq!(f.notices(), ["late c1"]);
 }
 
@@ -364,9 +369,18 @@ fn a_failed_update_leaves_the_old_ruleset_and_is_tried_again() {
     let new = policies(&[("p", "/b")]);
     f.change(Arc::clone(&new));
     assert_eq!(f.kernel.digest("c1"), Some(wanted(&old)));
+    let id = container("c1", "default", "web").id.clone();
+    assert!(f.registry.standing(&id).armed && f.registry.standing(&id).problem.is_some());
     f.kernel.breaks("update", false);
     f.take(Order::Sweep);
     assert_eq!(f.kernel.digest("c1"), Some(wanted(&new)));
+    assert!(f.registry.standing(&id).armed && f.registry.standing(&id).problem.is_none());
+    // as it was before, by a policy that comes back
+    f.kernel.breaks("update", true);
+    f.change(old);
+    assert!(f.registry.standing(&id).problem.is_some());
+    f.change(new);
+    assert_eq!(f.registry.standing(&id).problem, None, "the kernel has what is wanted");
 }
 
 #[test]

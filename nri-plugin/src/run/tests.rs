@@ -33,6 +33,7 @@ fn config(dir: &Path) -> Config {
         flag("ready-file", "ready"),
         flag("nri-socket", "nri.sock"),
         flag("gate-socket", "gate/gate.sock"),
+        flag("status-socket", "gate/status.sock"),
         flag("open-starts", "open-starts"),
     ];
     match Cli::parse_from(args).command {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use enforcer_core::enforce::ContainerId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
 
@@ -49,7 +49,7 @@ impl Created {
 }
 
 /// How a container stands to the seccomp policies that select it now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
     /// It has what they say; also where none selects it.
@@ -57,17 +57,31 @@ pub enum State {
     InForce,
     /// They changed, or came, since it was started.
     PendingRestart,
-    /// It was started without the profile that they say: its pod does not name it, and the runtime takes none from us.
+    /// It was started without the profile that they say, and a restart alone does not change that: its pod does not name
+    /// it, and the runtime takes none from us; or there is none.
     NotApplied,
+    /// It has ended, and the runtime has not removed it: nothing runs with another profile.
+    Ended,
 }
 
-#[derive(Debug)]
-struct Entry {
-    container: Arc<Container>,
-    created: Created,
-    state: State,
-    applied: bool, // as far as that could be seen
+/// A container that the runtime has, and how it stands to its seccomp policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The container.
+    pub container: Arc<Container>,
+    /// What it was created with.
+    pub created: Created,
+    /// How it stands.
+    pub state: State,
+    /// Why the profile is not applied, as far as that could be seen.
+    pub not_applied: Option<String>,
+    /// How many gaps the profile has; `None`: it was made by another daemon.
+    pub gaps: Option<usize>,
 }
+
+/// What the policies say about a container now: the digest of the policies alone, `None` where none selects it; or why no
+/// profile can be made of them.
+pub type Wanted = Result<Option<String>, String>;
 
 /// Containers by id.
 #[derive(Debug, Default)]
@@ -78,8 +92,15 @@ pub struct Ledger {
 impl Ledger {
     /// Notes what a container is created with.
     pub fn put(&self, container: Arc<Container>, created: Created) {
-        let entry = Entry { state: State::InForce, created, applied: true, container };
+        let entry = Entry { state: State::InForce, created, not_applied: None, gaps: None, container };
         self.entries().insert(entry.container.id.clone(), entry);
+    }
+
+    /// Notes how many gaps the profile of a container has.
+    pub fn has_gaps(&self, id: &ContainerId, gaps: usize) {
+        if let Some(entry) = self.entries().get_mut(id) {
+            entry.gaps = Some(gaps);
+        }
     }
 
     /// Notes everything that runs, and nothing else.
@@ -89,9 +110,30 @@ impl Ledger {
     }
 
     /// Notes that a container runs without its profile.
-    pub fn not_applied(&self, id: &ContainerId) {
+    pub fn not_applied(&self, id: &ContainerId, why: String) {
         if let Some(entry) = self.entries().get_mut(id) {
-            (entry.applied, entry.state) = (false, State::NotApplied);
+            (entry.not_applied, entry.state) = (Some(why), State::NotApplied);
+        }
+    }
+
+    /// The container starts, with what it was `created` with where it is not known. Whether it had ended before: then it
+    /// keeps the profile of that time, and is to be compared.
+    pub fn started(&self, container: &Arc<Container>, created: impl FnOnce() -> Created) -> bool {
+        if let Some(entry) = self.entries().get_mut(&container.id) {
+            let ended = entry.state == State::Ended;
+            if ended {
+                entry.state = State::InForce;
+            }
+            return ended;
+        }
+        self.put(Arc::clone(container), created());
+        true
+    }
+
+    /// The container has ended, and may be started again or be removed.
+    pub fn ended(&self, id: &ContainerId) {
+        if let Some(entry) = self.entries().get_mut(id) {
+            entry.state = State::Ended;
         }
     }
 
@@ -100,38 +142,39 @@ impl Ledger {
         self.entries().remove(id);
     }
 
-    /// Compares every container with what the policies say now: `wanted` gives the digest of the policies alone. Those
-    /// that have to be restarted since this comparison are returned.
-    pub fn compare(&self, mut wanted: impl FnMut(&Container) -> Option<String>) -> Vec<Arc<Container>> {
+    /// Compares every container that has not ended with what the policies say now. Those that have to be restarted since
+    /// this comparison, and those that have no profile since, are returned.
+    pub fn compare(&self, mut wanted: impl FnMut(&Container) -> Wanted) -> Vec<Entry> {
         // worked out without the lock, since that may take longer than a creation can wait
         let containers: Vec<_> = self.entries().values().map(|entry| Arc::clone(&entry.container)).collect();
         let now: Vec<_> = containers.iter().map(|container| wanted(container)).collect();
-        let mut pending = Vec::new();
+        let mut changed = Vec::new();
         let mut entries = self.entries();
         for (container, now) in containers.iter().zip(now) {
             let Some(entry) = entries.get_mut(&container.id) else { continue };
-            let state = if now != entry.created.policies {
-                State::PendingRestart
-            } else if now.is_some() && !entry.applied {
-                State::NotApplied
-            } else {
-                State::InForce
+            let state = match now {
+                _ if entry.state == State::Ended => continue,
+                Err(why) => {
+                    entry.not_applied = Some(why);
+                    State::NotApplied
+                }
+                // it has no profile of ours: nothing to be rid of
+                Ok(None) if entry.not_applied.is_some() => State::InForce,
+                Ok(Some(_)) if entry.not_applied.is_some() => State::NotApplied,
+                Ok(now) if now != entry.created.policies => State::PendingRestart,
+                Ok(_) => State::InForce,
             };
-            if std::mem::replace(&mut entry.state, state) != state && state == State::PendingRestart {
-                pending.push(Arc::clone(&entry.container));
+            if std::mem::replace(&mut entry.state, state) != state && state != State::InForce {
+                changed.push(entry.clone());
             }
         }
-        pending
+        changed
     }
 
-    /// How every container stands that seccomp policies selected when it was created, or select now.
+    /// Every container that the runtime has.
     #[must_use]
-    pub fn states(&self) -> Vec<(Arc<Container>, Created, State)> {
-        let entries = self.entries();
-        let told = entries
-            .values()
-            .filter(|entry| entry.created != Created::default() || entry.state != State::InForce);
-        told.map(|entry| (Arc::clone(&entry.container), entry.created.clone(), entry.state)).collect()
+    pub fn entries_now(&self) -> Vec<Entry> {
+        self.entries().values().cloned().collect()
     }
 
     /// What one container was created with.
@@ -163,6 +206,14 @@ mod tests {
     use super::*;
     use crate::reconciler::tests::container;
 
+    fn pending(ledger: &Ledger, wanted: impl FnMut(&Container) -> Wanted) -> Vec<String> {
+        let changed = ledger.compare(wanted).into_iter();
+        changed
+            .filter(|one| one.state == State::PendingRestart)
+            .map(|one| one.container.id.to_string())
+            .collect()
+    }
+
     fn created(policies: &str) -> Created {
         let file = Some(format!("nri-enforcer/{policies}.json"));
         Created { profile: Some("p".into()), policies: Some(policies.into()), file }
@@ -183,19 +234,50 @@ mod tests {
         let (a, b) = (container("a", "default", "web"), container("b", "default", "web"));
         ledger.put(Arc::clone(&a), created("x"));
         ledger.put(Arc::clone(&b), Created::default());
-        assert_eq!(ledger.compare(|one| (one.id == a.id).then(|| "x".into())), []);
-        assert_eq!(ledger.states(), [(Arc::clone(&a), created("x"), State::InForce)]);
+        assert_eq!(ledger.compare(|one| Ok((one.id == a.id).then(|| "x".into()))), []);
+        assert_eq!(ledger.entries_now().len(), 2);
         // other policies; and policies for what had none
-        let pending = ledger.compare(|_| Some("y".into()));
-        assert_eq!(pending, [Arc::clone(&a), Arc::clone(&b)]);
-        assert_eq!(ledger.compare(|_| Some("y".into())), [], "told once");
+        assert_eq!(pending(&ledger, |_| Ok(Some("y".into()))), ["a", "b"]);
+        assert_eq!(pending(&ledger, |_| Ok(Some("y".into()))), [""; 0], "told once");
         assert_eq!(ledger.state(&a.id), Some(State::PendingRestart));
         // none any more: the filter stays all the same
-        ledger.compare(|_| None);
+        ledger.compare(|_| Ok(None));
         assert_eq!(ledger.state(&a.id), Some(State::PendingRestart));
         assert_eq!(ledger.state(&b.id), Some(State::InForce));
-        ledger.compare(|one| (one.id == a.id).then(|| "x".into()));
+        ledger.compare(|one| Ok((one.id == a.id).then(|| "x".into())));
         assert_eq!(ledger.state(&a.id), Some(State::InForce));
+    }
+
+    #[test]
+    fn what_has_ended_waits_for_nothing_until_it_is_started_again() {
+        let ledger = Ledger::default();
+        let a = container("a", "default", "web");
+        ledger.put(Arc::clone(&a), created("x"));
+        assert!(!ledger.started(&a, || panic!("it is known")), "its first start");
+        assert_eq!(pending(&ledger, |_| Ok(Some("y".into()))), ["a"]);
+        ledger.ended(&a.id);
+        assert_eq!(pending(&ledger, |_| Ok(Some("z".into()))), [""; 0]);
+        assert_eq!(ledger.state(&a.id), Some(State::Ended));
+        assert_eq!(ledger.files().len(), 1, "it may be started again, with its file");
+        assert!(ledger.started(&a, || panic!("it is known")));
+        assert_eq!(pending(&ledger, |_| Ok(Some("z".into()))), ["a"], "with the profile of its creation");
+        // one that had ended before this daemon came
+        let b = container("b", "default", "web");
+        ledger.ended(&b.id);
+        assert_eq!(ledger.state(&b.id), None);
+        assert!(ledger.started(&b, || created("x")));
+        assert_eq!(pending(&ledger, |_| Ok(Some("z".into()))), ["b"]);
+    }
+
+    #[test]
+    fn where_no_profile_can_be_made_no_restart_is_waited_for() {
+        let ledger = Ledger::default();
+        let a = container("a", "default", "web");
+        ledger.put(Arc::clone(&a), Created::default());
+        let told = ledger.compare(|_| Err("why".into()));
+        assert_eq!((told.len(), told[0].state), (1, State::NotApplied));
+        assert_eq!(told[0].not_applied.as_deref(), Some("why"));
+        assert_eq!(ledger.compare(|_| Err("why".into())), [], "told once");
     }
 
     #[test]
@@ -203,9 +285,13 @@ mod tests {
         let ledger = Ledger::default();
         let a = container("a", "default", "web");
         ledger.put(Arc::clone(&a), created("x"));
-        ledger.not_applied(&a.id);
-        ledger.compare(|_| Some("x".into()));
+        ledger.not_applied(&a.id, "why".into());
+        ledger.compare(|_| Ok(Some("x".into())));
         assert_eq!(ledger.state(&a.id), Some(State::NotApplied));
+        assert_eq!(pending(&ledger, |_| Ok(Some("y".into()))), [""; 0], "a restart alone would not do");
+        assert_eq!(pending(&ledger, |_| Ok(None)), [""; 0]);
+        assert_eq!(ledger.state(&a.id), Some(State::InForce), "it has nothing that it should not");
+        ledger.compare(|_| Ok(Some("x".into())));
         assert_eq!(ledger.files(), ["nri-enforcer/x.json".to_owned()].into());
         ledger.replace([(Arc::clone(&a), created("z"))]);
         assert_eq!(ledger.files(), ["nri-enforcer/z.json".to_owned()].into());

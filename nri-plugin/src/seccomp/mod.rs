@@ -30,7 +30,7 @@ use enforcer_core::seccomp::{Base, Node, SeccompProfile, compile};
 use enforcer_core::subject::Subject;
 use nri::{ContainerAdjustment, Context, NriVersion};
 
-use self::ledger::{ANNOTATION, Created};
+use self::ledger::{ANNOTATION, Created, Entry, State, Wanted};
 use self::profiles::{Profiles, Together, localhost_profile, selecting};
 use crate::container::{Container, Selection, Wish};
 use crate::exit::chain;
@@ -43,24 +43,34 @@ const ADJUSTABLE: NriVersion = NriVersion::new(0, 10, 0);
 /// How long before the deadline an answer is given up, so that the error still says why.
 const MARGIN: Duration = Duration::from_millis(50);
 
+/// What becomes of policies on a machine that no profiles are made for.
+const NO_EFFECT: &str = "the container keeps the profile that it has, and the policy has no effect";
+
 /// Called for each [`Notice`]; must not block.
 pub type Notify = Box<dyn Fn(Notice) + Send + Sync>;
 
 /// What applies seccomp policies. Shared by the plugin and the watch of the policies.
 pub struct Seccomp {
     selection: Selection,
-    node: Node,
+    node: Result<Node, UnknownMachine>,
     profiles: Profiles,
     registry: Arc<Registry>,
     root: PathBuf,
     notify: Notify,
     synchronized: AtomicBool, // before the first synchronisation nobody knows which files are in use
     failed: AtomicBool,       // to write the files, the last time
+    told: AtomicBool,         // what NRI loses
     digests: Mutex<Digests>,
 }
 
-/// Digests of what policies say by themselves, by the addresses of the policies, which the entry keeps in place.
-type Digests = HashMap<Vec<usize>, (Together, Option<String>)>;
+/// Digests of what policies say by themselves, and how many gaps that has, by the addresses of the policies, which the entry
+/// keeps in place.
+type Digests = HashMap<Vec<usize>, (Together, Result<(String, usize), String>)>;
+
+/// A machine for which no seccomp profiles are made: every seccomp policy is a gap there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no seccomp profiles are made for the architecture `{0}`")]
+pub struct UnknownMachine(pub String);
 
 impl std::fmt::Debug for Seccomp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -77,6 +87,7 @@ struct Plan {
     adjustment: ContainerAdjustment,
     created: Created,
     gaps: Vec<Gap>,
+    not_applied: Option<String>,
 }
 
 /// Why there is no plan.
@@ -86,21 +97,23 @@ enum PlanError {
     Base(String),
     #[error("the container's profile: {0}")]
     Profile(String),
+    #[error(transparent)]
+    Machine(#[from] UnknownMachine),
 }
 
 impl Seccomp {
-    /// For a node like this. `root` is `/`, but for tests.
+    /// For a node like this, or for one that nothing can be done on. `root` is `/`, but for tests.
     #[must_use]
     pub fn new(
         selection: Selection,
-        node: Node,
+        node: Result<Node, UnknownMachine>,
         profiles: Profiles,
         registry: Arc<Registry>,
         root: PathBuf,
         notify: Notify,
     ) -> Self {
-        let (synchronized, failed, digests) = Default::default();
-        Self { selection, node, profiles, registry, root, notify, synchronized, failed, digests }
+        let (synchronized, failed, told, digests) = Default::default();
+        Self { selection, node, profiles, registry, root, notify, synchronized, failed, told, digests }
     }
 
     /// Whether a seccomp policy selects this, and may.
@@ -110,7 +123,7 @@ impl Seccomp {
     }
 
     /// The seccomp policies that select the container, and may.
-    fn selecting(&self, set: &PolicySet, container: &Container) -> Together {
+    pub(crate) fn selecting(&self, set: &PolicySet, container: &Container) -> Together {
         self.selecting_subject(set, &container.subject, container.wish)
     }
 
@@ -125,22 +138,34 @@ impl Seccomp {
     }
 
     fn compile(&self, policies: &Together, base: &Base) -> Result<SeccompProfile, PlanError> {
+        let node = self.node.as_ref().map_err(Clone::clone)?;
         let policies: Vec<_> = policies.iter().map(AsRef::as_ref).collect();
-        compile(&policies, base, &self.node).map_err(|error| PlanError::Base(chain(&error)))
+        compile(&policies, base, node).map_err(|error| PlanError::Base(chain(&error)))
     }
 
-    /// The digest of what the policies say by themselves.
-    fn digest(&self, policies: &Together) -> Option<String> {
+    /// The digest of what the policies say by themselves, and the number of gaps in it.
+    fn alone(&self, policies: &Together) -> Result<(String, usize), String> {
+        if let Some((_, made)) = self.digests().get(&addresses(policies)) {
+            return made.clone();
+        }
+        let profile = self.compile(policies, &Base::Unconfined);
+        let made = profile
+            .map(|profile| (profile.digest().to_string(), profile.gaps.len()))
+            .map_err(|error| error.to_string());
+        self.digests().insert(addresses(policies), (policies.clone(), made.clone()));
+        made
+    }
+
+    fn digest(&self, policies: &Together) -> Wanted {
         if policies.is_empty() {
-            return None;
+            return Ok(None);
         }
-        if let Some((_, digest)) = self.digests().get(&addresses(policies)) {
-            return digest.clone();
-        }
-        let profile = self.compile(policies, &Base::Unconfined).ok();
-        let digest = profile.map(|profile| profile.digest().to_string());
-        self.digests().insert(addresses(policies), (policies.clone(), digest.clone()));
-        digest
+        self.alone(policies).map(|(digest, _)| Some(digest))
+    }
+
+    /// How many gaps the policies have by themselves: for a container whose profile another daemon made.
+    pub(crate) fn gaps_alone(&self, policies: &Together) -> usize {
+        if policies.is_empty() { 0 } else { self.alone(policies).map_or(policies.len(), |(_, gaps)| gaps) }
     }
 
     // after a panic in another thread at worst something is made again
@@ -150,7 +175,8 @@ impl Seccomp {
 
     /// What the container is to be created with. Reads a file where its pod names one.
     fn plan(&self, policies: &Together, raw: &nri::Container, adjusts: bool) -> Result<Plan, PlanError> {
-        let mut created = Created { policies: self.digest(policies), ..Created::default() };
+        let policies_alone = self.digest(policies).map_err(PlanError::Base)?;
+        let mut created = Created { policies: policies_alone, ..Created::default() };
         let mut adjustment = ContainerAdjustment::new();
         let profile = if adjusts {
             let base = match base::base(raw.linux.as_ref()) {
@@ -159,10 +185,13 @@ impl Seccomp {
                     let advice =
                         format!("it keeps its profile as it is, and the policies have no effect: {unknown}");
                     let gaps = gaps(policies, GapReason::SeccompBase, &advice);
-                    return Ok(Plan { adjustment, created: Created::default(), gaps });
+                    return Ok(Plan { adjustment, created, gaps, not_applied: Some(advice) });
                 }
             };
-            let profile = self.compile(policies, &base)?;
+            let mut profile = self.compile(policies, &base)?;
+            self.tell_lost_errno();
+            // of the whole profile; what is sent has another default
+            profile.gaps.retain(|gap| gap.reason != GapReason::SeccompUnknown);
             adjustment = adjustment.seccomp(wire::to_nri(profile.without_default_errno()));
             profile
         } else {
@@ -173,13 +202,14 @@ impl Seccomp {
         for (key, value) in created.annotations() {
             adjustment = adjustment.annotation(key, value);
         }
-        Ok(Plan { adjustment, created, gaps: profile.gaps })
+        Ok(Plan { adjustment, created, gaps: profile.gaps, not_applied: None })
     }
 
     /// A pod is there: the profile of its containers is written before one of them is created, if it names that one.
     pub async fn pod(self: &Arc<Self>, context: &Context, set: &PolicySet, pod: &Subject, wish: Wish) {
         let policies = self.selecting_subject(set, pod, wish);
-        if adjusts(context) || policies.is_empty() || self.profiles.dirs().is_empty() {
+        let nowhere = self.node.is_err() || self.profiles.dirs().is_empty();
+        if adjusts(context) || policies.is_empty() || nowhere {
             return;
         }
         let this = Arc::clone(self);
@@ -210,13 +240,20 @@ impl Seccomp {
             self.registry.seccomp().put(Arc::clone(container), Created::default());
             return Ok(ContainerAdjustment::new());
         }
+        if let Err(unknown) = &self.node {
+            let why = unknown.to_string();
+            self.registry.seccomp().put(Arc::clone(container), Created::default());
+            self.note_not_applied(container, &policies, &why, policies.len());
+            self.tell_gaps(container, &policies, &gaps(&policies, GapReason::SeccompMachine, NO_EFFECT))?;
+            return Ok(ContainerAdjustment::new());
+        }
         let (this, raw, takes) = (Arc::clone(self), raw.clone(), adjusts(context));
         let planned = {
             let policies = policies.clone();
             blocking(context, move || this.plan(&policies, &raw, takes)).await
         };
         let refuse = |reason: String, advice| Err(Refusal::new(container, name(&policies), reason, advice));
-        let Plan { adjustment, created, gaps } = match planned {
+        let Plan { adjustment, created, gaps, not_applied } = match planned {
             Ok(plan) => plan,
             Err(error) => return refuse(error, "mend the profile, or the policies"),
         };
@@ -225,49 +262,64 @@ impl Seccomp {
             tracing::info!(%container, profile, file = created.file, "created under seccomp policies");
         }
         self.registry.seccomp().put(Arc::clone(container), created);
+        self.registry.seccomp().has_gaps(&container.id, gaps.len());
+        if let Some(why) = not_applied {
+            self.note_not_applied(container, &policies, &why, gaps.len());
+        }
         Ok(adjustment)
     }
 
-    /// Looks whether a container that is about to start has the profile that its pod had to name; only where the runtime
-    /// takes none from us.
+    /// Notes that a container has not the profile of its policies, and lets people know.
+    fn note_not_applied(&self, container: &Arc<Container>, policies: &Together, why: &str, gaps: usize) {
+        self.registry.seccomp().not_applied(&container.id, why.to_owned());
+        self.registry.seccomp().has_gaps(&container.id, gaps);
+        (self.notify)(Notice::SeccompNotApplied {
+            container: Arc::clone(container),
+            policies: name(policies),
+            advice: why.to_owned(),
+        });
+    }
+
+    /// Takes note of a start. Looks whether a container that is about to start has the profile that its pod had to name; only
+    /// where the runtime takes none from us.
     ///
     /// # Errors
     /// With `strict`, when it does not have it.
     pub async fn start(
         self: &Arc<Self>,
         context: &Context,
-        set: &PolicySet,
+        set: &Arc<PolicySet>,
         container: &Arc<Container>,
-        pid: i32,
+        raw: &nri::Container,
     ) -> Result<(), Refusal> {
+        if self.registry.seccomp().started(container, || Created::of(&raw.annotations)) {
+            let (this, set) = (Arc::clone(self), Arc::clone(set));
+            let _nobody_waits = tokio::task::spawn_blocking(move || this.compare(&set));
+        }
         let policies = self.selecting(set, container);
-        if policies.is_empty() || adjusts(context) {
+        if policies.is_empty() || adjusts(context) || self.node.is_err() {
             return Ok(());
         }
+        let pid = i32::try_from(raw.pid).unwrap_or(0);
         let this = Arc::clone(self);
         let id = container.id.to_string();
         let seen = {
             let policies = policies.clone();
-            blocking(context, move || this.has_profile(&policies, pid, &id)).await
+            let seen = move || {
+                let wanted = this.compile(&policies, &base::runtime_default())?;
+                this.has_profile(&wanted, pid, &id)
+            };
+            blocking(context, seen).await
         };
         let Err(reason) = seen else { return Ok(()) };
-        self.registry.seccomp().not_applied(&container.id);
-        let file = localhost_profile(&policies);
-        let advice = format!(
-            "{reason}; set `securityContext.seccompProfile` of the pod or container to `type: Localhost` and \
-             `localhostProfile: {file}`"
-        );
-        (self.notify)(Notice::SeccompNotApplied {
-            container: Arc::clone(container),
-            policies: name(&policies),
-            advice: advice.clone(),
-        });
-        self.tell_gaps(container, &policies, &gaps(&policies, GapReason::SeccompProfile, &advice))
+        let advice = name_it(&reason, &policies);
+        let gaps = gaps(&policies, GapReason::SeccompProfile, &advice);
+        self.note_not_applied(container, &policies, &advice, gaps.len());
+        self.tell_gaps(container, &policies, &gaps)
     }
 
-    /// Whether the container was created from the profile of these policies.
-    fn has_profile(&self, policies: &Together, pid: i32, id: &str) -> Result<(), PlanError> {
-        let wanted = self.compile(policies, &base::runtime_default())?;
+    /// Whether the container was created from this profile.
+    fn has_profile(&self, wanted: &SeccompProfile, pid: i32, id: &str) -> Result<(), PlanError> {
         match bundle::profile(&self.root, pid, id) {
             Ok(Some(profile)) if profile == wanted.oci => Ok(()),
             Ok(Some(_)) => Err(PlanError::Profile("it is another one".into())),
@@ -298,13 +350,40 @@ impl Seccomp {
         }
     }
 
-    /// Takes note of everything that runs.
+    /// Takes note of everything that runs: containers, what they were created with, and their first processes (0: none
+    /// yet). Reads files where pods had to name their profiles.
     pub fn synchronized(
         &self,
         set: &PolicySet,
-        containers: impl IntoIterator<Item = (Arc<Container>, Created)>,
+        containers: impl IntoIterator<Item = (Arc<Container>, Created, i32)>,
     ) {
-        self.registry.seccomp().replace(containers);
+        let (mut entries, mut named) = (Vec::new(), Vec::new());
+        for (container, created, pid) in containers {
+            if created.file.is_some() && pid > 0 {
+                named.push((Arc::clone(&container), created.policies.clone(), pid));
+            }
+            entries.push((container, created));
+        }
+        self.registry.seccomp().replace(entries);
+        let mut profiles = HashMap::new();
+        for (container, created, pid) in named {
+            let policies = self.selecting(set, &container);
+            if self.digest(&policies) != Ok(created) {
+                continue; // pending restart
+            }
+            let wanted = profiles
+                .entry(addresses(&policies))
+                .or_insert_with(|| self.compile(&policies, &base::runtime_default()));
+            let seen = match wanted {
+                Ok(wanted) => self.has_profile(wanted, pid, &container.id.to_string()),
+                Err(_) => continue, // told by the comparison
+            };
+            if let Err(unlike) = seen {
+                let why = name_it(&unlike, &policies);
+                tracing::warn!(%container, why, "it runs without the seccomp profile of its policies");
+                self.registry.seccomp().not_applied(&container.id, why);
+            }
+        }
         self.synchronized.store(true, Ordering::Relaxed);
         self.refresh(set, false);
     }
@@ -312,19 +391,17 @@ impl Seccomp {
     /// Brings the files up to date, and tells what runs with an older profile. `changed`: whether the policies are other
     /// ones than at the last time. Blocks as long as the disk does.
     pub fn refresh(&self, set: &PolicySet, changed: bool) {
-        let ledger = self.registry.seccomp();
-        let mut used = HashSet::new();
-        let pending = ledger.compare(|container| {
-            let policies = self.selecting(set, container);
-            used.insert(addresses(&policies));
-            self.digest(&policies)
-        });
-        self.digests().retain(|made, _| used.contains(made));
-        for container in pending {
-            let policies = name(&self.selecting(set, &container));
-            tracing::warn!(%container, policies, "seccomp: pending restart; it keeps the profile that it was started with");
-            (self.notify)(Notice::SeccompPending { container, policies });
+        if let (Err(unknown), true) = (&self.node, changed) {
+            for policy in set.seccomp() {
+                tracing::warn!(policy = %policy.id(), %unknown, advice = NO_EFFECT, "{}", GapReason::SeccompMachine);
+            }
         }
+        let used = self.compare(set);
+        self.digests().retain(|made, _| used.contains(made));
+        if self.node.is_err() {
+            return;
+        }
+        let ledger = self.registry.seccomp();
         let in_use = self.synchronized.load(Ordering::Relaxed).then(|| ledger.files());
         let json = |policies: &Together| {
             let profile = self.compile(policies, &base::runtime_default());
@@ -334,6 +411,41 @@ impl Seccomp {
         if let Err(error) = self.profiles.refresh(set, changed, in_use.as_ref(), json) {
             self.failed.store(true, Ordering::Relaxed);
             tracing::error!(%error, "cannot bring kubelet's seccomp profiles up to date; will try again");
+        }
+    }
+
+    /// Compares every container with the policies, and tells what runs with an older profile, or can have none. The
+    /// addresses of the policies that it met.
+    fn compare(&self, set: &PolicySet) -> HashSet<Vec<usize>> {
+        let mut used = HashSet::new();
+        let changed = self.registry.seccomp().compare(|container| {
+            let policies = self.selecting(set, container);
+            used.insert(addresses(&policies));
+            self.digest(&policies)
+        });
+        for Entry { container, state, not_applied, .. } in changed {
+            let policies = name(&self.selecting(set, &container));
+            match not_applied {
+                Some(advice) if state == State::NotApplied => {
+                    tracing::warn!(%container, policies, advice, "it does not have the seccomp profile of its policies");
+                    (self.notify)(Notice::SeccompNotApplied { container, policies, advice });
+                }
+                _ => {
+                    tracing::warn!(%container, policies, "seccomp: pending restart; it keeps the profile that it was started with");
+                    (self.notify)(Notice::SeccompPending { container, policies });
+                }
+            }
+        }
+        used
+    }
+
+    /// Tells once what no profile that goes over NRI can say.
+    fn tell_lost_errno(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                "NRI does not carry the errno of a seccomp profile's default: where the runtime is crun, system calls that \
+                 are not known yet return EPERM instead of ENOSYS (runc answers ENOSYS by itself)"
+            );
         }
     }
 
@@ -365,6 +477,15 @@ fn adjusts(context: &Context) -> bool {
 
 fn addresses(policies: &Together) -> Vec<usize> {
     policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect()
+}
+
+/// What to do about a pod that does not name its profile.
+fn name_it(reason: &impl std::fmt::Display, policies: &Together) -> String {
+    let file = localhost_profile(policies);
+    format!(
+        "{reason}; set `securityContext.seccompProfile` of the pod or container to `type: Localhost` and \
+         `localhostProfile: {file}`"
+    )
 }
 
 /// One gap for each of the policies.

@@ -19,11 +19,20 @@ use crate::reconciler::Reconciler;
 
 /// What applies seccomp policies on a node whose kubelet is below `root`.
 pub(crate) fn seccomp(selection: &Selection, registry: &Arc<Registry>, root: &Path) -> Arc<Seccomp> {
-    noting(selection, registry, root, Box::new(|_| {}))
+    noting(known(), selection, registry, root, Box::new(|_| {}))
 }
 
-fn noting(selection: &Selection, registry: &Arc<Registry>, root: &Path, notify: Notify) -> Arc<Seccomp> {
-    let node = Node { arch: Arch::X86_64, libseccomp: (2, 5, 4) };
+fn known() -> Result<Node, UnknownMachine> {
+    Ok(Node { arch: Arch::X86_64, libseccomp: (2, 5, 4) })
+}
+
+fn noting(
+    node: Result<Node, UnknownMachine>,
+    selection: &Selection,
+    registry: &Arc<Registry>,
+    root: &Path,
+    notify: Notify,
+) -> Arc<Seccomp> {
     let profiles = Profiles::detect(root);
     Arc::new(Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), root.into(), notify))
 }
@@ -59,6 +68,15 @@ struct Fixture {
 impl Fixture {
     /// A node whose runtime has this version, with a kubelet.
     fn new(set: Arc<PolicySet>, selection: Selection, runtime: Options) -> Self {
+        Self::on(known(), set, selection, runtime)
+    }
+
+    fn on(
+        node: Result<Node, UnknownMachine>,
+        set: Arc<PolicySet>,
+        selection: Selection,
+        runtime: Options,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("var/lib/kubelet")).unwrap();
         std::fs::create_dir(dir.path().join("proc")).unwrap();
@@ -78,7 +96,7 @@ impl Fixture {
                 });
             })
         };
-        let seccomp = noting(&selection, &registry, dir.path(), notify);
+        let seccomp = noting(node, &selection, &registry, dir.path(), notify);
         seccomp.refresh(&set, true);
         let (policies, seen) = watch::channel(set);
         let (orders, taken) = std::sync::mpsc::channel();
@@ -117,6 +135,16 @@ impl Fixture {
 
     fn notices(&self) -> Vec<String> {
         std::mem::take(&mut self.notices.lock().unwrap())
+    }
+
+    async fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..500 {
+            if holds(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("waited in vain: {what}");
     }
 
     fn state(&self, id: &str) -> Option<State> {
@@ -238,6 +266,27 @@ async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_policy_that_selects_a_container_is_in_its_profile_whatever_their_order() {
+    let (a, b) = (policy("a", "web", BLOCK), policy("b", "web", "  syscalls: [rmdir]\n  action: Block"));
+    let other = policy("c", "db", "  syscalls: [chdir]\n  action: Block");
+    let mut digests = Vec::new();
+    for text in [a.clone() + &b + &other, b + &other + &a] {
+        let mut f = Fixture::new(set(&text), Selection::default(), newest());
+        let plugin = f.runtime.accept().await.unwrap();
+        let web = pod("web");
+        let raw = asked_for(container(&web, "c1", 0), ProfileKind::Unconfined, "");
+        let adjustment = created(&plugin, &web, &raw).await;
+        let profile = as_generated(&adjustment);
+        for name in ["mkdir", "mkdirat", "rmdir"] {
+            assert_eq!(action(&profile, name), Some((ActionName::Errno, Some(1))), "{name}");
+        }
+        assert_eq!(action(&profile, "chdir"), None, "no policy of its");
+        digests.push(adjustment.annotations[ANNOTATION].clone());
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_profile_that_the_container_has_is_what_the_policies_are_merged_with() {
     let set = set(&policy("no-mkdir", "web", BLOCK));
     let mut f = Fixture::new(set, Selection::default(), newest());
@@ -273,6 +322,13 @@ async fn a_profile_that_cannot_be_known_is_never_replaced() {
     let mut f = Fixture::new(Arc::clone(&set), Selection::default(), newest());
     let plugin = f.runtime.accept().await.unwrap();
     assert!(created(&plugin, &web, &file(&web)).await.is_empty());
+    let notices = f.notices();
+    assert!(
+        notices.len() == 1 && notices[0].contains("not applied c1") && notices[0].contains("/no/such/file")
+    );
+    // a restart would change nothing
+    f.seccomp.refresh(&f.policies.borrow().clone(), true);
+    assert_eq!((f.state("c1"), f.notices().len()), (Some(State::NotApplied), 0));
     let mut f = Fixture::new(set, Selection { strict: true, ..Selection::default() }, newest());
     let plugin = f.runtime.accept().await.unwrap();
     let text = refusal(plugin.create_container(&web, &file(&web)).await);
@@ -316,6 +372,12 @@ async fn a_creation_that_went_past_the_plugin_is_refused() {
     let mut without = adjustment.clone();
     without.linux.seccomp_policy = None;
     assert!(plugin.validate(&validation(&without)).await.unwrap().is_err());
+    let mut without = adjustment.clone();
+    without.annotations.remove(ANNOTATION);
+    assert!(
+        plugin.validate(&validation(&without)).await.unwrap().is_err(),
+        "the digest is of another profile, or gone"
+    );
     assert!(plugin.validate(&validation(&ContainerAdjustment::new())).await.unwrap().is_err());
 }
 
@@ -349,13 +411,83 @@ async fn what_runs_waits_for_its_restart_also_after_one_of_the_daemon() {
     f.change(old);
     assert_eq!(f.state("c1"), Some(State::InForce), "the policies are again what it has");
     plugin.remove_container(&web, &container(&web, "c1", 0)).await.unwrap();
-    for _ in 0..200 {
-        if f.state("c1").is_none() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    f.eventually("forgotten", |f| f.state("c1").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_waits_for_no_restart_and_keeps_its_file_until_it_is_removed() {
+    let old = set(&policy("p", "web", BLOCK));
+    let new = set(&policy("p", "web", "  syscalls: [mkdir, mkdirat, rmdir]\n  action: Block"));
+    for version in ["2.1.9", "2.4.0"] {
+        let mut f = Fixture::new(Arc::clone(&old), Selection::default(), Options::containerd(version));
+        let plugin = f.runtime.accept().await.unwrap();
+        let web = pod("web");
+        let (c1, c2) = (container(&web, "c1", 0), container(&web, "c2", 0));
+        let adjustment = created(&plugin, &web, &c1).await;
+        created(&plugin, &web, &c2).await;
+        f.notices();
+        plugin.stop_container(&web, &c1).await.unwrap();
+        f.change(Arc::clone(&new));
+        assert_eq!(f.notices(), ["pending c2 policy `default/p`"], "{version}");
+        assert_eq!((f.state("c1"), f.state("c2")), (Some(State::Ended), Some(State::PendingRestart)));
+        f.change(Arc::default());
+        assert_eq!(
+            f.files().len(),
+            usize::from(version == "2.1.9"),
+            "it may be started again, with this file"
+        );
+        f.change(Arc::clone(&new));
+        f.notices();
+        // one of the same id, as podman starts it again: with the profile that it was created with
+        plugin.start_container(&web, &c1).await.unwrap();
+        // (where its pod has to name the profile, it has none here)
+        let old = version == "2.1.9";
+        let again = Some(if old { State::NotApplied } else { State::PendingRestart });
+        f.eventually("compared", |f| f.state("c1") == again).await;
+        f.eventually("told", |f| f.notices.lock().unwrap().iter().any(|one| one.contains(" c1 "))).await;
+        plugin.stop_container(&web, &c1).await.unwrap();
+        assert_eq!(f.state("c1"), Some(State::Ended));
+        plugin.remove_container(&web, &c1).await.unwrap();
+        f.eventually("forgotten", |f| f.state("c1").is_none()).await;
+        // one that ended before this daemon came, and that the runtime therefore did not list
+        let mut c3 = container(&web, "c3", 0);
+        c3.annotations = adjustment.annotations;
+        plugin.start_container(&web, &c3).await.unwrap();
+        f.eventually("known by its annotations", |f| f.state("c3") == again).await;
     }
-    panic!("not forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_an_unknown_machine_each_seccomp_policy_is_a_gap_and_containers_keep_what_they_have() {
+    let machine = || Err(UnknownMachine("pdp11".into()));
+    let nothing = Arc::<PolicySet>::default();
+    let policies = set(&policy("p", "web", BLOCK));
+    for version in ["2.1.9", "2.4.0"] {
+        let (set, selection) = (Arc::clone(&policies), Selection::default());
+        let mut f = Fixture::on(machine(), set, selection, Options::containerd(version));
+        let plugin = f.runtime.accept().await.unwrap();
+        let web = pod("web");
+        plugin.event(nri::Event::RunPodSandbox, &web, None).await.unwrap();
+        assert!(created(&plugin, &web, &container(&web, "c1", 0)).await.is_empty());
+        plugin.start_container(&web, &container(&web, "c1", 0)).await.unwrap();
+        let notices = f.notices();
+        assert!(notices.len() == 1 && notices[0].contains("`pdp11`"), "{notices:?}");
+        assert_eq!((f.state("c1"), f.files().len()), (Some(State::NotApplied), 0), "no restart changes that");
+        f.change(Arc::clone(&nothing));
+        assert_eq!(f.state("c1"), Some(State::InForce), "nothing is missing");
+        f.change(Arc::clone(&policies));
+        assert_eq!((f.state("c1"), f.notices().len()), (Some(State::NotApplied), 1), "told again");
+        f.change(Arc::clone(&policies));
+        assert_eq!(f.notices().len(), 0, "once");
+    }
+    let strict = Selection { strict: true, ..Selection::default() };
+    let mut f = Fixture::on(machine(), policies, strict, newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    let web = pod("web");
+    let text = refusal(plugin.create_container(&web, &container(&web, "c1", 0)).await);
+    assert!(text.contains("`default/p`") && text.contains("no seccomp profiles are made"), "{text}");
+    let db = pod("db");
+    assert!(created(&plugin, &db, &container(&db, "c2", 0)).await.is_empty(), "no policy, no gap");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,6 +533,33 @@ async fn an_old_runtime_leaves_it_to_the_pod_to_name_the_profile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_daemon_finds_out_which_pods_do_not_name_their_profile() {
+    let set = set(&policy("a", "web", BLOCK));
+    let mut f = Fixture::new(Arc::clone(&set), Selection::default(), Options::containerd("2.1.9"));
+    let plugin = f.runtime.accept().await.unwrap();
+    let web = pod("web");
+    let adjustment = created(&plugin, &web, &container(&web, "c1", 0)).await;
+    let file = f.dir.path().join("var/lib/kubelet/seccomp/nri-enforcer/default.a.json");
+    let profile: LinuxSeccomp = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    for (has, pid, wanted) in [
+        (Some(&profile), 7, State::InForce),
+        (None, 7, State::NotApplied),
+        (None, 0, State::InForce), // not started yet: looked at then
+    ] {
+        let mut running = container(&web, "c1", pid);
+        running.annotations = adjustment.annotations.clone();
+        running.state = nri::ContainerState::Running;
+        let mut options = Options::containerd("2.1.9");
+        (options.pods, options.containers) = (vec![web.clone()], vec![running]);
+        let mut f = Fixture::new(Arc::clone(&set), Selection::default(), options);
+        f.bundle(7, "c1", has);
+        let _plugin = f.runtime.accept().await.unwrap();
+        f.eventually("known", |f| f.state("c1").is_some()).await;
+        f.eventually("looked at", |f| f.state("c1") == Some(wanted)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn profiles_of_policies_that_are_gone_stay_while_a_container_has_them() {
     let both = policy("a", "web", BLOCK) + &policy("b", "db", BLOCK);
     let mut f = Fixture::new(set(&both), Selection::default(), Options::containerd("1.7.24"));
@@ -413,14 +572,11 @@ async fn profiles_of_policies_that_are_gone_stay_while_a_container_has_them() {
     f.change(Arc::default());
     assert_eq!(f.files(), ["default.a.json"]);
     plugin.remove_container(&web, &container(&web, "c1", 0)).await.unwrap();
-    for _ in 0..200 {
+    let removed = |f: &Fixture| {
         f.seccomp.refresh(&PolicySet::default(), true);
-        if f.files().is_empty() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not removed");
+        f.files().is_empty()
+    };
+    f.eventually("removed", removed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

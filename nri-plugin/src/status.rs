@@ -1,0 +1,8 @@
+//! `status`: how each container of this node stands to its policies. The daemon says it at a socket, the command prints it.
+
+pub mod document;
+pub mod serve;
+pub mod show;
+
+#[cfg(test)]
+mod tests;

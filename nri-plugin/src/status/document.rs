@@ -1,0 +1,101 @@
+//! What is said at the socket: one JSON document.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the document. Fields are added to it; another version takes some away, or changes what they mean.
+pub const API_VERSION: &str = "status.nri-enforcer.io/v1";
+
+/// How the node stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document {
+    /// [`API_VERSION`]
+    pub api_version: String,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// The containers that the runtime has, by namespace, pod and name.
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Daemon {
+    /// Its version.
+    pub version: String,
+    /// The name of its node.
+    pub node_name: String,
+    /// Whether it enforces seccomp policies alone.
+    pub seccomp_only: bool,
+    /// Whether it is connected to the runtime, and knows what runs.
+    pub connected: bool,
+    /// How many policies there are.
+    pub policies: usize,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatus {
+    /// The runtime's id.
+    pub id: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its pod.
+    pub pod: String,
+    /// Its name.
+    pub container: String,
+    /// How it stands.
+    pub state: State,
+    /// Why, where that is not plain; else empty.
+    pub reason: String,
+    /// The policies that select it, `NAMESPACE/NAME`, sorted.
+    pub policies: Vec<String>,
+    /// What of them is not enforced as written.
+    pub gaps: usize,
+    /// Its seccomp profile; `None`: no seccomp policy selects it, and it was created with none.
+    pub seccomp: Option<Seccomp>,
+}
+
+/// How a container stands to its policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// They are in force, but for gaps.
+    Armed,
+    /// They are in force, but for seccomp policies that changed since it was created.
+    PendingRestart,
+    /// They, or some of them, are not in force.
+    NotCovered,
+    /// No policy reaches it: its namespace is exempt, or its pod may switch enforcement off, and does.
+    Exempt,
+    /// No policy selects it.
+    NotSelected,
+    /// It has ended, and the runtime has not removed it yet.
+    Ended,
+}
+
+impl State {
+    /// Whether it is as it should be.
+    #[must_use]
+    pub const fn is_good(self) -> bool {
+        match self {
+            Self::Armed | Self::Exempt | Self::NotSelected | Self::Ended => true,
+            Self::PendingRestart | Self::NotCovered => false,
+        }
+    }
+}
+
+/// The seccomp profile of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seccomp {
+    /// How it stands to the policies.
+    pub state: crate::seccomp::ledger::State,
+    /// Why; empty where it is in force.
+    pub reason: String,
+    /// Digest of the profile that it was created with, as in the annotation `nri-enforcer.io/seccomp`.
+    pub profile: Option<String>,
+    /// The file that its pod had to name, on runtimes before NRI 0.10.
+    pub file: Option<String>,
+}

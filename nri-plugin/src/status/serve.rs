@@ -1,0 +1,198 @@
+//! The daemon's side: a socket at which whoever is root gets the document, and the end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use super::document::{API_VERSION, ContainerStatus, Daemon, Document, Seccomp, State};
+use crate::container::{Selection, Wish};
+use crate::registry::{Registry, Standing};
+use crate::seccomp::ledger::{Created, Entry, State as Profile};
+use crate::set::PolicySet;
+use crate::socket::{Socket, SocketError, is_root};
+
+/// How long a caller may take to read.
+const LONGEST: Duration = Duration::from_secs(5);
+/// Callers at a time; more wait for their turn.
+const CALLERS: usize = 4;
+
+/// What the document is made of.
+#[derive(Debug)]
+pub struct Status {
+    /// How this node reads policies.
+    pub selection: Selection,
+    /// The policies now in force.
+    pub policies: watch::Receiver<Arc<PolicySet>>,
+    /// How containers stand.
+    pub registry: Arc<Registry>,
+    /// Which seccomp policies select what.
+    pub seccomp: Arc<crate::seccomp::Seccomp>,
+    /// How the connection to the runtime stands.
+    pub connection: watch::Receiver<nri::State>,
+    /// Whether the runtime has told what runs.
+    pub synced: watch::Receiver<bool>,
+    /// The name of the node.
+    pub node_name: String,
+}
+
+impl Status {
+    /// How the node stands now. Takes the time of looking at every container.
+    #[must_use]
+    pub fn document(&self) -> Document {
+        let set = Arc::clone(&self.policies.borrow());
+        let mut containers: Vec<ContainerStatus> =
+            self.registry.seccomp().entries_now().iter().map(|entry| self.describe(&set, entry)).collect();
+        let name = |one: &ContainerStatus| {
+            (one.namespace.clone(), one.pod.clone(), one.container.clone(), one.id.clone())
+        };
+        containers.sort_by_cached_key(name);
+        Document {
+            api_version: API_VERSION.to_owned(),
+            daemon: Daemon {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                node_name: self.node_name.clone(),
+                seccomp_only: self.selection.seccomp_only,
+                connected: self.connection.borrow().is_synchronized() && *self.synced.borrow(),
+                policies: set.len(),
+            },
+            containers,
+        }
+    }
+
+    fn describe(&self, set: &PolicySet, entry: &Entry) -> ContainerStatus {
+        let container = &entry.container;
+        let subject = &container.subject;
+        let switched_off = self.selection.honour_pod_annotations && container.wish == Wish::Disabled;
+        let exempt = match (self.selection.exempt.contains(&subject.namespace), switched_off) {
+            (true, _) => Some("its namespace is exempt"),
+            (false, true) => Some("its pod switched enforcement off, and may"),
+            (false, false) => None,
+        };
+        let by_seccomp = self.seccomp.selecting(set, container);
+        let merged = self.selection.resolve(set, subject, container.wish);
+        let standing = self.registry.standing(&container.id);
+        let mut policies: Vec<String> = match exempt {
+            Some(_) => Vec::new(),
+            None => set.selecting(subject).iter().map(|policy| policy.id().to_string()).collect(),
+        };
+        policies.extend(by_seccomp.iter().map(|policy| policy.id().to_string()));
+        policies.sort_unstable();
+        let of_rules = merged.as_ref().map_or(0, |merged| merged.coverage.gaps.len() + standing.gaps);
+        let of_profile = entry.gaps.unwrap_or_else(|| self.seccomp.gaps_alone(&by_seccomp));
+        let gaps = of_rules + if by_seccomp.is_empty() { 0 } else { of_profile };
+        let seccomp = profile(entry, !by_seccomp.is_empty());
+
+        let rules = merged.as_ref().is_some_and(|merged| !merged.ruleset.is_empty());
+        let uncovered = not_in_force(&standing, rules, merged.is_some());
+        let (state, reason) = match (entry.state, exempt, uncovered) {
+            (Profile::Ended, _, _) => (State::Ended, String::new()),
+            (_, Some(why), _) if entry.state == Profile::InForce => (State::Exempt, why.to_owned()),
+            (Profile::NotApplied, _, uncovered) => {
+                let why = seccomp.as_ref().map(|profile| profile.reason.clone()).unwrap_or_default();
+                let both = uncovered.into_iter().chain([format!("seccomp: {why}")]);
+                (State::NotCovered, both.collect::<Vec<_>>().join("; "))
+            }
+            (_, None, Some(why)) => (State::NotCovered, why),
+            (Profile::PendingRestart, _, _) => {
+                let why = seccomp.as_ref().map(|profile| profile.reason.clone()).unwrap_or_default();
+                (State::PendingRestart, format!("seccomp: {why}"))
+            }
+            (_, _, _) if policies.is_empty() => (State::NotSelected, String::new()),
+            (_, _, _) => (State::Armed, String::new()),
+        };
+        ContainerStatus {
+            id: container.id.to_string(),
+            namespace: subject.namespace.clone(),
+            pod: subject.pod.clone(),
+            container: subject.container.clone(),
+            state,
+            reason,
+            policies,
+            gaps,
+            seccomp,
+        }
+    }
+}
+
+/// Why rules are not in force. `rules`: there are some; `selected`: there are policies, be it with gaps alone.
+fn not_in_force(standing: &Standing, rules: bool, selected: bool) -> Option<String> {
+    match &standing.problem {
+        Some(problem) => Some(problem.clone()),
+        None if rules && !standing.armed => {
+            Some("not armed yet: it was not started, or its turn has not come".to_owned())
+        }
+        None if selected && !rules => Some("nothing of its rules can be enforced: they are gaps".to_owned()),
+        None => None,
+    }
+}
+
+/// Its profile, in words. `selected`: a seccomp policy selects it.
+fn profile(entry: &Entry, selected: bool) -> Option<Seccomp> {
+    let Entry { created, state, not_applied, .. } = entry;
+    if *created == Created::default() && !selected && *state != Profile::PendingRestart {
+        return None;
+    }
+    let reason = match (state, &created.policies) {
+        (Profile::InForce | Profile::Ended, _) => String::new(),
+        (Profile::NotApplied, _) => not_applied.clone().unwrap_or_default(),
+        (Profile::PendingRestart, None) => {
+            "pending restart: it was created without its seccomp policies".to_owned()
+        }
+        (Profile::PendingRestart, Some(_)) if !selected => {
+            "pending restart: its seccomp policies are gone, and it keeps their profile".to_owned()
+        }
+        (Profile::PendingRestart, Some(_)) => {
+            "pending restart: its seccomp policies changed since it was created".to_owned()
+        }
+    };
+    Some(Seccomp { state: *state, reason, profile: created.profile.clone(), file: created.file.clone() })
+}
+
+/// The socket, open to callers. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Window(Socket);
+
+impl Window {
+    /// Makes the socket.
+    ///
+    /// # Errors
+    /// When it cannot be made, others could get at it, or somebody listens there.
+    pub fn open(path: &Path) -> Result<Self, SocketError> {
+        Socket::open(path, "--status-socket").map(Self)
+    }
+
+    /// Gives callers the document. Nobody else waits for it.
+    pub async fn serve(self, status: Arc<Status>) {
+        let places = Arc::new(Semaphore::new(CALLERS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let caller = self.0.accept().await;
+            let status = Arc::clone(&status);
+            tokio::spawn(async move {
+                match timeout(LONGEST, tell(caller, status)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(problem)) => tracing::warn!(problem, "a caller that asked for the status"),
+                    Err(_) => tracing::warn!("a caller that asked for the status does not read it"),
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn tell(mut caller: UnixStream, status: Arc<Status>) -> Result<(), String> {
+    is_root(&caller)?;
+    let made = tokio::task::spawn_blocking(move || serde_json::to_vec(&status.document()));
+    let text = made.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let told = async {
+        caller.write_all(&text).await?;
+        caller.write_all(b"\n").await?;
+        caller.shutdown().await
+    };
+    told.await.map_err(|error: std::io::Error| error.to_string())
+}

@@ -1,0 +1,162 @@
+//! The command's side: asks the daemon, and prints.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use comfy_table::{Cell, Color};
+
+use super::document::{API_VERSION, ContainerStatus, Document, State};
+use crate::cli::{Output, StatusArgs};
+use crate::exit::Exit;
+use crate::seccomp::ledger::State as Profile;
+use crate::term::{BAD, GOOD, WARN, complain, mark, paint, printable, say, say_json, table};
+
+/// How long the daemon may take for its whole answer.
+const LONGEST: Duration = Duration::from_secs(10);
+/// The longest answer, in bytes: that of some 100,000 containers.
+const MAX_ANSWER: u64 = 64 << 20;
+/// How much of a digest is shown to people, in characters.
+const SHORT: usize = 12;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error(
+        "no daemon answers at `{0}`: {1}; is `nri-enforcer run` running, with the same --status-socket? (only root may ask)"
+    )]
+    Socket(String, std::io::Error),
+    #[error("the daemon's answer is cut off: {0}")]
+    CutOff(std::io::Error),
+    #[error("the daemon's answer is longer than {MAX_ANSWER} bytes")]
+    TooLong,
+    #[error("the daemon's answer makes no sense: {0}")]
+    Nonsense(serde_json::Error),
+    #[error("the daemon speaks `{0}`, this command `{API_VERSION}`: use the command of the daemon's version")]
+    Version(String),
+}
+
+/// Asks, and prints the answer.
+pub fn run(args: &StatusArgs) -> Exit {
+    let mut document = match ask(&args.status_socket) {
+        Ok(document) => document,
+        Err(error) => {
+            complain(format!("{}: {error}\n", paint(BAD, "error")));
+            return Exit::No;
+        }
+    };
+    if let Some(namespace) = &args.namespace {
+        document.containers.retain(|one| one.namespace == *namespace);
+    }
+    let good = document.daemon.connected && document.containers.iter().all(|one| one.state.is_good());
+    if args.pending {
+        document.containers.retain(|one| !one.state.is_good());
+    }
+    match args.output {
+        Output::Json => say_json(&document),
+        Output::Text => print(&document, good),
+    }
+    if good { Exit::Ok } else { Exit::No }
+}
+
+fn ask(socket: &Path) -> Result<Document, Unanswered> {
+    let nobody = |error| Unanswered::Socket(socket.display().to_string(), error);
+    let mut daemon = UnixStream::connect(socket).map_err(nobody)?;
+    let deadline = Instant::now() + LONGEST;
+    let mut text = Vec::new();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        daemon.set_read_timeout(Some(left)).map_err(nobody)?;
+        match daemon.read(&mut piece) {
+            Ok(0) if text.is_empty() => return Err(nobody(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(0) => break,
+            Ok(length) => text.extend(piece.iter().take(length)),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if text.is_empty() => return Err(nobody(error)),
+            Err(error) => return Err(Unanswered::CutOff(error)),
+        }
+        if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_ANSWER {
+            return Err(Unanswered::TooLong);
+        }
+        if Instant::now() >= deadline {
+            return Err(Unanswered::CutOff(std::io::ErrorKind::TimedOut.into()));
+        }
+    }
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(Unanswered::Nonsense)?;
+    match value.get("apiVersion").and_then(serde_json::Value::as_str) {
+        Some(API_VERSION) => serde_json::from_value(value).map_err(Unanswered::Nonsense),
+        other => Err(Unanswered::Version(other.unwrap_or("nothing").to_owned())),
+    }
+}
+
+fn print(document: &Document, good: bool) {
+    let Document { daemon, containers, .. } = document;
+    let mut rows =
+        table(["", "Namespace", "Pod", "Container", "Policies", "Gaps", "Seccomp profile", "Why"], 1);
+    for one in containers {
+        let (word, color) = state(one.state);
+        let gaps = match one.gaps {
+            0 => Cell::new("0"),
+            some => mark(&some.to_string(), Color::Yellow),
+        };
+        let names = [&one.namespace, &one.pod, &one.container].map(|name| Cell::new(clean(name)));
+        let more = [
+            Cell::new(clean(&one.policies.join(" "))),
+            gaps,
+            Cell::new(profile(one)),
+            Cell::new(clean(&one.reason)),
+        ];
+        rows.add_row([mark(word, color)].into_iter().chain(names).chain(more));
+    }
+    if !containers.is_empty() {
+        say(format!("{rows}\n"));
+    }
+    if daemon.seccomp_only {
+        say(format!("{}\n", paint(WARN, "This daemon enforces seccomp policies alone.")));
+    }
+    if !daemon.connected {
+        let text = "The daemon is not connected to the runtime: what starts now without the OCI hook starts unprotected.";
+        say(format!("{}\n", paint(BAD, text)));
+    }
+    let bad = containers.iter().filter(|one| !one.state.is_good()).count();
+    let verdict = match (good, bad) {
+        (true, _) => paint(GOOD, "Every container that policies select is covered."),
+        (false, 0) => String::new(),
+        (false, 1) => paint(BAD, "1 container is not covered, or pending restart."),
+        (false, bad) => paint(BAD, format!("{bad} containers are not covered, or pending restart.")),
+    };
+    if !verdict.is_empty() {
+        say(format!("{verdict}\n"));
+    }
+}
+
+fn state(state: State) -> (&'static str, Color) {
+    match state {
+        State::Armed => ("armed", Color::Green),
+        State::PendingRestart => ("pending restart", Color::Yellow),
+        State::NotCovered => ("not covered", Color::Red),
+        State::Exempt => ("exempt", Color::Grey),
+        State::NotSelected => ("not selected", Color::Grey),
+        State::Ended => ("ended", Color::Grey),
+    }
+}
+
+/// The profile for people: the beginning of its digest.
+fn profile(one: &ContainerStatus) -> String {
+    let Some(seccomp) = &one.seccomp else { return "-".to_owned() };
+    let digest: String = seccomp.profile.iter().flat_map(|digest| digest.chars()).take(SHORT).collect();
+    let word = match seccomp.state {
+        Profile::InForce => "applied",
+        Profile::PendingRestart => "pending restart",
+        Profile::NotApplied => "not applied",
+        Profile::Ended => "ended",
+    };
+    clean(format!("{word} {digest}").trim())
+}
+
+/// Names and reasons are others' text: they must not steer the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(printable).collect()
+}

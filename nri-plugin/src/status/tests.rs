@@ -1,0 +1,143 @@
+use std::sync::Arc;
+
+use enforcer_core::policy::parse;
+use tokio::sync::watch;
+
+use super::document::State;
+use super::serve::Status;
+use crate::container::{Container, Selection, Wish};
+use crate::reconciler::tests::container;
+use crate::registry::Registry;
+use crate::seccomp::ledger::{Created, State as Profile};
+use crate::set::PolicySet;
+
+const FILES: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: files, namespace: n}\n\
+    spec:\n  selector: {matchLabels: {app: web}}\n  file: {matchPaths: [{path: /x}]}\n  action: Block\n";
+const CALLS: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\n\
+    metadata: {name: calls, namespace: n}\nspec:\n  selector: {matchLabels: {app: web}}\n  syscalls: [mkdir]\n  action: Block\n";
+
+struct Node {
+    registry: Arc<Registry>,
+    status: Status,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new(text: &str, selection: Selection) -> Self {
+        let parsed = parse("p.yaml", text);
+        assert_eq!(parsed.errors, []);
+        let set = PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect())
+            .with_seccomp(parsed.seccomp.into_iter().map(Arc::new).collect());
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Arc::<Registry>::default();
+        let status = Status {
+            seccomp: crate::seccomp::tests::seccomp(&selection, &registry, dir.path()),
+            selection,
+            policies: watch::channel(Arc::new(set)).1,
+            registry: Arc::clone(&registry),
+            connection: watch::channel(nri::State::Connecting { attempt: 1 }).1,
+            synced: watch::channel(true).1,
+            node_name: "node".into(),
+        };
+        Self { registry, status, _dir: dir }
+    }
+
+    fn add(&self, container: &Arc<Container>, created: Created) {
+        self.registry.add(Arc::clone(container));
+        self.registry.seccomp().put(Arc::clone(container), created);
+    }
+
+    fn state(&self) -> (State, String, usize) {
+        let one = self.status.document().containers.remove(0);
+        (one.state, one.reason, one.gaps)
+    }
+
+    fn arm(&self, container: &Container) {
+        let set = Arc::clone(&self.status.policies.borrow());
+        let merged = self.status.selection.resolve(&set, &container.subject, container.wish).unwrap();
+        self.registry.assign(&container.id, Some(Arc::clone(&merged.ruleset)));
+    }
+}
+
+#[test]
+fn rules_of_the_kernel_are_armed_or_it_is_told_why_not() {
+    let node = Node::new(FILES, Selection::default());
+    let web = container("c1", "n", "web");
+    node.add(&web, Created::default());
+    let (state, reason, _) = node.state();
+    assert!(state == State::NotCovered && reason.contains("not armed yet"), "{reason}");
+    node.arm(&web);
+    assert_eq!(node.state(), (State::Armed, String::new(), 0));
+    node.registry.has_gaps(&web.id, 2);
+    assert_eq!(node.state().2, 2, "links that are not followed");
+    node.registry.fail(&web.id, Some("no memory".into()));
+    assert_eq!(node.state(), (State::NotCovered, "no memory".into(), 2));
+    node.registry.add(Arc::clone(&web));
+    assert_eq!(node.state().1, "no memory", "what is told about it again changes nothing");
+    node.registry.fail(&web.id, None);
+    assert_eq!(node.state().0, State::Armed);
+    node.registry.seccomp().ended(&web.id);
+    assert_eq!(node.state().0, State::Ended);
+    node.registry.end(&web.id);
+    assert!(node.status.document().containers.is_empty());
+    assert!(!node.status.document().daemon.connected);
+}
+
+#[test]
+fn a_seccomp_profile_that_is_missing_or_old_is_told_with_the_reason() {
+    let node = Node::new(CALLS, Selection::default());
+    let web = container("c1", "n", "web");
+    let created = Created { profile: Some("d".into()), policies: Some("old".into()), file: None };
+    node.add(&web, created);
+    assert_eq!(node.state().0, State::Armed);
+    node.registry.seccomp().has_gaps(&web.id, 3);
+    assert_eq!(node.state().2, 3);
+    node.registry.seccomp().compare(|_| Ok(Some("new".into())));
+    let (state, reason, _) = node.state();
+    assert!(state == State::PendingRestart && reason.contains("changed since"), "{reason}");
+    node.registry.seccomp().not_applied(&web.id, "its pod does not name it".into());
+    let (state, reason, _) = node.state();
+    assert!(state == State::NotCovered && reason == "seccomp: its pod does not name it", "{reason}");
+    let profile = node.status.document().containers.remove(0).seccomp.unwrap();
+    assert_eq!((profile.state, profile.profile.as_deref()), (Profile::NotApplied, Some("d")));
+    // created while no daemon was there
+    node.registry.seccomp().put(Arc::clone(&web), Created::default());
+    node.registry.seccomp().compare(|_| Ok(Some("new".into())));
+    assert!(node.state().1.contains("created without"), "{:?}", node.state());
+    // the policies are gone
+    let gone = Node::new(FILES, Selection::default());
+    let db = container("c1", "n", "db");
+    gone.add(&db, Created { profile: Some("d".into()), policies: Some("old".into()), file: None });
+    gone.registry.seccomp().compare(|_| Ok(None));
+    let (state, reason, _) = gone.state();
+    assert!(state == State::PendingRestart && reason.contains("are gone"), "{reason}");
+}
+
+#[test]
+fn what_no_policy_reaches_is_exempt_or_not_selected() {
+    let both = format!("{FILES}---\n{CALLS}");
+    let exempt = Selection { exempt: ["n".to_owned()].into(), ..Selection::default() };
+    let honours = Selection { honour_pod_annotations: true, ..Selection::default() };
+    for (selection, app, wish, wanted) in [
+        (&exempt, "web", Wish::None, State::Exempt),
+        (&honours, "web", Wish::Disabled, State::Exempt),
+        (&Selection::default(), "db", Wish::None, State::NotSelected),
+        (&Selection::default(), "web", Wish::Disabled, State::NotCovered),
+    ] {
+        let node = Node::new(&both, selection.clone());
+        let one = Container { wish, ..Container::clone(&container("c1", "n", app)) };
+        node.add(&Arc::new(one), Created::default());
+        let told = node.status.document().containers.remove(0);
+        assert_eq!((told.state, told.policies.is_empty()), (wanted, wanted != State::NotCovered));
+        assert_eq!(told.seccomp.is_some(), wanted == State::NotCovered);
+        assert!(told.state != State::Exempt || !told.reason.is_empty());
+    }
+}
+
+#[test]
+fn rules_that_are_all_gaps_are_not_covered() {
+    let node = Node::new(FILES, Selection { seccomp_only: true, ..Selection::default() });
+    node.add(&container("c1", "n", "web"), Created::default());
+    let (state, reason, gaps) = node.state();
+    assert!(state == State::NotCovered && gaps == 1 && reason.contains("gaps"), "{reason}");
+}
