@@ -25,6 +25,9 @@
 extern const void page_offset_base __ksym __weak;
 extern const void pgdir_shift __ksym __weak;
 extern const void physical_mask __ksym __weak;
+extern const void xen_domain_type __ksym __weak; /* arch/x86/xen/enlighten.c; only where the kernel can run under Xen */
+
+#define XEN_PV_DOMAIN 1u /* include/xen/xen.h */
 
 #define PAGE_PRESENT 1ULL
 #define PAGE_LARGE 0x80ULL
@@ -42,9 +45,12 @@ struct mapping {
 static __always_inline void mapping_find(struct mapping *m, __u64 pgd, __u64 address)
 {
 	__u64 base = 0, mask = ~0ULL, table = pgd, at, entry;
-	__u32 shift = 0, i;
+	__u32 shift = 0, xen = 0, i;
 
 	m->page = 0;
+	/* there the entries name the frames of the machine, not those of the kernel's mapping */
+	if (&xen_domain_type && (bpf_probe_read_kernel(&xen, sizeof(xen), &xen_domain_type) || xen == XEN_PV_DOMAIN))
+		return;
 	if (!&page_offset_base || !&pgdir_shift)
 		return;
 	bpf_probe_read_kernel(&base, sizeof(base), &page_offset_base);

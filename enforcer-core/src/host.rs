@@ -58,6 +58,7 @@ pub fn probe() -> HostReport {
             bpffs(),
             cgroup(),
             sequences(),
+            arguments(),
         ],
     }
 }
@@ -184,6 +185,30 @@ fn sequences() -> Check {
         )),
     };
     check("path-sequences", false, found)
+}
+
+/// What the programs find the arguments of a program by; `allowedArgs` fails closed without.
+fn arguments() -> Check {
+    let paravirtual = fs::read_to_string("/sys/hypervisor/guest_type").is_ok_and(|kind| kind.trim() == "PV");
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let denied =
+        "; rules that allow with `allowedArgs` cover nothing here, and those that block exempt nothing";
+    let found = if cfg!(not(target_arch = "x86_64")) {
+        Err((format!("page tables of this architecture are not read{denied}"), "use x86-64 for such rules"))
+    } else if paravirtual {
+        Err((
+            format!("a paravirtual guest of Xen, whose page tables name the machine's memory{denied}"),
+            "use a PVH or HVM guest",
+        ))
+    } else if ["page_offset_base", "pgdir_shift"].iter().all(|name| has_symbol(&symbols, name)) {
+        Ok("arguments of programs are read where the kernel has copied them to".to_owned())
+    } else {
+        Err((
+            format!("the kernel does not show page_offset_base and pgdir_shift{denied}"),
+            "use a kernel with CONFIG_KALLSYMS_ALL=y and CONFIG_RANDOMIZE_MEMORY=y, as distributions build it",
+        ))
+    };
+    check("program-arguments", false, found)
 }
 
 fn has_symbol(symbols: &str, name: &str) -> bool {

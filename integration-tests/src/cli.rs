@@ -165,6 +165,8 @@ KIND is one of
   glob       Block rules by patterns that begin elsewhere
   anywhere   the same after one that may match anywhere (/**/*.secretkey)
   whitelist  Allow rules by patterns, with the measured trees; the rest is blocked
+  wild       the same after one that ends in a wildcard too (/**/*.secretkey*)
+  deep       Allow rules for each directory on the way to the measured files; the rest is blocked
   near       Block rules beside each component of the measured paths
   network    one Block rule for a file, the others for addresses elsewhere
 Files are opened at depth 2, 5, 10 and 20, each for the first time under its rules (`again`: the same one over and over).

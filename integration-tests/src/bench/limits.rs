@@ -83,6 +83,20 @@ const EXCUSES: &[Excuse] = &[
     },
     Excuse {
         kernel: Kernel::V6_12,
+        subjects: &["wild"],
+        operation: "",
+        up_to: 7_000,
+        reason: "nothing tells beforehand that such a pattern does not match: each byte of the path is looked at",
+    },
+    Excuse {
+        kernel: Kernel::V6_12,
+        subjects: &["deep"],
+        operation: "",
+        up_to: 5_600,
+        reason: "each component that the rules share with the path is looked up among them",
+    },
+    Excuse {
+        kernel: Kernel::V6_12,
         subjects: &["network"],
         operation: "connect",
         up_to: 3_400,
@@ -97,7 +111,8 @@ const EXCUSES: &[Excuse] = &[
     },
 ];
 /// Every confined subject, as it is shown.
-const CONFINED: &[&str] = &["block", "allow", "glob", "anywhere", "whitelist", "near", "network"];
+const CONFINED: &[&str] =
+    &["block", "allow", "glob", "anywhere", "whitelist", "wild", "deep", "near", "network"];
 
 /// The excuse for a figure, if there is one.
 pub fn excuse(kernel: Kernel, subject: Subject, operation: &str) -> Option<&'static Excuse> {

@@ -105,7 +105,7 @@ impl Plan {
         } else {
             let all = [Kind::Block, Kind::Allow, Kind::Glob, Kind::Anywhere, Kind::Whitelist, Kind::Near];
             subjects.extend(confined(&all, &[1, 10, 100, 1_000, 10_000]));
-            subjects.extend(confined(&[Kind::Network], &[10, 1_000]));
+            subjects.extend(confined(&[Kind::Wild, Kind::Deep, Kind::Network], &[10, 1_000]));
             subjects.extend([Kind::Block, Kind::Glob].map(|kind| Subject::Memory(Rules { kind, count: 50 })));
             subjects.push(Subject::Crowd(Rules { kind: Kind::Block, count: 10 }, 999));
         }

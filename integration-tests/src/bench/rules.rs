@@ -12,6 +12,9 @@ pub const OTHER: &str = "/opt/bench/other";
 /// The files that rules deny; they are there.
 pub const DENIED: [&str; 3] = ["/etc/app00000/secret0.conf", "/opt/bench/a.secretkey", "/tmp/near"];
 
+/// How many directories are on the way to the deepest of them.
+const LEVELS: u32 = 19;
+
 /// What kind of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,6 +29,10 @@ pub enum Kind {
     Anywhere,
     /// Allow rules by patterns, with the measured trees; what is not named is blocked.
     Whitelist,
+    /// Block rules after a pattern that may match anywhere and ends in a wildcard: each byte of a path has to be read.
+    Wild,
+    /// Allow rules for each directory on the way to the measured files, without what lies deeper; the rest is blocked.
+    Deep,
     /// Block rules about neighbours: files and directories beside each component of the measured paths.
     Near,
     /// One Block rule for a file, and others for addresses elsewhere.
@@ -34,8 +41,17 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Block, Self::Allow, Self::Glob, Self::Anywhere, Self::Whitelist, Self::Near, Self::Network];
+    pub const ALL: [Self; 9] = [
+        Self::Block,
+        Self::Allow,
+        Self::Glob,
+        Self::Anywhere,
+        Self::Whitelist,
+        Self::Wild,
+        Self::Deep,
+        Self::Near,
+        Self::Network,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -44,6 +60,8 @@ impl Kind {
             Self::Glob => "glob",
             Self::Anywhere => "anywhere",
             Self::Whitelist => "whitelist",
+            Self::Wild => "wild",
+            Self::Deep => "deep",
             Self::Near => "near",
             Self::Network => "network",
         }
@@ -52,7 +70,7 @@ impl Kind {
     /// Whether what is not named is denied.
     #[must_use]
     pub const fn allows(self) -> bool {
-        matches!(self, Self::Allow | Self::Whitelist)
+        matches!(self, Self::Allow | Self::Whitelist | Self::Deep)
     }
 }
 
@@ -104,8 +122,8 @@ impl Rules {
         let [block, glob, near] = DENIED;
         match self.kind {
             Kind::Block | Kind::Network => block,
-            Kind::Allow | Kind::Whitelist => OTHER,
-            Kind::Glob | Kind::Anywhere => glob,
+            Kind::Allow | Kind::Whitelist | Kind::Deep => OTHER,
+            Kind::Glob | Kind::Anywhere | Kind::Wild => glob,
             Kind::Near => near,
         }
     }
@@ -130,18 +148,22 @@ impl Rules {
         // A prime step: neighbours in the list are not neighbours in the tree.
         let a = n.wrapping_mul(7919) % 100_003;
         match (self.kind, n % 4) {
-            (Kind::Block | Kind::Allow, 0 | 2) => Rule::Path(format!("/etc/app{a:05}/secret{n}.conf")),
-            (Kind::Block | Kind::Allow, 1) => Rule::Below(format!("/var/lib/svc{a:05}/data/")),
+            (Kind::Block | Kind::Allow | Kind::Deep, 0 | 2) => {
+                Rule::Path(format!("/etc/app{a:05}/secret{n}.conf"))
+            }
+            (Kind::Block | Kind::Allow | Kind::Deep, 1) => Rule::Below(format!("/var/lib/svc{a:05}/data/")),
+            (Kind::Deep, _) => Rule::Path(format!("/usr/lib/app{a:05}/file{n}")),
             (Kind::Block | Kind::Allow, _) => Rule::Program(format!("/usr/lib/app{a:05}/tool{n}")),
             (Kind::Network, _) if n == 0 => Rule::Path(DENIED[0].into()),
             (Kind::Network, _) if n == 1 => Rule::Destination("10.0.0.1/32".into()),
             (Kind::Network, _) => Rule::Destination(format!("10.{}.{}.0/24", 1 + n / 256, n % 256)),
             (Kind::Glob, _) if n == 0 => Rule::Pattern("/opt/bench/*.secretkey".into()),
             (Kind::Anywhere, _) if n == 0 => Rule::Pattern("/**/*.secretkey".into()),
-            (Kind::Glob | Kind::Anywhere | Kind::Whitelist, 0 | 2) => {
+            (Kind::Wild, _) if n == 0 => Rule::Pattern("/**/*.secretkey*".into()),
+            (Kind::Glob | Kind::Anywhere | Kind::Whitelist | Kind::Wild, 0 | 2) => {
                 Rule::Pattern(format!("/etc/app{a:05}/*.conf"))
             }
-            (Kind::Glob | Kind::Anywhere | Kind::Whitelist, _) => {
+            (Kind::Glob | Kind::Anywhere | Kind::Whitelist | Kind::Wild, _) => {
                 Rule::Pattern(format!("/var/lib/svc{a:05}/**/*.key"))
             }
             (Kind::Near, _) if n == 0 => Rule::Path("/tmp/near".into()),
@@ -187,8 +209,15 @@ impl Rules {
             };
         }
         if self.kind.allows() {
-            for tree in TREES {
-                let _ = writeln!(directories, "    - {{dir: {tree}/, recursive: true}}");
+            for mut path in TREES.map(str::to_owned) {
+                if self.kind == Kind::Deep {
+                    for next in 2..2 + LEVELS {
+                        let _ = writeln!(directories, "    - {{dir: {path}/}}");
+                        let _ = write!(path, "/dir{next:05}");
+                    }
+                } else {
+                    let _ = writeln!(directories, "    - {{dir: {path}/, recursive: true}}");
+                }
             }
             if !programs.is_empty() {
                 let _ = writeln!(programs, "    - path: /tmp/nothing");
@@ -293,7 +322,12 @@ mod tests {
                 assert_eq!(decide("/srv/dir00002/dir00003/dir00004/file0500"), Verdict::Allow, "{rules}");
                 let exec = resolved.ruleset.decide(&Access::exec(b"/tmp/nothing")).verdict;
                 assert_eq!(exec, Verdict::Allow, "{rules}");
-                let extra = if kind.allows() { 2 + u32::from(kind == Kind::Allow && count > 3) } else { 0 };
+                let extra = match kind {
+                    Kind::Deep => 2 * LEVELS,
+                    Kind::Allow => 2 + u32::from(count > 3),
+                    Kind::Whitelist => 2,
+                    _ => 0,
+                };
                 assert_eq!(
                     resolved.ruleset.rules().len(),
                     usize::try_from(count + extra).unwrap(),
