@@ -1,0 +1,249 @@
+//! Rules about files and processes: the order of precedence as priorities.
+//!
+//! AppArmor 4.1 lets a rule take precedence: for each permission the matching rules of the highest priority count alone,
+//! and among those denying wins, then auditing adds up. That is the order of [`decide`](crate::decide) once each degree of
+//! closeness has a priority of its own. Most policies need none of it: where a closer rule only ever says something
+//! stronger than a wider one, both have the same priority, and AppArmor 3.0 takes the profile, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use super::glob;
+use super::{Actor, Transition, Who};
+use crate::decide::{Access, Verdict};
+use crate::ruleset::{Class, Effect, Object, PostureAction, Rule, Ruleset};
+
+/// The lines of one class, and the highest priority among them.
+pub(super) struct Lines {
+    pub(super) text: String,
+    pub(super) top: usize,
+}
+
+/// How closely a rule speaks about what it matches; least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Closeness {
+    Directory(usize),
+    Pattern,
+    BaseName,
+    Path,
+}
+
+impl Closeness {
+    fn of(object: &Object) -> Option<Self> {
+        match object {
+            Object::Path(_) => Some(Self::Path),
+            Object::BaseName(_) => Some(Self::BaseName),
+            Object::Pattern(_) => Some(Self::Pattern),
+            Object::Directory { dir, .. } => Some(Self::Directory(dir.depth())),
+            _ => None,
+        }
+    }
+}
+
+/// The files of whom: AppArmor's qualifier.
+const OWNER: &str = "owner ";
+const OTHER: &str = "other ";
+const ANYBODY: &str = "";
+
+/// What a rule says about the owner of what it matches, and about others; `None` for nothing.
+fn says(rule: &Rule, write: bool) -> [Option<Effect>; 2] {
+    let conditions = &rule.conditions;
+    [true, false].map(|owner| {
+        let (reads, owns) = (conditions.read_only && !write, conditions.owner_only && owner);
+        match rule.effect {
+            Effect::Allow => {
+                let covered = (reads || !conditions.read_only) && (owns || !conditions.owner_only);
+                covered.then_some(Effect::Allow)
+            }
+            effect => Some(if reads || owns { Effect::Allow } else { effect }),
+        }
+    })
+}
+
+/// Kinds of access: whether it is a writing one, and its permissions where it is allowed and where it is denied.
+type Kinds<'a> = Vec<(bool, String, &'a str)>;
+
+/// The lines of `class` for one actor.
+pub(super) fn lines(actor: &Actor<'_>, class: Class, transition: &Transition<'_>) -> Lines {
+    let kinds: Kinds<'_> = match class {
+        Class::File => vec![(false, "r".to_owned(), "r"), (true, "wl".to_owned(), "wl")],
+        // mapping a program to execute it is what `ld.so PROGRAM` does
+        _ => vec![(false, transition.perms("m"), "mx")],
+    };
+    let mut out = Lines { text: String::new(), top: 0 };
+    otherwise(actor.rules, class, transition, &mut out);
+    let mut strongest = match actor.rules.posture(class) {
+        PostureAction::Audit => Effect::Audit,
+        // what nothing allows is denied, and whatever allows it comes before that
+        PostureAction::Allow | PostureAction::Block => Effect::Allow,
+    };
+    for rules in layers(actor, class).values() {
+        let said = || {
+            rules.iter().flat_map(|rule| kinds.iter().flat_map(|(write, ..)| says(rule, *write))).flatten()
+        };
+        let Some((least, most)) = said().min().zip(said().max()) else { continue };
+        if least < strongest {
+            out.top += 1;
+            strongest = most;
+        } else {
+            strongest = strongest.max(most);
+        }
+        let top = out.top;
+        out.layer(rules, &kinds, class, top, Effect::Allow);
+    }
+    if let Who::Unknown = actor.who {
+        out.anybody(actor, class, &kinds);
+    }
+    if class == Class::File {
+        out.directories(actor);
+    }
+    if let Transition::Children { .. } = transition
+        && class == Class::Process
+    {
+        out.sources(actor, transition);
+    }
+    out
+}
+
+/// What becomes of what no rule is about.
+fn otherwise(ruleset: &Ruleset, class: Class, transition: &Transition<'_>, out: &mut Lines) {
+    let how = match ruleset.posture(class) {
+        PostureAction::Allow => Some(""),
+        PostureAction::Audit => Some("audit "),
+        PostureAction::Block => None,
+    };
+    let (always, perms) = match class {
+        // locking a file that is open is no access
+        Class::File => ("k", "rwl".to_owned()),
+        // libraries are mapped, and no rule is about those
+        _ => ("m", transition.perms("")),
+    };
+    out.add(0, &format!("\"/{{,**}}\" {always}"));
+    if let Some(how) = how {
+        out.add(0, &format!("{how}\"/{{,**}}\" {perms}"));
+    }
+}
+
+/// The rules of the class that count for whoever acts, by precedence. For an actor that is not known, those without a
+/// source.
+fn layers<'r>(actor: &Actor<'r>, class: Class) -> BTreeMap<(bool, Closeness), Vec<&'r Rule>> {
+    let mut layers: BTreeMap<_, Vec<&Rule>> = BTreeMap::new();
+    for rule in actor.rules.rules().iter().filter(|rule| rule.class == class && actor.is_meant(rule)) {
+        if let Some(closeness) = Closeness::of(&rule.object) {
+            layers.entry((rule.source.is_some(), closeness)).or_default().push(rule);
+        }
+    }
+    layers
+}
+
+impl Lines {
+    fn add(&mut self, priority: usize, rule: &str) {
+        let priority = if priority == 0 { String::new() } else { format!("priority={priority} ") };
+        writeln!(self.text, "  {priority}{rule},").unwrap_or_default();
+    }
+
+    /// The rules of one priority: what they say that is at least so strong.
+    fn layer(&mut self, rules: &[&Rule], kinds: &Kinds<'_>, class: Class, priority: usize, least: Effect) {
+        let mut lines = BTreeSet::new();
+        for rule in rules {
+            // what is too complex is left out, as a gap of the rule
+            let Some(Ok(globs)) = glob::globs(&rule.object, class == Class::File) else { continue };
+            let said = kinds.iter().map(|(write, ..)| says(rule, *write)).collect::<Vec<_>>();
+            for (who, effect, perms) in
+                spelled(&said, kinds).into_iter().filter(|(_, effect, _)| *effect >= least)
+            {
+                let how = match effect {
+                    Effect::Allow => "",
+                    Effect::Audit => "audit ",
+                    Effect::Block => "audit deny ",
+                };
+                lines.extend(globs.iter().map(|glob| format!("{how}{who}\"{glob}\" {perms}")));
+            }
+        }
+        lines.iter().for_each(|line| self.add(priority, line));
+    }
+
+    /// Whether a report can be asked for without allowing what is not allowed: a higher priority would undo denials, among
+    /// several none is right for all, and in a whitelist that blocks there is nothing that denies.
+    fn may_report(&self, actor: &Actor<'_>, class: Class) -> bool {
+        self.top == 0 && actor.rules.posture(class) != PostureAction::Block
+    }
+
+    /// What somebody is denied may not be done by who could be anybody.
+    fn anybody(&mut self, actor: &Actor<'_>, class: Class, kinds: &Kinds<'_>) {
+        let rules = actor.rules.rules().iter().filter(|rule| {
+            let audits = rule.effect == Effect::Audit && self.may_report(actor, class);
+            rule.class == class && rule.source.is_some() && (rule.effect == Effect::Block || audits)
+        });
+        let rules: Vec<&Rule> = rules.collect();
+        // an exemption of one source's rule is none for the others
+        self.layer(&rules, kinds, class, self.top, Effect::Audit);
+    }
+
+    /// Whoever renames a directory moves what lies below it.
+    fn directories(&mut self, actor: &Actor<'_>) {
+        let mut lines = BTreeSet::new();
+        for rule in actor.rules.rules().iter().filter(|rule| rule.class == Class::File) {
+            let how = match rule.effect {
+                Effect::Block => "audit deny ",
+                Effect::Audit if self.may_report(actor, Class::File) => "audit ",
+                Effect::Allow | Effect::Audit => continue,
+            };
+            if !(actor.is_meant(rule) || matches!(actor.who, Who::Unknown)) {
+                continue;
+            }
+            if let Ok((above, _)) = glob::above(&rule.object) {
+                lines.extend(above.iter().map(|glob| format!("{how}\"{glob}\" w")));
+            }
+        }
+        let top = self.top;
+        lines.iter().for_each(|line| self.add(top, line));
+    }
+
+    /// Executing a source leads to its own profile, if it may be executed at all.
+    fn sources(&mut self, actor: &Actor<'_>, transition: &Transition<'_>) {
+        let mut lines = Vec::new();
+        for (source, profile) in transition.sources() {
+            let path = source.as_bytes();
+            let verdict = |owner| actor.decide(&Access::exec(path).by(0, Some(owner)));
+            let how = |verdict| match verdict {
+                Verdict::Allow => Some(""),
+                Verdict::Audit => Some("audit "),
+                Verdict::Block => None,
+            };
+            let (owner, other) = (how(verdict(0)), how(verdict(1)));
+            let both =
+                if owner == other { vec![(owner, ANYBODY)] } else { vec![(owner, OWNER), (other, OTHER)] };
+            for (how, who) in both {
+                if let Some(how) = how {
+                    lines.push(format!("{how}{who}\"{}\" mpx -> \"{profile}\"", glob::of_path(source)));
+                }
+            }
+        }
+        if !lines.is_empty() {
+            self.top += 1;
+        }
+        let top = self.top;
+        lines.iter().for_each(|line| self.add(top, line));
+    }
+}
+
+/// What is said of each kind of access as few rules: for whom, what, and which permissions.
+fn spelled(said: &[[Option<Effect>; 2]], kinds: &Kinds<'_>) -> Vec<(&'static str, Effect, String)> {
+    let mut found: BTreeMap<(&'static str, Effect), String> = BTreeMap::new();
+    for (effects, (_, allowed, denied)) in said.iter().zip(kinds) {
+        let mut add = |who, effect: Option<Effect>| {
+            let Some(effect) = effect else { return };
+            let perms = if effect == Effect::Block { denied } else { allowed.as_str() };
+            found.entry((who, effect)).or_default().push_str(perms);
+        };
+        match effects {
+            [owner, other] if owner == other => add(ANYBODY, *owner),
+            [owner, other] => {
+                add(OWNER, *owner);
+                add(OTHER, *other);
+            }
+        }
+    }
+    found.into_iter().map(|((who, effect), perms)| (who, effect, perms)).collect()
+}
