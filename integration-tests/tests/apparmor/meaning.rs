@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use enforcer_core::capability::Capability;
 use enforcer_core::compile::apparmor::{AppArmorProfile, Options, compile};
 use enforcer_core::coverage::GapReason;
-use enforcer_core::decide::{Access, PathAccess, PathClass, Target, Verdict};
+use enforcer_core::decide::{Access, DecidedBy, Decision, PathAccess, PathClass, Target, Verdict};
 use enforcer_core::network::{Protocol, SocketAccess, SocketOp};
 use enforcer_core::ruleset::{AbsPath, Class, Conditions, Effect, Object, Origin, Postures, Rule, Ruleset};
 use lab::apparmor::compiled;
@@ -135,9 +135,25 @@ fn compare(
             let wanted = decide(access(PathClass::Process, &path, false, false, owner));
             let found = profile.file(path.as_bytes(), owner, EXEC);
             check(&|| format!("{who}, executing {path}"), found, wanted, exact)?;
-            let maps = profile.file(path.as_bytes(), owner, MAP);
-            if found == Verdict::Allow && maps == Verdict::Block {
-                return Err(format!("{path} can be executed and not mapped"));
+            // a program that is named may not be run by `ld.so` either, and libraries in places that are may be mapped
+            let mapped = profile.file(path.as_bytes(), owner, MAP);
+            let acting = actors.last().unwrap().map(AbsPath::as_bytes);
+            let asked = Access { source: acting, ..access(PathClass::Process, &path, false, false, owner) };
+            let named = match case.left.decide(&asked) {
+                Decision { verdict: Verdict::Block, by: DecidedBy::Rule(id) } => {
+                    let mut rules = case.left.rules().iter().filter(|rule| rule.origin == id);
+                    rules.any(|rule| matches!(rule.object, Object::Path(_) | Object::BaseName(_)))
+                }
+                _ => false,
+            };
+            let about = |rule: &Rule| {
+                rule.class == Class::Process
+                    && rule.effect == Effect::Block
+                    && matches!(rule.object, Object::Path(_) | Object::BaseName(_))
+            };
+            let any = case.left.rules().iter().any(about);
+            if (named && mapped != Verdict::Block) || (!any && mapped == Verdict::Block) {
+                return Err(format!("{who}: mapping {path}: {mapped}"));
             }
         }
     }

@@ -98,7 +98,7 @@ fn of_rule(ruleset: &Ruleset, rule: &Rule, transitions: bool) -> Vec<(GapReason,
     if rule.class == Class::Process {
         told.push((
             GapReason::AppArmorProcess,
-            "what the runtime starts, the interpreter of a script, and what `ld.so` runs in a whitelist pass",
+            "what the runtime starts, the interpreter of a script, and what `ld.so` runs unless a rule names it pass",
         ));
     }
     if rule.source.is_some() {

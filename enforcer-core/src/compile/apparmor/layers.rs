@@ -60,16 +60,29 @@ fn says(rule: &Rule, write: bool) -> [Option<Effect>; 2] {
     })
 }
 
-/// Kinds of access: whether it is a writing one, and its permissions where it is allowed and where it is denied.
-type Kinds<'a> = Vec<(bool, String, &'a str)>;
+/// The kinds of access of a class: whether they write.
+const fn kinds(class: Class) -> &'static [bool] {
+    match class {
+        Class::File => &[false, true],
+        _ => &[false],
+    }
+}
+
+/// The permissions of one kind of access.
+fn perms(class: Class, write: bool, rule: &Rule, effect: Effect, transition: &Transition<'_>) -> String {
+    // What is mapped to execute it is a program that `ld.so` was told to run, or a library. The first is judged where a
+    // rule names it; where it names a place, libraries may be there, and no rule is about those.
+    let maps = if matches!(rule.object, Object::Path(_) | Object::BaseName(_)) { "m" } else { "" };
+    match (class, write, effect) {
+        (Class::File, false, _) => "r".to_owned(),
+        (Class::File, true, _) => "wl".to_owned(),
+        (_, _, Effect::Block) => format!("{maps}x"),
+        _ => transition.perms(maps),
+    }
+}
 
 /// The lines of `class` for one actor.
 pub(super) fn lines(actor: &Actor<'_>, class: Class, transition: &Transition<'_>) -> Lines {
-    let kinds: Kinds<'_> = match class {
-        Class::File => vec![(false, "r".to_owned(), "r"), (true, "wl".to_owned(), "wl")],
-        // mapping a program to execute it is what `ld.so PROGRAM` does
-        _ => vec![(false, transition.perms("m"), "mx")],
-    };
     let mut out = Lines { text: String::new(), top: 0 };
     otherwise(actor.rules, class, transition, &mut out);
     let mut strongest = match actor.rules.posture(class) {
@@ -79,7 +92,7 @@ pub(super) fn lines(actor: &Actor<'_>, class: Class, transition: &Transition<'_>
     };
     for rules in layers(actor, class).values() {
         let said = || {
-            rules.iter().flat_map(|rule| kinds.iter().flat_map(|(write, ..)| says(rule, *write))).flatten()
+            rules.iter().flat_map(|rule| kinds(class).iter().flat_map(|write| says(rule, *write))).flatten()
         };
         let Some((least, most)) = said().min().zip(said().max()) else { continue };
         if least < strongest {
@@ -89,10 +102,10 @@ pub(super) fn lines(actor: &Actor<'_>, class: Class, transition: &Transition<'_>
             strongest = strongest.max(most);
         }
         let top = out.top;
-        out.layer(rules, &kinds, class, top, Effect::Allow);
+        out.layer(rules, class, transition, top, Effect::Allow);
     }
     if let Who::Unknown = actor.who {
-        out.anybody(actor, class, &kinds);
+        out.anybody(actor, class, transition);
     }
     if class == Class::File {
         out.directories(actor);
@@ -143,15 +156,20 @@ impl Lines {
     }
 
     /// The rules of one priority: what they say that is at least so strong.
-    fn layer(&mut self, rules: &[&Rule], kinds: &Kinds<'_>, class: Class, priority: usize, least: Effect) {
+    fn layer(
+        &mut self,
+        rules: &[&Rule],
+        class: Class,
+        transition: &Transition<'_>,
+        priority: usize,
+        least: Effect,
+    ) {
         let mut lines = BTreeSet::new();
         for rule in rules {
             // what is too complex is left out, as a gap of the rule
             let Some(Ok(globs)) = glob::globs(&rule.object, class == Class::File) else { continue };
-            let said = kinds.iter().map(|(write, ..)| says(rule, *write)).collect::<Vec<_>>();
-            for (who, effect, perms) in
-                spelled(&said, kinds).into_iter().filter(|(_, effect, _)| *effect >= least)
-            {
+            let spelled = spelled(rule, class, transition);
+            for (who, effect, perms) in spelled.iter().filter(|(_, effect, _)| *effect >= least) {
                 let how = match effect {
                     Effect::Allow => "",
                     Effect::Audit => "audit ",
@@ -170,14 +188,14 @@ impl Lines {
     }
 
     /// What somebody is denied may not be done by who could be anybody.
-    fn anybody(&mut self, actor: &Actor<'_>, class: Class, kinds: &Kinds<'_>) {
+    fn anybody(&mut self, actor: &Actor<'_>, class: Class, transition: &Transition<'_>) {
         let rules = actor.rules.rules().iter().filter(|rule| {
             let audits = rule.effect == Effect::Audit && self.may_report(actor, class);
             rule.class == class && rule.source.is_some() && (rule.effect == Effect::Block || audits)
         });
         let rules: Vec<&Rule> = rules.collect();
         // an exemption of one source's rule is none for the others
-        self.layer(&rules, kinds, class, self.top, Effect::Audit);
+        self.layer(&rules, class, transition, self.top, Effect::Audit);
     }
 
     /// Whoever renames a directory moves what lies below it.
@@ -228,20 +246,21 @@ impl Lines {
     }
 }
 
-/// What is said of each kind of access as few rules: for whom, what, and which permissions.
-fn spelled(said: &[[Option<Effect>; 2]], kinds: &Kinds<'_>) -> Vec<(&'static str, Effect, String)> {
+/// What a rule says as few rules: for whom, what, and which permissions.
+fn spelled(rule: &Rule, class: Class, transition: &Transition<'_>) -> Vec<(&'static str, Effect, String)> {
     let mut found: BTreeMap<(&'static str, Effect), String> = BTreeMap::new();
-    for (effects, (_, allowed, denied)) in said.iter().zip(kinds) {
+    for write in kinds(class) {
         let mut add = |who, effect: Option<Effect>| {
-            let Some(effect) = effect else { return };
-            let perms = if effect == Effect::Block { denied } else { allowed.as_str() };
-            found.entry((who, effect)).or_default().push_str(perms);
+            if let Some(effect) = effect {
+                let perms = perms(class, *write, rule, effect, transition);
+                found.entry((who, effect)).or_default().push_str(&perms);
+            }
         };
-        match effects {
-            [owner, other] if owner == other => add(ANYBODY, *owner),
+        match says(rule, *write) {
+            [owner, other] if owner == other => add(ANYBODY, owner),
             [owner, other] => {
-                add(OWNER, *owner);
-                add(OTHER, *other);
+                add(OWNER, owner);
+                add(OTHER, other);
             }
         }
     }
