@@ -1,5 +1,5 @@
-//! AppArmor profiles: that the real parser takes what is compiled, and that what it makes of it means what
-//! `decide` says.
+//! AppArmor profiles: that the real parser takes what is compiled, that what it makes of it means what `decide` says, and
+//! that a real kernel does it.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 )]
 
 mod binary;
+mod guest;
 mod hostile;
 mod meaning;
 #[path = "../../../enforcer-core/tests/meaning/world.rs"]

@@ -45,39 +45,55 @@ const OWNER: &str = "owner ";
 const OTHER: &str = "other ";
 const ANYBODY: &str = "";
 
+/// A kind of access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Link,
+    Execute,
+}
+
+/// Those of a class.
+const fn kinds(class: Class) -> &'static [Kind] {
+    match class {
+        Class::File => &[Kind::Read, Kind::Write, Kind::Link],
+        _ => &[Kind::Execute],
+    }
+}
+
 /// What a rule says about the owner of what it matches, and about others; `None` for nothing.
-fn says(rule: &Rule, write: bool) -> [Option<Effect>; 2] {
+///
+/// A link is a new name for a file, and the kernel allows it where the file's own name allows at least as much. It looks
+/// at that for the file's owner alone: `apparmor_parser` sets the flag for it (`AA_LINK_SUBSET`) for no one else. So nobody
+/// else may make one.
+fn says(rule: &Rule, kind: Kind) -> [Option<Effect>; 2] {
     let conditions = &rule.conditions;
+    let reads = conditions.read_only && matches!(kind, Kind::Read | Kind::Execute);
     [true, false].map(|owner| {
-        let (reads, owns) = (conditions.read_only && !write, conditions.owner_only && owner);
-        match rule.effect {
+        let owns = conditions.owner_only && owner;
+        let said = match rule.effect {
             Effect::Allow => {
                 let covered = (reads || !conditions.read_only) && (owns || !conditions.owner_only);
                 covered.then_some(Effect::Allow)
             }
             effect => Some(if reads || owns { Effect::Allow } else { effect }),
-        }
+        };
+        said.filter(|effect| owner || kind != Kind::Link || *effect == Effect::Block)
     })
 }
 
-/// The kinds of access of a class: whether they write.
-const fn kinds(class: Class) -> &'static [bool] {
-    match class {
-        Class::File => &[false, true],
-        _ => &[false],
-    }
-}
-
 /// The permissions of one kind of access.
-fn perms(class: Class, write: bool, rule: &Rule, effect: Effect, transition: &Transition<'_>) -> String {
+fn perms(kind: Kind, rule: &Rule, effect: Effect, transition: &Transition<'_>) -> String {
     // What is mapped to execute it is a program that `ld.so` was told to run, or a library. The first is judged where a
     // rule names it; where it names a place, libraries may be there, and no rule is about those.
     let maps = if matches!(rule.object, Object::Path(_) | Object::BaseName(_)) { "m" } else { "" };
-    match (class, write, effect) {
-        (Class::File, false, _) => "r".to_owned(),
-        (Class::File, true, _) => "wl".to_owned(),
-        (_, _, Effect::Block) => format!("{maps}x"),
-        _ => transition.perms(maps),
+    match kind {
+        Kind::Read => "r".to_owned(),
+        Kind::Write => "w".to_owned(),
+        Kind::Link => "l".to_owned(),
+        Kind::Execute if effect == Effect::Block => format!("{maps}x"),
+        Kind::Execute => transition.perms(maps),
     }
 }
 
@@ -91,9 +107,8 @@ pub(super) fn lines(actor: &Actor<'_>, class: Class, transition: &Transition<'_>
         PostureAction::Allow | PostureAction::Block => Effect::Allow,
     };
     for rules in layers(actor, class).values() {
-        let said = || {
-            rules.iter().flat_map(|rule| kinds(class).iter().flat_map(|write| says(rule, *write))).flatten()
-        };
+        let said =
+            || rules.iter().flat_map(|rule| kinds(class).iter().flat_map(|kind| says(rule, *kind))).flatten();
         let Some((least, most)) = said().min().zip(said().max()) else { continue };
         if least < strongest {
             out.top += 1;
@@ -127,13 +142,16 @@ fn otherwise(ruleset: &Ruleset, class: Class, transition: &Transition<'_>, out: 
     };
     let (always, perms) = match class {
         // locking a file that is open is no access
-        Class::File => ("k", "rwl".to_owned()),
+        Class::File => ("k", "rw".to_owned()),
         // libraries are mapped, and no rule is about those
         _ => ("m", transition.perms("")),
     };
     out.add(0, &format!("\"/{{,**}}\" {always}"));
     if let Some(how) = how {
         out.add(0, &format!("{how}\"/{{,**}}\" {perms}"));
+        if class == Class::File {
+            out.add(0, &format!("{how}{OWNER}\"/{{,**}}\" l"));
+        }
     }
 }
 
@@ -249,14 +267,14 @@ impl Lines {
 /// What a rule says as few rules: for whom, what, and which permissions.
 fn spelled(rule: &Rule, class: Class, transition: &Transition<'_>) -> Vec<(&'static str, Effect, String)> {
     let mut found: BTreeMap<(&'static str, Effect), String> = BTreeMap::new();
-    for write in kinds(class) {
+    for kind in kinds(class) {
         let mut add = |who, effect: Option<Effect>| {
             if let Some(effect) = effect {
-                let perms = perms(class, *write, rule, effect, transition);
+                let perms = perms(*kind, rule, effect, transition);
                 found.entry((who, effect)).or_default().push_str(&perms);
             }
         };
-        match says(rule, *write) {
+        match says(rule, *kind) {
             [owner, other] if owner == other => add(ANYBODY, owner),
             [owner, other] => {
                 add(OWNER, owner);

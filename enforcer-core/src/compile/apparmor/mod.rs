@@ -89,6 +89,8 @@ pub struct AppArmorProfile {
     pub name: ProfileName,
     /// What `apparmor_parser` takes, with [`FEATURES`].
     pub text: String,
+    /// The names of the profile and its children, as the kernel lists them.
+    pub profiles: Vec<String>,
     /// What of the rules is not in it; sorted, no two equal.
     pub gaps: Vec<Gap>,
 }
@@ -108,6 +110,7 @@ pub fn compile(ruleset: &Ruleset, natives: &[Native], options: &Options) -> AppA
     }
     let writer = Writer { name: &options.name, rules: &rules, natives: &lines };
     let mut text = String::new();
+    let mut profiles = vec![options.name.to_string()];
     if sources.is_empty() {
         text.push_str(&writer.profile("", &Who::Other, &Transition::Inherit, &[]));
     } else if !transitions {
@@ -125,10 +128,12 @@ pub fn compile(ruleset: &Ruleset, natives: &[Native], options: &Options) -> AppA
             children.push(writer.profile(&format!("source-{index}"), &Who::Source(source), &leave, &[]));
         }
         text.push_str(&writer.profile("", &Who::Unknown, &leave, &children));
+        profiles.push(name("other"));
+        profiles.extend(targets.iter().map(|(_, target)| target.clone()));
     }
     gaps.sort_unstable();
     gaps.dedup();
-    AppArmorProfile { name: options.name.clone(), text, gaps }
+    AppArmorProfile { name: options.name.clone(), text, profiles, gaps }
 }
 
 /// The executables that rules name as their sources, sorted.

@@ -62,7 +62,7 @@ fn a_hole_in_what_is_blocked_has_a_priority_and_the_base_a_higher_one() {
     let profile = compiled(
         "  file:\n    matchDirectories: [{ dir: /proc/, recursive: true }]\n    matchPaths: [{ path: /proc/mem, action: Allow }]",
     );
-    assert!(has(&profile, r#"priority=1 "/proc/mem{,/}" rwl,"#), "{}", profile.text);
+    assert!(has(&profile, r#"priority=1 "/proc/mem{,/}" rw,"#), "{}", profile.text);
     assert!(
         has(&profile, r#"priority=1 deny "/proc/{sysrq-trigger,mem,kmem,kcore}" rwklmx,"#),
         "{}",
