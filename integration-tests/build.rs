@@ -20,6 +20,7 @@ const PROGRAMS: &[(&str, &str, &[&[&str]])] = &[
     ("pause", "pause.c", &[STATIC, &["-nostdlib"]]),
     ("sys", "sys.c", &[STATIC, &["-nostdlib", "-fcf-protection=none"]]),
     ("probe", "probe.c", &[STATIC, &["-lpthread"]]),
+    ("visit", "visit.c", &[STATIC]),
 ];
 
 fn main() -> io::Result<()> {

@@ -157,11 +157,14 @@ busybox() {
   (cd "$TMP" && quietly apt-get "${APT[@]}" download busybox-static && dpkg-deb -x busybox-static_*.deb x)
   cp "$TMP/x/bin/busybox" "$1"
 }
-# apparmor_parser OUT SUITE: the program alone, for the guest whose root is of that suite
-apparmor_parser() {
+# apparmor OUT SUITE: the parser, for the guest whose root is of that suite, and the C library of the suite, by whose loader
+# this machine can run it, too
+apparmor() {
   private_apt "$TMP/apt" "$2"
-  (cd "$TMP" && quietly apt-get "${APT[@]}" download apparmor && dpkg-deb -x apparmor_*.deb x)
-  cp "$TMP"/x/usr/sbin/apparmor_parser "$1" 2>/dev/null || cp "$TMP"/x/sbin/apparmor_parser "$1"
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download apparmor libc6 && for p in apparmor_*.deb libc6_*.deb; do dpkg-deb -x "$p" x; done)
+  mkdir "$1"
+  cp -L "$(find "$TMP/x" -path '*sbin/apparmor_parser' | head -1)" "$(find "$TMP/x" -name libc.so.6 | head -1)" \
+    "$(find "$TMP/x" -name 'ld-linux-x86-64.so.2' ! -path '*/lib64/*' | head -1)" "$1"
 }
 
 # oci_runtimes OUT: runc and crun for this machine, beside any that is installed. Their libraries are among LAB_PACKAGES,
@@ -186,7 +189,7 @@ kernel-newest|newest_kernel linux-image-cloud-amd64 sid trixie-backports
 root-1.7|root trixie 1.7
 root-2.1|root sid 2.1
 busybox|busybox
-apparmor-parser|apparmor_parser trixie
+apparmor|apparmor trixie
 oci-runtimes|oci_runtimes
 systemd|systemd"
 path_of() { # NAME RECIPE: hash of everything that takes part in making it

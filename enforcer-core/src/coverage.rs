@@ -106,6 +106,22 @@ pub enum GapReason {
     SeccompProfile,
     /// Seccomp, on a machine that no profiles are made for.
     SeccompMachine,
+    /// An object that AppArmor has no rule for.
+    AppArmorObject,
+    /// A condition that AppArmor has no word for.
+    AppArmorCondition,
+    /// Sockets that AppArmor does not tell apart.
+    AppArmorProtocol,
+    /// Programs that AppArmor does not see executed.
+    AppArmorProcess,
+    /// A source, which AppArmor knows by its own profile alone.
+    AppArmorSource,
+    /// Directories above what a rule is about.
+    AppArmorTree,
+    /// A pattern that AppArmor cannot say.
+    AppArmorPattern,
+    /// A native rule that is not safe to take.
+    AppArmorNative,
     /// Everything but seccomp, on a node that enforces nothing else.
     OtherThanSeccomp,
 }
@@ -154,6 +170,14 @@ impl fmt::Display for GapReason {
             Self::SeccompBase => "the container's own seccomp profile is not known",
             Self::SeccompProfile => "the container does not have the seccomp profile of its policies",
             Self::SeccompMachine => "no seccomp profiles are made for this machine",
+            Self::AppArmorObject => "AppArmor has no such rule",
+            Self::AppArmorCondition => "AppArmor does not look at the condition",
+            Self::AppArmorProtocol => "AppArmor tells sockets apart by family and type alone",
+            Self::AppArmorProcess => "AppArmor does not judge all that is executed",
+            Self::AppArmorSource => "AppArmor knows who acts by the profile alone",
+            Self::AppArmorTree => "AppArmor does not see what a renamed directory holds",
+            Self::AppArmorPattern => "the pattern is more than AppArmor rules can say",
+            Self::AppArmorNative => "a native AppArmor rule is not taken",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
         };
         f.write_str(what)

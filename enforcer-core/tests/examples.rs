@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use enforcer_core::compile::apparmor;
 use enforcer_core::policy::{ParsedFile, Policy, SeccompPolicy, parse};
 use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
 use enforcer_core::seccomp::{Arch, Base, Node, compile};
@@ -87,11 +88,42 @@ fn dump(policies: &[Policy]) -> String {
                     .unwrap();
             }
             writeln!(out, "    digest {}", ruleset.digest()).unwrap();
+            out.push_str(&dump_apparmor(policy, subject));
         }
         assert!(selected > 0, "no subject of this test is selected by {}: add one", policy.id());
         assert!(selected < subjects().len(), "{} selects everything", policy.id());
     }
     out
+}
+
+/// What AppArmor makes of a policy beside what every profile holds, and what it cannot say.
+fn dump_apparmor(policy: &Policy, subject: &Subject) -> String {
+    let block = Postures { file: PostureAction::Block, ..Postures::default() };
+    let options = apparmor::Options::named("nri-enforcer.example".parse().unwrap());
+    let of = |policies: &[&Policy]| {
+        let ruleset = Ruleset::resolve(policies.iter().copied(), &block, subject).ruleset;
+        let natives = apparmor::Native::of(policies.iter().copied(), subject);
+        apparmor::compile(&ruleset, &natives, &options)
+    };
+    // where a line stands and which priority it takes with it says nothing new
+    let bare = |line: &str| {
+        let line = line.trim();
+        line.split_once(' ')
+            .filter(|(first, _)| first.starts_with("priority="))
+            .map_or(line, |(_, rest)| rest)
+            .to_owned()
+    };
+    let nothing = of(&[]).text;
+    let everywhere: BTreeSet<String> = nothing.lines().map(bare).collect();
+    let profile = of(&[policy]);
+    let found: BTreeSet<String> = profile.text.lines().map(bare).collect();
+    let is_own = |line: &&str| !everywhere.contains(&bare(line)) || !line.starts_with("  ");
+    let own = profile.text.lines().filter(is_own).map(|line| format!("    {line}\n"));
+    let without = everywhere.difference(&found).map(|line| format!("    without {line}\n"));
+    let gaps =
+        profile.gaps.iter().map(|gap| format!("    gap {}: {}; {}\n", gap.field, gap.reason, gap.advice));
+    let lines = own.chain(without).chain(gaps);
+    format!("  AppArmor, beside what every profile holds\n{}", lines.collect::<String>())
 }
 
 /// What a seccomp policy is, and what it makes of an unconfined container: the entries, but for those that only deny what

@@ -36,6 +36,8 @@ pub const COST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cost"));
 pub const SYS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sys"));
 /// The smallest program.
 pub const NOTHING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nothing"));
+/// Tries what it reads and answers how that ended: `programs/visit.c`.
+pub const VISIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visit"));
 
 /// Name of the pods' pause image, which containerd's configuration names too.
 pub const PAUSE_IMAGE: &str = "lab.local/pause:1";

@@ -5,6 +5,7 @@
 //! together for the command line, [`testing`] for the tests. [`bench`] counts what enforcement costs.
 #![forbid(unsafe_code)]
 
+pub mod apparmor;
 pub mod bench;
 pub mod cache;
 pub mod cli;

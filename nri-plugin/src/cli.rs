@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_core::capability::Capability;
+use enforcer_core::compile::apparmor::ProfileName;
 use enforcer_core::ruleset::{Class, Effect, PostureAction, Postures};
 
 const EXIT_CODES: &str = "\
@@ -79,7 +80,8 @@ Exit codes:
   2  bad usage, or a policy or profile that cannot be read or has errors
 
 Example:
-  nri-enforcer compile --seccomp --policy policies/ --namespace default --label app=web > web.json";
+  nri-enforcer compile --seccomp --policy policies/ --namespace default --label app=web > web.json
+  nri-enforcer compile --apparmor --policy policies/ --namespace default --label app=web > web.profile";
 
 const STATUS_HELP: &str = "\
 States:
@@ -208,8 +210,11 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 pub struct CompileArgs {
     /// Print the seccomp profile
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "apparmor", conflicts_with = "apparmor")]
     pub seccomp: bool,
+    /// Print the AppArmor profile
+    #[arg(long)]
+    pub apparmor: bool,
     /// Policy file, or directory of them; may be repeated
     #[arg(long = "policy", required = true, value_name = "FILE_OR_DIR")]
     pub policies: Vec<PathBuf>,
@@ -222,18 +227,30 @@ pub struct CompileArgs {
     /// Name of the container in the pod
     #[arg(long, value_name = "NAME", default_value = "")]
     pub container: String,
-    /// The profile below the policies: runtime-default, unconfined, or a file of OCI JSON
-    #[arg(long, value_name = "PROFILE", default_value = "runtime-default")]
+    /// With --seccomp: the profile below the policies: runtime-default, unconfined, or a file of OCI JSON
+    #[arg(long, value_name = "PROFILE", default_value = "runtime-default", conflicts_with = "apparmor")]
     pub base: BaseChoice,
-    /// Capability of the container, for runtime-default; may be repeated [default: those of containerd]
-    #[arg(long = "cap", value_name = "CAP", value_parser = capability)]
+    /// With --seccomp: capability of the container, for runtime-default; may be repeated [default: those of containerd]
+    #[arg(long = "cap", value_name = "CAP", value_parser = capability, conflicts_with = "apparmor")]
     pub capabilities: Vec<Capability>,
-    /// Version of the runtime's libseccomp: `runc --version` tells
-    #[arg(long, value_name = "VERSION", default_value = "2.5.4")]
+    /// With --seccomp: version of the runtime's libseccomp: `runc --version` tells
+    #[arg(long, value_name = "VERSION", default_value = "2.5.4", conflicts_with = "apparmor")]
     pub libseccomp: LibseccompVersion,
-    /// Print what is sent through NRI, which leaves the default errno out
-    #[arg(long)]
+    /// With --seccomp: print what is sent through NRI, which leaves the default errno out
+    #[arg(long, conflicts_with = "apparmor")]
     pub nri: bool,
+    /// With --apparmor: name of the profile
+    #[arg(long, value_name = "NAME", default_value = "nri-enforcer.profile", conflicts_with = "seccomp")]
+    pub name: ProfileName,
+    /// With --apparmor: the container's processes have no_new_privs set (allowPrivilegeEscalation: false)
+    #[arg(long, conflicts_with = "seccomp")]
+    pub no_new_privs: bool,
+    /// With --apparmor: what happens to an access that no rule matches, where a class has Allow rules; may be repeated
+    #[arg(long = "posture", value_name = "CLASS=ACTION", conflicts_with = "seccomp")]
+    pub postures: Vec<Posture>,
+    /// With --apparmor: root of the container's image: symbolic links in it are followed
+    #[arg(long, value_name = "DIR", conflicts_with = "seccomp")]
+    pub root: Option<PathBuf>,
     /// Fail where the profile does not say what is written
     #[arg(long)]
     pub strict: bool,

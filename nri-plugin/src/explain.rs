@@ -7,9 +7,9 @@ use enforcer_core::coverage::Coverage;
 use enforcer_core::decide::{Access, Target, Verdict};
 use enforcer_core::enforce::root::Root;
 use enforcer_core::explain::{Explanation, Question, SeccompExplanation};
-use enforcer_core::links::{Link, LookUps};
+use enforcer_core::links::Link;
 use enforcer_core::path::AbsPath;
-use enforcer_core::ruleset::{Class, Postures, Resolved, Ruleset};
+use enforcer_core::ruleset::{Class, Resolved, Ruleset};
 use enforcer_core::seccomp::{Arch, BaseProfile, Node};
 use enforcer_core::subject::Subject;
 use serde::Serialize;
@@ -123,7 +123,7 @@ fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
         args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
     let namespace = args.namespace.clone().unwrap_or_default();
     let subject = Subject { namespace, pod: String::new(), labels, container: args.container.clone() };
-    let postures = namespace_postures(&inputs, &subject.namespace, postures(&args.postures));
+    let postures = input::namespace_postures(&inputs, &subject.namespace, postures(&args.postures));
     let Resolved { mut ruleset, mut coverage } =
         Ruleset::resolve(input::policies(&inputs), &postures, &subject);
     let started_with: Vec<&[u8]> = args.args.iter().map(String::as_bytes).collect();
@@ -134,9 +134,7 @@ fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
         return Ok((Answer { explanation: ruleset.explain(&question, &access), seccomp }, coverage));
     };
 
-    let root = Root::at(dir).map_err(|error| format!("--root: cannot open `{}`: {error}", dir.display()))?;
-    let found: BTreeMap<_, _> = root.look_up(&LookUps::of(&ruleset)).into_iter().collect();
-    let linked = ruleset.with_links(|path| found.get(path).cloned().unwrap_or_default());
+    let (root, linked) = input::with_links(&ruleset, dir)?;
     ruleset = linked.ruleset;
     coverage = Coverage::new(coverage.gaps.into_iter().chain(linked.gaps));
     let object = access.path().and_then(|access| seen(&root, access.path, follows(&args.access)));
@@ -152,12 +150,6 @@ fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
         explanation.reason = format!("{link}: {}", explanation.reason);
     }
     Ok((Answer { explanation, seccomp }, coverage))
-}
-
-/// The namespace's postures over those of the command line, as the daemon has them.
-fn namespace_postures(inputs: &[Input], namespace: &str, node: Postures) -> Postures {
-    let mut namespaces = inputs.iter().flat_map(|input| &input.parsed.namespaces);
-    namespaces.find(|one| one.name() == namespace).map_or(node, |one| one.over(node))
 }
 
 /// Whether the operation of a question is about what a link leads to, rather than about the name itself.

@@ -1,9 +1,12 @@
-//! Policies as `check` and `explain` read them: once, from files and directories named on the command line.
+//! Policies as `check`, `compile` and `explain` read them: once, from files and directories named on the command line.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use enforcer_core::enforce::root::Root;
+use enforcer_core::links::{Linked, LookUps};
 use enforcer_core::policy::{ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
+use enforcer_core::ruleset::{Postures, Ruleset};
 
 use crate::store::{policy_files, read};
 use crate::term::{complain, render};
@@ -69,6 +72,24 @@ pub fn duplicates(inputs: &[Input]) -> Vec<(PolicyId, PathBuf, PathBuf)> {
         }
     }
     duplicates
+}
+
+/// The namespace's postures over those of the command line, as the daemon has them.
+#[must_use]
+pub fn namespace_postures(inputs: &[Input], namespace: &str, node: Postures) -> Postures {
+    let mut namespaces = inputs.iter().flat_map(|input| &input.parsed.namespaces);
+    namespaces.find(|one| one.name() == namespace).map_or(node, |one| one.over(node))
+}
+
+/// The rules with the links that are in the image whose root is at `dir`, as a container is armed.
+///
+/// # Errors
+/// When `--root` is no directory that can be opened.
+pub fn with_links(ruleset: &Ruleset, dir: &Path) -> Result<(Root, Linked), String> {
+    let root = Root::at(dir).map_err(|error| format!("--root: cannot open `{}`: {error}", dir.display()))?;
+    let found: BTreeMap<_, _> = root.look_up(&LookUps::of(ruleset)).into_iter().collect();
+    let linked = ruleset.with_links(|path| found.get(path).cloned().unwrap_or_default());
+    Ok((root, linked))
 }
 
 /// Prints the errors of the policies, if there are any. A verdict by half of them would be a wrong one.

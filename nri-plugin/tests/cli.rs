@@ -525,6 +525,56 @@ fn compile_prints_the_profile_that_a_runtime_gets() {
     }
 }
 
+const APPARMOR: &str = "apiVersion: security.kubearmor.com/v1
+kind: KubeArmorPolicy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  file:
+    matchPaths: [{path: /etc/passwd}]
+    matchDirectories: [{dir: /srv/, recursive: true, readOnly: true, action: Allow}]
+  network: {matchDestinations: [{cidr: 10.0.0.0/8}]}
+  apparmor: |
+    deny /native r,
+    /bin/x ux,
+";
+
+#[test]
+fn compile_prints_the_profile_of_apparmor() {
+    let dir = Dir::new();
+    let policy = dir.write("web.yaml", APPARMOR);
+    let compile = |label: &str, more: &[&str]| {
+        let policy = policy.to_str().unwrap();
+        let base = ["compile", "--apparmor", "--policy", policy, "--namespace", "default", "--label", label];
+        nri_enforcer([&base, more].concat())
+    };
+    let output = compile("app=web", &[]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let (text, gaps) = (out(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert!(text.starts_with("profile nri-enforcer.profile flags="), "{text}");
+    for line in [r#"audit deny "/etc/passwd{,/}" rwl,"#, r#"audit "/{,**}" rw,"#, r#"deny "/native" r,"#] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(!text.contains("ux"), "{text}");
+    assert!(gaps.contains("spec.network.matchDestinations[0]: AppArmor has no such rule"), "{gaps}");
+    assert!(gaps.contains("spec.apparmor: a native AppArmor rule is not taken; `/bin/x ux`"), "{gaps}");
+    assert!(!gaps.contains("native AppArmor rules are not read"), "{gaps}");
+    assert_eq!(code(&compile("app=web", &["--strict"])), 1);
+
+    let output = compile("app=web", &["--posture", "file=block", "--name", "nri-enforcer.web"]);
+    assert!(out(&output).starts_with("profile nri-enforcer.web flags="));
+    assert!(!out(&output).contains(r#""/{,**}" rw,"#), "{output:?}");
+    let output = compile("app=db", &["--strict"]);
+    assert_eq!(code(&output), 0);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("no rule is about this container"),
+        "{output:?}"
+    );
+    for bad in [&["--name", "docker-default"][..], &["--seccomp"], &["--nri"], &["--root", "/nonexistent"]] {
+        assert_eq!(code(&compile("app=web", bad)), 2, "{bad:?}");
+    }
+}
+
 #[test]
 fn check_asks_nothing_of_the_host_for_seccomp_policies() {
     let dir = Dir::new();

@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod apparmor;
 mod arm;
 pub mod door;
 mod error;

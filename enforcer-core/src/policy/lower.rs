@@ -36,6 +36,7 @@ pub(super) fn policy(errors: &Errors<'_>, doc: PolicyDoc, support: Support) -> P
         id: &id,
         rules: Vec::new(),
         whitelists: BTreeSet::new(),
+        native: None,
         gaps: Vec::new(),
     };
     action(errors, meta.action.as_ref(), true);
@@ -50,10 +51,11 @@ pub(super) fn policy(errors: &Errors<'_>, doc: PolicyDoc, support: Support) -> P
     for section in sections {
         lowering.section(section, &meta);
     }
-    let Lowering { mut rules, mut whitelists, mut gaps, .. } = lowering;
+    let Lowering { mut rules, mut whitelists, mut native, mut gaps, .. } = lowering;
     if kind == Kind::KubeArmorHostPolicy {
         rules.clear();
         whitelists.clear();
+        native = None;
         gaps = vec![Gap {
             policy: id.clone(),
             field: "kind".to_owned(),
@@ -61,7 +63,7 @@ pub(super) fn policy(errors: &Errors<'_>, doc: PolicyDoc, support: Support) -> P
             advice: "the host's own processes are in no container, and are left alone".to_owned(),
         }];
     }
-    Policy { id, selector, rules, whitelists: whitelists.into_iter().collect(), gaps }
+    Policy { id, selector, rules, whitelists: whitelists.into_iter().collect(), native, gaps }
 }
 
 pub(super) fn policy_id(
@@ -95,6 +97,7 @@ struct Lowering<'a, 'e> {
     id: &'a PolicyId,
     rules: Vec<PolicyRule>,
     whitelists: BTreeSet<Class>,
+    native: Option<String>,
     gaps: Vec<Gap>,
 }
 
@@ -127,6 +130,9 @@ impl Lowering<'_, '_> {
         let args = allowed_args.as_ref().map(|doc| self.args(doc));
         let mut objects = objects::objects(self.errors, &object);
         if let Some(reason) = object.gap() {
+            if let ObjectDoc::AppArmor(text) = object {
+                self.native = Some(text.value);
+            }
             return self.gap(&place.field, reason, reason.advice());
         }
         let Some(class) = class else { return };

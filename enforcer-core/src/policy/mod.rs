@@ -40,6 +40,7 @@ pub struct Policy {
     selector: Selector,
     rules: Vec<PolicyRule>,
     whitelists: Vec<Class>,
+    native: Option<String>,
     gaps: Vec<Gap>,
 }
 
@@ -87,6 +88,13 @@ impl Policy {
     #[must_use]
     pub fn whitelists(&self) -> &[Class] {
         &self.whitelists
+    }
+
+    /// Its native AppArmor rules, as written; `None` where it has none. For [`compile::apparmor`](crate::compile::apparmor)
+    /// alone: to everything else they are one of its [`gaps`](Self::gaps).
+    #[must_use]
+    pub fn native_apparmor(&self) -> Option<&str> {
+        self.native.as_deref()
     }
 
     /// What it says and nothing enforces.

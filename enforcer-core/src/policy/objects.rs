@@ -38,7 +38,7 @@ pub(super) fn objects(errors: &Errors<'_>, doc: &ObjectDoc) -> Vec<Object> {
             known(errors, text, &text.value, Preset::by_name(&text.value), "preset", names)
                 .map(Object::Preset)
         }
-        ObjectDoc::Unenforced(_) => None,
+        ObjectDoc::AppArmor(_) | ObjectDoc::Unenforced(_) => None,
     };
     one.into_iter().collect()
 }

@@ -60,6 +60,8 @@ pub(super) enum ObjectDoc {
     /// Those that are given a path.
     SyscallsOfPath(Vec<Located<String>>),
     Preset(Located<String>),
+    /// Native AppArmor rules.
+    AppArmor(Located<String>),
     /// Read to the last field, and enforced by nothing.
     Unenforced(GapReason),
 }
@@ -70,6 +72,7 @@ impl ObjectDoc {
         match self {
             Self::Unenforced(reason) => Some(*reason),
             Self::SyscallsOfPath(_) => Some(GapReason::SyscallPath),
+            Self::AppArmor(_) => Some(GapReason::AppArmor),
             _ => None,
         }
     }
@@ -122,10 +125,10 @@ pub(super) fn decode(spec: &mut Fields<'_>, kind: Kind) -> Vec<SectionDoc> {
         found.push(SectionDoc { class: Some(Class::Preset), rules, meta: MetaDoc::default() });
     }
     if let Some(native) = spec.get_unless_null("apparmor")
-        && native.text().is_some_and(|text| !text.value.trim().is_empty())
+        && let Some(text) = native.text().filter(|text| !text.value.trim().is_empty())
     {
         let place = native.place();
-        let object = ObjectDoc::Unenforced(GapReason::AppArmor);
+        let object = ObjectDoc::AppArmor(text);
         let rules = vec![RuleDoc::new(place, object, Extra::default(), MetaDoc::default())];
         found.push(SectionDoc { class: None, rules, meta: MetaDoc::default() });
     }

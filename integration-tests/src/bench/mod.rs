@@ -176,5 +176,9 @@ fn profiles(plan: &Plan) -> Result<Option<Job>> {
         }
     }
     job.limit = Some(Duration::from_secs(1800));
-    Ok(if any { Some(job.file("apparmor_parser", cache::artefact("apparmor-parser")?)) } else { None })
+    Ok(if any {
+        Some(job.file("apparmor_parser", cache::artefact("apparmor")?.join("apparmor_parser")))
+    } else {
+        None
+    })
 }

@@ -1,0 +1,286 @@
+#![doc = include_str!("apparmor.md")]
+
+mod base;
+mod gaps;
+mod glob;
+mod layers;
+mod native;
+mod sockets;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+pub use self::base::FEATURES;
+pub use self::native::Native;
+use crate::capability::Capability;
+use crate::coverage::Gap;
+use crate::decide::{Access, Verdict};
+use crate::ruleset::{AbsPath, Class, Rule, Ruleset};
+
+/// What the name of every profile begins with; no other profile is ever loaded or removed.
+pub const NAME_PREFIX: &str = "nri-enforcer.";
+/// The longest name of a profile, in bytes. The kernel prints names in alerts, and podman in file names.
+const MAX_NAME: usize = 200;
+/// The most sources that have a profile of their own: AppArmor has 12 names for profiles to go to, and one is for others.
+pub const MAX_SOURCES: usize = 11;
+
+/// The name of a profile: [`NAME_PREFIX`] and letters, digits, `_`, `-` and `.`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProfileName(String); // INVARIANT: as documented
+
+impl ProfileName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ProfileName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let rest = text.strip_prefix(NAME_PREFIX).ok_or_else(|| InvalidName(text.to_owned()))?;
+        let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        if rest.is_empty() || text.len() > MAX_NAME || !rest.bytes().all(safe) {
+            return Err(InvalidName(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ProfileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Text that is no [`ProfileName`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{}` is no name of a profile: `{NAME_PREFIX}` and letters, digits, `_`, `-` and `.`, at most {MAX_NAME} bytes",
+    .0.escape_debug()
+)]
+pub struct InvalidName(String);
+
+/// What a profile is made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Its name.
+    pub name: ProfileName,
+    /// Whether the container's processes have `no_new_privs` set (`allowPrivilegeEscalation: false`), so that they
+    /// cannot change to another profile.
+    pub no_new_privs: bool,
+}
+
+impl Options {
+    /// For processes that may change to a child of the profile.
+    #[must_use]
+    pub const fn named(name: ProfileName) -> Self {
+        Self { name, no_new_privs: false }
+    }
+}
+
+/// A profile, dead data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppArmorProfile {
+    /// Its name.
+    pub name: ProfileName,
+    /// What `apparmor_parser` takes, with [`FEATURES`].
+    pub text: String,
+    /// The names of the profile and its children, as the kernel lists them.
+    pub profiles: Vec<String>,
+    /// What of the rules is not in it; sorted, no two equal.
+    pub gaps: Vec<Gap>,
+}
+
+/// Compiles a ruleset and the native rules of the same policies. The same input gives the same bytes.
+#[must_use]
+pub fn compile(ruleset: &Ruleset, natives: &[Native], options: &Options) -> AppArmorProfile {
+    let rules = gaps::expressible(ruleset);
+    let sources = sources(&rules);
+    let transitions = !options.no_new_privs && sources.len() <= MAX_SOURCES;
+    let mut gaps = gaps::of(ruleset, transitions);
+    let mut lines = Vec::new();
+    for native in natives.iter().collect::<BTreeSet<_>>() {
+        let (taken, refused) = native::read(&native.text);
+        lines.extend(taken);
+        gaps.extend(refused.into_iter().map(|why| gaps::of_native(&native.policy, why)));
+    }
+    let writer = Writer { name: &options.name, rules: &rules, natives: &lines };
+    let mut text = String::new();
+    let mut profiles = vec![options.name.to_string()];
+    if sources.is_empty() {
+        text.push_str(&writer.profile("", &Who::Other, &Transition::Inherit, &[]));
+    } else if !transitions {
+        text.push_str(&writer.profile("", &Who::Unknown, &Transition::Inherit, &[]));
+    } else {
+        let name = |child: &str| format!("{}//{child}", options.name);
+        let targets: Vec<(&AbsPath, String)> = (0..)
+            .zip(&sources)
+            .map(|(index, source): (usize, _)| (*source, name(&format!("source-{index}"))))
+            .collect();
+        let leave = Transition::Children { other: Some(name("other")), sources: &targets };
+        let stay = Transition::Children { other: None, sources: &targets };
+        let mut children = vec![writer.profile("other", &Who::Other, &stay, &[])];
+        for (index, source) in (0usize..).zip(&sources) {
+            children.push(writer.profile(&format!("source-{index}"), &Who::Source(source), &leave, &[]));
+        }
+        text.push_str(&writer.profile("", &Who::Unknown, &leave, &children));
+        profiles.push(name("other"));
+        profiles.extend(targets.iter().map(|(_, target)| target.clone()));
+    }
+    gaps.sort_unstable();
+    gaps.dedup();
+    AppArmorProfile { name: options.name.clone(), text, profiles, gaps }
+}
+
+/// The executables that rules name as their sources, sorted.
+fn sources(rules: &Ruleset) -> Vec<&AbsPath> {
+    let found: BTreeSet<&AbsPath> = rules.rules().iter().filter_map(|rule| rule.source.as_ref()).collect();
+    found.into_iter().collect()
+}
+
+/// Who acts under a profile.
+enum Who<'r> {
+    /// An executable that no rule names as its source.
+    Other,
+    /// This one.
+    Source(&'r AbsPath),
+    /// Any of them.
+    Unknown,
+}
+
+struct Actor<'r> {
+    rules: &'r Ruleset,
+    who: &'r Who<'r>,
+}
+
+impl Actor<'_> {
+    /// Whether a rule counts for it by its source. For an actor that is not known, only those without one.
+    fn is_meant(&self, rule: &Rule) -> bool {
+        match (&rule.source, self.who) {
+            (None, _) => true,
+            (Some(source), Who::Source(path)) => source.names(path.as_bytes()),
+            (Some(_), Who::Other | Who::Unknown) => false,
+        }
+    }
+
+    /// What becomes of an access of this actor: of one that is not known, the strongest of all answers.
+    fn decide(&self, access: &Access<'_>) -> Verdict {
+        let by = |source: Option<&AbsPath>| {
+            let source = source.map(AbsPath::as_bytes);
+            self.rules.decide(&Access { source, ..*access }).verdict
+        };
+        match self.who {
+            Who::Other => by(None),
+            Who::Source(path) => by(Some(path)),
+            Who::Unknown => {
+                let each = sources(self.rules).into_iter().map(|source| by(Some(source)));
+                each.fold(by(None), Ord::max)
+            }
+        }
+    }
+}
+
+/// Where executing a program leads to.
+enum Transition<'a> {
+    /// Nowhere: the profile stays.
+    Inherit,
+    /// To the profile of its own.
+    Children {
+        /// That of programs that are no source; `None` where it is this one.
+        other: Option<String>,
+        /// The sources, each with its profile.
+        sources: &'a [(&'a AbsPath, String)],
+    },
+}
+
+impl Transition<'_> {
+    /// Permissions, with that to execute what is no source.
+    fn perms(&self, more: &str) -> String {
+        match self {
+            Self::Children { other: Some(profile), .. } => format!("{more}px -> \"{profile}\""),
+            Self::Inherit | Self::Children { other: None, .. } => format!("{more}ix"),
+        }
+    }
+
+    fn sources(&self) -> &[(&AbsPath, String)] {
+        match self {
+            Self::Inherit => &[],
+            Self::Children { sources, .. } => sources,
+        }
+    }
+}
+
+struct Writer<'a> {
+    name: &'a ProfileName,
+    rules: &'a Ruleset,
+    natives: &'a [native::Line],
+}
+
+impl Writer<'_> {
+    /// One profile; `child` is its own name below the profile, empty for the profile itself.
+    fn profile(
+        &self,
+        child: &str,
+        who: &Who<'_>,
+        transition: &Transition<'_>,
+        children: &[String],
+    ) -> String {
+        let actor = Actor { rules: self.rules, who };
+        let process = layers::lines(&actor, Class::Process, transition);
+        let file = layers::lines(&actor, Class::File, transition);
+        let above = match process.top.max(file.top) {
+            0 => String::new(),
+            top => format!("priority={top} "),
+        };
+        let all = format!("{}{{,//*}}", self.name);
+        let traced = match (who, transition) {
+            (Who::Source(_), _) => format!("{}//{child}", self.name),
+            (_, Transition::Inherit) => self.name.to_string(),
+            _ => format!("{}{{,//other}}", self.name),
+        };
+        let mut body = String::new();
+        if let Who::Source(path) = who {
+            body.push_str(&format!("  # {}\n", path.as_bytes().escape_ascii()));
+        }
+        body.push_str(&base::denied(&above));
+        body.push_str(&base::among(&all, &traced));
+        body.push_str(&process.text);
+        body.push_str(&file.text);
+        body.push_str(&sockets::rules(&actor));
+        body.push_str(&capabilities(&actor));
+        for line in self.natives {
+            let priority = if line.denies && line.text.contains('"') { &*above } else { "" };
+            body.push_str(&format!("  {priority}{},\n", line.text));
+        }
+        let name = if child.is_empty() { self.name.as_str() } else { child };
+        let children: String = children
+            .iter()
+            .flat_map(|child| child.lines())
+            .fold(String::new(), |text, line| text + "  " + line + "\n");
+        format!("profile {name} flags=(attach_disconnected,mediate_deleted) {{\n{body}{children}}}\n")
+    }
+}
+
+/// The rules about capabilities. What nothing allows is denied, and reported.
+fn capabilities(actor: &Actor<'_>) -> String {
+    let verdicts: Vec<_> = Capability::all()
+        .map(|capability| (capability.name(), actor.decide(&Access::capability(capability))))
+        .collect();
+    let all_pass = verdicts.iter().all(|(_, verdict)| *verdict == Verdict::Allow);
+    if all_pass {
+        return "  capability,\n".to_owned();
+    }
+    let of = |wanted: Verdict, how: &str| {
+        let names: Vec<&str> =
+            verdicts.iter().filter(|(_, verdict)| *verdict == wanted).map(|(name, _)| *name).collect();
+        if names.is_empty() { String::new() } else { format!("  {how}capability {},\n", names.join(" ")) }
+    };
+    of(Verdict::Allow, "") + &of(Verdict::Audit, "audit ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! Loading AppArmor profiles: compiled by `apparmor_parser`, put into the kernel by one write.
+//!
+//! One write replaces a profile and all its children together, or nothing: at no moment is a process under half a profile,
+//! or under none. Profiles live in the kernel, so they outlast the daemon; another one finds them by their names. Only
+//! names that begin with [`NAME_PREFIX`](crate::compile::apparmor::NAME_PREFIX) are ever written or removed.
+//!
+//! Removing a profile that a process has would leave the process unconfined, so that is looked up first. A process that
+//! is about to get a profile is not seen: whoever removes names those to keep.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::compile::apparmor::{AppArmorProfile, FEATURES, ProfileName};
+
+/// Where the kernel takes profiles.
+const SECURITYFS: &str = "/sys/kernel/security/apparmor";
+/// What compiles them, looked for in `PATH`.
+const PARSER: &str = "apparmor_parser";
+/// How long the parser may take. A large profile takes seconds; what takes longer is refused.
+const PARSER_DEADLINE: Duration = Duration::from_secs(60);
+/// How much of what the parser says is kept, in bytes.
+const MAX_SAID: u64 = 4096;
+/// The largest compiled profile, in bytes.
+const MAX_COMPILED: u64 = 64 << 20;
+
+/// Why a profile could not be loaded, or removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppArmorError {
+    /// The kernel has no AppArmor, or it is off, or securityfs is not mounted.
+    #[error("AppArmor is not there: cannot read `{}`; boot with `lsm=...,apparmor`, and mount securityfs", path.display())]
+    Absent {
+        /// What was looked for.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: io::Error,
+    },
+    /// The parser cannot be started.
+    #[error("cannot run `{}`; install AppArmor's parser, 4.1 or newer", parser.display())]
+    NoParser {
+        /// Its path, or name.
+        parser: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The parser refuses the profile: one before 4.1 knows no priorities.
+    #[error("`{}` refuses the profile `{name}`: {said}", parser.display())]
+    Refused {
+        /// Its path, or name.
+        parser: PathBuf,
+        /// The profile.
+        name: ProfileName,
+        /// What it says.
+        said: String,
+    },
+    /// The parser takes too long.
+    #[error("compiling the profile `{0}` takes more than {PARSER_DEADLINE:?}")]
+    TooSlow(ProfileName),
+    /// The compiled profile is too large.
+    #[error("the profile `{0}` has more than {MAX_COMPILED} bytes, compiled")]
+    TooLarge(ProfileName),
+    /// The kernel takes or gives something else than it should.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// It was loaded, and is not there.
+    #[error("the kernel does not enforce the profile `{0}` after it was loaded")]
+    NotEnforced(String),
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> AppArmorError {
+    let what = what.into();
+    move |source| AppArmorError::Io { what, source }
+}
+
+/// The kernel's AppArmor.
+#[derive(Debug)]
+pub struct AppArmor {
+    parser: PathBuf,
+}
+
+impl AppArmor {
+    /// That of this machine, with the parser at `parser`, or the one in `PATH`.
+    ///
+    /// # Errors
+    /// [`AppArmorError::Absent`], where the kernel has none.
+    pub fn open(parser: Option<&Path>) -> Result<Self, AppArmorError> {
+        let this = Self { parser: parser.map_or_else(|| PathBuf::from(PARSER), Path::to_path_buf) };
+        this.profiles().map(|_| this)
+    }
+
+    /// Loads a profile in the place of the one with its name, if there is one: both with all their children. Processes
+    /// that have the old one have the new one then.
+    ///
+    /// # Errors
+    /// When the parser or the kernel refuses it: nothing has changed then. [`AppArmorError::NotEnforced`] when it is not
+    /// there afterwards.
+    pub fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError> {
+        let compiled = self.compile(profile)?;
+        let path = Path::new(SECURITYFS).join(".replace");
+        let load = || File::options().write(true).open(&path)?.write(&compiled);
+        let written = load().map_err(failed(format!("load the profile `{}`", profile.name)))?;
+        if written != compiled.len() {
+            return Err(AppArmorError::NotEnforced(profile.name.to_string()));
+        }
+        let enforced = self.profiles()?;
+        match profile.profiles.iter().find(|name| !enforced.contains(*name)) {
+            Some(missing) => Err(AppArmorError::NotEnforced(missing.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The profiles of ours that the kernel enforces.
+    ///
+    /// # Errors
+    /// When the kernel's list cannot be read.
+    pub fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
+        Ok(self.profiles()?.iter().filter_map(|name| ours(name)).collect())
+    }
+
+    /// Those of ours that some process has, itself or a child of it.
+    ///
+    /// # Errors
+    /// When what a process has cannot be found out: it may be any.
+    pub fn in_use(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
+        let mut used = BTreeSet::new();
+        for process in numbered("/proc".as_ref()).map_err(failed("read `/proc`"))? {
+            let tasks = match numbered(&process.join("task")) {
+                Ok(tasks) => tasks,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(failed(format!("read `{}`", process.display()))(error)),
+            };
+            for task in tasks {
+                match fs::read(task.join("attr/apparmor/current")) {
+                    // a stack holds several, with `//&` between them
+                    Ok(label) => {
+                        let label = String::from_utf8_lossy(&label);
+                        used.extend(
+                            label.split("//&").filter_map(|one| ours(one.split([' ', '\n']).next()?)),
+                        );
+                    }
+                    Err(error) if is_gone(&error) => {}
+                    Err(error) => {
+                        return Err(failed(format!("read the label of `{}`", task.display()))(error));
+                    }
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    /// Removes those of ours that are not to be kept and that no process has. Returns what was removed.
+    ///
+    /// # Errors
+    /// When it cannot be found out who has them, or the kernel refuses; some may have been removed.
+    pub fn remove_unused(&self, keep: &BTreeSet<ProfileName>) -> Result<Vec<ProfileName>, AppArmorError> {
+        let loaded = self.loaded()?;
+        if loaded.is_subset(keep) {
+            return Ok(Vec::new());
+        }
+        let used = self.in_use()?;
+        let unused: Vec<_> =
+            loaded.into_iter().filter(|name| !keep.contains(name) && !used.contains(name)).collect();
+        for name in &unused {
+            let path = Path::new(SECURITYFS).join(".remove");
+            let remove = || File::options().write(true).open(path)?.write_all(name.as_str().as_bytes());
+            remove().map_err(failed(format!("remove the profile `{name}`")))?;
+        }
+        Ok(unused)
+    }
+
+    /// The names of what is enforced; a profile in another mode does not count.
+    fn profiles(&self) -> Result<BTreeSet<String>, AppArmorError> {
+        let path = Path::new(SECURITYFS).join("profiles");
+        let bytes = fs::read(&path).map_err(|source| AppArmorError::Absent { path, source })?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().filter_map(|line| line.strip_suffix(" (enforce)")).map(str::to_owned).collect())
+    }
+
+    /// What the parser makes of the text. It asks the kernel nothing.
+    fn compile(&self, profile: &AppArmorProfile) -> Result<Vec<u8>, AppArmorError> {
+        let io = || failed(format!("compile the profile `{}`", profile.name));
+        let text = in_memory("profile", profile.text.as_bytes()).map_err(io())?;
+        let features = in_memory("features", FEATURES.as_bytes()).map_err(io())?;
+        let (mut out, mut said) =
+            (in_memory("out", b"").map_err(io())?, in_memory("said", b"").map_err(io())?);
+        let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        let mut child = Command::new(&self.parser)
+            .args(["--skip-kernel-load", "--skip-cache", "--stdout", "--features-file"])
+            .args([path(&features), path(&text)])
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().map_err(io())?)
+            .stderr(said.try_clone().map_err(io())?)
+            .spawn()
+            .map_err(|source| AppArmorError::NoParser { parser: self.parser.clone(), source })?;
+        let deadline = Instant::now() + PARSER_DEADLINE;
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(io())? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                child.kill().and_then(|()| child.wait()).map_err(io())?;
+                return Err(AppArmorError::TooSlow(profile.name.clone()));
+            }
+            sleep(Duration::from_millis(5));
+        };
+        let read = |file: &mut File, most: u64| {
+            let mut bytes = Vec::new();
+            file.rewind().and_then(|()| file.take(most).read_to_end(&mut bytes)).map(|_| bytes)
+        };
+        let compiled = read(&mut out, MAX_COMPILED + 1).map_err(io())?;
+        if !status.success() || compiled.is_empty() {
+            let said = String::from_utf8_lossy(&read(&mut said, MAX_SAID).map_err(io())?).trim().to_owned();
+            return Err(AppArmorError::Refused {
+                parser: self.parser.clone(),
+                name: profile.name.clone(),
+                said,
+            });
+        }
+        match u64::try_from(compiled.len()) {
+            Ok(length) if length <= MAX_COMPILED => Ok(compiled),
+            _ => Err(AppArmorError::TooLarge(profile.name.clone())),
+        }
+    }
+}
+
+/// The profile of ours that a name is of, or a child's.
+fn ours(name: &str) -> Option<ProfileName> {
+    name.split("//").next()?.parse().ok()
+}
+
+/// The folders in `folder` whose names are numbers.
+fn numbered(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let paths = entries.iter().filter(|entry| entry.file_name().to_str().is_some_and(is_number));
+    Ok(paths.map(fs::DirEntry::path).collect())
+}
+
+/// Whether a process ended while it was looked at.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+/// A file that no other program can find, for one that is started.
+fn in_memory(name: &str, content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
+}
