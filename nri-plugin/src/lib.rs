@@ -13,6 +13,7 @@ pub mod explain;
 pub mod gate;
 pub mod inject;
 pub mod input;
+pub mod install;
 pub mod kernel;
 pub mod log;
 pub mod memory;
