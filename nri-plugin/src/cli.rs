@@ -139,6 +139,9 @@ pub struct RunArgs {
     /// Directory in which the OCI hook records what it let through [default: /var/lib/nri-enforcer/open-starts]
     #[arg(long, value_name = "DIR")]
     pub open_starts: Option<PathBuf>,
+    /// podman's storage directory [default: the graphroot of storage.conf, else /var/lib/containers/storage]
+    #[arg(long, value_name = "DIR")]
+    pub podman_storage: Option<PathBuf>,
     /// Name under which to register with the runtime [default: nri-enforcer]
     #[arg(long, value_name = "NAME")]
     pub plugin_name: Option<String>,

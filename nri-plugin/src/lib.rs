@@ -19,6 +19,7 @@ pub mod log;
 pub mod memory;
 pub mod order;
 pub mod plugin;
+pub mod podman;
 pub mod probe;
 pub mod procs;
 pub mod reconciler;
