@@ -256,6 +256,7 @@ fn wanted(config: &Config, spec: &Spec, deadline: &Deadline) -> Result<Option<Ad
             "is it of the hook's release?",
         )),
         Ok(Answer::Refused { reason }) => Err(doubt("the daemon refuses it".into(), &reason)),
+        Err(trouble) if is_a_users(&trouble) => Ok(None),
         Err(trouble) => Err(explain(&config.socket, &trouble)),
     }
 }
@@ -278,6 +279,7 @@ fn vouched(config: &Config, state: &State, deadline: &Deadline) -> Result<(), Do
             "is it of the hook's release?",
         )),
         Ok(Answer::Refused { reason }) => Err(doubt("the daemon refuses it".into(), &reason)),
+        Err(trouble) if is_a_users(&trouble) => Ok(()),
         Err(trouble) => Err(explain(&config.socket, &trouble)),
     }
 }
@@ -334,6 +336,22 @@ fn stopped(config: &Config, state: Result<State, String>, deadline: &Deadline, t
 
 fn doubt(why: String, advice: &str) -> Doubt {
     Doubt { why, advice: advice.to_owned() }
+}
+
+/// Whether the hook is run for a user's own container (rootless podman), who may not even see the socket. The daemon does not
+/// protect those, and their users choose the hooks themselves: failing them would protect nothing.
+fn is_a_users(trouble: &Trouble) -> bool {
+    let Trouble::Absent(error) = trouble else { return false };
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    error.kind() == ErrorKind::PermissionDenied && root_is_another(&map)
+}
+
+/// Whether user 0 of a user namespace is another one outside.
+fn root_is_another(map: &str) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.next() == Some("0") && fields.next().is_some_and(|outside| outside != "0")
+    })
 }
 
 fn explain(socket: &Path, trouble: &Trouble) -> Doubt {
@@ -395,4 +413,16 @@ impl fmt::Display for Named<'_> {
 /// Whoever called may have closed its end; then nobody wants to know.
 fn say(told: &mut dyn Write, text: fmt::Arguments<'_>) {
     let _unheard = writeln!(told, "nri-enforcer-hook: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::root_is_another;
+
+    #[test]
+    fn a_user_namespace_is_told_by_its_map() {
+        assert!(!root_is_another("         0          0 4294967295\n"));
+        assert!(root_is_another("         0       1000          1\n         1     100000      65536\n"));
+        assert!(!root_is_another("      1000       1000          1\n") && !root_is_another(""));
+    }
 }

@@ -382,3 +382,33 @@ fn podmans_configuration_is_handed_back_with_what_the_daemon_wants() {
         assert!(done.told.contains("cgroupsPath"), "{}", done.told);
     }
 }
+
+/// In a user namespace whose root is nobody outside, as rootless podman runs hooks; and as root, who cannot be kept out.
+#[test]
+fn a_users_own_containers_are_let_through_where_the_socket_is_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("hook");
+    std::fs::copy(env!("CARGO_BIN_EXE_nri-enforcer-hook"), &program).unwrap();
+    for path in [dir.path(), &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let run = |gate: &str| {
+        let script = format!(
+            "mount -t tmpfs tmpfs /run && {gate} && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \
+             unshare --user --map-root-user \"$0\" createRuntime"
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(&program);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let state =
+            r#"{"id":"c1","pid":7,"status":"creating","annotations":{"io.container.manager":"libpod"}}"#;
+        child.stdin.take().unwrap().write_all(state.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (exit, told) = run("mkdir -m 700 /run/nri-enforcer");
+    assert_eq!(exit, Some(0), "{told}");
+    let (exit, told) = run("true");
+    assert!(exit == Some(1) && told.contains("does not listen"), "no daemon has run: {told}");
+}

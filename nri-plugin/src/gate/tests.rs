@@ -2,6 +2,7 @@
 
 use super::*;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream as Stream;
 use std::os::unix::process::CommandExt;
@@ -26,7 +27,7 @@ struct Node {
     kernel: Arc<Recording>,
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
-    _policies: watch::Sender<Arc<crate::set::PolicySet>>,
+    policies: watch::Sender<Arc<crate::set::PolicySet>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -46,7 +47,7 @@ impl Node {
         let (synced, is_synced) = watch::channel(true);
         let gate = Gate::open(&dir.path().join("gate/sock")).unwrap();
         let serving = tokio::spawn(gate.serve(orders.clone(), is_synced, Arc::default(), podman));
-        Self { dir, kernel, orders, synced, _policies: policies, serving }
+        Self { dir, kernel, orders, synced, policies, serving }
     }
 
     fn socket(&self) -> PathBuf {
@@ -244,6 +245,35 @@ async fn links_are_looked_up_where_the_root_will_be() {
     assert_ne!(digest("bundle/rootfs/etc/passwd", request("c1")).await, plain);
     let unknown = Request { root: None, root_inode: None, ..request("c1") };
     assert_eq!(digest("etc/passwd", unknown).await, plain, "not known: none are followed before the start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_are_looked_up_in_the_root_once_it_has_changed() {
+    async fn digest(link: bool) -> RulesetDigest {
+        let node = Node::new();
+        let root = node.lives("c1");
+        let bundle = root.join("bundle/rootfs");
+        std::fs::create_dir_all(bundle.join("etc")).unwrap();
+        if link {
+            symlink("../data/shadow", bundle.join("etc/shadow")).unwrap();
+        }
+        let inode = std::fs::metadata(&bundle).unwrap().ino();
+        node.created("c1", "web");
+        assert_eq!(node.ask(&Request { root_inode: Some(inode), ..request("c1") }).await, Answer::Armed);
+        let before = node.kernel.digest("c1").unwrap();
+        // the runtime changes the root; nobody tells
+        let aside = node.dir.path().join("aside");
+        std::fs::rename(&bundle, &aside).unwrap();
+        std::fs::remove_dir_all(&root).unwrap();
+        std::fs::rename(&aside, &root).unwrap();
+        node.policies.send(policies(&[("no-shadow", "/etc/shadow")])).unwrap();
+        node.orders.send(Order::PoliciesChanged).unwrap();
+        while node.kernel.digest("c1") == Some(before) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        node.kernel.digest("c1").unwrap()
+    }
+    assert_ne!(digest(true).await, digest(false).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
