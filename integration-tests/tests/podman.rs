@@ -87,6 +87,7 @@ impl Node {
             "--seccomp-only".to_owned(),
             format!("--podman-storage={}", podman.storage().display()),
             format!("--gate-socket={}", path("gate/sock")),
+            format!("--status-socket={}", path("gate/status")),
             format!("--nri-socket={}", path("no-nri.sock")),
             format!("--open-starts={}", path("spool")),
             format!("--seccomp-dir={}", path("kubelet")),
