@@ -4,7 +4,7 @@
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
 #                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
-#                      runc, crun and systemd-analyze for this machine
+#                      runc, crun, podman and systemd-analyze for this machine
 #   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
@@ -174,6 +174,15 @@ oci_runtimes() {
   (cd "$TMP" && quietly apt-get "${APT[@]}" download runc crun && for p in runc_*.deb crun_*.deb; do dpkg-deb -x "$p" x; done)
   mkdir "$1"; cp "$TMP/x/usr/sbin/runc" "$TMP/x/usr/bin/crun" "$1"
 }
+# podman OUT: podman with conmon and the libraries of both, for this machine, beside any that is installed
+podman() {
+  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  mkdir "$1"
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download podman conmon golang-github-containers-common libassuan0 libdevmapper1.02.1 \
+    libglib2.0-0 libgpg-error0 libgpgme11 libpcre2-8-0 libselinux1 libsubid4 libudev1 && for p in *.deb; do dpkg-deb -x "$p" x; done)
+  mkdir "$1/bin" "$1/lib"; cp "$TMP"/x/usr/bin/{podman,conmon} "$1/bin"
+  cp -P "$TMP"/x/{,usr/}lib/x86_64-linux-gnu/*.so.* "$1/lib"; cp "$TMP/x/usr/share/containers/seccomp.json" "$1"
+}
 # systemd OUT: a root with systemd's programs and units, and the libraries they need; never booted
 systemd() {
   private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
@@ -191,6 +200,7 @@ root-2.1|root sid 2.1
 busybox|busybox
 apparmor|apparmor trixie
 oci-runtimes|oci_runtimes
+podman|podman
 systemd|systemd"
 path_of() { # NAME RECIPE: hash of everything that takes part in making it
   echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"; } | sha256sum | cut -c1-12)"

@@ -15,6 +15,7 @@ pub mod demo;
 pub mod image;
 pub mod node;
 pub mod oci;
+pub mod podman;
 pub mod run;
 pub mod testing;
 pub mod verifier;

@@ -38,6 +38,8 @@ pub struct Config {
     pub hook: Option<PathBuf>,
     /// Directory in which the OCI hook records what it let through.
     pub open_starts: PathBuf,
+    /// podman's storage directory; `None`: where its configuration says.
+    pub podman_storage: Option<PathBuf>,
     /// Name under which the plugin registers.
     pub plugin_name: String,
     /// Two digits.
@@ -83,6 +85,7 @@ struct File {
     status_socket: Option<PathBuf>,
     hook: Option<PathBuf>,
     open_starts: Option<PathBuf>,
+    podman_storage: Option<PathBuf>,
     plugin_name: Option<String>,
     plugin_index: Option<String>,
     alerts: Option<PathBuf>,
@@ -193,6 +196,7 @@ impl Config {
                 .unwrap_or_else(|| DEFAULT_STATUS_SOCKET.into()),
             hook: args.hook.or(file.hook),
             open_starts: args.open_starts.or(file.open_starts).unwrap_or_else(|| DEFAULT_OPEN_STARTS.into()),
+            podman_storage: args.podman_storage.or(file.podman_storage),
             plugin_name,
             plugin_index,
             alerts,

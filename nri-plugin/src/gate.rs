@@ -3,6 +3,8 @@
 //!
 //! Every question has an answer before the hook gives up, or none: then the hook fails the container.
 
+pub mod podman;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -16,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use self::podman::PodmanGate;
 use crate::inject::Injection;
 use crate::order::{Caller, Gated, Order};
 use crate::socket::{Socket, SocketError, is_root};
@@ -47,14 +50,16 @@ impl Gate {
         orders: Sender<Order>,
         synced: watch::Receiver<bool>,
         injection: Arc<Injection>,
+        podman: Arc<PodmanGate>,
     ) {
+        let asked = Asked { orders, synced, injection, podman };
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let caller = self.0.accept().await;
-            let (orders, synced, injection) = (orders.clone(), synced.clone(), Arc::clone(&injection));
+            let asked = asked.clone();
             tokio::spawn(async move {
-                if let Err(problem) = attend(caller, &orders, synced, &injection).await {
+                if let Err(problem) = attend(caller, &asked).await {
                     tracing::warn!(problem, "a caller of the gate that makes no sense");
                 }
                 drop(place);
@@ -63,13 +68,17 @@ impl Gate {
     }
 }
 
-/// Hears one caller out, and answers.
-async fn attend(
-    mut caller: UnixStream,
-    orders: &Sender<Order>,
+/// Whom the gate asks.
+#[derive(Debug, Clone)]
+struct Asked {
+    orders: Sender<Order>,
     synced: watch::Receiver<bool>,
-    injection: &Injection,
-) -> Result<(), String> {
+    injection: Arc<Injection>,
+    podman: Arc<PodmanGate>,
+}
+
+/// Hears one caller out, and answers.
+async fn attend(mut caller: UnixStream, asked: &Asked) -> Result<(), String> {
     let begin = Instant::now();
     is_root(&caller)?;
     let asking = begin + ASKING;
@@ -91,10 +100,15 @@ async fn attend(
     match request.stage {
         Stage::Poststop => {
             let id = ContainerId::new(request.id).map_err(|error| error.to_string())?;
-            let _ending = orders.send(Order::Gone(id));
+            let _ending = asked.orders.send(Order::Gone(id));
+        }
+        Stage::Precreate => {
+            let said =
+                with_podman(asked, request, deadline, |podman, request| podman.precreate(request)).await;
+            answer(&mut caller, &said.unwrap_or_else(|refused| refused), begin + LONGEST).await;
         }
         Stage::CreateRuntime => {
-            let said = judge(request, orders, synced, injection, deadline).await;
+            let said = judge(request, asked, deadline).await;
             if let Answer::Refused { reason } = &said {
                 tracing::error!(reason, "refused at the gate");
             }
@@ -118,15 +132,43 @@ async fn answer(caller: &mut UnixStream, answer: &Answer, deadline: Instant) {
     let _unheard = timeout_at(deadline, caller.write_all(&message)).await;
 }
 
-/// What the hook is answered.
-async fn judge(
+/// Asks about a container of podman's, which may take as long as the disk does.
+///
+/// # Errors
+/// The refusal, when that takes too long.
+async fn with_podman<T: Send + 'static>(
+    asked: &Asked,
     request: Request,
-    orders: &Sender<Order>,
-    mut synced: watch::Receiver<bool>,
-    injection: &Injection,
     deadline: Instant,
-) -> Answer {
+    question: impl FnOnce(&PodmanGate, &Request) -> T + Send + 'static,
+) -> Result<T, Answer> {
+    let podman = Arc::clone(&asked.podman);
+    let who = format!("container `{}`", request.id);
+    let asking = tokio::task::spawn_blocking(move || question(&podman, &request));
+    let refused = |why: &str| Answer::Refused { reason: format!("{who}: {why}; start the container again") };
+    match timeout_at(deadline, asking).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(refused("the daemon is ending")),
+        Err(_) => Err(refused("podman's files could not be read in time")),
+    }
+}
+
+/// What the hook is answered.
+async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
+    let Asked { orders, injection, .. } = asked;
+    let mut synced = asked.synced.clone();
     let refused = |reason: String| Answer::Refused { reason };
+    let podmans = if request.podman {
+        match with_podman(asked, request.clone(), deadline, PodmanGate::create).await {
+            Ok(Ok(container)) => Some(container),
+            Ok(Err(answer)) | Err(answer) => return answer,
+        }
+    } else {
+        None
+    };
+    if let Some(container) = &podmans {
+        let _ending = orders.send(Order::Created(Arc::clone(container)));
+    }
     let who = format!("container `{}` of pod `{}/{}`", request.container, request.namespace, request.pod);
     let id = match ContainerId::new(request.id) {
         Ok(id) => id,
@@ -148,7 +190,13 @@ async fn judge(
         }
         match timeout_at(deadline, answer).await {
             Ok(Ok(Gated::Armed)) => return Answer::Armed,
-            Ok(Ok(Gated::Nothing)) => return Answer::Nothing,
+            Ok(Ok(Gated::Nothing)) => {
+                // nobody else tells that it starts; a later policy may select it
+                if let Some(container) = podmans {
+                    let _ending = orders.send(Order::Started { container, pid: caller.pid });
+                }
+                return Answer::Nothing;
+            }
             Ok(Ok(Gated::Refused(refusal))) => return refused(refusal.to_string()),
             // the runtime may tell about it in a moment, when the daemon has just started
             Ok(Ok(Gated::Unknown)) if !known_all => match timeout_at(deadline, synced.changed()).await {

@@ -137,7 +137,7 @@ fn host() -> &'static Path {
 
 /// Whether `path`, below the root directory `host`, is a program that only root can have written. No component may be a
 /// link: it would be followed in the daemon's root here, and in the host's by the runtime.
-fn check(host: &Path, path: &Path) -> Result<(), String> {
+pub(crate) fn check(host: &Path, path: &Path) -> Result<(), String> {
     let mut at = host.to_owned();
     let mut components = path.components().peekable();
     if components.next() != Some(Component::RootDir) {

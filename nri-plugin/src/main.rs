@@ -9,7 +9,7 @@ use nri_plugin::cli::{Cli, Command, LearnCommand, RunArgs, SeccompCommand};
 use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
-use nri_plugin::{check, compile, explain, kernel, log, probe, run, seccomp, status, unload};
+use nri_plugin::{check, compile, explain, install, kernel, log, probe, run, seccomp, status, unload};
 
 fn main() -> ExitCode {
     let exit = match Cli::parse().command {
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Status(args) => status::show::run(&args),
+        Command::Install(args) => install::run(&args),
         Command::Seccomp(SeccompCommand::Systemd(args)) => seccomp::systemd::run(&args),
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
         Command::Unload(args) => unload::run(&args),

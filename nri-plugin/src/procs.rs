@@ -55,6 +55,13 @@ impl Procs {
         self.find(process.pid) == Some(process)
     }
 
+    /// The inode number of a process's root directory.
+    #[must_use]
+    pub fn root_inode(&self, process: Process) -> Option<u64> {
+        let root = self.root.join(process.pid.to_string()).join("root/."); // `root` itself is a link
+        Some(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(root).ok()?))
+    }
+
     /// Those of `ids` that some process's cgroup path names: their containers are not over, whatever became of the
     /// first process. Every container runtime has the id in the path.
     ///

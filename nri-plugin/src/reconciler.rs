@@ -103,8 +103,8 @@ enum RootAt {
     /// It is the root of the process.
     #[default]
     Process,
-    /// The process has not changed to it yet.
-    Below(PathBuf),
+    /// The process had not changed to it yet: where it was, and its inode number.
+    Below(PathBuf, Option<u64>),
     /// The same, and it is not known: the root of the process is the host's.
     Unknown,
 }
@@ -297,7 +297,11 @@ impl<K: Kernel> Reconciler<K> {
     fn question(&self, id: &ContainerId, process: Option<Process>, merged: &Merged) -> Option<Question> {
         let below = match self.known.get(id).map(|known| &known.root) {
             None | Some(RootAt::Process) => PathBuf::from("/"),
-            Some(RootAt::Below(root)) => root.clone(),
+            // podman tells nothing when it has changed
+            Some(RootAt::Below(_, Some(inode))) if self.procs.root_inode(process?) == Some(*inode) => {
+                PathBuf::from("/")
+            }
+            Some(RootAt::Below(root, _)) => root.clone(),
             Some(RootAt::Unknown) => return None,
         };
         Some(Question { id: id.clone(), pid: process?.pid, below, paths: Arc::clone(&merged.paths) })

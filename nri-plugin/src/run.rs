@@ -31,11 +31,13 @@ use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
 use crate::gate::Gate;
+use crate::gate::podman::PodmanGate;
 use crate::inject::Injection;
 use crate::kernel::{Absent, Kernel};
 use crate::memory;
 use crate::order::{Notice, Order};
 use crate::plugin::Plugin;
+use crate::podman::Podman;
 use crate::procs::Procs;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
@@ -189,7 +191,19 @@ async fn daemon<K: Kernel>(
 
     let (synced, is_synced) = watch::channel(false);
     let injection = Arc::new(Injection::new(config.hook.clone()));
-    let gate = tokio::spawn(gate.serve(orders.clone(), is_synced.clone(), Arc::clone(&injection)));
+    let podman = Arc::new(PodmanGate::new(
+        config.podman_storage.clone().map_or_else(Podman::detect, Podman::new),
+        seen.clone(),
+        Arc::clone(&registry),
+        Arc::clone(&seccomp),
+        Box::new(|_, _| None), // no policy becomes an AppArmor profile yet
+    ));
+    let gate = tokio::spawn(gate.serve(
+        orders.clone(),
+        is_synced.clone(),
+        Arc::clone(&injection),
+        Arc::clone(&podman),
+    ));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
         .socket(&config.nri_socket)
         .events(Plugin::events())

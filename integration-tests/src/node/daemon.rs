@@ -66,6 +66,11 @@ impl Daemon {
         Ok(Self { options, folder: folder.to_owned(), process: Some(Process { pid, child: None }) })
     }
 
+    /// How it is started the next time.
+    pub fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
     /// Lets the daemon go on after this program's end, for [`Daemon::running`].
     ///
     /// # Errors

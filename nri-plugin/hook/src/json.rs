@@ -16,6 +16,15 @@ impl Object {
         }
     }
 
+    pub(crate) fn of(object: Map<String, Value>) -> Self {
+        Self(object)
+    }
+
+    /// Whatever it is; `None` where the key is absent or null.
+    pub(crate) fn any(&mut self, key: &str) -> Option<Value> {
+        self.0.remove(key).filter(|value| !value.is_null())
+    }
+
     /// A text; `None` where the key is absent or null.
     pub(crate) fn text(&mut self, key: &str) -> Result<Option<String>, String> {
         match self.0.remove(key) {

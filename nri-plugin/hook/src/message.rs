@@ -6,12 +6,13 @@
 use serde_json::{Map, Value, json};
 
 use crate::json::Object;
+use crate::spec::Adjustment;
 use crate::state::Stage;
 
 /// The version of the protocol that this release speaks.
 pub const VERSION: u64 = 1;
 /// Bytes of the JSON of a message at most.
-pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 /// Bytes of a text of a request at most: ids, names and paths of roots are shorter. JSON may write each as six.
 const MAX_TEXT_BYTES: usize = 2 << 10;
 /// Bytes of a reason at most.
@@ -20,11 +21,11 @@ const MAX_REASON_BYTES: usize = 8 << 10;
 /// What the hook asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// `createRuntime`: arm now. `poststop`: forget; nobody waits for the answer.
+    /// `precreate`: what is to be changed in its configuration? `createRuntime`: arm now. `poststop`: forget; nobody waits for the answer.
     pub stage: Stage,
     /// The runtime's id of the container.
     pub id: String,
-    /// Its first process, in the hook's pid namespace; 0 at `poststop`.
+    /// Its first process, in the hook's pid namespace; 0 at `precreate` and `poststop`.
     pub pid: i32,
     /// Milliseconds after which the hook gives up.
     pub patience_millis: u64,
@@ -38,6 +39,12 @@ pub struct Request {
     pub pod: String,
     /// See `namespace`.
     pub container: String,
+    /// Whether podman made it: then its name and labels are in podman's files, by its id.
+    pub podman: bool,
+    /// At `precreate` its seccomp profile, as podman has it; `None`: it has none.
+    pub seccomp: Option<Value>,
+    /// At `createRuntime` the digest of the profile that it was given at `precreate`; empty: none.
+    pub seccomp_digest: String,
 }
 
 /// What the daemon answers.
@@ -47,6 +54,8 @@ pub enum Answer {
     Armed,
     /// No policy selects the container.
     Nothing,
+    /// To `precreate`: this is to be changed.
+    Adjust(Adjustment),
     /// It must not start.
     Refused {
         /// Why, and what to do.
@@ -70,6 +79,9 @@ impl Request {
             "namespace": short(&self.namespace).unwrap_or_default(),
             "pod": short(&self.pod).unwrap_or_default(),
             "container": short(&self.container).unwrap_or_default(),
+            "podman": self.podman,
+            "seccomp": self.seccomp,
+            "seccompDigest": short(&self.seccomp_digest).unwrap_or_default(),
         });
         frame(body.to_string().into_bytes())
     }
@@ -84,8 +96,8 @@ impl Request {
         let stage = Stage::named(&stage).ok_or_else(|| format!("there is no stage `{stage}`"))?;
         let pid = object.number("pid")?.unwrap_or(0);
         let mut text = |key: &str| object.text(key).map(Option::unwrap_or_default);
-        let (id, namespace, pod, container) =
-            (text("id")?, text("namespace")?, text("pod")?, text("container")?);
+        let (id, namespace, pod, container, seccomp_digest) =
+            (text("id")?, text("namespace")?, text("pod")?, text("container")?, text("seccompDigest")?);
         if id.is_empty() {
             return Err("it has no `id`".into());
         }
@@ -99,6 +111,9 @@ impl Request {
             namespace,
             pod,
             container,
+            podman: object.any("podman") == Some(Value::Bool(true)),
+            seccomp: object.any("seccomp"),
+            seccomp_digest,
         })
     }
 }
@@ -113,6 +128,12 @@ impl Answer {
         match self {
             Self::Armed => put("answer", "armed".into()),
             Self::Nothing => put("answer", "nothing".into()),
+            Self::Adjust(Adjustment { seccomp, apparmor, annotations }) => {
+                put("seccomp", seccomp.clone().unwrap_or_default());
+                put("apparmor", apparmor.clone().into());
+                put("annotations", json!(annotations));
+                put("answer", "adjust".into())
+            }
             Self::Refused { reason } => {
                 put("reason", readable(reason, MAX_REASON_BYTES).into());
                 put("answer", "refused".into())
@@ -130,6 +151,11 @@ impl Answer {
         match object.text("answer")?.as_deref() {
             Some("armed") => Ok(Self::Armed),
             Some("nothing") => Ok(Self::Nothing),
+            Some("adjust") => Ok(Self::Adjust(Adjustment {
+                seccomp: object.any("seccomp"),
+                apparmor: object.text("apparmor")?.filter(|profile| !profile.is_empty()),
+                annotations: object.named_texts("annotations")?,
+            })),
             Some("refused") => {
                 let reason = object.text("reason")?.unwrap_or_else(|| "it does not say why".into());
                 Ok(Self::Refused { reason: readable(&reason, MAX_REASON_BYTES) })
@@ -192,7 +218,7 @@ mod tests {
     }
 
     fn stage() -> impl Strategy<Value = Stage> {
-        prop_oneof![Just(Stage::CreateRuntime), Just(Stage::Poststop)]
+        prop_oneof![Just(Stage::Precreate), Just(Stage::CreateRuntime), Just(Stage::Poststop)]
     }
 
     proptest! {
@@ -202,8 +228,10 @@ mod tests {
             root in proptest::option::of("/.{0,200}"), names in proptest::array::uniform3(".{0,60}"),
         ) {
             let [namespace, pod, container] = names;
+            let seccomp_digest = container.clone();
             let request = Request {
-                stage, id, pid, patience_millis, root, root_inode: inode, namespace, pod, container,
+                stage, id, pid, patience_millis, root, root_inode: inode, namespace, pod, container, podman: inode.is_some(),
+                seccomp: inode.map(|inode| json!({ "a": inode })), seccomp_digest,
             };
             prop_assert_eq!(Request::decode(body(&request.encode())), Ok(request));
         }
@@ -238,9 +266,21 @@ mod tests {
             namespace: long.clone(),
             pod: most.clone(),
             container: most.clone(),
+            podman: true,
+            seccomp: None,
+            seccomp_digest: long.clone(),
         };
         let decoded = Request::decode(body(&request.encode())).unwrap();
         assert_eq!((decoded.root, decoded.namespace.as_str(), decoded.pod), (None, "", most));
+        let adjustment = Adjustment {
+            seccomp: Some(json!({"defaultAction": "SCMP_ACT_ALLOW"})),
+            apparmor: Some("p".into()),
+            annotations: [("a".to_owned(), "b".to_owned())].into(),
+        };
+        for adjustment in [adjustment, Adjustment::default()] {
+            let answer = Answer::Adjust(adjustment);
+            assert_eq!(Answer::decode(body(&answer.encode())), Ok(answer));
+        }
         let answer = Answer::Refused { reason: long }.encode();
         assert_eq!(
             Answer::decode(body(&answer)),
@@ -254,6 +294,8 @@ mod tests {
         assert!(error.contains("version 2") && error.contains("one release"), "{error}");
         assert!(Answer::decode(br#"{"answer":"armed"}"#).is_err());
         assert_eq!(Answer::decode(br#"{"version":1,"answer":"armed","more":[]}"#), Ok(Answer::Armed));
-        assert!(body_len([0; 4]).is_err() && body_len([0, 1, 0, 1]).is_err() && body_len([0xff; 4]).is_err());
+        assert!(
+            body_len([0; 4]).is_err() && body_len([0, 16, 0, 1]).is_err() && body_len([0xff; 4]).is_err()
+        );
     }
 }

@@ -13,16 +13,16 @@ use rustix::io::Errno;
 use crate::ask::{Deadline, Trouble, ask, tell};
 use crate::config::{Config, FILE, Mode};
 use crate::message::{Answer, Request, readable};
+use crate::spec::{Adjustment, MAX_PROFILE_BYTES, MAX_SPEC_BYTES, Spec};
 use crate::spool::{self, OpenStart};
-use crate::state::{MAX_STATE_BYTES, Stage, State, root_of};
+use crate::state::{MAX_STATE_BYTES, REFUSED_ANNOTATION, Stage, State, root_of};
 
 const USAGE: &str = "\
-usage: nri-enforcer-hook createRuntime|poststop [--config FILE]
-An OCI runtime runs it as its hook of that name, with the container's state on standard input.
+usage: nri-enforcer-hook precreate|createRuntime|poststop [--config FILE]
+An OCI runtime runs it as its hook of that name, with the container's state on standard input; podman at precreate with its
+configuration, which it takes back from standard output.
 The configuration is nri-enforcer-hook.json beside the program.
 ";
-/// Bytes of a bundle's configuration at most; one with a large seccomp policy has some 100 KiB.
-const MAX_SPEC_BYTES: u64 = 4 << 20;
 /// Bytes of an id or a name in what is told.
 const SHOWN: usize = 128;
 
@@ -47,8 +47,8 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// Carries the hook out, with the state on standard input; what there is to tell goes to `told`.
-pub fn run(arguments: impl Iterator<Item = OsString>, told: &mut dyn Write) -> Exit {
+/// Carries the hook out, with the state on standard input; what there is to tell goes to `told`, a configuration to `out`.
+pub fn run(arguments: impl Iterator<Item = OsString>, out: &mut dyn Write, told: &mut dyn Write) -> Exit {
     let begin = Instant::now();
     let (stage, config) = match parse(arguments) {
         Ok(parsed) => parsed,
@@ -63,9 +63,14 @@ pub fn run(arguments: impl Iterator<Item = OsString>, told: &mut dyn Write) -> E
         say(told, format_args!("{}", readable(&problem, 1024)));
     }
     let deadline = Deadline::of(begin, config.deadline);
-    let state = read_state(&deadline).and_then(|bytes| State::parse(&bytes, stage));
+    let most = if stage == Stage::Precreate { MAX_SPEC_BYTES } else { MAX_STATE_BYTES };
+    let input = read_input(&deadline, most);
+    if stage == Stage::Precreate {
+        return precreate(&config, &path, input, &deadline, out, told);
+    }
+    let state = input.and_then(|bytes| State::parse(&bytes, stage));
     match stage {
-        Stage::CreateRuntime => create(&config, &path, state, &deadline, told),
+        Stage::Precreate | Stage::CreateRuntime => create(&config, &path, state, &deadline, told),
         Stage::Poststop => {
             stopped(&config, state, &deadline, told);
             Exit::Pass // a container is gone, whatever the daemon says; runtimes fail its deletion otherwise
@@ -95,7 +100,7 @@ fn beside() -> PathBuf {
         .unwrap_or_else(|_| PathBuf::from(FILE))
 }
 
-fn read_state(deadline: &Deadline) -> Result<Vec<u8>, String> {
+fn read_input(deadline: &Deadline, most: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let mut chunk = vec![0; 64 << 10];
     loop {
@@ -110,8 +115,8 @@ fn read_state(deadline: &Deadline) -> Result<Vec<u8>, String> {
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(format!("standard input cannot be read: {error}")),
         }
-        if bytes.len() > MAX_STATE_BYTES {
-            return Err(format!("it has more than {MAX_STATE_BYTES} bytes"));
+        if bytes.len() > most {
+            return Err(format!("it has more than {most} bytes"));
         }
     }
 }
@@ -139,19 +144,13 @@ fn create(
             )),
         ),
     };
-    let Some(Doubt { why, advice }) = doubt else { return Exit::Pass };
+    let Some(doubt) = doubt else { return Exit::Pass };
     let who = Named(about);
-    let why = readable(&why, 8 << 10);
     if config.mode == Mode::Closed {
-        say(
-            told,
-            format_args!(
-                "{who} must not start: {why}; {advice} (\"mode\": \"open\" in `{}` lets containers start unprotected)",
-                path.display()
-            ),
-        );
-        return Exit::Fail;
+        return refuse(&who, &doubt, path, told);
     }
+    let Doubt { why, advice } = doubt;
+    let why = readable(&why, 8 << 10);
     say(told, format_args!("{who} starts, and may be unprotected (the mode is open): {why}; {advice}"));
     let text = |text: &str| readable(text, SHOWN);
     let start = OpenStart {
@@ -173,6 +172,95 @@ fn create(
     Exit::Pass
 }
 
+/// Says that the container must not start.
+fn refuse(who: &dyn fmt::Display, doubt: &Doubt, path: &Path, told: &mut dyn Write) -> Exit {
+    let Doubt { why, advice } = doubt;
+    let why = readable(why, 8 << 10);
+    say(
+        told,
+        format_args!(
+            "{who} must not start: {why}; {advice} (\"mode\": \"open\" in `{}` lets containers start unprotected)",
+            path.display()
+        ),
+    );
+    Exit::Fail
+}
+
+/// Hands podman's configuration back, with what the daemon wants in it. podman does not show what is said here, so where
+/// there is no good answer, that is written into the configuration, and `createRuntime`, which finds it there, decides.
+fn precreate(
+    config: &Config,
+    path: &Path,
+    input: Result<Vec<u8>, String>,
+    deadline: &Deadline,
+    out: &mut dyn Write,
+    told: &mut dyn Write,
+) -> Exit {
+    let parsed = input.and_then(|bytes| Spec::parse(&bytes).map(|spec| (bytes, spec)));
+    let given = parsed.and_then(|(bytes, spec)| match wanted(config, &spec, deadline) {
+        Ok(None) => Ok(bytes),
+        Ok(Some(adjustment)) => spec.adjusted(adjustment),
+        Err(Doubt { why, advice }) => {
+            let why = readable(&format!("{why}; {advice}"), 8 << 10);
+            let annotations = [(REFUSED_ANNOTATION.to_owned(), why)].into();
+            spec.adjusted(Adjustment { annotations, ..Adjustment::default() })
+        }
+    });
+    let written = given.and_then(|given| {
+        let written = out.write_all(&given).and_then(|()| out.flush());
+        written.map_err(|error| format!("it cannot be handed back: {error}"))
+    });
+    match written {
+        Ok(()) => Exit::Pass,
+        // without it there is nothing to hand back, whatever the mode
+        Err(problem) => {
+            let doubt = doubt(format!("its configuration: {problem}"), "is it podman that runs this hook?");
+            refuse(&"the container", &doubt, path, told)
+        }
+    }
+}
+
+/// What the daemon wants changed; `None`: nothing.
+fn wanted(config: &Config, spec: &Spec, deadline: &Deadline) -> Result<Option<Adjustment>, Doubt> {
+    let namespace = spec.namespace().map_err(|problem| doubt(problem, "correct its annotations"))?;
+    if config.exempt.contains(namespace) || spec.holds_the_pod() {
+        return Ok(None);
+    }
+    let seccomp = spec.seccomp().cloned();
+    if seccomp.as_ref().is_some_and(|profile| profile.to_string().len() > MAX_PROFILE_BYTES) {
+        return Err(doubt(
+            format!("its seccomp profile has more than {MAX_PROFILE_BYTES} bytes"),
+            "give it a smaller one (--security-opt seccomp=FILE)",
+        ));
+    }
+    let request = Request {
+        stage: Stage::Precreate,
+        id: spec.id.clone(),
+        pid: 0,
+        patience_millis: patience(deadline),
+        root: None,
+        root_inode: None,
+        namespace: namespace.to_owned(),
+        pod: String::new(),
+        container: String::new(),
+        podman: true,
+        seccomp,
+        seccomp_digest: String::new(),
+    };
+    match ask(&config.socket, &request, deadline) {
+        Ok(Answer::Nothing) => Ok(None),
+        Ok(Answer::Adjust(adjustment)) if adjustment == Adjustment::default() => Ok(None),
+        Ok(Answer::Adjust(adjustment)) => Ok(Some(adjustment)),
+        Ok(Answer::Armed) => Err(doubt(
+            "the daemon gives an answer to another question".into(),
+            "is it of the hook's release?",
+        )),
+        Ok(Answer::Refused { reason }) => Err(doubt("the daemon refuses it".into(), &reason)),
+        Err(trouble) if is_a_users(&trouble) => Ok(None),
+        Err(trouble) => Err(explain(&config.socket, &trouble)),
+    }
+}
+
 /// Whether the container may start: exempt, or the daemon says so.
 fn vouched(config: &Config, state: &State, deadline: &Deadline) -> Result<(), Doubt> {
     let namespace =
@@ -180,28 +268,43 @@ fn vouched(config: &Config, state: &State, deadline: &Deadline) -> Result<(), Do
     if namespace.is_some_and(|namespace| config.exempt.contains(namespace)) || state.holds_the_pod() {
         return Ok(());
     }
+    if let Some(why) = state.refused() {
+        return Err(doubt(format!("at its creation: {why}"), "then start it again"));
+    }
     let answer = ask(&config.socket, &request(Stage::CreateRuntime, state, deadline), deadline);
     match answer {
         Ok(Answer::Armed | Answer::Nothing) => Ok(()),
+        Ok(Answer::Adjust(_)) => Err(doubt(
+            "the daemon gives an answer to another question".into(),
+            "is it of the hook's release?",
+        )),
         Ok(Answer::Refused { reason }) => Err(doubt("the daemon refuses it".into(), &reason)),
+        Err(trouble) if is_a_users(&trouble) => Ok(()),
         Err(trouble) => Err(explain(&config.socket, &trouble)),
     }
 }
 
 fn request(stage: Stage, state: &State, deadline: &Deadline) -> Request {
     let root = (stage == Stage::CreateRuntime).then(|| root(&state.bundle)).flatten();
-    let left = deadline.left().unwrap_or_default();
     Request {
         stage,
         id: state.id.clone(),
         pid: state.pid,
-        patience_millis: u64::try_from(left.as_millis()).unwrap_or(0),
+        patience_millis: patience(deadline),
         root_inode: root.as_ref().map(|(_, inode)| *inode),
         root: root.map(|(path, _)| path),
         namespace: state.namespace().ok().flatten().unwrap_or_default().to_owned(),
         pod: state.pod().to_owned(),
         container: state.container().to_owned(),
+        podman: state.is_podmans(),
+        seccomp: None,
+        seccomp_digest: state.seccomp().to_owned(),
     }
+}
+
+/// Milliseconds that are left.
+fn patience(deadline: &Deadline) -> u64 {
+    u64::try_from(deadline.left().unwrap_or_default().as_millis()).unwrap_or(0)
 }
 
 /// The directory that is to be the container's root. What cannot be found out is left out: the daemon then knows no
@@ -209,7 +312,11 @@ fn request(stage: Stage, state: &State, deadline: &Deadline) -> Request {
 fn root(bundle: &str) -> Option<(String, u64)> {
     let bundle = Path::new(bundle).is_absolute().then(|| Path::new(bundle))?;
     let mut spec = Vec::new();
-    std::fs::File::open(bundle.join("config.json")).ok()?.take(MAX_SPEC_BYTES).read_to_end(&mut spec).ok()?;
+    std::fs::File::open(bundle.join("config.json"))
+        .ok()?
+        .take(MAX_SPEC_BYTES as u64)
+        .read_to_end(&mut spec)
+        .ok()?;
     let root = bundle.join(root_of(&spec).ok()?).canonicalize().ok()?;
     let inode = root.metadata().ok()?.ino();
     Some((root.into_os_string().into_string().ok()?, inode))
@@ -229,6 +336,22 @@ fn stopped(config: &Config, state: Result<State, String>, deadline: &Deadline, t
 
 fn doubt(why: String, advice: &str) -> Doubt {
     Doubt { why, advice: advice.to_owned() }
+}
+
+/// Whether the hook is run for a user's own container (rootless podman), who may not even see the socket. The daemon does not
+/// protect those, and their users choose the hooks themselves: failing them would protect nothing.
+fn is_a_users(trouble: &Trouble) -> bool {
+    let Trouble::Absent(error) = trouble else { return false };
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    error.kind() == ErrorKind::PermissionDenied && root_is_another(&map)
+}
+
+/// Whether user 0 of a user namespace is another one outside.
+fn root_is_another(map: &str) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.next() == Some("0") && fields.next().is_some_and(|outside| outside != "0")
+    })
 }
 
 fn explain(socket: &Path, trouble: &Trouble) -> Doubt {
@@ -273,7 +396,7 @@ impl fmt::Display for Named<'_> {
         let Some(state) = self.0 else { return f.write_str("the container") };
         let shown = |text: &str| readable(text, SHOWN);
         match state.namespace() {
-            Ok(Some(namespace)) => {
+            Ok(Some(namespace)) if !state.is_podmans() => {
                 let (container, pod) = (shown(state.container()), shown(state.pod()));
                 write!(
                     f,
@@ -290,4 +413,16 @@ impl fmt::Display for Named<'_> {
 /// Whoever called may have closed its end; then nobody wants to know.
 fn say(told: &mut dyn Write, text: fmt::Arguments<'_>) {
     let _unheard = writeln!(told, "nri-enforcer-hook: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::root_is_another;
+
+    #[test]
+    fn a_user_namespace_is_told_by_its_map() {
+        assert!(!root_is_another("         0          0 4294967295\n"));
+        assert!(root_is_another("         0       1000          1\n         1     100000      65536\n"));
+        assert!(!root_is_another("      1000       1000          1\n") && !root_is_another(""));
+    }
 }

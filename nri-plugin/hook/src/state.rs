@@ -18,9 +18,21 @@ const CONTAINER: [&str; 2] = ["io.kubernetes.cri.container-name", "io.kubernetes
 /// Where they tell a pod's own (pause) container from the others.
 const KIND: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 
+/// By which podman (libpod) tells that a container is its own.
+const MANAGER: (&str, &str) = ("io.container.manager", "libpod");
+/// The namespace of podman's containers, unless their annotations name another one: that of policies which name none.
+pub const PODMAN_NAMESPACE: &str = "default";
+/// The annotation with the digest of the seccomp profile that the daemon gave a container.
+pub const SECCOMP_ANNOTATION: &str = "nri-enforcer.io/seccomp";
+
+/// The annotation with the reason why a container of podman's did not get what its policies say, at `precreate`.
+pub const REFUSED_ANNOTATION: &str = "nri-enforcer.io/refused";
+
 /// How far the runtime has come; the name of the OCI hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// podman has made the container's configuration, and has not given it to the runtime yet.
+    Precreate,
     /// Namespaces are final, the root directory is not changed yet, nothing of the container has run.
     CreateRuntime,
     /// The container is gone.
@@ -32,6 +44,7 @@ impl Stage {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         match name {
+            "precreate" => Some(Self::Precreate),
             "createRuntime" => Some(Self::CreateRuntime),
             "poststop" => Some(Self::Poststop),
             _ => None,
@@ -42,6 +55,7 @@ impl Stage {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Precreate => "precreate",
             Self::CreateRuntime => "createRuntime",
             Self::Poststop => "poststop",
         }
@@ -50,6 +64,7 @@ impl Stage {
     /// Whether a container with this `status` is there. crun says `created` at `createRuntime` where OCI has `creating`.
     fn suits(self, status: &str) -> bool {
         match self {
+            Self::Precreate => false, // it is told no state
             Self::CreateRuntime => matches!(status, "creating" | "created"),
             Self::Poststop => status == "stopped",
         }
@@ -92,12 +107,33 @@ impl State {
         Ok(Self { id, pid, bundle, annotations: object.named_texts("annotations")? })
     }
 
-    /// The namespace of the pod; `None` for a container of no pod (podman's, `ctr`'s).
+    /// The namespace of the pod; `None` for a container of none (`ctr`'s).
     ///
     /// # Errors
     /// When the annotations contradict each other.
     pub fn namespace(&self) -> Result<Option<&str>, String> {
-        self.agreed(&NAMESPACE)
+        let told = agreed_namespace(&self.annotations)?;
+        Ok(told.or_else(|| self.is_podmans().then_some(PODMAN_NAMESPACE)))
+    }
+
+    /// Whether podman made the container. Other runtimes copy annotations of pods, but name the pod beside them.
+    #[must_use]
+    pub fn is_podmans(&self) -> bool {
+        let by_podman = self.annotations.get(MANAGER.0).is_some_and(|manager| manager == MANAGER.1);
+        by_podman && !POD.iter().chain(KIND.first()).any(|key| self.annotations.contains_key(*key))
+    }
+
+    /// Why it did not get what its policies say.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        let told = self.is_podmans().then(|| self.annotations.get(REFUSED_ANNOTATION)).flatten();
+        told.map(String::as_str)
+    }
+
+    /// The digest of the seccomp profile that the daemon gave it; empty: none.
+    #[must_use]
+    pub fn seccomp(&self) -> &str {
+        self.annotations.get(SECCOMP_ANNOTATION).map_or("", String::as_str)
     }
 
     /// The pod, for people; empty where it is not told.
@@ -115,17 +151,31 @@ impl State {
     /// Whether it is the container that only holds a pod's namespaces. No policy selects those.
     #[must_use]
     pub fn holds_the_pod(&self) -> bool {
-        matches!(self.agreed(&KIND), Ok(Some("sandbox")))
+        holds_the_pod(&self.annotations)
     }
 
     /// What those of the keys say that are there.
     fn agreed(&self, keys: &[&str]) -> Result<Option<&str>, String> {
-        let mut said = keys.iter().filter_map(|key| self.annotations.get(*key));
-        let Some(first) = said.next() else { return Ok(None) };
-        match said.find(|other| *other != first) {
-            None => Ok(Some(first)),
-            Some(other) => Err(format!("its annotations contradict each other (`{first}`, `{other}`)")),
-        }
+        agreed(&self.annotations, keys)
+    }
+}
+
+/// See [`State::holds_the_pod`].
+pub(crate) fn holds_the_pod(annotations: &BTreeMap<String, String>) -> bool {
+    matches!(agreed(annotations, &KIND), Ok(Some("sandbox")))
+}
+
+/// The namespace, by annotations of whatever runtime.
+pub(crate) fn agreed_namespace(annotations: &BTreeMap<String, String>) -> Result<Option<&str>, String> {
+    agreed(annotations, &NAMESPACE)
+}
+
+fn agreed<'a>(annotations: &'a BTreeMap<String, String>, keys: &[&str]) -> Result<Option<&'a str>, String> {
+    let mut said = keys.iter().filter_map(|key| annotations.get(*key));
+    let Some(first) = said.next() else { return Ok(None) };
+    match said.find(|other| *other != first) {
+        None => Ok(Some(first)),
+        Some(other) => Err(format!("its annotations contradict each other (`{first}`, `{other}`)")),
     }
 }
 
@@ -162,8 +212,15 @@ mod tests {
             assert_eq!(state.namespace(), Ok(Some("shop")));
             assert_eq!((state.pod(), state.container(), state.holds_the_pod()), ("web-1", "main", false));
         }
-        let podman = state(r#"{"io.podman.annotations.autoremove":"FALSE"}"#);
-        assert_eq!(podman.namespace(), Ok(None));
+        let podman = state(r#"{"io.container.manager":"libpod","io.podman.annotations.autoremove":"FALSE"}"#);
+        assert_eq!((podman.namespace(), podman.is_podmans()), (Ok(Some("default")), true));
+        let podman = state(r#"{"io.container.manager":"libpod","io.kubernetes.pod.namespace":"shop"}"#);
+        assert_eq!((podman.namespace(), podman.is_podmans()), (Ok(Some("shop")), true));
+        let in_a_pod =
+            state(r#"{"io.container.manager":"libpod","io.kubernetes.cri-o.ContainerType":"container"}"#);
+        assert!(in_a_pod.is_podmans() && !in_a_pod.holds_the_pod());
+        let ctr = state("{}");
+        assert_eq!((ctr.namespace(), ctr.is_podmans()), (Ok(None), false));
         assert!(state(r#"{"io.kubernetes.cri-o.ContainerType":"sandbox"}"#).holds_the_pod());
     }
 
@@ -176,6 +233,10 @@ mod tests {
         );
         assert!(forged.namespace().unwrap_err().contains("contradict"));
         assert!(!forged.holds_the_pod());
+        let forged = state(
+            r#"{"io.kubernetes.pod.namespace":"shop","io.kubernetes.pod.name":"web-1","io.container.manager":"libpod"}"#,
+        );
+        assert!(!forged.is_podmans());
     }
 
     #[test]

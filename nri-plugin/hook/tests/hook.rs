@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nri_enforcer_hook::message::{Answer, Request, body_len};
+use nri_enforcer_hook::spec::Adjustment;
 use nri_enforcer_hook::spool::{self, OpenStart};
 use nri_enforcer_hook::state::Stage;
 
@@ -33,6 +34,7 @@ struct Gate {
 #[derive(Debug)]
 struct Done {
     exit: i32,
+    out: String,
     told: String,
     took: Duration,
 }
@@ -77,7 +79,7 @@ impl Gate {
     fn command(&self, stage: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer-hook"));
         command.arg(stage).arg("--config").arg(self.path("config"));
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -87,7 +89,8 @@ impl Gate {
         let _closed = child.stdin.take().unwrap().write_all(state);
         let output = child.wait_with_output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();
-        Done { exit: output.status.code().expect("no signal"), told, took: begin.elapsed() }
+        let out = String::from_utf8(output.stdout).unwrap();
+        Done { out, exit: output.status.code().expect("no signal"), told, took: begin.elapsed() }
     }
 
     /// A container of this namespace is about to start.
@@ -327,4 +330,85 @@ fn a_call_that_makes_no_sense_fails() {
         let done = gate.run(stage, b"{}");
         assert_eq!((done.exit, done.told.contains("usage:")), (2, true), "{stage}: {done:?}");
     }
+}
+
+const ID: &str = "3051cfbb6f4b136dd927d1869fe98a135fab86c6b4801d5f0eae5403d751e74a";
+
+#[test]
+fn podmans_configuration_is_handed_back_with_what_the_daemon_wants() {
+    let spec = format!(
+        r#"{{ "linux": {{"cgroupsPath": "/libpod_parent/libpod-{ID}", "seccomp": {{"defaultAction": "SCMP_ACT_ERRNO"}}}}}}"#
+    );
+    let run = |gate: &Gate, spec: &str| gate.run("precreate", spec.as_bytes());
+    let parsed = |done: &Done| serde_json::from_str::<serde_json::Value>(&done.out).unwrap();
+
+    let gate = Gate::new("closed");
+    let asked = gate.answer(&Answer::Nothing);
+    let done = run(&gate, &spec);
+    assert_eq!((done.exit, done.out.as_str()), (0, spec.as_str()), "to the byte");
+    let request = asked.join().unwrap();
+    assert_eq!((request.id.as_str(), request.namespace.as_str(), request.podman), (ID, "default", true));
+    assert_eq!(request.seccomp, Some(serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO"})));
+
+    let gate = Gate::new("closed");
+    let seccomp = serde_json::json!({"defaultAction": "SCMP_ACT_KILL"});
+    let _asked =
+        gate.answer(&Answer::Adjust(Adjustment { seccomp: Some(seccomp.clone()), ..Adjustment::default() }));
+    let done = run(&gate, &spec);
+    assert_eq!((done.exit, &parsed(&done)["linux"]["seccomp"]), (0, &seccomp));
+
+    // no good answer: createRuntime decides, and finds why
+    for mode in ["closed", "open"] {
+        let gate = Gate::new(mode);
+        let done = run(&gate, &spec);
+        let told = parsed(&done)["annotations"]["nri-enforcer.io/refused"].clone();
+        assert!(done.exit == 0 && told.as_str().unwrap().contains("does not listen"), "{mode}: {told}");
+        let _asked = gate.answer(&Answer::Armed); // whatever the daemon says now
+        let state = serde_json::json!({
+            "id": ID, "pid": 7, "status": "creating",
+            "annotations": {"io.container.manager": "libpod", "nri-enforcer.io/refused": told},
+        });
+        let done = gate.run("createRuntime", state.to_string().as_bytes());
+        assert_eq!(done.exit, i32::from(mode == "closed"), "{}", done.told);
+        assert!(done.told.contains("at its creation: nri-enforcer does not listen"), "{}", done.told);
+    }
+    // an exempt one is not asked about
+    let exempt = spec.replacen('{', r#"{"annotations": {"io.kubernetes.pod.namespace": "infra"}, "#, 1);
+    assert_eq!(run(&Gate::new("closed"), &exempt).out, exempt);
+    // one without podman's id cannot be handed on
+    for mode in ["closed", "open"] {
+        let done = run(&Gate::new(mode), "{}");
+        assert_eq!((done.exit, done.out.as_str()), (1, ""));
+        assert!(done.told.contains("cgroupsPath"), "{}", done.told);
+    }
+}
+
+/// In a user namespace whose root is nobody outside, as rootless podman runs hooks; and as root, who cannot be kept out.
+#[test]
+fn a_users_own_containers_are_let_through_where_the_socket_is_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("hook");
+    std::fs::copy(env!("CARGO_BIN_EXE_nri-enforcer-hook"), &program).unwrap();
+    for path in [dir.path(), &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let run = |gate: &str| {
+        let script = format!(
+            "mount -t tmpfs tmpfs /run && {gate} && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \
+             unshare --user --map-root-user \"$0\" createRuntime"
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(&program);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let state =
+            r#"{"id":"c1","pid":7,"status":"creating","annotations":{"io.container.manager":"libpod"}}"#;
+        child.stdin.take().unwrap().write_all(state.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (exit, told) = run("mkdir -m 700 /run/nri-enforcer");
+    assert_eq!(exit, Some(0), "{told}");
+    let (exit, told) = run("true");
+    assert!(exit == Some(1) && told.contains("does not listen"), "no daemon has run: {told}");
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream as Stream;
 use std::os::unix::process::CommandExt;
@@ -10,6 +11,7 @@ use std::process::{Command, Stdio};
 use enforcer_core::ruleset::RulesetDigest;
 
 use crate::container::Selection;
+use crate::kernel::Kernel;
 use crate::kernel::recording::Recording;
 use crate::order::Present;
 use crate::procs::{Procs, tests::add};
@@ -25,7 +27,7 @@ struct Node {
     kernel: Arc<Recording>,
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
-    _policies: watch::Sender<Arc<crate::set::PolicySet>>,
+    policies: watch::Sender<Arc<crate::set::PolicySet>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -37,14 +39,15 @@ impl Node {
         let (orders, taken) = std::sync::mpsc::channel();
         let selection = Selection { exempt: ["kube-system".to_owned()].into(), ..Selection::default() };
         let registry = Arc::<Registry>::default();
+        let podman = podman_gate(dir.path(), &selection, seen.clone(), &registry);
         let procs = Procs::at(dir.path().join("proc"));
         let reconciler =
             Reconciler::new(Arc::clone(&kernel), selection, seen, registry, procs, Box::new(|_| {}));
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(true);
         let gate = Gate::open(&dir.path().join("gate/sock")).unwrap();
-        let serving = tokio::spawn(gate.serve(orders.clone(), is_synced, Arc::default()));
-        Self { dir, kernel, orders, synced, _policies: policies, serving }
+        let serving = tokio::spawn(gate.serve(orders.clone(), is_synced, Arc::default(), podman));
+        Self { dir, kernel, orders, synced, policies, serving }
     }
 
     fn socket(&self) -> PathBuf {
@@ -87,6 +90,34 @@ impl Node {
     }
 }
 
+/// podman with the containers of its tests.
+fn podman_gate(
+    dir: &Path,
+    selection: &Selection,
+    policies: watch::Receiver<Arc<crate::set::PolicySet>>,
+    registry: &Arc<Registry>,
+) -> Arc<PodmanGate> {
+    use enforcer_core::seccomp::{Arch, Node};
+    let node = Node { arch: Arch::X86_64, libseccomp: (2, 5, 4) };
+    let profiles = crate::seccomp::profiles::Profiles::new(Vec::new());
+    let ignored = Box::new(|_| {});
+    let seccomp = crate::seccomp::Seccomp::new(
+        selection.clone(),
+        Ok(node),
+        profiles,
+        Arc::clone(registry),
+        "/".into(),
+        ignored,
+    );
+    let apparmor = |_: &crate::set::PolicySet, container: &crate::container::Container| {
+        (container.subject.container == "web").then(|| "a-profile".to_owned())
+    };
+    let storage = crate::podman::tests::storage(&dir.join("storage"));
+    let gate =
+        PodmanGate::new(storage, policies, Arc::clone(registry), Arc::new(seccomp), Box::new(apparmor));
+    Arc::new(gate)
+}
+
 fn say(socket: &Path, bytes: &[u8]) -> Option<Answer> {
     let mut gate = Stream::connect(socket).unwrap();
     let _hung_up = gate.write_all(bytes);
@@ -108,6 +139,9 @@ fn request(id: &str) -> Request {
         namespace: "default".into(),
         pod: "pod".into(),
         container: "main".into(),
+        podman: false,
+        seccomp: None,
+        seccomp_digest: String::new(),
     }
 }
 
@@ -214,6 +248,35 @@ async fn links_are_looked_up_where_the_root_will_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_are_looked_up_in_the_root_once_it_has_changed() {
+    async fn digest(link: bool) -> RulesetDigest {
+        let node = Node::new();
+        let root = node.lives("c1");
+        let bundle = root.join("bundle/rootfs");
+        std::fs::create_dir_all(bundle.join("etc")).unwrap();
+        if link {
+            symlink("../data/shadow", bundle.join("etc/shadow")).unwrap();
+        }
+        let inode = std::fs::metadata(&bundle).unwrap().ino();
+        node.created("c1", "web");
+        assert_eq!(node.ask(&Request { root_inode: Some(inode), ..request("c1") }).await, Answer::Armed);
+        let before = node.kernel.digest("c1").unwrap();
+        // the runtime changes the root; nobody tells
+        let aside = node.dir.path().join("aside");
+        std::fs::rename(&bundle, &aside).unwrap();
+        std::fs::remove_dir_all(&root).unwrap();
+        std::fs::rename(&aside, &root).unwrap();
+        node.policies.send(policies(&[("no-shadow", "/etc/shadow")])).unwrap();
+        node.orders.send(Order::PoliciesChanged).unwrap();
+        while node.kernel.digest("c1") == Some(before) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        node.kernel.digest("c1").unwrap()
+    }
+    assert_ne!(digest(true).await, digest(false).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_container_disarms_it_unless_it_lives() {
     let node = Node::new();
     node.lives("c1");
@@ -303,4 +366,70 @@ async fn the_socket_is_roots_alone_and_replaced_only_when_nobody_listens() {
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(&dir, Some(65_534), None).unwrap();
     assert!(matches!(Gate::open(&socket), Err(SocketError::Directory { .. })), "another's");
+}
+
+fn of_podman(stage: Stage) -> Request {
+    Request { stage, podman: true, ..request(crate::podman::tests::WEB) }
+}
+
+#[tokio::test]
+async fn a_container_of_podmans_is_identified_given_its_profile_and_armed() {
+    let node = Node::new();
+    node.lives(crate::podman::tests::WEB);
+    let Answer::Adjust(adjustment) = node.ask(&of_podman(Stage::Precreate)).await else {
+        panic!("no adjustment")
+    };
+    assert_eq!((adjustment.apparmor.as_deref(), adjustment.seccomp), (Some("a-profile"), None));
+    // its label `app=web` selects it, though no runtime has told about it
+    assert_eq!(node.ask(&of_podman(Stage::CreateRuntime)).await, Answer::Armed);
+    assert!(node.kernel.armed().unwrap().contains_key(&ContainerId::new(crate::podman::tests::WEB).unwrap()));
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_identified_is_refused_where_a_policy_may_select_it() {
+    let node = Node::new();
+    for stage in [Stage::Precreate, Stage::CreateRuntime] {
+        let unknown = Request { id: "0".repeat(64), ..of_podman(stage) };
+        let why = reason(node.ask(&unknown).await);
+        assert!(why.contains("its name and labels are not known"), "{why}");
+        let elsewhere = Request { namespace: "elsewhere".into(), ..unknown };
+        assert_eq!(node.ask(&elsewhere).await, Answer::Nothing);
+    }
+    let bad = Request { seccomp: Some(serde_json::json!([1])), ..of_podman(Stage::Precreate) };
+    assert!(reason(node.ask(&bad).await).contains("seccomp profile makes no sense"));
+}
+
+#[test]
+fn what_seccomp_policies_select_must_have_been_given_their_profile() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: p}\n\
+        spec:\n  selector: {matchLabels: {app: web}}\n  action: Block\n  syscalls: [rmdir]\n";
+    let parsed = enforcer_core::policy::parse("p.yaml", text);
+    let set =
+        crate::set::PolicySet::default().with_seccomp(parsed.seccomp.into_iter().map(Arc::new).collect());
+    let (_policies, seen) = watch::channel(Arc::new(set));
+    let registry = Arc::<Registry>::default();
+    let gate = podman_gate(dir.path(), &Selection::default(), seen, &registry);
+    let create = |digest: &str| {
+        let request = Request { seccomp_digest: digest.into(), ..of_podman(Stage::CreateRuntime) };
+        gate.create(&request).map(|container| container.subject.container.clone()).map_err(reason)
+    };
+    assert!(create("").unwrap_err().contains("was not run at `precreate`"));
+    let own = serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls":
+        [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}]});
+    let request = Request { seccomp: Some(own), ..of_podman(Stage::Precreate) };
+    let Answer::Adjust(adjustment) = gate.precreate(&request) else { panic!("no adjustment") };
+    let profile = adjustment.seccomp.unwrap().to_string();
+    assert!(
+        profile.contains("\"rmdir\"") && profile.contains("\"errnoRet\":13"),
+        "its own is kept: {profile}"
+    );
+    let digest = &adjustment.annotations["nri-enforcer.io/seccomp"];
+    assert_eq!(create(digest), Ok("web".into()));
+    assert!(create("").is_err() && create("another").is_err());
+    // the runtime that lists containers does not know it, and yet it is remembered until its end
+    registry.seccomp().replace([]);
+    assert_eq!(create(digest), Ok("web".into()));
+    registry.end(&ContainerId::new(crate::podman::tests::WEB).unwrap());
+    assert!(create(digest).is_err(), "over");
 }

@@ -25,7 +25,8 @@ impl<K: Kernel> Reconciler<K> {
         let Some(known) = self.known.get_mut(&caller.id) else { return Gated::Unknown };
         let before = std::mem::replace(&mut known.process, process);
         let other = known.armed.is_some() && before != process;
-        known.root = caller.root.clone().map_or(RootAt::Unknown, RootAt::Below);
+        known.root =
+            caller.root.clone().map_or(RootAt::Unknown, |root| RootAt::Below(root, caller.root_inode));
         known.stage = Stage::Running; // for whatever comes after this: armed later, it may run already
         known.unwatched |= known.armed.is_none(); // should it start in spite of a refusal (the hook's mode is open)
         match self.arm_first(&container, (caller.pid, process), other, &merged, stage) {

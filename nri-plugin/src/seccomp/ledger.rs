@@ -77,6 +77,8 @@ pub struct Entry {
     pub not_applied: Option<String>,
     /// How many gaps the profile has; `None`: it was made by another daemon.
     pub gaps: Option<usize>,
+    /// Whether no runtime lists it.
+    pub apart: bool,
 }
 
 /// What the policies say about a container now: the digest of the policies alone, `None` where none selects it; or why no
@@ -92,7 +94,16 @@ pub struct Ledger {
 impl Ledger {
     /// Notes what a container is created with.
     pub fn put(&self, container: Arc<Container>, created: Created) {
-        let entry = Entry { state: State::InForce, created, not_applied: None, gaps: None, container };
+        self.enter(container, created, false);
+    }
+
+    /// The same of a container that no runtime lists: it stays until it is forgotten.
+    pub fn put_apart(&self, container: Arc<Container>, created: Created) {
+        self.enter(container, created, true);
+    }
+
+    fn enter(&self, container: Arc<Container>, created: Created, apart: bool) {
+        let entry = Entry { state: State::InForce, created, not_applied: None, gaps: None, container, apart };
         self.entries().insert(entry.container.id.clone(), entry);
     }
 
@@ -103,9 +114,9 @@ impl Ledger {
         }
     }
 
-    /// Notes everything that runs, and nothing else.
+    /// Notes everything that the runtime lists, and nothing else of it.
     pub fn replace(&self, containers: impl IntoIterator<Item = (Arc<Container>, Created)>) {
-        self.entries().clear();
+        self.entries().retain(|_, entry| entry.apart);
         containers.into_iter().for_each(|(container, created)| self.put(container, created));
     }
 
@@ -293,7 +304,10 @@ mod tests {
         assert_eq!(ledger.state(&a.id), Some(State::InForce), "it has nothing that it should not");
         ledger.compare(|_| Ok(Some("x".into())));
         assert_eq!(ledger.files(), ["nri-enforcer/x.json".to_owned()].into());
+        let apart = container("p", "default", "web");
+        ledger.put_apart(Arc::clone(&apart), Created::default());
         ledger.replace([(Arc::clone(&a), created("z"))]);
+        assert_eq!(ledger.created(&apart.id), Some(Created::default()), "no runtime lists it");
         assert_eq!(ledger.files(), ["nri-enforcer/z.json".to_owned()].into());
         ledger.forget(&a.id);
         assert_eq!((ledger.state(&a.id), ledger.files().len()), (None, 0));

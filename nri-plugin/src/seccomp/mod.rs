@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use enforcer_core::coverage::{Gap, GapReason};
 use enforcer_core::policy::SeccompPolicy;
+use enforcer_core::seccomp::oci::LinuxSeccomp;
 use enforcer_core::seccomp::{Base, Node, SeccompProfile, compile};
 use enforcer_core::subject::Subject;
 use nri::{ContainerAdjustment, Context, NriVersion};
@@ -278,6 +279,58 @@ impl Seccomp {
             policies: name(policies),
             advice: why.to_owned(),
         });
+    }
+
+    /// Whether a seccomp policy may select a container of this namespace, whatever its name and labels.
+    #[must_use]
+    pub fn reaches(&self, set: &PolicySet, namespace: &str) -> bool {
+        let exempt = self.selection.exempt.contains(namespace);
+        !exempt && set.seccomp().iter().any(|policy| policy.id().namespace == namespace)
+    }
+
+    /// Whether profiles can be made for this machine.
+    #[must_use]
+    pub fn makes_profiles(&self) -> bool {
+        self.node.is_ok()
+    }
+
+    /// The profile that a container is to be given in the place of `profile`, which it would have otherwise, and what it is
+    /// created with then; `None`: no seccomp policy selects it. For a runtime that hands the whole configuration over.
+    ///
+    /// # Errors
+    /// When its policies cannot be applied; with `strict`, when not completely.
+    pub fn adjust(
+        &self,
+        set: &PolicySet,
+        container: &Arc<Container>,
+        profile: Option<LinuxSeccomp>,
+    ) -> Result<Option<(LinuxSeccomp, Created)>, Refusal> {
+        let policies = self.selecting(set, container);
+        if policies.is_empty() {
+            self.registry.seccomp().put_apart(Arc::clone(container), Created::default());
+            return Ok(None);
+        }
+        if let Err(unknown) = &self.node {
+            let why = unknown.to_string();
+            self.registry.seccomp().put_apart(Arc::clone(container), Created::default());
+            self.note_not_applied(container, &policies, &why, policies.len());
+            self.tell_gaps(container, &policies, &gaps(&policies, GapReason::SeccompMachine, NO_EFFECT))?;
+            return Ok(None);
+        }
+        let base = profile.map_or(Base::Unconfined, Base::Profile);
+        let profile = self.compile(&policies, &base).map_err(|error| {
+            Refusal::new(container, name(&policies), error, "mend the profile, or the policies")
+        })?;
+        self.tell_gaps(container, &policies, &profile.gaps)?;
+        let digest = profile.digest().to_string();
+        tracing::info!(%container, profile = digest, "created under seccomp policies");
+        let wanted = self
+            .digest(&policies)
+            .map_err(|error| Refusal::new(container, name(&policies), error, "mend the policies"))?;
+        let created = Created { profile: Some(digest), policies: wanted, ..Created::default() };
+        self.registry.seccomp().put_apart(Arc::clone(container), created.clone());
+        self.registry.seccomp().has_gaps(&container.id, profile.gaps.len());
+        Ok(Some((profile.oci, created)))
     }
 
     /// Takes note of a start. Looks whether a container that is about to start has the profile that its pod had to name; only

@@ -1,0 +1,139 @@
+//! A real podman on this very machine, as root, in namespaces of its own: what it and its set-up write to `/etc`, `/opt`,
+//! `/run` and `/var/lib` is gone with them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::oci::Runtime;
+use crate::{cache, image};
+
+/// The program in its image: that of [`crate::oci`].
+pub const PROGRAM: &str = "/calls";
+/// The image that is there: nothing but that program.
+pub const IMAGE: &str = "localhost/shop/web:v1";
+
+/// podman, with its storage below a directory that the machine sees, too.
+#[derive(Debug)]
+pub struct Podman {
+    dir: PathBuf,
+    artefact: PathBuf,
+    namespaces: Child,
+}
+
+/// Makes the namespaces, and waits. Where cgroups are a hybrid of v1 and v2, both are mounted anew, below the own cgroup.
+const SETUP: &str = r#"set -e
+mount --make-rprivate /
+if [ -d /sys/fs/cgroup/memory ]; then
+  mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
+  for c in cpu cpuacct cpuset memory devices freezer blkio pids; do mkdir /sys/fs/cgroup/$c; mount -t cgroup -o $c cgroup /sys/fs/cgroup/$c; done
+  mkdir /sys/fs/cgroup/systemd /sys/fs/cgroup/unified
+  mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd; mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified
+else mount -t cgroup2 cgroup2 /sys/fs/cgroup; fi
+mkdir "$1/own"; mount -t tmpfs -o mode=755 tmpfs "$1/own"
+for d in etc opt var/lib usr/share; do
+  mkdir -p "$1/own/$d" "$1/own/work/$d"; mount -t overlay -o "lowerdir=/$d,upperdir=$1/own/$d,workdir=$1/own/work/$d" overlay "/$d"
+done
+mount -t tmpfs -o mode=755 tmpfs /run
+echo "$2/lib" >/etc/ld.so.conf.d/podman.conf; ldconfig -i # what a monitor runs gets no LD_LIBRARY_PATH
+rm -rf /etc/containers /usr/share/containers; mkdir -p /etc/containers /usr/share/containers
+cp "$1"/conf/* /etc/containers; cp "$2/seccomp.json" /usr/share/containers
+: >"$1/ready"
+exec sleep 3600"#;
+
+impl Podman {
+    /// With everything below `dir`, which is empty.
+    ///
+    /// # Errors
+    /// When the lab is not set up, or the namespaces cannot be made.
+    pub fn new(dir: &Path) -> Result<Self> {
+        let artefact = cache::artefact("podman")?;
+        let (conf, storage) = (dir.join("conf"), dir.join("storage"));
+        fs::create_dir_all(&conf)?;
+        let containers = format!(
+            "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"lab\"\nconmon_path = [\"{}\"]\n\
+             [engine.runtimes]\nlab = [\"{}\"]\n[containers]\nnetns = \"none\"\napparmor_profile = \"unconfined\"\n\
+             default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
+            artefact.join("bin/conmon").display(),
+            Runtime::Runc.program()?.display(),
+        );
+        fs::write(conf.join("containers.conf"), containers)?;
+        let storage = format!(
+            "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers/storage\"\ngraphroot = \"{}\"\n",
+            storage.display()
+        );
+        fs::write(conf.join("storage.conf"), storage)?;
+        fs::write(conf.join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
+        let namespaces = Command::new("unshare")
+            .args(["--mount", "--cgroup", "--fork", "--kill-child", "sh", "-c", SETUP, "sh"])
+            .arg(dir)
+            .arg(&artefact)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("run `unshare`")?;
+        let mut podman = Self { dir: dir.to_owned(), artefact, namespaces };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !dir.join("ready").exists() {
+            ensure!(podman.namespaces.try_wait()?.is_none(), "podman's namespaces could not be made");
+            ensure!(Instant::now() < deadline, "podman's namespaces are not ready");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        podman.import()?;
+        Ok(podman)
+    }
+
+    /// Makes [`IMAGE`].
+    fn import(&self) -> Result<()> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(image::SYS.len().try_into()?);
+        header.set_mode(0o755);
+        tar.append_data(&mut header, PROGRAM.trim_start_matches('/'), image::SYS)?;
+        let path = self.dir.join("image.tar");
+        fs::write(&path, tar.into_inner()?)?;
+        let output = self.run(&["import", "-q", &path.to_string_lossy(), IMAGE])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Its storage directory.
+    #[must_use]
+    pub fn storage(&self) -> PathBuf {
+        self.dir.join("storage")
+    }
+
+    /// Runs a program beside it.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn beside(&self, program: &Path, arguments: &[&str]) -> Result<Output> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.namespaces.id()))?;
+        let first = children.split_whitespace().next().context("the namespaces have ended")?;
+        let output = Command::new("nsenter")
+            .args(["--target", first, "--mount", "--cgroup", "--"])
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output();
+        output.context("run `nsenter`")
+    }
+
+    /// Runs `podman` with these arguments.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn run(&self, arguments: &[&str]) -> Result<Output> {
+        self.beside(&self.artefact.join("bin/podman"), arguments)
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _none_left = self.run(&["rm", "--all", "--force", "--time", "0"]);
+        let _gone = self.namespaces.kill().and_then(|()| self.namespaces.wait()); // and with it all that is inside
+    }
+}

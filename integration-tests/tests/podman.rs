@@ -1,0 +1,417 @@
+//! podman, Debian's own, on this machine: its containers are selected by name, label, image and pod, get the profile of
+//! their seccomp policies in their configuration, and start only when the daemon says so. What becomes of them when it is
+//! not as it should be is a table in the hook's readme.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::node::{Daemon, Options};
+use lab::podman::{IMAGE, PROGRAM, Podman};
+use lab::run::{Target, hook};
+use lab::vm::{Containerd, Kernel, Spec};
+use nix::sys::signal::Signal;
+
+const README: &str = include_str!("../../nri-plugin/hook/README.md");
+const BEGIN: &str = "<!-- the table that integration-tests/tests/podman.rs measures -->\n";
+const END: &str = "<!-- end of podman's table -->";
+/// Names the socket to `listener`, in a process of another user.
+const LISTENER: &str = "NRI_ENFORCER_PODMAN_LISTENER";
+const NOBODY: u32 = 65_534;
+const HOOK_CONFIG: &str = "/opt/nri-enforcer/nri-enforcer-hook.json";
+
+/// What the policies deny, each with an errno of its own; then what podman's own profile denies, and what both allow.
+const RMDIR: &str = "64:84:buf";
+const SYNC: &str = "64:162";
+const PERSONALITY: &str = "64:135:1";
+const GETPID: &str = "64:39";
+
+/// Selected by label, name, image, and the label of a pod.
+const POLICIES: &str = "
+apiVersion: security.kubearmor.com/v1
+kind: KubeArmorSeccompPolicy
+metadata: {name: by-label}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: Block
+  syscalls: ['rmdir:95']
+---
+apiVersion: security.kubearmor.com/v1
+kind: KubeArmorSeccompPolicy
+metadata: {name: by-name}
+spec:
+  selector: {matchLabels: {kubearmor.io/container.name: '[db]'}}
+  action: Block
+  syscalls: ['rmdir:96']
+---
+apiVersion: security.kubearmor.com/v1
+kind: KubeArmorSeccompPolicy
+metadata: {name: by-image}
+spec:
+  selector: {matchLabels: {nri-enforcer.io/image: localhost_shop_web, nri-enforcer.io/image-tag: v1}}
+  action: Block
+  syscalls: ['sync:97']
+---
+apiVersion: security.kubearmor.com/v1
+kind: KubeArmorSeccompPolicy
+metadata: {name: by-pod}
+spec:
+  selector: {matchLabels: {tier: front}}
+  action: Block
+  syscalls: ['rmdir:98']
+";
+
+struct Node {
+    podman: Podman,
+    daemon: Daemon,
+    dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        fs::create_dir(dir.path().join("podman"))?;
+        let podman = Podman::new(&dir.path().join("podman"))?;
+        let program = Target { spec: Spec::node(Kernel::V6_12, Containerd::V2_1), daemon: None }.daemon()?;
+        let installed = podman
+            .beside(&program, &["install", "--runtime", "podman", "--hook", &hook()?.to_string_lossy()])?;
+        ensure!(installed.status.success(), "install: {}", String::from_utf8_lossy(&installed.stderr));
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let arguments = [
+            "--seccomp-only".to_owned(),
+            format!("--podman-storage={}", podman.storage().display()),
+            format!("--gate-socket={}", path("gate/sock")),
+            format!("--status-socket={}", path("gate/status")),
+            format!("--nri-socket={}", path("no-nri.sock")),
+            format!("--open-starts={}", path("spool")),
+            format!("--seccomp-dir={}", path("kubelet")),
+        ];
+        let options = Options { program, arguments: arguments.to_vec(), ..Options::default() };
+        let daemon = Daemon::new(&dir.path().join("daemon"), options)?;
+        daemon.write_policy("p.yaml", POLICIES)?;
+        let mut node = Self { podman, daemon, dir };
+        node.configure("closed")?;
+        node.start()?;
+        Ok(node)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.daemon.spawn()?;
+        let socket = self.socket();
+        soon(&format!("the gate opens\n{}", self.daemon.log()), || socket.exists())
+    }
+
+    /// The daemon again, with podman's storage elsewhere: podman needs its files itself.
+    fn restart_with(&mut self, storage: &Path) -> Result<()> {
+        self.daemon.end(Signal::SIGTERM)?;
+        let arguments = &mut self.daemon.options_mut().arguments;
+        arguments.retain(|one| !one.starts_with("--podman-storage="));
+        arguments.push(format!("--podman-storage={}", storage.display()));
+        self.start()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("gate/sock")
+    }
+
+    fn configure(&self, mode: &str) -> Result<()> {
+        let config = serde_json::json!({
+            "mode": mode, "exemptNamespaces": ["kube-system"], "deadlineMillis": 700,
+            "socket": self.socket(), "spool": self.dir.path().join("spool"),
+        });
+        let from = self.dir.path().join("hook.json");
+        fs::write(&from, config.to_string())?;
+        self.ok("cp", &[&from.to_string_lossy(), HOOK_CONFIG]).map(drop)
+    }
+
+    fn ok(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = match program {
+            "podman" => self.podman.run(arguments)?,
+            other => self.podman.beside(Path::new(other), arguments)?,
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{program} {arguments:?}: {said}\n{}", self.daemon.log());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn podman(&self, arguments: &[&str]) -> Result<String> {
+        self.ok("podman", arguments)
+    }
+
+    /// Runs a container of the image, and returns how its system calls end.
+    fn ends(&self, options: &[&str]) -> Result<[String; 4]> {
+        let calls = [RMDIR, SYNC, PERSONALITY, GETPID];
+        let arguments = [&["run", "--rm"], options, &[IMAGE, PROGRAM], &calls].concat();
+        ends(&self.podman(&arguments)?, calls)
+    }
+
+    /// How many open starts are recorded.
+    fn records(&self) -> usize {
+        fs::read_dir(self.dir.path().join("spool")).map_or(0, |entries| entries.count())
+    }
+}
+
+fn ends<const N: usize>(output: &str, calls: [&str; N]) -> Result<[String; N]> {
+    let of = |call: &str| {
+        let end = output.lines().find_map(|line| line.split_once('\t').filter(|(made, _)| *made == call));
+        end.map(|(_, end)| end.trim().to_owned()).unwrap_or_default()
+    };
+    let ends = calls.map(of);
+    ensure!(ends.iter().all(|end| !end.is_empty()), "not every call was made: {output}");
+    Ok(ends)
+}
+
+fn soon(what: &str, done: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        ensure!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+#[test]
+fn containers_are_selected_and_get_their_profiles() -> Result<()> {
+    let node = Node::new()?;
+    // every container is of the image; podman's own profile stays in force below the policies
+    let (plain, own, ok) = ("errno 2", "errno 38", "ok");
+    for (options, rmdir) in [
+        (&["--name", "a", "-l", "app=web"][..], "errno 95"),
+        (&["--name", "db"], "errno 96"),
+        (&["--name", "other", "-l", "app=other"], plain),
+        (&["--security-opt", "seccomp=unconfined", "-l", "app=web"], "errno 95"),
+    ] {
+        let own = if options.contains(&"seccomp=unconfined") { ok } else { own };
+        let found = node.ends(options)?;
+        ensure!(found == [rmdir, "errno 97", own, ok], "{options:?}: {found:?}");
+    }
+    node.podman(&["pod", "create", "--infra=false", "--name", "shop", "-l", "tier=front"])?;
+    let found = node.ends(&["--pod", "shop"])?;
+    ensure!(found[0] == "errno 98", "in the pod: {found:?}");
+    // what is not told about, and no policy selects, is not touched at all
+    node.podman(&["tag", IMAGE, "localhost/plain"])?;
+    node.podman(&["create", "--name", "plain", "localhost/plain", PROGRAM, RMDIR, SYNC])?;
+    let found = ends(&node.podman(&["start", "-a", "plain"])?, [RMDIR, SYNC])?;
+    ensure!(found == [plain, ok], "{found:?}");
+    ensure!(
+        !configuration(&node, "plain")?.contains("nri-enforcer.io"),
+        "a container that nothing selects is changed"
+    );
+    life(&node)
+}
+
+/// A container's configuration, as podman gave it to the runtime.
+fn configuration(node: &Node, name: &str) -> Result<String> {
+    let id = node.podman(&["inspect", "--format", "{{.Id}}", name])?;
+    let path = node.podman.storage().join("vfs-containers").join(id.trim()).join("userdata/config.json");
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// Create, start, change the policies, restart, stop, remove.
+fn life(node: &Node) -> Result<()> {
+    node.podman(&["create", "--name", "web", "-l", "app=web", IMAGE, PROGRAM, RMDIR])?;
+    let start = || Ok::<_, anyhow::Error>(ends(&node.podman(&["start", "-a", "web"])?, [RMDIR])?[0].clone());
+    ensure!(start()? == "errno 95");
+    let first = configuration(node, "web")?;
+    ensure!(first.contains("\"nri-enforcer.io/seccomp\":\""), "no digest");
+    ensure!(start()? == "errno 95", "again");
+    ensure!(
+        configuration(node, "web")? == first
+            || configuration(node, "web")?.contains("nri-enforcer.io/seccomp")
+    );
+    let before = node.daemon.policy_changes();
+    node.daemon.write_policy("p.yaml", &POLICIES.replace("rmdir:95", "rmdir:99"))?;
+    soon("the policies change", || node.daemon.policy_changes() > before)?;
+    ensure!(start()? == "errno 99", "the new policies, from the next start");
+    node.podman(&["rm", "web"])?;
+    // one that runs on: restart, stop
+    node.podman(&["run", "-d", "--name", "web", "-l", "app=web", IMAGE, PROGRAM, RMDIR, "64:34"])?; // pause
+    node.podman(&["restart", "-t", "0", "web"])?;
+    let filters = node.podman(&["inspect", "--format", "{{.State.Status}} {{.State.Pid}}", "web"])?;
+    ensure!(filters.starts_with("running"), "{filters}");
+    node.podman(&["stop", "-t", "0", "web"])?;
+    node.podman(&["rm", "web"])?;
+    // its end was told: nothing waits for a restart any more
+    let told = node.daemon.whole_log();
+    ensure!(!told.contains("makes no sense"), "{told}");
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Protected,
+    Refused,
+    Unprotected { recorded: bool },
+}
+
+const PROTECTED: Outcome = Outcome::Protected;
+const REFUSED: Outcome = Outcome::Refused;
+const RECORDED: Outcome = Outcome::Unprotected { recorded: true };
+const STARTS: Outcome = Outcome::Unprotected { recorded: false };
+
+impl Outcome {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Protected => "starts under its policies",
+            Self::Refused => "**does not start**",
+            Self::Unprotected { recorded: true } => "starts unprotected, recorded",
+            Self::Unprotected { recorded: false } => "starts",
+        }
+    }
+}
+
+/// What has become of containers so far.
+struct Matrix {
+    node: Node,
+    table: String,
+    wrong: Vec<String>,
+}
+
+impl Matrix {
+    /// Runs a container, or starts one that is created, and says what became of it.
+    fn outcome(&self, arguments: &[&str]) -> Result<Outcome> {
+        let before = self.node.records();
+        let output = self.node.podman.run(arguments)?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let recorded = self.node.records() > before;
+        if !output.status.success() {
+            ensure!(
+                err.contains("nri-enforcer-hook: ") && err.contains("must not start"),
+                "another error: {err}"
+            );
+            ensure!(!recorded, "recorded, and refused: {err}");
+            return Ok(REFUSED);
+        }
+        match ends(&out, [RMDIR])?[0].as_str() {
+            "errno 95" => Ok(PROTECTED),
+            "errno 2" => Ok(Outcome::Unprotected { recorded }),
+            other => bail!("{other}\n{err}"),
+        }
+    }
+
+    fn created(&self, number: usize) -> Result<[String; 3]> {
+        let names = ["closed", "open", "exempt"].map(|name| format!("{name}-{number}"));
+        for (name, namespace) in names.iter().zip(["default", "default", "kube-system"]) {
+            let annotation = format!("io.kubernetes.pod.namespace={namespace}");
+            let options = ["create", "--name", name, "-l", "app=web", "--annotation", &annotation];
+            self.node.podman(&[&options[..], &[IMAGE, PROGRAM, RMDIR]].concat())?;
+        }
+        Ok(names)
+    }
+
+    fn row(&mut self, what: &str, names: [String; 3], wanted: [Outcome; 3]) -> Result<()> {
+        let [closed, open, exempt] = names;
+        let start =
+            |name: &str| self.outcome(&["start", "-a", name]).with_context(|| format!("{what}: {name}"));
+        self.node.configure("closed")?;
+        let (closed, exempt) = (start(&closed)?, start(&exempt)?);
+        self.node.configure("open")?;
+        let found = [closed, start(&open)?, exempt];
+        if found != wanted {
+            self.wrong.push(format!("{what}: {found:?}, not {wanted:?}"));
+        }
+        let [closed, open, exempt] = found.map(Outcome::text);
+        self.table.push_str(&format!("| {what} | {closed} | {open} | {exempt} |\n"));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_becomes_of_containers_when_the_daemon_is_not_as_it_should_be() -> Result<()> {
+    let table = "| the daemon | mode `closed` | mode `open` | exempt namespace |\n|---|---|---|---|\n";
+    let mut matrix = Matrix { node: Node::new()?, table: table.into(), wrong: Vec::new() };
+    let mut created = (0..7).map(|number| matrix.created(number)).collect::<Result<Vec<_>>>()?.into_iter();
+    let mut next = || created.next().context("a row more than containers");
+    let bad = [REFUSED, RECORDED, STARTS];
+
+    matrix.row("answers", next()?, [PROTECTED, PROTECTED, STARTS])?;
+    let (storage, elsewhere) = (matrix.node.podman.storage(), matrix.node.dir.path().join("elsewhere"));
+    matrix.node.restart_with(&elsewhere)?;
+    matrix.row("does not find the container in podman's files", next()?, bad)?;
+    matrix.node.restart_with(&storage)?;
+    matrix.node.daemon.signal(Signal::SIGSTOP)?;
+    matrix.row("hangs (SIGSTOP)", next()?, bad)?;
+    matrix.node.daemon.end(Signal::SIGKILL)?;
+    matrix.row("was killed after the container's creation", next()?, bad)?;
+    let socket = matrix.node.socket();
+    fs::remove_file(&socket)?;
+    for (what, behaviour) in [
+        ("is dead, and another user's program says `armed` at its socket", Behaviour::Nobody),
+        ("is dead, and something sends garbage at its socket", Behaviour::Garbage),
+        ("is dead, and something is silent at its socket", Behaviour::Silent),
+    ] {
+        let stop = stand_in(&socket, behaviour)?;
+        matrix.row(what, next()?, bad)?;
+        stop()?;
+    }
+    ensure!(matrix.wrong.is_empty(), "{}", matrix.wrong.join("\n"));
+    let committed = README.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
+    let (committed, _) = committed.context("podman's table of nri-plugin/hook/README.md is not there")?;
+    ensure!(
+        committed == matrix.table,
+        "podman's table of nri-plugin/hook/README.md; measured:\n{}",
+        matrix.table
+    );
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behaviour {
+    Nobody,
+    Garbage,
+    Silent,
+}
+
+/// Something that is not the daemon at its socket, until it is told to stop.
+fn stand_in(socket: &Path, behaviour: Behaviour) -> Result<Box<dyn FnOnce() -> Result<()>>> {
+    let (dir, socket) = (socket.parent().context("a directory")?.to_owned(), socket.to_owned());
+    if behaviour != Behaviour::Nobody {
+        let listener = UnixListener::bind(&socket)?;
+        std::thread::spawn(move || {
+            let mut callers = Vec::new();
+            for mut caller in listener.incoming().flatten() {
+                if behaviour == Behaviour::Garbage {
+                    let _gone = caller.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+                }
+                callers.push(caller); // held: hanging up would be an answer
+            }
+        });
+        return Ok(Box::new(move || Ok(fs::remove_file(socket)?)));
+    }
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let above = dir.parent().context("a directory")?.to_owned();
+    mode(&dir, 0o777)?;
+    mode(&above, 0o755)?;
+    let program = above.join("listener"); // where it was built may be root's alone
+    fs::copy(std::env::current_exe()?, &program)?;
+    let mut child = Command::new(program)
+        .args(["--exact", "listener"])
+        .env(LISTENER, &socket)
+        .uid(NOBODY)
+        .stdout(Stdio::null())
+        .spawn()?;
+    soon("nobody listens", || socket.exists())?;
+    Ok(Box::new(move || {
+        child.kill()?;
+        child.wait()?;
+        mode(&dir, 0o700)?;
+        Ok(fs::remove_file(&socket)?)
+    }))
+}
+
+/// Not a test by itself: another user's program, which answers what the daemon would.
+#[test]
+fn listener() -> Result<()> {
+    let Some(path) = std::env::var_os(LISTENER) else { return Ok(()) };
+    for caller in UnixListener::bind(path)?.incoming() {
+        let answer = br#"{"version":1,"answer":"armed"}"#;
+        let _gone = caller?.write_all(&[&30_u32.to_be_bytes()[..], answer].concat());
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! What the gate does for podman, whose containers no NRI tells about: it finds out by podman's files who asks, and at
+//! `precreate` says what is to be changed in the configuration.
+
+use std::sync::Arc;
+
+use enforcer_core::enforce::ContainerId;
+use enforcer_core::seccomp::oci::LinuxSeccomp;
+use nri_enforcer_hook::message::{Answer, Request};
+use nri_enforcer_hook::spec::Adjustment;
+use tokio::sync::watch;
+
+use crate::container::Container;
+use crate::exit::chain;
+use crate::podman::Podman;
+use crate::registry::Registry;
+use crate::seccomp::Seccomp;
+use crate::set::PolicySet;
+
+/// The AppArmor profile that a container is to have; `None`: what podman gives it. It must be loaded already.
+pub type Apparmor = Box<dyn Fn(&PolicySet, &Container) -> Option<String> + Send + Sync>;
+
+/// What the gate needs for podman. All of it may block, as long as the disk does.
+pub struct PodmanGate {
+    podman: Podman,
+    policies: watch::Receiver<Arc<PolicySet>>,
+    registry: Arc<Registry>,
+    seccomp: Arc<Seccomp>,
+    apparmor: Apparmor,
+}
+
+impl std::fmt::Debug for PodmanGate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PodmanGate").field("podman", &self.podman).finish_non_exhaustive()
+    }
+}
+
+/// Who asks, or what to answer when that need not or cannot be known.
+type Known = Result<Arc<Container>, Answer>;
+
+impl PodmanGate {
+    /// For containers of this podman.
+    #[must_use]
+    pub fn new(
+        podman: Podman,
+        policies: watch::Receiver<Arc<PolicySet>>,
+        registry: Arc<Registry>,
+        seccomp: Arc<Seccomp>,
+        apparmor: Apparmor,
+    ) -> Self {
+        Self { podman, policies, registry, seccomp, apparmor }
+    }
+
+    /// Who asks. One that cannot be identified is refused where a policy could select it.
+    fn identify(&self, request: &Request) -> Known {
+        let refused = |why: String| Answer::Refused { reason: format!("container `{}`: {why}", request.id) };
+        let id = ContainerId::new(request.id.clone()).map_err(|error| refused(error.to_string()))?;
+        match self.podman.container(&id, &request.namespace) {
+            Ok(container) => Ok(Arc::new(container)),
+            Err(error) => {
+                let why = format!("its name and labels are not known: {}", chain(&error));
+                let set = Arc::clone(&self.policies.borrow());
+                let reached =
+                    set.reaches(&request.namespace) || self.seccomp.reaches(&set, &request.namespace);
+                tracing::warn!(container = request.id, reached, "{why}");
+                Err(if reached { refused(why) } else { Answer::Nothing })
+            }
+        }
+    }
+
+    /// What is to be changed in the configuration of a container.
+    pub fn precreate(&self, request: &Request) -> Answer {
+        let container = match self.identify(request) {
+            Ok(container) => container,
+            Err(answer) => return answer,
+        };
+        let refused = |reason: String| {
+            tracing::error!(%container, reason, "refused at the gate");
+            Answer::Refused { reason }
+        };
+        let profile: Option<LinuxSeccomp> =
+            match request.seccomp.clone().map(serde_json::from_value).transpose() {
+                Ok(profile) => profile,
+                Err(error) => {
+                    return refused(format!("{container}: its seccomp profile makes no sense: {error}"));
+                }
+            };
+        let set = Arc::clone(&self.policies.borrow());
+        let mut adjustment =
+            Adjustment { apparmor: (self.apparmor)(&set, &container), ..Adjustment::default() };
+        match self.seccomp.adjust(&set, &container, profile) {
+            Ok(None) => {}
+            Ok(Some((profile, created))) => {
+                adjustment.seccomp = match serde_json::to_value(&profile) {
+                    Ok(profile) => Some(profile),
+                    Err(error) => return refused(format!("{container}: its seccomp profile: {error}")),
+                };
+                let annotations = created.annotations().map(|(key, value)| (key.to_owned(), value.clone()));
+                adjustment.annotations = annotations.collect();
+            }
+            Err(refusal) => return refused(refusal.to_string()),
+        }
+        match adjustment == Adjustment::default() {
+            true => Answer::Nothing,
+            false => Answer::Adjust(adjustment),
+        }
+    }
+
+    /// Who is about to start. One that seccomp policies select must have been through [`Self::precreate`].
+    ///
+    /// # Errors
+    /// What to answer in place of arming it.
+    pub fn create(&self, request: &Request) -> Known {
+        let container = self.identify(request)?;
+        let set = Arc::clone(&self.policies.borrow());
+        let selected = self.seccomp.selects(&set, &container.subject, container.wish);
+        if !selected || !self.seccomp.makes_profiles() {
+            return Ok(container);
+        }
+        let given = self.registry.seccomp().created(&container.id).and_then(|created| created.profile);
+        if given.as_ref() == Some(&request.seccomp_digest) {
+            return Ok(container);
+        }
+        let reason = format!(
+            "{container}: it does not have the profile of its seccomp policies, as the hook was not run at `precreate`, or they \
+             have changed since; start it again, and see that `nri-enforcer install --runtime podman` has been run"
+        );
+        Err(Answer::Refused { reason })
+    }
+}

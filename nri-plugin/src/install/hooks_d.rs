@@ -1,0 +1,125 @@
+//! `hooks.d`, for CRI-O and podman: a JSON file for each stage, and a drop-in where the directory is not read.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::edit::Toml;
+use super::plan::Plan;
+use super::program::{entry, found};
+use super::record::{Put, Record};
+use super::root::Content;
+use super::{Failure, Told};
+use crate::cli::Runtime;
+
+/// The administrator's hooks.
+const DIR: &str = "/etc/containers/oci/hooks.d";
+/// The distribution's: what both read, unless they are told otherwise.
+const DEFAULT_DIR: &str = "/usr/share/containers/oci/hooks.d";
+
+/// How a runtime is configured.
+struct Layout {
+    /// Its files, in the order in which they are read.
+    files: &'static [&'static str],
+    /// The table with `hooks_dir`.
+    table: &'static str,
+    /// Our drop-in, read after those of others.
+    drop_in: &'static str,
+    stages: &'static [&'static str],
+}
+
+const CRIO: Layout = Layout {
+    files: &["/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*"],
+    table: "crio.runtime",
+    drop_in: "/etc/crio/crio.conf.d/99-nri-enforcer.conf",
+    stages: &["createRuntime", "poststop"],
+};
+const PODMAN: Layout = Layout {
+    files: &[
+        "/usr/share/containers/containers.conf",
+        "/etc/containers/containers.conf",
+        "/etc/containers/containers.conf.d/*.conf",
+    ],
+    table: "engine",
+    drop_in: "/etc/containers/containers.conf.d/99-nri-enforcer.conf",
+    stages: &["precreate", "createRuntime", "poststop"],
+};
+
+fn layout(runtime: Runtime) -> &'static Layout {
+    if runtime == Runtime::Podman { &PODMAN } else { &CRIO }
+}
+
+/// What the files of the host say.
+struct Configured {
+    dirs: Vec<String>,
+    nri: Option<bool>,
+}
+
+/// Puts the files in place.
+///
+/// # Errors
+/// When a configuration is none, or one that is read later would win.
+pub fn put(runtime: Runtime, plan: &mut Plan, record: &mut Record, told: &mut Told) -> Result<(), Failure> {
+    let layout = layout(runtime);
+    let kept = |path: &Path, told: &mut Told| {
+        told.note(format!("`{}` was changed by hand, and stays as it is", path.display()));
+    };
+    for stage in layout.stages {
+        let path = PathBuf::from(format!("{DIR}/nri-enforcer-{}.json", stage.to_lowercase()));
+        let hook = json!({"version": "1.0.0", "hook": entry(&record.hook, stage), "when": {"always": true}, "stages": [stage]});
+        if record.put(plan, &path, Content::new(format!("{hook:#}\n"), 0o644))? == Put::Kept {
+            kept(&path, told);
+        }
+    }
+    let Configured { mut dirs, nri } = configured(layout, plan)?;
+    let mut text = String::from("# Made by `nri-enforcer install`, which also removes it (--uninstall).\n");
+    let mut wanted = false;
+    if !dirs.iter().any(|dir| Path::new(dir) == Path::new(DIR)) {
+        dirs.push(DIR.to_owned());
+        text.push_str(&format!("[{}]\nhooks_dir = {}\n", layout.table, Value::from(dirs)));
+        wanted = true;
+    }
+    if runtime == Runtime::Crio && nri != Some(true) {
+        text.push_str("[crio.nri]\nenable_nri = true\n"); // since 1.30 the default
+        wanted = true;
+    }
+    let path = Path::new(layout.drop_in);
+    if wanted && record.put(plan, path, Content::new(text, 0o644))? == Put::Kept {
+        kept(path, told);
+    }
+    Ok(())
+}
+
+/// What the files say without our drop-in. Later files win.
+fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
+    let mut configured = Configured { dirs: vec![DEFAULT_DIR.to_owned()], nri: None };
+    let root = plan.root().clone();
+    let drop_in = Path::new(layout.drop_in);
+    for file in layout.files.iter().flat_map(|pattern| found(&root, pattern)) {
+        let path = Path::new("/").join(file.strip_prefix(root.dir()).unwrap_or(&file));
+        if path == drop_in || file.is_dir() {
+            continue;
+        }
+        let Some(content) = plan.read(&path)? else { continue };
+        let text = String::from_utf8(content.bytes)
+            .map_err(|_| Failure::bad(format!("`{}` is not UTF-8", path.display())))?;
+        let toml = Toml::new(text, false)
+            .map_err(|error| Failure::bad(format!("`{}`, {error}; it is left as it is", path.display())))?;
+        let data = toml.data();
+        let at = |key: &str| layout.table.split('.').try_fold(&data, |at, table| at.get(table))?.get(key);
+        let dirs = at("hooks_dir").and_then(Value::as_array);
+        let nri = data.pointer("/crio/nri/enable_nri").and_then(Value::as_bool);
+        if path > *drop_in && path.parent() == drop_in.parent() && (dirs.is_some() || nri == Some(false)) {
+            return Err(Failure::no(format!(
+                "`{}` is read after `{}`, and sets hooks_dir or enable_nri: rename it, so that it is read before",
+                path.display(),
+                drop_in.display()
+            )));
+        }
+        if let Some(dirs) = dirs {
+            configured.dirs = dirs.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        }
+        configured.nri = nri.or(configured.nri);
+    }
+    Ok(configured)
+}

@@ -1,0 +1,167 @@
+//! The hook and its configuration on the host.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nri_enforcer_hook::config::{Config, DEFAULT_EXEMPT, FILE};
+use serde_json::{Value, json};
+
+use super::plan::{FileError, Plan};
+use super::record::{Put, Record, RecordError};
+use super::root::{Content, Root};
+use super::{Failure, Told};
+use crate::cli::InstallArgs;
+
+/// Its name.
+pub const NAME: &str = "nri-enforcer-hook";
+/// Bytes of it at most; it has some 2 MiB.
+const MAX_BYTES: usize = 16 << 20;
+/// Seconds after which a runtime ends the hook; its own deadline is shorter.
+pub const TIMEOUT: u32 = 10;
+/// Where runtimes keep the bundles of containers, each with the hooks that it is still to run.
+const BUNDLES: [&str; 4] = [
+    "/run/containerd/io.containerd.runtime.v2.task/*/*/config.json",
+    "/run/k3s/containerd/io.containerd.runtime.v2.task/*/*/config.json",
+    "/run/containers/storage/overlay-containers/*/userdata/config.json",
+    "/var/lib/containers/storage/overlay-containers/*/userdata/config.json",
+];
+
+/// The entry of a hook in OCI's runtime specification, and in `hooks.d`.
+#[must_use]
+pub fn entry(hook: &Path, stage: &str) -> Value {
+    let path = hook.to_string_lossy();
+    json!({"path": path, "args": [path, stage], "timeout": TIMEOUT})
+}
+
+/// Puts both in place.
+///
+/// # Errors
+/// When one cannot be read, or something else is there.
+pub fn put(
+    args: &InstallArgs,
+    plan: &mut Plan,
+    record: &mut Record,
+    runtime: &str,
+    told: &mut Told,
+) -> Result<(), Failure> {
+    let source = match &args.hook {
+        Some(hook) => hook.clone(),
+        None => std::env::current_exe()
+            .map_err(|error| Failure::bad(format!("cannot find this program: {error}")))?
+            .with_file_name(NAME),
+    };
+    let bytes = fs::read(&source).map_err(|error| {
+        Failure::bad(format!("cannot read the hook `{}`: {error}; name it with --hook", source.display()))
+    })?;
+    if !bytes.starts_with(b"\x7fELF") || bytes.len() > MAX_BYTES {
+        return Err(Failure::bad(format!(
+            "`{}` is not the hook: no program, or too large a one",
+            source.display()
+        )));
+    }
+    let hook = record.hook.clone();
+    if share(plan, record, runtime, &hook, Content::new(bytes, 0o755))? == Put::Kept {
+        return Err(Failure::no(format!(
+            "`{}` is there, and was not put there by this command: remove it, or name another --hook-dir",
+            hook.display()
+        )));
+    }
+    let config = match &args.hook_config {
+        Some(path) => {
+            let bytes = fs::read(path)
+                .map_err(|error| Failure::bad(format!("cannot read `{}`: {error}", path.display())))?;
+            Config::parse(&bytes).map_err(|problem| {
+                Failure::bad(format!("`{}` is no configuration of the hook: {problem}", path.display()))
+            })?;
+            bytes
+        }
+        None => {
+            format!("{:#}\n", json!({"mode": "closed", "exemptNamespaces": [DEFAULT_EXEMPT]})).into_bytes()
+        }
+    };
+    let path = hook.with_file_name(FILE);
+    if share(plan, record, runtime, &path, Content::new(config, 0o644))? == Put::Kept {
+        told.note(format!("`{}` was changed by hand, and stays as it is", path.display()));
+    }
+    Ok(())
+}
+
+/// Puts a file in place that the other runtimes have, too.
+fn share(
+    plan: &mut Plan,
+    record: &mut Record,
+    runtime: &str,
+    path: &Path,
+    content: Content,
+) -> Result<Put, Failure> {
+    let others = others(plan, record, runtime)?;
+    if let Some(digest) = others.iter().find_map(|(_, other)| other.files.get(path)) {
+        record.files.insert(path.to_owned(), digest.clone());
+    }
+    let put = record.put(plan, path, content)?;
+    for (name, mut other) in others {
+        if let (Some(theirs), Some(digest)) = (other.files.get_mut(path), record.files.get(path)) {
+            theirs.clone_from(digest);
+            Record::save(Some(&other), plan, name)?;
+        }
+    }
+    Ok(put)
+}
+
+/// The records of the other runtimes that have this hook.
+fn others(plan: &Plan, record: &Record, runtime: &str) -> Result<Vec<(&'static str, Record)>, RecordError> {
+    let mut others = Vec::new();
+    for name in ["containerd", "crio", "podman"].into_iter().filter(|name| *name != runtime) {
+        let other = Record::load(plan, name)?.filter(|other| other.hook == record.hook);
+        others.extend(other.map(|other| (name, other)));
+    }
+    Ok(others)
+}
+
+/// Removes both, unless something on the host still needs the hook.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn remove(plan: &mut Plan, record: &mut Record, runtime: &str, told: &mut Told) -> Result<(), Failure> {
+    let hook = record.hook.clone();
+    let paths = [hook.with_file_name(FILE), hook.clone()];
+    if let Some((name, mut other)) = others(plan, record, runtime)?.pop() {
+        paths.iter().for_each(|path| drop(record.files.remove(path))); // theirs now
+        other.directories.extend(record.directories.iter().cloned());
+        return Ok(Record::save(Some(&other), plan, name)?);
+    }
+    if let Some(user) = user(plan, record)? {
+        told.left(format!("`{}` stays: {user} still runs it", hook.display()));
+        return Ok(());
+    }
+    for path in &paths {
+        if record.remove(plan, path)? == Put::Kept {
+            told.left(format!("`{}` was changed by hand, and stays", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Who still runs the hook: without it their containers could not start, or not be removed.
+fn user(plan: &Plan, record: &Record) -> Result<Option<String>, FileError> {
+    let (hook, config) = (&record.hook, record.hook.with_file_name(FILE));
+    for path in record.files.keys().filter(|path| *path != hook && **path != config) {
+        if plan.read(path)?.is_some_and(|content| names(&content.bytes, hook)) {
+            return Ok(Some(format!("`{}`", path.display())));
+        }
+    }
+    let containers = BUNDLES.iter().flat_map(|pattern| found(plan.root(), pattern));
+    let count = containers.filter(|path| fs::read(path).is_ok_and(|bytes| names(&bytes, hook))).count();
+    Ok((count > 0).then(|| format!("{count} container(s), until they are removed,")))
+}
+
+fn names(bytes: &[u8], hook: &Path) -> bool {
+    String::from_utf8_lossy(bytes).contains(&*hook.to_string_lossy())
+}
+
+/// The files below the root that a pattern means.
+pub fn found(root: &Root, pattern: &str) -> Vec<PathBuf> {
+    let pattern = pattern.trim_start_matches('/');
+    let pattern = format!("{}/{pattern}", glob::Pattern::escape(&root.dir().to_string_lossy()));
+    glob::glob(&pattern).map(|paths| paths.filter_map(Result::ok).collect()).unwrap_or_default()
+}

@@ -1,0 +1,210 @@
+//! podman's containers: who they are, by podman's own files, which are only read.
+//!
+//! | what | where, below podman's storage directory |
+//! |---|---|
+//! | name, image | `overlay-containers/containers.json` of containers/storage; `volatile-containers.json` beside it or below the run root, for `--rm` in newer releases |
+//! | labels, pod | `libpod/bolt_state.db`, podman's own state up to 4.x ([`bolt`]) |
+//!
+//! Both are written before podman runs the first hook of a container. podman 5 keeps its state in SQLite (`db.sql`), which
+//! is not read: its containers cannot be identified, and the hook's mode decides.
+
+pub mod bolt;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use enforcer_core::enforce::ContainerId;
+use enforcer_core::subject::Subject;
+use serde::Deserialize;
+
+use self::bolt::{Bolt, BoltError};
+use crate::container::{Container, Wish};
+use crate::store::read_up_to;
+
+/// Where root's podman keeps everything, unless its configuration says otherwise.
+pub const DEFAULT_STORAGE: &str = "/var/lib/containers/storage";
+/// Where it keeps what does not outlive a boot.
+const RUN_ROOT: &str = "/run/containers/storage";
+/// The label with the image's repository, `/` and `:` written as `_`.
+pub const IMAGE_LABEL: &str = "nri-enforcer.io/image";
+/// The label with the image's tag.
+pub const TAG_LABEL: &str = "nri-enforcer.io/image-tag";
+/// Bytes of `containers.json` at most; some 400 a container.
+const MAX_LIST: u64 = 64 << 20;
+
+/// Why it is not known who a container is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PodmanError {
+    /// A file cannot be read.
+    #[error("podman's `{}` cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file makes no sense.
+    #[error("podman's `{}` makes no sense: {why}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// podman's state cannot be read.
+    #[error(transparent)]
+    State(#[from] BoltError),
+    /// The state is in a database that is not read.
+    #[error("podman keeps its state in SQLite (`{}`), which this release does not read", .0.display())]
+    Sqlite(PathBuf),
+    /// There is no such container.
+    #[error("podman's `{}` has no container of this id: is --podman-storage the `graphroot` of its storage.conf?", .0.display())]
+    Absent(PathBuf),
+}
+
+/// podman's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Podman {
+    storage: PathBuf,
+}
+
+/// One of `containers.json`.
+#[derive(Debug, Deserialize)]
+struct Record {
+    id: String,
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    metadata: String,
+}
+
+/// What podman writes into `metadata`, as JSON in JSON.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Metadata {
+    image_name: String,
+    name: String,
+}
+
+/// What podman's state says of a container, or a pod.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct State {
+    name: String,
+    labels: Option<BTreeMap<String, String>>,
+    pod: String,
+}
+
+impl Podman {
+    /// With its files in `storage`, the `graphroot` of `storage.conf`.
+    #[must_use]
+    pub fn new(storage: PathBuf) -> Self {
+        Self { storage }
+    }
+
+    /// With its files where `storage.conf` says.
+    #[must_use]
+    pub fn detect() -> Self {
+        let configured =
+            ["/etc/containers/storage.conf", "/usr/share/containers/storage.conf"].iter().find_map(|path| {
+                let data: serde_json::Value =
+                    toml_edit::de::from_str(&fs::read_to_string(path).ok()?).ok()?;
+                Some(PathBuf::from(data.pointer("/storage/graphroot")?.as_str()?))
+            });
+        Self::new(configured.unwrap_or_else(|| DEFAULT_STORAGE.into()))
+    }
+
+    /// Who a container is, in this namespace. Reads files.
+    ///
+    /// # Errors
+    /// When that cannot be known.
+    pub fn container(&self, id: &ContainerId, namespace: &str) -> Result<Container, PodmanError> {
+        let Record { names, metadata, .. } = self.record(&id.to_string())?;
+        let metadata: Metadata = serde_json::from_str(&metadata).unwrap_or_default(); // another maker's
+        let state = self.state(&id.to_string())?;
+        let name = names.into_iter().next().unwrap_or(metadata.name);
+        let (pod, mut labels) = match &state.pod {
+            None => (name.clone(), BTreeMap::new()),
+            Some((name, labels)) => (name.clone(), labels.clone()),
+        };
+        labels.extend(state.labels);
+        labels.extend(image_labels(&metadata.image_name));
+        let subject = Subject { namespace: namespace.to_owned(), pod, labels, container: name };
+        Ok(Container { id: id.clone(), subject, image: metadata.image_name, wish: Wish::None })
+    }
+
+    /// What containers/storage says of a container.
+    fn record(&self, id: &str) -> Result<Record, PodmanError> {
+        let dirs = [self.storage.as_path(), Path::new(RUN_ROOT)];
+        for dir in dirs {
+            for driver in drivers(dir) {
+                for file in ["containers.json", "volatile-containers.json"] {
+                    let path = driver.join(file);
+                    let text = match read_up_to(&path, MAX_LIST) {
+                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        text => text.map_err(|source| PodmanError::Read { path: path.clone(), source })?,
+                    };
+                    let records: Vec<Record> = serde_json::from_str(&text)
+                        .map_err(|error| PodmanError::Format { path, why: error.to_string() })?;
+                    if let Some(record) = records.into_iter().find(|record| record.id == id) {
+                        return Ok(record);
+                    }
+                }
+            }
+        }
+        Err(PodmanError::Absent(self.storage.clone()))
+    }
+
+    /// What podman's own state says of it.
+    fn state(&self, id: &str) -> Result<Identity, PodmanError> {
+        let path = self.storage.join("libpod/bolt_state.db");
+        let sqlite = self.storage.join("db.sql");
+        if !path.exists() && sqlite.exists() {
+            return Err(PodmanError::Sqlite(sqlite));
+        }
+        let bolt = Bolt::read(&path)?;
+        let absent = || PodmanError::Absent(path.clone());
+        let read = |bucket: &str, id: &str| -> Result<State, PodmanError> {
+            let config = bolt.get(&[bucket, id], "config")?.ok_or_else(absent)?;
+            let format =
+                |error: serde_json::Error| PodmanError::Format { path: path.clone(), why: error.to_string() };
+            serde_json::from_slice(&config).map_err(format)
+        };
+        let State { labels, pod, .. } = read("ctr", id)?;
+        let pod = if pod.is_empty() { None } else { Some(read("pod", &pod)?) };
+        let pod = pod.map(|pod| (pod.name, pod.labels.unwrap_or_default()));
+        Ok(Identity { labels: labels.unwrap_or_default(), pod })
+    }
+}
+
+/// What podman's state tells.
+struct Identity {
+    labels: BTreeMap<String, String>,
+    /// Name and labels.
+    pod: Option<(String, BTreeMap<String, String>)>,
+}
+
+/// The directories of storage drivers: `overlay-containers`, `vfs-containers`.
+fn drivers(storage: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(storage).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.to_string_lossy().ends_with("-containers")).collect()
+}
+
+/// An image's name as labels: a label's value has no `/` and no `:`, and 63 bytes at most. One that would be longer is left
+/// out, since what is cut could be another image's.
+fn image_labels(image: &str) -> BTreeMap<String, String> {
+    let image = image.split('@').next().unwrap_or_default();
+    let (repository, tag) = match image.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (image, ""),
+    };
+    let fits = |text: &str| !text.is_empty() && text.len() <= 63;
+    let labels = [(IMAGE_LABEL, repository.replace(['/', ':'], "_")), (TAG_LABEL, tag.to_owned())];
+    labels.into_iter().filter(|(_, value)| fits(value)).map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

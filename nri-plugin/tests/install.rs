@@ -1,0 +1,380 @@
+//! `install` on configurations as they are found on nodes: what it changes, and that it takes just that back.
+//! What the real containerd makes of the results is in `integration-tests`.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const CONFIG: &str = "etc/containerd/config.toml";
+const HOOK: &str = "opt/nri-enforcer/nri-enforcer-hook";
+const RECORD: &str = "var/lib/nri-enforcer/installed/containerd.json";
+
+/// A root with these files.
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn new(files: &[(&str, &[u8])]) -> Self {
+        let host = Self(tempfile::tempdir().unwrap());
+        for (path, bytes) in files {
+            host.write(path, bytes);
+        }
+        host
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), bytes).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn install(&self, runtime: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer"));
+        command.args(["install", "--runtime", runtime, "--root"]).arg(self.0.path());
+        if !arguments.contains(&"--uninstall") {
+            command.args(["--hook", "/bin/true"]); // any program will do
+        }
+        command.args(arguments).output().unwrap()
+    }
+
+    /// As [`Self::install`], and it is to succeed.
+    fn installed(&self, runtime: &str, arguments: &[&str]) -> String {
+        let output = self.install(runtime, arguments);
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        said
+    }
+
+    /// As [`Self::install`], and it is to refuse and to change nothing.
+    fn refused(&self, runtime: &str, arguments: &[&str], exit: i32) -> String {
+        let before = self.tree();
+        let output = self.install(runtime, arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit), "{said}");
+        assert_eq!(self.tree(), before, "{said}");
+        said
+    }
+
+    /// All that is there: directories, links, and files with what is in them, with modes and owners.
+    fn tree(&self) -> BTreeMap<PathBuf, (u32, u32, Vec<u8>)> {
+        let (mut tree, mut ahead) = (BTreeMap::new(), vec![self.0.path().to_owned()]);
+        while let Some(path) = ahead.pop() {
+            let about = fs::symlink_metadata(&path).unwrap();
+            let content = if about.is_dir() {
+                ahead.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                Vec::new()
+            } else if about.is_symlink() {
+                fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+            } else {
+                fs::read(&path).unwrap()
+            };
+            tree.insert(path, (about.mode(), about.uid(), content));
+        }
+        tree
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn shapes() -> Vec<(String, Vec<u8>)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/install");
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let shapes = entries.filter(|path| path.extension().is_some_and(|end| end != "diff"));
+    let mut shapes: Vec<_> = shapes.map(|path| (name(&path), fs::read(&path).unwrap())).collect();
+    shapes.sort();
+    assert!(shapes.len() >= 10, "{}", shapes.len());
+    shapes
+}
+
+/// The part of a difference that is about the configuration.
+fn of_config(diff: &str, config: &str) -> String {
+    let from = diff.split_once(&format!("--- a/{config}\n")).map(|(_, rest)| rest).unwrap_or_default();
+    from.split_inclusive('\n')
+        .skip(1)
+        .take_while(|line| line.starts_with(['@', ' ', '+', '-', '\\']))
+        .collect()
+}
+
+#[test]
+fn each_shape_is_changed_as_recorded_and_changed_back() {
+    let mut wrong = Vec::new();
+    for (name, bytes) in shapes() {
+        let config = if name.ends_with(".tmpl") { "etc/containerd/config.toml.tmpl" } else { CONFIG };
+        let host = Host::new(&[(config, &bytes)]);
+        fs::set_permissions(host.at(config), fs::Permissions::from_mode(0o640)).unwrap();
+        chown(host.at(config), Some(12), Some(34)).unwrap();
+        let before = host.tree();
+        let path = format!("/{config}");
+        let dry = host.installed("containerd", &["--config", &path, "--dry-run"]);
+        assert_eq!(host.tree(), before, "{name}: only told");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/install/{name}.diff"));
+        let found = of_config(&dry, config);
+        if fs::read_to_string(&golden).unwrap_or_default() != found {
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                fs::write(&golden, &found).unwrap();
+            }
+            wrong.push(format!("{name}:\n{found}"));
+        }
+
+        host.installed("containerd", &["--config", &path]);
+        let once = host.tree();
+        let about = fs::metadata(host.at(config)).unwrap();
+        assert_eq!((about.mode() & 0o7777, about.uid(), about.gid()), (0o640, 12, 34), "{name}");
+        let said = host.installed("containerd", &["--config", &path]);
+        assert_eq!(host.tree(), once, "{name}: twice is once");
+        assert!(said.contains("nothing to do"), "{name}: {said}");
+
+        host.installed("containerd", &["--config", &path, "--uninstall"]);
+        assert_eq!(host.tree(), before, "{name}: there and back");
+        let said = host.installed("containerd", &["--config", &path, "--uninstall"]);
+        assert!(said.contains("nothing to do"), "{said}");
+    }
+    assert!(
+        wrong.is_empty(),
+        "not as recorded (set UPDATE_GOLDEN and look at the changes):\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn a_host_without_a_configuration_gets_one_and_loses_it() {
+    let k3s = "var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl";
+    let nri = "[plugins.\"io.containerd.nri.v1.nri\"]\n  disable = false\n";
+    for (config, wanted, restart) in [
+        (CONFIG, format!("version = 2\n\n{nri}"), "containerd"),
+        (k3s, format!("{{{{ template \"base\" . }}}}\n\n{nri}"), "k3s"),
+    ] {
+        let host = Host::new(&[]);
+        let before = host.tree();
+        let path = format!("/{config}");
+        let said = host.installed("containerd", &["--config", &path]);
+        assert_eq!(host.read(config), wanted);
+        assert!(said.contains(&format!("systemctl restart {restart}")), "{said}");
+        host.installed("containerd", &["--config", &path, "--uninstall"]);
+        assert_eq!(host.tree(), before, "{config}");
+    }
+    // k3s has such a template with containerd 2, where NRI is on
+    let host = Host::new(&[]);
+    host.installed("containerd", &["--config", &format!("/{}", k3s.replace("config", "config-v3"))]);
+    assert!(!host.at("var/lib/rancher").exists());
+}
+
+#[test]
+fn what_makes_no_sense_is_left_alone() {
+    let host = Host::new(&[(CONFIG, b"version = 2\n[plugins\n")]);
+    let said = host.refused("containerd", &[], 2);
+    assert!(said.contains("`/etc/containerd/config.toml`, line 2, column 9: "), "{said}");
+    let host = Host::new(&[(CONFIG, b"\xff\xfe")]);
+    assert!(host.refused("containerd", &[], 2).contains("is not UTF-8"));
+    let host = Host::new(&[(CONFIG, b"version = 2\nplugins = {}\nx = {{}}\n")]);
+    assert!(host.refused("containerd", &[], 2).contains("line 3"));
+    // a file is where a directory has to be
+    let host = Host::new(&[("etc/containerd", b""), ("opt", b"")]);
+    assert!(host.refused("containerd", &[], 1).contains("cannot be read"));
+    let host = Host::new(&[(CONFIG, b"version = 2\n"), ("opt", b"")]);
+    assert!(host.refused("containerd", &[], 1).contains("cannot be"));
+    let output = host.install("containerd", &["--hook", "/none"]);
+    assert_eq!(output.status.code(), Some(2), "--hook twice");
+    let host = Host::new(&[(CONFIG, b"version = 2\n"), (HOOK, b"somebody's")]);
+    assert!(host.refused("containerd", &[], 1).contains("was not put there by this command"));
+    let host = Host::new(&[(RECORD, b"{\"version\": 9}")]);
+    assert!(host.refused("containerd", &[], 1).contains("is no record"));
+}
+
+#[test]
+fn what_cannot_be_written_changes_nothing() {
+    let host = Host::new(&[(CONFIG, b"version = 2\n")]);
+    let everywhere = ["", "etc", "etc/containerd"].map(|path| host.at(path));
+    everywhere.iter().for_each(|path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap());
+    // as another user, who can make what is in `opt` and `var`, and cannot write the configuration
+    for path in ["opt", "var"] {
+        fs::create_dir(host.at(path)).unwrap();
+        chown(host.at(path), Some(65_534), None).unwrap();
+    }
+    let program = host.at("program");
+    fs::copy(env!("CARGO_BIN_EXE_nri-enforcer"), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = host.tree();
+    use std::os::unix::process::CommandExt;
+    let output = Command::new(&program)
+        .args(["install", "--runtime", "containerd", "--hook", "/bin/true", "--root"])
+        .arg(host.0.path())
+        .uid(65_534)
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be written: Permission denied"), "{said}");
+    assert_eq!(host.tree(), before);
+}
+
+#[test]
+fn a_link_stays_a_link() {
+    let host = Host::new(&[("srv/containerd/real.toml", b"version = 2\n")]);
+    fs::create_dir_all(host.at("etc/containerd")).unwrap();
+    symlink("/srv/containerd/real.toml", host.at(CONFIG)).unwrap();
+    let before = host.tree();
+    host.installed("containerd", &[]);
+    assert!(fs::symlink_metadata(host.at(CONFIG)).unwrap().is_symlink());
+    assert!(host.read("srv/containerd/real.toml").contains("disable = false"));
+    assert_eq!(host.read("srv/containerd/real.toml.nri-enforcer-backup"), "version = 2\n");
+    host.installed("containerd", &["--uninstall"]);
+    assert_eq!(host.tree(), before);
+}
+
+#[test]
+fn imported_files_count() {
+    let main = b"version = 2\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n";
+    let (on, off) = ("etc/containerd/conf.d/on.toml", "etc/containerd/conf.d/zz-off.toml");
+    let nri = |disable: bool| {
+        format!("version = 2\n[plugins.\"io.containerd.nri.v1.nri\"]\n  disable = {disable}\n")
+    };
+    let host = Host::new(&[(CONFIG, main), (on, nri(false).as_bytes())]);
+    host.installed("containerd", &[]);
+    assert_eq!(host.read(CONFIG).as_bytes(), main, "it is on already");
+    let host = Host::new(&[(CONFIG, main), (on, nri(false).as_bytes()), (off, nri(true).as_bytes())]);
+    host.installed("containerd", &[]);
+    assert_eq!((host.read(CONFIG).as_bytes(), host.read(off)), (&main[..], nri(false)), "the last one wins");
+    host.installed("containerd", &["--uninstall"]);
+    assert_eq!(host.read(off), nri(true));
+    let host = Host::new(&[(CONFIG, main), (off, b"x = \n")]);
+    assert!(host.refused("containerd", &[], 2).contains("conf.d/zz-off.toml`, line 1"));
+}
+
+#[test]
+fn what_an_operator_changes_later_stays() {
+    let host = Host::new(&[(CONFIG, b"version = 2\n")]);
+    host.installed("containerd", &[]);
+    let edited = host.read(CONFIG) + "  socket_path = \"/run/x.sock\"\n";
+    host.write(CONFIG, format!("# mine\n{edited}").as_bytes());
+    let configuration = "opt/nri-enforcer/nri-enforcer-hook.json";
+    assert!(host.read(configuration).contains("kube-system"));
+    host.write(configuration, b"{\"mode\": \"open\"}");
+    let said = host.installed("containerd", &[]);
+    assert!(said.contains("nri-enforcer-hook.json` was changed by hand"), "{said}");
+    assert_eq!(host.read(configuration), "{\"mode\": \"open\"}");
+
+    let output = host.install("containerd", &["--uninstall"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("nri-enforcer-hook.json` was changed by hand, and stays"), "{said}");
+    assert!(said.contains("differs from the copy beside it"), "{said}");
+    assert_eq!(
+        host.read(CONFIG),
+        "# mine\nversion = 2\n\n[plugins.\"io.containerd.nri.v1.nri\"]\n  socket_path = \"/run/x.sock\"\n"
+    );
+    assert!(!host.at(HOOK).exists());
+    fs::remove_file(host.at(configuration)).unwrap();
+    host.installed("containerd", &["--uninstall"]);
+    assert!(!host.at(RECORD).exists() && !host.at("opt").exists());
+}
+
+#[test]
+fn a_hook_that_containers_still_have_stays() {
+    let bundle = "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json";
+    let host = Host::new(&[(CONFIG, b"version = 2\n")]);
+    host.installed("containerd", &[]);
+    host.write(bundle, format!("{{\"hooks\": {{\"poststop\": [{{\"path\": \"/{HOOK}\"}}]}}}}").as_bytes());
+    let output = host.install("containerd", &["--uninstall"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("1 container(s)"), "{}", text(&output.stderr));
+    assert!(host.at(HOOK).exists());
+    assert_eq!(host.read(CONFIG), "version = 2\n");
+    fs::remove_file(host.at(bundle)).unwrap();
+    host.installed("containerd", &["--uninstall"]);
+    assert!(!host.at(HOOK).exists());
+}
+
+#[test]
+fn the_base_specification_of_a_runtime_gets_the_hook() {
+    let spec = br#"{"ociVersion": "1.2.0", "hooks": {"poststop": [{"path": "/first"}]}}"#;
+    let cri = "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.fast]\n  runtime_type = \"io.containerd.runc.v2\"\n  base_runtime_spec = \"/etc/fast.json\" # ours\n";
+    let host = Host::new(&[(CONFIG, format!("version = 3\n{cri}").as_bytes()), ("etc/fast.json", spec)]);
+    let before = host.tree();
+    let said = host.installed("containerd", &["--base-runtime-spec"]);
+    assert!(said.contains("`/etc/fast.json` with the hook"), "{said}");
+    assert!(
+        host.read(CONFIG)
+            .contains("base_runtime_spec = \"/etc/containerd/nri-enforcer/base-fast.json\" # ours\n")
+    );
+    let made: Value = serde_json::from_str(&host.read("etc/containerd/nri-enforcer/base-fast.json")).unwrap();
+    assert_eq!(made.pointer("/hooks/poststop/0/path").unwrap(), "/first");
+    for (at, stage) in [("/hooks/createRuntime/0", "createRuntime"), ("/hooks/poststop/1", "poststop")] {
+        let hook = made.pointer(at).unwrap();
+        assert_eq!(hook.get("path").unwrap(), "/opt/nri-enforcer/nri-enforcer-hook");
+        assert_eq!(hook.pointer("/args/1").unwrap(), stage);
+    }
+    let once = host.tree();
+    host.installed("containerd", &["--base-runtime-spec"]);
+    assert_eq!(host.tree(), once);
+    host.installed("containerd", &["--uninstall"]);
+    assert_eq!(host.tree(), before);
+
+    let host = Host::new(&[(CONFIG, b"version = 3\n")]);
+    assert!(host.refused("containerd", &["--base-runtime-spec"], 1).contains("there is no `ctr`"));
+    let host = Host::new(&[(CONFIG, format!("version = 3\n{cri}").as_bytes())]);
+    assert!(
+        host.refused("containerd", &["--base-runtime-spec"], 1)
+            .contains("`/etc/fast.json` of `fast` is not there")
+    );
+    let host = Host::new(&[(CONFIG, format!("version = 3\n{cri}").as_bytes()), ("etc/fast.json", b"[]")]);
+    assert!(host.refused("containerd", &["--base-runtime-spec"], 1).contains("is no object"));
+}
+
+#[test]
+fn cri_o_and_podman_get_hooks_and_a_drop_in() {
+    let host = Host::new(&[
+        (
+            "etc/crio/crio.conf",
+            b"[crio.runtime]\nhooks_dir = [\"/usr/share/containers/oci/hooks.d\", \"/mine\"]\n",
+        ),
+        ("etc/crio/crio.conf.d/10-x.conf", b"[crio.nri]\nenable_nri = false\n"),
+    ]);
+    let before = host.tree();
+    host.installed("crio", &[]);
+    assert_eq!(
+        host.read("etc/crio/crio.conf.d/99-nri-enforcer.conf"),
+        "# Made by `nri-enforcer install`, which also removes it (--uninstall).\n[crio.runtime]\nhooks_dir = \
+         [\"/usr/share/containers/oci/hooks.d\",\"/mine\",\"/etc/containers/oci/hooks.d\"]\n[crio.nri]\nenable_nri = true\n"
+    );
+    let hooks = host.read("etc/containers/oci/hooks.d/nri-enforcer-createruntime.json");
+    let hooks: Value = serde_json::from_str(&hooks).unwrap();
+    assert_eq!(hooks.get("stages").unwrap(), &serde_json::json!(["createRuntime"]));
+    assert_eq!(hooks.pointer("/hook/path").unwrap(), "/opt/nri-enforcer/nri-enforcer-hook");
+    assert_eq!(hooks.get("version").unwrap(), "1.0.0");
+    let once = host.tree();
+    host.installed("crio", &[]);
+    assert_eq!(host.tree(), once);
+    // the same hook for podman: it stays until both are gone
+    host.installed("podman", &[]);
+    assert!(
+        host.read("etc/containers/containers.conf.d/99-nri-enforcer.conf").contains("[engine]\nhooks_dir = ")
+    );
+    let output = host.install("podman", &["--uninstall"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(host.at(HOOK).exists() && !host.at("etc/containers/containers.conf.d").exists());
+    host.installed("podman", &[]);
+    host.installed("crio", &["--uninstall"]);
+    host.installed("podman", &["--uninstall"]);
+    assert_eq!(host.tree(), before, "in the other order");
+    // one that is read after ours would win
+    host.write("etc/crio/crio.conf.d/99-z.conf", b"[crio.nri]\nenable_nri = false\n");
+    assert!(host.refused("crio", &[], 1).contains("rename it"));
+    host.write("etc/crio/crio.conf.d/99-z.conf", b"[crio.nri\n");
+    assert!(host.refused("crio", &[], 2).contains("99-z.conf`, line 1"));
+}
