@@ -11,6 +11,8 @@ use crate::seccomp::ledger::Ledger;
 
 /// How many containers and rulesets are remembered after their end, for the events that are still on their way.
 const REMEMBERED: usize = 256;
+/// How many other names of paths are told of one container.
+const NAMES: usize = 256;
 
 /// Containers by id and rulesets by digest.
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub struct Standing {
     pub problem: Option<String>,
     /// How many of its paths have gaps, by their links.
     pub gaps: usize,
+    /// Other names by which paths of its rules count, by links in the container, in words; the first [`NAMES`].
+    pub names: Vec<String>,
 }
 
 impl Registry {
@@ -93,7 +97,14 @@ impl Registry {
     pub fn standing(&self, id: &ContainerId) -> Standing {
         let inner = self.read();
         let Some(entry) = inner.containers.get(id) else { return Standing::default() };
-        Standing { armed: entry.ruleset.is_some(), problem: entry.problem.clone(), gaps: entry.gaps }
+        let ruleset = entry.ruleset.as_ref().and_then(|digest| inner.rulesets.get(digest));
+        let links = ruleset.map(|(ruleset, _)| ruleset.links()).unwrap_or_default();
+        Standing {
+            armed: entry.ruleset.is_some(),
+            problem: entry.problem.clone(),
+            gaps: entry.gaps,
+            names: links.iter().take(NAMES).map(ToString::to_string).collect(),
+        }
     }
 
     /// The seccomp profile of each container, and whether it is the one that the policies say.

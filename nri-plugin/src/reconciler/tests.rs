@@ -606,6 +606,8 @@ fn links_in_the_container_are_followed_when_it_is_armed_and_when_policies_change
     assert_eq!(f.start(&container("c1", "default", "web"), 7), Ok(()));
     assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block);
     assert_eq!(f.exec("c1", "/bin/ls"), Verdict::Block);
+    let standing = f.registry.standing(&ContainerId::new("c1").unwrap());
+    assert_eq!(standing.names, ["/bin/ls (resolves to /usr/bin/ls)"], "as `status` shows it");
 
     f.change(processes("p", "/bin/cat"));
     assert_eq!(f.kernel.calls(), ["arm c1 7 Created", "update c1"]);

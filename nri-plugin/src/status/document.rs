@@ -53,6 +53,9 @@ pub struct ContainerStatus {
     pub policies: Vec<String>,
     /// What of them is not enforced as written.
     pub gaps: usize,
+    /// Other names by which paths of its rules count, by links in the container: `/bin/ls (resolves to /usr/bin/ls)`.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// Its seccomp profile; `None`: no seccomp policy selects it, and it was created with none.
     pub seccomp: Option<Seccomp>,
 }

@@ -114,6 +114,7 @@ impl Status {
             reason,
             policies,
             gaps,
+            names: standing.names,
             seccomp,
         }
     }

@@ -19,6 +19,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 const MAX_ANSWER: u64 = 64 << 20;
 /// How much of a digest is shown to people, in characters.
 const SHORT: usize = 12;
+/// How many other names of paths are shown to people.
+const TOLD: usize = 4;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +108,7 @@ fn print(document: &Document, good: bool) {
             Cell::new(clean(&one.policies.join(" "))),
             gaps,
             Cell::new(profile(one)),
-            Cell::new(clean(&one.reason)),
+            Cell::new(clean(&why(one))),
         ];
         rows.add_row([mark(word, color)].into_iter().chain(names).chain(more));
     }
@@ -140,6 +142,17 @@ fn state(state: State) -> (&'static str, Color) {
         State::Exempt => ("exempt", Color::Grey),
         State::NotSelected => ("not selected", Color::Grey),
         State::Ended => ("ended", Color::Grey),
+    }
+}
+
+/// Why it stands so; where that is plain, by which other names its rules hold.
+fn why(one: &ContainerStatus) -> String {
+    let more = one.names.len().saturating_sub(TOLD);
+    let told: Vec<&str> = one.names.iter().take(TOLD).map(String::as_str).collect();
+    match (one.reason.is_empty(), more) {
+        (false, _) => one.reason.clone(),
+        (true, 0) => told.join("; "),
+        (true, more) => format!("{}; {more} more by --output json", told.join("; ")),
     }
 }
 
