@@ -54,7 +54,7 @@ fn ruleset() -> Ruleset {
 
 fn cell<T: Shared>(image: &BpfImage, index: u32) -> T {
     assert_eq!(size_of::<T>(), CELL_BYTES);
-    T::of(&image.cells(9)[index as usize]).unwrap()
+    T::of(&image.cells()[index as usize]).unwrap()
 }
 
 /// What a decision without conditions, about something with nothing below, holds.
@@ -78,7 +78,7 @@ fn node(image: &BpfImage, parent: u32, name: &[u8]) -> types::node_cell {
             let mut bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
             let mut more = node.more;
             while bytes.len() < node.len as usize {
-                bytes.extend(image.cells(9)[more as usize]);
+                bytes.extend(image.cells()[more as usize]);
                 more += 1;
             }
             node.parent == parent && bytes[..node.len as usize] == *name
@@ -89,12 +89,13 @@ fn node(image: &BpfImage, parent: u32, name: &[u8]) -> types::node_cell {
 #[test]
 fn an_image_reads_as_the_programs_read_it() {
     let ruleset = ruleset();
-    let image = compile(&ruleset).unwrap();
+    let mut image = compile(&ruleset).unwrap();
+    image.name(9);
     let origin = |rule: &str| ruleset.origins().iter().position(|origin| origin.rule == rule).unwrap() as u32;
     let header: types::header_cell = cell(&image, 0);
     assert_eq!((header.version, header.ruleset), (3, 9));
     assert_eq!(image.classes(), 0b11, "process and file");
-    assert_eq!(header.cells as usize, image.cells(9).len());
+    assert_eq!(header.cells as usize, image.cells().len());
     assert!((header.mask + 1).is_power_of_two());
     assert_eq!(header.table + header.mask + 1, header.cells, "the table comes last");
 

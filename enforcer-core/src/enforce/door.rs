@@ -106,16 +106,17 @@ impl Doors {
     /// # Errors
     /// When it does not compile, or the kernel refuses it.
     pub fn publish(&mut self, ruleset: &Ruleset) -> Result<(), EnforceError> {
-        self.publish_image(&compile(ruleset)?)
+        self.publish_image(compile(ruleset)?)
     }
 
     /// Publishes an image, which the questions are about from now on.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    pub fn publish_image(&mut self, image: &BpfImage) -> Result<(), EnforceError> {
+    pub fn publish_image(&mut self, mut image: BpfImage) -> Result<(), EnforceError> {
         let (ruleset, place) = (self.next, 0);
-        self.places.publish(&[Publication { place, id: ruleset, image }])?;
+        image.name(ruleset);
+        self.places.publish(&[Publication { place, image: &image }])?;
         self.next += 1;
         let armed = types::armed {
             container: CONTAINER,
@@ -128,6 +129,17 @@ impl Doors {
             mnt_ns: MOUNT_NAMESPACE,
         };
         self.armed.set(0, &armed, MapFlags::ANY)
+    }
+
+    /// Publishes images in places of their own, all together. No question is about them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn publish_images(&mut self, images: &mut [BpfImage]) -> Result<(), EnforceError> {
+        (self.next..).zip(&mut *images).for_each(|(id, image)| image.name(id));
+        self.next += u32::try_from(images.len()).unwrap_or(u32::MAX);
+        let publications = (1..).zip(&*images).map(|(place, image)| Publication { place, image });
+        self.places.publish(&publications.collect::<Vec<_>>())
     }
 
     /// Takes the ruleset away, though questions go on being about it.

@@ -26,8 +26,7 @@ pub(super) struct Places {
 #[derive(Debug)]
 pub(super) struct Publication<'i> {
     pub(super) place: u32,
-    pub(super) id: u32,
-    pub(super) image: &'i BpfImage,
+    pub(super) image: &'i BpfImage, // with its id
 }
 
 impl Places {
@@ -35,16 +34,17 @@ impl Places {
     /// replaced: no container may be at these places any more. Each image holds up to two file descriptors until all
     /// are published. After an error some may be.
     pub(super) fn publish(&self, images: &[Publication<'_>]) -> Result<(), EnforceError> {
-        let (mut automata, mut rulesets) = (Vec::new(), Vec::with_capacity(images.len()));
-        for Publication { place, id, image } in images {
-            let blocks = image.blocks(*id);
-            if !blocks.is_empty() {
-                automata.push((*place, sealed("automata", &blocks)?));
+        spread(images, THREADS, |part| {
+            let (mut automata, mut rulesets) = (Vec::new(), Vec::with_capacity(part.len()));
+            for Publication { place, image } in part {
+                if !image.blocks().is_empty() {
+                    automata.push((*place, sealed("automata", image.blocks())?));
+                }
+                rulesets.push((*place, sealed("image", image.cell_blocks())?));
             }
-            rulesets.push((*place, sealed("image", &image.cell_blocks(*id))?));
-        }
-        put(&self.automata, &automata)?;
-        put(&self.rulesets, &rulesets)
+            put(&self.automata, &automata)?;
+            put(&self.rulesets, &rulesets)
+        })
     }
 
     /// Empties a place. An empty one is no error.
@@ -72,13 +72,14 @@ impl Places {
 }
 
 fn put(map: &MapHandle, arrays: &[(u32, MapHandle)]) -> Result<(), EnforceError> {
-    spread(arrays, THREADS, |part| {
-        let keys: Vec<u8> = part.iter().flat_map(|(place, _)| place.to_ne_bytes()).collect();
-        let fds = part.iter().flat_map(|(_, array)| array.as_fd().as_raw_fd().to_ne_bytes());
-        let fds: Vec<u8> = fds.collect();
-        map.update_batch(&keys, &fds, number(part.len())?, MapFlags::ANY, MapFlags::ANY)
-            .during("publish rulesets")
-    })
+    if arrays.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<u8> = arrays.iter().flat_map(|(place, _)| place.to_ne_bytes()).collect();
+    let fds = arrays.iter().flat_map(|(_, array)| array.as_fd().as_raw_fd().to_ne_bytes());
+    let fds: Vec<u8> = fds.collect();
+    map.update_batch(&keys, &fds, number(arrays.len())?, MapFlags::ANY, MapFlags::ANY)
+        .during("publish rulesets")
 }
 
 /// An array map of these values, which nothing can change any more.
@@ -114,12 +115,12 @@ fn fill<const N: usize>(array: &MapHandle, values: &[[u8; N]]) -> Result<(), Enf
     Ok(())
 }
 
+/// One by one: libbpf's iterator over batches copies each value once more.
 fn read_back<const N: usize>(array: &MapHandle, values: &[[u8; N]]) -> Result<(), EnforceError> {
-    let chunk = number((BATCH / N).max(1).min(values.len()))?;
-    let mut held = array.lookup_batch(chunk, MapFlags::ANY, MapFlags::ANY).during("read an image back")?;
-    for (index, value) in values.iter().enumerate() {
-        if held.next().is_none_or(|(_, held)| held.as_slice() != value) {
-            return Err(EnforceError::ReadBack(format!("cell {index} of an image")));
+    for (index, value) in (0u32..).zip(values) {
+        let held = array.lookup(&index.to_ne_bytes(), MapFlags::ANY).during("read an image back")?;
+        if held.is_none_or(|held| held.as_slice() != value) {
+            return Err(EnforceError::ReadBack(format!("block {index} of an image")));
         }
     }
     Ok(())

@@ -260,7 +260,7 @@ impl State {
             }
         }
         if !new.is_empty() {
-            self.publish(maps, names, &new)?;
+            self.publish(maps, names, new)?;
         }
         let mut acquired = Vec::with_capacity(rulesets.len());
         for ruleset in rulesets {
@@ -277,14 +277,15 @@ impl State {
         &mut self,
         maps: &Maps,
         names: &Names,
-        new: &BTreeMap<RulesetDigest, BpfImage>,
+        mut new: BTreeMap<RulesetDigest, BpfImage>,
     ) -> Result<(), EnforceError> {
         let count = u32::try_from(new.len()).map_err(|_| EnforceError::Full("rulesets"))?;
         let first = next_id(maps)?;
         let next = first.checked_add(count).ok_or(EnforceError::Full("ruleset ids"))?;
         set_next_id(maps, next)?;
         let mut rulesets = Vec::with_capacity(new.len());
-        for ((digest, image), id) in new.iter().zip(first..next) {
+        for ((digest, image), id) in new.iter_mut().zip(first..next) {
+            image.name(id);
             let Some(place) = self.take_place() else {
                 rulesets.iter().for_each(|(_, other): &(_, InForce)| self.places.give(other.place));
                 return Err(EnforceError::Full("rulesets"));
@@ -295,7 +296,7 @@ impl State {
         let images: Vec<_> = rulesets
             .iter()
             .zip(new.values())
-            .map(|((_, InForce { id, place, .. }), image)| Publication { place: *place, id: *id, image })
+            .map(|((_, InForce { place, .. }), image)| Publication { place: *place, image })
             .collect();
         // The digests first: one without rules is removed at the next adoption, rules without one never would be.
         let published = rulesets

@@ -4,6 +4,7 @@
 //! every offset with the types generated from the compiled object.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use super::args::Lists;
@@ -71,10 +72,11 @@ pub type CellBlock = [u8; CELL_BLOCK_BYTES];
 /// An entry for each combination of conditions; 0 = no rule decides.
 pub(super) type Decision = [u32; COND_COUNT];
 
-/// A compiled ruleset: dead data, the same bytes for the same ruleset.
+/// A compiled ruleset: dead data, the same bytes for the same ruleset until it gets its id.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BpfImage {
-    cells: Vec<Cell>,
+    cells: Vec<Cell>, // INVARIANT: whole blocks, the last one filled with zeros
+    used: usize,      // cells that are not filling
     blocks: Vec<Block>,
     classes: u32,
     first: [First; 2],
@@ -85,46 +87,42 @@ pub struct BpfImage {
 pub type First = [u64; 4];
 
 impl BpfImage {
-    pub(super) fn new(cells: Vec<Cell>, blocks: Vec<Block>, near: [Near; 2]) -> Self {
+    pub(super) fn new(mut cells: Vec<Cell>, blocks: Vec<Block>, near: [Near; 2]) -> Self {
         let header = cells.first().copied().unwrap_or([0; CELL_BYTES]);
         let by_class = header.as_chunks::<4>().0.iter().skip(8).take(CLASS_SLOTS);
         let classes =
             (0..).zip(by_class).filter(|(_, cell)| **cell != [0; 4]).map(|(class, _)| 1u32 << class);
         let classes = classes.fold(0, |all, class| all | class);
         let hints = (0..).zip(&near).fold(0, |all, (class, near)| all | near.hints() << class);
-        Self { cells, blocks, classes, first: near.map(|near| near.first), hints }
+        let used = cells.len();
+        cells.resize(used.next_multiple_of(CELL_BLOCK_BYTES / CELL_BYTES), [0; CELL_BYTES]);
+        Self { cells, used, blocks, classes, first: near.map(|near| near.first), hints }
     }
 
-    /// The cells, the header first; as they are published under this id.
-    #[must_use]
-    pub fn cells(&self, ruleset: u32) -> Vec<Cell> {
-        let mut cells = self.cells.clone();
-        if let Some(header) = cells.first_mut() {
+    /// Writes in the id under which it is published, which everything in the kernel names that belongs to it.
+    pub fn name(&mut self, ruleset: u32) {
+        if let Some(header) = self.cells.first_mut() {
             put(header, HEADER_RULESET, ruleset);
         }
-        cells
+        self.blocks.iter_mut().for_each(|block| put(block, BLOCK_RULESET, ruleset));
+    }
+
+    /// The cells, the header first.
+    #[must_use]
+    pub fn cells(&self) -> &[Cell] {
+        self.cells.get(..self.used).unwrap_or_default()
     }
 
     /// The same in blocks, the last one filled with zeros.
     #[must_use]
-    pub fn cell_blocks(&self, ruleset: u32) -> Vec<CellBlock> {
-        let cells = self.cells(ruleset);
-        let chunks = cells.as_flattened().chunks(CELL_BLOCK_BYTES);
-        chunks
-            .map(|chunk| {
-                let mut block = [0; CELL_BLOCK_BYTES];
-                block.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-                block
-            })
-            .collect()
+    pub fn cell_blocks(&self) -> &[CellBlock] {
+        self.cells.as_flattened().as_chunks().0
     }
 
-    /// The automata of patterns, as they are published under this id; often none.
+    /// The automata of patterns; often none.
     #[must_use]
-    pub fn blocks(&self, ruleset: u32) -> Vec<Block> {
-        let mut blocks = self.blocks.clone();
-        blocks.iter_mut().for_each(|block| put(block.as_mut_slice(), BLOCK_RULESET, ruleset));
-        blocks
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
     }
 
     /// A bit for each class with rules.
@@ -149,7 +147,7 @@ impl BpfImage {
     /// How many bytes it takes in the kernel.
     #[must_use]
     pub fn size(&self) -> usize {
-        (self.cells.len() * CELL_BYTES).next_multiple_of(CELL_BLOCK_BYTES) + self.blocks.len() * BLOCK_BYTES
+        self.cells.len() * CELL_BYTES + self.blocks.len() * BLOCK_BYTES
     }
 }
 
@@ -159,7 +157,7 @@ fn put(bytes: &mut [u8], at: usize, value: u32) {
 
 impl fmt::Debug for BpfImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BpfImage({} cells, {} blocks)", self.cells.len(), self.blocks.len())
+        write!(f, "BpfImage({} cells, {} blocks)", self.used, self.blocks.len())
     }
 }
 
@@ -245,7 +243,7 @@ fn index_of(class: Class) -> usize {
 #[derive(Debug)]
 pub(super) struct Builder {
     cells: Vec<Cell>, // the header first, empty until the end
-    decisions: BTreeMap<Decision, u32>,
+    decisions: BTreeMap<Cell, u32>,
     alternatives: BTreeMap<Vec<u32>, u32>,
     of_lists: BTreeMap<[u64; 8], u32>,
     pub(super) lists: Lists,
@@ -264,9 +262,15 @@ impl Builder {
         }
     }
 
+    /// The number of the cell that comes next.
+    fn next(&self) -> u32 {
+        u32::try_from(self.cells.len()).unwrap_or(u32::MAX) // the size is checked at the end
+    }
+
     fn push(&mut self, cell: Cell) -> u32 {
+        let number = self.next();
         self.cells.push(cell);
-        u32::try_from(self.cells.len() - 1).unwrap_or(u32::MAX) // the size is checked at the end
+        number
     }
 
     /// A cell of another module's making.
@@ -276,7 +280,7 @@ impl Builder {
 
     /// Such cells, one after another; the number of the first.
     pub(super) fn cells(&mut self, cells: Vec<Cell>) -> u32 {
-        let first = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        let first = self.next();
         self.cells.extend(cells);
         first
     }
@@ -292,12 +296,14 @@ impl Builder {
         if decision == [0; COND_COUNT] {
             return 0;
         }
-        if let Some(cell) = self.decisions.get(&decision) {
-            return *cell;
+        let next = self.next();
+        match self.decisions.entry(words(&decision)) {
+            Entry::Occupied(there) => *there.get(),
+            Entry::Vacant(free) => {
+                self.cells.push(*free.key());
+                *free.insert(next)
+            }
         }
-        let cell = self.push(words(&decision));
-        self.decisions.insert(decision, cell);
-        cell
     }
 
     /// An entry of a decision for these alternatives, which are shared by all that say the same.
@@ -363,7 +369,8 @@ impl Builder {
         nodes: &[Node],
     ) -> Vec<Cell> {
         let tails: Vec<u32> = nodes.iter().map(|node| self.name_tail(&node.name)).collect();
-        let table = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        let table = self.next();
+        self.cells.reserve(slots.len());
         for slot in slots {
             let cell = match slot.and_then(|index| Some((nodes.get(index)?, *tails.get(index)?))) {
                 Some((node, more)) => node_cell(node, more),
@@ -372,7 +379,7 @@ impl Builder {
             self.cells.push(cell);
         }
         let mask = u32::try_from(slots.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let cells = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        let cells = self.next();
         let header = Fields::default()
             .u32s(&[VERSION, cells, table, mask])
             .u64(seed)
@@ -388,8 +395,8 @@ impl Builder {
     /// String cells with a name's bytes from [`NODE_INLINE`] on; 0 where there are none.
     fn name_tail(&mut self, name: &[u8]) -> u32 {
         let mut first = 0;
-        for chunk in name.chunks(CELL_BYTES / 2).skip(1).collect::<Vec<_>>().chunks(2) {
-            let cell = self.push(Fields::default().bytes(&chunk.concat()).cell());
+        for chunk in name.get(NODE_INLINE..).unwrap_or_default().chunks(CELL_BYTES) {
+            let cell = self.push(cell_of(chunk));
             if first == 0 {
                 first = cell;
             }
@@ -401,19 +408,19 @@ impl Builder {
 fn node_cell(node: &Node, more: u32) -> Cell {
     let Node { parent, node, name, says: Says { exact, children, deep, automata } } = node;
     let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
-    let mut inline: Vec<u8> = name.iter().take(NODE_INLINE).copied().collect();
-    inline.resize(NODE_INLINE, 0);
-    let (first, on) = inline.split_at_checked(8).unwrap_or_default();
-    Fields::default()
-        .u32s(&[*parent, len])
-        .bytes(first)
-        .u32s(&[*node, more, *exact, *children, *deep, *automata])
-        .bytes(on)
-        .cell()
+    let mut cell = words(&[*parent, len, 0, 0, *node, more, *exact, *children, *deep, *automata]);
+    // the first 8 bytes of the name, and those up to `NODE_INLINE`, to the cell's end
+    let (first, on) = name.split_at_checked(8).unwrap_or((name, &[]));
+    cell.iter_mut().skip(8).zip(first).for_each(|(to, from)| *to = *from);
+    cell.iter_mut().skip(40).zip(on).for_each(|(to, from)| *to = *from);
+    cell
 }
 
 fn words(values: &[u32]) -> Cell {
-    Fields::default().u32s(values).cell()
+    let mut cell = [0; CELL_BYTES];
+    let fields = cell.as_chunks_mut::<4>().0.iter_mut();
+    fields.zip(values).for_each(|(to, from)| *to = from.to_ne_bytes());
+    cell
 }
 
 /// The fields of a cell, one after another in the machine's byte order; what is not written is zero.

@@ -5,9 +5,9 @@
 
 use super::image::Node;
 
-/// Slots per node: at most 0.4 of the table is in use, which leaves placements in plenty (two choices work up to
+/// Slots per node: at most 0.45 of the table is in use, which leaves placements in plenty (two choices work up to
 /// one half).
-const SLOTS_PER_NODE: usize = 5; // over 2
+const SLOTS_PER_NODE: usize = 11; // over 5
 const SEEDS_PER_SIZE: u64 = 16;
 /// Evictions before a seed is given up.
 const MAX_MOVES: usize = 512;
@@ -56,7 +56,7 @@ pub(super) fn place(nodes: &[Node]) -> (u64, Vec<Option<usize>>) {
 
 /// The same for `count` things of any kind that hash differently with some seed.
 pub(super) fn place_by(count: usize, hash: impl Fn(usize, u64) -> Option<u64>) -> (u64, Vec<Option<usize>>) {
-    let mut size = (count * SLOTS_PER_NODE / 2).max(1).next_power_of_two();
+    let mut size = (count * SLOTS_PER_NODE / 5).max(1).next_power_of_two();
     let mut seed = 0;
     loop {
         for _ in 0..SEEDS_PER_SIZE {

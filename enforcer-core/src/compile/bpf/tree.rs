@@ -12,7 +12,7 @@ use super::image::{
 use super::near::{Ends, Near};
 use super::plain::Roots;
 use super::table::first_bit;
-use super::{CompileError, entry};
+use super::{CompileError, conditions_of, entry};
 use crate::path::{AbsPath, ROTATING};
 use crate::ruleset::{Class, Conditions, Effect, Object, Rule, Ruleset};
 
@@ -314,16 +314,15 @@ fn decisions(
 ) -> Result<Says, CompileError> {
     let mut exact = decide(branch.exact.iter().copied(), image)?;
     strongest_below(&mut exact, branch.below);
+    let children = decide(branch.directory.iter().copied(), image)?;
+    let deep = match branch.directory.iter().all(|rule| recursive(&rule)) {
+        true => children,
+        false => decide(branch.directory.iter().filter(recursive).copied(), image)?,
+    };
     Ok(Says {
         exact: image.decision(exact),
-        children: {
-            let children = decide(branch.directory.iter().copied(), image)?;
-            image.decision(children)
-        },
-        deep: {
-            let deep = decide(branch.directory.iter().filter(recursive).copied(), image)?;
-            image.decision(deep)
-        },
+        children: image.decision(children),
+        deep: image.decision(deep),
         automata: if branch.patterns.is_empty() {
             0
         } else {
@@ -354,38 +353,60 @@ pub(super) fn decide<'r>(
     rules: impl Iterator<Item = &'r Rule> + Clone,
     image: &mut Builder,
 ) -> Result<Decision, CompileError> {
-    let mut decision = [0; COND_COUNT];
-    for (condition, slot) in (0u32..).zip(&mut decision).filter(|(condition, _)| condition & COND_TREE == 0) {
-        let mut answers: Vec<(Answer, When)> = Vec::new();
+    let mut decision: Decision = [0; COND_COUNT];
+    if rules.clone().next().is_none() {
+        return Ok(decision);
+    }
+    let asked = rules.clone().map(conditions_of).fold(0, |all, one| all | one);
+    let mut answers: Vec<(Answer, When)> = Vec::new();
+    for condition in CONDITIONS {
+        // what no rule asks about makes no difference
+        if condition & !asked != 0 {
+            continue;
+        }
+        answers.clear();
         rules.clone().for_each(|rule| answers.extend(answers_of(rule, condition, &mut image.lists)));
         answers.sort_unstable_by_key(|answer| Reverse(*answer));
         answers.dedup();
         // what comes after an answer that is always given is never asked for
         let always = answers.iter().position(|(_, when)| when.always());
         answers.truncate(always.map_or(answers.len(), |always| always + 1));
-        let word = |(effect, Reverse((origin, exempt))): Answer| entry(effect, exempt, origin);
-        *slot = match answers.as_slice() {
-            [] => 0,
-            [(answer, when)] if when.always() => word(*answer),
+        let plain = |(effect, Reverse((origin, exempt))): Answer| entry(effect, exempt, origin);
+        let word = match answers.as_slice() {
+            [] => continue,
+            [(answer, when)] if when.always() => plain(*answer),
             several if several.len() > MAX_ALTERNATIVES => {
                 let rule = rules.clone().next().map(Rule::to_string).unwrap_or_default();
                 return Err(CompileError::TooManyAlternatives { rule });
             }
             several => {
                 let strongest = several.iter().map(|((effect, _), _)| *effect).max().unwrap_or(Effect::Block);
-                let pairs: Vec<_> = several.iter().map(|(answer, when)| (*when, word(*answer))).collect();
+                let pairs: Vec<_> = several.iter().map(|(answer, when)| (*when, plain(*answer))).collect();
                 image.alternatives(words(&pairs), strongest)
             }
         };
+        let same = (0u32..).zip(&mut decision);
+        let same = same.filter(|(other, _)| other & (asked | COND_TREE) == condition);
+        same.for_each(|(_, slot)| *slot = word);
     }
     Ok(decision)
 }
+
+/// Every combination of the conditions of an access: not [`COND_TREE`].
+const CONDITIONS: [u32; COND_COUNT / 2] = {
+    let (w, o, t) = (COND_WRITE, COND_OWNER, COND_TTY);
+    [0, w, o, w | o, t, w | t, o | t, w | o | t]
+};
 
 type Answer = (Effect, Reverse<(u32, bool)>);
 
 /// One rule's answers, and when they are given; none where its conditions leave the access to others. Ordered by
 /// strength, then origin.
-fn answers_of(rule: &Rule, condition: u32, lists: &mut Lists) -> Vec<(Answer, When)> {
+fn answers_of(
+    rule: &Rule,
+    condition: u32,
+    lists: &mut Lists,
+) -> impl Iterator<Item = (Answer, When)> + use<> {
     let Conditions { read_only, owner_only, no_terminal, args } = &rule.conditions;
     let asked =
         [(*read_only, COND_WRITE, false), (*owner_only, COND_OWNER, true), (*no_terminal, COND_TTY, false)];
@@ -400,16 +421,17 @@ fn answers_of(rule: &Rule, condition: u32, lists: &mut Lists) -> Vec<(Answer, Wh
     let always = When { list: None, applet };
     let origin = rule.origin.0;
     let allowed = |exempt| (Effect::Allow, Reverse((origin, exempt)));
-    match rule.effect {
-        Effect::Allow if !asked.all(holds) => Vec::new(),
-        Effect::Allow => vec![(allowed(false), when(true))],
-        _ if asked.any(holds) => vec![(allowed(true), always)],
+    let answers = match rule.effect {
+        Effect::Allow if !asked.all(holds) => [None, None],
+        Effect::Allow => [Some((allowed(false), when(true))), None],
+        _ if asked.any(holds) => [Some((allowed(true), always)), None],
         effect => {
             let plain = (effect, Reverse((origin, false)));
             match list {
-                None => vec![(plain, always)],
-                Some(_) => vec![(allowed(true), when(true)), (plain, when(false))],
+                None => [Some((plain, always)), None],
+                Some(_) => [Some((allowed(true), when(true))), Some((plain, when(false)))],
             }
         }
-    }
+    };
+    answers.into_iter().flatten()
 }
