@@ -189,6 +189,9 @@ pub struct BenchArgs {
     /// Confined by these rules, instead of the usual ones; may be repeated
     #[arg(long, value_name = "KIND:N", num_args = 1..)]
     pub rules: Vec<Rules>,
+    /// Only changes of the policies of 1,000 containers, and what is confined among these
+    #[arg(long, conflicts_with_all = ["quick", "rules"])]
+    pub crowd: bool,
     /// How the result is shown
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,

@@ -45,6 +45,10 @@ pub enum Subject {
     Memory(Rules),
 }
 
+/// The rules of the container that is measured in a crowd.
+const IN_CROWD: Rules = Rules { kind: Kind::Block, count: 10 };
+const CROWD: Subject = Subject::Crowd(IN_CROWD, 999);
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -107,9 +111,15 @@ impl Plan {
             subjects.extend(confined(&all, &[1, 10, 100, 1_000, 10_000]));
             subjects.extend(confined(&[Kind::Wild, Kind::Deep, Kind::Network], &[10, 1_000]));
             subjects.extend([Kind::Block, Kind::Glob].map(|kind| Subject::Memory(Rules { kind, count: 50 })));
-            subjects.push(Subject::Crowd(Rules { kind: Kind::Block, count: 10 }, 999));
+            subjects.push(CROWD);
         }
         Self { subjects, quick }
+    }
+
+    /// A crowd alone, beside one container.
+    #[must_use]
+    pub fn crowd() -> Self {
+        Self { subjects: vec![Subject::Nothing, Subject::Confined(IN_CROWD), CROWD], quick: true }
     }
 }
 
