@@ -61,6 +61,7 @@ test: setup lint machines
 bench: build
 	$(call say,instructions for each operation; then nanoseconds for each match)
 	@status=0; $(LAB) bench || status=$$?; $(LAB) bench --kernel 6.1 --quick || status=$$?; \
+	$(CARGO) bench --locked -p nri-plugin || status=$$?; \
 	$(CARGO) bench --locked -p enforcer-core || status=$$?; $(CARGO) bench --locked -p nri-enforcer-hook || status=$$?; exit $$status
 
 # What is too long for each change.

@@ -530,9 +530,12 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-/// Adds the names that were found first to those found now; those that are the first from now on.
+/// Adds the names that were found first to those found now; those that are the first from now on. Of a path that no
+/// rule names any more nothing is remembered: a daemon that lives for months must not hold what each policy ever named.
 fn remember(first: &Found, paths: &[AbsPath], found: &mut Found) -> Found {
-    let mut names: BTreeMap<AbsPath, Resolution> = first.iter().cloned().collect();
+    let wanted: BTreeSet<&AbsPath> = paths.iter().collect();
+    let named = first.iter().filter(|(path, _)| wanted.contains(path));
+    let mut names: BTreeMap<AbsPath, Resolution> = named.cloned().collect();
     for (path, answer) in found.iter().filter(|(_, answer)| !answer.names.is_empty()) {
         let of_first = || Resolution { names: answer.names.clone(), unknown: None };
         names.entry(path.clone()).or_insert_with(of_first);

@@ -628,7 +628,22 @@ fn what_a_container_makes_of_its_links_takes_no_name_away() {
     }
     f.link(7, "bin", "third");
     f.change(processes("p", "/bin/ls"));
-    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block, "the first name counts for ever");
+    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block, "the first name counts while rules name the path");
+}
+
+#[test]
+fn names_are_remembered_of_paths_that_rules_name_and_of_no_others() {
+    let mut f = Fixture::new(processes("p", "/bin/ls"));
+    f.lives(7, "c1");
+    f.link(7, "bin", "usr/bin");
+    let c1 = container("c1", "default", "web");
+    assert_eq!(f.start(&c1, 7), Ok(()));
+    for n in 0..20 {
+        f.change(processes("p", &format!("/bin/program-{n}")));
+        let names = &f.reconciler.known.get(&c1.id).unwrap().names;
+        assert_eq!(names.len(), 1, "after {n} changes");
+    }
+    assert_eq!(f.exec("c1", "/usr/bin/program-19"), Verdict::Block);
 }
 
 #[test]

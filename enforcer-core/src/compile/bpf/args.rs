@@ -159,7 +159,7 @@ mod tests {
             last += 1;
             last
         };
-        let (begin, nodes) = lists.plant(next, &mut Builder::new());
+        let (begin, nodes) = lists.plant(next, &mut Builder::new(0));
         assert_eq!((begin.root, begin.applets, nodes.len()), (11, 0, 5));
         assert_ne!(begin.empty, 0);
         let lens: Vec<_> =

@@ -18,6 +18,8 @@ pub const MAX_CELLS: usize = 1 << 20;
 
 /// `IMAGE_VERSION`.
 pub const VERSION: u32 = 3;
+/// Cells that a rule mostly takes, its part of the table among them.
+const CELLS_PER_RULE: usize = 8;
 /// 32-bit words of a cell.
 pub(super) const CELL_WORDS: u32 = 16;
 /// Bytes of a component's name in its node.
@@ -251,9 +253,12 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    /// For about so many rules.
+    pub(super) fn new(rules: usize) -> Self {
+        let mut cells = Vec::with_capacity(1 + rules.saturating_mul(CELLS_PER_RULE).min(MAX_CELLS));
+        cells.push([0; CELL_BYTES]);
         Self {
-            cells: vec![[0; CELL_BYTES]],
+            cells,
             decisions: BTreeMap::new(),
             alternatives: BTreeMap::new(),
             of_lists: BTreeMap::new(),

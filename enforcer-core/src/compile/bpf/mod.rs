@@ -92,7 +92,7 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
         }
     }
     let forest = Forest::grow(ruleset);
-    let mut image = Builder::new();
+    let mut image = Builder::new(ruleset.rules().len());
 
     // Decisions first, so that nodes can name them; then the roots; then the table, whose slots name everything.
     let plain = plain::roots(ruleset, &mut image);

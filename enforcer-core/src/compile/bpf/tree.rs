@@ -19,7 +19,7 @@ use crate::ruleset::{Class, Conditions, Effect, Object, Rule, Ruleset};
 /// A node while the tree grows.
 #[derive(Debug, Default, Clone)]
 struct Branch<'r> {
-    edges: BTreeMap<&'r [u8], Branch<'r>>,
+    edges: BTreeMap<&'r [u8], Box<Branch<'r>>>, // a map's nodes have room for eleven: of pointers
     exact: Vec<&'r Rule>,
     directory: Vec<&'r Rule>,              // recursive or not
     patterns: Vec<Rest<'r>>,               // whose first wildcard comes next
@@ -44,7 +44,7 @@ impl<'r> Branch<'r> {
             if !rules.all(|rule| rule.effect == Effect::Allow && rule.conditions == Conditions::default()) {
                 return false;
             }
-            todo.extend(edges.values());
+            todo.extend(edges.values().map(AsRef::as_ref));
         }
         true
     }
@@ -65,7 +65,10 @@ impl<'r> Branch<'r> {
             for name in edges.keys() {
                 into.edges.entry(name).or_default();
             }
-            let pairs = into.edges.iter_mut().filter_map(|(name, into)| Some((into, edges.get(name)?)));
+            let pairs = into
+                .edges
+                .iter_mut()
+                .filter_map(|(name, into)| Some((into.as_mut(), edges.get(name)?.as_ref())));
             todo.extend(pairs);
         }
     }
@@ -80,7 +83,7 @@ impl<'r> Branch<'r> {
                 stood_for.for_each(|(_, edge)| edge.merge(&rotating));
                 edges.insert(ROTATING, rotating);
             }
-            todo.extend(edges.values_mut());
+            todo.extend(edges.values_mut().map(AsMut::as_mut));
         }
     }
 }
