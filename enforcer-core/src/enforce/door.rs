@@ -131,17 +131,6 @@ impl Doors {
         self.armed.set(0, &armed, MapFlags::ANY)
     }
 
-    /// Publishes images in places of their own, all together. No question is about them.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn publish_images(&mut self, images: &mut [BpfImage]) -> Result<(), EnforceError> {
-        (self.next..).zip(&mut *images).for_each(|(id, image)| image.name(id));
-        self.next += u32::try_from(images.len()).unwrap_or(u32::MAX);
-        let publications = (1..).zip(&*images).map(|(place, image)| Publication { place, image });
-        self.places.publish(&publications.collect::<Vec<_>>())
-    }
-
     /// Takes the ruleset away, though questions go on being about it.
     ///
     /// # Errors

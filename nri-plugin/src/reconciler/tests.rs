@@ -628,7 +628,11 @@ fn what_a_container_makes_of_its_links_takes_no_name_away() {
     }
     f.link(7, "bin", "third");
     f.change(processes("p", "/bin/ls"));
-    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block, "the first name counts while rules name the path");
+    assert_eq!(
+        f.exec("c1", "/usr/bin/ls"),
+        Verdict::Block,
+        "the first name counts while rules name the path"
+    );
 }
 
 #[test]
