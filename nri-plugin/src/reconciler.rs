@@ -530,12 +530,17 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-/// Adds the names that were found first to those found now; those that are the first from now on. Of a path that no
-/// rule names any more nothing is remembered: a daemon that lives for months must not hold what each policy ever named.
+/// Paths with other names that no rule names any more, and whose names are remembered all the same: a policy may go and
+/// come back, and what the container made of its links meanwhile must not count alone then.
+const GONE: usize = 32;
+
+/// Adds the names that were found first to those found now; those that are the first from now on. Of paths that no rule
+/// names any more the last [`GONE`] come after the others, newest first: a daemon that lives for months must not hold
+/// what each policy ever named.
 fn remember(first: &Found, paths: &[AbsPath], found: &mut Found) -> Found {
     let wanted: BTreeSet<&AbsPath> = paths.iter().collect();
-    let named = first.iter().filter(|(path, _)| wanted.contains(path));
-    let mut names: BTreeMap<AbsPath, Resolution> = named.cloned().collect();
+    let (named, gone): (Found, Found) = first.iter().cloned().partition(|(path, _)| wanted.contains(path));
+    let mut names: BTreeMap<AbsPath, Resolution> = named.into_iter().collect();
     for (path, answer) in found.iter().filter(|(_, answer)| !answer.names.is_empty()) {
         let of_first = || Resolution { names: answer.names.clone(), unknown: None };
         names.entry(path.clone()).or_insert_with(of_first);
@@ -551,7 +556,7 @@ fn remember(first: &Found, paths: &[AbsPath], found: &mut Found) -> Found {
         }
     }
     found.extend(all);
-    names.into_iter().collect()
+    names.into_iter().chain(gone.into_iter().take(GONE)).collect()
 }
 
 /// How many links and gaps of one container are told.

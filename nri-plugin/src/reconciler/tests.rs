@@ -628,26 +628,30 @@ fn what_a_container_makes_of_its_links_takes_no_name_away() {
     }
     f.link(7, "bin", "third");
     f.change(processes("p", "/bin/ls"));
-    assert_eq!(
-        f.exec("c1", "/usr/bin/ls"),
-        Verdict::Block,
-        "the first name counts while rules name the path"
-    );
+    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block, "the first name counts");
+    // the policy is taken away and comes back, as when it is replaced
+    f.change(processes("p", "/bin/cat"));
+    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Allow);
+    f.change(processes("p", "/bin/ls"));
+    assert_eq!(f.exec("c1", "/usr/bin/ls"), Verdict::Block, "still");
 }
 
 #[test]
-fn names_are_remembered_of_paths_that_rules_name_and_of_no_others() {
+fn names_of_paths_that_rules_named_once_are_remembered_up_to_a_bound() {
     let mut f = Fixture::new(processes("p", "/bin/ls"));
     f.lives(7, "c1");
     f.link(7, "bin", "usr/bin");
     let c1 = container("c1", "default", "web");
     assert_eq!(f.start(&c1, 7), Ok(()));
-    for n in 0..20 {
+    for n in 0..3 * GONE {
         f.change(processes("p", &format!("/bin/program-{n}")));
         let names = &f.reconciler.known.get(&c1.id).unwrap().names;
-        assert_eq!(names.len(), 1, "after {n} changes");
+        assert_eq!(names.len(), 1 + (n + 1).min(GONE), "after {n} changes");
+        if n > 0 {
+            assert_eq!(names[1].0.to_string(), format!("/bin/program-{}", n - 1), "the newest first");
+        }
     }
-    assert_eq!(f.exec("c1", "/usr/bin/program-19"), Verdict::Block);
+    assert_eq!(f.exec("c1", &format!("/usr/bin/program-{}", 3 * GONE - 1)), Verdict::Block);
 }
 
 #[test]
