@@ -22,6 +22,8 @@ const OVERLAY: i64 = 250;
 const EXEC: i64 = 3_000;
 /// connect of a UDP socket.
 const CONNECT: i64 = 350;
+/// How far the medians of two runs that measure the same are apart: what nothing attached takes is one of them.
+pub const NOISE: i64 = 8;
 /// The same file opened again, where verdicts are cached.
 const AGAIN: i64 = 500;
 
