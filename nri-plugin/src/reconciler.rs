@@ -532,7 +532,7 @@ impl<K: Kernel> Reconciler<K> {
 
 /// Paths with other names that no rule names any more, and whose names are remembered all the same: a policy may go and
 /// come back, and what the container made of its links meanwhile must not count alone then.
-const GONE: usize = 32;
+const GONE: usize = 8;
 
 /// Adds the names that were found first to those found now; those that are the first from now on. Of paths that no rule
 /// names any more the last [`GONE`] come after the others, newest first: a daemon that lives for months must not hold
