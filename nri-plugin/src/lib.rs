@@ -14,6 +14,7 @@ pub mod gate;
 pub mod inject;
 pub mod input;
 pub mod install;
+pub mod judge;
 pub mod kernel;
 pub mod log;
 pub mod memory;
