@@ -4,6 +4,7 @@ mod daemon;
 mod install;
 mod policy;
 mod seccomp;
+mod test;
 mod values;
 
 use clap::{Parser, Subcommand};
@@ -11,11 +12,13 @@ use clap::{Parser, Subcommand};
 use self::daemon::{RUN_HELP, STATUS_HELP};
 use self::install::INSTALL_HELP;
 use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
+use self::test::TEST_HELP;
 
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::install::{InstallArgs, Runtime};
 pub use self::policy::{CheckArgs, CompileArgs, ExplainArgs};
 pub use self::seccomp::{LearnCommand, LearnSeccompArgs, SeccompCommand, SystemdArgs};
+pub use self::test::{TestArgs, TestOutput};
 pub use self::values::{BaseChoice, ExpectedVerdict, Label, LibseccompVersion, Output, Posture, postures};
 
 const EXIT_CODES: &str = "\
@@ -48,6 +51,9 @@ pub enum Command {
     /// Say what the policies decide about one access of one container, and why
     #[command(after_help = EXPLAIN_HELP)]
     Explain(Box<ExplainArgs>),
+    /// Run policy tests: accesses of a container, and what the policies must decide about each
+    #[command(after_help = TEST_HELP)]
+    Test(TestArgs),
     /// Show what this host supports, and what to do about the rest
     #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
     Probe(ProbeArgs),

@@ -21,6 +21,7 @@ pub mod memory;
 pub mod order;
 pub mod plugin;
 pub mod podman;
+pub mod policy_test;
 pub mod probe;
 pub mod procs;
 pub mod reconciler;
