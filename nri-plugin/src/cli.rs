@@ -1,6 +1,7 @@
 //! The command line: what a user may type. Each command's own module says what it does.
 
 mod daemon;
+mod diff;
 mod install;
 mod policy;
 mod seccomp;
@@ -10,11 +11,13 @@ mod values;
 use clap::{Parser, Subcommand};
 
 use self::daemon::{RUN_HELP, STATUS_HELP};
+use self::diff::DIFF_HELP;
 use self::install::INSTALL_HELP;
 use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
 use self::test::TEST_HELP;
 
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
+pub use self::diff::DiffArgs;
 pub use self::install::{InstallArgs, Runtime};
 pub use self::policy::{CheckArgs, CompileArgs, ExplainArgs};
 pub use self::seccomp::{LearnCommand, LearnSeccompArgs, SeccompCommand, SystemdArgs};
@@ -54,6 +57,9 @@ pub enum Command {
     /// Run policy tests: accesses of a container, and what the policies must decide about each
     #[command(after_help = TEST_HELP)]
     Test(TestArgs),
+    /// Say what a change of the policies alters for a container, or for all that run on this node
+    #[command(after_help = DIFF_HELP)]
+    Diff(Box<DiffArgs>),
     /// Show what this host supports, and what to do about the rest
     #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
     Probe(ProbeArgs),

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod container;
+pub mod diff;
 pub mod exit;
 pub mod explain;
 pub mod gate;

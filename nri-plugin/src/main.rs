@@ -10,7 +10,7 @@ use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
 use nri_plugin::{
-    check, compile, explain, install, kernel, log, policy_test, probe, run, seccomp, status, unload,
+    check, compile, diff, explain, install, kernel, log, policy_test, probe, run, seccomp, status, unload,
 };
 
 fn main() -> ExitCode {
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Compile(args) => compile::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => policy_test::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Status(args) => status::show::run(&args),
         Command::Install(args) => install::run(&args),
