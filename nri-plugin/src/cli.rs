@@ -2,6 +2,7 @@
 
 mod daemon;
 mod diff;
+mod documents;
 mod install;
 mod policy;
 mod seccomp;
@@ -12,12 +13,14 @@ use clap::{Parser, Subcommand};
 
 use self::daemon::{RUN_HELP, STATUS_HELP};
 use self::diff::DIFF_HELP;
+use self::documents::{COMPLETIONS_HELP, MAN_HELP};
 use self::install::INSTALL_HELP;
 use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
 use self::test::TEST_HELP;
 
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::diff::DiffArgs;
+pub use self::documents::{CompletionsArgs, ManArgs};
 pub use self::install::{InstallArgs, Runtime};
 pub use self::policy::{CheckArgs, CompileArgs, ExplainArgs};
 pub use self::seccomp::{LearnCommand, LearnSeccompArgs, SeccompCommand, SystemdArgs};
@@ -80,6 +83,12 @@ pub enum Command {
         after_help = "Exit codes:\n  0  nothing is left in the kernel\n  1  something could not be removed\n  2  not confirmed"
     )]
     Unload(UnloadArgs),
+    /// Print what a shell needs to complete this command
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_help = MAN_HELP)]
+    Man(ManArgs),
 }
 
 #[cfg(test)]

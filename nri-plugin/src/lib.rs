@@ -9,6 +9,7 @@ pub mod compile;
 pub mod config;
 pub mod container;
 pub mod diff;
+pub mod documents;
 pub mod exit;
 pub mod explain;
 pub mod gate;

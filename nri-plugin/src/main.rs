@@ -10,7 +10,8 @@ use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
 use nri_plugin::{
-    check, compile, diff, explain, install, kernel, log, policy_test, probe, run, seccomp, status, unload,
+    check, compile, diff, documents, explain, install, kernel, log, policy_test, probe, run, seccomp, status,
+    unload,
 };
 
 fn main() -> ExitCode {
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
         Command::Seccomp(SeccompCommand::Systemd(args)) => seccomp::systemd::run(&args),
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
         Command::Unload(args) => unload::run(&args),
+        Command::Completions(args) => documents::completions(&args),
+        Command::Man(args) => documents::man(&args),
     };
     exit.into()
 }
