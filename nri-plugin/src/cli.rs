@@ -1,5 +1,6 @@
 //! The command line: what a user may type. Each command's own module says what it does.
 
+mod alerts;
 mod daemon;
 mod diff;
 mod documents;
@@ -11,6 +12,7 @@ mod values;
 
 use clap::{Parser, Subcommand};
 
+use self::alerts::ALERTS_HELP;
 use self::daemon::{RUN_HELP, STATUS_HELP};
 use self::diff::DIFF_HELP;
 use self::documents::{COMPLETIONS_HELP, MAN_HELP};
@@ -18,6 +20,7 @@ use self::install::INSTALL_HELP;
 use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
 use self::test::TEST_HELP;
 
+pub use self::alerts::{AlertAction, AlertsArgs, Since};
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::diff::DiffArgs;
 pub use self::documents::{CompletionsArgs, ManArgs};
@@ -69,6 +72,9 @@ pub enum Command {
     /// Ask the running daemon how each container stands to its policies
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
+    /// Show the daemon's alerts: a file of them or stdin, filtered, for people
+    #[command(after_help = ALERTS_HELP)]
+    Alerts(Box<AlertsArgs>),
     /// Set a container runtime up for nri-enforcer, or undo that: NRI switched on, the OCI hook in place
     #[command(after_help = INSTALL_HELP)]
     Install(InstallArgs),

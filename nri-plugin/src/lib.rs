@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod alert;
+pub mod alerts;
 pub mod check;
 pub mod cli;
 pub mod compile;

@@ -10,8 +10,8 @@ use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
 use nri_plugin::{
-    check, compile, diff, documents, explain, install, kernel, log, policy_test, probe, run, seccomp, status,
-    unload,
+    alerts, check, compile, diff, documents, explain, install, kernel, log, policy_test, probe, run, seccomp,
+    status, unload,
 };
 
 fn main() -> ExitCode {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Status(args) => status::show::run(&args),
+        Command::Alerts(args) => alerts::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Seccomp(SeccompCommand::Systemd(args)) => seccomp::systemd::run(&args),
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
