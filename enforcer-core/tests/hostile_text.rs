@@ -5,16 +5,17 @@
 
 use std::sync::LazyLock;
 
-use enforcer_core::policy::{ParsedFile, parse};
+use enforcer_core::policy::{ParsedFile, parse, parse_tests};
 use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 static EXAMPLES: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/policies");
-    let mut texts: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
+    let folders = ["/../examples/policies", "/../examples/tests"];
+    let mut texts: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir([env!("CARGO_MANIFEST_DIR"), folder].concat()).unwrap())
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
         .collect();
     texts.sort();
@@ -22,7 +23,7 @@ static EXAMPLES: LazyLock<Vec<String>> = LazyLock::new(|| {
     texts
 });
 
-const PIECES: [&str; 62] = [
+const PIECES: [&str; 64] = [
     "---\n",
     "...\n",
     "- ",
@@ -85,6 +86,8 @@ const PIECES: [&str; 62] = [
     "syscall: [open, \"\"], ",
     "action: Allow, ",
     "}]",
+    "cases: [{access: 'syscall:socket:1,0x', expect: Block, ",
+    "subject: {namespace: '', labels: {a: b}}\n",
 ];
 
 /// What holds of every text.
@@ -92,10 +95,14 @@ fn check(text: &str) -> ParsedFile {
     let parsed = parse("f", text);
     // At most the line after the last, where a parser that wants more stands; of all breaks that YAML ever had.
     let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
-    for error in &parsed.errors {
+    let tests = [false, true].map(|among_policies| parse_tests("f", text, among_policies));
+    for error in tests.iter().flat_map(|tests| &tests.errors).chain(&parsed.errors) {
         assert!((1..=lines).contains(&error.line) && error.column >= 1, "{error} in {lines} lines");
         assert!(!error.message.is_empty());
         assert!(error.to_string().len() < 100_000);
+    }
+    for test in tests.iter().flat_map(|tests| &tests.tests) {
+        assert!(!test.cases.is_empty() && !test.policies.is_empty(), "a test that tests nothing");
     }
     for policy in &parsed.policies {
         assert!(!policy.rules().is_empty() || !policy.gaps().is_empty(), "a policy that says nothing");

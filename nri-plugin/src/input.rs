@@ -97,6 +97,27 @@ pub fn with_links(ruleset: &Ruleset, dir: &Path) -> Result<(Root, Linked), Strin
 /// # Errors
 /// When a policy has errors or is defined twice, or there is none.
 pub fn refuse_bad(inputs: &[Input]) -> Result<(), String> {
+    refuse_wrong(inputs)?;
+    if is_empty(inputs) {
+        return Err(
+            "there is no policy in what --policy names; policies are in *.yaml, *.yml and *.json files"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Whether there is no policy in them.
+#[must_use]
+pub fn is_empty(inputs: &[Input]) -> bool {
+    policies(inputs).next().is_none() && seccomp(inputs).next().is_none()
+}
+
+/// The same as [`refuse_bad`] where there may be no policy.
+///
+/// # Errors
+/// When a policy has errors or is defined twice.
+pub fn refuse_wrong(inputs: &[Input]) -> Result<(), String> {
     let errors: Vec<String> = errors(inputs).map(|(error, text)| render(error, text)).collect();
     errors.iter().for_each(complain);
     match errors.len() {
@@ -110,12 +131,6 @@ pub fn refuse_bad(inputs: &[Input]) -> Result<(), String> {
             first.display(),
             second.display()
         ));
-    }
-    if policies(inputs).next().is_none() && seccomp(inputs).next().is_none() {
-        return Err(
-            "there is no policy in what --policy names; policies are in *.yaml, *.yml and *.json files"
-                .into(),
-        );
     }
     Ok(())
 }

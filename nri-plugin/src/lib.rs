@@ -3,23 +3,28 @@
 #![deny(unsafe_code)]
 
 pub mod alert;
+pub mod alerts;
 pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod container;
+pub mod diff;
+pub mod documents;
 pub mod exit;
 pub mod explain;
 pub mod gate;
 pub mod inject;
 pub mod input;
 pub mod install;
+pub mod judge;
 pub mod kernel;
 pub mod log;
 pub mod memory;
 pub mod order;
 pub mod plugin;
 pub mod podman;
+pub mod policy_test;
 pub mod probe;
 pub mod procs;
 pub mod reconciler;

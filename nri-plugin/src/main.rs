@@ -9,7 +9,10 @@ use nri_plugin::cli::{Cli, Command, LearnCommand, RunArgs, SeccompCommand};
 use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
-use nri_plugin::{check, compile, explain, install, kernel, log, probe, run, seccomp, status, unload};
+use nri_plugin::{
+    alerts, check, compile, diff, documents, explain, install, kernel, log, policy_test, probe, run, seccomp,
+    status, unload,
+};
 
 fn main() -> ExitCode {
     let exit = match Cli::parse().command {
@@ -17,12 +20,17 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Compile(args) => compile::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Test(args) => policy_test::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Status(args) => status::show::run(&args),
+        Command::Alerts(args) => alerts::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Seccomp(SeccompCommand::Systemd(args)) => seccomp::systemd::run(&args),
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
         Command::Unload(args) => unload::run(&args),
+        Command::Completions(args) => documents::completions(&args),
+        Command::Man(args) => documents::man(&args),
     };
     exit.into()
 }

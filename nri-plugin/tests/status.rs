@@ -203,6 +203,47 @@ async fn a_change_of_policies_waits_for_a_restart_until_the_container_is_created
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn diff_asks_what_runs() {
+    let (daemon, _runtime, plugin) =
+        Daemon::serving(&[("p.yaml", SECCOMP)], &["--seccomp-only", "--posture=file=block"]).await;
+    for (app, namespace, id) in
+        [("web", "default", "c1"), ("db", "default", "c2"), ("web", "kube-system", "c3")]
+    {
+        let pod = pod(app, namespace);
+        plugin.create_container(&pod, &container(&pod, id)).await.unwrap();
+        plugin.start_container(&pod, &container(&pod, id)).await.unwrap();
+    }
+    let (_, told) = daemon.told(&[]);
+    assert_eq!(told["daemon"]["postures"]["file"], "block");
+    assert_eq!(told["containers"][1]["labels"]["app"], "web");
+    let new = daemon.dir.path().join("new.yaml");
+    let diff = |text: &str, more: &[&str]| {
+        fs::write(&new, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer"));
+        command.arg("diff").arg("--old").arg(daemon.dir.path().join("policies")).arg("--new").arg(&new);
+        command.arg("--running").arg("--status-socket").arg(daemon.socket());
+        end(&command.args(more).output().unwrap())
+    };
+    let (code, out, err) = diff(&SECCOMP.replace("mkdir", "rmdir"), &["-o", "json"]);
+    assert_eq!((code, err.as_str()), (1, ""));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let told: Vec<_> = report["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (&one["pod"], &one["seccomp"]["pendingRestart"]))
+        .collect();
+    assert_eq!(told, [(&"db-1".into(), &Value::Null), (&"web-1".into(), &true.into())], "not the exempt one");
+    let (code, out, _) = diff(&SECCOMP.replace("mkdir", "rmdir"), &[]);
+    assert_eq!(code, 1);
+    assert!(out.contains("default/web-1 main") && out.contains("Nothing changes for 1 container."), "{out}");
+    assert_eq!(diff(SECCOMP, &[]).0, 0);
+    assert_eq!(diff("", &["--namespace", "other"]).0, 0, "nothing runs there");
+    // rules have no effect on this node
+    assert_eq!(diff(&format!("{SECCOMP}---\n{FILES}"), &[]).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_bpf_fails_seccomp_policies_are_enforced_alone_and_what_comes_later_is_a_gap() {
     // no bpffs, so that nothing can be loaded on any machine
     let bad = tempfile::tempdir().unwrap();

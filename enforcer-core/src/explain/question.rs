@@ -117,6 +117,16 @@ impl Question {
         }
     }
 
+    /// Whether it is about what a symbolic link leads to, rather than about the name itself, which may be that of a link.
+    #[must_use]
+    pub fn follows_links(&self) -> bool {
+        const OF_NAMES: [&str; 7] = ["delete", "rename", "link", "rmdir", "mkdir", "symlink", "mknod"];
+        match &self.asked {
+            Asked::Path { operation, .. } => !operation.names.iter().any(|name| OF_NAMES.contains(name)),
+            _ => true,
+        }
+    }
+
     /// The access, by this executable and user, and, where it is one to a file, to a file with this owner; what creates
     /// its object has no use for the owner. A process is started with its path as the first
     /// argument, and no others.

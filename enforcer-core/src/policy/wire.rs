@@ -100,6 +100,7 @@ fn decode_kind(fields: &Fields<'_>, text: &Located<String>) -> Option<Kind> {
         let help = match &*text.value {
             // Too much like the others to be called a slip of the pen.
             "KubeArmorNetworkPolicy" | "KubeArmorConfig" => "this kind is not read".to_owned(),
+            "PolicyTest" => "policy tests stand in a directory of their own".to_owned(),
             other => suggest(other, Kind::ALL.map(Kind::as_str)),
         };
         fields.cursor().errors.add(

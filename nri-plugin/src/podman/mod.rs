@@ -195,7 +195,7 @@ fn drivers(storage: &Path) -> Vec<PathBuf> {
 
 /// An image's name as labels: a label's value has no `/` and no `:`, and 63 bytes at most. One that would be longer is left
 /// out, since what is cut could be another image's.
-fn image_labels(image: &str) -> BTreeMap<String, String> {
+pub(crate) fn image_labels(image: &str) -> BTreeMap<String, String> {
     let image = image.split('@').next().unwrap_or_default();
     let (repository, tag) = match image.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),

@@ -1,5 +1,7 @@
 //! What is said at the socket: one JSON document.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of the document. Fields are added to it; another version takes some away, or changes what they mean.
@@ -31,6 +33,9 @@ pub struct Daemon {
     pub connected: bool,
     /// How many policies there are.
     pub policies: usize,
+    /// The node's postures, by class: `file: block`. `process` is there where it does not follow `file`.
+    #[serde(default)]
+    pub postures: BTreeMap<String, String>,
 }
 
 /// A container.
@@ -45,6 +50,12 @@ pub struct ContainerStatus {
     pub pod: String,
     /// Its name.
     pub container: String,
+    /// The labels that policies select it by; `None`: the daemon is older than this field.
+    #[serde(default)]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Whether its pod may have what policies deny reported instead, and does.
+    #[serde(default)]
+    pub audited: bool,
     /// How it stands.
     pub state: State,
     /// Why, where that is not plain; else empty.

@@ -1,9 +1,11 @@
 //! The daemon's side: a socket at which whoever is root gets the document, and the end.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enforcer_core::ruleset::{Class, Postures};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
@@ -59,6 +61,7 @@ impl Status {
                 seccomp_only: self.selection.seccomp_only,
                 connected: self.connection.borrow().is_synchronized() && *self.synced.borrow(),
                 policies: set.len(),
+                postures: postures(&self.selection.postures),
             },
             containers,
         }
@@ -110,6 +113,8 @@ impl Status {
             namespace: subject.namespace.clone(),
             pod: subject.pod.clone(),
             container: subject.container.clone(),
+            labels: Some(subject.labels.clone()),
+            audited: self.selection.honour_pod_annotations && container.wish == Wish::Audited,
             state,
             reason,
             policies,
@@ -118,6 +123,13 @@ impl Status {
             seccomp,
         }
     }
+}
+
+fn postures(postures: &Postures) -> BTreeMap<String, String> {
+    let Postures { file, network, capabilities, process } = *postures;
+    let of_all = [(Class::File, file), (Class::Network, network), (Class::Capability, capabilities)];
+    let all = of_all.into_iter().chain(process.map(|action| (Class::Process, action)));
+    all.map(|(class, action)| (class.to_string(), action.to_string())).collect()
 }
 
 /// Why rules are not in force. `rules`: there are some; `selected`: there are policies, be it with gaps alone.

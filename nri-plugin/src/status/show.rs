@@ -24,7 +24,7 @@ const TOLD: usize = 4;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-enum Unanswered {
+pub(crate) enum Unanswered {
     #[error(
         "no daemon answers at `{0}`: {1}; is `nri-enforcer run` running, with the same --status-socket? (only root may ask)"
     )]
@@ -62,7 +62,8 @@ pub fn run(args: &StatusArgs) -> Exit {
     if good { Exit::Ok } else { Exit::No }
 }
 
-fn ask(socket: &Path) -> Result<Document, Unanswered> {
+/// What the daemon says.
+pub(crate) fn ask(socket: &Path) -> Result<Document, Unanswered> {
     let nobody = |error| Unanswered::Socket(socket.display().to_string(), error);
     let mut daemon = UnixStream::connect(socket).map_err(nobody)?;
     let deadline = Instant::now() + LONGEST;

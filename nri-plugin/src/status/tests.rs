@@ -141,3 +141,25 @@ fn rules_that_are_all_gaps_are_not_covered() {
     let (state, reason, gaps) = node.state();
     assert!(state == State::NotCovered && gaps == 1 && reason.contains("gaps"), "{reason}");
 }
+
+#[test]
+fn what_policies_go_by_is_told_and_an_older_daemon_told_less() {
+    use enforcer_core::ruleset::{Class, PostureAction, Postures};
+    let postures = Postures::default().with(Class::Process, PostureAction::Block);
+    let selection = Selection { honour_pod_annotations: true, postures, ..Selection::default() };
+    let node = Node::new(FILES, selection);
+    let one = Container { wish: Wish::Audited, ..Container::clone(&container("c1", "n", "web")) };
+    node.add(&Arc::new(one), Created::default());
+    let document = node.status.document();
+    let told = &document.containers[0];
+    assert_eq!((told.labels.as_ref().unwrap()["app"].as_str(), told.audited), ("web", true));
+    let told: Vec<_> =
+        document.daemon.postures.iter().map(|(class, action)| format!("{class}={action}")).collect();
+    assert_eq!(told, ["capability=audit", "file=audit", "network=audit", "process=block"]);
+    let mut older = serde_json::to_value(&document).unwrap();
+    for field in ["labels", "audited"] {
+        older["containers"][0].as_object_mut().unwrap().remove(field);
+    }
+    let older: super::document::Document = serde_json::from_value(older).unwrap();
+    assert_eq!(older.containers[0].labels, None, "not the same as none");
+}

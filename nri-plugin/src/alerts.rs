@@ -1,0 +1,148 @@
+//! `alerts`: the daemon's alerts for people.
+
+mod lines;
+
+use std::io::{ErrorKind, Write};
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use self::lines::{Line, Lines};
+use crate::cli::{AlertAction, AlertsArgs, Output, Since};
+use crate::exit::Exit;
+use crate::term::{BAD, BOLD, DIM, WARN, complain, paint, printable};
+
+/// What is shown of an alert and filtered by. More fields are passed over, and missing ones are empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Alert {
+    timestamp: u64,
+    updated_time: String,
+    namespace_name: String,
+    pod_name: String,
+    container_name: String,
+    source: String,
+    policy_name: String,
+    policy_namespace: String,
+    rule: String,
+    message: String,
+    #[serde(rename = "Type")]
+    kind: String,
+    operation: String,
+    resource: String,
+    data: String,
+    action: String,
+}
+
+/// Prints the alerts that the filters let through, until the end, if there is one.
+pub fn run(args: &AlertsArgs) -> Exit {
+    match print(args) {
+        Ok(0) => Exit::Ok,
+        Ok(strange) => {
+            let lines = if strange == 1 { "1 line is" } else { &format!("{strange} lines are") };
+            complain(format!("{}: {lines} no alert\n", paint(WARN, "warning")));
+            Exit::No
+        }
+        Err(error) => {
+            let file = args.file.display();
+            complain(format!("{}: cannot read `{file}`: {error}\n", paint(BAD, "error")));
+            Exit::BadInput
+        }
+    }
+}
+
+/// How many lines are no alerts.
+fn print(args: &AlertsArgs) -> std::io::Result<u64> {
+    let mut lines = Lines::open(&args.file, args.follow)?;
+    let mut strange = 0;
+    while let Some(line) = lines.next_line()? {
+        let told = match line {
+            Line::Whole(text) if text.trim_ascii().is_empty() => continue,
+            Line::Whole(text) => alert(text),
+            Line::TooLong => None,
+        };
+        let Some((alert, text)) = told else {
+            strange += 1;
+            continue;
+        };
+        if !alert.passes(args) {
+            continue;
+        }
+        let text = match args.output {
+            Output::Json => format!("{}\n", text.trim_end()),
+            Output::Text => alert.to_line(),
+        };
+        match anstream::stdout().write_all(text.as_bytes()) {
+            // whoever read has seen enough
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            result => result?,
+        }
+    }
+    Ok(strange)
+}
+
+fn alert(line: &[u8]) -> Option<(Alert, &str)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let alert: Alert = serde_json::from_str(text).ok()?;
+    // any object would do for serde, as no field has to be there
+    (!alert.kind.is_empty()).then_some((alert, text))
+}
+
+impl Alert {
+    fn passes(&self, args: &AlertsArgs) -> bool {
+        let AlertsArgs { namespaces, pods, policies, action, since, .. } = args;
+        if since.is_some_and(|Since(since)| self.time() < since) {
+            return false;
+        }
+        if self.data.split(' ').any(|word| word == "notice=dropped") {
+            return true; // what is lost could have been any
+        }
+        let is_one =
+            |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
+        let whole = format!("{}/{}", self.policy_namespace, self.policy_name);
+        let action = action.is_none_or(|action| match action {
+            AlertAction::Block => self.action == "Block",
+            AlertAction::Audit => self.action == "Audit",
+        });
+        is_one(namespaces, &self.namespace_name)
+            && is_one(pods, &self.pod_name)
+            && (is_one(policies, &self.policy_name) || is_one(policies, &whole))
+            && action
+    }
+
+    fn time(&self) -> SystemTime {
+        let told = humantime::parse_rfc3339_weak(&self.updated_time).ok();
+        let seconds = || SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.timestamp));
+        told.or_else(seconds).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// One line; what processes and policies are called must not steer the terminal, nor look like another line.
+    fn to_line(&self) -> String {
+        let clean = |text: &str| -> String {
+            text.chars().map(|c| if c == '\t' { ' ' } else { printable(c) }).collect()
+        };
+        let Self { updated_time, namespace_name, pod_name, container_name, .. } = self;
+        let style = match (self.action.as_str(), self.kind.as_str()) {
+            ("Block", _) => BAD,
+            (_, "SystemEvent") => BOLD,
+            _ => WARN,
+        };
+        let mut line = format!("{} {}", paint(DIM, clean(updated_time)), paint(style, clean(&self.action)));
+        if !pod_name.is_empty() {
+            line += &format!(" {}", clean(&format!("{namespace_name}/{pod_name} {container_name}")));
+        }
+        if self.kind != "SystemEvent" {
+            let what = format!("{} {}", self.operation.to_lowercase(), self.resource);
+            line += &format!(" {}", paint(BOLD, clean(&what)));
+            if !self.source.is_empty() {
+                line += &format!(" by {}", clean(&self.source));
+            }
+            let policy = format!("{} {}", self.policy_name, self.rule);
+            line += &format!(" {}", paint(DIM, clean(policy.trim_end())));
+        }
+        if !self.message.is_empty() {
+            line += &format!(": {}", clean(&self.message));
+        }
+        line + "\n"
+    }
+}

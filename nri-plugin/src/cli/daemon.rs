@@ -1,0 +1,159 @@
+//! What runs on a node: the daemon, and what asks or ends it.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{Output, Posture};
+
+pub(super) const RUN_HELP: &str = "\
+Signals:
+  SIGTERM, SIGINT  stop; what is armed in the kernel stays in force (see `nri-enforcer unload`)
+  SIGHUP           reopen the alerts file, and read the policies again
+
+Exit codes:
+  0  stopped by a signal
+  1  could not start (the kernel cannot enforce, a policy directory cannot be read), or failed
+  2  bad usage or configuration";
+
+pub(super) const STATUS_HELP: &str = "\
+States:
+  armed            its policies are in force; gaps are what of them cannot be enforced here
+  pending restart  seccomp policies changed since it was created; it keeps its profile until it is created again
+  not covered      policies select it, and are not in force; the last column says why
+  exempt           no policy reaches it
+  not selected     no policy selects it
+  ended            it has ended, and the runtime has not removed it yet
+
+Exit codes:
+  0  every container that policies select is covered, and the daemon is connected to the runtime
+  1  some container is not covered or pending restart, or the daemon is not connected, or none answers
+  2  bad usage
+
+Example:
+  nri-enforcer status --pending --namespace default";
+
+/// `run`: each flag can also be a key of the `--config` file; the flag wins.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// YAML file with the same settings in camel case (policyDirs, nriSocket, ...); flags win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of policies (*.yaml, *.yml, *.json), watched for changes; may be repeated
+    #[arg(long = "policy-dir", value_name = "DIR")]
+    pub policy_dirs: Vec<PathBuf>,
+    /// The runtime's NRI socket [default: /var/run/nri/nri.sock]
+    #[arg(long, value_name = "PATH")]
+    pub nri_socket: Option<PathBuf>,
+    /// Socket at which the OCI hook asks whether a container may start [default: /run/nri-enforcer/gate.sock]
+    #[arg(long, value_name = "PATH")]
+    pub gate_socket: Option<PathBuf>,
+    /// Socket at which `nri-enforcer status` asks [default: /run/nri-enforcer/status.sock]
+    #[arg(long, value_name = "PATH")]
+    pub status_socket: Option<PathBuf>,
+    /// The OCI hook `nri-enforcer-hook` on the host: put into each container that a policy selects
+    #[arg(long, value_name = "PATH")]
+    pub hook: Option<PathBuf>,
+    /// Directory in which the OCI hook records what it let through [default: /var/lib/nri-enforcer/open-starts]
+    #[arg(long, value_name = "DIR")]
+    pub open_starts: Option<PathBuf>,
+    /// podman's storage directory [default: the graphroot of storage.conf, else /var/lib/containers/storage]
+    #[arg(long, value_name = "DIR")]
+    pub podman_storage: Option<PathBuf>,
+    /// Name under which to register with the runtime [default: nri-enforcer]
+    #[arg(long, value_name = "NAME")]
+    pub plugin_name: Option<String>,
+    /// Two digits: the place among the runtime's plugins [default: 10]
+    #[arg(long, value_name = "NN")]
+    pub plugin_index: Option<String>,
+    /// Where alerts go, one JSON object a line: `-` is stdout, else a file that is appended to [default: -]
+    #[arg(long, value_name = "-|FILE")]
+    pub alerts: Option<PathBuf>,
+    /// Directory below a bpffs where programs and maps are pinned [default: /sys/fs/bpf/nri-enforcer]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// What happens to an access that no rule matches, where a class has Allow rules; may be repeated
+    #[arg(long = "posture", value_name = "CLASS=ACTION")]
+    pub postures: Vec<Posture>,
+    /// Namespace whose containers are left alone; may be repeated and replaces the default [default: kube-system]
+    #[arg(long = "exempt-namespace", value_name = "NS")]
+    pub exempt_namespaces: Vec<String>,
+    /// Refuse to start a container whose policies cannot be enforced completely here
+    #[arg(long)]
+    pub strict: bool,
+    /// Let pods switch their own enforcement off (annotation `kubearmor-policy: disabled`) or down (`audited`)
+    #[arg(long)]
+    pub honour_pod_annotations: bool,
+    /// Enforce seccomp policies alone: nothing is loaded into the kernel, every other rule is a gap
+    #[arg(long)]
+    pub seccomp_only: bool,
+    /// kubelet's directory of seccomp profiles (`KUBELET_ROOT/seccomp`); may be repeated [default: those of the kubelets
+    /// that are found]
+    #[arg(long = "seccomp-dir", value_name = "DIR")]
+    pub seccomp_dirs: Vec<PathBuf>,
+    /// Version of the libseccomp that the container runtime has [default: as `runc --version` says]
+    #[arg(long, value_name = "X.Y.Z")]
+    pub libseccomp: Option<String>,
+    /// File to write once policies are loaded, programs attached, and the runtime's running containers taken over
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Name of the cluster, for alerts [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+    /// Name of this node, for alerts [default: the host name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// How the log on stderr looks [default: text]
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What to log: a level or a filter in the syntax of RUST_LOG, which it beats [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The daemon's socket, as given to `run`
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_STATUS_SOCKET)]
+    pub status_socket: PathBuf,
+    /// Only containers of this namespace
+    #[arg(long, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Only containers that are not covered, or pending restart
+    #[arg(long)]
+    pub pending: bool,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `unload`.
+#[derive(Debug, Args)]
+pub struct UnloadArgs {
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Directory where programs and maps are pinned
+    #[arg(long, value_name = "DIR", default_value = crate::config::DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line an event.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}

@@ -1,0 +1,69 @@
+//! `install`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+pub(super) const INSTALL_HELP: &str = "\
+What is there is edited in place: comments, order and line ends stay. A changed file has a copy beside it
+(FILE.nri-enforcer-backup). What was done is recorded in /var/lib/nri-enforcer/installed, and --uninstall undoes just that.
+
+Exit codes:
+  0  all is as it should be, changed or not
+  1  nothing was changed, as something is in the way; or --uninstall had to leave something
+  2  bad usage, or a configuration that cannot be read
+
+Examples:
+  nri-enforcer install --runtime containerd --dry-run
+  nri-enforcer install --runtime containerd --base-runtime-spec
+  nri-enforcer install --runtime podman --uninstall";
+
+/// `install`.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Which runtime
+    #[arg(long, value_enum)]
+    pub runtime: Runtime,
+    /// Undo what was installed; what others have changed since stays
+    #[arg(long)]
+    pub uninstall: bool,
+    /// Show the differences, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Root of the host, where it is mounted elsewhere; all other paths but --hook and --hook-config are below it
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// The OCI hook to copy [default: nri-enforcer-hook beside this program]
+    #[arg(long, value_name = "FILE", conflicts_with = "uninstall")]
+    pub hook: Option<PathBuf>,
+    /// Where the hook and its configuration are put
+    #[arg(long, value_name = "DIR", default_value = "/opt/nri-enforcer")]
+    pub hook_dir: PathBuf,
+    /// Configuration of the hook to copy, unless one that was changed by hand is there [default: mode closed, kube-system
+    /// exempt]
+    #[arg(long, value_name = "FILE", conflicts_with = "uninstall")]
+    pub hook_config: Option<PathBuf>,
+    /// containerd's configuration, or a template of it (*.tmpl, as k3s has)
+    #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
+    pub config: PathBuf,
+    /// containerd: put the hook into the base specification of each runtime, so that every container has it
+    #[arg(long, conflicts_with = "uninstall")]
+    pub base_runtime_spec: bool,
+    /// Program that prints containerd's specification (`ctr oci spec`)
+    #[arg(long, value_name = "PROGRAM", default_value = "ctr")]
+    pub ctr: PathBuf,
+    /// Program that checks containerd's configuration (`containerd config dump`); left out where it is not there
+    #[arg(long, value_name = "PROGRAM", default_value = "containerd")]
+    pub containerd: PathBuf,
+}
+
+/// A container runtime that can be set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Runtime {
+    /// containerd.
+    Containerd,
+    /// CRI-O.
+    Crio,
+    /// podman, as root.
+    Podman,
+}

@@ -1,0 +1,232 @@
+//! The rules and profiles of a container before and after a change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use enforcer_core::coverage::{Coverage, Gap};
+use enforcer_core::decide::Access;
+use enforcer_core::policy::SeccompPolicy;
+use enforcer_core::ruleset::{
+    AbsPath, Class, Conditions, Effect, Object, Origin, PostureAction, Postures, Rule, Ruleset,
+};
+use enforcer_core::seccomp::{self, Arch, Base, Node};
+use enforcer_core::subject::Subject;
+
+use super::{Asked, Change, Changes, Otherwise, RuleChange, SeccompChange, Side, VerdictChange};
+use crate::cli::DiffArgs;
+use crate::compile;
+use crate::exit::chain;
+use crate::input::Input;
+use crate::judge::Judge;
+
+/// Everything but the container.
+pub(super) struct Sides<'a> {
+    old: &'a [Input],
+    new: &'a [Input],
+    base: Base,
+    libseccomp: (u32, u32, u32),
+    root: Option<PathBuf>,
+}
+
+impl<'a> Sides<'a> {
+    pub(super) fn new(old: &'a [Input], new: &'a [Input], args: &DiffArgs) -> Result<Self, String> {
+        let base = compile::base(&args.base, &args.capabilities)?;
+        Ok(Self { old, new, base, libseccomp: args.libseccomp.0, root: args.root.clone() })
+    }
+
+    /// What one side says about the container.
+    fn side(&self, inputs: &[Input], asked: &Asked) -> Result<Said, String> {
+        let Asked { subject, node, audited, seccomp_only } = asked;
+        let mut judge = Judge::new(inputs, subject, *node, self.root.as_deref())?;
+        if *audited {
+            judge.ruleset = judge.ruleset.audited();
+        }
+        if *seccomp_only {
+            judge.ruleset = Ruleset::resolve([], &Postures::default(), &Subject::default()).ruleset;
+            judge.coverage = Coverage::default();
+        }
+        let profile = self.profile(&judge.seccomp)?;
+        let of_profile = profile.iter().flat_map(|profile| profile.gaps.iter().cloned());
+        let gaps = judge.coverage.gaps.iter().cloned().chain(of_profile).collect();
+        Ok(Said { ruleset: judge.ruleset, gaps, profile })
+    }
+
+    fn profile(&self, policies: &[&SeccompPolicy]) -> Result<Option<Profile>, String> {
+        if policies.is_empty() {
+            return Ok(None);
+        }
+        let arch = Arch::native().ok_or("no seccomp profiles are made for this architecture")?;
+        let node = Node { arch, libseccomp: self.libseccomp };
+        let compile = |base| {
+            let made = seccomp::compile(policies, base, &node);
+            made.map_err(|error| format!("the profile below the policies: {}", chain(&error)))
+        };
+        let merged = compile(&self.base)?;
+        // what the daemon compares, since the profile below does not change with the policies
+        let alone = compile(&Base::Unconfined)?.digest().to_string();
+        Ok(Some(Profile { merged: merged.digest().to_string(), alone, gaps: merged.gaps }))
+    }
+}
+
+struct Said {
+    ruleset: Ruleset,
+    gaps: BTreeSet<Gap>,
+    profile: Option<Profile>,
+}
+
+struct Profile {
+    merged: String,
+    alone: String,
+    gaps: Vec<Gap>,
+}
+
+/// What changes for the container.
+pub(super) fn changes(sides: &Sides<'_>, asked: &Asked) -> Result<Changes, String> {
+    let old = sides.side(sides.old, asked)?;
+    let new = sides.side(sides.new, asked)?;
+    let digests =
+        |said: &Said| said.profile.as_ref().map(|profile| (profile.merged.clone(), profile.alone.clone()));
+    let (before, after) = (digests(&old), digests(&new));
+    let seccomp = (before != after).then(|| {
+        let alone = |side: &Option<(String, String)>| side.as_ref().map(|(_, alone)| alone.clone());
+        let pending_restart = alone(&before) != alone(&after);
+        let merged = |side: Option<(String, String)>| side.map(|(merged, _)| merged);
+        SeccompChange { old: merged(before), new: merged(after), pending_restart }
+    });
+    Ok(Changes {
+        otherwise: otherwise(&old.ruleset, &new.ruleset),
+        rules: rules(&old.ruleset, &new.ruleset),
+        new_gaps: new.gaps.difference(&old.gaps).cloned().collect(),
+        closed_gaps: old.gaps.difference(&new.gaps).cloned().collect(),
+        seccomp,
+    })
+}
+
+fn otherwise(old: &Ruleset, new: &Ruleset) -> Vec<Otherwise> {
+    let whitelist = |ruleset: &Ruleset, class| ruleset.whitelisted(class).then(|| ruleset.posture(class));
+    let mut found: Vec<_> = Class::ALL
+        .into_iter()
+        .map(|class| (class, whitelist(old, class), whitelist(new, class)))
+        .filter(|(_, old, new)| old != new)
+        .map(|(class, before, after)| {
+            let because = if after.is_some() { because(new, class) } else { None };
+            Otherwise { class, old: before, new: after, meaning: meaning(before, after), because }
+        })
+        .collect();
+    // what breaks workloads before what opens them
+    found.sort_by_key(|one| (one.new != Some(PostureAction::Block), one.new.is_some()));
+    found
+}
+
+fn because(ruleset: &Ruleset, class: Class) -> Option<String> {
+    let rule = ruleset.rules().iter().find(|rule| rule.class == class && rule.effect == Effect::Allow)?;
+    ruleset.origin(rule.origin).map(|origin| format!("{} {}", origin.policy, origin.rule))
+}
+
+fn meaning(old: Option<PostureAction>, new: Option<PostureAction>) -> String {
+    let now = match new.unwrap_or(PostureAction::Allow) {
+        PostureAction::Block => "is now blocked",
+        PostureAction::Audit => "now passes and is reported",
+        PostureAction::Allow if old.unwrap_or(PostureAction::Allow) == PostureAction::Allow => "still passes",
+        PostureAction::Allow => "passes now",
+    };
+    match (old, new) {
+        (None, _) => format!("becomes a whitelist: everything else {now}"),
+        (_, None) => format!("is no whitelist any more: everything else {now}"),
+        (Some(_), Some(_)) => format!("is a whitelist with another posture: everything else {now}"),
+    }
+}
+
+/// What rules are about: class, source, object.
+type About<'a> = (Class, Option<&'a AbsPath>, &'a Object);
+/// What a rule about it does, and where it comes from.
+type Does<'a> = BTreeSet<(Effect, &'a Conditions, Option<&'a Origin>)>;
+
+fn by_object(ruleset: &Ruleset) -> BTreeMap<About<'_>, Does<'_>> {
+    let mut found: BTreeMap<About<'_>, Does<'_>> = BTreeMap::new();
+    for rule in ruleset.rules() {
+        let Rule { class, source, object, conditions, effect, origin } = rule;
+        let does = found.entry((*class, source.as_ref(), object)).or_default();
+        does.insert((*effect, conditions, ruleset.origin(*origin)));
+    }
+    found
+}
+
+fn rules(old: &Ruleset, new: &Ruleset) -> Vec<RuleChange> {
+    let (before, after) = (by_object(old), by_object(new));
+    let none = Does::default();
+    let objects: BTreeSet<&About<'_>> = before.keys().chain(after.keys()).collect();
+    let mut found: Vec<RuleChange> = objects
+        .into_iter()
+        .filter_map(|about| {
+            let was = before.get(about).unwrap_or(&none);
+            let is = after.get(about).unwrap_or(&none);
+            let change = change(was, is)?;
+            let verdicts = match change {
+                Change::Reported | Change::Moved => Vec::new(),
+                _ if was.iter().chain(is).any(|(_, conditions, _)| !conditions.is_empty()) => Vec::new(),
+                _ => verdicts(about, old, new),
+            };
+            Some(RuleChange { change, about: name(about), old: told(was), new: told(is), verdicts })
+        })
+        .collect();
+    found.sort_by_key(|one| one.change);
+    found
+}
+
+fn change(old: &Does<'_>, new: &Does<'_>) -> Option<Change> {
+    let without = |side: &Does<'_>| -> BTreeSet<_> {
+        side.iter().map(|(effect, conditions, _)| (*effect, (*conditions).clone())).collect()
+    };
+    // the place in the policy left out
+    let reported = |side: &Does<'_>| -> BTreeSet<_> {
+        let origin = |origin: &Origin| Origin { rule: String::new(), ..origin.clone() };
+        side.iter().map(|(effect, _, of)| (*effect, of.map(origin))).collect()
+    };
+    match () {
+        () if old == new => None,
+        () if old.is_empty() => Some(Change::Added),
+        () if new.is_empty() => Some(Change::Removed),
+        () if without(old) != without(new) => Some(Change::Changed),
+        () if reported(old) != reported(new) => Some(Change::Reported),
+        () => Some(Change::Moved),
+    }
+}
+
+fn name((class, source, object): &About<'_>) -> String {
+    match source {
+        Some(source) => format!("{class} {object} from {source}"),
+        None => format!("{class} {object}"),
+    }
+}
+
+fn told(does: &Does<'_>) -> Vec<Side> {
+    let side = |(effect, conditions, origin): &(Effect, &Conditions, Option<&Origin>)| Side {
+        does: format!("{effect}{conditions}"),
+        policy: origin.map(|origin| origin.policy.to_string()).unwrap_or_default(),
+        rule: origin.map(|origin| origin.rule.clone()).unwrap_or_default(),
+    };
+    does.iter().map(side).collect()
+}
+
+/// What becomes of accesses to just what the rules are about.
+fn verdicts((class, source, object): &About<'_>, old: &Ruleset, new: &Ruleset) -> Vec<VerdictChange> {
+    let accesses: Vec<(&'static str, Access<'_>)> = match object {
+        Object::Path(path) if *class == Class::File => {
+            let path = path.as_bytes();
+            vec![("read", Access::read(path)), ("write", Access::write(path))]
+        }
+        Object::Path(path) => vec![("exec", Access::exec(path.as_bytes()))],
+        Object::Capability(capability) => vec![("use", Access::capability(*capability))],
+        Object::Syscall(syscall) => vec![("use", Access::syscall(*syscall))],
+        Object::Preset(preset) => vec![("use", Access::preset(*preset))],
+        _ => Vec::new(),
+    };
+    let verdict = |(name, access): (&'static str, Access<'_>)| {
+        let source = source.map(AbsPath::as_bytes);
+        let access = Access { source, ..access };
+        let [old, new] = [old, new].map(|ruleset| ruleset.decide(&access).verdict);
+        VerdictChange { access: name, old, new }
+    };
+    accesses.into_iter().map(verdict).collect()
+}
