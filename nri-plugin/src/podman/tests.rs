@@ -57,7 +57,7 @@ fn image_names_are_labels() {
         (of(IMAGE_LABEL), of(TAG_LABEL))
     };
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-    assert_eq!(both("docker.io/library/nginx:1.25"), pair("docker.io_library_nginx", "1.25"));
+    assert_eq!(both("registry.example/library/nginx:1.25"), pair("registry.example_library_nginx", "1.25"));
     assert_eq!(both("localhost:5000/web"), pair("localhost_5000_web", ""));
     assert_eq!(both("localhost:5000/web:v1@sha256:abc"), pair("localhost_5000_web", "v1"));
     assert_eq!(both(""), pair("", ""));
