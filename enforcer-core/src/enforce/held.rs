@@ -183,6 +183,7 @@ impl Drop for Searcher {
 
 fn work(search: &Search, shared: &Shared) {
     let mut wait = None; // nothing is held, so far as is known
+    let mut failed = false;
     loop {
         let idle = |progress: &mut Progress| progress.asked == progress.answered && !progress.stop;
         let progress = shared.progress();
@@ -196,9 +197,10 @@ fn work(search: &Search, shared: &Shared) {
         if progress.stop {
             return;
         }
-        let (asked, again) = (progress.asked, progress.asked == progress.answered);
+        let (asked, again) = (progress.asked, progress.asked == progress.answered && !failed);
         drop(progress);
         let result = search.run(again);
+        failed = result.is_err();
         let mut progress = shared.progress();
         wait = match result {
             Ok(true) => Some(AGAIN),

@@ -41,8 +41,8 @@ pub const COMPILED: Duration = Duration::from_secs(1);
 /// The rules of a thousand containers exchanged for shared ones, in nanoseconds of the guest: instructions, and what it
 /// waits for.
 pub const UPDATE: i64 = 100_000_000;
-/// The same for rulesets of 50 rules that nobody shares: a thousand of them are compiled (about 600,000 instructions each
-/// in the guest), written and read back (about 130,000, most of them one for each byte that the kernel clears and copies).
+/// The same for rulesets of 50 rules that nobody shares: a thousand of them are compiled (some 80 % of it), written and
+/// read back.
 pub const UPDATE_EACH: i64 = 900_000_000;
 
 /// A limit that is missed, with the reason. It is shown, and is no failure.
