@@ -77,7 +77,7 @@ static void keep_ring(void)
 	close(fd);
 }
 
-static void inside(const char *root, int pipe_end)
+static void inside(const char *root, int pipe_end, const char *trick)
 {
 	/* version 2: owner rw, user 1 r, group r, mask r, others r */
 	static const unsigned char acl[] = {2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 1, 0, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
@@ -119,7 +119,8 @@ static void inside(const char *root, int pipe_end)
 	keep(OLD_LISTENER, bound(TREE "/stream", SOCK_STREAM), "socket");
 	keep(OLD_LISTENER + 1, bound(TREE "/datagram", SOCK_DGRAM), "socket");
 	keep(OLD_LISTENER + 2, bound("/work/stream", SOCK_STREAM), "socket");
-	keep_ring();
+	if (!strcmp(trick, REGISTERED))
+		keep_ring();
 	if (pipe_end != OLD_SOCKET)
 		keep(OLD_SOCKET, pipe_end, "socket");
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -196,7 +197,7 @@ int box(int argc, char **argv)
 			_exit(status_of(pid));
 		}
 		close(pair[0]);
-		inside(argv[0], pair[1]);
+		inside(argv[0], pair[1], argc > 5 ? argv[5] : "");
 		for (fd = 3; fd < OLD_READ; fd++)
 			close(fd);
 		argv[3] = "evade";

@@ -43,7 +43,8 @@
 #define OLD_SOCKET 24  /* to the helper outside, which sends a descriptor of SECRET for each byte */
 #define OLD_CWD 25     /* /prot, O_PATH */
 #define OLD_LISTENER 26 /* and 27, 28: unix sockets at TREE/stream, TREE/datagram, /work/stream */
-#define OLD_RING 29     /* a ring of io_uring with one registered file: SECRET, O_RDONLY */
+#define OLD_RING 29     /* of REGISTERED only: a ring of io_uring with one registered file: SECRET, O_RDONLY */
+#define REGISTERED "old descriptor, registered"
 #define RING_PARAMS "/work/ring" /* what the kernel said of that ring */
 
 extern pid_t helper; /* outside, unconfined; its number is of the same pid namespace only for tricks with `host pid` */
@@ -63,6 +64,8 @@ int in_child(int (*run)(void));	   /* the result in a child */
 int status_of(pid_t pid);
 int ring(unsigned setup, unsigned char flags, const void *sqe); /* one request; its result */
 int ring_of_old(const void *sqe);  /* the same by OLD_RING, whose first registered file it is about */
+int ring_kept(int file, const void *sqe); /* the same by a ring that has the file and no descriptor; the policy comes between */
+void wait_for_policy(void);	   /* says so, and goes on when it has come */
 int ring_with(int file, void *params); /* a ring in which the file is registered; -1 = there is no io_uring */
 int received(void);		   /* a descriptor from the helper, or -1 */
 int box(int argc, char **argv);

@@ -184,6 +184,32 @@ static int old_descriptor_registered(void)
 
 	return r >= CANNOT ? CANNOT : r < 0 ? -r : memcmp(text, CONTENT, sizeof CONTENT - 1) ? NO_EFFECT : 0;
 }
+static int kept_mapping(void)
+{
+	int fd = open(SECRET, O_RDONLY);
+	char *map = mmap(0, 4096, PROT_READ, MAP_SHARED, fd, 0);
+
+	if (map == MAP_FAILED)
+		return cannot("mmap");
+	close(fd);
+	wait_for_policy();
+	return memcmp(map, CONTENT, sizeof CONTENT - 1) ? NO_EFFECT : 0;
+}
+static int kept_descriptor(void)
+{
+	int fd = open(SECRET, O_RDONLY);
+
+	wait_for_policy();
+	return holds(fd);
+}
+static int kept_ring(void)
+{
+	char text[sizeof CONTENT] = "";
+	struct io_uring_sqe sqe = {.opcode = IORING_OP_READ, .addr = (uintptr_t)text, .len = sizeof CONTENT - 1};
+	int r = ring_kept(open(SECRET, O_RDONLY), &sqe);
+
+	return r >= CANNOT ? CANNOT : r < 0 ? -r : memcmp(text, CONTENT, sizeof CONTENT - 1) ? NO_EFFECT : 0;
+}
 static int old_descriptor_over_exec(void)
 {
 	char *argv[] = {"evade", "run", "old descriptor", "0", 0};
@@ -715,7 +741,8 @@ const struct trick READ[] = {
 	{"old directory descriptor", old_directory}, {"old O_PATH descriptor, reopened", old_path_descriptor},
 	{"old descriptor", old_descriptor}, {"old descriptor, mapped", old_descriptor_mapped}, {"old descriptor, reopened", old_descriptor_reopened},
 	{"old descriptor, over exec", old_descriptor_over_exec}, {"old descriptor, spliced", old_descriptor_spliced},
-	{"old descriptor, registered", old_descriptor_registered},
+	{REGISTERED, old_descriptor_registered},
+	{"kept over a policy: mapping", kept_mapping}, {"kept over a policy: descriptor", kept_descriptor}, {"kept over a policy: ring", kept_ring},
 	{"deleted file", deleted}, {"copied up before", copied_up}, {"over a whiteout", recreated}, {"name of 255 bytes", long_name},
 	{"openat2 RESOLVE_IN_ROOT", openat2_in_root}, {"openat2 RESOLVE_BENEATH", openat2_beneath}, {"openat2, other flags", openat2_flags}, {"openat2 RESOLVE_CACHED", openat2_cached},
 	{"open_by_handle_at", handle_of_volume}, {"open_by_handle_at, other mount", handle_of_other_mount}, {"130 directories, 26,000 bytes", deep},

@@ -289,6 +289,21 @@ impl Sandbox {
         writeln!(self.child.stdin.as_ref().unwrap(), "go").unwrap();
     }
 
+    /// Waits until the trick waits for the policy.
+    pub fn waits(&mut self) {
+        self.start();
+        let mut line = String::new();
+        while line.trim() != "waiting" {
+            line.clear();
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "it ended: {}", self.said());
+        }
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&mut self) {
+        writeln!(self.child.stdin.as_ref().unwrap(), "go").unwrap();
+    }
+
     pub fn ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -96,6 +96,9 @@ fn tricks(kernel: &str) {
         for under in [Under::Nothing, Under::Block, Under::Allow] {
             let expected = expected(name, *kind, under, kernel);
             let mut sandbox = Sandbox::new(&["run", name], table::host_pid(name));
+            if table::waits(name) {
+                sandbox.waits();
+            }
             events(&enforcer);
             if let Some(rules) = rules(*kind, under) {
                 let rules = if table::by_all_names(name) { corpus::linked(&rules) } else { rules };
@@ -107,6 +110,9 @@ fn tricks(kernel: &str) {
                 if (told != 0) != late {
                     wrong.push(format!("{name}, {under:?}: {told} descriptors were told to be held"));
                 }
+            }
+            if table::waits(name) {
+                sandbox.go_on();
             }
             let result = sandbox.result();
             let why = describe(&events(&enforcer));
