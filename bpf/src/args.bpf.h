@@ -150,19 +150,25 @@ struct listing {
 	__u32 node;  /* where this one has come to */
 };
 
+/* Word `i` of a cell of lists at `at`. */
+static __always_inline __u64 lists_word(__u64 at, __u32 i)
+{
+	__u64 word = 0;
+
+	if (direct_loads)
+		return direct_word(at + 8 * i);
+	bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
+	return word;
+}
+
 /* What a cell of lists has in common with what holds so far; whether anything is left. */
 static __always_inline int held_by(struct query *q, __u32 cell)
 {
-	__u64 at = cell_address(q, cell), word, any = 0;
+	__u64 at = cell_address(q, cell), any = 0;
 	__u32 i;
 
 	for (i = 0; i < LIST_WORDS; i++) {
-		word = 0;
-		if (cell && direct_loads)
-			word = direct_word(at + 8 * i);
-		else if (cell)
-			bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
-		q->held[i] &= word;
+		q->held[i] &= cell ? lists_word(at, i) : 0;
 		any |= q->held[i];
 	}
 	return any != 0;
@@ -171,20 +177,17 @@ static __always_inline int held_by(struct query *q, __u32 cell)
 /* q->runs out of a cell; 0 = none */
 static __always_inline void runs_read(struct query *q, __u32 cell)
 {
-	__u64 at = cell_address(q, cell), word;
+	__u64 at = cell_address(q, cell);
 	__u32 i;
 
-	for (i = 0; i < LIST_WORDS; i++) {
-		word = 0;
-		if (cell && direct_loads)
-			word = direct_word(at + 8 * i);
-		else if (cell)
-			bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
-		q->runs[i] = word;
-	}
+	for (i = 0; i < LIST_WORDS; i++)
+		q->runs[i] = cell ? lists_word(at, i) : 0;
 }
 
-/* scratch->name from the `len` bytes that have been copied into it, which also stand at `from` */
+/* The hash is worked out as in name_read: in a function for both the compiler loses the bound of `len` on the way to a
+ * copy, for the verifier of 6.1.
+ *
+ * scratch->name from the `len` bytes that have been copied into it, which also stand at `from` */
 static __always_inline void name_settle(struct scratch *s, __u32 len, __u64 from, __u64 seed)
 {
 	__u32 last = (len - 1) / 8;

@@ -188,7 +188,7 @@ struct held_search {
 	/* answered */
 	__u32 found;
 	__u32 rings;	  /* what may hold registered files, which cannot be looked at: all of that container's are judged */
-	__u32 failed;	  /* descriptors that could not be judged or remembered: the same */
+	__u32 failed;	  /* descriptors that could not be judged or remembered: the same; counted for people */
 	__u32 pad;
 };
 _Static_assert(sizeof(struct held_search) == 24, "held_search");

@@ -17,6 +17,7 @@ pub mod node;
 pub mod oci;
 pub mod podman;
 pub mod run;
+pub mod stand_in;
 pub mod testing;
 pub mod verifier;
 pub mod vm;

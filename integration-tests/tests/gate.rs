@@ -2,17 +2,15 @@
 //! daemon that dies between create and start leaves nothing unprotected. The table of results is in the hook's readme.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::node::{Container, Daemon, Options, RunningContainer, RunningPod};
 use lab::run::{DAEMON_FILE, DAEMON_FOLDER, HOOK, hook};
+use lab::stand_in::{Behaviour, listen, stand_in};
 use lab::testing::{Node, in_guest_with};
 use lab::vm::{Containerd, Kernel, Spec};
 use nix::sys::signal::Signal;
@@ -29,9 +27,6 @@ const SOCKET: &str = "/run/nri-enforcer/gate.sock";
 const SPOOL: &str = "/var/lib/nri-enforcer/open-starts";
 /// The daemon's socket of NRI after its restart.
 const LATE_NRI: &str = "/run/late-nri.sock";
-/// Names the socket to `listener`, in a process of another user.
-const LISTENER: &str = "NRI_ENFORCER_GATE_LISTENER";
-const NOBODY: u32 = 65_534;
 
 /// Only what depends on kernel and runtime; with the rest the hook deals alone.
 #[test]
@@ -202,7 +197,7 @@ async fn others_in_its_place(node: &mut Node, matrix: &mut Matrix) -> Result<()>
         ("is dead, and something sends garbage at its socket", Behaviour::Garbage),
         ("is dead, and something is silent at its socket", Behaviour::Silent),
     ] {
-        let stop = stand_in(behaviour).await?;
+        let stop = stand_in(Path::new(SOCKET), Path::new("/proc/self/exe"), behaviour)?;
         matrix.new_row(node, what, [REFUSED, RECORDED, STARTS]).await?;
         stop()?;
     }
@@ -301,54 +296,8 @@ async fn soon(what: &str, done: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Behaviour {
-    Nobody,
-    Garbage,
-    Silent,
-}
-
-/// Something that is not the daemon at its socket, until it is told to stop.
-async fn stand_in(behaviour: Behaviour) -> Result<Box<dyn FnOnce() -> Result<()>>> {
-    let dir = Path::new(SOCKET).parent().context("a directory")?;
-    let remove = || fs::remove_file(SOCKET).context("the socket");
-    if behaviour != Behaviour::Nobody {
-        let listener = UnixListener::bind(SOCKET)?;
-        std::thread::spawn(move || {
-            let mut callers = Vec::new();
-            for mut caller in listener.incoming().flatten() {
-                if behaviour == Behaviour::Garbage {
-                    let _gone = caller.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-                }
-                callers.push(caller); // held: hanging up would be an answer
-            }
-        });
-        return Ok(Box::new(remove));
-    }
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
-    let program = PathBuf::from("/proc/self/exe");
-    let mut child = Command::new(program)
-        .args(["--exact", "listener"])
-        .env(LISTENER, SOCKET)
-        .uid(NOBODY)
-        .stdout(Stdio::null())
-        .spawn()?;
-    soon("nobody listens", || Path::new(SOCKET).exists()).await?;
-    Ok(Box::new(move || {
-        child.kill()?;
-        child.wait()?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-        remove()
-    }))
-}
-
 /// Not a test by itself: another user's program, which answers what the daemon would.
 #[test]
 fn listener() -> Result<()> {
-    let Some(path) = std::env::var_os(LISTENER) else { return Ok(()) };
-    for caller in UnixListener::bind(path)?.incoming() {
-        let answer = br#"{"version":1,"answer":"armed"}"#;
-        let _gone = caller?.write_all(&[&30_u32.to_be_bytes()[..], answer].concat());
-    }
-    Ok(())
+    listen()
 }

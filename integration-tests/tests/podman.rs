@@ -3,27 +3,21 @@
 //! not as it should be is a table in the hook's readme.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::node::{Daemon, Options};
 use lab::podman::{IMAGE, PROGRAM, Podman};
 use lab::run::{Target, hook};
+use lab::stand_in::{Behaviour, listen, stand_in};
 use lab::vm::{Containerd, Kernel, Spec};
 use nix::sys::signal::Signal;
 
 const README: &str = include_str!("../../nri-plugin/hook/README.md");
 const BEGIN: &str = "<!-- the table that integration-tests/tests/podman.rs measures -->\n";
 const END: &str = "<!-- end of podman's table -->";
-/// Names the socket to `listener`, in a process of another user.
-const LISTENER: &str = "NRI_ENFORCER_PODMAN_LISTENER";
-const NOBODY: u32 = 65_534;
 const HOOK_CONFIG: &str = "/opt/nri-enforcer/nri-enforcer-hook.json";
 
 /// What the policies deny, each with an errno of its own; then what podman's own profile denies, and what both allow.
@@ -341,12 +335,17 @@ fn what_becomes_of_containers_when_the_daemon_is_not_as_it_should_be() -> Result
     matrix.row("was killed after the container's creation", next()?, bad)?;
     let socket = matrix.node.socket();
     fs::remove_file(&socket)?;
+    // another user's program must be one that it may reach
+    let above = socket.parent().and_then(Path::parent).context("a directory")?;
+    fs::set_permissions(above, fs::Permissions::from_mode(0o755))?;
+    let program = above.join("listener");
+    fs::copy(std::env::current_exe()?, &program)?;
     for (what, behaviour) in [
         ("is dead, and another user's program says `armed` at its socket", Behaviour::Nobody),
         ("is dead, and something sends garbage at its socket", Behaviour::Garbage),
         ("is dead, and something is silent at its socket", Behaviour::Silent),
     ] {
-        let stop = stand_in(&socket, behaviour)?;
+        let stop = stand_in(&socket, &program, behaviour)?;
         matrix.row(what, next()?, bad)?;
         stop()?;
     }
@@ -361,57 +360,8 @@ fn what_becomes_of_containers_when_the_daemon_is_not_as_it_should_be() -> Result
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Behaviour {
-    Nobody,
-    Garbage,
-    Silent,
-}
-
-/// Something that is not the daemon at its socket, until it is told to stop.
-fn stand_in(socket: &Path, behaviour: Behaviour) -> Result<Box<dyn FnOnce() -> Result<()>>> {
-    let (dir, socket) = (socket.parent().context("a directory")?.to_owned(), socket.to_owned());
-    if behaviour != Behaviour::Nobody {
-        let listener = UnixListener::bind(&socket)?;
-        std::thread::spawn(move || {
-            let mut callers = Vec::new();
-            for mut caller in listener.incoming().flatten() {
-                if behaviour == Behaviour::Garbage {
-                    let _gone = caller.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-                }
-                callers.push(caller); // held: hanging up would be an answer
-            }
-        });
-        return Ok(Box::new(move || Ok(fs::remove_file(socket)?)));
-    }
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
-    let above = dir.parent().context("a directory")?.to_owned();
-    mode(&dir, 0o777)?;
-    mode(&above, 0o755)?;
-    let program = above.join("listener"); // where it was built may be root's alone
-    fs::copy(std::env::current_exe()?, &program)?;
-    let mut child = Command::new(program)
-        .args(["--exact", "listener"])
-        .env(LISTENER, &socket)
-        .uid(NOBODY)
-        .stdout(Stdio::null())
-        .spawn()?;
-    soon("nobody listens", || socket.exists())?;
-    Ok(Box::new(move || {
-        child.kill()?;
-        child.wait()?;
-        mode(&dir, 0o700)?;
-        Ok(fs::remove_file(&socket)?)
-    }))
-}
-
 /// Not a test by itself: another user's program, which answers what the daemon would.
 #[test]
 fn listener() -> Result<()> {
-    let Some(path) = std::env::var_os(LISTENER) else { return Ok(()) };
-    for caller in UnixListener::bind(path)?.incoming() {
-        let answer = br#"{"version":1,"answer":"armed"}"#;
-        let _gone = caller?.write_all(&[&30_u32.to_be_bytes()[..], answer].concat());
-    }
-    Ok(())
+    listen()
 }

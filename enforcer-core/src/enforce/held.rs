@@ -37,6 +37,13 @@ pub(super) struct Iterators {
     pub(super) files: Link,
 }
 
+/// The outcome of a search.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    held: bool,
+    untold: u64, // descriptors that could not be judged or remembered, so that all of their containers' are judged
+}
+
 /// What a search needs.
 #[derive(Debug)]
 pub(super) struct Search {
@@ -47,8 +54,8 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// Whether anything is held; then it is denied from here on.
-    fn run(&self, again: bool) -> Result<bool, EnforceError> {
+    /// What is held; if anything is, it is denied from here on.
+    fn run(&self, again: bool) -> Result<Found, EnforceError> {
         let newest = self.maps.held_files.entries()?.into_iter().map(|(_, generation)| generation).max();
         let generation = newest.unwrap_or(0).wrapping_add(1);
         let mut answer = self.walk(generation, again)?;
@@ -72,7 +79,7 @@ impl Search {
         if !held {
             self.detach()?;
         }
-        Ok(held)
+        Ok(Found { held, untold: u64::from(answer.failed) })
     }
 
     fn walk(&self, generation: u32, again: bool) -> Result<types::held_search, EnforceError> {
@@ -110,6 +117,7 @@ struct Progress {
     asked: u64, // searches, and the last of those that is answered: one answers all that were asked for before it
     answered: u64,
     failed: u64,
+    untold: u64,
     stop: bool,
 }
 
@@ -169,6 +177,12 @@ impl Searcher {
     pub(super) fn failed(&self) -> u64 {
         self.shared.progress().failed
     }
+
+    /// How many descriptors could not be told apart, in all searches: past the bound of the map, or with all work areas
+    /// in use. All reads and writes of their containers are judged.
+    pub(super) fn untold(&self) -> u64 {
+        self.shared.progress().untold
+    }
 }
 
 impl Drop for Searcher {
@@ -203,8 +217,10 @@ fn work(search: &Search, shared: &Shared) {
         failed = result.is_err();
         let mut progress = shared.progress();
         wait = match result {
-            Ok(true) => Some(AGAIN),
-            Ok(false) => None,
+            Ok(found) => {
+                progress.untold += found.untold;
+                found.held.then_some(AGAIN)
+            }
             Err(_) => {
                 progress.failed += 1;
                 Some(RETRY)

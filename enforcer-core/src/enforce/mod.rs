@@ -386,7 +386,7 @@ impl Enforcer {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Vec<(String, u64)>, EnforceError> {
-        let mut counters = Vec::with_capacity(COUNTERS.len() + 3);
+        let mut counters = Vec::with_capacity(COUNTERS.len() + 4);
         for (index, name) in COUNTERS {
             let values = self
                 .maps
@@ -404,6 +404,7 @@ impl Enforcer {
         counters.push(("recursion_misses".to_owned(), load::recursion_misses(&lock(&self.loaded).object)));
         counters.push(("withdraw_failed".to_owned(), lock(&self.state).stuck()));
         counters.push(("search_failed".to_owned(), self.searcher.failed()));
+        counters.push(("descriptors_untold".to_owned(), self.searcher.untold()));
         Ok(counters)
     }
 }

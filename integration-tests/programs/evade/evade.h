@@ -44,6 +44,7 @@
 #define OLD_CWD 25     /* /prot, O_PATH */
 #define OLD_LISTENER 26 /* and 27, 28: unix sockets at TREE/stream, TREE/datagram, /work/stream */
 #define OLD_RING 29     /* of REGISTERED only: a ring of io_uring with one registered file: SECRET, O_RDONLY */
+#define MANY 66000
 #define REGISTERED "old descriptor, registered"
 #define RING_PARAMS "/work/ring" /* what the kernel said of that ring */
 

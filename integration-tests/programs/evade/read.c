@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <spawn.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -199,6 +200,21 @@ static int kept_descriptor(void)
 {
 	int fd = open(SECRET, O_RDONLY);
 
+	wait_for_policy();
+	return holds(fd);
+}
+/* more than can be remembered one by one */
+static int kept_descriptors(void)
+{
+	struct rlimit most = {MANY + 100, MANY + 100};
+	int fd = -1;
+
+	if (setrlimit(RLIMIT_NOFILE, &most))
+		return cannot("setrlimit");
+	for (int i = 0; i < MANY; i++)
+		fd = open(SECRET, O_RDONLY);
+	if (fd < MANY)
+		return cannot("open");
 	wait_for_policy();
 	return holds(fd);
 }
@@ -743,6 +759,7 @@ const struct trick READ[] = {
 	{"old descriptor, over exec", old_descriptor_over_exec}, {"old descriptor, spliced", old_descriptor_spliced},
 	{REGISTERED, old_descriptor_registered},
 	{"kept over a policy: mapping", kept_mapping}, {"kept over a policy: descriptor", kept_descriptor}, {"kept over a policy: ring", kept_ring},
+	{"kept over a policy: 66,000 descriptors", kept_descriptors},
 	{"deleted file", deleted}, {"copied up before", copied_up}, {"over a whiteout", recreated}, {"name of 255 bytes", long_name},
 	{"openat2 RESOLVE_IN_ROOT", openat2_in_root}, {"openat2 RESOLVE_BENEATH", openat2_beneath}, {"openat2, other flags", openat2_flags}, {"openat2 RESOLVE_CACHED", openat2_cached},
 	{"open_by_handle_at", handle_of_volume}, {"open_by_handle_at, other mount", handle_of_other_mount}, {"130 directories, 26,000 bytes", deep},
