@@ -181,9 +181,17 @@ struct entry_ns {
 
 /* ---- descriptors that are older than the rules ---- */
 
+/* One that the rules deny. */
+struct held_file {
+	__u64 container;  /* in which it was found: the same address in another container is another file */
+	__u32 generation; /* of the search that found it last */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct held_file) == 16, "held_file");
+
 /* One search for them through all tasks, asked and answered through the `held` map. */
 struct held_search {
-	__u32 generation; /* asked: value of what is found in held_files */
+	__u32 generation; /* asked: of what is found in held_files */
 	__u32 again;	  /* asked: nothing has changed since the last search, so what is only audited is not told again */
 	/* answered */
 	__u32 found;

@@ -34,20 +34,28 @@ static __always_inline int is_ring(struct file *file)
 	return *(__u64 *)name == 0x6e6972755f6f695bULL; /* "[io_urin" */
 }
 
+/* Has a search found the file in this container? */
+static __always_inline int is_known(struct armed *a, struct file *file)
+{
+	__u64 key = (__u64)file;
+	struct held_file *known = bpf_map_lookup_elem(&held_files, &key);
+
+	return known && known->container == a->container;
+}
+
 /* 1: the rules deny to open the file in this way. Told unless it is known. */
-static __always_inline int is_denied(struct scratch *scratch, struct subject *s, struct task_struct *task,
+static __always_inline int is_denied(struct scratch *scratch, struct subject *s, struct armed *a, struct task_struct *task,
 				     struct file *file, __u32 condition, struct held_search *h)
 {
 	struct request r = {.class_ = CLASS_FILE, .op = OP_HELD, .condition = condition};
 	__u32 decision, reason, effect;
-	__u64 key = (__u64)file;
 
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
 	decision = decide_in(scratch, s, &r, task, 0, &reason);
 	effect = decision_effect(decision);
-	if (effect == EFFECT_BLOCK ? !bpf_map_lookup_elem(&held_files, &key) : effect == EFFECT_AUDIT && !h->again)
+	if (effect == EFFECT_BLOCK ? !is_known(a, file) : effect == EFFECT_AUDIT && !h->again)
 		tell(scratch, s, &r, decision, reason, (__u64)task);
 	return effect == EFFECT_BLOCK;
 }
@@ -61,7 +69,8 @@ int find_held(struct bpf_iter__task_file *ctx)
 	struct scratch *scratch;
 	struct subject *s;
 	struct armed *a;
-	__u32 zero = 0, value;
+	struct held_file value = {};
+	__u32 zero = 0;
 	enum mount_place place;
 	__u64 key = (__u64)file;
 	int denied = 0;
@@ -88,13 +97,14 @@ int find_held(struct bpf_iter__task_file *ctx)
 		return 0;
 	}
 	if (file->f_mode & FMODE_WRITE)
-		denied = is_denied(scratch, s, task, file, COND_WRITE, h);
+		denied = is_denied(scratch, s, a, task, file, COND_WRITE, h);
 	if (!denied && file->f_mode & FMODE_READ)
-		denied = is_denied(scratch, s, task, file, 0, h);
+		denied = is_denied(scratch, s, a, task, file, 0, h);
 	scratch_give(scratch);
 	if (!denied)
 		return 0;
-	value = h->generation;
+	value.container = a->container;
+	value.generation = h->generation;
 	if (bpf_map_update_elem(&held_files, &key, &value, BPF_ANY)) {
 		h->failed++;
 		a->held |= HELD_ALL;

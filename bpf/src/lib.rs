@@ -76,6 +76,7 @@ shared!(
     event,
     event_detail,
     header_cell,
+    held_file,
     held_search,
     lists_cell,
     mark,

@@ -107,15 +107,14 @@ struct {
 	__type(value, struct published);
 } published SEC(".maps");
 
-/* Descriptors that are older than the rules that deny them: by address of the struct file, with the generation of the
- * search that found them. Absent: it was judged when it was opened. An address that is used again is harmless: that file
- * is judged once more. */
+/* Descriptors that are older than the rules that deny them: by address of the struct file. Absent: it was judged when it
+ * was opened. An address that is used again is harmless: that file is judged once more. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
-	__type(value, __u32);
+	__type(value, struct held_file);
 } held_files SEC(".maps");
 
 /* Question and answer of find_held and find_rings. Each daemon has its own. */

@@ -56,7 +56,7 @@ pub(super) struct Search {
 impl Search {
     /// What is held; if anything is, it is denied from here on.
     fn run(&self, again: bool) -> Result<Found, EnforceError> {
-        let newest = self.maps.held_files.entries()?.into_iter().map(|(_, generation)| generation).max();
+        let newest = self.maps.held_files.entries()?.into_iter().map(|(_, held)| held.generation).max();
         let generation = newest.unwrap_or(0).wrapping_add(1);
         let mut answer = self.walk(generation, again)?;
         for _ in 1..RUNS {
@@ -72,7 +72,7 @@ impl Search {
             self.attach()?;
         }
         for (file, found) in self.maps.held_files.entries()? {
-            if found != generation {
+            if found.generation != generation {
                 self.maps.held_files.remove(file)?;
             }
         }

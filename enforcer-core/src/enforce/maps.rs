@@ -102,7 +102,7 @@ pub(super) struct Maps {
     pub(super) subjects: Table<i32, types::subject>, // by pidfd
     pub(super) mark: Table<u32, types::mark>,
     pub(super) held: Table<u32, types::held_search>,
-    pub(super) held_files: Table<u64, u32>,
+    pub(super) held_files: Table<u64, types::held_file>,
     pub(super) places: Places,
     pub(super) published: Table<u32, types::published>,
     pub(super) counters: MapHandle,

@@ -110,6 +110,21 @@ pub fn held() {
     assert_ne!(three.run("cat <&3"), 0);
     assert_eq!(three.run("cat <&4"), 0);
 
+    // Each container's are told, where the memory of one that is over is used again for the next one's, too.
+    for round in 0..8 {
+        let mut next = Container::created("next", true);
+        next.start();
+        next.open(&(3..10).map(|fd| format!("{fd}<{secret} ")).collect::<String>());
+        events(&enforcer);
+        enforcer.arm(&next.target(Stage::Running), &block(secret)).unwrap();
+        enforcer.settle();
+        let mut told = events(&enforcer);
+        told.retain(|event| event.op == Op::Held && event.container.as_ref() == Some(&next.id));
+        assert_eq!(told.len(), 7, "round {round}: {told:#?}");
+        assert_ne!(next.run("cat <&9"), 0);
+        enforcer.disarm(&next.id).unwrap();
+    }
+
     // The last of them are closed: the next search takes the hooks away.
     three.open("3<&-");
     enforcer.update(&one.id, &unrelated).unwrap();
