@@ -10,7 +10,7 @@
 //!
 //! | | instead |
 //! |---|---|
-//! | a link to a program of many names under a process rule, or as a source | only links on the way to it; a gap. To busybox, under a process rule: busybox started by that name (see [`applet`](crate::applet)) |
+//! | a link to a program of many names under a process rule, or as a source | only links on the way to it; a gap. To busybox, under a process rule: busybox started by that name (see [`applet`](crate::applet)), up to 255 answers for one program; a Block or Audit rule about a link that is called busybox itself means all of it |
 //! | a link, where the rule would then weaken a stronger rule about what the link leads to | the stronger rule; a gap |
 //! | a link that the container may replace itself, where the file posture is block and the rule allows | the posture; a gap |
 //! | links that could not be looked up in time | the rule as written; a gap |
@@ -36,11 +36,13 @@
 //! about `..*/token`, which no rotation changes; a directory rule without `recursive` also one about what is directly
 //! in `..*`.
 
+mod applets;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Serialize, Serializer};
 
-use crate::applet::{MAX_NAME, is_busybox};
+use self::applets::Whole;
 use crate::coverage::{Gap, GapReason};
 use crate::decide::match_path;
 use crate::path::{AbsPath, ROTATING, components, same_components};
@@ -268,10 +270,6 @@ fn is_multi_call(path: &AbsPath, target: &AbsPath) -> bool {
     name != base && MULTI_CALL.iter().any(|known| base.starts_with(known.as_bytes()))
 }
 
-fn is_busybox_at(path: &AbsPath) -> bool {
-    path.base_name().is_some_and(is_busybox)
-}
-
 /// Whether a path is that of a program: what a process rule is about, or who acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Executed {
@@ -311,6 +309,7 @@ impl Linking<'_> {
                 }
             }
         }
+        self.bound_applets();
     }
 
     /// Adds an alias, unless it would make the container's world wider than its policies do.
@@ -373,7 +372,7 @@ impl Linking<'_> {
                 let names = self.names(rule, path, if process { Executed::Object } else { Executed::No });
                 meant.extend(names.into_iter().map(|(path, via)| (Object::Path(path), via)));
                 if process {
-                    meant.extend(self.applets(path));
+                    meant.extend(self.applets(rule, path));
                 }
             }
             Object::Directory { dir, recursive } => {
@@ -408,20 +407,6 @@ impl Linking<'_> {
         names
     }
 
-    /// The program of many names that a path leads to, started by the path's own.
-    fn applets(&mut self, path: &AbsPath) -> Vec<Meant<Object>> {
-        let names = self.answers.get(path).map(|answer| answer.names.clone()).unwrap_or_default();
-        let Some(name) = path.base_name().filter(|name| name.len() <= MAX_NAME) else { return Vec::new() };
-        let leads = |OtherName { target, via, .. }: &OtherName| {
-            !via.is_empty() && is_multi_call(path, target) && is_busybox_at(target)
-        };
-        let applet = |OtherName { target, via, .. }: OtherName| {
-            self.links.insert(Link { path: path.clone(), target: target.clone() });
-            (Object::Applet { program: target, name: name.to_vec() }, via)
-        };
-        names.into_iter().filter(leads).map(applet).collect()
-    }
-
     /// The other names of a path, without those that would mean other programs too.
     fn names(&mut self, rule: &Rule, path: &AbsPath, executed: Executed) -> Vec<Meant<AbsPath>> {
         let Resolution { mut names, mut unknown } = self.answers.get(path).cloned().unwrap_or_default();
@@ -438,20 +423,17 @@ impl Linking<'_> {
         }
         let mut meant: Vec<Meant<AbsPath>> = Vec::new();
         for OtherName { place, target, via } in names {
-            let whole = if executed == Executed::Object
-                && is_multi_call(path, &target)
-                && is_busybox_at(&target)
-            {
-                None // see `applets`
-            } else if executed != Executed::No && is_multi_call(path, &target) {
-                let advice = format!(
-                    "`{path}` is one of many names of `{target}`, and running that program by another way is not \
-                     covered; a rule about `{target}` covers all of its names"
-                );
-                self.gap(rule, GapReason::MultiCall, advice);
-                None
-            } else {
-                Some(target)
+            let whole = match applets::meant(rule, path, &target, executed) {
+                Whole::Yes => Some(target),
+                Whole::AsNamed => None,
+                Whole::No => {
+                    let advice = format!(
+                        "`{path}` is one of many names of `{target}`, and running that program by another way is not \
+                         covered; a rule about `{target}` covers all of its names"
+                    );
+                    self.gap(rule, GapReason::MultiCall, advice);
+                    None
+                }
             };
             for other in [Some(place), whole].into_iter().flatten() {
                 if other != *path && !meant.iter().any(|(known, _)| *known == other) {

@@ -173,6 +173,76 @@ fn busybox_is_told_by_the_name_that_it_is_started_by() {
     assert_eq!(linked.gaps[0].reason, GapReason::Link);
 }
 
+#[test]
+fn a_link_by_a_name_of_busybox_itself_means_all_of_it() {
+    let answers = ["/bin/busybox /bin/busybox /bin/busybox.nosuid /bin/busybox"];
+    for action in ["Block", "Audit"] {
+        let spec = format!("  process: {{matchPaths: [{{path: /bin/busybox}}]}}\n  action: {action}\n");
+        let linked = ruleset(&spec, Postures::default()).with_links(table(&answers));
+        assert_eq!(linked.gaps, []);
+        let exec = Access::exec(b"/bin/busybox.nosuid").with_args(&[]);
+        for name in [&b"sh"[..], b"busybox", b"/bin/wget"] {
+            let by = linked.ruleset.decide(&exec.called(name)).by;
+            assert!(matches!(by, DecidedBy::Rule(_)), "{action} {by:?}");
+        }
+    }
+    // an Allow rule does not become wider, and says so
+    let spec = "  process: {matchPaths: [{path: /bin/busybox}]}\n  action: Allow\n";
+    let linked = ruleset(spec, block()).with_links(table(&answers));
+    let exec = Access::exec(b"/bin/busybox.nosuid").with_args(&[]).called(b"sh");
+    assert_eq!(verdict(&linked.ruleset, &exec), Verdict::Block);
+    assert_eq!(linked.gaps[0].reason, GapReason::MultiCall);
+}
+
+#[test]
+fn links_to_busybox_past_the_bound_are_gaps() {
+    use crate::compile::bpf::{MAX_ALTERNATIVES, MAX_LISTS, compile};
+
+    // one more than there is room for beside the rule about busybox itself
+    let spec = |count: usize, action: &str| {
+        let paths: Vec<_> = (0..count).map(|at| format!("{{path: /bin/a{at}}}")).collect();
+        format!("  process: {{matchPaths: [{}]}}\n  action: {action}\n", paths.join(", "))
+    };
+    let leads = |programs: usize| {
+        move |path: &AbsPath| {
+            let at: usize =
+                path.to_string().trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+            let target: AbsPath = format!("/x{}/busybox", at % programs).parse().unwrap();
+            let name = OtherName { place: path.clone(), target, via: vec![path.clone()] };
+            Resolution { names: vec![name], unknown: None }
+        }
+    };
+    for (count, programs, left_out) in
+        [(MAX_ALTERNATIVES, 1, 0), (MAX_ALTERNATIVES + 1, 1, 1), (MAX_LISTS, 4, 0), (MAX_LISTS + 2, 4, 2)]
+    {
+        for action in ["Block", "Allow"] {
+            let plain = ruleset(&spec(count, action), block());
+            let linked = plain.with_links(leads(programs));
+            assert_eq!(linked.gaps.len(), left_out, "{count} {action}: {:?}", linked.gaps.first());
+            assert!(linked.gaps.iter().all(|gap| gap.reason == GapReason::Link));
+            compile(&linked.ruleset).unwrap();
+        }
+    }
+    // the strongest stay, and a rule about the program takes room too
+    let blocked =
+        "  process: {matchPaths: [{path: /x0/busybox, action: Audit, allowedArgs: [-x]}, {path: /bin/z0}, ";
+    let spec = spec(MAX_ALTERNATIVES - 2, "Allow").replace("  process: {matchPaths: [", blocked);
+    let spec = spec.replace("{path: /bin/z0}", "{path: /bin/z0, action: Block}");
+    let plain = ruleset(&spec, block());
+    let linked = plain.with_links(|path| {
+        if path.as_bytes() == b"/x0/busybox" { Resolution::default() } else { leads(1)(path) }
+    });
+    let blocked = Access::exec(b"/x0/busybox").with_args(&[]).called(b"z0");
+    assert_eq!(verdict(&linked.ruleset, &blocked), Verdict::Block);
+    assert_eq!(
+        linked.gaps.iter().filter(|gap| gap.reason == GapReason::Link).count(),
+        1,
+        "{:?}",
+        linked.gaps
+    );
+    compile(&linked.ruleset).unwrap();
+}
+
 const TOKEN: [&str; 2] = [
     "/run/sa/token /run/sa/token /run/sa/..*/token /run/sa/token /run/sa/..data",
     "/run/sa/..data /run/sa/..data /run/sa/..* /run/sa/..data",

@@ -13,9 +13,9 @@ const PIECE: usize = 248;
 /// `LIST_WORDS`
 const WORDS: usize = 8;
 /// `MAX_LISTS`
-pub(super) const MAX_LISTS: usize = 64 * WORDS;
+pub(crate) const MAX_LISTS: usize = 64 * WORDS;
 /// `MAX_ALTERNATIVES`, the end of them not counted.
-pub(super) const MAX_ALTERNATIVES: usize = 255;
+pub(crate) const MAX_ALTERNATIVES: usize = 255;
 /// `LIST_NOT`
 const NOT: u32 = 0x4000_0000;
 /// `LIST_ANY`

@@ -24,7 +24,7 @@ use std::cmp::Reverse;
 use crate::coverage::GapReason;
 use crate::ruleset::{Class, Conditions, Effect, Object, PostureAction, Rule, Ruleset};
 use crate::support::Support;
-use args::MAX_LISTS;
+pub(crate) use args::{MAX_ALTERNATIVES, MAX_LISTS};
 use image::{
     ArgNodes, Builder, COND_ARGS, COND_OWNER, COND_TTY, COND_WRITE, ClassFacts, DECISION_EXEMPT, RULE_LIMIT,
     RULE_NONE, RULE_POSTURE, effect_bits,
