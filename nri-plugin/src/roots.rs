@@ -49,8 +49,8 @@ pub struct Question {
 /// Questions that are being answered, one after another.
 #[derive(Debug, Default)]
 pub struct Asked {
-    questions: VecDeque<Question>,
-    answers: Option<Receiver<Found>>, // of the job that has the rest of the questions
+    questions: VecDeque<(Question, bool)>, // and whether a thread is asked it at all
+    answers: Option<Receiver<Found>>,      // of the job that has the rest of the questions
 }
 
 #[derive(Debug)]
@@ -74,16 +74,28 @@ impl Roots {
 
     /// Begins to look paths up for many containers.
     pub fn ask(&mut self, questions: Vec<Question>) -> Asked {
-        let mut asked = Asked { questions: questions.into(), answers: None };
+        // decided once: an answer belongs to the next question that was sent
+        let questions = questions.into_iter().map(|question| {
+            let sent = self.is_asked(&question);
+            (question, sent)
+        });
+        let mut asked = Asked { questions: questions.collect(), answers: None };
         self.send(&mut asked);
         asked
+    }
+
+    /// The questions that have no answer yet are given up. Their thread may hang on one of them, so it is left behind.
+    pub fn give_up(&mut self, asked: &Asked) {
+        if asked.questions.iter().any(|(_, sent)| *sent) {
+            self.jobs = None;
+        }
     }
 
     /// The answer to the first question that has none yet. Takes half a second at most; the work on the next one goes on
     /// meanwhile.
     pub fn answer(&mut self, asked: &mut Asked) -> Found {
-        let Some(question) = asked.questions.pop_front() else { return Vec::new() };
-        if !self.is_asked(&question) {
+        let Some((question, sent)) = asked.questions.pop_front() else { return Vec::new() };
+        if !sent {
             return if question.paths.paths.is_empty() {
                 Vec::new()
             } else {
@@ -128,8 +140,8 @@ impl Roots {
         let roots: Vec<_> = asked
             .questions
             .iter()
-            .filter(|question| self.is_asked(question))
-            .map(|question| (root(question), Arc::clone(&question.paths)))
+            .filter(|(_, sent)| *sent)
+            .map(|(question, _)| (root(question), Arc::clone(&question.paths)))
             .collect();
         if roots.is_empty() {
             return;
@@ -283,6 +295,46 @@ mod tests {
             assert_eq!(answer[0].1.names[0].target.to_string(), "/usr/bin/ls");
         }
         drop(taken);
+    }
+
+    #[test]
+    fn each_gets_its_own_answer_when_one_may_be_asked_again_meanwhile() {
+        let proc = tempfile::tempdir().unwrap();
+        for (pid, target) in [(7, "usr/bin"), (8, "sbin"), (9, "opt")] {
+            std::fs::create_dir_all(proc.path().join(format!("{pid}/root/{target}"))).unwrap();
+            symlink(target, proc.path().join(format!("{pid}/root/bin"))).unwrap();
+        }
+        let mut roots = Roots::new(proc.path());
+        let asked_again = Duration::from_millis(200);
+        let when = Instant::now().checked_sub(AGAIN.saturating_sub(asked_again)).unwrap();
+        roots.slow.insert(id("slow"), when);
+        let mut asked = roots.ask(vec![
+            question("slow", 7, &["/bin/x"]),
+            question("a", 8, &["/bin/x"]),
+            question("b", 9, &["/bin/x"]),
+        ]);
+        std::thread::sleep(2 * asked_again);
+        assert_eq!(roots.answer(&mut asked)[0].1.unknown, Some(Unknown::Late), "it was not sent");
+        for target in ["/sbin/x", "/opt/x"] {
+            assert_eq!(roots.answer(&mut asked)[0].1.names[0].target.to_string(), target);
+        }
+    }
+
+    #[test]
+    fn a_thread_with_questions_given_up_is_left_behind() {
+        let mut roots = Roots::new("/nonexistent");
+        let taken = hanging(&mut roots);
+        let asked = roots.ask(vec![question("hangs", 1, &["/x"])]);
+        roots.give_up(&asked);
+        let found = roots.look_up(question("other", 1, &["/x"]));
+        assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable), "answered by another thread");
+        drop(taken);
+
+        // a thread without such questions goes on
+        let mut asked = roots.ask(vec![question("a", 1, &["/x"])]);
+        roots.answer(&mut asked);
+        roots.give_up(&asked);
+        assert!(roots.jobs.is_some());
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl<K: Kernel> Reconciler<K> {
                 break;
             }
         }
+        self.roots.give_up(&asked);
         for (one, _) in looked.rev() {
             if self.queued.insert(one.id.clone()) {
                 self.queue.push_front(one.id);
