@@ -139,7 +139,7 @@ static __noinline int class_read(struct attempt *a, __u32 slot, __u64 container)
 	return 1;
 }
 
-/* What is done about a decision: counted, reported; the effect. `s` is NULL where there is no work area. */
+/* Reports a decision about what `task` does. */
 static __always_inline void tell(struct scratch *s, struct subject *subject, struct request *r, __u32 decision,
 				 __u32 reason, __u64 task)
 {
@@ -159,6 +159,8 @@ static __always_inline void tell(struct scratch *s, struct subject *subject, str
 	emit(s, f);
 }
 
+/* What is done about a decision of the current task's: counted, reported; the effect. `s` is NULL where there is no work
+ * area. */
 static __always_inline __u32 conclude(struct scratch *s, struct subject *subject, struct request *r, __u32 decision,
 				      __u32 reason)
 {

@@ -20,6 +20,44 @@ const READ: u32 = 0xffff;
 const X32_OWN: u32 = 512;
 const X32_BIT: u32 = 0x4000_0000;
 
+/// What `socketcall` and `ipc` do by their first argument, from 1 on (include/uapi/linux/net.h, ipc.h).
+const SOCKET_CALLS: [&str; 20] = [
+    "socket",
+    "bind",
+    "connect",
+    "listen",
+    "accept",
+    "getsockname",
+    "getpeername",
+    "socketpair",
+    "send",
+    "recv",
+    "sendto",
+    "recvfrom",
+    "shutdown",
+    "setsockopt",
+    "getsockopt",
+    "sendmsg",
+    "recvmsg",
+    "accept4",
+    "recvmmsg",
+    "sendmmsg",
+];
+const IPC_CALLS: [(u32, &str); 12] = [
+    (1, "semop"),
+    (2, "semget"),
+    (3, "semctl"),
+    (4, "semtimedop"),
+    (11, "msgsnd"),
+    (12, "msgrcv"),
+    (13, "msgget"),
+    (14, "msgctl"),
+    (21, "shmat"),
+    (22, "shmdt"),
+    (23, "shmget"),
+    (24, "shmctl"),
+];
+
 /// What 64-bit programs call what only 32-bit programs have, where that is not the name without a suffix.
 const OLDER: [(&str, &str); 23] = [
     ("_llseek", "lseek"),
@@ -89,6 +127,22 @@ fn calls_of_32_bit_programs_are_those_of_the_same_name() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(calls.len() > 380);
+}
+
+#[test]
+fn calls_through_one_number_are_those_of_the_same_name() {
+    // what 64-bit programs do not have is done by the call with more arguments
+    let wider = |name: &str| match name {
+        "send" => wide("sendto"),
+        "recv" => wide("recvfrom"),
+        name => wide(name),
+    };
+    let sockets: BTreeMap<u32, u32> =
+        (1..).zip(SOCKET_CALLS).map(|(at, name)| (at, wider(name).unwrap())).collect();
+    assert_eq!(table("socket_calls"), sockets);
+    let ipc: BTreeMap<u32, u32> =
+        IPC_CALLS.into_iter().map(|(at, name)| (at, wider(name).unwrap())).collect();
+    assert_eq!(table("ipc_calls"), ipc);
 }
 
 #[test]

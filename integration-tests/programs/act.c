@@ -5,7 +5,7 @@
  *     send-unspec ADDRESS PORT | fastopen ADDRESS PORT | bind ADDRESS PORT | listen ADDRESS PORT | accept |
  *     disconnect | chroot | memfd-exec | run-copy PATH | map-anonymous | map-shared | map-zero | map-memfd |
  *     map-write-exec PATH | map-file PATH | protect-anonymous | protect-written PATH | protect-read PATH |
- *     open PATH | tty COMMAND... | unlink PATH | unlink-32 | unlink-x32 | socket-32 | stat64-32 | rt_sigaction-x32 | peek PID
+ *     open PATH | tty COMMAND... | unlink PATH | unlink-32 | unlink-x32 | socket-32 | msgget-32 | stat64-32 | rt_sigaction-x32 | peek PID
  *
  * FAMILY, TYPE and PROTOCOL are numbers.
  */
@@ -207,6 +207,8 @@ static int other_way(const char *what)
 		return done_32(enter_32(195, (long)nowhere, 0));
 	if (!strcmp(what, "socket-32")) /* socketcall(SYS_SOCKET, ...) */
 		return done_32(enter_32(102, 1, (long)socket_args));
+	if (!strcmp(what, "msgget-32")) /* ipc(MSGGET, IPC_PRIVATE, ...), with a version above */
+		return done_32(enter_32(117, 13 | 1 << 16, 0));
 	if (!strcmp(what, "unlink-x32"))
 		return done(syscall(0x40000000 | 87, nowhere));
 	return done(syscall(0x40000000 | 512, 1, 0, 0, 8)); /* rt_sigaction */

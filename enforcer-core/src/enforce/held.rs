@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer_bpf::types;
 use libbpf_rs::{Iter, Link, MapFlags};
@@ -26,6 +26,10 @@ pub(super) const ALL: u32 = 2;
 const AGAIN: Duration = Duration::from_secs(30);
 /// When one that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// What was being opened when the rules changed has been judged by the ones before, and is no descriptor yet. A lease lets
+/// whoever has it keep an open waiting for `fs.lease-break-time`, 45 seconds unless the node says otherwise, so there is
+/// one more search after this time.
+const LATER: Duration = Duration::from_secs(60);
 /// Runs through all tasks in one search. The second one finds what went, by fork, to a process that the first had passed;
 /// more are made as long as each finds more.
 const RUNS: usize = 8;
@@ -195,9 +199,17 @@ impl Drop for Searcher {
     }
 }
 
+/// How long to wait after a search that was made at `now`; `None`: until the next one is asked for. `changed` is when rules
+/// changed last.
+fn next(held: bool, changed: Instant, now: Instant) -> Option<Duration> {
+    let later = LATER.checked_sub(now.saturating_duration_since(changed)).filter(|time| !time.is_zero());
+    if held { Some(AGAIN) } else { later }
+}
+
 fn work(search: &Search, shared: &Shared) {
     let mut wait = None; // nothing is held, so far as is known
     let mut failed = false;
+    let mut changed = Instant::now();
     loop {
         let idle = |progress: &mut Progress| progress.asked == progress.answered && !progress.stop;
         let progress = shared.progress();
@@ -213,13 +225,17 @@ fn work(search: &Search, shared: &Shared) {
         }
         let (asked, again) = (progress.asked, progress.asked == progress.answered && !failed);
         drop(progress);
+        let now = Instant::now();
+        if !again {
+            changed = now;
+        }
         let result = search.run(again);
         failed = result.is_err();
         let mut progress = shared.progress();
         wait = match result {
             Ok(found) => {
                 progress.untold += found.untold;
-                found.held.then_some(AGAIN)
+                next(found.held, changed, now)
             }
             Err(_) => {
                 progress.failed += 1;
@@ -228,5 +244,21 @@ fn work(search: &Search, shared: &Shared) {
         };
         progress.answered = asked;
         shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_open_only_after_the_change_is_looked_for_once_more() {
+        let changed = Instant::now();
+        let after = |seconds| changed + Duration::from_secs(seconds);
+        assert_eq!(next(false, changed, changed), Some(LATER));
+        assert_eq!(next(false, changed, after(45)), Some(Duration::from_secs(15)));
+        assert_eq!(next(false, changed, after(60)), None);
+        assert_eq!(next(false, changed, after(61)), None);
+        assert_eq!(next(true, changed, after(61)), Some(AGAIN), "until it is closed");
     }
 }

@@ -270,9 +270,12 @@ pub fn sockets_and_capabilities() {
     bench.told("unlink-32", 2, Verdict::Audit, "rule[0]", Op::Syscall, "unlink");
     assert_eq!(bench.act("stat64-32"), (2, vec![]), "195 is another call there");
     bench.told("unlink-x32", 38, Verdict::Audit, "rule[0]", Op::Syscall, "unlink");
-    for (name, how, status) in
-        [("stat", "stat64-32", 2), ("socket", "socket-32", 0), ("rt_sigaction", "rt_sigaction-x32", 38)]
-    {
+    for (name, how, status) in [
+        ("stat", "stat64-32", 2),
+        ("socket", "socket-32", 0),
+        ("msgget", "msgget-32", 0),
+        ("rt_sigaction", "rt_sigaction-x32", 38),
+    ] {
         let call = Object::Syscall(enforcer_core::syscall::Syscall::by_name(name).unwrap());
         bench.set(rules(vec![(call, Effect::Audit)]));
         bench.told(how, status, Verdict::Audit, "rule[0]", Op::Syscall, name);
