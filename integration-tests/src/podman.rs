@@ -55,10 +55,11 @@ impl Podman {
         fs::create_dir_all(&conf)?;
         let containers = format!(
             "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"lab\"\nconmon_path = [\"{}\"]\n\
-             [engine.runtimes]\nlab = [\"{}\"]\n[containers]\nnetns = \"none\"\napparmor_profile = \"unconfined\"\n\
+             [engine.runtimes]\nlab = [\"{}\"]\ncrun = [\"{}\"]\n[containers]\nnetns = \"none\"\napparmor_profile = \"unconfined\"\n\
              default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
             artefact.join("bin/conmon").display(),
             Runtime::Runc.program()?.display(),
+            Runtime::Crun.program()?.display(),
         );
         fs::write(conf.join("containers.conf"), containers)?;
         let storage = format!(
@@ -100,6 +101,22 @@ impl Podman {
         Ok(())
     }
 
+    /// Makes an image with the same program, by `podman build` with these options.
+    ///
+    /// # Errors
+    /// When podman does not make it.
+    pub fn build(&self, name: &str, options: &[&str]) -> Result<()> {
+        let context = self.dir.join("context");
+        fs::create_dir_all(&context)?;
+        fs::write(context.join("program"), image::SYS)?;
+        let text = format!("FROM scratch\nCOPY --chmod=755 program {PROGRAM}\n");
+        fs::write(context.join("Containerfile"), text)?;
+        let context = context.to_string_lossy();
+        let output = self.run(&[&["build", "-q", "-t", name], options, &[&context]].concat())?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// Its storage directory.
     #[must_use]
     pub fn storage(&self) -> PathBuf {
@@ -128,6 +145,17 @@ impl Podman {
     /// When it cannot be run.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         self.beside(&self.artefact.join("bin/podman"), arguments)
+    }
+
+    /// Runs `podman` with these arguments after a script, in a mount namespace of its own.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn run_after(&self, script: &str, arguments: &[&str]) -> Result<Output> {
+        let (script, podman) = (format!("{script}\nexec \"$@\""), self.artefact.join("bin/podman"));
+        let podman = podman.to_string_lossy();
+        let first = ["--mount", "sh", "-e", "-c", &script, "sh", &podman];
+        self.beside(Path::new("unshare"), &[&first, arguments].concat())
     }
 }
 

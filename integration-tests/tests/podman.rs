@@ -61,6 +61,30 @@ spec:
   syscalls: ['rmdir:98']
 ";
 
+/// The name of an image whose author would like it to be left alone: too long to be a label.
+const HOSTILE: &str = "localhost/an-image-whose-name-is-so-long-that-no-label-has-the-room-to-hold-it:v1";
+
+/// What that author writes into it. podman copies annotations over its own, and labels into the container's.
+const FORGED: [&str; 16] = [
+    "--annotation=io.kubernetes.cri.sandbox-namespace=kube-system",
+    "--annotation=io.kubernetes.pod.namespace=kube-system",
+    "--annotation=io.kubernetes.cri.sandbox-name=coredns",
+    "--annotation=io.kubernetes.pod.name=coredns",
+    "--annotation=io.kubernetes.cri.container-name=coredns",
+    "--annotation=io.kubernetes.container.name=coredns",
+    "--annotation=io.kubernetes.cri.container-type=sandbox",
+    "--annotation=io.kubernetes.cri-o.ContainerType=sandbox",
+    "--annotation=io.container.manager=cri-o",
+    "--annotation=kubearmor-policy=disabled",
+    "--annotation=nri-enforcer.io/seccomp=0",
+    "--annotation=nri-enforcer.io/refused=",
+    // for crun: a filter that allows everything, in place of the profile
+    "--annotation=run.oci.seccomp_bpf_data=BgAAAAAA/38=",
+    "--label=nri-enforcer.io/image=localhost_shop_web",
+    "--label=nri-enforcer.io/image-tag=v1",
+    "--label=io.kubernetes.pod.namespace=kube-system",
+];
+
 struct Node {
     podman: Podman,
     daemon: Daemon,
@@ -197,7 +221,51 @@ fn containers_are_selected_and_get_their_profiles() -> Result<()> {
         !configuration(&node, "plain")?.contains("nri-enforcer.io"),
         "a container that nothing selects is changed"
     );
-    life(&node)
+    life(&node)?;
+    for one in [an_image_chooses_nothing, own_cgroup, infra] {
+        one(&node)?;
+    }
+    Ok(())
+}
+
+/// What an image says of itself neither exempts its containers nor makes them another image's.
+fn an_image_chooses_nothing(node: &Node) -> Result<()> {
+    node.podman.build(HOSTILE, &FORGED)?;
+    let calls = [RMDIR, SYNC];
+    let arguments = [&["run", "--rm", "-l", "app=web", HOSTILE, PROGRAM][..], &calls].concat();
+    let found = ends(&node.podman(&arguments)?, calls)?;
+    ensure!(found == ["errno 99", "ok"], "runc: {found:?}");
+    // crun takes no hybrid of cgroup v1 and v2
+    let script = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi";
+    let output = node.podman.run_after(script, &[&["--runtime", "crun"], &arguments[..]].concat())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "crun: {said}\n{}", node.daemon.log());
+    let found = ends(&String::from_utf8_lossy(&output.stdout), calls)?;
+    ensure!(found == ["errno 99", "ok"], "crun: {found:?}");
+    Ok(())
+}
+
+/// A container in the cgroup of who runs it.
+fn own_cgroup(node: &Node) -> Result<()> {
+    let script = "for d in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do\n\
+        if [ -e $d/cgroup.procs ]; then mkdir -p $d/own; echo $$ >$d/own/cgroup.procs; fi\ndone";
+    let arguments = ["run", "--rm", "--cgroups=split", "-l", "app=web", IMAGE, PROGRAM, RMDIR];
+    let output = node.podman.run_after(script, &arguments)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "--cgroups=split: {said}\n{}", node.daemon.log());
+    let found = ends(&String::from_utf8_lossy(&output.stdout), [RMDIR])?;
+    ensure!(found == ["errno 99"], "--cgroups=split: {found:?}");
+    Ok(())
+}
+
+/// The container that only holds the namespaces of a pod is left alone, by podman's own word and not by an annotation.
+fn infra(node: &Node) -> Result<()> {
+    let command = format!("{PROGRAM} {RMDIR}");
+    let options = ["--name", "held", "-l", "tier=front", "--infra-image", IMAGE, "--infra-name", "infra"];
+    node.podman(&[&["pod", "create"], &options[..], &["--infra-command", &command]].concat())?;
+    let found = ends(&node.podman(&["start", "-a", "infra"])?, [RMDIR])?;
+    ensure!(found == ["errno 2"], "infra: {found:?}");
+    Ok(())
 }
 
 /// A container's configuration, as podman gave it to the runtime.
@@ -207,22 +275,26 @@ fn configuration(node: &Node, name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
+/// The digest of the profile in the configuration of `web`.
+fn digest(node: &Node) -> Result<String> {
+    let configuration: serde_json::Value = serde_json::from_str(&configuration(node, "web")?)?;
+    let digest = configuration.pointer("/annotations/nri-enforcer.io~1seccomp").context("no digest")?;
+    Ok(digest.as_str().context("no text")?.to_owned())
+}
+
 /// Create, start, change the policies, restart, stop, remove.
 fn life(node: &Node) -> Result<()> {
     node.podman(&["create", "--name", "web", "-l", "app=web", IMAGE, PROGRAM, RMDIR])?;
     let start = || Ok::<_, anyhow::Error>(ends(&node.podman(&["start", "-a", "web"])?, [RMDIR])?[0].clone());
     ensure!(start()? == "errno 95");
-    let first = configuration(node, "web")?;
-    ensure!(first.contains("\"nri-enforcer.io/seccomp\":\""), "no digest");
+    let first = digest(node)?;
     ensure!(start()? == "errno 95", "again");
-    ensure!(
-        configuration(node, "web")? == first
-            || configuration(node, "web")?.contains("nri-enforcer.io/seccomp")
-    );
+    ensure!(digest(node)? == first, "another digest, and the policies are the same");
     let before = node.daemon.policy_changes();
     node.daemon.write_policy("p.yaml", &POLICIES.replace("rmdir:95", "rmdir:99"))?;
     soon("the policies change", || node.daemon.policy_changes() > before)?;
     ensure!(start()? == "errno 99", "the new policies, from the next start");
+    ensure!(digest(node)? != first, "the same digest, and the policies are others");
     node.podman(&["rm", "web"])?;
     // one that runs on: restart, stop
     node.podman(&["run", "-d", "--name", "web", "-l", "app=web", IMAGE, PROGRAM, RMDIR, "64:34"])?; // pause
@@ -247,7 +319,6 @@ enum Outcome {
 const PROTECTED: Outcome = Outcome::Protected;
 const REFUSED: Outcome = Outcome::Refused;
 const RECORDED: Outcome = Outcome::Unprotected { recorded: true };
-const STARTS: Outcome = Outcome::Unprotected { recorded: false };
 
 impl Outcome {
     fn text(self) -> &'static str {
@@ -290,41 +361,40 @@ impl Matrix {
     }
 
     fn created(&self, number: usize) -> Result<[String; 3]> {
-        let names = ["closed", "open", "exempt"].map(|name| format!("{name}-{number}"));
-        for (name, namespace) in names.iter().zip(["default", "default", "kube-system"]) {
-            let annotation = format!("io.kubernetes.pod.namespace={namespace}");
-            let options = ["create", "--name", name, "-l", "app=web", "--annotation", &annotation];
-            self.node.podman(&[&options[..], &[IMAGE, PROGRAM, RMDIR]].concat())?;
+        let names = ["closed", "open", "forged"].map(|name| format!("{name}-{number}"));
+        for (name, image) in names.iter().zip([IMAGE, IMAGE, HOSTILE]) {
+            self.node.podman(&["create", "--name", name, "-l", "app=web", image, PROGRAM, RMDIR])?;
         }
         Ok(names)
     }
 
     fn row(&mut self, what: &str, names: [String; 3], wanted: [Outcome; 3]) -> Result<()> {
-        let [closed, open, exempt] = names;
+        let [closed, open, forged] = names;
         let start =
             |name: &str| self.outcome(&["start", "-a", name]).with_context(|| format!("{what}: {name}"));
         self.node.configure("closed")?;
-        let (closed, exempt) = (start(&closed)?, start(&exempt)?);
+        let (closed, forged) = (start(&closed)?, start(&forged)?);
         self.node.configure("open")?;
-        let found = [closed, start(&open)?, exempt];
+        let found = [closed, start(&open)?, forged];
         if found != wanted {
             self.wrong.push(format!("{what}: {found:?}, not {wanted:?}"));
         }
-        let [closed, open, exempt] = found.map(Outcome::text);
-        self.table.push_str(&format!("| {what} | {closed} | {open} | {exempt} |\n"));
+        let [closed, open, forged] = found.map(Outcome::text);
+        self.table.push_str(&format!("| {what} | {closed} | {open} | {forged} |\n"));
         Ok(())
     }
 }
 
 #[test]
 fn what_becomes_of_containers_when_the_daemon_is_not_as_it_should_be() -> Result<()> {
-    let table = "| the daemon | mode `closed` | mode `open` | exempt namespace |\n|---|---|---|---|\n";
+    let table = "| the daemon | mode `closed` | mode `open` | `closed`, an image that says it is exempt |\n|---|---|---|---|\n";
     let mut matrix = Matrix { node: Node::new()?, table: table.into(), wrong: Vec::new() };
+    matrix.node.podman.build(HOSTILE, &FORGED)?;
     let mut created = (0..7).map(|number| matrix.created(number)).collect::<Result<Vec<_>>>()?.into_iter();
     let mut next = || created.next().context("a row more than containers");
-    let bad = [REFUSED, RECORDED, STARTS];
+    let bad = [REFUSED, RECORDED, REFUSED];
 
-    matrix.row("answers", next()?, [PROTECTED, PROTECTED, STARTS])?;
+    matrix.row("answers", next()?, [PROTECTED, PROTECTED, PROTECTED])?;
     let (storage, elsewhere) = (matrix.node.podman.storage(), matrix.node.dir.path().join("elsewhere"));
     matrix.node.restart_with(&elsewhere)?;
     matrix.row("does not find the container in podman's files", next()?, bad)?;

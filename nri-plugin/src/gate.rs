@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use self::podman::PodmanGate;
+use self::podman::{Known, PodmanGate};
 use crate::inject::Injection;
 use crate::order::{Caller, Gated, Order};
 use crate::socket::{Socket, SocketError, is_root};
@@ -103,9 +103,8 @@ async fn attend(mut caller: UnixStream, asked: &Asked) -> Result<(), String> {
             let _ending = asked.orders.send(Order::Gone(id));
         }
         Stage::Precreate => {
-            let said =
-                with_podman(asked, request, deadline, |podman, request| podman.precreate(request)).await;
-            answer(&mut caller, &said.unwrap_or_else(|refused| refused), begin + LONGEST).await;
+            let said = adjustment(request, asked, deadline).await.unwrap_or_else(|answer| answer);
+            answer(&mut caller, &said, begin + LONGEST).await;
         }
         Stage::CreateRuntime => {
             let said = judge(request, asked, deadline).await;
@@ -132,25 +131,48 @@ async fn answer(caller: &mut UnixStream, answer: &Answer, deadline: Instant) {
     let _unheard = timeout_at(deadline, caller.write_all(&message)).await;
 }
 
-/// Asks about a container of podman's, which may take as long as the disk does.
+/// What is to be changed in the configuration of a container of podman's.
 ///
 /// # Errors
-/// The refusal, when that takes too long.
+/// The answer, where that need not or cannot be known.
+async fn adjustment(request: Request, asked: &Asked, deadline: Instant) -> Result<Answer, Answer> {
+    let container = identify(asked, &request, deadline).await?;
+    let late = late(&request, "its profile was not made in time");
+    let wanted = move |podman: &PodmanGate| podman.precreate(&container, &request);
+    with_podman(&asked.podman, deadline, wanted).await.ok_or(late)
+}
+
+/// Who the container of podman's is. Only one caller's question reads podman's files at a time, also when the caller has
+/// given up: they may be large, and the disk may hang.
+///
+/// # Errors
+/// What to answer where that need not or cannot be known.
+async fn identify(asked: &Asked, request: &Request, deadline: Instant) -> Known {
+    let late = late(request, "podman's files could not be read in time");
+    let turn = timeout_at(deadline, Arc::clone(&asked.podman.reading).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err(late) };
+    let request = request.clone();
+    let reading = move |podman: &PodmanGate| {
+        let known = podman.identify(&request);
+        drop(turn);
+        known
+    };
+    with_podman(&asked.podman, deadline, reading).await.unwrap_or(Err(late))
+}
+
+fn late(request: &Request, why: &str) -> Answer {
+    Answer::Refused { reason: format!("container `{}`: {why}; start the container again", request.id) }
+}
+
+/// Does what may take as long as the disk does, aside; `None`: it takes too long, or the daemon is ending.
 async fn with_podman<T: Send + 'static>(
-    asked: &Asked,
-    request: Request,
+    podman: &Arc<PodmanGate>,
     deadline: Instant,
-    question: impl FnOnce(&PodmanGate, &Request) -> T + Send + 'static,
-) -> Result<T, Answer> {
-    let podman = Arc::clone(&asked.podman);
-    let who = format!("container `{}`", request.id);
-    let asking = tokio::task::spawn_blocking(move || question(&podman, &request));
-    let refused = |why: &str| Answer::Refused { reason: format!("{who}: {why}; start the container again") };
-    match timeout_at(deadline, asking).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(refused("the daemon is ending")),
-        Err(_) => Err(refused("podman's files could not be read in time")),
-    }
+    work: impl FnOnce(&PodmanGate) -> T + Send + 'static,
+) -> Option<T> {
+    let podman = Arc::clone(podman);
+    let working = tokio::task::spawn_blocking(move || work(&podman));
+    timeout_at(deadline, working).await.ok()?.ok()
 }
 
 /// What the hook is answered.
@@ -158,15 +180,17 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
     let Asked { orders, injection, .. } = asked;
     let mut synced = asked.synced.clone();
     let refused = |reason: String| Answer::Refused { reason };
-    let podmans = if request.podman {
-        match with_podman(asked, request.clone(), deadline, PodmanGate::create).await {
-            Ok(Ok(container)) => Some(container),
-            Ok(Err(answer)) | Err(answer) => return answer,
-        }
-    } else {
-        None
+    let podmans = match request.podman {
+        true => match identify(asked, &request, deadline).await {
+            Ok(container) => Some(container),
+            Err(answer) => return answer,
+        },
+        false => None,
     };
     if let Some(container) = &podmans {
+        if let Err(answer) = asked.podman.create(container, &request) {
+            return answer;
+        }
         let _ending = orders.send(Order::Created(Arc::clone(container)));
     }
     let who = format!("container `{}` of pod `{}/{}`", request.container, request.namespace, request.pod);

@@ -18,7 +18,7 @@ use nri_enforcer_hook::state::Stage;
 /// The root directory of the host, where runtimes run the hook, for a daemon that has another one.
 const HOST: &str = "/proc/1/root";
 /// Seconds after which the runtime ends the hook; its own deadline is shorter.
-const TIMEOUT: i64 = 10;
+pub(crate) const TIMEOUT_SECONDS: i64 = 10;
 /// So many refused creations, and not one with a hook that succeeded, mean that the runtime refuses hooks.
 const PATIENCE: usize = 3;
 /// Creations that are watched at most.
@@ -69,8 +69,9 @@ impl Injection {
             state.created.insert(id.clone());
         }
         let path = path.to_string_lossy();
-        let hook =
-            |stage: Stage| Hook::new(path.as_ref()).args([path.as_ref(), stage.name()]).timeout(TIMEOUT);
+        let hook = |stage: Stage| {
+            Hook::new(path.as_ref()).args([path.as_ref(), stage.name()]).timeout(TIMEOUT_SECONDS)
+        };
         adjustment
             .hook(HookPoint::CreateRuntime, hook(Stage::CreateRuntime))
             .hook(HookPoint::Poststop, hook(Stage::Poststop))

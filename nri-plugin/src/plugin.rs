@@ -21,6 +21,7 @@ use crate::container::{
 };
 use crate::inject::Injection;
 use crate::order::{Order, Present, Refusal, Synced};
+use crate::podman::{IMAGE_LABEL, TAG_LABEL};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
 use crate::seccomp::ledger::Created;
@@ -361,9 +362,11 @@ async fn try_compile(
     }
 }
 
-/// The labels that the pod has in Kubernetes, without those that kubelet and the runtime keep their books with.
+/// The labels that the pod has in Kubernetes, without those that kubelet and the runtime keep their books with, and those
+/// that tell an image's name where the daemon writes them.
 fn own_labels(pod: &PodSandbox) -> BTreeMap<String, String> {
-    let books = |key: &str| BOOKKEEPING.iter().any(|prefix| key.starts_with(prefix));
+    let image = |key: &str| key == IMAGE_LABEL || key == TAG_LABEL;
+    let books = |key: &str| image(key) || BOOKKEEPING.iter().any(|prefix| key.starts_with(prefix));
     pod.labels
         .iter()
         .filter(|(key, _)| !books(key))

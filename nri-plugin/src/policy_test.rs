@@ -19,7 +19,7 @@ use crate::compile;
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
 use crate::judge::{Answer, Asked, Judge, of_seccomp};
-use crate::podman::image_labels;
+use crate::podman::name_image;
 use crate::store::{policy_files, read};
 use crate::term::{BAD, BOLD, GOOD, WARN, complain, mark, paint, printable, render, say, say_json, table};
 
@@ -193,7 +193,7 @@ fn judge(path: &Path, test: &PolicyTest) -> Result<TestReport, Problem> {
     }
 
     let mut subject = test.subject.clone();
-    subject.labels.extend(image_labels(&test.image));
+    name_image(&mut subject.labels, &test.image);
     let root = test.root.as_ref();
     let dir = root.map(|root| beside.join(&root.path));
     let judge = Judge::new(&inputs, &subject, test.postures, dir.as_deref());

@@ -357,6 +357,7 @@ fn cri_o_and_podman_get_hooks_and_a_drop_in() {
     assert_eq!(hooks.get("stages").unwrap(), &serde_json::json!(["createRuntime"]));
     assert_eq!(hooks.pointer("/hook/path").unwrap(), "/opt/nri-enforcer/nri-enforcer-hook");
     assert_eq!(hooks.get("version").unwrap(), "1.0.0");
+    assert_eq!(hooks.pointer("/hook/args/2"), None, "not podman's");
     let once = host.tree();
     host.installed("crio", &[]);
     assert_eq!(host.tree(), once);
@@ -370,8 +371,25 @@ fn cri_o_and_podman_get_hooks_and_a_drop_in() {
     assert!(host.at(HOOK).exists() && !host.at("etc/containers/containers.conf.d").exists());
     host.installed("podman", &[]);
     host.installed("crio", &["--uninstall"]);
+    let hook = |stage: &str| -> Value {
+        let path = format!("etc/containers/oci/nri-enforcer-podman.d/nri-enforcer-{stage}.json");
+        serde_json::from_str(&host.read(&path)).unwrap()
+    };
+    for stage in ["precreate", "createruntime", "poststop"] {
+        assert_eq!(hook(stage).pointer("/hook/args/2").unwrap(), "--podman", "{stage}");
+    }
+    assert_eq!(hook("precreate").get("stages").unwrap(), &serde_json::json!(["precreate"]));
     host.installed("podman", &["--uninstall"]);
     assert_eq!(host.tree(), before, "in the other order");
+    // podman would run CRI-O's hook too, which knows no container of podman's
+    let engine = "etc/containers/containers.conf";
+    host.write(engine, b"[engine]\nhooks_dir = [\"/etc/containers/oci/hooks.d/\"]\n");
+    host.installed("podman", &[]);
+    host.installed("podman", &["--uninstall"]);
+    host.installed("crio", &[]);
+    assert!(host.refused("podman", &[], 1).contains("take it out of `hooks_dir`"));
+    host.installed("crio", &["--uninstall"]);
+    fs::remove_file(host.at(engine)).unwrap();
     // one that is read after ours would win
     host.write("etc/crio/crio.conf.d/99-z.conf", b"[crio.nri]\nenable_nri = false\n");
     assert!(host.refused("crio", &[], 1).contains("rename it"));

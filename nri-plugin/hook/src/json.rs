@@ -16,10 +16,6 @@ impl Object {
         }
     }
 
-    pub(crate) fn of(object: Map<String, Value>) -> Self {
-        Self(object)
-    }
-
     /// Whatever it is; `None` where the key is absent or null.
     pub(crate) fn any(&mut self, key: &str) -> Option<Value> {
         self.0.remove(key).filter(|value| !value.is_null())

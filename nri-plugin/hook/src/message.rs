@@ -119,7 +119,7 @@ impl Request {
 }
 
 impl Answer {
-    /// The whole message.
+    /// The whole message. What is too large to be sent is a refusal.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Map::new();
@@ -139,7 +139,16 @@ impl Answer {
                 put("answer", "refused".into())
             }
         };
-        frame(Value::Object(body).to_string().into_bytes())
+        let body = Value::Object(body).to_string().into_bytes();
+        if body.len() > MAX_MESSAGE_BYTES && matches!(self, Self::Adjust(_)) {
+            let reason = format!(
+                "what the container is to be given has {} bytes, and a message {MAX_MESSAGE_BYTES}: make its seccomp policies, \
+                 or its own profile, smaller",
+                body.len()
+            );
+            return Self::Refused { reason }.encode();
+        }
+        frame(body)
     }
 
     /// Reads the JSON of a message.
@@ -281,6 +290,10 @@ mod tests {
             let answer = Answer::Adjust(adjustment);
             assert_eq!(Answer::decode(body(&answer.encode())), Ok(answer));
         }
+        let large = json!({"syscalls": ["x".repeat(MAX_MESSAGE_BYTES)]});
+        let answer = Answer::Adjust(Adjustment { seccomp: Some(large), ..Adjustment::default() }).encode();
+        let Ok(Answer::Refused { reason }) = Answer::decode(body(&answer)) else { panic!("no refusal") };
+        assert!(reason.contains("smaller"), "{reason}");
         let answer = Answer::Refused { reason: long }.encode();
         assert_eq!(
             Answer::decode(body(&answer)),

@@ -15,12 +15,13 @@ use crate::config::{Config, FILE, Mode};
 use crate::message::{Answer, Request, readable};
 use crate::spec::{Adjustment, MAX_PROFILE_BYTES, MAX_SPEC_BYTES, Spec};
 use crate::spool::{self, OpenStart};
-use crate::state::{MAX_STATE_BYTES, REFUSED_ANNOTATION, Stage, State, root_of};
+use crate::state::{MAX_STATE_BYTES, PODMAN_NAMESPACE, REFUSED_ANNOTATION, Runtime, Stage, State, root_of};
 
 const USAGE: &str = "\
-usage: nri-enforcer-hook precreate|createRuntime|poststop [--config FILE]
+usage: nri-enforcer-hook createRuntime|poststop [--config FILE]
+       nri-enforcer-hook precreate|createRuntime|poststop --podman [--config FILE]
 An OCI runtime runs it as its hook of that name, with the container's state on standard input; podman at precreate with its
-configuration, which it takes back from standard output.
+configuration, which it takes back from standard output. --podman says that it is podman, whose images write annotations.
 The configuration is nri-enforcer-hook.json beside the program.
 ";
 /// Bytes of an id or a name in what is told.
@@ -50,7 +51,7 @@ impl From<Exit> for std::process::ExitCode {
 /// Carries the hook out, with the state on standard input; what there is to tell goes to `told`, a configuration to `out`.
 pub fn run(arguments: impl Iterator<Item = OsString>, out: &mut dyn Write, told: &mut dyn Write) -> Exit {
     let begin = Instant::now();
-    let (stage, config) = match parse(arguments) {
+    let Called { stage, runtime, config } = match parse(arguments) {
         Ok(parsed) => parsed,
         Err(problem) => {
             say(told, format_args!("{problem}\n{USAGE}"));
@@ -68,7 +69,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>, out: &mut dyn Write, told:
     if stage == Stage::Precreate {
         return precreate(&config, &path, input, &deadline, out, told);
     }
-    let state = input.and_then(|bytes| State::parse(&bytes, stage));
+    let state = input.and_then(|bytes| State::parse(&bytes, stage, runtime));
     match stage {
         Stage::Precreate | Stage::CreateRuntime => create(&config, &path, state, &deadline, told),
         Stage::Poststop => {
@@ -78,18 +79,32 @@ pub fn run(arguments: impl Iterator<Item = OsString>, out: &mut dyn Write, told:
     }
 }
 
-fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<(Stage, Option<PathBuf>), String> {
-    let (mut stage, mut config) = (None, None);
+/// What the command line says.
+struct Called {
+    stage: Stage,
+    runtime: Runtime,
+    config: Option<PathBuf>,
+}
+
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Called, String> {
+    let (mut stage, mut runtime, mut config) = (None, Runtime::Cri, None);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--config") if config.is_none() => {
                 config = Some(PathBuf::from(arguments.next().ok_or("--config needs a file")?));
             }
+            Some("--podman") => runtime = Runtime::Podman,
             Some(name) if stage.is_none() && Stage::named(name).is_some() => stage = Stage::named(name),
             _ => return Err(format!("`{}` makes no sense", readable(&argument.to_string_lossy(), SHOWN))),
         }
     }
-    Ok((stage.ok_or("which hook is it?")?, config))
+    let stage = stage.ok_or("which hook is it?")?;
+    if stage == Stage::Precreate && runtime != Runtime::Podman {
+        return Err(
+            "only podman has the stage `precreate`: run `nri-enforcer install --runtime podman`".into()
+        );
+    }
+    Ok(Called { stage, runtime, config })
 }
 
 /// The configuration in the directory of the program.
@@ -198,8 +213,8 @@ fn precreate(
 ) -> Exit {
     let parsed = input.and_then(|bytes| Spec::parse(&bytes).map(|spec| (bytes, spec)));
     let given = parsed.and_then(|(bytes, spec)| match wanted(config, &spec, deadline) {
-        Ok(None) => Ok(bytes),
-        Ok(Some(adjustment)) => spec.adjusted(adjustment),
+        Ok(None) if !spec.forged() => Ok(bytes),
+        Ok(wanted) => spec.adjusted(wanted.unwrap_or_default()),
         Err(Doubt { why, advice }) => {
             let why = readable(&format!("{why}; {advice}"), 8 << 10);
             let annotations = [(REFUSED_ANNOTATION.to_owned(), why)].into();
@@ -222,8 +237,7 @@ fn precreate(
 
 /// What the daemon wants changed; `None`: nothing.
 fn wanted(config: &Config, spec: &Spec, deadline: &Deadline) -> Result<Option<Adjustment>, Doubt> {
-    let namespace = spec.namespace().map_err(|problem| doubt(problem, "correct its annotations"))?;
-    if config.exempt.contains(namespace) || spec.holds_the_pod() {
+    if config.exempt.contains(PODMAN_NAMESPACE) {
         return Ok(None);
     }
     let seccomp = spec.seccomp().cloned();
@@ -240,7 +254,7 @@ fn wanted(config: &Config, spec: &Spec, deadline: &Deadline) -> Result<Option<Ad
         patience_millis: patience(deadline),
         root: None,
         root_inode: None,
-        namespace: namespace.to_owned(),
+        namespace: PODMAN_NAMESPACE.to_owned(),
         pod: String::new(),
         container: String::new(),
         podman: true,
@@ -296,7 +310,7 @@ fn request(stage: Stage, state: &State, deadline: &Deadline) -> Request {
         namespace: state.namespace().ok().flatten().unwrap_or_default().to_owned(),
         pod: state.pod().to_owned(),
         container: state.container().to_owned(),
-        podman: state.is_podmans(),
+        podman: state.runtime == Runtime::Podman,
         seccomp: None,
         seccomp_digest: state.seccomp().to_owned(),
     }
@@ -396,7 +410,7 @@ impl fmt::Display for Named<'_> {
         let Some(state) = self.0 else { return f.write_str("the container") };
         let shown = |text: &str| readable(text, SHOWN);
         match state.namespace() {
-            Ok(Some(namespace)) if !state.is_podmans() => {
+            Ok(Some(namespace)) if state.runtime == Runtime::Cri => {
                 let (container, pod) = (shown(state.container()), shown(state.pod()));
                 write!(
                     f,

@@ -2,20 +2,22 @@
 //! standard input, and takes what is on standard output in its place.
 //!
 //! podman tells no name there. The id stands in `linux.cgroupsPath`, which podman makes of it whatever the user asks for:
-//! `PARENT/libpod-ID`, and `SLICE:libpod:ID` under systemd. Without cgroups (`--cgroups disabled`) the path is empty; then
+//! `PARENT/libpod-ID`, `OWN/libpod-payload-ID` (`--cgroups split`), and `SLICE:libpod:ID` under systemd. Without cgroups (`--cgroups disabled`) the path is empty; then
 //! the id is that of the directory from which `/run/.containerenv` is mounted. The daemon finds the name by it.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::json::Object;
-use crate::state::agreed_namespace;
+use crate::state::OWN_ANNOTATIONS;
 
 /// Bytes of a configuration at most; one with a large seccomp policy has some 100 KiB.
 pub const MAX_SPEC_BYTES: usize = 4 << 20;
 /// Bytes of a seccomp profile, as JSON, at most: it has to fit into a message.
 pub const MAX_PROFILE_BYTES: usize = 768 << 10;
+/// The annotation with a filter that crun (1.8 and others) installs in place of `linux.seccomp`. podman copies what the
+/// image says there.
+const CRUN_FILTER: &str = "run.oci.seccomp_bpf_data";
 /// The mount that podman adds to each container, from a directory of that container's own.
 const OWN_MOUNT: &str = "/run/.containerenv";
 
@@ -35,37 +37,38 @@ pub struct Adjustment {
 pub struct Spec {
     /// podman's id: 64 hexadecimal digits.
     pub id: String,
-    annotations: BTreeMap<String, String>,
+    forged: bool,
     whole: Map<String, Value>,
 }
 
 impl Spec {
-    /// Reads a configuration.
+    /// Reads a configuration. Annotations that only this hook and the daemon write are taken out: they are an image's.
     ///
     /// # Errors
     /// When it is none, or does not tell the container's id; the text says why.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let whole = match serde_json::from_slice(bytes) {
+        let mut whole = match serde_json::from_slice(bytes) {
             Ok(Value::Object(whole)) => whole,
             Ok(_) => return Err("it is no JSON object".into()),
             Err(error) => return Err(format!("it is no JSON: {error}")),
         };
-        let annotations = Object::of(whole.clone()).named_texts("annotations")?;
-        Ok(Self { id: id_of(&whole)?, annotations, whole })
+        let id = id_of(&whole)?;
+        let forged = match whole.get_mut("annotations") {
+            None | Some(Value::Null) => false,
+            Some(Value::Object(annotations)) => {
+                let before = annotations.len();
+                annotations.retain(|key, _| !key.starts_with(OWN_ANNOTATIONS));
+                annotations.len() < before
+            }
+            Some(_) => return Err("`annotations` is no object".into()),
+        };
+        Ok(Self { id, forged, whole })
     }
 
-    /// The namespace of the container.
-    ///
-    /// # Errors
-    /// When the annotations contradict each other.
-    pub fn namespace(&self) -> Result<&str, String> {
-        agreed_namespace(&self.annotations).map(|told| told.unwrap_or(crate::state::PODMAN_NAMESPACE))
-    }
-
-    /// Whether it is the container that only holds a pod's namespaces.
+    /// Whether an annotation was taken out, so that the configuration cannot be handed back as it came.
     #[must_use]
-    pub fn holds_the_pod(&self) -> bool {
-        crate::state::holds_the_pod(&self.annotations)
+    pub fn forged(&self) -> bool {
+        self.forged
     }
 
     /// The seccomp profile that podman gives it; `None`: none.
@@ -82,6 +85,7 @@ impl Spec {
         let Adjustment { seccomp, apparmor, annotations } = adjustment;
         if let Some(seccomp) = seccomp {
             section(&mut self.whole, "linux")?.insert("seccomp".into(), seccomp);
+            section(&mut self.whole, "annotations")?.remove(CRUN_FILTER);
         }
         if let Some(profile) = apparmor {
             section(&mut self.whole, "process")?.insert("apparmorProfile".into(), profile.into());
@@ -106,7 +110,8 @@ fn id_of(whole: &Map<String, Value>) -> Result<String, String> {
     let path = whole.get("linux").and_then(|linux| linux.get("cgroupsPath")).and_then(Value::as_str);
     if let Some(path) = path.filter(|path| !path.is_empty()) {
         let last = path.rsplit('/').next().unwrap_or_default();
-        let id = last.strip_prefix("libpod-").or_else(|| last.rsplit_once(":libpod:").map(|(_, id)| id));
+        let id = ["libpod-payload-", "libpod-"].iter().find_map(|prefix| last.strip_prefix(prefix));
+        let id = id.or_else(|| last.rsplit_once(":libpod:").map(|(_, id)| id));
         return id
             .filter(|id| is_id(id))
             .map(str::to_owned)
@@ -147,11 +152,20 @@ mod tests {
             "/machine.slice/libpod_pod_x/libpod-ID",
             "machine.slice:libpod:ID",
             "machine-libpod_pod_x.slice:libpod:ID",
+            "/system.slice/web.service/libpod-payload-ID",
         ] {
             let spec = spec(&format!(r#"{{"linux":{{"cgroupsPath":"{path}"}}}}"#)).unwrap();
-            assert_eq!((spec.id.as_str(), spec.namespace()), (ID, Ok("default")), "{path}");
+            assert_eq!(spec.id, ID, "{path}");
         }
-        for path in ["/x", "/libpod-ID/x", "/libpod-", "/libpod-IDa", "libpod:ID", "/libpod-3051"] {
+        for path in [
+            "/x",
+            "/libpod-ID/x",
+            "/libpod-",
+            "/libpod-IDa",
+            "libpod:ID",
+            "/libpod-3051",
+            "/libpod-payload-x",
+        ] {
             assert!(spec(&format!(r#"{{"linux":{{"cgroupsPath":"{path}"}}}}"#)).is_err(), "{path}");
         }
     }
@@ -174,7 +188,7 @@ mod tests {
         let text = r#"{"annotations":{"a":"b","io.kubernetes.pod.namespace":"shop"},"linux":{"cgroupsPath":"/libpod-ID",
             "seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}},"process":{"rlimits":[{"hard":18446744073709551615}]},"x":[1.5]}"#;
         let before = spec(text).unwrap();
-        assert_eq!(before.namespace(), Ok("shop"));
+        assert!(!before.forged());
         assert_eq!(before.seccomp().unwrap().to_string(), r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#);
         let same = before.clone().adjusted(Adjustment::default()).unwrap();
         assert_eq!(Spec::parse(&same).unwrap(), before);
@@ -197,6 +211,25 @@ mod tests {
         );
         let bad = spec(r#"{"linux":{"cgroupsPath":"/libpod-ID"},"process":1}"#).unwrap();
         assert!(bad.adjusted(adjustment).unwrap_err().contains("`process`"));
+    }
+
+    #[test]
+    fn what_an_image_forges_is_taken_out() {
+        let text = r#"{"annotations":{"a":"b","nri-enforcer.io/refused":"x","nri-enforcer.io/seccomp":"d",
+            "run.oci.seccomp_bpf_data":"BgAAAAAA/38="},"linux":{"cgroupsPath":"/libpod-ID"}}"#;
+        let forged = spec(text).unwrap();
+        assert!(forged.forged());
+        let annotations = |spec: Spec, adjustment: Adjustment| {
+            let after: Value = serde_json::from_slice(&spec.adjusted(adjustment).unwrap()).unwrap();
+            after.pointer("/annotations").unwrap().to_string()
+        };
+        assert_eq!(
+            annotations(forged.clone(), Adjustment::default()),
+            r#"{"a":"b","run.oci.seccomp_bpf_data":"BgAAAAAA/38="}"#
+        );
+        // in place of the profile of the policies crun would install that filter
+        let seccomp = Adjustment { seccomp: Some(serde_json::json!({})), ..Adjustment::default() };
+        assert_eq!(annotations(forged, seccomp), r#"{"a":"b"}"#);
     }
 
     proptest::proptest! {

@@ -2,7 +2,9 @@
 //!
 //! `annotations` decide whether a container is exempt, so it matters who can write them. CRI-O copies the annotations
 //! of the pod into it, below its own; containerd does where it is configured to. A key that one runtime sets is
-//! therefore anybody's under another one: a namespace counts only where all keys that are there tell the same.
+//! therefore anybody's under another one: a namespace counts only where all keys that are there tell the same. podman
+//! copies those of the image over its own, so under podman none counts but what this hook has written at `precreate`.
+//! Which runtime it is, is told by an argument, which nobody but the node's administrator writes.
 
 use std::collections::BTreeMap;
 
@@ -18,15 +20,25 @@ const CONTAINER: [&str; 2] = ["io.kubernetes.cri.container-name", "io.kubernetes
 /// Where they tell a pod's own (pause) container from the others.
 const KIND: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 
-/// By which podman (libpod) tells that a container is its own.
-const MANAGER: (&str, &str) = ("io.container.manager", "libpod");
-/// The namespace of podman's containers, unless their annotations name another one: that of policies which name none.
+/// The namespace of podman's containers: that of policies which name none. podman has no namespaces.
 pub const PODMAN_NAMESPACE: &str = "default";
+/// How the keys of annotations begin that only this hook and the daemon write.
+pub const OWN_ANNOTATIONS: &str = "nri-enforcer.io/";
 /// The annotation with the digest of the seccomp profile that the daemon gave a container.
 pub const SECCOMP_ANNOTATION: &str = "nri-enforcer.io/seccomp";
 
 /// The annotation with the reason why a container of podman's did not get what its policies say, at `precreate`.
 pub const REFUSED_ANNOTATION: &str = "nri-enforcer.io/refused";
+
+/// Who runs the hook.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// One that kubelet uses, or `ctr`.
+    #[default]
+    Cri,
+    /// podman (`--podman`).
+    Podman,
+}
 
 /// How far the runtime has come; the name of the OCI hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +92,8 @@ pub struct State {
     pub pid: i32,
     /// The directory with the container's `config.json`; empty: not told.
     pub bundle: String,
+    /// Who runs the hook.
+    pub runtime: Runtime,
     annotations: BTreeMap<String, String>,
 }
 
@@ -88,7 +102,7 @@ impl State {
     ///
     /// # Errors
     /// When it is none; the text says why.
-    pub fn parse(bytes: &[u8], stage: Stage) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8], stage: Stage, runtime: Runtime) -> Result<Self, String> {
         let mut object = Object::parse(bytes)?;
         let id = object.text("id")?.filter(|id| !id.is_empty()).ok_or("it has no `id`")?;
         let status = object.text("status")?.unwrap_or_default();
@@ -104,7 +118,7 @@ impl State {
             return Err("it has no `pid`".into());
         }
         let bundle = object.text("bundle")?.unwrap_or_default();
-        Ok(Self { id, pid, bundle, annotations: object.named_texts("annotations")? })
+        Ok(Self { id, pid, bundle, runtime, annotations: object.named_texts("annotations")? })
     }
 
     /// The namespace of the pod; `None` for a container of none (`ctr`'s).
@@ -112,28 +126,28 @@ impl State {
     /// # Errors
     /// When the annotations contradict each other.
     pub fn namespace(&self) -> Result<Option<&str>, String> {
-        let told = agreed_namespace(&self.annotations)?;
-        Ok(told.or_else(|| self.is_podmans().then_some(PODMAN_NAMESPACE)))
+        match self.runtime {
+            Runtime::Podman => Ok(Some(PODMAN_NAMESPACE)),
+            Runtime::Cri => self.agreed(&NAMESPACE),
+        }
     }
 
-    /// Whether podman made the container. Other runtimes copy annotations of pods, but name the pod beside them.
-    #[must_use]
-    pub fn is_podmans(&self) -> bool {
-        let by_podman = self.annotations.get(MANAGER.0).is_some_and(|manager| manager == MANAGER.1);
-        by_podman && !POD.iter().chain(KIND.first()).any(|key| self.annotations.contains_key(*key))
-    }
-
-    /// Why it did not get what its policies say.
+    /// Why it did not get what its policies say, by what was written at `precreate`.
     #[must_use]
     pub fn refused(&self) -> Option<&str> {
-        let told = self.is_podmans().then(|| self.annotations.get(REFUSED_ANNOTATION)).flatten();
-        told.map(String::as_str)
+        self.own(REFUSED_ANNOTATION)
     }
 
-    /// The digest of the seccomp profile that the daemon gave it; empty: none.
+    /// The digest of the seccomp profile that the daemon gave it at `precreate`; empty: none.
     #[must_use]
     pub fn seccomp(&self) -> &str {
-        self.annotations.get(SECCOMP_ANNOTATION).map_or("", String::as_str)
+        self.own(SECCOMP_ANNOTATION).unwrap_or_default()
+    }
+
+    /// What was written at `precreate`, which only podman has: there what else has such a key is taken out.
+    fn own(&self, key: &str) -> Option<&str> {
+        let podmans = self.runtime == Runtime::Podman;
+        self.annotations.get(key).filter(|_| podmans).map(String::as_str)
     }
 
     /// The pod, for people; empty where it is not told.
@@ -148,26 +162,20 @@ impl State {
         self.agreed(&CONTAINER).ok().flatten().unwrap_or_default()
     }
 
-    /// Whether it is the container that only holds a pod's namespaces. No policy selects those.
+    /// Whether it is the container that only holds a pod's namespaces. No policy selects those. podman's are known to
+    /// the daemon alone.
     #[must_use]
     pub fn holds_the_pod(&self) -> bool {
-        holds_the_pod(&self.annotations)
+        matches!(self.agreed(&KIND), Ok(Some("sandbox")))
     }
 
-    /// What those of the keys say that are there.
+    /// What those of the keys say that are there; nothing where an image may have written them.
     fn agreed(&self, keys: &[&str]) -> Result<Option<&str>, String> {
-        agreed(&self.annotations, keys)
+        match self.runtime {
+            Runtime::Podman => Ok(None),
+            Runtime::Cri => agreed(&self.annotations, keys),
+        }
     }
-}
-
-/// See [`State::holds_the_pod`].
-pub(crate) fn holds_the_pod(annotations: &BTreeMap<String, String>) -> bool {
-    matches!(agreed(annotations, &KIND), Ok(Some("sandbox")))
-}
-
-/// The namespace, by annotations of whatever runtime.
-pub(crate) fn agreed_namespace(annotations: &BTreeMap<String, String>) -> Result<Option<&str>, String> {
-    agreed(annotations, &NAMESPACE)
 }
 
 fn agreed<'a>(annotations: &'a BTreeMap<String, String>, keys: &[&str]) -> Result<Option<&'a str>, String> {
@@ -193,9 +201,13 @@ mod tests {
     use super::*;
 
     fn state(annotations: &str) -> State {
+        of(Runtime::Cri, annotations)
+    }
+
+    fn of(runtime: Runtime, annotations: &str) -> State {
         let text =
             format!(r#"{{"id":"c1","pid":7,"status":"creating","bundle":"/b","annotations":{annotations}}}"#);
-        State::parse(text.as_bytes(), Stage::CreateRuntime).unwrap()
+        State::parse(text.as_bytes(), Stage::CreateRuntime, runtime).unwrap()
     }
 
     #[test]
@@ -212,15 +224,7 @@ mod tests {
             assert_eq!(state.namespace(), Ok(Some("shop")));
             assert_eq!((state.pod(), state.container(), state.holds_the_pod()), ("web-1", "main", false));
         }
-        let podman = state(r#"{"io.container.manager":"libpod","io.podman.annotations.autoremove":"FALSE"}"#);
-        assert_eq!((podman.namespace(), podman.is_podmans()), (Ok(Some("default")), true));
-        let podman = state(r#"{"io.container.manager":"libpod","io.kubernetes.pod.namespace":"shop"}"#);
-        assert_eq!((podman.namespace(), podman.is_podmans()), (Ok(Some("shop")), true));
-        let in_a_pod =
-            state(r#"{"io.container.manager":"libpod","io.kubernetes.cri-o.ContainerType":"container"}"#);
-        assert!(in_a_pod.is_podmans() && !in_a_pod.holds_the_pod());
-        let ctr = state("{}");
-        assert_eq!((ctr.namespace(), ctr.is_podmans()), (Ok(None), false));
+        assert_eq!(state("{}").namespace(), Ok(None), "ctr");
         assert!(state(r#"{"io.kubernetes.cri-o.ContainerType":"sandbox"}"#).holds_the_pod());
     }
 
@@ -233,15 +237,33 @@ mod tests {
         );
         assert!(forged.namespace().unwrap_err().contains("contradict"));
         assert!(!forged.holds_the_pod());
-        let forged = state(
-            r#"{"io.kubernetes.pod.namespace":"shop","io.kubernetes.pod.name":"web-1","io.container.manager":"libpod"}"#,
-        );
-        assert!(!forged.is_podmans());
+    }
+
+    #[test]
+    fn an_image_of_podmans_chooses_nothing_by_its_annotations() {
+        let forged = r#"{"io.kubernetes.cri.sandbox-namespace":"kube-system","io.kubernetes.cri.sandbox-name":"x",
+            "io.kubernetes.cri.container-name":"y","io.kubernetes.cri-o.ContainerType":"sandbox"}"#;
+        let podman = of(Runtime::Podman, forged);
+        assert_eq!(podman.namespace(), Ok(Some(PODMAN_NAMESPACE)));
+        assert_eq!((podman.pod(), podman.container(), podman.holds_the_pod()), ("", "", false));
+        let contradicting =
+            r#"{"io.kubernetes.cri.sandbox-namespace":"a","io.kubernetes.pod.namespace":"kube-system"}"#;
+        assert_eq!(of(Runtime::Podman, contradicting).namespace(), Ok(Some(PODMAN_NAMESPACE)));
+    }
+
+    #[test]
+    fn an_annotation_that_says_podman_gives_nothing() {
+        let own = r#"{"io.container.manager":"libpod","nri-enforcer.io/refused":"no","nri-enforcer.io/seccomp":"d"}"#;
+        let podman = of(Runtime::Podman, own);
+        assert_eq!((podman.refused(), podman.seccomp()), (Some("no"), "d"));
+        let another = state(own);
+        assert_eq!((another.namespace(), another.refused(), another.seccomp()), (Ok(None), None, ""));
     }
 
     #[test]
     fn what_is_no_state_of_this_stage_is_told() {
-        let parse = |text: &str| State::parse(text.as_bytes(), Stage::CreateRuntime).unwrap_err();
+        let parse =
+            |text: &str| State::parse(text.as_bytes(), Stage::CreateRuntime, Runtime::Cri).unwrap_err();
         for (text, wanted) in [
             ("", "no JSON"),
             ("[]", "no JSON object"),
@@ -256,23 +278,24 @@ mod tests {
             assert!(parse(text).contains(wanted), "{text}: {}", parse(text));
         }
         assert!(
-            State::parse(br#"{"id":"c","status":"created","pid":7}"#, Stage::CreateRuntime).is_ok(),
+            State::parse(br#"{"id":"c","status":"created","pid":7}"#, Stage::CreateRuntime, Runtime::Cri)
+                .is_ok(),
             "crun"
         );
-        assert!(State::parse(br#"{"id":"c","status":"stopped"}"#, Stage::Poststop).is_ok());
+        assert!(State::parse(br#"{"id":"c","status":"stopped"}"#, Stage::Poststop, Runtime::Cri).is_ok());
     }
 
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _any = (State::parse(&bytes, Stage::CreateRuntime), root_of(&bytes));
+            let _any = (State::parse(&bytes, Stage::CreateRuntime, Runtime::Cri), root_of(&bytes));
             let _any = crate::config::Config::parse(&bytes);
         }
 
         #[test]
         fn no_values_make_it_panic(id in "\\PC{0,9}", pid: i64, key in "io.kubernetes[a-z.-]{0,30}", value in ".{0,9}") {
             let state = serde_json::json!({"id": id, "pid": pid, "status": "creating", "annotations": {key: value}});
-            if let Ok(state) = State::parse(state.to_string().as_bytes(), Stage::CreateRuntime) {
+            if let Ok(state) = State::parse(state.to_string().as_bytes(), Stage::CreateRuntime, Runtime::Cri) {
                 let _any = (state.namespace(), state.pod(), state.container(), state.holds_the_pod());
             }
         }

@@ -76,17 +76,18 @@ impl Gate {
         self.answers(vec![answer.encode()], Duration::ZERO)
     }
 
-    fn command(&self, stage: &str) -> Command {
+    /// `call`: the stage, and `--podman`.
+    fn command(&self, call: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer-hook"));
-        command.arg(stage).arg("--config").arg(self.path("config"));
+        command.args(call.split(' ')).arg("--config").arg(self.path("config"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    fn run(&self, stage: &str, state: &[u8]) -> Done {
+    fn run(&self, call: &str, input: &[u8]) -> Done {
         let begin = Instant::now();
-        let mut child = self.command(stage).spawn().unwrap();
-        let _closed = child.stdin.take().unwrap().write_all(state);
+        let mut child = self.command(call).spawn().unwrap();
+        let _closed = child.stdin.take().unwrap().write_all(input);
         let output = child.wait_with_output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();
         let out = String::from_utf8(output.stdout).unwrap();
@@ -326,7 +327,7 @@ fn the_end_of_a_container_is_told_and_never_fails() {
 #[test]
 fn a_call_that_makes_no_sense_fails() {
     let gate = Gate::new("open");
-    for stage in ["prestart", "--help", ""] {
+    for stage in ["prestart", "--help", "", "--podman", "precreate"] {
         let done = gate.run(stage, b"{}");
         assert_eq!((done.exit, done.told.contains("usage:")), (2, true), "{stage}: {done:?}");
     }
@@ -339,7 +340,7 @@ fn podmans_configuration_is_handed_back_with_what_the_daemon_wants() {
     let spec = format!(
         r#"{{ "linux": {{"cgroupsPath": "/libpod_parent/libpod-{ID}", "seccomp": {{"defaultAction": "SCMP_ACT_ERRNO"}}}}}}"#
     );
-    let run = |gate: &Gate, spec: &str| gate.run("precreate", spec.as_bytes());
+    let run = |gate: &Gate, spec: &str| gate.run("precreate --podman", spec.as_bytes());
     let parsed = |done: &Done| serde_json::from_str::<serde_json::Value>(&done.out).unwrap();
 
     let gate = Gate::new("closed");
@@ -366,21 +367,69 @@ fn podmans_configuration_is_handed_back_with_what_the_daemon_wants() {
         let _asked = gate.answer(&Answer::Armed); // whatever the daemon says now
         let state = serde_json::json!({
             "id": ID, "pid": 7, "status": "creating",
-            "annotations": {"io.container.manager": "libpod", "nri-enforcer.io/refused": told},
+            "annotations": {"nri-enforcer.io/refused": told},
         });
-        let done = gate.run("createRuntime", state.to_string().as_bytes());
+        let done = gate.run("createRuntime --podman", state.to_string().as_bytes());
         assert_eq!(done.exit, i32::from(mode == "closed"), "{}", done.told);
         assert!(done.told.contains("at its creation: nri-enforcer does not listen"), "{}", done.told);
     }
-    // an exempt one is not asked about
-    let exempt = spec.replacen('{', r#"{"annotations": {"io.kubernetes.pod.namespace": "infra"}, "#, 1);
-    assert_eq!(run(&Gate::new("closed"), &exempt).out, exempt);
     // one without podman's id cannot be handed on
     for mode in ["closed", "open"] {
         let done = run(&Gate::new(mode), "{}");
         assert_eq!((done.exit, done.out.as_str()), (1, ""));
         assert!(done.told.contains("cgroupsPath"), "{}", done.told);
     }
+    // one that is exempt, as the administrator has written
+    let gate = Gate::new("closed");
+    gate.configure(r#"{"exemptNamespaces": ["default"]}"#);
+    assert_eq!(run(&gate, &spec).out, spec);
+}
+
+/// podman copies the annotations of an image over its own.
+#[test]
+fn an_image_of_podmans_cannot_exempt_itself() {
+    let annotations = serde_json::json!({
+        "io.kubernetes.cri.sandbox-namespace": "infra", "io.kubernetes.pod.namespace": "infra",
+        "io.kubernetes.cri.sandbox-name": "x", "io.kubernetes.cri.container-type": "sandbox",
+        "io.kubernetes.cri-o.ContainerType": "sandbox", "io.container.manager": "cri-o",
+        "nri-enforcer.io/seccomp": "forged", "run.oci.seccomp_bpf_data": "BgAAAAAA/38=", "own": "kept",
+    });
+    let spec =
+        serde_json::json!({"linux": {"cgroupsPath": format!("/libpod-{ID}")}, "annotations": annotations});
+    let state = serde_json::json!({"id": ID, "pid": 7, "status": "creating", "annotations": annotations});
+    let (spec, state) = (spec.to_string(), state.to_string());
+    let handed_back = |done: &Done| serde_json::from_str::<serde_json::Value>(&done.out).unwrap();
+
+    let gate = Gate::new("closed");
+    let done = gate.run("precreate --podman", spec.as_bytes());
+    let told = handed_back(&done)["annotations"]["nri-enforcer.io/refused"].clone();
+    assert!(told.as_str().is_some_and(|told| told.contains("does not listen")), "{done:?}");
+    let done = gate.run("createRuntime --podman", state.as_bytes());
+    assert_eq!((done.exit, done.told.contains("does not listen")), (1, true), "{done:?}");
+
+    let asked = gate.answer(&Answer::Nothing);
+    let done = gate.run("precreate --podman", spec.as_bytes());
+    let after = handed_back(&done);
+    assert_eq!(after["annotations"].get("nri-enforcer.io/seccomp"), None, "{after}");
+    assert_eq!(after["annotations"]["own"], "kept");
+    assert_eq!(asked.join().unwrap().namespace, "default");
+    let gate = Gate::new("closed");
+    let asked = gate.answer(&Answer::Armed);
+    assert_eq!(gate.run("createRuntime --podman", state.as_bytes()).exit, 0);
+    let request = asked.join().unwrap();
+    let names = [request.namespace.as_str(), request.pod.as_str(), request.container.as_str()];
+    assert_eq!((request.podman, names), (true, ["default", "", ""]));
+    // what says that it is podman's, under another runtime, is nothing more than any container of no pod
+    let gate = Gate::new("closed");
+    let asked = gate.answer(&Answer::Nothing);
+    let state = r#"{"id":"c1","pid":7,"status":"creating","annotations":{"io.container.manager":"libpod",
+        "nri-enforcer.io/refused":"x","nri-enforcer.io/seccomp":"d"}}"#;
+    assert_eq!(gate.run("createRuntime", state.as_bytes()).exit, 0);
+    let request = asked.join().unwrap();
+    assert_eq!(
+        (request.podman, request.namespace.as_str(), request.seccomp_digest.as_str()),
+        (false, "", "")
+    );
 }
 
 /// In a user namespace whose root is nobody outside, as rootless podman runs hooks; and as root, who cannot be kept out.
@@ -395,14 +444,13 @@ fn a_users_own_containers_are_let_through_where_the_socket_is_roots() {
     let run = |gate: &str| {
         let script = format!(
             "mount -t tmpfs tmpfs /run && {gate} && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \
-             unshare --user --map-root-user \"$0\" createRuntime"
+             unshare --user --map-root-user \"$0\" createRuntime --podman"
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script]).arg(&program);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let state =
-            r#"{"id":"c1","pid":7,"status":"creating","annotations":{"io.container.manager":"libpod"}}"#;
+        let state = r#"{"id":"c1","pid":7,"status":"creating"}"#;
         child.stdin.take().unwrap().write_all(state.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())

@@ -7,7 +7,8 @@ use enforcer_core::enforce::ContainerId;
 use enforcer_core::seccomp::oci::LinuxSeccomp;
 use nri_enforcer_hook::message::{Answer, Request};
 use nri_enforcer_hook::spec::Adjustment;
-use tokio::sync::watch;
+use nri_enforcer_hook::state::PODMAN_NAMESPACE;
+use tokio::sync::{Semaphore, watch};
 
 use crate::container::Container;
 use crate::exit::chain;
@@ -22,6 +23,7 @@ pub type Apparmor = Box<dyn Fn(&PolicySet, &Container) -> Option<String> + Send 
 /// What the gate needs for podman. All of it may block, as long as the disk does.
 pub struct PodmanGate {
     podman: Podman,
+    pub(super) reading: Arc<Semaphore>, // one place
     policies: watch::Receiver<Arc<PolicySet>>,
     registry: Arc<Registry>,
     seccomp: Arc<Seccomp>,
@@ -35,7 +37,7 @@ impl std::fmt::Debug for PodmanGate {
 }
 
 /// Who asks, or what to answer when that need not or cannot be known.
-type Known = Result<Arc<Container>, Answer>;
+pub(super) type Known = Result<Arc<Container>, Answer>;
 
 impl PodmanGate {
     /// For containers of this podman.
@@ -47,20 +49,20 @@ impl PodmanGate {
         seccomp: Arc<Seccomp>,
         apparmor: Apparmor,
     ) -> Self {
-        Self { podman, policies, registry, seccomp, apparmor }
+        Self { podman, reading: Arc::new(Semaphore::new(1)), policies, registry, seccomp, apparmor }
     }
 
-    /// Who asks. One that cannot be identified is refused where a policy could select it.
-    fn identify(&self, request: &Request) -> Known {
+    /// Who asks; reads podman's files. One that cannot be identified is refused where a policy could select it.
+    pub(super) fn identify(&self, request: &Request) -> Known {
         let refused = |why: String| Answer::Refused { reason: format!("container `{}`: {why}", request.id) };
         let id = ContainerId::new(request.id.clone()).map_err(|error| refused(error.to_string()))?;
-        match self.podman.container(&id, &request.namespace) {
-            Ok(container) => Ok(Arc::new(container)),
+        match self.podman.container(&id) {
+            Ok(Some(container)) => Ok(Arc::new(container)),
+            Ok(None) => Err(Answer::Nothing),
             Err(error) => {
                 let why = format!("its name and labels are not known: {}", chain(&error));
                 let set = Arc::clone(&self.policies.borrow());
-                let reached =
-                    set.reaches(&request.namespace) || self.seccomp.reaches(&set, &request.namespace);
+                let reached = set.reaches(PODMAN_NAMESPACE) || self.seccomp.reaches(&set, PODMAN_NAMESPACE);
                 tracing::warn!(container = request.id, reached, "{why}");
                 Err(if reached { refused(why) } else { Answer::Nothing })
             }
@@ -68,11 +70,7 @@ impl PodmanGate {
     }
 
     /// What is to be changed in the configuration of a container.
-    pub fn precreate(&self, request: &Request) -> Answer {
-        let container = match self.identify(request) {
-            Ok(container) => container,
-            Err(answer) => return answer,
-        };
+    pub(super) fn precreate(&self, container: &Arc<Container>, request: &Request) -> Answer {
         let refused = |reason: String| {
             tracing::error!(%container, reason, "refused at the gate");
             Answer::Refused { reason }
@@ -86,8 +84,8 @@ impl PodmanGate {
             };
         let set = Arc::clone(&self.policies.borrow());
         let mut adjustment =
-            Adjustment { apparmor: (self.apparmor)(&set, &container), ..Adjustment::default() };
-        match self.seccomp.adjust(&set, &container, profile) {
+            Adjustment { apparmor: (self.apparmor)(&set, container), ..Adjustment::default() };
+        match self.seccomp.adjust(&set, container, profile) {
             Ok(None) => {}
             Ok(Some((profile, created))) => {
                 adjustment.seccomp = match serde_json::to_value(&profile) {
@@ -105,20 +103,20 @@ impl PodmanGate {
         }
     }
 
-    /// Who is about to start. One that seccomp policies select must have been through [`Self::precreate`].
+    /// Whether a container that is about to start may be armed: one that seccomp policies select must have been through
+    /// [`Self::precreate`].
     ///
     /// # Errors
     /// What to answer in place of arming it.
-    pub fn create(&self, request: &Request) -> Known {
-        let container = self.identify(request)?;
+    pub(super) fn create(&self, container: &Arc<Container>, request: &Request) -> Result<(), Answer> {
         let set = Arc::clone(&self.policies.borrow());
         let selected = self.seccomp.selects(&set, &container.subject, container.wish);
         if !selected || !self.seccomp.makes_profiles() {
-            return Ok(container);
+            return Ok(());
         }
         let given = self.registry.seccomp().created(&container.id).and_then(|created| created.profile);
         if given.as_ref() == Some(&request.seccomp_digest) {
-            return Ok(container);
+            return Ok(());
         }
         let reason = format!(
             "{container}: it does not have the profile of its seccomp policies, as the hook was not run at `precreate`, or they \

@@ -379,7 +379,7 @@ fn with_hook(spec: &[u8], hook: &Path) -> Result<String, String> {
         if list.is_null() {
             *list = json!([]);
         }
-        list.as_array_mut().ok_or("has hooks that are no list")?.push(entry(hook, stage));
+        list.as_array_mut().ok_or("has hooks that are no list")?.push(entry(hook, stage, &[]));
     }
     Ok(format!("{spec:#}\n"))
 }

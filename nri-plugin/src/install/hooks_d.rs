@@ -12,8 +12,6 @@ use super::root::Content;
 use super::{Failure, Told};
 use crate::cli::Runtime;
 
-/// The administrator's hooks.
-const DIR: &str = "/etc/containers/oci/hooks.d";
 /// The distribution's: what both read, unless they are told otherwise.
 const DEFAULT_DIR: &str = "/usr/share/containers/oci/hooks.d";
 
@@ -25,14 +23,20 @@ struct Layout {
     table: &'static str,
     /// Our drop-in, read after those of others.
     drop_in: &'static str,
+    /// The directory of the hooks. Not the same one for both: only podman's say `--podman`.
+    dir: &'static str,
     stages: &'static [&'static str],
+    /// Arguments of the hook behind the stage.
+    more: &'static [&'static str],
 }
 
 const CRIO: Layout = Layout {
     files: &["/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*"],
     table: "crio.runtime",
     drop_in: "/etc/crio/crio.conf.d/99-nri-enforcer.conf",
+    dir: "/etc/containers/oci/hooks.d", // the administrator's
     stages: &["createRuntime", "poststop"],
+    more: &[],
 };
 const PODMAN: Layout = Layout {
     files: &[
@@ -42,7 +46,9 @@ const PODMAN: Layout = Layout {
     ],
     table: "engine",
     drop_in: "/etc/containers/containers.conf.d/99-nri-enforcer.conf",
+    dir: "/etc/containers/oci/nri-enforcer-podman.d",
     stages: &["precreate", "createRuntime", "poststop"],
+    more: &["--podman"],
 };
 
 fn layout(runtime: Runtime) -> &'static Layout {
@@ -65,8 +71,8 @@ pub fn put(runtime: Runtime, plan: &mut Plan, record: &mut Record, told: &mut To
         told.note(format!("`{}` was changed by hand, and stays as it is", path.display()));
     };
     for stage in layout.stages {
-        let path = PathBuf::from(format!("{DIR}/nri-enforcer-{}.json", stage.to_lowercase()));
-        let hook = json!({"version": "1.0.0", "hook": entry(&record.hook, stage), "when": {"always": true}, "stages": [stage]});
+        let path = PathBuf::from(format!("{}/nri-enforcer-{}.json", layout.dir, stage.to_lowercase()));
+        let hook = json!({"version": "1.0.0", "hook": entry(&record.hook, stage, layout.more), "when": {"always": true}, "stages": [stage]});
         if record.put(plan, &path, Content::new(format!("{hook:#}\n"), 0o644))? == Put::Kept {
             kept(&path, told);
         }
@@ -74,8 +80,16 @@ pub fn put(runtime: Runtime, plan: &mut Plan, record: &mut Record, told: &mut To
     let Configured { mut dirs, nri } = configured(layout, plan)?;
     let mut text = String::from("# Made by `nri-enforcer install`, which also removes it (--uninstall).\n");
     let mut wanted = false;
-    if !dirs.iter().any(|dir| Path::new(dir) == Path::new(DIR)) {
-        dirs.push(DIR.to_owned());
+    let reads = |dirs: &[String], dir: &str| dirs.iter().any(|one| Path::new(one) == Path::new(dir));
+    if runtime == Runtime::Podman && reads(&dirs, CRIO.dir) && Record::load(plan, "crio")?.is_some() {
+        return Err(Failure::no(format!(
+            "podman reads `{}`, where CRI-O's hook is, which knows no container of podman's: take it out of `hooks_dir` in \
+             podman's configuration",
+            CRIO.dir
+        )));
+    }
+    if !reads(&dirs, layout.dir) {
+        dirs.push(layout.dir.to_owned());
         text.push_str(&format!("[{}]\nhooks_dir = {}\n", layout.table, Value::from(dirs)));
         wanted = true;
     }

@@ -11,13 +11,12 @@ use super::record::{Put, Record, RecordError};
 use super::root::{Content, Root};
 use super::{Failure, Told};
 use crate::cli::InstallArgs;
+use crate::inject::TIMEOUT_SECONDS;
 
 /// Its name.
 pub const NAME: &str = "nri-enforcer-hook";
 /// Bytes of it at most; it has some 2 MiB.
 const MAX_BYTES: usize = 16 << 20;
-/// Seconds after which a runtime ends the hook; its own deadline is shorter.
-pub const TIMEOUT: u32 = 10;
 /// Where runtimes keep the bundles of containers, each with the hooks that it is still to run.
 const BUNDLES: [&str; 4] = [
     "/run/containerd/io.containerd.runtime.v2.task/*/*/config.json",
@@ -26,11 +25,12 @@ const BUNDLES: [&str; 4] = [
     "/var/lib/containers/storage/overlay-containers/*/userdata/config.json",
 ];
 
-/// The entry of a hook in OCI's runtime specification, and in `hooks.d`.
+/// The entry of a hook in OCI's runtime specification, and in `hooks.d`, with more arguments than the stage.
 #[must_use]
-pub fn entry(hook: &Path, stage: &str) -> Value {
+pub fn entry(hook: &Path, stage: &str, more: &[&str]) -> Value {
     let path = hook.to_string_lossy();
-    json!({"path": path, "args": [path, stage], "timeout": TIMEOUT})
+    let args: Vec<&str> = [&*path, stage].into_iter().chain(more.iter().copied()).collect();
+    json!({"path": path, "args": args, "timeout": TIMEOUT_SECONDS})
 }
 
 /// Puts both in place.

@@ -320,6 +320,8 @@ async fn a_policy_that_comes_reaches_a_running_container() {
 #[test]
 fn a_container_is_described_with_what_its_runtime_tells() {
     let mut pod = pod("default", "web");
+    pod.labels.insert(IMAGE_LABEL.into(), "another".into());
+    pod.labels.insert(TAG_LABEL.into(), "another".into());
     pod.labels.insert("io.kubernetes.pod.name".into(), "web-1".into());
     pod.labels.insert("io.cri-containerd.kind".into(), "sandbox".into());
     let mut one = container(&pod, 7);

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::subject::Subject;
+use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use serde::Deserialize;
 
 use self::bolt::{Bolt, BoltError};
@@ -96,6 +97,9 @@ struct State {
     name: String,
     labels: Option<BTreeMap<String, String>>,
     pod: String,
+    /// Whether it only holds the namespaces of its pod. No image can say so: podman makes it with the pod.
+    #[serde(rename = "pause")]
+    infra: bool,
 }
 
 impl Podman {
@@ -117,23 +121,27 @@ impl Podman {
         Self::new(configured.unwrap_or_else(|| DEFAULT_STORAGE.into()))
     }
 
-    /// Who a container is, in this namespace. Reads files.
+    /// Who a container is; `None`: one that only holds the namespaces of its pod. Reads files, of up to some 300 MiB in
+    /// all: one at a time is enough.
     ///
     /// # Errors
     /// When that cannot be known.
-    pub fn container(&self, id: &ContainerId, namespace: &str) -> Result<Container, PodmanError> {
+    pub fn container(&self, id: &ContainerId) -> Result<Option<Container>, PodmanError> {
         let Record { names, metadata, .. } = self.record(&id.to_string())?;
         let metadata: Metadata = serde_json::from_str(&metadata).unwrap_or_default(); // another maker's
         let state = self.state(&id.to_string())?;
+        if state.infra {
+            return Ok(None);
+        }
         let name = names.into_iter().next().unwrap_or(metadata.name);
         let (pod, mut labels) = match &state.pod {
             None => (name.clone(), BTreeMap::new()),
             Some((name, labels)) => (name.clone(), labels.clone()),
         };
         labels.extend(state.labels);
-        labels.extend(image_labels(&metadata.image_name));
-        let subject = Subject { namespace: namespace.to_owned(), pod, labels, container: name };
-        Ok(Container { id: id.clone(), subject, image: metadata.image_name, wish: Wish::None })
+        name_image(&mut labels, &metadata.image_name);
+        let subject = Subject { namespace: PODMAN_NAMESPACE.to_owned(), pod, labels, container: name };
+        Ok(Some(Container { id: id.clone(), subject, image: metadata.image_name, wish: Wish::None }))
     }
 
     /// What containers/storage says of a container.
@@ -173,10 +181,10 @@ impl Podman {
                 |error: serde_json::Error| PodmanError::Format { path: path.clone(), why: error.to_string() };
             serde_json::from_slice(&config).map_err(format)
         };
-        let State { labels, pod, .. } = read("ctr", id)?;
+        let State { labels, pod, infra, .. } = read("ctr", id)?;
         let pod = if pod.is_empty() { None } else { Some(read("pod", &pod)?) };
         let pod = pod.map(|pod| (pod.name, pod.labels.unwrap_or_default()));
-        Ok(Identity { labels: labels.unwrap_or_default(), pod })
+        Ok(Identity { labels: labels.unwrap_or_default(), pod, infra })
     }
 }
 
@@ -185,6 +193,7 @@ struct Identity {
     labels: BTreeMap<String, String>,
     /// Name and labels.
     pod: Option<(String, BTreeMap<String, String>)>,
+    infra: bool,
 }
 
 /// The directories of storage drivers: `overlay-containers`, `vfs-containers`.
@@ -193,17 +202,21 @@ fn drivers(storage: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.to_string_lossy().ends_with("-containers")).collect()
 }
 
-/// An image's name as labels: a label's value has no `/` and no `:`, and 63 bytes at most. One that would be longer is left
-/// out, since what is cut could be another image's.
-pub(crate) fn image_labels(image: &str) -> BTreeMap<String, String> {
+/// Writes an image's name into the labels of its container, and nothing else may stand there: an image brings labels of its
+/// own, and so could pass for another one. A label's value has no `/` and no `:`, and 63 bytes at most. One that would be
+/// longer is left out, since what is cut could be another image's.
+pub(crate) fn name_image(labels: &mut BTreeMap<String, String>, image: &str) {
+    labels.retain(|key, _| key != IMAGE_LABEL && key != TAG_LABEL);
     let image = image.split('@').next().unwrap_or_default();
     let (repository, tag) = match image.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (image, ""),
     };
-    let fits = |text: &str| !text.is_empty() && text.len() <= 63;
-    let labels = [(IMAGE_LABEL, repository.replace(['/', ':'], "_")), (TAG_LABEL, tag.to_owned())];
-    labels.into_iter().filter(|(_, value)| fits(value)).map(|(key, value)| (key.to_owned(), value)).collect()
+    for (key, value) in [(IMAGE_LABEL, repository.replace(['/', ':'], "_")), (TAG_LABEL, tag.to_owned())] {
+        if !value.is_empty() && value.len() <= 63 {
+            labels.insert(key.to_owned(), value);
+        }
+    }
 }
 
 #[cfg(test)]

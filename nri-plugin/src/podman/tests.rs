@@ -26,7 +26,7 @@ fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 fn names_and_labels_are_in_podmans_files() {
     let dir = tempfile::tempdir().unwrap();
     let podman = storage(dir.path());
-    let container = |id: &str| podman.container(&ContainerId::new(id).unwrap(), "default").unwrap().subject;
+    let container = |id: &str| podman.container(&ContainerId::new(id).unwrap()).unwrap().unwrap().subject;
     let web = container(WEB);
     assert_eq!((web.container.as_str(), web.pod.as_str(), web.namespace.as_str()), ("web", "web", "default"));
     assert_eq!(web.labels, labels(&[("app", "web")]));
@@ -39,7 +39,7 @@ fn names_and_labels_are_in_podmans_files() {
 fn a_container_that_cannot_be_identified_is_told_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let podman = storage(dir.path());
-    let why = |id: &str| podman.container(&ContainerId::new(id).unwrap(), "default").unwrap_err().to_string();
+    let why = |id: &str| podman.container(&ContainerId::new(id).unwrap()).unwrap_err().to_string();
     assert!(why(&"0".repeat(64)).contains("no container of this id"));
     fs::remove_file(dir.path().join("libpod/bolt_state.db")).unwrap();
     assert!(why(WEB).contains("bolt_state.db` cannot be read: No such file"), "{}", why(WEB));
@@ -52,7 +52,9 @@ fn a_container_that_cannot_be_identified_is_told_with_the_reason() {
 #[test]
 fn image_names_are_labels() {
     let both = |image: &str| {
-        let labels = image_labels(image);
+        let mut labels = labels(&[(IMAGE_LABEL, "forged"), (TAG_LABEL, "forged"), ("app", "web")]);
+        name_image(&mut labels, image);
+        assert_eq!(labels.get("app").map(String::as_str), Some("web"));
         let of = |key: &str| labels.get(key).cloned().unwrap_or_default();
         (of(IMAGE_LABEL), of(TAG_LABEL))
     };
