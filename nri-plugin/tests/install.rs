@@ -324,6 +324,7 @@ fn the_base_specification_of_a_runtime_gets_the_hook() {
     assert_eq!(host.tree(), once);
     host.installed("containerd", &["--uninstall"]);
     assert_eq!(host.tree(), before);
+    a_specification_that_lost_the_hook_gets_it_again(&host);
 
     let host = Host::new(&[(CONFIG, b"version = 3\n")]);
     assert!(host.refused("containerd", &["--base-runtime-spec"], 1).contains("there is no `ctr`"));
@@ -334,6 +335,93 @@ fn the_base_specification_of_a_runtime_gets_the_hook() {
     );
     let host = Host::new(&[(CONFIG, format!("version = 3\n{cri}").as_bytes()), ("etc/fast.json", b"[]")]);
     assert!(host.refused("containerd", &["--base-runtime-spec"], 1).contains("is no object"));
+}
+
+fn a_specification_that_lost_the_hook_gets_it_again(host: &Host) {
+    let base = "etc/containerd/nri-enforcer/base-fast.json";
+    let has = |stage: &str| {
+        let spec: Value = serde_json::from_str(&host.read(base)).unwrap();
+        let hooks = spec.pointer(&format!("/hooks/{stage}")).and_then(Value::as_array).cloned();
+        let ours = |hook: &Value| hook.get("path").is_some_and(|path| path == format!("/{HOOK}").as_str());
+        hooks.unwrap_or_default().iter().filter(|hook| ours(hook)).count()
+    };
+    host.installed("containerd", &["--base-runtime-spec"]);
+    let once = host.read(base);
+    // gone: made again of what the runtime had before
+    fs::remove_file(host.at(base)).unwrap();
+    let said = host.installed("containerd", &["--base-runtime-spec", "--dry-run"]);
+    assert!(
+        said.contains("+++ b/etc/containerd/nri-enforcer/base-fast.json") && !host.at(base).exists(),
+        "{said}"
+    );
+    host.installed("containerd", &["--base-runtime-spec"]);
+    assert_eq!(host.read(base), once);
+    // without one of the hooks, or any: what is not ours stays
+    for lost in [
+        r#"{"mine": 1, "hooks": {"poststop": [{"path": "/first"}]}}"#.to_owned(),
+        r#"{"mine": 1}"#.to_owned(),
+        once.replace("\"createRuntime\": [", "\"prestart\": [").replacen('{', "{\"mine\": 1,", 1),
+    ] {
+        host.write(base, lost.as_bytes());
+        let said = host.installed("containerd", &["--base-runtime-spec", "--dry-run"]);
+        assert!(said.contains("had lost the hook") && host.read(base) == lost, "{said}");
+        host.installed("containerd", &["--base-runtime-spec"]);
+        assert_eq!((has("createRuntime"), has("poststop")), (1, 1), "{}", host.read(base));
+        assert!(host.read(base).contains("\"mine\": 1"));
+        let said = host.installed("containerd", &["--base-runtime-spec"]);
+        assert!(said.contains("nothing to do"), "{said}");
+    }
+    // what makes no sense cannot be repaired, and is not written over
+    host.write(base, b"{");
+    let said = host.refused("containerd", &["--base-runtime-spec"], 1);
+    assert!(said.contains("is no JSON") && said.contains("remove the file, then install again"), "{said}");
+    fs::remove_file(host.at(base)).unwrap();
+    host.installed("containerd", &["--base-runtime-spec"]);
+    host.installed("containerd", &["--uninstall"]);
+    // somebody else's stands there
+    host.write(base, b"{}");
+    assert!(host.refused("containerd", &["--base-runtime-spec"], 1).contains("has no hook: remove it"));
+}
+
+#[test]
+fn a_directory_of_hooks_that_lost_the_hook_is_told() {
+    for (runtime, dir, drop_in) in [
+        ("crio", "etc/containers/oci/hooks.d", "etc/crio/crio.conf.d/99-nri-enforcer.conf"),
+        (
+            "podman",
+            "etc/containers/oci/nri-enforcer-podman.d",
+            "etc/containers/containers.conf.d/99-nri-enforcer.conf",
+        ),
+    ] {
+        let host = Host::new(&[]);
+        host.installed(runtime, &[]);
+        let file = format!("{dir}/nri-enforcer-createruntime.json");
+        let once = [host.read(&file), host.read(drop_in)];
+        for path in [&*file, drop_in] {
+            fs::remove_file(host.at(path)).unwrap();
+            let said = host.installed(runtime, &["--dry-run"]);
+            assert!(said.contains(&format!("+++ b/{path}")) && !host.at(path).exists(), "{said}");
+            host.installed(runtime, &[]);
+        }
+        assert_eq!([host.read(&file), host.read(drop_in)], once);
+        // a change that leaves the hook where it is is the administrator's affair
+        host.write(&file, once[0].replace("true", "false").as_bytes());
+        assert!(host.installed(runtime, &[]).contains("was changed by hand, and stays"));
+        for lost in [
+            "",
+            "{}",
+            &once[0].replace(HOOK, "bin/true"),
+            &once[0].replace("\"createRuntime\"", "\"prestart\""),
+        ] {
+            host.write(&file, lost.as_bytes());
+            let said = host.refused(runtime, &[], 1);
+            assert!(said.contains("does not run the hook any more: remove it, then install again"), "{said}");
+        }
+        host.write(&file, once[0].as_bytes());
+        host.write(drop_in, b"# nothing\n");
+        let said = host.refused(runtime, &[], 1);
+        assert!(said.contains("does not name the directory of the hook any more"), "{said}");
+    }
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::edit::{Edit, EditError, Toml};
+use super::edit::{Before, Edit, EditError, Toml};
 use super::plan::Plan;
-use super::program::{entry, found};
+use super::program::{entry, found, runs};
 use super::record::{Put, Record};
 use super::root::Content;
 use super::{Failure, Told, tool};
@@ -328,32 +328,37 @@ fn specs(
         }
         let path = format!("{SPECS}/base-{runtime}.json");
         let before = configuration.spec_of(&runtime);
-        if before.as_ref() != Some(&path) {
-            let base = match &before {
-                Some(before) => {
-                    let content = plan.read(Path::new(before))?.map(|content| content.bytes);
-                    content.ok_or_else(|| {
-                        Failure::no(format!("the base specification `{before}` of `{runtime}` is not there"))
-                    })?
-                }
-                None => tool::output(plan.root(), &args.ctr, &["oci", "spec"])
-                    .map_err(Failure::no)?
-                    .ok_or_else(|| {
-                        Failure::no(format!(
-                            "there is no `{}`, which prints the specification: name it with --ctr",
-                            args.ctr.display()
-                        ))
-                    })?
-                    .into_bytes(),
+        let named = before.as_ref() == Some(&path);
+        let is = plan.read(Path::new(&path))?;
+        let about = |problem| Failure::no(format!("the base specification of `{runtime}` {problem}"));
+        if let (true, Some(is)) = (named, &is) {
+            // an earlier run's, perhaps written again by somebody since
+            if let Some(repaired) = with_hook(&is.bytes, &record.hook).map_err(|problem| {
+                about(format!("(`{path}`) {problem}: remove the file, then install again"))
+            })? {
+                plan.set(Path::new(&path), Some(Content { bytes: repaired.into(), ..is.clone() }))?;
+                told.note(format!("`{path}` had lost the hook, and gets it again; the rest of it stays"));
+            }
+        } else {
+            let base = if named { original(record, &runtime) } else { before };
+            let spec = base_spec(args, plan, &runtime, base.as_deref())?;
+            let spec = match with_hook(&spec, &record.hook).map_err(about)? {
+                Some(spec) => spec.into_bytes(),
+                None => spec, // of a base that has it already
             };
-            let spec = with_hook(&base, &record.hook)
-                .map_err(|problem| Failure::no(format!("the base specification of `{runtime}` {problem}")))?;
-            if record.put(plan, Path::new(&path), Content::new(spec, 0o644))? == Put::Kept {
+            let put = record.put(plan, Path::new(&path), Content::new(spec, 0o644))?;
+            if let (Put::Kept, Some(is)) = (put, is) {
+                if !matches!(with_hook(&is.bytes, &record.hook), Ok(None)) {
+                    return Err(Failure::no(format!(
+                        "`{path}` is there, was not put there by this command or was changed by hand, and has no hook: remove \
+                         it, then install again"
+                    )));
+                }
                 told.note(format!("`{path}` was changed by hand, and stays as it is"));
             }
-            if let Some(before) = before {
+            if let Some(base) = base {
                 told.note(format!(
-                    "`{path}` is `{before}` with the hook: after a change there, uninstall and install"
+                    "`{path}` is `{base}` with the hook: after a change there, uninstall and install"
                 ));
             }
         }
@@ -366,22 +371,57 @@ fn specs(
     }
 }
 
-/// A specification with the hook behind those that it has.
-fn with_hook(spec: &[u8], hook: &Path) -> Result<String, String> {
+/// The specification that a runtime had before ours; `None`: none of its own.
+fn original(record: &Record, runtime: &str) -> Option<String> {
+    let of_runtime = |key: &[String]| key.ends_with(&[runtime.to_owned(), "base_runtime_spec".to_owned()]);
+    let edits = record.edits.iter().rev().filter(|(_, edit)| of_runtime(&edit.key));
+    let before = edits.filter_map(|(_, edit)| match &edit.before {
+        Before::Value(text) => toml_edit::de::from_str::<Value>(&format!("spec = {text}")).ok(),
+        Before::Added(_) => None,
+    });
+    let specs = before.filter_map(|value| value.get("spec").and_then(Value::as_str).map(str::to_owned));
+    specs.into_iter().find(|spec| !spec.is_empty() && !spec.starts_with(SPECS))
+}
+
+/// A base specification, as a runtime has it without ours; without one, what `ctr` prints.
+fn base_spec(args: &InstallArgs, plan: &Plan, runtime: &str, base: Option<&str>) -> Result<Vec<u8>, Failure> {
+    if let Some(base) = base {
+        let content = plan.read(Path::new(base))?.map(|content| content.bytes);
+        return content.ok_or_else(|| {
+            Failure::no(format!("the base specification `{base}` of `{runtime}` is not there"))
+        });
+    }
+    let printed = tool::output(plan.root(), &args.ctr, &["oci", "spec"]).map_err(Failure::no)?;
+    printed.map(String::into_bytes).ok_or_else(|| {
+        Failure::no(format!(
+            "there is no `{}`, which prints the specification: name it with --ctr",
+            args.ctr.display()
+        ))
+    })
+}
+
+/// A specification with the hook behind those that it has; `None`: it has it already.
+fn with_hook(spec: &[u8], hook: &Path) -> Result<Option<String>, String> {
     let mut spec: Value = serde_json::from_slice(spec).map_err(|error| format!("is no JSON: {error}"))?;
     let hooks = spec.as_object_mut().ok_or("is no object")?.entry("hooks").or_insert_with(|| json!({}));
     if hooks.is_null() {
         *hooks = json!({});
     }
+    let mut changed = false;
     for stage in ["createRuntime", "poststop"] {
         let stages = hooks.as_object_mut().ok_or("has `hooks` that are no object")?;
         let list = stages.entry(stage).or_insert_with(|| json!([]));
         if list.is_null() {
             *list = json!([]);
         }
-        list.as_array_mut().ok_or("has hooks that are no list")?.push(entry(hook, stage, &[]));
+        let list = list.as_array_mut().ok_or("has hooks that are no list")?;
+        let wanted = entry(hook, stage, &[]);
+        if !list.iter().any(|one| runs(one, &wanted)) {
+            list.push(wanted);
+            changed = true;
+        }
     }
-    Ok(format!("{spec:#}\n"))
+    Ok(changed.then(|| format!("{spec:#}\n")))
 }
 
 /// What containerd makes of its configuration; `None`: not known. Without a file (`there`), what it has by default.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::edit::Toml;
 use super::plan::Plan;
-use super::program::{entry, found};
+use super::program::{entry, found, runs};
 use super::record::{Put, Record};
 use super::root::Content;
 use super::{Failure, Told};
@@ -70,10 +70,19 @@ pub fn put(runtime: Runtime, plan: &mut Plan, record: &mut Record, told: &mut To
     let kept = |path: &Path, told: &mut Told| {
         told.note(format!("`{}` was changed by hand, and stays as it is", path.display()));
     };
+    let lost = |path: &Path, what: &str| {
+        let path = path.display();
+        Failure::no(format!("`{path}` was changed by hand, and {what}: remove it, then install again"))
+    };
     for stage in layout.stages {
         let path = PathBuf::from(format!("{}/nri-enforcer-{}.json", layout.dir, stage.to_lowercase()));
-        let hook = json!({"version": "1.0.0", "hook": entry(&record.hook, stage, layout.more), "when": {"always": true}, "stages": [stage]});
+        let wanted = entry(&record.hook, stage, layout.more);
+        let hook = json!({"version": "1.0.0", "hook": wanted, "when": {"always": true}, "stages": [stage]});
         if record.put(plan, &path, Content::new(format!("{hook:#}\n"), 0o644))? == Put::Kept {
+            let is = plan.read(&path)?.map(|is| is.bytes).unwrap_or_default();
+            if !holds(&is, &wanted, stage) {
+                return Err(lost(&path, "does not run the hook any more"));
+            }
             kept(&path, told);
         }
     }
@@ -99,9 +108,31 @@ pub fn put(runtime: Runtime, plan: &mut Plan, record: &mut Record, told: &mut To
     }
     let path = Path::new(layout.drop_in);
     if wanted && record.put(plan, path, Content::new(text, 0o644))? == Put::Kept {
+        let is =
+            plan.read(path)?.map(|is| String::from_utf8_lossy(&is.bytes).into_owned()).unwrap_or_default();
+        if !hooks_dirs(layout, &toml_edit::de::from_str(&is).unwrap_or_default())
+            .is_some_and(|dirs| reads(&dirs, layout.dir))
+        {
+            return Err(lost(path, "does not name the directory of the hook any more"));
+        }
         kept(path, told);
     }
     Ok(())
+}
+
+/// Whether a file of `hooks.d` still runs the hook at its stage.
+fn holds(file: &[u8], wanted: &Value, stage: &str) -> bool {
+    let Ok(file) = serde_json::from_slice::<Value>(file) else { return false };
+    let stages = file.get("stages").and_then(Value::as_array);
+    file.get("hook").is_some_and(|hook| runs(hook, wanted))
+        && stages.is_some_and(|stages| stages.iter().any(|one| one == stage))
+}
+
+/// The `hooks_dir` of a file.
+fn hooks_dirs(layout: &Layout, data: &Value) -> Option<Vec<String>> {
+    let table = layout.table.split('.').try_fold(data, |at, table| at.get(table))?;
+    let dirs = table.get("hooks_dir")?.as_array()?;
+    Some(dirs.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 /// What the files say without our drop-in. Later files win.
@@ -120,8 +151,7 @@ fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
         let toml = Toml::new(text, false)
             .map_err(|error| Failure::bad(format!("`{}`, {error}; it is left as it is", path.display())))?;
         let data = toml.data();
-        let at = |key: &str| layout.table.split('.').try_fold(&data, |at, table| at.get(table))?.get(key);
-        let dirs = at("hooks_dir").and_then(Value::as_array);
+        let dirs = hooks_dirs(layout, &data);
         let nri = data.pointer("/crio/nri/enable_nri").and_then(Value::as_bool);
         if path > *drop_in && path.parent() == drop_in.parent() && (dirs.is_some() || nri == Some(false)) {
             return Err(Failure::no(format!(
@@ -131,7 +161,7 @@ fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
             )));
         }
         if let Some(dirs) = dirs {
-            configured.dirs = dirs.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            configured.dirs = dirs;
         }
         configured.nri = nri.or(configured.nri);
     }

@@ -33,6 +33,12 @@ pub fn entry(hook: &Path, stage: &str, more: &[&str]) -> Value {
     json!({"path": path, "args": args, "timeout": TIMEOUT_SECONDS})
 }
 
+/// Whether a hook that is there runs what the wanted one does.
+#[must_use]
+pub fn runs(hook: &Value, wanted: &Value) -> bool {
+    ["path", "args"].iter().all(|key| hook.get(key) == wanted.get(key))
+}
+
 /// Puts both in place.
 ///
 /// # Errors
