@@ -286,18 +286,28 @@ fn what_an_operator_changes_later_stays() {
 
 #[test]
 fn a_hook_that_containers_still_have_stays() {
-    let bundle = "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json";
-    let host = Host::new(&[(CONFIG, b"version = 2\n")]);
-    host.installed("containerd", &[]);
-    host.write(bundle, format!("{{\"hooks\": {{\"poststop\": [{{\"path\": \"/{HOOK}\"}}]}}}}").as_bytes());
-    let output = host.install("containerd", &["--uninstall"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("1 container(s)"), "{}", text(&output.stderr));
-    assert!(host.at(HOOK).exists());
-    assert_eq!(host.read(CONFIG), "version = 2\n");
-    fs::remove_file(host.at(bundle)).unwrap();
-    host.installed("containerd", &["--uninstall"]);
-    assert!(!host.at(HOOK).exists());
+    for bundle in [
+        "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "var/lib/containers/storage/overlay-containers/c1/userdata/config.json",
+        "srv/graph [1]/vfs-containers/c1/userdata/config.json",
+        "srv/run/btrfs-containers/c1/userdata/config.json",
+    ] {
+        let storage = b"[storage]\ngraphroot = \"/srv/graph [1]\"\nrunroot = \"/srv/run\"\n";
+        let host = Host::new(&[(CONFIG, b"version = 2\n"), ("etc/containers/storage.conf", storage)]);
+        host.installed("containerd", &[]);
+        host.write(
+            bundle,
+            format!("{{\"hooks\": {{\"poststop\": [{{\"path\": \"/{HOOK}\"}}]}}}}").as_bytes(),
+        );
+        let output = host.install("containerd", &["--uninstall"]);
+        assert_eq!(output.status.code(), Some(1), "{bundle}");
+        assert!(text(&output.stderr).contains("1 container(s)"), "{bundle}: {}", text(&output.stderr));
+        assert!(host.at(HOOK).exists());
+        assert_eq!(host.read(CONFIG), "version = 2\n");
+        fs::remove_file(host.at(bundle)).unwrap();
+        host.installed("containerd", &["--uninstall"]);
+        assert!(!host.at(HOOK).exists());
+    }
 }
 
 #[test]

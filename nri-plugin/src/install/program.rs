@@ -12,18 +12,19 @@ use super::root::{Content, Root};
 use super::{Failure, Told};
 use crate::cli::InstallArgs;
 use crate::inject::TIMEOUT_SECONDS;
+use crate::podman::storages;
 
 /// Its name.
 pub const NAME: &str = "nri-enforcer-hook";
 /// Bytes of it at most; it has some 2 MiB.
 const MAX_BYTES: usize = 16 << 20;
-/// Where runtimes keep the bundles of containers, each with the hooks that it is still to run.
-const BUNDLES: [&str; 4] = [
+/// Where containerd keeps the bundles of containers, each with the hooks that it is still to run.
+const BUNDLES: [&str; 2] = [
     "/run/containerd/io.containerd.runtime.v2.task/*/*/config.json",
     "/run/k3s/containerd/io.containerd.runtime.v2.task/*/*/config.json",
-    "/run/containers/storage/overlay-containers/*/userdata/config.json",
-    "/var/lib/containers/storage/overlay-containers/*/userdata/config.json",
 ];
+/// The same below a directory of containers/storage, whatever its driver: podman's, and CRI-O's.
+const STORED: &str = "*-containers/*/userdata/config.json";
 
 /// The entry of a hook in OCI's runtime specification, and in `hooks.d`, with more arguments than the stage.
 #[must_use]
@@ -156,7 +157,11 @@ fn user(plan: &Plan, record: &Record) -> Result<Option<String>, FileError> {
             return Ok(Some(format!("`{}`", path.display())));
         }
     }
-    let containers = BUNDLES.iter().flat_map(|pattern| found(plan.root(), pattern));
+    let stored = storages(plan.root().dir());
+    let stored =
+        stored.iter().map(|dir| format!("{}/{STORED}", glob::Pattern::escape(&dir.to_string_lossy())));
+    let patterns: Vec<_> = BUNDLES.into_iter().map(str::to_owned).chain(stored).collect();
+    let containers = patterns.iter().flat_map(|pattern| found(plan.root(), pattern));
     let count = containers.filter(|path| fs::read(path).is_ok_and(|bytes| names(&bytes, hook))).count();
     Ok((count > 0).then(|| format!("{count} container(s), until they are removed,")))
 }

@@ -10,7 +10,7 @@
 
 pub mod bolt;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -112,13 +112,7 @@ impl Podman {
     /// With its files where `storage.conf` says.
     #[must_use]
     pub fn detect() -> Self {
-        let configured =
-            ["/etc/containers/storage.conf", "/usr/share/containers/storage.conf"].iter().find_map(|path| {
-                let data: serde_json::Value =
-                    toml_edit::de::from_str(&fs::read_to_string(path).ok()?).ok()?;
-                Some(PathBuf::from(data.pointer("/storage/graphroot")?.as_str()?))
-            });
-        Self::new(configured.unwrap_or_else(|| DEFAULT_STORAGE.into()))
+        Self::new(configured(Path::new("/"), "graphroot").unwrap_or_else(|| DEFAULT_STORAGE.into()))
     }
 
     /// Who a container is; `None`: one that only holds the namespaces of its pod. Reads files, of up to some 300 MiB in
@@ -194,6 +188,21 @@ struct Identity {
     /// Name and labels.
     pod: Option<(String, BTreeMap<String, String>)>,
     infra: bool,
+}
+
+/// What `storage.conf` says of a directory, on a host with this root: `graphroot`, or `runroot`; `None`: nothing.
+fn configured(root: &Path, key: &str) -> Option<PathBuf> {
+    ["etc/containers/storage.conf", "usr/share/containers/storage.conf"].iter().find_map(|path| {
+        let data: serde_json::Value =
+            toml_edit::de::from_str(&fs::read_to_string(root.join(path)).ok()?).ok()?;
+        Some(PathBuf::from(data.pointer("/storage")?.get(key)?.as_str()?))
+    })
+}
+
+/// Where root's podman may keep the configurations of its containers, on a host with this root.
+pub(crate) fn storages(root: &Path) -> BTreeSet<PathBuf> {
+    let configured = ["graphroot", "runroot"].into_iter().filter_map(|key| configured(root, key));
+    configured.chain([DEFAULT_STORAGE.into(), RUN_ROOT.into()]).collect()
 }
 
 /// The directories of storage drivers: `overlay-containers`, `vfs-containers`.
