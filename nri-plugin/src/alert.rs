@@ -274,6 +274,11 @@ impl Alerts {
                 );
                 alert.data = "notice=unprotected".into();
             }
+            Notice::WithoutHook { container, reason } => {
+                alert.about(container);
+                alert.message = format!("the container is created without the OCI hook: {reason}");
+                alert.data = "notice=without-hook".into();
+            }
             Notice::SeccompPending { container, policies } => {
                 alert.about(container);
                 (alert.operation, alert.enforcer) = ("Syscall", "Seccomp");

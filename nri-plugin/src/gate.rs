@@ -198,7 +198,7 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
         Ok(id) => id,
         Err(error) => return refused(format!("{who}: {error}")),
     };
-    injection.started(&id);
+    injection.created(&id);
     let caller = Caller {
         id,
         pid: request.pid,

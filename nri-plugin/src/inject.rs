@@ -3,48 +3,76 @@
 //!
 //! A hook that cannot be run fails each container, so it is looked at anew for each of them, and left out when it is not
 //! as it should be. A runtime may be configured to refuse hooks (`reject_oci_hook_adjustment`, NRI 0.10 and later), which
-//! fails the creation and tells the plugin no more than that the container is removed. Where that happens to the first
-//! [`PATIENCE`] containers with a hook, and to no other, no more get one until the next connection.
+//! fails the creation and tells the plugin no more than that the container is removed. Where that happens to [`PATIENCE`]
+//! containers with a hook, and none has been created, others get none; after [`AGAIN`] it is tried anew. One container that
+//! is created with a hook shows that the runtime takes it: then nothing that becomes of containers switches it off, as
+//! whoever can let containers fail could do that. What goes without is told: in the log, as an alert, and in the status.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use enforcer_core::enforce::ContainerId;
 use nri::{ContainerAdjustment, Hook, HookPoint};
 use nri_enforcer_hook::state::Stage;
 
+use crate::container::Container;
+use crate::order::Notice;
+
 /// The root directory of the host, where runtimes run the hook, for a daemon that has another one.
 const HOST: &str = "/proc/1/root";
 /// Seconds after which the runtime ends the hook; its own deadline is shorter.
 pub(crate) const TIMEOUT_SECONDS: i64 = 10;
-/// So many refused creations, and not one with a hook that succeeded, mean that the runtime refuses hooks.
+/// So many creations that failed, and not one with a hook that succeeded, mean that the runtime refuses hooks.
 const PATIENCE: usize = 3;
+/// After so long that is put to the test again, at the price of one container that is created twice.
+const AGAIN: Duration = Duration::from_secs(300);
+/// What a hook that is left out means.
+const MEANS: &str =
+    "what is created without it and started while this daemon is dead or late starts unprotected";
 /// Creations that are watched at most.
 const WATCHED: usize = 256;
 
 /// Puts the hook into containers.
-#[derive(Debug, Default)]
 pub struct Injection {
     path: Option<PathBuf>,
     state: Mutex<State>,
+    again: Duration,
+    notify: crate::seccomp::Notify,
+}
+
+impl std::fmt::Debug for Injection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Injection")
+            .field("path", &self.path)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Injection {
+    fn default() -> Self {
+        Self::new(None, Box::new(|_| {}))
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     problem: Option<String>,        // told last, so that it is told once
-    permitted: bool,                // a container with a hook has come to its start
-    created: BTreeSet<ContainerId>, // with a hook, and neither started nor removed yet
-    refused: usize,
-    validates: bool, // the runtime has validators, which may forbid hooks
+    permitted: bool,                // a container with a hook has been created
+    created: BTreeSet<ContainerId>, // with a hook, perhaps: neither created so far as is known, nor removed
+    failed: usize,
+    off: Option<Instant>, // since when, as the runtime seems to refuse hooks
+    validates: bool,      // the runtime has validators, which may forbid hooks
 }
 
 impl Injection {
-    /// Of this program, by its path on the host; `None`: no container gets a hook.
+    /// Of this program, by its path on the host; `None`: no container gets a hook. `notify` is told what goes without.
     #[must_use]
-    pub fn new(path: Option<PathBuf>) -> Self {
-        let injection = Self { path, state: Mutex::default() };
+    pub fn new(path: Option<PathBuf>, notify: crate::seccomp::Notify) -> Self {
+        let injection = Self { path, state: Mutex::default(), again: AGAIN, notify };
         if let Some(path) = &injection.path {
             let _told = injection.usable(path);
         }
@@ -59,14 +87,21 @@ impl Injection {
     }
 
     /// Adds the hook to what is asked for a container that a policy selects.
-    pub fn add(&self, id: &ContainerId, adjustment: ContainerAdjustment) -> ContainerAdjustment {
-        let Some(path) = self.path.as_deref().filter(|path| self.usable(path)) else { return adjustment };
+    pub fn add(&self, container: &Arc<Container>, adjustment: ContainerAdjustment) -> ContainerAdjustment {
+        let Some(path) = &self.path else { return adjustment };
+        let usable = self.usable(path);
         let mut state = self.state();
-        if state.refused >= PATIENCE {
+        if usable && state.off.is_some_and(|since| since.elapsed() >= self.again) {
+            tracing::warn!(%container, "gets the OCI hook, to find out whether the runtime still refuses hooks");
+            (state.off, state.failed) = (None, PATIENCE.saturating_sub(1));
+        }
+        if let Some(reason) = state.without() {
+            drop(state);
+            (self.notify)(Notice::WithoutHook { container: Arc::clone(container), reason });
             return adjustment;
         }
         if state.validates && !state.permitted && state.created.len() < WATCHED {
-            state.created.insert(id.clone());
+            state.created.insert(container.id.clone());
         }
         let path = path.to_string_lossy();
         let hook = |stage: Stage| {
@@ -77,11 +112,20 @@ impl Injection {
             .hook(HookPoint::Poststop, hook(Stage::Poststop))
     }
 
-    /// The runtime starts a container, so its creation was not refused.
-    pub fn started(&self, id: &ContainerId) {
+    /// Why selected containers get no hook now; `None`: they do, or are not to.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.state().without()
+    }
+
+    /// The runtime has created a container, or starts it: it takes the hook, if that has one.
+    pub fn created(&self, id: &ContainerId) {
         let mut state = self.state();
         if state.created.remove(id) {
-            (state.permitted, state.refused) = (true, 0);
+            if state.off.take().is_some() {
+                tracing::warn!("the runtime takes the OCI hook; containers get it again");
+            }
+            (state.permitted, state.failed) = (true, 0);
             state.created.clear();
         }
     }
@@ -89,14 +133,14 @@ impl Injection {
     /// The runtime forgets a container.
     pub fn removed(&self, id: &ContainerId) {
         let mut state = self.state();
-        if state.created.remove(id) && !state.permitted && state.refused < PATIENCE {
-            state.refused += 1;
-            if state.refused == PATIENCE {
+        if state.created.remove(id) && state.off.is_none() {
+            state.failed += 1;
+            if state.failed >= PATIENCE {
+                state.off = Some(Instant::now());
                 tracing::error!(
-                    "{PATIENCE} containers that got the OCI hook were removed before their start, and none has started: the \
-                     runtime seems to refuse hooks (reject_oci_hook_adjustment of NRI's default validator); no container gets \
-                     one until the next connection, so what is created now and started while this daemon is dead or late \
-                     starts unprotected"
+                    "{PATIENCE} containers that got the OCI hook were not created, and none was: the runtime seems to refuse \
+                     hooks (reject_oci_hook_adjustment of NRI's default validator); for {} s no container gets one: {MEANS}",
+                    self.again.as_secs()
                 );
             }
         }
@@ -109,8 +153,7 @@ impl Injection {
         if problem != state.problem {
             match &problem {
                 Some(problem) => tracing::error!(
-                    "the OCI hook `{}` {problem}; no container gets it, so what starts while this daemon is dead or late \
-                     starts unprotected",
+                    "the OCI hook `{}` {problem}; no container gets it: {MEANS}",
                     path.display()
                 ),
                 None => {
@@ -125,6 +168,16 @@ impl Injection {
     // after a panic at worst a problem is told twice
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Why containers get no hook.
+    fn without(&self) -> Option<String> {
+        if let Some(problem) = &self.problem {
+            return Some(format!("the OCI hook {problem}: {MEANS}"));
+        }
+        self.off.map(|_| format!("the runtime seems to refuse hooks (reject_oci_hook_adjustment): {MEANS}"))
     }
 }
 
@@ -179,6 +232,18 @@ mod tests {
         ContainerId::new(format!("c{number}")).unwrap()
     }
 
+    fn injection(path: Option<PathBuf>) -> (Injection, Arc<Mutex<Vec<String>>>) {
+        let told = Arc::<Mutex<Vec<String>>>::default();
+        let notices = Arc::clone(&told);
+        let notify = move |notice| match notice {
+            Notice::WithoutHook { container, reason } => {
+                notices.lock().unwrap().push(format!("{}: {reason}", container.id));
+            }
+            other => panic!("{other:?}"),
+        };
+        (Injection::new(path, Box::new(notify)), told)
+    }
+
     fn program(dir: &Path) -> PathBuf {
         let path = dir.join("hook");
         std::fs::write(&path, "").unwrap();
@@ -191,7 +256,8 @@ mod tests {
     }
 
     fn hooks(injection: &Injection, number: usize) -> usize {
-        let adjustment = injection.add(&id(number), ContainerAdjustment::new());
+        let container = crate::reconciler::tests::container(&format!("c{number}"), "default", "web");
+        let adjustment = injection.add(&container, ContainerAdjustment::new());
         adjustment.hooks.create_runtime.len() + adjustment.hooks.poststop.len()
     }
 
@@ -199,8 +265,9 @@ mod tests {
     fn a_hook_that_is_not_as_it_should_be_is_left_out_until_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = program(dir.path());
-        let injection = Injection::new(Some(path.clone()));
+        let (injection, told) = injection(Some(path.clone()));
         assert_eq!(hooks(&injection, 0), 2);
+        assert!(injection.problem().is_none() && told.lock().unwrap().is_empty());
         for bad in [0o644, 0o775, 0o757] {
             mode(&path, bad);
             assert_eq!(hooks(&injection, 0), 0, "{bad:o}");
@@ -216,32 +283,59 @@ mod tests {
         assert_eq!(hooks(&injection, 0), 0, "gone");
         std::os::unix::fs::symlink("/bin/true", &path).unwrap();
         assert_eq!(hooks(&injection, 0), 0, "a link");
-        assert_eq!(hooks(&Injection::new(Some("bin/hook".into())), 0), 0, "relative");
-        assert_eq!(hooks(&Injection::new(None), 0), 0);
+        assert!(injection.problem().unwrap().contains("reached by a link"));
+        assert!(told.lock().unwrap().last().unwrap().starts_with("c0: the OCI hook is reached by a link"));
+        let relative = Injection::new(Some("bin/hook".into()), Box::new(|_| {}));
+        assert_eq!(hooks(&relative, 0), 0, "relative");
+        let (none, told) = super::tests::injection(None);
+        assert_eq!((hooks(&none, 0), none.problem()), (0, None));
+        assert!(told.lock().unwrap().is_empty());
     }
 
     #[test]
-    fn a_runtime_that_refuses_hooks_is_not_asked_for_ever() {
+    fn a_runtime_that_refuses_hooks_is_asked_now_and_then() {
         let dir = tempfile::tempdir().unwrap();
-        let injection = Injection::new(Some(program(dir.path())));
+        let (mut injection, told) = injection(Some(program(dir.path())));
+        let refused = |injection: &Injection, numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                assert_eq!(hooks(injection, number), 2, "{number}");
+                injection.removed(&id(number));
+            }
+        };
         injection.connected(true);
-        for number in 0..PATIENCE {
-            assert_eq!(hooks(&injection, number), 2);
-            injection.removed(&id(number));
-        }
+        refused(&injection, 0..PATIENCE);
         assert_eq!(hooks(&injection, 9), 0);
+        assert!(injection.problem().unwrap().contains("refuse hooks"));
+        let all = told.lock().unwrap().clone();
+        assert!(
+            all.len() == 1 && all[0].starts_with("c9: ") && all[0].contains("starts unprotected"),
+            "{all:?}"
+        );
+        // one that is tried again, and refused
+        injection.again = Duration::ZERO;
+        refused(&injection, 10..11);
+        injection.again = AGAIN;
+        assert_eq!(hooks(&injection, 12), 0);
+        // and taken
+        injection.again = Duration::ZERO;
+        assert_eq!(hooks(&injection, 13), 2);
+        injection.created(&id(13));
+        injection.again = AGAIN;
+        assert_eq!(injection.problem(), None);
+        refused(&injection, 14..30);
         injection.connected(true);
         assert_eq!(hooks(&injection, 9), 2, "another connection, perhaps another configuration");
     }
 
+    /// Who can let containers fail must not be able to switch the second lock off.
     #[test]
-    fn one_start_shows_that_hooks_are_permitted_whatever_fails_later() {
+    fn one_that_is_created_shows_that_hooks_are_permitted_whatever_fails_later() {
         let dir = tempfile::tempdir().unwrap();
-        let injection = Injection::new(Some(program(dir.path())));
+        let (injection, told) = injection(Some(program(dir.path())));
         injection.connected(true);
         assert_eq!(hooks(&injection, 0), 2);
-        injection.started(&id(0));
-        for number in 1..20 {
+        injection.created(&id(0));
+        for number in 0..20 {
             assert_eq!(hooks(&injection, number), 2);
             injection.removed(&id(number));
         }
@@ -251,5 +345,6 @@ mod tests {
             assert_eq!(hooks(&injection, number), 2);
             injection.removed(&id(number));
         }
+        assert!(told.lock().unwrap().is_empty());
     }
 }

@@ -147,6 +147,13 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A container that policies select is created without the OCI hook, though the node is to have it.
+    WithoutHook {
+        /// The container.
+        container: Arc<Container>,
+        /// Why, and what that means.
+        reason: String,
+    },
     /// The OCI hook let a container through though no daemon vouched for it, while this one was away.
     Open(OpenStart),
     /// The seccomp policies of a container changed since it was started; it keeps its profile until it is restarted.

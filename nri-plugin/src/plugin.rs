@@ -74,6 +74,7 @@ impl Plugin {
     pub fn events() -> EventMask {
         Event::RunPodSandbox
             | Event::CreateContainer
+            | Event::PostCreateContainer
             | Event::StartContainer
             | Event::StopContainer
             | Event::RemoveContainer
@@ -249,9 +250,20 @@ impl nri::Plugin for Plugin {
         }
         tracing::info!(%container, ruleset = %digest, "created under policies");
         let adjustment = adjustment.annotation(ANNOTATION, digest.to_string());
-        let adjustment = self.injection.add(&container.id, adjustment);
+        let adjustment = self.injection.add(&container, adjustment);
         self.order(Order::Created(container));
         Ok(adjustment)
+    }
+
+    /// What was asked for it was taken.
+    async fn post_create_container(
+        &self,
+        _: Context,
+        _: PodSandbox,
+        container: nri::Container,
+    ) -> Result<(), nri::Refusal> {
+        self.injection.created(&ContainerId::new(container.id)?);
+        Ok(())
     }
 
     async fn validate_container_adjustment(
@@ -284,7 +296,7 @@ impl nri::Plugin for Plugin {
     ) -> Result<(), nri::Refusal> {
         let (raw, pid) = (&container, i32::try_from(container.pid).unwrap_or(0));
         let Some(container) = self.known(&pod, raw)? else { return Ok(()) };
-        self.injection.started(&container.id);
+        self.injection.created(&container.id);
         self.seccomp
             .start(&context, &self.set(), &container, raw)
             .await

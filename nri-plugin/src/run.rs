@@ -166,7 +166,7 @@ async fn daemon<K: Kernel>(
         seen.clone(),
         Arc::clone(&registry),
         Procs::default(),
-        Box::new(notify),
+        Box::new(notify.clone()),
     );
     let (orders, taken) = channel();
     let mut reconciler = Thread::spawn("reconciler", move || {
@@ -190,7 +190,7 @@ async fn daemon<K: Kernel>(
     let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone()));
 
     let (synced, is_synced) = watch::channel(false);
-    let injection = Arc::new(Injection::new(config.hook.clone()));
+    let injection = Arc::new(Injection::new(config.hook.clone(), Box::new(notify)));
     let podman = Arc::new(PodmanGate::new(
         config.podman_storage.clone().map_or_else(Podman::detect, Podman::new),
         seen.clone(),
@@ -216,6 +216,7 @@ async fn daemon<K: Kernel>(
         seccomp: Arc::clone(&seccomp),
         connection: stub.state(),
         synced: is_synced.clone(),
+        injection: Arc::clone(&injection),
         node_name: config.node_name.clone(),
     };
     let window = tokio::spawn(window.serve(Arc::new(status)));

@@ -113,6 +113,12 @@ pub fn printable(read: char) -> char {
     if read.is_control() && read != '\t' { '\u{fffd}' } else { read }
 }
 
+/// Names and reasons are others' text, too.
+#[must_use]
+pub fn clean(text: &str) -> String {
+    text.chars().map(printable).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -128,6 +128,17 @@ fn container(of: &PodSandbox, id: &str) -> Container {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_is_left_out_is_told() {
+    for (hook, code) in [("--hook=/no/such/hook", 1), ("--strict", 0)] {
+        let (daemon, _runtime, _plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &[hook]).await;
+        let (found, out, _) = daemon.status(&[]);
+        let told = out.contains("without the OCI hook: the OCI hook cannot be examined");
+        assert_eq!((found, told), (code, code == 1), "{out}");
+        assert_eq!(daemon.told(&[]).1["daemon"]["withoutHook"].is_string(), code == 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_policies_waits_for_a_restart_until_the_container_is_created_anew() {
     let (daemon, _runtime, plugin) = Daemon::serving(&[("p.yaml", SECCOMP)], &["--seccomp-only"]).await;
     let (web, db, system) = (pod("web", "default"), pod("db", "other"), pod("web", "kube-system"));

@@ -8,7 +8,7 @@ use enforcer_core::policy::Gap;
 use enforcer_core::ruleset::PostureAction;
 
 use super::{Change, Changes, Container, Otherwise, Report, RuleChange, SeccompChange, Side, VerdictChange};
-use crate::term::{BAD, BOLD, GOOD, WARN, mark, paint, printable, say, table};
+use crate::term::{BAD, BOLD, GOOD, WARN, clean, mark, paint, say, table};
 
 /// How many containers are named where the same changes for all of them.
 const NAMED: usize = 8;
@@ -155,9 +155,4 @@ fn verdicts(verdicts: &[VerdictChange]) -> String {
             each.collect::<Vec<_>>().join(", ")
         }
     }
-}
-
-/// Names are others' text: they must not steer the terminal.
-fn clean(text: &str) -> String {
-    text.chars().map(printable).collect()
 }

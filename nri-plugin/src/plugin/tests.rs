@@ -342,7 +342,7 @@ async fn a_selected_container_gets_the_hook_until_the_runtime_is_seen_to_refuse_
     std::fs::write(&hook, "").unwrap();
     std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for (version, forbids) in [("1.7.24", false), ("2.1.9", false), ("2.2.0", false), ("2.2.0", true)] {
-        let injection = Arc::new(Injection::new(Some(hook.clone())));
+        let injection = Arc::new(Injection::new(Some(hook.clone()), Box::new(|_| {})));
         let mut node =
             Node::with_hook(block(), Selection::default(), Options::containerd(version), injection);
         let plugin = node.runtime.accept().await.unwrap();
@@ -361,7 +361,11 @@ async fn a_selected_container_gets_the_hook_until_the_runtime_is_seen_to_refuse_
                 }
             }
             hooks.push(points.map(Vec::len));
-            if !forbids {
+            if !forbids && pid == 7 {
+                // created, and never started: the others were not even created
+                let created = Event::PostCreateContainer;
+                plugin.event(created, &web, Some(&container(&web, pid))).await.unwrap();
+            } else if !forbids && pid == 12 {
                 node.lives(pid);
                 plugin.start_container(&web, &container(&web, pid)).await.unwrap();
             }

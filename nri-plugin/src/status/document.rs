@@ -36,6 +36,9 @@ pub struct Daemon {
     /// The node's postures, by class: `file: block`. `process` is there where it does not follow `file`.
     #[serde(default)]
     pub postures: BTreeMap<String, String>,
+    /// Why selected containers do not get the OCI hook, though the daemon is to put it into them (`--hook`); `None`: they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_hook: Option<String>,
 }
 
 /// A container.

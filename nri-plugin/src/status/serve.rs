@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::document::{API_VERSION, ContainerStatus, Daemon, Document, Seccomp, State};
 use crate::container::{Selection, Wish};
+use crate::inject::Injection;
 use crate::registry::{Registry, Standing};
 use crate::seccomp::ledger::{Created, Entry, State as Profile};
 use crate::set::PolicySet;
@@ -38,6 +39,8 @@ pub struct Status {
     pub connection: watch::Receiver<nri::State>,
     /// Whether the runtime has told what runs.
     pub synced: watch::Receiver<bool>,
+    /// Whether containers get the OCI hook.
+    pub injection: Arc<Injection>,
     /// The name of the node.
     pub node_name: String,
 }
@@ -62,6 +65,7 @@ impl Status {
                 connected: self.connection.borrow().is_synchronized() && *self.synced.borrow(),
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
+                without_hook: self.injection.problem(),
             },
             containers,
         }

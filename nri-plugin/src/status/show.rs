@@ -11,7 +11,7 @@ use super::document::{API_VERSION, ContainerStatus, Document, State};
 use crate::cli::{Output, StatusArgs};
 use crate::exit::Exit;
 use crate::seccomp::ledger::State as Profile;
-use crate::term::{BAD, GOOD, WARN, complain, mark, paint, printable, say, say_json, table};
+use crate::term::{BAD, GOOD, WARN, clean, complain, mark, paint, say, say_json, table};
 
 /// How long the daemon may take for its whole answer.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -51,7 +51,10 @@ pub fn run(args: &StatusArgs) -> Exit {
     if let Some(namespace) = &args.namespace {
         document.containers.retain(|one| one.namespace == *namespace);
     }
-    let good = document.daemon.connected && document.containers.iter().all(|one| one.state.is_good());
+    let daemon = &document.daemon;
+    let good = daemon.connected
+        && daemon.without_hook.is_none()
+        && document.containers.iter().all(|one| one.state.is_good());
     if args.pending {
         document.containers.retain(|one| !one.state.is_good());
     }
@@ -123,6 +126,12 @@ fn print(document: &Document, good: bool) {
         let text = "The daemon is not connected to the runtime: what starts now without the OCI hook starts unprotected.";
         say(format!("{}\n", paint(BAD, text)));
     }
+    if let Some(why) = &daemon.without_hook {
+        say(format!(
+            "{}\n",
+            paint(BAD, clean(&format!("Containers are created without the OCI hook: {why}.")))
+        ));
+    }
     let bad = containers.iter().filter(|one| !one.state.is_good()).count();
     let verdict = match (good, bad) {
         (true, _) => paint(GOOD, "Every container that policies select is covered."),
@@ -168,9 +177,4 @@ fn profile(one: &ContainerStatus) -> String {
         Profile::Ended => "ended",
     };
     clean(format!("{word} {digest}").trim())
-}
-
-/// Names and reasons are others' text: they must not steer the terminal.
-fn clean(text: &str) -> String {
-    text.chars().map(printable).collect()
 }

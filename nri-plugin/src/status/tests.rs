@@ -37,6 +37,7 @@ impl Node {
             registry: Arc::clone(&registry),
             connection: watch::channel(nri::State::Connecting { attempt: 1 }).1,
             synced: watch::channel(true).1,
+            injection: Arc::default(),
             node_name: "node".into(),
         };
         Self { registry, status, _dir: dir }
