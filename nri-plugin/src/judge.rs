@@ -11,10 +11,11 @@ use enforcer_core::links::Link;
 use enforcer_core::path::AbsPath;
 use enforcer_core::policy::{PolicyId, SeccompPolicy};
 use enforcer_core::ruleset::{Class, Postures, Resolved, Ruleset};
-use enforcer_core::seccomp::{Arch, Base, BaseProfile, Node};
+use enforcer_core::seccomp::{self, Arch, Base, BaseProfile, Node, SeccompProfile};
 use enforcer_core::subject::Subject;
 use serde::Serialize;
 
+use crate::cli::LibseccompVersion;
 use crate::exit::chain;
 use crate::input::{self, Input};
 
@@ -106,10 +107,27 @@ impl<'a> Judge<'a> {
         Ok(Self { ruleset: linked.ruleset, coverage, seccomp, root: Some(root) })
     }
 
+    /// The profile that seccomp policies become, where one selects the container; for a runtime with this libseccomp.
+    ///
+    /// # Errors
+    /// When the profile below them cannot be read or is none, or none can be made on this architecture.
+    pub fn profile(
+        &self,
+        base: impl FnOnce() -> Result<Base, String>,
+        libseccomp: LibseccompVersion,
+    ) -> Result<Option<SeccompProfile>, String> {
+        if self.seccomp.is_empty() {
+            return Ok(None);
+        }
+        let node = Node { arch: known(Arch::native())?, libseccomp: libseccomp.0 };
+        let made = seccomp::compile(&self.seccomp, &base()?, &node);
+        made.map(Some).map_err(|error| below(&error))
+    }
+
     /// Decides. `base` is asked for where seccomp policies have a say.
     ///
     /// # Errors
-    /// When the profile below seccomp policies cannot be read or is none.
+    /// When the profile below seccomp policies cannot be read or is none, or none can be made on this architecture.
     pub fn answer(
         &self,
         asked: &Asked<'_>,
@@ -147,13 +165,27 @@ impl<'a> Judge<'a> {
         base: impl FnOnce() -> Result<Base, String>,
     ) -> Result<Option<SeccompExplanation>, String> {
         let asked = question.class() == Class::Syscall && !self.seccomp.is_empty();
-        let Some(arch) = Arch::native().filter(|_| asked) else { return Ok(None) };
+        if !asked {
+            return Ok(None);
+        }
+        let arch = known(Arch::native())?;
         // The meaning does not depend on the version, only what a profile says of it does.
         let node = Node { arch, libseccomp: (u32::MAX, 0, 0) };
-        let base = BaseProfile::new(&base()?, &node)
-            .map_err(|error| format!("the profile below the policies: {}", chain(&error)))?;
+        let base = BaseProfile::new(&base()?, &node).map_err(|error| below(&error))?;
         Ok(question.explain_seccomp(&self.seccomp, &base, arch))
     }
+}
+
+/// The architecture whose system calls are meant.
+fn known(arch: Option<Arch>) -> Result<Arch, String> {
+    arch.ok_or_else(|| {
+        let arch = std::env::consts::ARCH;
+        format!("seccomp policies select the container, and no seccomp profiles are made for this architecture (`{arch}`)")
+    })
+}
+
+fn below(error: &(dyn std::error::Error + 'static)) -> String {
+    format!("the profile below the policies: {}", chain(error))
 }
 
 /// The path as the kernel sees it, where that is another one, and both in words.
@@ -166,4 +198,15 @@ fn seen(root: &Root, path: &[u8], follow: bool) -> Option<(Vec<u8>, Link)> {
         .components()
         .flat_map(|name| [&b"/"[..], if name == b".." { b"..data" } else { name }].concat());
     (target != path).then(|| (bytes.collect(), Link { path, target: target.clone() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_architecture_without_profiles_is_an_error() {
+        assert_eq!(known(Some(Arch::X86_64)), Ok(Arch::X86_64));
+        assert!(known(None).unwrap_err().contains("no seccomp profiles are made for this architecture"));
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use comfy_table::{Cell, Color};
-use enforcer_core::coverage::Gap;
+use enforcer_core::coverage::{Coverage, Gap};
 use enforcer_core::decide::Verdict;
 use enforcer_core::policy::{
     Case, Policy, PolicyError, PolicyTest, SeccompPolicy, TestBase, TestPath, parse_tests,
@@ -14,14 +14,14 @@ use enforcer_core::policy::{
 use enforcer_core::seccomp::Base;
 use serde::Serialize;
 
-use crate::cli::{BaseChoice, TestArgs, TestOutput};
+use crate::cli::{BaseChoice, LibseccompVersion, TestArgs, TestOutput};
 use crate::compile;
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
 use crate::judge::{Answer, Asked, Judge, of_seccomp};
 use crate::podman::name_image;
 use crate::store::{policy_files, read};
-use crate::term::{BAD, BOLD, GOOD, WARN, complain, mark, paint, printable, render, say, say_json, table};
+use crate::term::{BAD, BOLD, GOOD, WARN, clean, complain, mark, paint, render, say, say_json, table};
 
 /// The answer, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -202,18 +202,23 @@ fn judge(path: &Path, test: &PolicyTest) -> Result<TestReport, Problem> {
         None => Problem::Elsewhere(problem),
     })?;
     let base = || base(&test.base, beside);
+    let of_base = |problem| match &test.base {
+        TestBase::File(at) => in_test(at, problem),
+        _ => Problem::Elsewhere(problem),
+    };
+    let mut gaps = judge.coverage.gaps.clone();
+    if let Some(profile) = judge.profile(base, LibseccompVersion::default()).map_err(of_base)? {
+        gaps.extend(profile.gaps);
+    }
     let mut cases = Vec::new();
     for case in &test.cases {
         let Case { question, source, args, terminal, uid, owner, .. } = case;
         let asked =
             Asked { question, source: source.as_ref(), args, terminal: *terminal, uid: *uid, owner: *owner };
-        let answer = judge.answer(&asked, base).map_err(|problem| match &test.base {
-            TestBase::File(at) => in_test(at, problem),
-            _ => Problem::Elsewhere(problem),
-        })?;
+        let answer = judge.answer(&asked, base).map_err(of_base)?;
         cases.push(compare(case, &answer));
     }
-    Ok(TestReport { file: path.to_owned(), name: test.name.clone(), cases, gaps: judge.coverage.gaps })
+    Ok(TestReport { file: path.to_owned(), name: test.name.clone(), cases, gaps: Coverage::new(gaps).gaps })
 }
 
 fn base(base: &TestBase, beside: &Path) -> Result<Base, String> {
@@ -295,11 +300,6 @@ impl TestReport {
         let colon = if self.name.is_empty() { "" } else { ": " };
         clean(&format!("{}{colon}{}", self.file.display(), self.name))
     }
-}
-
-/// Names of tests are others' text.
-fn clean(text: &str) -> String {
-    text.chars().map(printable).collect()
 }
 
 fn print(report: &Report) {

@@ -214,6 +214,28 @@ fn gaps_are_told_and_fail_when_strict() {
 }
 
 #[test]
+fn gaps_of_seccomp_policies_count_too() {
+    let dir = Dir::new();
+    // a call that the runtime's libseccomp does not know
+    let calls = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: mseal, namespace: shop}\n\
+                 spec: {selector: {matchLabels: {app: web}}, syscalls: [mseal], action: Block}\n";
+    dir.write("policies/calls.yaml", calls);
+    let cases = "cases:\n- {access: 'file:read:/x', expect: Allow}\n";
+    let path = dir.write("t.yaml", &format!("{HEAD}{cases}"));
+    let (code, _, err) = test(&path, &[]);
+    assert!(code == 0 && err.contains("shop/mseal") && err.contains("mseal"), "{code} {err}");
+    assert_eq!(test(&path, &["--strict"]).0, 1);
+    // one that does not select the container has none
+    dir.write("policies/calls.yaml", &calls.replace("app: web", "app: db"));
+    assert_eq!(test(&path, &["--strict"]), (0, test(&path, &[]).1, String::new()));
+    // and a base that is none is an error, at its place
+    dir.write("policies/calls.yaml", calls);
+    let path = dir.write("t.yaml", &format!("{HEAD}seccomp: {{base: none.json}}\n{cases}"));
+    let (code, _, err) = test(&path, &[]);
+    assert!(code == 2 && err.contains("none.json") && err.contains("t.yaml:"), "{code} {err}");
+}
+
+#[test]
 fn junit_holds_every_text_that_a_test_may_have() {
     let dir = Dir::new();
     let name = r#""<a href='x'>&amp; ]]> \u0007 \u001b[31m \uFFFE ä""#;

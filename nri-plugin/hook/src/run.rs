@@ -64,16 +64,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>, out: &mut dyn Write, told:
         say(told, format_args!("{}", readable(&problem, 1024)));
     }
     let deadline = Deadline::of(begin, config.deadline);
-    let most = if stage == Stage::Precreate { MAX_SPEC_BYTES } else { MAX_STATE_BYTES };
-    let input = read_input(&deadline, most);
-    if stage == Stage::Precreate {
-        return precreate(&config, &path, input, &deadline, out, told);
-    }
-    let state = input.and_then(|bytes| State::parse(&bytes, stage, runtime));
+    let state =
+        || read_input(&deadline, MAX_STATE_BYTES).and_then(|bytes| State::parse(&bytes, stage, runtime));
     match stage {
-        Stage::Precreate | Stage::CreateRuntime => create(&config, &path, state, &deadline, told),
+        Stage::Precreate => precreate(&config, &path, &deadline, out, told),
+        Stage::CreateRuntime => create(&config, &path, state(), &deadline, told),
         Stage::Poststop => {
-            stopped(&config, state, &deadline, told);
+            stopped(&config, state(), &deadline, told);
             Exit::Pass // a container is gone, whatever the daemon says; runtimes fail its deletion otherwise
         }
     }
@@ -206,12 +203,12 @@ fn refuse(who: &dyn fmt::Display, doubt: &Doubt, path: &Path, told: &mut dyn Wri
 fn precreate(
     config: &Config,
     path: &Path,
-    input: Result<Vec<u8>, String>,
     deadline: &Deadline,
     out: &mut dyn Write,
     told: &mut dyn Write,
 ) -> Exit {
-    let parsed = input.and_then(|bytes| Spec::parse(&bytes).map(|spec| (bytes, spec)));
+    let parsed =
+        read_input(deadline, MAX_SPEC_BYTES).and_then(|bytes| Spec::parse(&bytes).map(|spec| (bytes, spec)));
     let given = parsed.and_then(|(bytes, spec)| match wanted(config, &spec, deadline) {
         Ok(None) if !spec.forged() => Ok(bytes),
         Ok(wanted) => spec.adjusted(wanted.unwrap_or_default()),

@@ -98,6 +98,13 @@ impl FromStr for BaseChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LibseccompVersion(pub (u32, u32, u32));
 
+impl Default for LibseccompVersion {
+    /// That of Debian 12.
+    fn default() -> Self {
+        Self((2, 5, 4))
+    }
+}
+
 impl FromStr for LibseccompVersion {
     type Err = String;
 

@@ -5,17 +5,15 @@ use std::path::PathBuf;
 
 use enforcer_core::coverage::{Coverage, Gap};
 use enforcer_core::decide::Access;
-use enforcer_core::policy::SeccompPolicy;
 use enforcer_core::ruleset::{
     AbsPath, Class, Conditions, Effect, Object, Origin, PostureAction, Postures, Rule, Ruleset,
 };
-use enforcer_core::seccomp::{self, Arch, Base, Node};
+use enforcer_core::seccomp::Base;
 use enforcer_core::subject::Subject;
 
 use super::{Asked, Change, Changes, Otherwise, RuleChange, SeccompChange, Side, VerdictChange};
-use crate::cli::DiffArgs;
+use crate::cli::{DiffArgs, LibseccompVersion};
 use crate::compile;
-use crate::exit::chain;
 use crate::input::Input;
 use crate::judge::Judge;
 
@@ -24,14 +22,14 @@ pub(super) struct Sides<'a> {
     old: &'a [Input],
     new: &'a [Input],
     base: Base,
-    libseccomp: (u32, u32, u32),
+    libseccomp: LibseccompVersion,
     root: Option<PathBuf>,
 }
 
 impl<'a> Sides<'a> {
     pub(super) fn new(old: &'a [Input], new: &'a [Input], args: &DiffArgs) -> Result<Self, String> {
         let base = compile::base(&args.base, &args.capabilities)?;
-        Ok(Self { old, new, base, libseccomp: args.libseccomp.0, root: args.root.clone() })
+        Ok(Self { old, new, base, libseccomp: args.libseccomp, root: args.root.clone() })
     }
 
     /// What one side says about the container.
@@ -40,30 +38,23 @@ impl<'a> Sides<'a> {
         let mut judge = Judge::new(inputs, subject, *node, self.root.as_deref())?;
         if *audited {
             judge.ruleset = judge.ruleset.audited();
+            judge.seccomp.clear(); // the daemon leaves its profile alone
         }
         if *seccomp_only {
             judge.ruleset = Ruleset::resolve([], &Postures::default(), &Subject::default()).ruleset;
             judge.coverage = Coverage::default();
         }
-        let profile = self.profile(&judge.seccomp)?;
+        let profile = self.profile(&judge)?;
         let of_profile = profile.iter().flat_map(|profile| profile.gaps.iter().cloned());
         let gaps = judge.coverage.gaps.iter().cloned().chain(of_profile).collect();
         Ok(Said { ruleset: judge.ruleset, gaps, profile })
     }
 
-    fn profile(&self, policies: &[&SeccompPolicy]) -> Result<Option<Profile>, String> {
-        if policies.is_empty() {
-            return Ok(None);
-        }
-        let arch = Arch::native().ok_or("no seccomp profiles are made for this architecture")?;
-        let node = Node { arch, libseccomp: self.libseccomp };
-        let compile = |base| {
-            let made = seccomp::compile(policies, base, &node);
-            made.map_err(|error| format!("the profile below the policies: {}", chain(&error)))
-        };
-        let merged = compile(&self.base)?;
+    fn profile(&self, judge: &Judge<'_>) -> Result<Option<Profile>, String> {
+        let Some(merged) = judge.profile(|| Ok(self.base.clone()), self.libseccomp)? else { return Ok(None) };
         // what the daemon compares, since the profile below does not change with the policies
-        let alone = compile(&Base::Unconfined)?.digest().to_string();
+        let alone = judge.profile(|| Ok(Base::Unconfined), self.libseccomp)?;
+        let alone = alone.map(|alone| alone.digest().to_string()).unwrap_or_default();
         Ok(Some(Profile { merged: merged.digest().to_string(), alone, gaps: merged.gaps }))
     }
 }
@@ -229,4 +220,40 @@ fn verdicts((class, source, object): &About<'_>, old: &Ruleset, new: &Ruleset) -
         VerdictChange { access: name, old, new }
     };
     accesses.into_iter().map(verdict).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input;
+
+    #[test]
+    fn the_profile_of_an_audited_container_does_not_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |call: &str| {
+            let path = dir.path().join(format!("{call}.yaml"));
+            let text = format!(
+                "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {{name: calls}}\n\
+                 spec:\n  selector: {{matchLabels: {{app: web}}}}\n  syscalls: [{call}]\n  action: Block\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            input::load(&[path]).unwrap()
+        };
+        let (old, new) = (load("mkdir"), load("rmdir"));
+        let libseccomp = LibseccompVersion::default();
+        let sides = Sides { old: &old, new: &new, base: Base::Unconfined, libseccomp, root: None };
+        let subject = Subject {
+            namespace: "default".into(),
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            ..Subject::default()
+        };
+        let asked = |audited| Asked {
+            subject: subject.clone(),
+            node: Postures::default(),
+            audited,
+            seccomp_only: false,
+        };
+        assert!(changes(&sides, &asked(false)).unwrap().seccomp.is_some_and(|change| change.pending_restart));
+        assert_eq!(changes(&sides, &asked(true)).unwrap(), Changes::default());
+    }
 }
