@@ -160,6 +160,14 @@ fn every_shape(root: &str, newest: u32) -> Result<()> {
         ensure!(spec.pointer("/process/capabilities/bounding/0").is_some(), "{shape}: not ctr's");
         let hook = spec.pointer("/hooks/createRuntime/0/path");
         ensure!(hook.is_some_and(|hook| hook == "/opt/nri-enforcer/nri-enforcer-hook"), "{shape}: {hook:?}");
+        // lost, and made again
+        let made = fs::read(host.at("etc/containerd/nri-enforcer/base-runc.json"))?;
+        fs::remove_file(host.at("etc/containerd/nri-enforcer/base-runc.json"))?;
+        host.installed(&["--base-runtime-spec"])?;
+        ensure!(
+            fs::read(host.at("etc/containerd/nri-enforcer/base-runc.json"))? == made,
+            "{shape}: not the same"
+        );
         host.installed(&["--uninstall"])?;
         ensure!(fs::read(host.at(CONFIG))? == before, "{shape}: there and back is not the same");
         ensure!(!host.at("opt").exists() && !host.at("var").exists(), "{shape}: something is left");
