@@ -14,10 +14,11 @@ use nri::{
     ContainerAdjustment, ContainerState, ContainerUpdate, Context, Event, EventMask, PodSandbox, Validation,
     async_trait,
 };
+use nri_enforcer_hook::spec::CRUN_FILTER;
 use tokio::sync::{oneshot, watch};
 
 use crate::container::{
-    Container, Merged, Selection, WISH_ANNOTATION, Wish, name_all_policies, name_gaps, name_policies,
+    Container, Merged, Selection, WISH_ANNOTATION, Wish, name, name_all_policies, name_gaps, name_policies,
 };
 use crate::inject::Injection;
 use crate::order::{Order, Present, Refusal, Synced};
@@ -125,6 +126,27 @@ impl Plugin {
         ))
     }
 
+    /// Refuses a container that seccomp policies select, and that asks crun for another filter in place of their profile.
+    /// Whoever may write a pod would be rid of them by that.
+    fn refuse_filter(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        if ![&pod.annotations, &raw.annotations].iter().any(|all| all.contains_key(CRUN_FILTER)) {
+            return Ok(());
+        }
+        let policies = self.seccomp.selecting(&self.set(), container);
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let reason =
+            format!("its annotation `{CRUN_FILTER}` would put another filter in place of their profile");
+        let policies = name(policies.iter().map(|policy| policy.id()));
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
     /// Says what becomes of what a pod wishes: a workload that thinks itself exempt, or is, should not surprise.
     fn tell_wish(&self, container: &Container) {
         let wish = match container.wish {
@@ -226,6 +248,8 @@ impl nri::Plugin for Plugin {
     ) -> Result<ContainerAdjustment, nri::Refusal> {
         let Some(container) = self.known(&pod, &raw)? else { return Ok(ContainerAdjustment::new()) };
         self.tell_wish(&container);
+        self.refuse_filter(&container, &pod, &raw)
+            .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         let adjustment = self
             .seccomp
             .create(&context, &self.set(), &container, &raw)

@@ -16,8 +16,8 @@ pub const MAX_SPEC_BYTES: usize = 4 << 20;
 /// Bytes of a seccomp profile, as JSON, at most: it has to fit into a message.
 pub const MAX_PROFILE_BYTES: usize = 768 << 10;
 /// The annotation with a filter that crun (1.8 and others) installs in place of `linux.seccomp`. podman copies what the
-/// image says there.
-const CRUN_FILTER: &str = "run.oci.seccomp_bpf_data";
+/// image says there, and CRI-O what the pod says.
+pub const CRUN_FILTER: &str = "run.oci.seccomp_bpf_data";
 /// The mount that podman adds to each container, from a directory of that container's own.
 const OWN_MOUNT: &str = "/run/.containerenv";
 

@@ -336,6 +336,35 @@ fn a_container_is_described_with_what_its_runtime_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_cannot_have_crun_put_another_filter_in_place_of_its_policies() {
+    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: calls}\n\
+        spec:\n  selector: {matchLabels: {app: web}}\n  action: Block\n  syscalls: [rmdir]\n";
+    let parsed = enforcer_core::policy::parse("p.yaml", text);
+    let set = PolicySet::default().with_seccomp(parsed.seccomp.into_iter().map(Arc::new).collect());
+    let mut node = Node::new(Arc::new(set), Selection::default(), Options::containerd("2.4.0"));
+    let plugin = node.runtime.accept().await.unwrap();
+    let filter = (CRUN_FILTER.to_owned(), "BgAAAAAA/38=".to_owned());
+    for by_pod in [true, false] {
+        for app in ["web", "db"] {
+            let mut pod = pod("default", app);
+            let mut one = container(&pod, 7);
+            let annotations = if by_pod { &mut pod.annotations } else { &mut one.annotations };
+            annotations.extend([filter.clone()]);
+            let created = plugin.create_container(&pod, &one).await;
+            if app == "db" {
+                assert!(created.unwrap().is_empty(), "no policy selects it");
+                continue;
+            }
+            let told = refusal(created);
+            assert!(told.contains("`default/calls`") && told.contains(CRUN_FILTER), "{told}");
+        }
+    }
+    let web = pod("default", "web");
+    let adjustment = plugin.create_container(&web, &container(&web, 7)).await.unwrap();
+    assert!(adjustment.annotations.contains_key("nri-enforcer.io/seccomp"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_selected_container_gets_the_hook_until_the_runtime_is_seen_to_refuse_it() {
     let dir = tempfile::tempdir().unwrap();
     let hook = dir.path().join("hook");
