@@ -4,21 +4,23 @@
 
 mod batch;
 mod gate;
+mod linked;
+mod reuse;
 mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::sync::{Arc, Weak};
 
-use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
-use enforcer_core::links::{Resolution, Unknown};
-use enforcer_core::path::AbsPath;
+use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 use tokio::sync::{oneshot, watch};
 
+use self::linked::{Answer, Answered, Linked, LookedUp};
+use self::reuse::Reuse;
 use crate::container::{Container, Merged, Selection, name_gaps, name_policies};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError};
@@ -26,7 +28,7 @@ use crate::memory;
 use crate::order::{Gated, Notice, Order, Refusal, Synced};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
-use crate::roots::{Found, Question, Roots, all};
+use crate::roots::{Found, Roots, all};
 use crate::set::PolicySet;
 
 /// More containers than these looked at leave so much freed memory that it is given back.
@@ -50,7 +52,9 @@ pub struct Reconciler<K> {
     known: BTreeMap<ContainerId, Known>,
     queue: VecDeque<ContainerId>,  // to bring up to date, each at most once
     queued: BTreeSet<ContainerId>, // what `queue` holds
-    looked_at: usize,              // since `queue` was empty last
+    partly: BTreeSet<ContainerId>, // up to date but for links that may be others now: looked up when `queue` is empty
+    reuse: Reuse,
+    looked_at: usize,                                   // since there was nothing to do last
     syncing: Option<(oneshot::Sender<Synced>, Synced)>, // answered when `queue` is empty
     synchronized: bool, // before the first synchronisation an armed container is not stale, only not known yet
 }
@@ -61,39 +65,6 @@ impl<K> fmt::Debug for Reconciler<K> {
             .field("known", &self.known)
             .field("queue", &self.queue)
             .finish_non_exhaustive()
-    }
-}
-
-/// A ruleset, what was found in a container's root now, and what had been found first, these two by their addresses:
-/// containers in which the same was found share the result.
-type Answered = (RulesetDigest, usize, usize);
-
-/// What comes of it.
-#[derive(Debug)]
-struct Answer {
-    linked: Weak<Linked>,
-    names: Arc<Found>,       // the first ones from now on
-    _found: [Arc<Found>; 2], // in place as long as their addresses mean something
-}
-
-/// A ruleset by all names that its paths have in a container.
-#[derive(Debug)]
-struct Linked {
-    ruleset: Arc<Ruleset>,
-    gaps: Vec<Gap>,
-}
-
-impl Linked {
-    fn new(merged: &Merged, found: &Found) -> Self {
-        let answers: HashMap<&AbsPath, &Resolution> =
-            found.iter().map(|(path, answer)| (path, answer)).collect();
-        let enforcer_core::links::Linked { ruleset, gaps } =
-            merged.ruleset.with_links(|path| answers.get(path).copied().cloned().unwrap_or_default());
-        let ruleset = match ruleset.digest() == merged.ruleset.digest() {
-            true => Arc::clone(&merged.ruleset),
-            false => Arc::new(ruleset),
-        };
-        Self { ruleset, gaps }
     }
 }
 
@@ -113,6 +84,7 @@ enum RootAt {
 struct Known {
     container: Arc<Container>,
     linked: Option<Arc<Linked>>, // made last
+    looked_up: Option<LookedUp>, // None where not all could be
     /// The other names that each path had first. What the container makes of its links later may add names, and takes
     /// none away.
     names: Arc<Found>,
@@ -150,6 +122,8 @@ impl<K: Kernel> Reconciler<K> {
             known: BTreeMap::new(),
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
+            partly: BTreeSet::new(),
+            reuse: Reuse::default(),
             looked_at: 0,
             syncing: None,
             synchronized: false,
@@ -159,7 +133,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Works until every sender of orders is gone.
     pub fn run(mut self, orders: &Receiver<Order>) {
         loop {
-            let order = if self.queue.is_empty() {
+            let order = if self.is_idle() {
                 match orders.recv() {
                     Ok(order) => Some(order),
                     Err(_) => return,
@@ -220,10 +194,11 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Brings the first containers of the queue up to date.
     pub fn step(&mut self) {
-        if !self.queue.is_empty() {
+        if !self.is_idle() {
             self.reconcile();
-            if self.queue.is_empty() {
+            if self.is_idle() {
                 self.selection.forget();
+                self.reuse.forget();
                 self.prune();
                 if std::mem::take(&mut self.looked_at) > FEW {
                     memory::give_back();
@@ -242,7 +217,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Whether every container has been looked at since the last change.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.partly.is_empty()
     }
 
     fn find(&self, pid: i32) -> Option<Process> {
@@ -256,6 +231,7 @@ impl<K: Kernel> Reconciler<K> {
         let known = self.known.entry(container.id.clone()).or_insert_with(|| Known {
             container: Arc::clone(&container),
             linked: None,
+            looked_up: None,
             names: nothing,
             process: None,
             stage: Stage::Created,
@@ -291,74 +267,6 @@ impl<K: Kernel> Reconciler<K> {
         let set = Arc::clone(&self.policies.borrow());
         let merged = self.selection.resolve(&set, &container.subject, container.wish)?;
         (!merged.ruleset.is_empty()).then_some(merged)
-    }
-
-    /// What has to be looked up for a container; `None` where its root cannot be told.
-    fn question(&self, id: &ContainerId, process: Option<Process>, merged: &Merged) -> Option<Question> {
-        let below = match self.known.get(id).map(|known| &known.root) {
-            None | Some(RootAt::Process) => PathBuf::from("/"),
-            // podman tells nothing when it has changed
-            Some(RootAt::Below(_, Some(inode))) if self.procs.root_inode(process?) == Some(*inode) => {
-                PathBuf::from("/")
-            }
-            Some(RootAt::Below(root, _)) => root.clone(),
-            Some(RootAt::Unknown) => return None,
-        };
-        Some(Question { id: id.clone(), pid: process?.pid, below, paths: Arc::clone(&merged.paths) })
-    }
-
-    /// The rules by all names that their paths have in the root of a container's first process, in which this was found.
-    fn link(
-        &mut self,
-        id: &ContainerId,
-        process: Option<Process>,
-        merged: &Merged,
-        mut found: Found,
-    ) -> Arc<Linked> {
-        // a process that has ended meanwhile may have been another's number already
-        if process.is_none_or(|process| !self.procs.alive(process)) {
-            found = all(&merged.paths, Unknown::Unreadable);
-        }
-        let found = self.shared(found);
-        let first = match self.known.get(id) {
-            Some(known) => Arc::clone(&known.names),
-            None => self.shared(Found::new()),
-        };
-        let answered = (merged.ruleset.digest(), Arc::as_ptr(&found).addr(), Arc::as_ptr(&first).addr());
-        let made = self
-            .linked
-            .get(&answered)
-            .and_then(|answer| Some((answer.linked.upgrade()?, Arc::clone(&answer.names))));
-        let (linked, names) = made.unwrap_or_else(|| {
-            let mut all_names = Found::clone(&found);
-            let names = self.shared(remember(&first, &merged.paths.paths, &mut all_names));
-            let linked = Arc::new(Linked::new(merged, &all_names));
-            let answer =
-                Answer { linked: Arc::downgrade(&linked), names: Arc::clone(&names), _found: [found, first] };
-            self.linked.insert(answered, answer);
-            (linked, names)
-        });
-        if let Some(known) = self.known.get_mut(id) {
-            known.names = names;
-            self.registry.has_gaps(id, linked.gaps.len());
-            let before = known.linked.replace(Arc::clone(&linked));
-            if before.is_none_or(|before| !Arc::ptr_eq(&before, &linked)) {
-                tell_links(&known.container, &linked);
-            }
-        }
-        linked
-    }
-
-    /// The same for all in which the same was found.
-    fn shared(&mut self, found: Found) -> Arc<Found> {
-        match self.names.get(&found) {
-            Some(same) => Arc::clone(same),
-            None => {
-                let found = Arc::new(found);
-                self.names.insert(Arc::clone(&found));
-                found
-            }
-        }
     }
 
     fn start(&mut self, container: Arc<Container>, pid: i32) -> Result<(), Refusal> {
@@ -408,11 +316,11 @@ impl<K: Kernel> Reconciler<K> {
                 );
             }
         }
-        let found = match self.question(&id, process, merged) {
-            Some(question) => self.roots.look_up(question),
+        let found = match self.question(&id, process, merged, true) {
+            Some((question, _)) => self.roots.look_up(question),
             None => all(&merged.paths, Unknown::Unreadable),
         };
-        let linked = self.link(&id, process, merged, found);
+        let linked = self.link(&id, process, merged, found, None);
         let ruleset = &linked.ruleset;
         if self.selection.strict && !linked.gaps.is_empty() {
             return refuse(
@@ -527,53 +435,6 @@ impl<K: Kernel> Reconciler<K> {
         if let Some((_, synced)) = &mut self.syncing {
             synced.failed += 1;
         }
-    }
-}
-
-/// Paths with other names that no rule names any more, and whose names are remembered all the same: a policy may go and
-/// come back, and what the container made of its links meanwhile must not count alone then.
-const GONE: usize = 8;
-
-/// Adds the names that were found first to those found now; those that are the first from now on. Of paths that no rule
-/// names any more the last [`GONE`] come after the others, newest first: a daemon that lives for months must not hold
-/// what each policy ever named.
-fn remember(first: &Found, paths: &[AbsPath], found: &mut Found) -> Found {
-    let wanted: BTreeSet<&AbsPath> = paths.iter().collect();
-    let (named, gone): (Found, Found) = first.iter().cloned().partition(|(path, _)| wanted.contains(path));
-    let mut names: BTreeMap<AbsPath, Resolution> = named.into_iter().collect();
-    for (path, answer) in found.iter().filter(|(_, answer)| !answer.names.is_empty()) {
-        let of_first = || Resolution { names: answer.names.clone(), unknown: None };
-        names.entry(path.clone()).or_insert_with(of_first);
-    }
-    let mut all: BTreeMap<AbsPath, Resolution> = std::mem::take(found).into_iter().collect();
-    for path in paths {
-        for name in names.get(path).iter().flat_map(|answer| &answer.names) {
-            let answer = all.entry(path.clone()).or_default();
-            if !answer.names.contains(name) {
-                answer.names.push(name.clone());
-                answer.names.sort_unstable();
-            }
-        }
-    }
-    found.extend(all);
-    names.into_iter().chain(gone.into_iter().take(GONE)).collect()
-}
-
-/// How many links and gaps of one container are told.
-const TOLD: usize = 8;
-
-fn tell_links(container: &Container, linked: &Linked) {
-    let links = linked.ruleset.links();
-    if !links.is_empty() {
-        let told: Vec<String> = links.iter().take(TOLD).map(ToString::to_string).collect();
-        let more = links.len().saturating_sub(TOLD);
-        tracing::info!(%container, more, "follows links: {}", told.join(", "));
-    }
-    for Gap { policy, field, reason, advice } in linked.gaps.iter().take(TOLD) {
-        tracing::warn!(%container, %policy, field, advice, "{reason}");
-    }
-    if linked.gaps.len() > TOLD {
-        tracing::warn!(%container, gaps = linked.gaps.len(), "more links are not followed");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::Notice;
 use crate::procs::Process;
-use crate::roots::{Question, all};
+use crate::roots::all;
 
 /// Containers that are made up to date before the next order is taken.
 const TOGETHER: usize = 256;
@@ -41,27 +41,40 @@ struct Exchange {
 impl<K: Kernel> Reconciler<K> {
     /// Makes containers what the policies say. An error is remembered, told, and tried again by the next sweep.
     pub(super) fn reconcile(&mut self) {
+        let again = self.queue.is_empty();
         let mut looked = Vec::new();
         while looked.len() < TOGETHER
-            && let Some(id) = self.queue.pop_front()
+            && let Some(id) = if again { self.partly.pop_first() } else { self.queue.pop_front() }
         {
             self.queued.remove(&id);
             looked.extend(self.look(id));
         }
         self.looked_at += looked.len();
-        let question = |looked: &Looked| self.question(&looked.id, looked.process, looked.wanted.as_ref()?);
-        let questions: Vec<Option<Question>> = looked.iter().map(question).collect();
-        let mut looked = looked.into_iter().zip(questions.iter().map(Option::is_some).collect::<Vec<_>>());
-        let mut asked = self.roots.ask(questions.into_iter().flatten().collect());
+        let mut questions = Vec::new();
+        let mut kept = Vec::new();
+        for one in &looked {
+            let question =
+                one.wanted.as_ref().and_then(|merged| self.question(&one.id, one.process, merged, again));
+            kept.push(question.map(|(question, kept)| {
+                questions.push(question);
+                kept
+            }));
+        }
+        let mut looked = looked.into_iter().zip(kept);
+        let mut asked = self.roots.ask(questions);
         let begin = Instant::now();
         let mut exchanges = Vec::new();
-        for (one, has_question) in looked.by_ref() {
+        for (one, kept) in looked.by_ref() {
             let ruleset = one.wanted.as_ref().map(|merged| {
-                let found = match has_question {
-                    true => self.roots.answer(&mut asked),
-                    false => all(&merged.paths, Unknown::Unreadable),
+                let found = match &kept {
+                    Some(_) => self.roots.answer(&mut asked),
+                    None => all(&merged.paths, Unknown::Unreadable),
                 };
-                Arc::clone(&self.link(&one.id, one.process, merged, found).ruleset)
+                let kept = kept.as_ref().and_then(Option::as_ref);
+                if kept.is_some() {
+                    self.partly.insert(one.id.clone());
+                }
+                Arc::clone(&self.link(&one.id, one.process, merged, found, kept).ruleset)
             });
             exchanges.extend(self.settle_one(one, ruleset));
             if begin.elapsed() > PATIENCE {
@@ -70,7 +83,9 @@ impl<K: Kernel> Reconciler<K> {
         }
         self.roots.give_up(&asked);
         for (one, _) in looked.rev() {
-            if self.queued.insert(one.id.clone()) {
+            if again {
+                self.partly.insert(one.id);
+            } else if self.queued.insert(one.id.clone()) {
                 self.queue.push_front(one.id);
             }
         }

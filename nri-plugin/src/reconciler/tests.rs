@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use super::linked::GONE;
 use super::*;
 use crate::container::Wish;
 use crate::kernel::recording::Recording;
@@ -654,6 +655,44 @@ fn names_of_paths_that_rules_named_once_are_remembered_up_to_a_bound() {
     assert_eq!(f.exec("c1", &format!("/usr/bin/program-{}", 3 * GONE - 1)), Verdict::Block);
 }
 
+/// New rules are in force after a look at what is new in them; the rest is looked at right after.
+#[test]
+fn a_change_does_not_wait_for_what_was_looked_up_before() {
+    let mut f = Fixture::new(processes("p", "/bin/ls"));
+    f.lives(7, "c1");
+    f.link(7, "bin", "usr/bin");
+    assert_eq!(f.start(&container("c1", "default", "web"), 7), Ok(()));
+    f.kernel.calls();
+    f.link(7, "bin", "elsewhere");
+    let both = [&processes("p", "/bin/ls"), &processes("new", "/bin/cat")].map(|set| {
+        set.selecting(&container("c1", "default", "web").subject).into_iter().cloned().collect::<Vec<_>>()
+    });
+    f.policies.send_replace(Arc::new(PolicySet::new(both.concat())));
+    f.reconciler.take(Order::PoliciesChanged);
+
+    f.reconciler.step();
+    assert_eq!(f.kernel.calls(), ["update c1"]);
+    let of = |f: &Fixture| ["/usr/bin/ls", "/elsewhere/ls", "/elsewhere/cat"].map(|path| f.exec("c1", path));
+    assert_eq!(of(&f), [Verdict::Block, Verdict::Allow, Verdict::Block]);
+    assert!(!f.reconciler.is_idle());
+
+    f.reconciler.step();
+    assert_eq!(f.kernel.calls(), ["update c1"]);
+    assert_eq!(of(&f), [Verdict::Block; 3]);
+    assert!(f.reconciler.is_idle());
+
+    // where nothing else is found, that is no change
+    f.change(processes("p", "/bin/ls"));
+    assert_eq!(f.kernel.calls(), ["update c1"]);
+    // and what could not be looked up is asked again before the rules are in force
+    f.reconciler.known.values_mut().for_each(|known| known.looked_up = None);
+    f.link(7, "bin", "third");
+    f.policies.send_replace(processes("again", "/bin/ls"));
+    f.reconciler.take(Order::PoliciesChanged);
+    f.reconciler.step();
+    assert_eq!(f.exec("c1", "/third/ls"), Verdict::Block);
+}
+
 #[test]
 fn containers_whose_links_agree_share_a_ruleset() {
     let mut f = Fixture::new(processes("p", "/bin/ls"));
@@ -670,7 +709,8 @@ fn containers_whose_links_agree_share_a_ruleset() {
     assert!(Arc::ptr_eq(&of("c1"), &of("c2")), "one in memory, too");
     f.take(Order::Removed(ContainerId::new("c3").unwrap()));
     f.take(Order::Sweep);
-    assert_eq!(f.reconciler.linked.len(), 1, "and no more than are wanted");
+    let made: BTreeSet<_> = f.reconciler.linked.values().map(|answer| answer.linked.as_ptr()).collect();
+    assert_eq!(made.len(), 1, "and no more than are wanted");
 }
 
 #[test]
