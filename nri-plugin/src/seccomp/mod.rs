@@ -17,6 +17,7 @@ pub mod profiles;
 pub mod record;
 mod running;
 pub mod systemd;
+pub mod unit;
 pub mod wire;
 
 use std::collections::HashMap;
