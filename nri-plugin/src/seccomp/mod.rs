@@ -49,6 +49,10 @@ const MARGIN: Duration = Duration::from_millis(50);
 /// What becomes of policies on a machine that no profiles are made for.
 const NO_EFFECT: &str = "the container keeps the profile that it has, and the policy has no effect";
 
+/// What happens where the runtime does not show which profile a container has of its own.
+const NOT_SHOWN: &str = "the runtime does not show it, and the runtime's default with the policies takes its place, also where \
+    it is stricter (`Localhost`) or there is none (`Unconfined`); containerd shows it from 2.2.1 on, CRI-O does not";
+
 /// Called for each [`Notice`]; must not block.
 pub type Notify = Box<dyn Fn(Notice) + Send + Sync>;
 
@@ -191,10 +195,14 @@ impl Seccomp {
                     return Ok(Plan { adjustment, created, gaps, not_applied: Some(advice) });
                 }
             };
-            let mut profile = self.compile(policies, &base)?;
+            let shown = base.is_some();
+            let mut profile = self.compile(policies, &base.unwrap_or_else(base::runtime_default))?;
             self.tell_lost_errno();
             // of the whole profile; what is sent has another default
             profile.gaps.retain(|gap| gap.reason != GapReason::SeccompUnknown);
+            if !shown {
+                profile.gaps.extend(gaps(policies, GapReason::SeccompBase, NOT_SHOWN));
+            }
             adjustment = adjustment.seccomp(wire::to_nri(profile.without_default_errno()));
             profile
         } else {

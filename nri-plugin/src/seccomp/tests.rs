@@ -266,6 +266,29 @@ async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_does_not_show_what_a_container_has_is_a_gap() {
+    let policies = set(&policy("no-mkdir", "web", BLOCK));
+    let web = pod("web");
+    let shown = asked_for(container(&web, "c1", 0), ProfileKind::RuntimeDefault, "");
+    for (raw, gap) in [(shown, false), (container(&web, "c1", 0), true)] {
+        for strict in [false, true] {
+            let selection = Selection { strict, ..Selection::default() };
+            let mut f = Fixture::new(Arc::clone(&policies), selection, newest());
+            let plugin = f.runtime.accept().await.unwrap();
+            if strict && gap {
+                let text = refusal(plugin.create_container(&web, &raw).await);
+                assert!(text.contains("`default/no-mkdir`") && text.contains("does not show it"), "{text}");
+                continue;
+            }
+            let profile = as_generated(&created(&plugin, &web, &raw).await);
+            assert_eq!(profile.default_action, ActionName::Errno, "over the runtime's default");
+            let entries = f.registry.seccomp().entries_now();
+            assert_eq!(entries[0].gaps, Some(usize::from(gap)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_policy_that_selects_a_container_is_in_its_profile_whatever_their_order() {
     let (a, b) = (policy("a", "web", BLOCK), policy("b", "web", "  syscalls: [rmdir]\n  action: Block"));
     let other = policy("c", "db", "  syscalls: [chdir]\n  action: Block");
