@@ -23,7 +23,7 @@ pub mod wire;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use enforcer_core::coverage::{Gap, GapReason};
@@ -34,7 +34,7 @@ use enforcer_core::subject::Subject;
 use nri::{ContainerAdjustment, Context, NriVersion};
 
 use self::ledger::{ANNOTATION, Created, Wanted};
-use self::profiles::{Profiles, Together, localhost_profile, selecting};
+use self::profiles::{Contents, Profiles, Together, localhost_profile, selecting};
 use crate::container::{Container, Selection, Wish};
 use crate::exit::chain;
 use crate::order::{Notice, Refusal};
@@ -68,6 +68,7 @@ pub struct Seccomp {
     failed: AtomicBool,       // to write the files, the last time
     told: AtomicBool,         // what NRI loses
     digests: Mutex<Digests>,
+    found: OnceLock<Contents>, // the files that were there when this daemon came
 }
 
 /// Digests of what policies say by themselves, and how many gaps that has, by the addresses of the policies, which the entry
@@ -119,8 +120,8 @@ impl Seccomp {
         root: PathBuf,
         notify: Notify,
     ) -> Self {
-        let (synchronized, failed, told, digests) = Default::default();
-        Self { selection, node, profiles, registry, root, notify, synchronized, failed, told, digests }
+        let (synchronized, failed, told, digests, found) = Default::default();
+        Self { selection, node, profiles, registry, root, notify, synchronized, failed, told, digests, found }
     }
 
     /// Whether a seccomp policy selects this, and may.
