@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
 
-/// The annotation with the digest of the profile that a container was created with.
+/// The annotation with the digest of the profile that a container was created with: SHA-256 of its JSON, as `compile --seccomp`
+/// prints it. Over NRI goes another form of that profile, which says the same without an errno of the default.
 pub const ANNOTATION: &str = "nri-enforcer.io/seccomp";
 /// The annotation with the digest of what its policies said alone, without the profile below them: what is compared when
 /// policies change, and when another daemon finds the container.

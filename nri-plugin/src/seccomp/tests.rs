@@ -274,9 +274,12 @@ async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
             Some((ActionName::Errno, Some(38))),
             "glibc falls back on ENOSYS"
         );
-        let wire = serde_json::to_vec(&profile).unwrap();
-        assert!(wire.len() > 4096, "larger than one frame");
-        assert_eq!(adjustment.annotations[ANNOTATION].len(), 64);
+        assert!(nri::fake::encoded_len(&adjustment) > 4096, "larger than one frame");
+        // what is sent has another default: the annotation tells the whole profile, as `compile --seccomp` prints it
+        let policies = f.policies.borrow().seccomp().to_vec();
+        let whole = f.seccomp.compile(&policies, &base::runtime_default()).unwrap();
+        assert_eq!(adjustment.annotations[ANNOTATION], whole.digest().to_string());
+        assert_ne!(adjustment.annotations[ANNOTATION], adjustment.annotations[POLICIES_ANNOTATION]);
         assert_eq!(adjustment.annotations[POLICIES_ANNOTATION].len(), 64);
         assert!(!adjustment.annotations.contains_key(FILE_ANNOTATION));
         // what no policy selects is not touched
