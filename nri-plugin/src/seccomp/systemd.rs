@@ -177,6 +177,40 @@ mod tests {
         dir
     }
 
+    /// Two drop-ins of ours for one unit have one name, and systemd reads one of them.
+    #[test]
+    fn policies_that_name_a_unit_in_several_ways_are_together_in_its_drop_in() {
+        let dir = root(&[
+            ("usr/lib/systemd/system/ssh.service", ""),
+            ("usr/lib/systemd/system/getty@.service", ""),
+        ]);
+        std::os::unix::fs::symlink("ssh.service", dir.path().join("usr/lib/systemd/system/sshd.service"))
+            .unwrap();
+        let policy = |name: &str, services: &str| {
+            format!(
+                "---\napiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {{name: {name}}}\n\
+                 spec: {{services: [{services}], syscalls: [mkdir], action: Block}}\n"
+            )
+        };
+        let text = policy("a", "ssh, 'getty@'") + &policy("b", "sshd, 'getty@tty1'") + &policy("c", "web");
+        let parsed = enforcer_core::policy::parse("p.yaml", &text);
+        assert_eq!(parsed.errors, []);
+        let policies: Vec<&SeccompPolicy> = parsed.seccomp.iter().collect();
+        let by_unit = by_unit(&policies, &Units::new(dir.path()).unwrap());
+        let names = |policies: &Vec<&SeccompPolicy>| {
+            policies.iter().map(|policy| policy.id().name.as_str()).collect::<Vec<_>>().concat()
+        };
+        let found: Vec<(&str, String)> =
+            by_unit.iter().map(|(unit, policies)| (unit.as_str(), names(policies))).collect();
+        let wanted = [
+            ("getty@.service", "a"),
+            ("getty@tty1.service", "ab"),
+            ("ssh.service", "ab"),
+            ("web.service", "c"),
+        ];
+        assert_eq!(found, wanted.map(|(unit, policies)| (unit, policies.to_owned())));
+    }
+
     #[test]
     fn drop_ins_come_stay_and_go() {
         let dir = root(&[("etc/systemd/system/db.service.d/other.conf", "[Service]\n")]);
