@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nri::fake::{FakePlugin, FakeRuntime, Options};
-use nri::{Container, PodSandbox};
+use nri::{Container, LinuxContainer, PodSandbox, SecurityProfile};
 use serde_json::Value;
 
 /// A seccomp policy for the pods of `app: web`.
@@ -124,6 +124,10 @@ fn container(of: &PodSandbox, id: &str) -> Container {
     let mut container = Container::default();
     (container.id, container.name) = (id.into(), "main".into());
     container.pod_sandbox_id.clone_from(&of.id);
+    // as containerd shows what kubelet asks for
+    let mut linux = LinuxContainer::default();
+    linux.seccomp_profile = Some(SecurityProfile::default());
+    container.linux = Some(linux);
     container
 }
 

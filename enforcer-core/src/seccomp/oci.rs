@@ -1,4 +1,10 @@
 //! Seccomp profiles as the OCI runtime specification writes them, under `linux.seccomp`.
+//!
+//! They are read as runtimes read them: `null` is what is absent. containerd and runc take a key whatever the case of its
+//! letters, crun does not, and of two keys that differ in that alone the last counts: a profile with a key that is like a
+//! known one but for that is refused, since nobody could say what it means.
+
+mod read;
 
 use serde::{Deserialize, Serialize};
 
@@ -6,27 +12,27 @@ use super::action::{Action, EPERM};
 
 /// `linux.seccomp` of a container's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "read::Profile")]
 pub struct LinuxSeccomp {
     /// What happens where no entry of `syscalls` matches.
     pub default_action: ActionName,
     /// The errno, or the value for a tracer, of the default action; `EPERM` where it is absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub default_errno_ret: Option<u32>,
     /// `SCMP_ARCH_*`; the node's own is always among them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<String>,
     /// `SECCOMP_FILTER_FLAG_*`. Absent, the runtime has flags of its own; an empty list is none at all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<Vec<String>>,
     /// The socket of the supervisor that `SCMP_ACT_NOTIFY` asks.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub listener_path: String,
     /// What the supervisor is told beside the file descriptor.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub listener_metadata: String,
     /// The entries.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<SyscallEntry>,
 }
 
@@ -49,30 +55,30 @@ impl LinuxSeccomp {
 
 /// One of `syscalls`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "read::Entry")]
 pub struct SyscallEntry {
     /// The system calls.
     pub names: Vec<String>,
     /// What happens to them.
     pub action: ActionName,
     /// The errno, or the value for a tracer; `EPERM` where it is absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub errno_ret: Option<u32>,
     /// All must hold; but where one index stands twice, runtimes make an entry of its own of each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<Arg>,
 }
 
 /// A comparison with one argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "read::Comparison")]
 pub struct Arg {
     /// Which argument, 0 to 5.
     pub index: u32,
     /// What it is compared with; the mask of [`Op::MaskedEqual`].
     pub value: u64,
     /// The value of [`Op::MaskedEqual`] under its mask; 0 and without meaning for the others.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub value_two: u64,
     /// How.
     pub op: Op,

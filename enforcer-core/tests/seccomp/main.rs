@@ -193,13 +193,17 @@ fn has_gap(profile: &SeccompProfile, reason: GapReason) -> bool {
 }
 
 fn compiled(spec: &str, base: &Base) -> SeccompProfile {
+    compiled_for(spec, base, &node())
+}
+
+fn compiled_for(spec: &str, base: &Base, node: &Node) -> SeccompProfile {
     let text = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {{name: p, namespace: n}}\n\
          spec:\n  selector: {{matchLabels: {{app: web}}}}\n{spec}\n"
     );
     let parsed = parse("p.yaml", &text);
     assert_eq!(parsed.errors, []);
-    compile(&parsed.seccomp.iter().collect::<Vec<_>>(), base, &node()).unwrap()
+    compile(&parsed.seccomp.iter().collect::<Vec<_>>(), base, node).unwrap()
 }
 
 /// With the runtime's default below, which denies nearly all personalities, and nearly all that is not for everyone.
@@ -250,6 +254,44 @@ fn where_there_is_no_room_for_that_it_is_told() {
     assert_eq!(filter.run(Arch::X86_64.audit(), 9999, &[0; 6]), Action::Errno(1));
     // where nothing is denied by default there is nothing to tell
     assert_eq!(compiled(&spec, &Base::Unconfined).gaps, []);
+}
+
+/// A libseccomp of a lower version may have the name, and the runtime would make use of it.
+#[test]
+fn what_the_profile_below_denies_stays_denied_whatever_version_libseccomp_says_it_is() {
+    let base = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["mseal"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}]}"#;
+    let base: LinuxSeccomp = serde_json::from_str(base).unwrap();
+    let mseal = SyscallName::by_name("mseal").unwrap();
+    assert!(!mseal.known_to((2, 5, 4)));
+    let profile = compiled_for(
+        "  syscalls: [mkdir]\n  action: Block",
+        &Base::Profile(base),
+        &Node { libseccomp: (2, 5, 4), ..node() },
+    );
+    for oci in [&profile.oci, profile.without_default_errno()] {
+        let entry = oci.syscalls.iter().find(|entry| entry.names.contains(&"mseal".to_owned()));
+        let entry = entry.expect("an entry");
+        assert_eq!((entry.action, entry.errno_ret), (ActionName::Errno, Some(13)));
+    }
+    assert_eq!(profile.gaps, [], "no policy speaks of it");
+}
+
+#[test]
+fn flags_and_the_supervisor_of_the_profile_below_stay() {
+    for flags in [None, Some(vec![]), Some(vec!["SECCOMP_FILTER_FLAG_SPEC_ALLOW".to_owned()])] {
+        let base = LinuxSeccomp {
+            flags: flags.clone(),
+            listener_path: "/run/agent.sock".into(),
+            listener_metadata: "x".into(),
+            ..LinuxSeccomp::of(Action::Allow)
+        };
+        let profile = compiled("  syscalls: [mkdir]\n  action: Block", &Base::Profile(base));
+        for oci in [&profile.oci, profile.without_default_errno()] {
+            assert_eq!(oci.flags, flags);
+            assert_eq!((&*oci.listener_path, &*oci.listener_metadata), ("/run/agent.sock", "x"));
+        }
+    }
 }
 
 fn is_denial(action: Action) -> bool {

@@ -24,13 +24,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protobuf::Message as _;
 use tokio::net::UnixListener;
 
 pub use plugin::{FakePlugin, Registration};
 pub use trunk::TrunkError;
 
 use crate::event::EventMask;
-use crate::types::{Container, ContainerUpdate, PodSandbox};
+use crate::types::wire::Wire as _;
+use crate::types::{Container, ContainerAdjustment, ContainerUpdate, PodSandbox};
 use crate::version::NriVersion;
 
 /// How events without an answer are sent.
@@ -77,6 +79,12 @@ pub struct Options {
     pub containers: Vec<Container>,
     /// Containers whose updates fail.
     pub failing_updates: Vec<String>,
+}
+
+/// How many bytes an adjustment has on the wire.
+#[must_use]
+pub fn encoded_len(adjustment: &ContainerAdjustment) -> u64 {
+    adjustment.clone().into_wire().compute_size()
 }
 
 impl Options {

@@ -23,7 +23,7 @@ pub enum LearnCommand {
 }
 
 pub(super) const SYSTEMD_HELP: &str = "\
-Each service gets UNIT.d/50-nri-enforcer-seccomp.conf; drop-ins of services that no policy names any more are removed.
+Each service gets UNIT.d/zz-nri-enforcer-seccomp.conf; drop-ins of services that no policy names any more are removed.
 Then run `systemctl daemon-reload`, and restart the services that are named.
 
 Exit codes:

@@ -59,24 +59,25 @@ pub fn runtime_default() -> Base {
 }
 
 /// What the container has: its profile where the runtime shows it (containerd 2.3 and later), the file that its pod
-/// names or none where it shows that (containerd 2.2.1 and later), else the runtime's default. May read a file.
+/// names or none where it shows that (containerd 2.2.1 and later). May read a file. `None`: the runtime shows nothing, as
+/// CRI-O and containerd 2.2.0; it may have any profile, or none.
 ///
 /// # Errors
 /// When the container has a profile that cannot be known. Nothing may be put in its place then: it could be stricter.
-pub fn base(linux: Option<&LinuxContainer>) -> Result<Base, BaseUnknown> {
-    let Some(linux) = linux else { return Ok(runtime_default()) };
+pub fn base(linux: Option<&LinuxContainer>) -> Result<Option<Base>, BaseUnknown> {
+    let Some(linux) = linux else { return Ok(None) };
     if let Some(policy) = &linux.seccomp_policy {
-        return from_nri(policy).map(Base::Profile).map_err(BaseUnknown::Shown);
+        return from_nri(policy).map(|profile| Some(Base::Profile(profile))).map_err(BaseUnknown::Shown);
     }
-    match &linux.seccomp_profile {
-        None => Ok(runtime_default()),
-        Some(profile) => match profile.kind {
-            ProfileKind::RuntimeDefault => Ok(runtime_default()),
-            ProfileKind::Unconfined => Ok(Base::Unconfined),
-            ProfileKind::Localhost => read(Path::new(&profile.localhost_ref)).map(Base::Profile),
-            ProfileKind::Other(number) => Err(BaseUnknown::Kind(number)),
-            _ => Err(BaseUnknown::Kind(-1)),
-        },
+    let Some(profile) = &linux.seccomp_profile else { return Ok(None) };
+    match profile.kind {
+        ProfileKind::RuntimeDefault => Ok(Some(runtime_default())),
+        ProfileKind::Unconfined => Ok(Some(Base::Unconfined)),
+        ProfileKind::Localhost => {
+            read(Path::new(&profile.localhost_ref)).map(|profile| Some(Base::Profile(profile)))
+        }
+        ProfileKind::Other(number) => Err(BaseUnknown::Kind(number)),
+        _ => Err(BaseUnknown::Kind(-1)),
     }
 }
 
@@ -109,15 +110,16 @@ mod tests {
 
     #[test]
     fn the_base_is_what_the_runtime_shows() {
-        assert!(matches!(base(None), Ok(Base::RuntimeDefault(_))));
-        assert!(matches!(base(Some(&LinuxContainer::default())), Ok(Base::RuntimeDefault(_))));
-        assert!(matches!(base(Some(&with(ProfileKind::RuntimeDefault, ""))), Ok(Base::RuntimeDefault(_))));
-        assert!(matches!(base(Some(&with(ProfileKind::Unconfined, ""))), Ok(Base::Unconfined)));
+        assert!(matches!(base(None), Ok(None)));
+        assert!(matches!(base(Some(&LinuxContainer::default())), Ok(None)));
+        let default = base(Some(&with(ProfileKind::RuntimeDefault, "")));
+        assert!(matches!(default, Ok(Some(Base::RuntimeDefault(_)))));
+        assert!(matches!(base(Some(&with(ProfileKind::Unconfined, ""))), Ok(Some(Base::Unconfined))));
         let mut shown = with(ProfileKind::RuntimeDefault, "");
         let mut policy = nri::LinuxSeccomp::default();
         policy.default_action = "SCMP_ACT_LOG".into();
         shown.seccomp_policy = Some(policy);
-        let Ok(Base::Profile(profile)) = base(Some(&shown)) else { panic!("not shown") };
+        let Ok(Some(Base::Profile(profile))) = base(Some(&shown)) else { panic!("not shown") };
         assert_eq!(profile.default_action, ActionName::Log);
     }
 
@@ -128,7 +130,7 @@ mod tests {
         let file = with(ProfileKind::Localhost, path.to_str().unwrap());
         assert!(matches!(base(Some(&file)), Err(BaseUnknown::File { .. })));
         std::fs::write(&path, "{\"defaultAction\": \"SCMP_ACT_KILL\", \"defaultErrno\": \"EPERM\"}").unwrap();
-        let Ok(Base::Profile(profile)) = base(Some(&file)) else { panic!("not read") };
+        let Ok(Some(Base::Profile(profile))) = base(Some(&file)) else { panic!("not read") };
         assert_eq!(profile.default_action, ActionName::Kill);
         std::fs::write(&path, "{").unwrap();
         assert!(matches!(base(Some(&file)), Err(BaseUnknown::File { .. })));

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
 
-/// The annotation with the digest of the profile that a container was created with.
+/// The annotation with the digest of the profile that a container was created with: SHA-256 of its JSON, as `compile --seccomp`
+/// prints it. Over NRI goes another form of that profile, which says the same without an errno of the default.
 pub const ANNOTATION: &str = "nri-enforcer.io/seccomp";
 /// The annotation with the digest of what its policies said alone, without the profile below them: what is compared when
 /// policies change, and when another daemon finds the container.
@@ -79,6 +80,8 @@ pub struct Entry {
     pub gaps: Option<usize>,
     /// Whether no runtime lists it.
     pub apart: bool,
+    /// Files that it may have been created from, where no daemon was there to annotate it.
+    pub files: BTreeSet<String>,
 }
 
 /// What the policies say about a container now: the digest of the policies alone, `None` where none selects it; or why no
@@ -103,7 +106,8 @@ impl Ledger {
     }
 
     fn enter(&self, container: Arc<Container>, created: Created, apart: bool) {
-        let entry = Entry { state: State::InForce, created, not_applied: None, gaps: None, container, apart };
+        let (state, not_applied, gaps, files) = Default::default();
+        let entry = Entry { state, created, not_applied, gaps, container, apart, files };
         self.entries().insert(entry.container.id.clone(), entry);
     }
 
@@ -118,6 +122,13 @@ impl Ledger {
     pub fn replace(&self, containers: impl IntoIterator<Item = (Arc<Container>, Created)>) {
         self.entries().retain(|_, entry| entry.apart);
         containers.into_iter().for_each(|(container, created)| self.put(container, created));
+    }
+
+    /// Notes files with the profile of a container, one of which its pod may name.
+    pub fn may_have(&self, id: &ContainerId, files: BTreeSet<String>) {
+        if let Some(entry) = self.entries().get_mut(id) {
+            entry.files = files;
+        }
     }
 
     /// Notes that a container runs without its profile.
@@ -200,10 +211,14 @@ impl Ledger {
         self.entries().get(id).map(|entry| entry.state)
     }
 
-    /// The files that containers were started with.
+    /// The files that containers were started with, or may have been.
     #[must_use]
     pub fn files(&self) -> BTreeSet<String> {
-        self.entries().values().filter_map(|entry| entry.created.file.clone()).collect()
+        self.entries()
+            .values()
+            .flat_map(|entry| entry.created.file.iter().chain(&entry.files))
+            .cloned()
+            .collect()
     }
 
     // after a panic in another thread at worst a container's state is old

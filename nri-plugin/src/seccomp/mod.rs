@@ -17,12 +17,13 @@ pub mod profiles;
 pub mod record;
 mod running;
 pub mod systemd;
+pub mod unit;
 pub mod wire;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use enforcer_core::coverage::{Gap, GapReason};
@@ -33,7 +34,7 @@ use enforcer_core::subject::Subject;
 use nri::{ContainerAdjustment, Context, NriVersion};
 
 use self::ledger::{ANNOTATION, Created, Wanted};
-use self::profiles::{Profiles, Together, localhost_profile, selecting};
+use self::profiles::{Contents, Profiles, Together, localhost_profile, selecting};
 use crate::container::{Container, Selection, Wish};
 use crate::exit::chain;
 use crate::order::{Notice, Refusal};
@@ -47,6 +48,10 @@ const MARGIN: Duration = Duration::from_millis(50);
 
 /// What becomes of policies on a machine that no profiles are made for.
 const NO_EFFECT: &str = "the container keeps the profile that it has, and the policy has no effect";
+
+/// What happens where the runtime does not show which profile a container has of its own.
+const NOT_SHOWN: &str = "the runtime does not show it, and the runtime's default with the policies takes its place, also where \
+    it is stricter (`Localhost`) or there is none (`Unconfined`); containerd shows it from 2.2.1 on, CRI-O does not";
 
 /// Called for each [`Notice`]; must not block.
 pub type Notify = Box<dyn Fn(Notice) + Send + Sync>;
@@ -63,6 +68,7 @@ pub struct Seccomp {
     failed: AtomicBool,       // to write the files, the last time
     told: AtomicBool,         // what NRI loses
     digests: Mutex<Digests>,
+    found: OnceLock<Contents>, // the files that were there when this daemon came
 }
 
 /// Digests of what policies say by themselves, and how many gaps that has, by the addresses of the policies, which the entry
@@ -114,8 +120,8 @@ impl Seccomp {
         root: PathBuf,
         notify: Notify,
     ) -> Self {
-        let (synchronized, failed, told, digests) = Default::default();
-        Self { selection, node, profiles, registry, root, notify, synchronized, failed, told, digests }
+        let (synchronized, failed, told, digests, found) = Default::default();
+        Self { selection, node, profiles, registry, root, notify, synchronized, failed, told, digests, found }
     }
 
     /// Whether a seccomp policy selects this, and may.
@@ -190,10 +196,14 @@ impl Seccomp {
                     return Ok(Plan { adjustment, created, gaps, not_applied: Some(advice) });
                 }
             };
-            let mut profile = self.compile(policies, &base)?;
+            let shown = base.is_some();
+            let mut profile = self.compile(policies, &base.unwrap_or_else(base::runtime_default))?;
             self.tell_lost_errno();
             // of the whole profile; what is sent has another default
             profile.gaps.retain(|gap| gap.reason != GapReason::SeccompUnknown);
+            if !shown {
+                profile.gaps.extend(gaps(policies, GapReason::SeccompBase, NOT_SHOWN));
+            }
             adjustment = adjustment.seccomp(wire::to_nri(profile.without_default_errno()));
             profile
         } else {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use enforcer_core::policy::{Scope, SeccompPolicy};
+use enforcer_core::seccomp::oci::LinuxSeccomp;
 use enforcer_core::subject::Subject;
 use sha2::{Digest, Sha256};
 
@@ -31,6 +32,16 @@ const MAX_NAME: usize = 240;
 
 /// Policies that together select a container; never empty.
 pub type Together = Vec<Arc<SeccompPolicy>>;
+
+/// Names of files (`localhostProfile`) by the digest of what they contain.
+pub type Contents = BTreeMap<String, BTreeSet<String>>;
+
+/// What a profile is told by, however it is written: SHA-256.
+#[must_use]
+pub fn digest(profile: &LinuxSeccomp) -> String {
+    let text = serde_json::to_string(profile).unwrap_or_default(); // it has no maps: nothing of it can fail
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// The name by which a pod asks for the profile of these policies (`localhostProfile`).
 #[must_use]
@@ -113,6 +124,20 @@ impl Profiles {
     #[must_use]
     pub fn dirs(&self) -> &[PathBuf] {
         &self.dirs
+    }
+
+    /// Which files have which profile, by its [`digest`]. One that cannot be read has none that a container could have.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        let mut contents = Contents::new();
+        for dir in self.dirs.iter().map(|dir| dir.join(SUBDIRECTORY)) {
+            for name in files(&dir).unwrap_or_default() {
+                let text = fs::read(dir.join(&name)).unwrap_or_default();
+                let Ok(profile) = serde_json::from_slice::<LinuxSeccomp>(&text) else { continue };
+                contents.entry(digest(&profile)).or_default().insert(format!("{SUBDIRECTORY}/{name}"));
+            }
+        }
+        contents
     }
 
     /// Makes the files what the policies say: all of them, or where nothing `changed` those that are missing. `json` makes

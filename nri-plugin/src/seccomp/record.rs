@@ -72,12 +72,13 @@ impl Line {
 }
 
 fn read(text: &str) -> Result<Record, String> {
-    let field = |name: &str| {
+    let whole = |name: &str| {
         fields(text)
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value)
+            .find(|(key, ..)| *key == name)
+            .map(|(_, value, quoted)| (value, quoted))
             .ok_or(format!("`{name}` is missing"))
     };
+    let field = |name: &str| whole(name).map(|(value, _)| value);
     let bad = |name: &str, value: &str| format!("`{name}={value}` cannot be read");
     let hexadecimal = |name: &str| {
         let value = field(name)?;
@@ -92,14 +93,14 @@ fn read(text: &str) -> Result<Record, String> {
         arch,
         number,
         pid: pid.parse().map_err(|_| bad("pid", pid))?,
-        comm: text_of(field("comm")?),
-        exe: text_of(field("exe")?),
+        comm: text_of(whole("comm")?),
+        exe: text_of(whole("exe")?),
         action: action(hexadecimal("code")?),
     })
 }
 
-/// `key=value` with spaces between; a value in quotes may contain spaces.
-fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
+/// `key=value` with spaces between, and whether the value is in quotes; then it may contain spaces.
+fn fields(text: &str) -> impl Iterator<Item = (&str, &str, bool)> {
     let mut rest = text;
     std::iter::from_fn(move || {
         loop {
@@ -110,19 +111,21 @@ fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
                 rest = rest.get(key.len() - later.len()..)?;
                 continue;
             }
-            let (value, after) = match after.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
+            let quoted = after.strip_prefix('"');
+            let (value, after) = match quoted {
+                Some(text) => text.split_once('"')?,
                 None => after.split_once(char::is_whitespace).unwrap_or((after, "")),
             };
             rest = after;
-            return Some((key, value));
+            return Some((key, value, quoted.is_some()));
         }
     })
 }
 
-/// A name as the kernel writes it: as it is, or in hexadecimal.
-fn text_of(value: &str) -> String {
-    let hexadecimal = !value.is_empty()
+/// A name as the kernel writes it: as it is, in quotes; or in hexadecimal, without. (`(null)` is neither.)
+fn text_of((value, quoted): (&str, bool)) -> String {
+    let hexadecimal = !quoted
+        && !value.is_empty()
         && value.len().is_multiple_of(2)
         && value.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte));
     if !hexadecimal {
@@ -223,6 +226,12 @@ mod tests {
         let line = KERNEL.replace("\"busybox\"", "6120623D63").replace("\"/bin/busybox\"", "\"/a b/c=d\"");
         let record = record(&line);
         assert_eq!((record.comm.as_str(), record.exe.as_str()), ("a b=c", "/a b/c=d"));
+        // what looks like a number and is a name
+        for name in ["BEEF", "42454546", "00"] {
+            let comm = self::record(&KERNEL.replace("\"busybox\"", &format!("\"{name}\""))).comm;
+            assert_eq!(comm, name);
+        }
+        assert_eq!(self::record(&KERNEL.replace("\"busybox\"", "42454546")).comm, "BEEF");
         // a task that calls itself as a field does not become one
         let line = KERNEL.replace("\"busybox\"", "\"x syscall=1 \"");
         assert_eq!(self::record(&line).number, 63);

@@ -1,14 +1,14 @@
 //! What runs, compared with the policies: after a synchronisation, and whenever they change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use enforcer_core::coverage::GapReason;
 
 use super::ledger::{Created, Entry, State};
-use super::profiles::Together;
-use super::{NO_EFFECT, Seccomp, addresses, base, name, name_it};
+use super::profiles::{Contents, Together, digest, localhost_profile};
+use super::{NO_EFFECT, Seccomp, addresses, base, bundle, name, name_it};
 use crate::container::Container;
 use crate::order::Notice;
 use crate::set::PolicySet;
@@ -21,14 +21,20 @@ impl Seccomp {
         set: &PolicySet,
         containers: impl IntoIterator<Item = (Arc<Container>, Created, i32)>,
     ) {
-        let (mut entries, mut named) = (Vec::new(), Vec::new());
-        for (container, created, pid) in containers {
+        let (mut entries, mut named, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        let contents = self.contents();
+        for (container, mut created, pid) in containers {
+            if let Some((found, has)) = self.files_of(set, &container, &created, pid, &contents) {
+                files.push((container.id.clone(), found));
+                created = has;
+            }
             if created.file.is_some() && pid > 0 {
                 named.push((Arc::clone(&container), created.policies.clone(), pid));
             }
             entries.push((container, created));
         }
         self.registry.seccomp().replace(entries);
+        files.into_iter().for_each(|(id, files)| self.registry.seccomp().may_have(&id, files));
         let mut profiles = HashMap::new();
         for (container, created, pid) in named {
             let policies = self.selecting(set, &container);
@@ -52,6 +58,45 @@ impl Seccomp {
         self.refresh(set, false);
     }
 
+    /// Which files have which profile: what this daemon found when it came, since what runs may be of that time, and now.
+    fn contents(&self) -> Contents {
+        let mut contents = self.profiles.contents();
+        for (digest, files) in self.found.get().into_iter().flatten() {
+            contents.entry(digest.clone()).or_default().extend(files.iter().cloned());
+        }
+        contents
+    }
+
+    /// The files that have the profile of a container which was created while no daemon was there: its pod may name any of
+    /// them, and they are to stay. And what it was created with, as far as its policies are known by that.
+    fn files_of(
+        &self,
+        set: &PolicySet,
+        container: &Container,
+        created: &Created,
+        pid: i32,
+        contents: &Contents,
+    ) -> Option<(BTreeSet<String>, Created)> {
+        if *created != Created::default() || pid <= 0 || contents.is_empty() {
+            return None;
+        }
+        let profile = bundle::profile(&self.root, pid, container.id.as_str()).ok().flatten()?;
+        let files = contents.get(&digest(&profile))?;
+        let policies = self.selecting(set, container);
+        let file =
+            (!policies.is_empty()).then(|| localhost_profile(&policies)).filter(|file| files.contains(file));
+        let wanted = file.and_then(|file| {
+            let wanted = self.compile(&policies, &base::runtime_default()).ok()?;
+            let has = Created {
+                profile: Some(wanted.digest().to_string()),
+                policies: self.digest(&policies).ok()?,
+                file: Some(file),
+            };
+            (wanted.oci == profile).then_some(has)
+        });
+        Some((files.clone(), wanted.unwrap_or_default()))
+    }
+
     /// Brings the files up to date, and tells what runs with an older profile. `changed`: whether the policies are other
     /// ones than at the last time. Blocks as long as the disk does.
     pub fn refresh(&self, set: &PolicySet, changed: bool) {
@@ -60,6 +105,7 @@ impl Seccomp {
                 tracing::warn!(policy = %policy.id(), %unknown, advice = NO_EFFECT, "{}", GapReason::SeccompMachine);
             }
         }
+        self.found.get_or_init(|| self.profiles.contents());
         let used = self.compare(set);
         self.digests().retain(|made, _| used.contains(made));
         if self.node.is_err() {

@@ -8,25 +8,12 @@ use std::path::{Path, PathBuf};
 use enforcer_core::policy::SeccompPolicy;
 use enforcer_core::seccomp::{Arch, Base, Node, SyscallName, compile};
 
-use super::dropin;
-use super::libseccomp;
+use super::unit::{ADMIN, FILE_NAME, OLD_NAME, Units, entries, names};
+use super::{dropin, libseccomp};
 use crate::cli::SystemdArgs;
 use crate::exit::{Exit, chain};
 use crate::input;
 use crate::term::{BAD, GOOD, WARN, complain, paint, say};
-
-/// The name of our drop-ins.
-pub const FILE_NAME: &str = "50-nri-enforcer-seccomp.conf";
-/// Where the administrator's units are.
-const ADMIN: &str = "etc/systemd/system";
-/// Where units are, the first that has one wins.
-const UNITS: [&str; 5] = [
-    ADMIN,
-    "run/systemd/system",
-    "usr/local/lib/systemd/system",
-    "usr/lib/systemd/system",
-    "lib/systemd/system",
-];
 
 /// Does it, and says what was done.
 pub fn run(args: &SystemdArgs) -> Exit {
@@ -44,22 +31,24 @@ pub fn run(args: &SystemdArgs) -> Exit {
     };
     let node = Node { arch, libseccomp: libseccomp::of_runtime() };
     let policies: Vec<&SeccompPolicy> = input::seccomp(&inputs).collect();
-    let services: BTreeSet<&String> = policies.iter().flat_map(|policy| policy.services()).collect();
-    if services.is_empty() && !args.remove {
+    let units = match Units::new(&args.root) {
+        Ok(units) => units,
+        Err(error) => return fail(&format!("cannot read the units: {error}"), Exit::No),
+    };
+    let by_unit = by_unit(&policies, &units);
+    if by_unit.is_empty() && !args.remove {
         complain(format!("{}: no policy names a service (`spec.services`)\n", paint(WARN, "warning")));
     }
     let mut wanted = BTreeMap::new();
     let mut gaps = false;
-    for service in services {
-        let of = |policy: &&&SeccompPolicy| policy.services().contains(service);
-        let policies: Vec<&SeccompPolicy> = policies.iter().filter(of).copied().collect();
-        match text(&policies, &node, &args.root, service) {
+    for (service, policies) in by_unit {
+        match text(&policies, &node, &units, &service) {
             Ok((text, told)) => {
                 for gap in told {
                     complain(format!("{}: {service}: {gap}\n", paint(WARN, "gap")));
                     gaps = true;
                 }
-                wanted.insert(service.clone(), text);
+                wanted.insert(service, text);
             }
             Err(error) => return fail(&error, Exit::No),
         }
@@ -88,18 +77,37 @@ fn fail(problem: &str, exit: Exit) -> Exit {
     exit
 }
 
-/// The drop-in of a unit, and its gaps.
+/// The units that policies name, by their real names, each with its policies. A unit that has drop-ins of another name as
+/// well, as an instance those of its template, does not see those of ours behind its own, which has the same file name: it
+/// gets the policies of both.
+fn by_unit<'a>(policies: &[&'a SeccompPolicy], units: &Units) -> BTreeMap<String, Vec<&'a SeccompPolicy>> {
+    let real = |policy: &SeccompPolicy| -> BTreeSet<String> {
+        policy.services().iter().map(|service| units.real_name(service)).collect()
+    };
+    let named: Vec<(&SeccompPolicy, BTreeSet<String>)> =
+        policies.iter().map(|policy| (*policy, real(policy))).collect();
+    let all: BTreeSet<String> = named.iter().flat_map(|(_, units)| units.iter().cloned()).collect();
+    let together = |unit: &String| {
+        let has = names(unit);
+        let of = named.iter().filter(|(_, units)| has.iter().any(|name| units.contains(name)));
+        of.map(|(policy, _)| *policy).collect()
+    };
+    all.iter().map(|unit| (unit.clone(), together(unit))).collect()
+}
+
+/// The drop-in of a unit, and its gaps. Every name is written: distributions teach an older libseccomp newer names, so that its
+/// version does not tell which it has. systemd says in its log which it does not know, and goes on without.
 fn text(
     policies: &[&SeccompPolicy],
     node: &Node,
-    root: &Path,
+    units: &Units,
     unit: &str,
 ) -> Result<(String, Vec<String>), String> {
     let profile = compile(policies, &Base::Unconfined, node).map_err(|error| chain(&error))?;
-    let own = own_filter(root, unit).map_err(|error| format!("cannot read the unit `{unit}`: {error}"))?;
-    let names =
-        SyscallName::all().filter(|name| name.number(node.arch).is_some() && name.known_to(node.libseccomp));
-    let (settings, lacks) = dropin::settings(&profile.oci, names.map(SyscallName::as_str), own);
+    let own = units.read(unit).map_err(|error| format!("cannot read the unit `{unit}`: {error}"))?;
+    let family = node.arch.family();
+    let names = SyscallName::all().filter(|name| family.iter().any(|arch| name.number(*arch).is_some()));
+    let (settings, lacks) = dropin::settings(&profile.oci, names.map(SyscallName::as_str), family, &own);
     let names: Vec<String> = policies.iter().map(|policy| policy.id().to_string()).collect();
     let text = format!(
         "# Made by `nri-enforcer seccomp systemd` of {}; changes are lost.\n# Profile {}\n{settings}",
@@ -108,54 +116,6 @@ fn text(
     );
     let gaps = profile.gaps.iter().map(ToString::to_string).chain(lacks.iter().map(ToString::to_string));
     Ok((text, gaps.collect()))
-}
-
-/// Whether a unit filters system calls by itself, in its file or in a drop-in that is not ours.
-fn own_filter(root: &Path, unit: &str) -> io::Result<bool> {
-    let template = unit.split_once('@').map(|(name, rest)| {
-        let suffix = rest.rsplit_once('.').map_or("service", |(_, suffix)| suffix);
-        format!("{name}@.{suffix}")
-    });
-    let names: Vec<&str> = std::iter::once(unit).chain(template.as_deref()).collect();
-    for name in &names {
-        let mut files = UNITS.iter().map(|dir| root.join(dir).join(name));
-        if let Some(file) = files.find(|file| file.exists()) {
-            if filters(&file)? {
-                return Ok(true);
-            }
-            break;
-        }
-    }
-    for name in names.into_iter().chain(["service"]) {
-        for dir in UNITS.iter().map(|dir| root.join(dir).join(format!("{name}.d"))) {
-            for file in entries(&dir)? {
-                let ours = file.file_name().is_some_and(|name| name == FILE_NAME);
-                if !ours && file.extension().is_some_and(|end| end == "conf") && filters(&file)? {
-                    return Ok(true);
-                }
-            }
-        }
-    }
-    Ok(false)
-}
-
-fn filters(file: &Path) -> io::Result<bool> {
-    let text = String::from_utf8_lossy(&fs::read(file)?).into_owned();
-    let value = |line: &str| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "SystemCallFilter").then(|| !value.trim().is_empty())
-    };
-    Ok(text.lines().filter_map(value).any(|set| set))
-}
-
-/// What is in a directory; nothing where it is not there.
-fn entries(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    match fs::read_dir(dir) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(BTreeSet::new())
-        }
-        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
-    }
 }
 
 /// Makes the drop-ins below `root` what is wanted, and says so; the units that have to be restarted.
@@ -188,17 +148,17 @@ fn apply(
     }
     for dir in entries(&admin).map_err(|error| (admin.clone(), error))? {
         let unit = dir.file_name().and_then(|name| name.to_str()?.strip_suffix(".d"));
-        let Some(unit) = unit.filter(|unit| !wanted.contains_key(*unit)) else { continue };
-        let path = dir.join(FILE_NAME);
-        if !path.exists() {
-            continue;
+        let Some(unit) = unit else { continue };
+        // one of the old name counts, too, and before ours
+        let gone = if wanted.contains_key(unit) { &[OLD_NAME][..] } else { &[OLD_NAME, FILE_NAME] };
+        for path in gone.iter().map(|name| dir.join(name)).filter(|path| path.exists()) {
+            if !dry {
+                fs::remove_file(&path).map_err(|error| (path.clone(), error))?;
+                let _not_empty = fs::remove_dir(&dir); // others' drop-ins stay
+            }
+            tell(WARN, "removed", "would remove", &path);
+            changed.insert(unit.to_owned());
         }
-        if !dry {
-            fs::remove_file(&path).map_err(|error| (path.clone(), error))?;
-            let _not_empty = fs::remove_dir(&dir); // others' drop-ins stay
-        }
-        tell(WARN, "removed", "would remove", &path);
-        changed.insert(unit.to_owned());
     }
     Ok(changed)
 }
@@ -217,28 +177,45 @@ mod tests {
         dir
     }
 
+    /// Two drop-ins of ours for one unit have one name, and systemd reads one of them.
     #[test]
-    fn a_unit_that_filters_by_itself_is_seen() {
-        const FILTER: &str = "[Service]\nExecStart=/bin/x\nSystemCallFilter=@system-service\n";
-        const NONE: &str = "[Service]\nExecStart=/bin/x\nSystemCallFilter=\n# SystemCallFilter=read\n";
-        let own = |files: &[(&str, &str)], unit: &str| own_filter(root(files).path(), unit).unwrap();
-        assert!(!own(&[], "web.service"));
-        assert!(own(&[("usr/lib/systemd/system/web.service", FILTER)], "web.service"));
-        assert!(!own(&[("usr/lib/systemd/system/web.service", NONE)], "web.service"));
-        // the administrator's file is the unit
-        let both = [("usr/lib/systemd/system/web.service", FILTER), ("etc/systemd/system/web.service", NONE)];
-        assert!(!own(&both, "web.service"));
-        assert!(own(&[("usr/lib/systemd/system/web.service.d/a.conf", FILTER)], "web.service"));
-        assert!(own(&[("etc/systemd/system/service.d/a.conf", FILTER)], "web.service"));
-        assert!(own(&[("lib/systemd/system/getty@.service", FILTER)], "getty@tty1.service"));
-        let ours = format!("etc/systemd/system/web.service.d/{FILE_NAME}");
-        assert!(!own(&[(&ours, FILTER)], "web.service"));
+    fn policies_that_name_a_unit_in_several_ways_are_together_in_its_drop_in() {
+        let dir = root(&[
+            ("usr/lib/systemd/system/ssh.service", ""),
+            ("usr/lib/systemd/system/getty@.service", ""),
+        ]);
+        std::os::unix::fs::symlink("ssh.service", dir.path().join("usr/lib/systemd/system/sshd.service"))
+            .unwrap();
+        let policy = |name: &str, services: &str| {
+            format!(
+                "---\napiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {{name: {name}}}\n\
+                 spec: {{services: [{services}], syscalls: [mkdir], action: Block}}\n"
+            )
+        };
+        let text = policy("a", "ssh, 'getty@'") + &policy("b", "sshd, 'getty@tty1'") + &policy("c", "web");
+        let parsed = enforcer_core::policy::parse("p.yaml", &text);
+        assert_eq!(parsed.errors, []);
+        let policies: Vec<&SeccompPolicy> = parsed.seccomp.iter().collect();
+        let by_unit = by_unit(&policies, &Units::new(dir.path()).unwrap());
+        let names = |policies: &Vec<&SeccompPolicy>| {
+            policies.iter().map(|policy| policy.id().name.as_str()).collect::<Vec<_>>().concat()
+        };
+        let found: Vec<(&str, String)> =
+            by_unit.iter().map(|(unit, policies)| (unit.as_str(), names(policies))).collect();
+        let wanted = [
+            ("getty@.service", "a"),
+            ("getty@tty1.service", "ab"),
+            ("ssh.service", "ab"),
+            ("web.service", "c"),
+        ];
+        assert_eq!(found, wanted.map(|(unit, policies)| (unit, policies.to_owned())));
     }
 
     #[test]
     fn drop_ins_come_stay_and_go() {
         let dir = root(&[("etc/systemd/system/db.service.d/other.conf", "[Service]\n")]);
         let admin = dir.path().join(ADMIN);
+        let old = admin.join("web.service.d").join(OLD_NAME);
         let both = [("web.service", "1\n"), ("db.service", "2\n")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         let both = BTreeMap::from(both);
         let units = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
@@ -247,9 +224,13 @@ mod tests {
         assert_eq!(apply(dir.path(), &both, false).unwrap().len(), 2);
         assert_eq!(fs::read_to_string(admin.join("web.service.d").join(FILE_NAME)).unwrap(), "1\n");
         assert_eq!(apply(dir.path(), &both, false).unwrap(), units(&[]), "nothing to do");
+        fs::write(&old, "0\n").unwrap();
+        assert_eq!(apply(dir.path(), &both, false).unwrap(), units(&["web.service"]));
+        assert!(!old.exists() && admin.join("web.service.d").join(FILE_NAME).exists());
         let web = BTreeMap::from([("web.service".to_owned(), "1\n".to_owned())]);
         assert_eq!(apply(dir.path(), &web, false).unwrap(), units(&["db.service"]));
         assert!(admin.join("db.service.d/other.conf").exists());
+        fs::write(&old, "0\n").unwrap();
         assert_eq!(apply(dir.path(), &BTreeMap::new(), false).unwrap(), units(&["web.service"]));
         assert!(!admin.join("web.service.d").exists());
     }

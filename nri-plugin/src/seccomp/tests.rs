@@ -71,7 +71,22 @@ impl Fixture {
         Self::on(known(), set, selection, runtime)
     }
 
+    /// One on which another daemon has left profiles.
+    fn with_files(files: &[(&str, &str)], set: Arc<PolicySet>, runtime: Options) -> Self {
+        Self::made(files, known(), set, Selection::default(), runtime)
+    }
+
     fn on(
+        node: Result<Node, UnknownMachine>,
+        set: Arc<PolicySet>,
+        selection: Selection,
+        runtime: Options,
+    ) -> Self {
+        Self::made(&[], node, set, selection, runtime)
+    }
+
+    fn made(
+        files: &[(&str, &str)],
         node: Result<Node, UnknownMachine>,
         set: Arc<PolicySet>,
         selection: Selection,
@@ -79,6 +94,11 @@ impl Fixture {
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("var/lib/kubelet")).unwrap();
+        for (name, text) in files {
+            let kubelet = dir.path().join("var/lib/kubelet/seccomp/nri-enforcer");
+            std::fs::create_dir_all(&kubelet).unwrap();
+            std::fs::write(kubelet.join(name), text).unwrap();
+        }
         std::fs::create_dir(dir.path().join("proc")).unwrap();
         let registry = Arc::<Registry>::default();
         let notices = Arc::<Mutex<Vec<String>>>::default();
@@ -254,14 +274,40 @@ async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
             Some((ActionName::Errno, Some(38))),
             "glibc falls back on ENOSYS"
         );
-        let wire = serde_json::to_vec(&profile).unwrap();
-        assert!(wire.len() > 4096, "larger than one frame");
-        assert_eq!(adjustment.annotations[ANNOTATION].len(), 64);
+        assert!(nri::fake::encoded_len(&adjustment) > 4096, "larger than one frame");
+        // what is sent has another default: the annotation tells the whole profile, as `compile --seccomp` prints it
+        let policies = f.policies.borrow().seccomp().to_vec();
+        let whole = f.seccomp.compile(&policies, &base::runtime_default()).unwrap();
+        assert_eq!(adjustment.annotations[ANNOTATION], whole.digest().to_string());
+        assert_ne!(adjustment.annotations[ANNOTATION], adjustment.annotations[POLICIES_ANNOTATION]);
         assert_eq!(adjustment.annotations[POLICIES_ANNOTATION].len(), 64);
         assert!(!adjustment.annotations.contains_key(FILE_ANNOTATION));
         // what no policy selects is not touched
         let db = pod("db");
         assert!(created(&plugin, &db, &container(&db, "c2", 0)).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_does_not_show_what_a_container_has_is_a_gap() {
+    let policies = set(&policy("no-mkdir", "web", BLOCK));
+    let web = pod("web");
+    let shown = asked_for(container(&web, "c1", 0), ProfileKind::RuntimeDefault, "");
+    for (raw, gap) in [(shown, false), (container(&web, "c1", 0), true)] {
+        for strict in [false, true] {
+            let selection = Selection { strict, ..Selection::default() };
+            let mut f = Fixture::new(Arc::clone(&policies), selection, newest());
+            let plugin = f.runtime.accept().await.unwrap();
+            if strict && gap {
+                let text = refusal(plugin.create_container(&web, &raw).await);
+                assert!(text.contains("`default/no-mkdir`") && text.contains("does not show it"), "{text}");
+                continue;
+            }
+            let profile = as_generated(&created(&plugin, &web, &raw).await);
+            assert_eq!(profile.default_action, ActionName::Errno, "over the runtime's default");
+            let entries = f.registry.seccomp().entries_now();
+            assert_eq!(entries[0].gaps, Some(usize::from(gap)));
+        }
     }
 }
 
@@ -556,6 +602,34 @@ async fn another_daemon_finds_out_which_pods_do_not_name_their_profile() {
         let _plugin = f.runtime.accept().await.unwrap();
         f.eventually("known", |f| f.state("c1").is_some()).await;
         f.eventually("looked at", |f| f.state("c1") == Some(wanted)).await;
+    }
+}
+
+/// Without an annotation the runtime's configuration alone tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_stays_also_for_a_container_that_was_created_while_no_daemon_was_there() {
+    let old = set(&policy("a", "web", BLOCK));
+    let new = set(&policy("a", "web", "  syscalls: [mkdir, mkdirat, rmdir]\n  action: Block"));
+    let before = Fixture::new(Arc::clone(&old), Selection::default(), Options::containerd("2.1.9"));
+    let file = before.dir.path().join("var/lib/kubelet/seccomp/nri-enforcer/default.a.json");
+    let text = std::fs::read_to_string(file).unwrap();
+    let profile: LinuxSeccomp = serde_json::from_str(&text).unwrap();
+    for (has, now, state, stays) in [
+        (Some(&profile), &old, State::InForce, true),
+        (Some(&profile), &new, State::PendingRestart, true), // of the file that this daemon found
+        (None, &old, State::PendingRestart, false),
+    ] {
+        let mut options = Options::containerd("2.1.9");
+        let mut running = container(&pod("web"), "c1", 7);
+        running.state = nri::ContainerState::Running;
+        (options.pods, options.containers) = (vec![pod("web")], vec![running]);
+        let files = [("default.a.json", text.as_str())];
+        let mut f = Fixture::with_files(&files, Arc::clone(now), options);
+        f.bundle(7, "c1", has);
+        let _plugin = f.runtime.accept().await.unwrap();
+        f.eventually("known", |f| f.state("c1") == Some(state)).await;
+        f.change(Arc::default());
+        assert_eq!(f.files().len(), usize::from(stays), "{state:?}");
     }
 }
 

@@ -20,9 +20,9 @@ use crate::set::PolicySet;
 use crate::socket::{Socket, SocketError, is_root};
 
 /// How long a caller may take to read.
-const LONGEST: Duration = Duration::from_secs(5);
+pub(super) const LONGEST: Duration = Duration::from_secs(5);
 /// Callers at a time; more wait for their turn.
-const CALLERS: usize = 4;
+pub(super) const CALLERS: usize = 4;
 
 /// What the document is made of.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use enforcer_core::policy::parse;
 use tokio::sync::watch;
 
 use super::document::State;
-use super::serve::Status;
+use super::serve::{CALLERS, LONGEST, Status, Window};
 use crate::container::{Container, Selection, Wish};
 use crate::reconciler::tests::container;
 use crate::registry::Registry;
@@ -19,7 +19,7 @@ const CALLS: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSecco
 struct Node {
     registry: Arc<Registry>,
     status: Status,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Node {
@@ -40,7 +40,7 @@ impl Node {
             injection: Arc::default(),
             node_name: "node".into(),
         };
-        Self { registry, status, _dir: dir }
+        Self { registry, status, dir }
     }
 
     fn add(&self, container: &Arc<Container>, created: Created) {
@@ -163,4 +163,41 @@ fn what_policies_go_by_is_told_and_an_older_daemon_told_less() {
     }
     let older: super::document::Document = serde_json::from_value(older).unwrap();
     assert_eq!(older.containers[0].labels, None, "not the same as none");
+}
+
+/// Whoever asks and does not read takes a place, and loses it in time; nobody else is told less for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_do_not_read_hold_others_up_for_a_while_and_no_longer() {
+    use std::time::{Duration, Instant};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    let node = Node::new(FILES, Selection::default());
+    for number in 0..4_000 {
+        node.add(&container(&format!("c{number}"), "n", "web"), Created::default()); // more than a socket takes
+    }
+    let path = node.dir.path().join("run/status");
+    let window = Window::open(&path).unwrap();
+    tokio::spawn(window.serve(Arc::new(node.status)));
+    let read = async || {
+        let mut text = Vec::new();
+        UnixStream::connect(&path).await.unwrap().read_to_end(&mut text).await.unwrap();
+        let document: super::document::Document = serde_json::from_slice(&text).unwrap();
+        document.containers.len()
+    };
+    let mut silent = Vec::new();
+    for _ in 1..CALLERS {
+        silent.push(UnixStream::connect(&path).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await; // they have their places
+    let begin = Instant::now();
+    assert_eq!(read().await, 4_000, "one place is left");
+    assert!(begin.elapsed() < LONGEST - Duration::from_secs(2), "{:?}", begin.elapsed());
+    silent.push(UnixStream::connect(&path).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let early = tokio::time::timeout(Duration::from_millis(500), read()).await;
+    assert!(early.is_err(), "there are {CALLERS} places");
+    assert_eq!(read().await, 4_000, "after the time of the first");
+    assert!(begin.elapsed() < LONGEST * 3, "{:?}", begin.elapsed());
+    drop(silent);
 }

@@ -134,6 +134,17 @@ fn upper_bits_are_no_way_round() {
 }
 
 #[test]
+fn no_service_at_all_is_not_every_pod() {
+    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: p}\n\
+                spec:\n  services: []\n  syscalls: [\"@mount\"]\n";
+    let parsed = parse("s.yaml", text);
+    assert_eq!((parsed.seccomp.len(), parsed.errors.len()), (0, 1), "{:?}", parsed.errors);
+    let error = &parsed.errors[0];
+    assert_eq!((error.line, error.column, error.field.as_str()), (5, 13, "spec.services"));
+    assert!(error.message.contains("names no service"), "{error}");
+}
+
+#[test]
 fn services_stand_in_the_place_of_a_selector() {
     let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: p}\n\
                 spec: {services: [nginx, ssh.service], syscalls: [\"@mount\"]}\n";

@@ -78,7 +78,13 @@ fn decode_full(mut fields: Fields<'_>) -> Option<SeccompDoc> {
     let metadata = metadata.and_then(|metadata| decode_metadata(metadata, KIND));
     let place = spec.as_ref().map(Cursor::place);
     let mut spec = spec?.fields()?;
-    let services = spec.get_unless_null("services").map(|cursor| cursor.texts());
+    let services = spec.get_unless_null("services").map(|cursor| {
+        if cursor.is_empty_list() {
+            let help = "name a service, such as `nginx.service`, or write a `selector` of pods".to_owned();
+            cursor.error("the policy names no service", Some(help));
+        }
+        cursor.texts()
+    });
     // A policy about services of the host has nothing to select pods by.
     let selector = if services.is_none() { decode_selector(&mut spec, KIND) } else { None };
     let body = decode_body(spec, place?, selector.unwrap_or_default(), services.unwrap_or_default());

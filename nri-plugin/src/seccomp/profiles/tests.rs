@@ -35,12 +35,18 @@ fn each_policy_has_a_profile_of_all_that_select_what_it_selects() {
 fn kubelets_are_found_where_distributions_put_them() {
     let dir = tempfile::tempdir().unwrap();
     assert!(Profiles::detect(dir.path()).dirs().is_empty());
-    for path in ["var/lib/k0s/kubelet", "var/snap/microk8s/common/var/lib/kubelet"] {
+    let places = [
+        "var/lib/kubelet",
+        "var/lib/rancher/k3s/agent/kubelet",
+        "var/lib/k0s/kubelet",
+        "var/snap/microk8s/common/var/lib/kubelet",
+    ];
+    for (count, path) in (1..).zip(places) {
         fs::create_dir_all(dir.path().join(path)).unwrap();
+        let found = Profiles::detect(dir.path());
+        assert_eq!(found.dirs().len(), count, "{path}");
+        assert_eq!(found.dirs()[count - 1], dir.path().join(path).join("seccomp"));
     }
-    let found = Profiles::detect(dir.path());
-    assert_eq!(found.dirs().len(), 2);
-    assert!(found.dirs()[0].ends_with("var/lib/k0s/kubelet/seccomp"));
 }
 
 #[test]
