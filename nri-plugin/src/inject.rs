@@ -3,8 +3,8 @@
 //!
 //! A hook that cannot be run fails each container, so it is looked at anew for each of them, and left out when it is not
 //! as it should be. A runtime may be configured to refuse hooks (`reject_oci_hook_adjustment`, NRI 0.10 and later), which
-//! fails the creation and tells the plugin no more than that the container is removed. Where that happens to [`PATIENCE`]
-//! containers with a hook, and none has been created, others get none; after [`AGAIN`] it is tried anew. One container that
+//! fails the creation and tells the plugin no more than that the container is removed. Where that happens to `PATIENCE`
+//! containers with a hook, and none has been created, others get none; after `AGAIN` it is tried anew. One container that
 //! is created with a hook shows that the runtime takes it: then nothing that becomes of containers switches it off, as
 //! whoever can let containers fail could do that. What goes without is told: in the log, as an alert, and in the status.
 

@@ -47,7 +47,7 @@ pub struct Standing {
     pub problem: Option<String>,
     /// How many of its paths have gaps, by their links.
     pub gaps: usize,
-    /// Other names by which paths of its rules count, by links in the container, in words; the first [`NAMES`].
+    /// Other names by which paths of its rules count, by links in the container, in words; the first `NAMES`.
     pub names: Vec<String>,
 }
 

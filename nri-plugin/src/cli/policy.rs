@@ -146,7 +146,7 @@ pub struct ExplainArgs {
     /// Executable that starts the process: --source by another name, for process:exec
     #[arg(long, value_name = "PATH", conflicts_with = "source")]
     pub parent: Option<String>,
-    /// An argument of the started process after its first, argv[0]; may be repeated
+    /// An argument of the started process after its own name; may be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub args: Vec<String>,
     /// The acting process has a controlling terminal

@@ -12,9 +12,12 @@ use crate::roots::Found;
 /// Work that containers with the same paths share, by addresses, which the entries keep in place.
 #[derive(Debug, Default)]
 pub(super) struct Reuse {
-    fewer: HashMap<[usize; 2], (Arc<LookUps>, [Arc<LookUps>; 2])>,
-    complete: HashMap<[usize; 4], (Arc<Found>, [Arc<Found>; 2], [Arc<LookUps>; 2])>,
+    fewer: HashMap<[usize; 2], (Arc<LookUps>, Paths)>,
+    complete: HashMap<[usize; 4], (Arc<Found>, Answers, Paths)>,
 }
+
+type Paths = [Arc<LookUps>; 2];
+type Answers = [Arc<Found>; 2];
 
 fn address<T>(of: &Arc<T>) -> usize {
     Arc::as_ptr(of).addr()

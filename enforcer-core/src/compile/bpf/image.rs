@@ -134,7 +134,7 @@ impl BpfImage {
     }
 
     /// For processes and files: with which first components the paths of rules begin, by
-    /// [`first_bit`](super::table::first_bit).
+    /// `first_bit`.
     #[must_use]
     pub fn first(&self) -> [First; 2] {
         self.first
