@@ -199,21 +199,47 @@ impl Drop for Searcher {
     }
 }
 
-/// How long to wait after a search that was made at `now`; `None`: until the next one is asked for. `changed` is when rules
-/// changed last.
-fn next(held: bool, changed: Instant, now: Instant) -> Option<Duration> {
-    let later = LATER.checked_sub(now.saturating_duration_since(changed)).filter(|time| !time.is_zero());
-    if held { Some(AGAIN) } else { later }
+/// When searches are made.
+#[derive(Debug)]
+struct Rhythm {
+    changed: Instant, // when rules changed last, or one that failed was tried again
+    failed: bool,
+    wait: Option<Duration>, // until the next one; `None`: until it is asked for
+}
+
+impl Rhythm {
+    fn new(now: Instant) -> Self {
+        Self { changed: now, failed: false, wait: None }
+    }
+
+    /// A search is made at `now`, `asked` for or because its time has come. Whether it only looks again, so that what is
+    /// audited has been told. What was just being opened when a rule that audits it came is not told by the later one.
+    fn begin(&mut self, asked: bool, now: Instant) -> bool {
+        let again = !asked && !self.failed;
+        if !again {
+            self.changed = now;
+        }
+        again
+    }
+
+    /// It has found that something is `held`, or failed.
+    fn end(&mut self, held: Option<bool>, begun: Instant) {
+        self.failed = held.is_none();
+        let since = begun.saturating_duration_since(self.changed);
+        self.wait = match held {
+            None => Some(RETRY),
+            Some(true) => Some(AGAIN),
+            Some(false) => LATER.checked_sub(since).filter(|time| !time.is_zero()),
+        };
+    }
 }
 
 fn work(search: &Search, shared: &Shared) {
-    let mut wait = None; // nothing is held, so far as is known
-    let mut failed = false;
-    let mut changed = Instant::now();
+    let mut rhythm = Rhythm::new(Instant::now());
     loop {
         let idle = |progress: &mut Progress| progress.asked == progress.answered && !progress.stop;
         let progress = shared.progress();
-        let progress = match wait {
+        let progress = match rhythm.wait {
             None => shared.changed.wait_while(progress, idle).unwrap_or_else(PoisonError::into_inner),
             Some(time) => {
                 let waited = shared.changed.wait_timeout_while(progress, time, idle);
@@ -223,25 +249,17 @@ fn work(search: &Search, shared: &Shared) {
         if progress.stop {
             return;
         }
-        let (asked, again) = (progress.asked, progress.asked == progress.answered && !failed);
+        let asked = progress.asked;
+        let begun = Instant::now();
+        let again = rhythm.begin(asked != progress.answered, begun);
         drop(progress);
-        let now = Instant::now();
-        if !again {
-            changed = now;
-        }
         let result = search.run(again);
-        failed = result.is_err();
+        rhythm.end(result.as_ref().ok().map(|found| found.held), begun);
         let mut progress = shared.progress();
-        wait = match result {
-            Ok(found) => {
-                progress.untold += found.untold;
-                next(found.held, changed, now)
-            }
-            Err(_) => {
-                progress.failed += 1;
-                Some(RETRY)
-            }
-        };
+        match result {
+            Ok(found) => progress.untold += found.untold,
+            Err(_) => progress.failed += 1,
+        }
         progress.answered = asked;
         shared.changed.notify_all();
     }
@@ -252,13 +270,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_open_only_after_the_change_is_looked_for_once_more() {
-        let changed = Instant::now();
-        let after = |seconds| changed + Duration::from_secs(seconds);
-        assert_eq!(next(false, changed, changed), Some(LATER));
-        assert_eq!(next(false, changed, after(45)), Some(Duration::from_secs(15)));
-        assert_eq!(next(false, changed, after(60)), None);
-        assert_eq!(next(false, changed, after(61)), None);
-        assert_eq!(next(true, changed, after(61)), Some(AGAIN), "until it is closed");
+    fn what_is_open_only_after_a_change_is_looked_for_once_more() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut rhythm = Rhythm::new(start);
+        // also after the second change, long after the first
+        for change in [0, 600] {
+            assert!(!rhythm.begin(true, at(change)));
+            rhythm.end(Some(false), at(change));
+            assert_eq!(rhythm.wait, Some(LATER));
+            assert!(rhythm.begin(false, at(change + 60)));
+            rhythm.end(Some(false), at(change + 60));
+            assert_eq!(rhythm.wait, None);
+        }
+    }
+
+    #[test]
+    fn while_something_is_held_it_is_looked_for_again() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut rhythm = Rhythm::new(start);
+        assert!(!rhythm.begin(true, start));
+        rhythm.end(Some(true), start);
+        assert_eq!(rhythm.wait, Some(AGAIN));
+        assert!(rhythm.begin(false, at(30)));
+        rhythm.end(Some(false), at(30));
+        assert_eq!(rhythm.wait, Some(Duration::from_secs(30)), "what was just being opened");
+        // one that failed is made anew, as the one that was asked for
+        rhythm.begin(false, at(60));
+        rhythm.end(None, at(60));
+        assert_eq!(rhythm.wait, Some(RETRY));
+        assert!(!rhythm.begin(false, at(61)));
     }
 }
