@@ -165,8 +165,14 @@ impl Ruleset {
     pub fn with_links(&self, mut resolve: impl FnMut(&AbsPath) -> Resolution) -> Linked {
         let answers: BTreeMap<AbsPath, Resolution> =
             self.paths_to_resolve().into_iter().map(|path| (path.clone(), resolve(&path))).collect();
-        let mut linking =
-            Linking { ruleset: self, answers, added: Vec::new(), links: BTreeSet::new(), gaps: Vec::new() };
+        let mut linking = Linking {
+            ruleset: self,
+            answers,
+            added: Vec::new(),
+            protecting: BTreeMap::new(),
+            links: BTreeSet::new(),
+            gaps: Vec::new(),
+        };
         linking.run();
         let Linking { added, links, mut gaps, .. } = linking;
         gaps.sort_unstable();
@@ -282,6 +288,8 @@ struct Linking<'r> {
     ruleset: &'r Ruleset,
     answers: BTreeMap<AbsPath, Resolution>,
     added: Vec<Rule>,
+    /// Rules that protect links, without their origin, and the first of those: no other one ever decides.
+    protecting: BTreeMap<Rule, OriginId>,
     links: BTreeSet<Link>,
     gaps: Vec<Gap>,
 }
@@ -309,6 +317,8 @@ impl Linking<'_> {
                 }
             }
         }
+        let protecting = std::mem::take(&mut self.protecting);
+        self.added.extend(protecting.into_iter().map(|(rule, origin)| Rule { origin, ..rule }));
         self.bound_applets();
     }
 
@@ -340,11 +350,14 @@ impl Linking<'_> {
     /// A link on the way to what is blocked must not be replaced; reading through it is not its business.
     fn protect(&mut self, rule: &Rule, via: &[AbsPath]) {
         for link in via {
-            self.added.push(Rule {
+            let protecting = Rule {
                 object: Object::Path(link.clone()),
                 conditions: Conditions { read_only: true, ..Conditions::default() },
+                origin: OriginId(0),
                 ..rule.clone()
-            });
+            };
+            let first = self.protecting.entry(protecting).or_insert(rule.origin);
+            *first = rule.origin.min(*first);
         }
     }
 

@@ -300,6 +300,16 @@ fn links_to_what_is_blocked_cannot_be_replaced() {
     assert_eq!(verdict(&linked.ruleset, &Access::write(b"/var/run")), Verdict::Block);
     assert_eq!(verdict(&linked.ruleset, &Access::read(b"/var/run")), Verdict::Allow);
     assert_eq!(verdict(&linked.ruleset, &Access::write(b"/var/lib")), Verdict::Allow);
+
+    // by one rule for each link, which is the first of those that need it
+    let rules =
+        ruleset("  file: {matchPaths: [{path: /var/run/b}, {path: /var/run/a}]}\n", Postures::default());
+    let linked =
+        rules.with_links(table(&["/var/run/a /run/a /run/a /var/run", "/var/run/b /run/b /run/b /var/run"]));
+    let about: Vec<&Rule> =
+        linked.ruleset.rules().iter().filter(|rule| rule.object == Object::Path(path("/var/run"))).collect();
+    let [protecting] = about.as_slice() else { panic!("{about:?}") };
+    assert_eq!(linked.ruleset.origin(protecting.origin).unwrap().rule, "spec.file.matchPaths[0]");
 }
 
 #[test]
