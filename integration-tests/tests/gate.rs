@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::node::{Container, Daemon, Options, RunningContainer, RunningPod};
-use lab::run::{DAEMON_FILE, DAEMON_FOLDER, HOOK, hook};
+use lab::node::{Alert, Container, Daemon, Options, RunningContainer, RunningPod};
+use lab::run::{DAEMON_FILE, DAEMON_FOLDER, hook};
 use lab::stand_in::{Behaviour, listen, stand_in};
 use lab::testing::{Node, in_guest_with};
 use lab::vm::{Containerd, Kernel, Spec};
@@ -23,6 +23,8 @@ const END: &str = "<!-- end of the table -->";
 const LABEL: (&str, &str) = ("app", "my-web-app");
 /// The hook as an administrator installs it for every container.
 const STATIC: &str = "/run/hook/nri-enforcer-hook";
+/// Where the daemon looks for the hook that it puts into containers. There is none until the test puts it there.
+const HOOK: &str = "/run/lab-daemon/hook/nri-enforcer-hook";
 const SOCKET: &str = "/run/nri-enforcer/gate.sock";
 const SPOOL: &str = "/var/lib/nri-enforcer/open-starts";
 /// The daemon's socket of NRI after its restart.
@@ -127,9 +129,12 @@ async fn matrix(node: &mut Node, all: bool) -> Result<()> {
     install()?;
     let connections = in_service(node);
     configure(STATIC, "closed", &["kube-system"])?;
+    node.daemon.end(Signal::SIGTERM)?;
     node.runtime.kill()?;
     node.runtime.start()?;
     node.cri = node.runtime.cri().await?;
+    node.daemon.options_mut().arguments = vec!["--hook".into(), HOOK.into()];
+    node.daemon.start().await?;
     soon("the daemon is connected again", || in_service(node) > connections).await?;
     node.daemon.apply("policy.yaml", POLICY).await?;
     let web = node.pod("default", "web", &[LABEL]).await?;
@@ -145,6 +150,9 @@ async fn matrix(node: &mut Node, all: bool) -> Result<()> {
     // What the daemon itself gives the hook to. (The one that every container has lets these pass.)
     let one = |name| Container::new(name, &["/bin/first"]);
     let without = node.cri.create(&matrix.web, &one("without"), 0).await?;
+    let told = |alert: &Alert| alert["Data"] == "notice=without-hook" && alert["ContainerName"] == "without";
+    let alerts = node.daemon.wait_for_alert(Duration::from_secs(10), told).await?;
+    node.check("its lack of a hook is told", alerts.iter().filter(|alert| told(alert)).count(), 1);
     fs::create_dir(Path::new(HOOK).parent().context("a directory")?)?;
     fs::copy(STATIC, HOOK)?;
     configure(HOOK, "closed", &["kube-system"])?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{DAEMON_FILE, DAEMON_FOLDER, Entry, Exec, HOOK, IMAGE_FILE, PROGRESS, Plan, Report};
+use super::{DAEMON_FILE, DAEMON_FOLDER, Entry, Exec, IMAGE_FILE, PROGRESS, Plan, Report};
 use crate::image;
 use crate::node::{
     Alert, Container, Cri, Daemon, Options, Pod, RunningContainer, RunningPod, Runtime, start_failure,
@@ -28,11 +28,9 @@ fn progress(text: &str) {
     eprintln!("{PROGRESS}{text}");
 }
 
-/// How the daemon of a saved machine was, and is again, started. Containers get the OCI hook only once a test puts it
-/// there.
+/// How the daemon of a saved machine was, and is again, started.
 fn options(folder: &Path) -> Options {
-    let arguments = vec!["--hook".into(), HOOK.into()];
-    Options { program: folder.join(DAEMON_FILE), arguments, ..Options::default() }
+    Options { program: folder.join(DAEMON_FILE), ..Options::default() }
 }
 
 /// Starts the daemon that came with the job, without policies, and leaves it running for the machine to be saved.

@@ -19,8 +19,6 @@ pub(crate) const IMAGE_FILE: &str = "image.tar";
 pub const DAEMON_FILE: &str = "nri-enforcer";
 /// Where a daemon works that is part of a saved machine. Not in `/lab`, where jobs' files go.
 pub const DAEMON_FOLDER: &str = "/run/lab-daemon";
-/// Where that daemon looks for the OCI hook. There is none until somebody puts it there.
-pub const HOOK: &str = "/run/lab-daemon/hook/nri-enforcer-hook";
 /// Lines that the agent sends beside the result begin with this: what it is doing.
 pub(crate) const PROGRESS: &str = "@lab ";
 
