@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use enforcer_core::compile::bpf::compile;
+use enforcer_core::compile::bpf::{compile, compile_all};
 use enforcer_core::enforce::{ContainerId, Target};
 use enforcer_core::event::Event;
 use enforcer_core::policy::{Policy, parse};
@@ -270,22 +270,32 @@ struct Armed {
 }
 
 impl NoKernel {
-    fn put(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
-        let mut armed = self.0.lock().map_err(|_| KernelError::new("poisoned"))?;
-        let digest = ruleset.digest();
-        if !armed.users.contains_key(&digest) {
-            std::hint::black_box(compile(ruleset).map_err(KernelError::new)?);
+    fn put(&self, updates: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), KernelError>> {
+        let Ok(mut armed) = self.0.lock() else {
+            return updates.iter().map(|_| Err(KernelError::new("poisoned"))).collect();
+        };
+        let new: BTreeMap<_, _> = updates.iter().map(|(_, ruleset)| (ruleset.digest(), *ruleset)).collect();
+        let new: Vec<&Ruleset> = new
+            .into_iter()
+            .filter(|(digest, _)| !armed.users.contains_key(digest))
+            .map(|(_, ruleset)| ruleset)
+            .collect();
+        if let Some(error) = std::hint::black_box(compile_all(&new)).into_iter().find_map(Result::err) {
+            return updates.iter().map(|_| Err(KernelError::new(error.to_string()))).collect();
         }
-        *armed.users.entry(digest).or_default() += 1;
-        if let Some(before) = armed.containers.insert(id.clone(), digest)
-            && let Some(users) = armed.users.get_mut(&before)
-        {
-            *users -= 1;
-            if *users == 0 {
-                armed.users.remove(&before);
+        for (id, ruleset) in updates {
+            let digest = ruleset.digest();
+            *armed.users.entry(digest).or_default() += 1;
+            if let Some(before) = armed.containers.insert((*id).clone(), digest)
+                && let Some(users) = armed.users.get_mut(&before)
+            {
+                *users -= 1;
+                if *users == 0 {
+                    armed.users.remove(&before);
+                }
             }
         }
-        Ok(())
+        updates.iter().map(|_| Ok(())).collect()
     }
 }
 
@@ -296,19 +306,19 @@ fn tell(count: usize) {
 
 impl Kernel for NoKernel {
     fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
-        self.put(&target.id, ruleset)?;
+        self.put(&[(&target.id, ruleset)]).into_iter().collect::<Result<(), _>>()?;
         tell(1);
         Ok(())
     }
 
     fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
-        self.put(id, ruleset)?;
+        self.put(&[(id, ruleset)]).into_iter().collect::<Result<(), _>>()?;
         tell(1);
         Ok(())
     }
 
     fn update_all(&self, updates: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), KernelError>> {
-        let results = updates.iter().map(|(id, ruleset)| self.put(id, ruleset)).collect();
+        let results = self.put(updates);
         tell(updates.len());
         results
     }

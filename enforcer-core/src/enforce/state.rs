@@ -12,7 +12,7 @@ use super::image::Publication;
 use super::maps::Maps;
 use super::withdraw::{Unused, Withdrawal};
 use crate::compile::bpf::image::First;
-use crate::compile::bpf::{BpfImage, compile};
+use crate::compile::bpf::{BpfImage, compile_all};
 use crate::ruleset::{Ruleset, RulesetDigest};
 
 /// Names for what events carry as numbers. What is gone stays known for a while: its last events are still to come.
@@ -252,13 +252,12 @@ impl State {
         names: &Names,
         rulesets: &[&Ruleset],
     ) -> Result<Vec<InForce>, EnforceError> {
-        let mut new = BTreeMap::new();
-        for ruleset in rulesets {
-            let digest = ruleset.digest();
-            if !self.rulesets.contains_key(&digest) && !new.contains_key(&digest) {
-                new.insert(digest, compile(ruleset)?);
-            }
-        }
+        let absent = rulesets.iter().map(|ruleset| (ruleset.digest(), *ruleset));
+        let absent: BTreeMap<_, _> =
+            absent.filter(|(digest, _)| !self.rulesets.contains_key(digest)).collect();
+        let (digests, absent): (Vec<_>, Vec<_>) = absent.into_iter().unzip();
+        let compiled: Result<Vec<_>, _> = compile_all(&absent).into_iter().collect();
+        let new: BTreeMap<_, _> = digests.into_iter().zip(compiled?).collect();
         if !new.is_empty() {
             self.publish(maps, names, new)?;
         }

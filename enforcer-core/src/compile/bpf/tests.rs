@@ -12,6 +12,10 @@ fn path(text: &str) -> AbsPath {
 }
 
 fn ruleset(rules: &[(Object, Effect)]) -> Ruleset {
+    ruleset_of(Class::File, rules)
+}
+
+fn ruleset_of(class: Class, rules: &[(Object, Effect)]) -> Ruleset {
     let origins = rules
         .iter()
         .enumerate()
@@ -28,7 +32,7 @@ fn ruleset(rules: &[(Object, Effect)]) -> Ruleset {
         .iter()
         .enumerate()
         .map(|(n, (object, effect))| Rule {
-            class: Class::File,
+            class,
             source: None,
             object: object.clone(),
             conditions: Conditions::default(),
@@ -41,6 +45,29 @@ fn ruleset(rules: &[(Object, Effect)]) -> Ruleset {
 
 fn header(image: &BpfImage) -> Vec<u32> {
     image.cells()[0].chunks(4).map(|b| u32::from_ne_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn many_are_compiled_as_each_alone_and_an_error_is_only_its_own() {
+    let links = |n: usize| {
+        (Object::Applet { program: path("/bin/busybox"), name: n.to_string().into() }, Effect::Block)
+    };
+    let too_many = {
+        let rules: Vec<_> = (0..=MAX_ALTERNATIVES).map(links).collect();
+        ruleset_of(Class::Process, &rules)
+    };
+    let mut rulesets: Vec<_> =
+        (0..5 * WORTH).map(|n| ruleset(&[(Object::Path(path(&format!("/{n}"))), Effect::Block)])).collect();
+    rulesets.insert(3 * WORTH, too_many);
+    let rulesets: Vec<&Ruleset> = rulesets.iter().collect();
+    for some in [&rulesets[..], &rulesets[..1], &[]] {
+        let each: Vec<_> =
+            some.iter().map(|ruleset| compile(ruleset).map_err(|error| error.to_string())).collect();
+        let all: Vec<_> =
+            compile_all(some).into_iter().map(|result| result.map_err(|error| error.to_string())).collect();
+        assert!(all == each);
+        assert_eq!(all.iter().filter(|result| result.is_err()).count(), usize::from(some.len() > 1));
+    }
 }
 
 #[test]
