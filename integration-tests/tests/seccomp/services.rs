@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -130,6 +130,11 @@ impl Services {
         for target in ["sysinit.target", "basic.target", "shutdown.target"] {
             fs::copy(systemd.join("lib/systemd/system").join(target), units.join(target))?;
         }
+        // systemd's own, and with it its version
+        let (from, to) =
+            (systemd.join("usr/lib/x86_64-linux-gnu"), root.path().join("usr/lib/x86_64-linux-gnu"));
+        fs::create_dir_all(&to)?;
+        symlink(fs::read_link(from.join("libseccomp.so.2"))?, to.join("libseccomp.so.2"))?;
         let mut all = String::from("[Unit]\n");
         for (path, settings) in files {
             let (dir, more) = match path.contains('/') {
@@ -321,5 +326,36 @@ fn drop_ins_for_services_are_good_systemd() -> Result<()> {
     let (status, out, _) = cli(&["seccomp", "systemd", "--remove", "--root", &root.display().to_string()])?;
     ensure!(status == 0 && out.matches("removed").count() == 3, "{out}");
     ensure!(drop_in("web.service").is_err());
+    Ok(())
+}
+
+/// The libseccomp of a container runtime, which may be another one, says nothing of what systemd can name.
+#[test]
+fn names_that_systemd_lacks_are_told_whatever_a_runtime_has() -> Result<()> {
+    let services = Services::new(&[("web.service", "")])?;
+    let root = services.root.path();
+    let runc = root.join("bin/runc");
+    fs::write(&runc, "#!/bin/sh\necho 'libseccomp: 2.6.0'\n")?;
+    fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))?;
+    let policy = root.join("p.yaml");
+    fs::write(&policy, for_services("p", "web", "  action: Block\n  syscalls: [mseal]"))?;
+    let run = |more: &[&str]| -> Result<(bool, String)> {
+        let path = format!("{}:{}", root.join("bin").display(), std::env::var("PATH")?);
+        let output = Command::new(program()?)
+            .args(["seccomp", "systemd", "--strict", "--dry-run", "--policy"])
+            .args([policy.as_os_str(), "--root".as_ref(), root.as_os_str()])
+            .args(more)
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .output()?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let (done, err) = run(&[])?;
+    ensure!(!done && err.contains("does not have `mseal`"), "{err}");
+    let (done, err) = run(&["--libseccomp", "2.6.0"])?;
+    ensure!(done && err.is_empty(), "{err}");
+    fs::remove_file(root.join("usr/lib/x86_64-linux-gnu/libseccomp.so.2"))?;
+    let (done, err) = run(&[])?;
+    ensure!(!done && err.contains("2.5.0 is assumed (see --libseccomp)") && err.contains("`mseal`"), "{err}");
     Ok(())
 }

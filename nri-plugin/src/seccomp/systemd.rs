@@ -10,7 +10,7 @@ use enforcer_core::seccomp::{Arch, Base, Node, SyscallName, compile};
 
 use super::unit::{ADMIN, FILE_NAME, OLD_NAME, Units, entries, names};
 use super::{dropin, libseccomp};
-use crate::cli::SystemdArgs;
+use crate::cli::{LibseccompVersion, SystemdArgs};
 use crate::exit::{Exit, chain};
 use crate::input;
 use crate::term::{BAD, GOOD, WARN, complain, paint, say};
@@ -29,7 +29,16 @@ pub fn run(args: &SystemdArgs) -> Exit {
     let Some(arch) = Arch::native() else {
         return fail("seccomp profiles are not made for this architecture", Exit::No);
     };
-    let node = Node { arch, libseccomp: libseccomp::of_runtime() };
+    let given = args.libseccomp.map(|LibseccompVersion(version)| version);
+    let libseccomp = given.or_else(|| libseccomp::of_system(&args.root)).unwrap_or_else(|| {
+        let (x, y, z) = libseccomp::OLDEST;
+        complain(format!(
+            "{}: there is no libseccomp.so.2 whose version can be told: {x}.{y}.{z} is assumed (see --libseccomp)\n",
+            paint(WARN, "warning")
+        ));
+        libseccomp::OLDEST
+    });
+    let node = Node { arch, libseccomp };
     let policies: Vec<&SeccompPolicy> = input::seccomp(&inputs).collect();
     let units = match Units::new(&args.root) {
         Ok(units) => units,
