@@ -144,7 +144,10 @@ impl Services {
             let file = root.path().join(dir).join(path);
             fs::create_dir_all(file.parent().context("no directory")?)?;
             fs::write(file, format!("[Service]\n{more}{settings}\n"))?;
-            all += &format!("Wants={}\n", path.split('/').next().unwrap_or_default().trim_end_matches(".d"));
+            let unit = path.split('/').next().unwrap_or_default().trim_end_matches(".d");
+            if !unit.ends_with("@.service") && !unit.ends_with("-.service") {
+                all += &format!("Wants={unit}\n"); // templates and prefixes are no units
+            }
         }
         fs::write(units.join("all.target"), all)?;
         Ok(Self { root })
@@ -326,6 +329,73 @@ fn drop_ins_for_services_are_good_systemd() -> Result<()> {
     let (status, out, _) = cli(&["seccomp", "systemd", "--remove", "--root", &root.display().to_string()])?;
     ensure!(status == 0 && out.matches("removed").count() == 3, "{out}");
     ensure!(drop_in("web.service").is_err());
+    Ok(())
+}
+
+/// Units that have the drop-in of a template or a prefix keep their own filters, whatever list that is, and start.
+#[test]
+fn what_units_of_a_template_or_a_prefix_say_themselves_holds_besides() -> Result<()> {
+    const UNITS: [(&str, &str); 7] = [
+        ("web@.service", ""),
+        ("web@plain.service.d/a.conf", ""),
+        ("web@deny.service.d/a.conf", "SystemCallFilter=~@mount"),
+        ("web@allow.service.d/a.conf", "SystemCallFilter=@basic-io execve\nSystemCallErrorNumber=EPERM"),
+        ("foo-plain.service", ""),
+        ("foo-deny.service", "SystemCallFilter=~@mount"),
+        ("foo-allow.service", "SystemCallFilter=@basic-io execve\nSystemCallErrorNumber=EPERM"),
+    ];
+    for (policy, body, blocks) in [
+        (
+            "allow",
+            "  action: Allow\n  syscalls: ['@basic-io', execve, exit, exit_group, mount, chdir]",
+            "mkdir",
+        ),
+        ("block", "  action: Block\n  syscalls: [read]", "read"),
+    ] {
+        let services = Services::new(&UNITS)?;
+        let before = understood(services.root.path())?;
+        let (status, out, err) = services.apply(&for_services(policy, "'web@', 'foo-'", body), &[])?;
+        ensure!(status == 0, "{status}: {out}{err}");
+        let after = understood(services.root.path())?;
+        for unit in ["web@plain", "web@deny", "web@allow", "foo-plain", "foo-deny", "foo-allow"] {
+            let unit = format!("{unit}.service");
+            let (own, both) = (before.get(&unit).context("not read")?, after.get(&unit).context("not read")?);
+            ensure!(both.loads(), "{policy}, {unit}: no service with this filter starts\n{out}");
+            ensure!(both.denies(blocks).is_some(), "{policy}, {unit}: the policy is not there");
+            for name in ["mount", "chdir", "read", "mkdir"] {
+                ensure!(
+                    own.denies(name).is_none() || both.denies(name).is_some(),
+                    "{policy}, {unit}: {name} passes"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// systemd gives a link that leads out of its directories its own name: so must we.
+#[test]
+fn a_linked_unit_and_an_alias_get_their_drop_ins() -> Result<()> {
+    let services = Services::new(&[
+        ("real.service", ""),
+        ("linked.service.d/a.conf", ""),
+        ("alias.service.d/a.conf", ""),
+    ])?;
+    let root = services.root.path();
+    fs::create_dir_all(root.join("opt"))?;
+    fs::write(root.join("opt/real.service"), "[Service]\nExecStart=/bin/true\n")?;
+    // systemd itself is not confined to the root here
+    symlink("../../../opt/real.service", root.join("etc/systemd/system/linked.service"))?;
+    symlink("../../../usr/lib/systemd/system/real.service", root.join("etc/systemd/system/alias.service"))?;
+    for (service, unit) in [("linked", "linked.service"), ("alias", "real.service")] {
+        let body = "  action: Block\n  syscalls: ['mkdir:EACCES']";
+        let (status, out, err) = services.apply(&for_services("p", service, body), &["--strict"])?;
+        ensure!(status == 0, "{status}: {out}{err}");
+        for (name, filter) in understood(root)?.iter().filter(|(name, _)| name.ends_with(".service")) {
+            let denied = (name == unit).then_some("EACCES");
+            ensure!(filter.denies("mkdir") == denied, "{service}: {name}: {filter:?}\n{out}");
+        }
+    }
     Ok(())
 }
 
