@@ -399,6 +399,38 @@ fn a_linked_unit_and_an_alias_get_their_drop_ins() -> Result<()> {
     Ok(())
 }
 
+/// What of a unit no drop-in can reach, or would keep it from starting.
+#[test]
+fn commands_without_a_filter_and_what_systemd_itself_needs_are_told() -> Result<()> {
+    let services = Services::new(&[
+        ("plain.service", "ExecStartPre=-/bin/true\nType=simple"),
+        ("plus.service", "ExecStartPre=-+/bin/true"),
+        ("start-only.service", "ExecStopPost=/bin/true\nPermissionsStartOnly=yes"),
+        ("waits.service", "Type=exec"),
+    ])?;
+    let apply = |service: &str, syscall: &str| {
+        let body = format!("  action: Block\n  syscalls: ['{syscall}:EACCES']");
+        services.apply(&for_services("p", service, &body), &["--strict"])
+    };
+    for (service, syscall, gap) in [
+        ("plus", "mkdir", "`ExecStartPre=` without any filter"),
+        ("start-only", "mkdir", "`ExecStopPost=` without any filter"),
+        ("waits", "write", "without `write`: it is not denied"),
+    ] {
+        let (status, _, err) = apply(service, syscall)?;
+        ensure!(status == 1 && err.contains(gap), "{service}: {status}: {err}");
+        ensure!(!services.root.path().join(format!("etc/systemd/system/{service}.service.d")).exists());
+    }
+    for (service, syscall) in [("plain", "write"), ("waits", "mkdir")] {
+        let (status, out, err) = apply(service, syscall)?;
+        ensure!(status == 0 && err.is_empty(), "{service}: {status}: {out}{err}");
+        let units = understood(services.root.path())?;
+        let filter = units.get(&format!("{service}.service")).context("not read")?;
+        ensure!(filter.denies(syscall) == Some("EACCES"), "{service}: {filter:?}");
+    }
+    Ok(())
+}
+
 /// The libseccomp of a container runtime, which may be another one, says nothing of what systemd can name.
 #[test]
 fn names_that_systemd_lacks_are_told_whatever_a_runtime_has() -> Result<()> {
