@@ -32,6 +32,10 @@ pub fn run(args: &SystemdArgs) -> Exit {
     let given = args.libseccomp.map(|LibseccompVersion(version)| version);
     let libseccomp = given.or_else(|| libseccomp::of_system(&args.root)).unwrap_or_else(|| {
         let (x, y, z) = libseccomp::OLDEST;
+        // nothing is named then
+        if args.remove {
+            return libseccomp::OLDEST;
+        }
         complain(format!(
             "{}: there is no libseccomp.so.2 whose version can be told: {x}.{y}.{z} is assumed (see --libseccomp)\n",
             paint(WARN, "warning")
@@ -72,7 +76,7 @@ pub fn run(args: &SystemdArgs) -> Exit {
         Ok(changed) if changed.is_empty() => Exit::Ok,
         Ok(changed) => {
             if !args.dry_run {
-                let units: Vec<&str> = changed.iter().map(String::as_str).collect();
+                let units: Vec<String> = changed.iter().map(|unit| pattern(unit)).collect();
                 say(format!(
                     "now run: systemctl daemon-reload && systemctl try-restart {}\n",
                     units.join(" ")
@@ -87,6 +91,12 @@ pub fn run(args: &SystemdArgs) -> Exit {
 fn fail(problem: &str, exit: Exit) -> Exit {
     complain(format!("{}: {problem}\n", paint(BAD, "error")));
     exit
+}
+
+/// A unit for systemctl: in place of a template or a prefix, which never runs, all that have its drop-ins.
+fn pattern(unit: &str) -> String {
+    let all = unit.replace("-@", "-*@").replace("@.", "@*.").replace("-.", "-*.");
+    if all == unit { all } else { format!("'{all}'") }
 }
 
 /// The units that get a drop-in, by their real names, each with its policies. That is each unit that policies name, and of
@@ -300,6 +310,19 @@ mod tests {
             ("web@c", "a"),
         ];
         assert_eq!(found, wanted(&expected));
+    }
+
+    #[test]
+    fn what_has_the_drop_ins_of_a_template_or_a_prefix_is_to_be_restarted() {
+        for (unit, units) in [
+            ("a-b.service", "a-b.service"),
+            ("web@a.service", "web@a.service"),
+            ("web@.service", "'web@*.service'"),
+            ("foo-.service", "'foo-*.service'"),
+            ("foo-@.service", "'foo-*@*.service'"),
+        ] {
+            assert_eq!(pattern(unit), units);
+        }
     }
 
     #[test]
