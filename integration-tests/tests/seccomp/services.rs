@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -130,6 +130,11 @@ impl Services {
         for target in ["sysinit.target", "basic.target", "shutdown.target"] {
             fs::copy(systemd.join("lib/systemd/system").join(target), units.join(target))?;
         }
+        // systemd's own, and with it its version
+        let (from, to) =
+            (systemd.join("usr/lib/x86_64-linux-gnu"), root.path().join("usr/lib/x86_64-linux-gnu"));
+        fs::create_dir_all(&to)?;
+        symlink(fs::read_link(from.join("libseccomp.so.2"))?, to.join("libseccomp.so.2"))?;
         let mut all = String::from("[Unit]\n");
         for (path, settings) in files {
             let (dir, more) = match path.contains('/') {
@@ -139,7 +144,10 @@ impl Services {
             let file = root.path().join(dir).join(path);
             fs::create_dir_all(file.parent().context("no directory")?)?;
             fs::write(file, format!("[Service]\n{more}{settings}\n"))?;
-            all += &format!("Wants={}\n", path.split('/').next().unwrap_or_default().trim_end_matches(".d"));
+            let unit = path.split('/').next().unwrap_or_default().trim_end_matches(".d");
+            if !unit.ends_with("@.service") && !unit.ends_with("-.service") {
+                all += &format!("Wants={unit}\n"); // templates and prefixes are no units
+            }
         }
         fs::write(units.join("all.target"), all)?;
         Ok(Self { root })
@@ -321,5 +329,135 @@ fn drop_ins_for_services_are_good_systemd() -> Result<()> {
     let (status, out, _) = cli(&["seccomp", "systemd", "--remove", "--root", &root.display().to_string()])?;
     ensure!(status == 0 && out.matches("removed").count() == 3, "{out}");
     ensure!(drop_in("web.service").is_err());
+    Ok(())
+}
+
+/// Units that have the drop-in of a template or a prefix keep their own filters, whatever list that is, and start.
+#[test]
+fn what_units_of_a_template_or_a_prefix_say_themselves_holds_besides() -> Result<()> {
+    const UNITS: [(&str, &str); 7] = [
+        ("web@.service", ""),
+        ("web@plain.service.d/a.conf", ""),
+        ("web@deny.service.d/a.conf", "SystemCallFilter=~@mount"),
+        ("web@allow.service.d/a.conf", "SystemCallFilter=@basic-io execve\nSystemCallErrorNumber=EPERM"),
+        ("foo-plain.service", ""),
+        ("foo-deny.service", "SystemCallFilter=~@mount"),
+        ("foo-allow.service", "SystemCallFilter=@basic-io execve\nSystemCallErrorNumber=EPERM"),
+    ];
+    for (policy, body, blocks) in [
+        (
+            "allow",
+            "  action: Allow\n  syscalls: ['@basic-io', execve, exit, exit_group, mount, chdir]",
+            "mkdir",
+        ),
+        ("block", "  action: Block\n  syscalls: [read]", "read"),
+    ] {
+        let services = Services::new(&UNITS)?;
+        let before = understood(services.root.path())?;
+        let (status, out, err) = services.apply(&for_services(policy, "'web@', 'foo-'", body), &[])?;
+        ensure!(status == 0, "{status}: {out}{err}");
+        let after = understood(services.root.path())?;
+        for unit in ["web@plain", "web@deny", "web@allow", "foo-plain", "foo-deny", "foo-allow"] {
+            let unit = format!("{unit}.service");
+            let (own, both) = (before.get(&unit).context("not read")?, after.get(&unit).context("not read")?);
+            ensure!(both.loads(), "{policy}, {unit}: no service with this filter starts\n{out}");
+            ensure!(both.denies(blocks).is_some(), "{policy}, {unit}: the policy is not there");
+            for name in ["mount", "chdir", "read", "mkdir"] {
+                ensure!(
+                    own.denies(name).is_none() || both.denies(name).is_some(),
+                    "{policy}, {unit}: {name} passes"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// systemd gives a link that leads out of its directories its own name: so must we.
+#[test]
+fn a_linked_unit_and_an_alias_get_their_drop_ins() -> Result<()> {
+    let services = Services::new(&[
+        ("real.service", ""),
+        ("linked.service.d/a.conf", ""),
+        ("alias.service.d/a.conf", ""),
+    ])?;
+    let root = services.root.path();
+    fs::create_dir_all(root.join("opt"))?;
+    fs::write(root.join("opt/real.service"), "[Service]\nExecStart=/bin/true\n")?;
+    // systemd itself is not confined to the root here
+    symlink("../../../opt/real.service", root.join("etc/systemd/system/linked.service"))?;
+    symlink("../../../usr/lib/systemd/system/real.service", root.join("etc/systemd/system/alias.service"))?;
+    for (service, unit) in [("linked", "linked.service"), ("alias", "real.service")] {
+        let body = "  action: Block\n  syscalls: ['mkdir:EACCES']";
+        let (status, out, err) = services.apply(&for_services("p", service, body), &["--strict"])?;
+        ensure!(status == 0, "{status}: {out}{err}");
+        for (name, filter) in understood(root)?.iter().filter(|(name, _)| name.ends_with(".service")) {
+            let denied = (name == unit).then_some("EACCES");
+            ensure!(filter.denies("mkdir") == denied, "{service}: {name}: {filter:?}\n{out}");
+        }
+    }
+    Ok(())
+}
+
+/// What of a unit no drop-in can reach, or would keep it from starting.
+#[test]
+fn commands_without_a_filter_and_what_systemd_itself_needs_are_told() -> Result<()> {
+    let services = Services::new(&[
+        ("plain.service", "ExecStartPre=-/bin/true\nType=simple"),
+        ("plus.service", "ExecStartPre=-+/bin/true"),
+        ("start-only.service", "ExecStopPost=/bin/true\nPermissionsStartOnly=yes"),
+        ("waits.service", "Type=exec"),
+    ])?;
+    let apply = |service: &str, syscall: &str| {
+        let body = format!("  action: Block\n  syscalls: ['{syscall}:EACCES']");
+        services.apply(&for_services("p", service, &body), &["--strict"])
+    };
+    for (service, syscall, gap) in [
+        ("plus", "mkdir", "`ExecStartPre=` without any filter"),
+        ("start-only", "mkdir", "`ExecStopPost=` without any filter"),
+        ("waits", "write", "without `write`: it is not denied"),
+    ] {
+        let (status, _, err) = apply(service, syscall)?;
+        ensure!(status == 1 && err.contains(gap), "{service}: {status}: {err}");
+        ensure!(!services.root.path().join(format!("etc/systemd/system/{service}.service.d")).exists());
+    }
+    for (service, syscall) in [("plain", "write"), ("waits", "mkdir")] {
+        let (status, out, err) = apply(service, syscall)?;
+        ensure!(status == 0 && err.is_empty(), "{service}: {status}: {out}{err}");
+        let units = understood(services.root.path())?;
+        let filter = units.get(&format!("{service}.service")).context("not read")?;
+        ensure!(filter.denies(syscall) == Some("EACCES"), "{service}: {filter:?}");
+    }
+    Ok(())
+}
+
+/// The libseccomp of a container runtime, which may be another one, says nothing of what systemd can name.
+#[test]
+fn names_that_systemd_lacks_are_told_whatever_a_runtime_has() -> Result<()> {
+    let services = Services::new(&[("web.service", "")])?;
+    let root = services.root.path();
+    let runc = root.join("bin/runc");
+    fs::write(&runc, "#!/bin/sh\necho 'libseccomp: 2.6.0'\n")?;
+    fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))?;
+    let policy = root.join("p.yaml");
+    fs::write(&policy, for_services("p", "web", "  action: Block\n  syscalls: [mseal]"))?;
+    let run = |more: &[&str]| -> Result<(bool, String)> {
+        let path = format!("{}:{}", root.join("bin").display(), std::env::var("PATH")?);
+        let output = Command::new(program()?)
+            .args(["seccomp", "systemd", "--strict", "--dry-run", "--policy"])
+            .args([policy.as_os_str(), "--root".as_ref(), root.as_os_str()])
+            .args(more)
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .output()?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let (done, err) = run(&[])?;
+    ensure!(!done && err.contains("does not have `mseal`"), "{err}");
+    let (done, err) = run(&["--libseccomp", "2.6.0"])?;
+    ensure!(done && err.is_empty(), "{err}");
+    fs::remove_file(root.join("usr/lib/x86_64-linux-gnu/libseccomp.so.2"))?;
+    let (done, err) = run(&[])?;
+    ensure!(!done && err.contains("2.5.0 is assumed (see --libseccomp)") && err.contains("`mseal`"), "{err}");
     Ok(())
 }

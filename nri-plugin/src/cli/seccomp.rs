@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Label;
+use super::{Label, LibseccompVersion};
 
 /// `seccomp`.
 #[derive(Debug, Subcommand)]
@@ -51,6 +51,9 @@ pub struct SystemdArgs {
     /// Root of the system whose units are meant
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
+    /// Version of the libseccomp that systemd has [default: as its file is called, else the oldest]
+    #[arg(long, value_name = "X.Y.Z")]
+    pub libseccomp: Option<LibseccompVersion>,
     /// Print what would be done, and the drop-ins
     #[arg(long)]
     pub dry_run: bool,

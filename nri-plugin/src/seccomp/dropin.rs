@@ -31,6 +31,8 @@ use super::unit::{List, Unit};
 const WIDTH: usize = 100;
 /// What systemd does behind the filter to start the program, and what every program does to end.
 const NEEDED: [&str; 3] = ["execve", "exit", "exit_group"];
+/// What systemd does besides, behind the filter, for a service of `Type=exec`: it tells itself that the program starts now.
+const NEEDED_BY_EXEC: &str = "write";
 
 /// What a drop-in does not say as the profile does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +47,8 @@ pub enum Lack {
     Architectures(BTreeSet<String>),
     /// A drop-in that is read after ours, or in its place, says something about system calls, too.
     After(PathBuf, String),
+    /// Settings with commands that systemd runs without any filter.
+    Unfiltered(BTreeSet<String>),
 }
 
 impl std::fmt::Display for Lack {
@@ -54,7 +58,7 @@ impl std::fmt::Display for Lack {
                 f,
                 "systemd has no conditions on arguments: the strictest that is said about `{name}` counts for all of its calls"
             ),
-            Self::Needed(name) => write!(f, "no service starts or ends without `{name}`: it is not denied"),
+            Self::Needed(name) => write!(f, "the service does not start, or end, without `{name}`: it is not denied"),
             Self::Unlisted => f.write_str(
                 "the unit has a list of what is denied (`SystemCallFilter=~`), beside which none of what is allowed can \
                  stand: system calls that are newer than this program pass; take that list out of the unit",
@@ -75,6 +79,15 @@ impl std::fmt::Display for Lack {
                 path.display(),
                 super::unit::FILE_NAME
             ),
+            Self::Unfiltered(settings) => {
+                let settings: Vec<String> = settings.iter().map(|key| format!("`{key}=`")).collect();
+                write!(
+                    f,
+                    "systemd runs commands of {} without any filter, because of a `+` before the program or \
+                     `PermissionsStartOnly=`: no policy holds for them",
+                    settings.join(", ")
+                )
+            }
         }
     }
 }
@@ -90,8 +103,11 @@ pub fn settings(
 ) -> (String, BTreeSet<Lack>) {
     let mut lacks: BTreeSet<Lack> =
         unit.after.iter().map(|(path, what)| Lack::After(path.clone(), what.clone())).collect();
+    if !unit.unfiltered.is_empty() {
+        lacks.insert(Lack::Unfiltered(unit.unfiltered.clone()));
+    }
     let default = profile.default_action.with(profile.default_errno_ret);
-    let actions = actions(profile, known, &mut lacks);
+    let actions = actions(profile, known, unit.writes, &mut lacks);
     let whitelist = !default.passes();
     let mut text = String::from("[Service]\n");
     let mut rest = None; // the answer of what is on no list
@@ -125,10 +141,11 @@ pub fn settings(
     (text, lacks)
 }
 
-/// What happens to each system call that can be named, whatever its arguments.
+/// What happens to each system call that can be named, whatever its arguments. `writes`: systemd writes behind the filter.
 fn actions<'a>(
     profile: &'a LinuxSeccomp,
     known: impl IntoIterator<Item = &'static str>,
+    writes: bool,
     lacks: &mut BTreeSet<Lack>,
 ) -> BTreeMap<&'a str, Action> {
     let default = profile.default_action.with(profile.default_errno_ret);
@@ -150,7 +167,8 @@ fn actions<'a>(
     }
     let action = |name: &'static str| {
         let action = named.get(name).copied().unwrap_or(default);
-        if NEEDED.contains(&name) && !action.passes() {
+        let needed = NEEDED.contains(&name) || writes && name == NEEDED_BY_EXEC;
+        if needed && !action.passes() {
             lacks.insert(Lack::Needed(name.to_owned()));
             return (name, Action::Allow);
         }
@@ -289,6 +307,19 @@ mod tests {
         }
         let (text, _) = settings_of(json, &Unit::default());
         assert!(text.contains("\nSystemCallFilter=execve exit exit_group\n"), "never an empty list: {text}");
+    }
+
+    #[test]
+    fn a_service_that_systemd_waits_for_may_write_and_commands_without_a_filter_are_told() {
+        let json = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mount", "write"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}"#;
+        let (text, lacks) = settings_of(json, &Unit::default());
+        assert!(text.contains("write:EPERM") && lacks.is_empty(), "{text}");
+        let unfiltered = ["ExecStartPre".to_owned()].into();
+        let (text, lacks) = settings_of(json, &Unit { writes: true, unfiltered, ..Unit::default() });
+        assert_eq!(text, "[Service]\nSystemCallFilter=~mount:EPERM\n");
+        assert!(lacks.len() == 2 && lacks[0].contains("`write`: it is not denied"), "{lacks:?}");
+        assert!(lacks[1].contains("`ExecStartPre=` without any filter"), "{lacks:?}");
     }
 
     #[test]

@@ -17,6 +17,11 @@ pub const ANNOTATION: &str = "nri-enforcer.io/seccomp";
 pub const POLICIES_ANNOTATION: &str = "nri-enforcer.io/seccomp-policies";
 /// The annotation with the `localhostProfile` that its pod had to name, where the runtime takes no profile from us.
 pub const FILE_ANNOTATION: &str = "nri-enforcer.io/seccomp-profile";
+/// The annotation that says that the runtime did not show which profile the container has of its own: [`NOT_SHOWN`]. No other
+/// value means anything.
+pub const BASE_ANNOTATION: &str = "nri-enforcer.io/seccomp-base";
+/// Its value.
+const NOT_SHOWN: &str = "not-shown";
 
 /// What a container was created with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -28,6 +33,8 @@ pub struct Created {
     pub policies: Option<String>,
     /// The file that the pod had to name.
     pub file: Option<String>,
+    /// The runtime's default was taken for what it has of its own, which the runtime did not show: a gap of each policy.
+    pub base_not_shown: bool,
 }
 
 impl Created {
@@ -35,17 +42,23 @@ impl Created {
     #[must_use]
     pub fn of(annotations: &BTreeMap<String, String>) -> Self {
         let told = |key: &str| annotations.get(key).cloned();
-        Self { profile: told(ANNOTATION), policies: told(POLICIES_ANNOTATION), file: told(FILE_ANNOTATION) }
+        Self {
+            profile: told(ANNOTATION),
+            policies: told(POLICIES_ANNOTATION),
+            file: told(FILE_ANNOTATION),
+            base_not_shown: told(BASE_ANNOTATION).is_some_and(|value| value == NOT_SHOWN),
+        }
     }
 
     /// The annotations that tell it.
-    pub fn annotations(&self) -> impl Iterator<Item = (&'static str, &String)> {
+    pub fn annotations(&self) -> impl Iterator<Item = (&'static str, String)> {
         let told = [
-            (ANNOTATION, &self.profile),
-            (POLICIES_ANNOTATION, &self.policies),
-            (FILE_ANNOTATION, &self.file),
+            (ANNOTATION, self.profile.clone()),
+            (POLICIES_ANNOTATION, self.policies.clone()),
+            (FILE_ANNOTATION, self.file.clone()),
+            (BASE_ANNOTATION, self.base_not_shown.then(|| NOT_SHOWN.to_owned())),
         ];
-        told.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?)))
+        told.into_iter().filter_map(|(key, value)| Some((key, value?)))
     }
 }
 
@@ -242,14 +255,16 @@ mod tests {
 
     fn created(policies: &str) -> Created {
         let file = Some(format!("nri-enforcer/{policies}.json"));
-        Created { profile: Some("p".into()), policies: Some(policies.into()), file }
+        Created { profile: Some("p".into()), policies: Some(policies.into()), file, ..Created::default() }
     }
 
     #[test]
     fn annotations_tell_what_a_container_was_created_with() {
-        let created = created("x");
-        let annotations = created.annotations().map(|(key, value)| (key.to_owned(), value.clone())).collect();
-        assert_eq!(Created::of(&annotations), created);
+        for base_not_shown in [false, true] {
+            let created = Created { base_not_shown, ..created("x") };
+            let annotations = created.annotations().map(|(key, value)| (key.to_owned(), value)).collect();
+            assert_eq!(Created::of(&annotations), created);
+        }
         assert_eq!(Created::of(&BTreeMap::new()), Created::default());
         assert_eq!(Created::default().annotations().count(), 0);
     }

@@ -171,9 +171,14 @@ impl Seccomp {
         self.alone(policies).map(|(digest, _)| Some(digest))
     }
 
-    /// How many gaps the policies have by themselves: for a container whose profile another daemon made.
-    pub(crate) fn gaps_alone(&self, policies: &Together) -> usize {
-        if policies.is_empty() { 0 } else { self.alone(policies).map_or(policies.len(), |(_, gaps)| gaps) }
+    /// How many gaps the policies have by themselves, and as the annotations say: for a container whose profile another daemon
+    /// made, or that was listed anew.
+    pub(crate) fn gaps_alone(&self, policies: &Together, created: &Created) -> usize {
+        if policies.is_empty() {
+            return 0;
+        }
+        let not_shown = if created.base_not_shown { policies.len() } else { 0 };
+        self.alone(policies).map_or(policies.len(), |(_, gaps)| gaps + not_shown)
     }
 
     // after a panic in another thread at worst something is made again
@@ -196,12 +201,12 @@ impl Seccomp {
                     return Ok(Plan { adjustment, created, gaps, not_applied: Some(advice) });
                 }
             };
-            let shown = base.is_some();
+            created.base_not_shown = base.is_none();
             let mut profile = self.compile(policies, &base.unwrap_or_else(base::runtime_default))?;
             self.tell_lost_errno();
             // of the whole profile; what is sent has another default
             profile.gaps.retain(|gap| gap.reason != GapReason::SeccompUnknown);
-            if !shown {
+            if created.base_not_shown {
                 profile.gaps.extend(gaps(policies, GapReason::SeccompBase, NOT_SHOWN));
             }
             adjustment = adjustment.seccomp(wire::to_nri(profile.without_default_errno()));

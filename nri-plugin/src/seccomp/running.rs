@@ -91,6 +91,7 @@ impl Seccomp {
                 profile: Some(wanted.digest().to_string()),
                 policies: self.digest(&policies).ok()?,
                 file: Some(file),
+                base_not_shown: false, // it is the file's
             };
             (wanted.oci == profile).then_some(has)
         });

@@ -303,10 +303,24 @@ async fn a_runtime_that_does_not_show_what_a_container_has_is_a_gap() {
                 assert!(text.contains("`default/no-mkdir`") && text.contains("does not show it"), "{text}");
                 continue;
             }
-            let profile = as_generated(&created(&plugin, &web, &raw).await);
+            let adjustment = created(&plugin, &web, &raw).await;
+            let profile = as_generated(&adjustment);
             assert_eq!(profile.default_action, ActionName::Errno, "over the runtime's default");
             let entries = f.registry.seccomp().entries_now();
             assert_eq!(entries[0].gaps, Some(usize::from(gap)));
+            // the runtime lists it again, to this daemon or another, and its annotations are all that is known
+            let mut running = raw.clone();
+            running.annotations = adjustment.annotations.clone();
+            running.state = nri::ContainerState::Running;
+            let mut options = newest();
+            (options.pods, options.containers) = (vec![web.clone()], vec![running]);
+            let mut f = Fixture::new(Arc::clone(&policies), Selection::default(), options);
+            let _plugin = f.runtime.accept().await.unwrap();
+            f.eventually("it is listed", |f| f.registry.seccomp().entries_now().len() == 1).await;
+            let entry = f.registry.seccomp().entries_now().remove(0);
+            let by_seccomp = f.seccomp.selecting(&policies, &entry.container);
+            let gaps = entry.gaps.unwrap_or_else(|| f.seccomp.gaps_alone(&by_seccomp, &entry.created));
+            assert_eq!((by_seccomp.len(), gaps), (1, usize::from(gap)), "as `status` counts them");
         }
     }
 }

@@ -1,13 +1,20 @@
 //! What a systemd unit says about system calls without us, read in systemd's order (systemd.unit(5)): the first directory
 //! that has the unit, then the drop-ins of all directories by name. Of two of one name the earlier directory's counts.
 
+mod file;
+mod name;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use enforcer_core::seccomp::Action;
 use enforcer_core::seccomp::errno;
+
+pub use self::file::entries;
+use self::file::{MOST_LINKS, resolve, settings};
+use self::name::{instance_of, names, template};
 
 /// The name of our drop-ins. Of several `SystemCallFilter=` the first says what kind of list it is, and each later one adds
 /// to it or takes away: the last has the last word, and `z` is behind what others use.
@@ -32,8 +39,6 @@ const DIRS: [&str; 13] = [
     "lib/systemd/system",
     "run/systemd/generator.late",
 ];
-/// How many symbolic links are followed, as the kernel does.
-const MOST_LINKS: usize = 40;
 /// What all services share.
 const EVERY: &str = "service";
 
@@ -57,32 +62,92 @@ pub struct Unit {
     pub architectures: Option<BTreeSet<String>>,
     /// Drop-ins that are read after ours, or in its place, with what they say about system calls.
     pub after: BTreeSet<(PathBuf, String)>,
+    /// Settings with commands that systemd runs without any filter: `needs_sandboxing` of its `exec_child`.
+    pub unfiltered: BTreeSet<String>,
+    /// Whether it is of `Type=exec`: its `exec_child` writes to a pipe behind the filter, right before it starts the program.
+    pub writes: bool,
 }
 
 impl Default for Unit {
     /// systemd kills unless it is told otherwise.
     fn default() -> Self {
-        Self { list: None, answer: Action::KillProcess, architectures: None, after: BTreeSet::new() }
+        Self {
+            list: None,
+            answer: Action::KillProcess,
+            architectures: None,
+            after: BTreeSet::new(),
+            unfiltered: BTreeSet::new(),
+            writes: false,
+        }
     }
 }
 
-impl Unit {
+/// A unit while it is read.
+#[derive(Debug, Default)]
+struct Reading {
+    unit: Unit,
+    /// Settings with commands, and whether one of them has a `+`: no filter.
+    commands: BTreeMap<String, bool>,
+    /// `PermissionsStartOnly=`: only `ExecStart=` has a filter.
+    start_only: bool,
+}
+
+impl Reading {
     fn take(&mut self, key: &str, value: &str) {
+        let unit = &mut self.unit;
         match key {
-            "SystemCallFilter" if value.is_empty() => self.list = None,
+            "SystemCallFilter" if value.is_empty() => unit.list = None,
             "SystemCallFilter" => {
                 let list = if value.starts_with('~') { List::Denied } else { List::Allowed };
-                self.list.get_or_insert(list);
+                unit.list.get_or_insert(list);
             }
-            "SystemCallErrorNumber" => self.answer = answer(value).unwrap_or(self.answer),
-            "SystemCallArchitectures" if value.is_empty() => self.architectures = None,
-            "SystemCallArchitectures" => self
+            "SystemCallErrorNumber" => unit.answer = answer(value).unwrap_or(unit.answer),
+            "SystemCallArchitectures" if value.is_empty() => unit.architectures = None,
+            "SystemCallArchitectures" => unit
                 .architectures
                 .get_or_insert_default()
                 .extend(value.split_whitespace().map(|word| word.trim_matches(['"', '\'']).to_owned())),
+            "Type" if TYPES.contains(&value) => unit.writes = value == "exec",
+            "PermissionsStartOnly" => self.start_only = boolean(value).unwrap_or(self.start_only),
+            _ if key.starts_with("Exec") && value.is_empty() => drop(self.commands.remove(key)),
+            _ if key.starts_with("Exec") => {
+                *self.commands.entry(key.to_owned()).or_default() |= privileged(value)
+            }
             _ => {}
         }
     }
+
+    fn done(mut self) -> Unit {
+        let unfiltered = self
+            .commands
+            .into_iter()
+            .filter(|(key, privileged)| *privileged || self.start_only && key != "ExecStart");
+        self.unit.unfiltered = unfiltered.map(|(key, _)| key).collect();
+        self.unit
+    }
+}
+
+/// The types of services that systemd knows, up to 257. It ignores others.
+const TYPES: [&str; 8] = ["simple", "exec", "forking", "oneshot", "dbus", "notify", "notify-reload", "idle"];
+
+/// A truth as systemd writes it; `None`: systemd ignores it.
+fn boolean(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
+        "0" | "no" | "n" | "false" | "f" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether one of several commands, with a `;` between them, has a `+` among the signs before its program. A word that only
+/// systemd's own reader understands (`\x2b`) is taken for one.
+fn privileged(commands: &str) -> bool {
+    let mut first = true;
+    commands.split_whitespace().any(|word| {
+        let at_begin = std::mem::replace(&mut first, word == ";");
+        let signs = word.chars().take_while(|sign| "@-:!+|\"'\\".contains(*sign));
+        at_begin && signs.into_iter().any(|sign| matches!(sign, '+' | '\\'))
+    })
 }
 
 /// An errno as systemd writes it; `None`: systemd ignores it.
@@ -99,6 +164,8 @@ pub struct Units {
     root: PathBuf,
     /// What stands under each name in the first directory that has it: a file, or the name that it is another one for.
     files: BTreeMap<String, Result<PathBuf, String>>,
+    /// Names that have a directory of drop-ins.
+    with_drop_ins: BTreeSet<String>,
 }
 
 impl Units {
@@ -107,23 +174,24 @@ impl Units {
     /// # Errors
     /// Those of the system; a directory that is not there has no units.
     pub fn new(root: &Path) -> io::Result<Self> {
-        let mut files = BTreeMap::new();
+        let (mut files, mut with_drop_ins) = (BTreeMap::new(), BTreeSet::new());
         for dir in DIRS {
             for path in entries(&resolve(root, &root.join(dir)))? {
                 let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+                if let Some(unit) = name.strip_suffix(".d").filter(|unit| unit.ends_with(".service")) {
+                    with_drop_ins.insert(unit.to_owned());
+                }
                 if !name.ends_with(".service") || files.contains_key(name) {
                     continue;
                 }
-                let other =
-                    fs::read_link(&path).ok().and_then(|to| Some(to.file_name()?.to_str()?.to_owned()));
-                let entry = match other {
+                let entry = match alias_for(root, &path) {
                     Some(other) if other != name && other.ends_with(".service") => Err(other),
                     _ => Ok(resolve(root, &path)),
                 };
                 files.insert(name.to_owned(), entry);
             }
         }
-        Ok(Self { root: root.to_owned(), files })
+        Ok(Self { root: root.to_owned(), files, with_drop_ins })
     }
 
     /// The name that a unit has itself, where this one is an alias.
@@ -131,15 +199,13 @@ impl Units {
     pub fn real_name(&self, unit: &str) -> String {
         let mut name = unit.to_owned();
         for _ in 0..MOST_LINKS {
-            let template = template(&name);
-            let other = match (self.files.get(&name), template.as_ref().and_then(|name| self.files.get(name)))
-            {
-                (Some(Err(other)), _) => other.clone(),
-                // an alias of the template stands for one of each instance
-                (None, Some(Err(other))) => instance_of(other, &name),
+            let of_template = template(&name).and_then(|name| self.files.get(&name));
+            name = match self.files.get(&name).or(of_template) {
+                // an alias for a template stands for one of each instance
+                Some(Err(other)) if other.contains("@.") => instance_of(other, &name),
+                Some(Err(other)) => other.clone(),
                 _ => break,
             };
-            name = other;
         }
         name
     }
@@ -149,9 +215,10 @@ impl Units {
     /// # Errors
     /// When it cannot be read.
     pub fn read(&self, unit: &str) -> io::Result<Unit> {
-        let mut read = Unit::default();
-        let file = self.files.get(unit).or_else(|| self.files.get(&template(unit)?));
-        if let Some(Ok(file)) = file {
+        let mut read = Reading::default();
+        // a link of an instance to its template is no file of its own
+        let own = self.files.get(unit).and_then(|file| file.as_ref().ok());
+        if let Some(file) = own.or_else(|| self.files.get(&template(unit)?)?.as_ref().ok()) {
             settings(file)?.iter().for_each(|(key, value)| read.take(key, value));
         }
         let (drop_ins, hidden) = self.drop_ins(unit)?;
@@ -162,21 +229,49 @@ impl Units {
                     settings(path)?.iter().for_each(|(key, value)| read.take(key, value));
                 }
                 _ => {
-                    let keys = settings(path)?.into_iter().map(|(key, _)| key);
-                    read.after.extend(keys.map(|key| (path.clone(), format!("{key}="))));
+                    for (key, value) in settings(path)? {
+                        if key.starts_with("SystemCall") {
+                            read.unit.after.insert((path.clone(), format!("{key}=")));
+                        } else {
+                            read.take(&key, &value); // whenever it is read
+                        }
+                    }
                 }
             }
         }
-        read.after.extend(hidden.map(|path| (path, FILE_NAME.to_owned())));
-        Ok(read)
+        read.unit.after.extend(hidden.map(|path| (path, FILE_NAME.to_owned())));
+        Ok(read.done())
+    }
+
+    /// Every unit that is known by a file, or a directory of drop-ins, by its real name. An instance of which none tells is
+    /// like its template.
+    #[must_use]
+    pub fn all(&self) -> BTreeSet<String> {
+        let known: BTreeSet<&String> = self.files.keys().chain(&self.with_drop_ins).collect();
+        let (instances, others): (Vec<&String>, Vec<&String>) =
+            known.into_iter().partition(|name| template(name).is_some());
+        // `a-@1.service.d` is for `a-b@1.service`, too
+        let templates = others.iter().filter(|name| name.contains("@."));
+        let more = templates.flat_map(|template| {
+            let of =
+                |one: &&String| Some(instance_of(template, one)).filter(|unit| names(unit).contains(*one));
+            instances.iter().filter_map(of).collect::<Vec<_>>()
+        });
+        let all = more.chain(instances.iter().chain(&others).map(|name| (*name).clone()));
+        all.map(|name| self.real_name(&name)).collect()
+    }
+
+    /// The names whose drop-ins a unit has, the nearest first: its own, then those of its aliases.
+    #[must_use]
+    pub fn names(&self, unit: &str) -> Vec<String> {
+        std::iter::once(unit.to_owned()).chain(self.aliases(unit)).flat_map(|name| names(&name)).collect()
     }
 
     /// The drop-ins of a unit by name, and what stands in the place of ours.
     fn drop_ins(&self, unit: &str) -> io::Result<(BTreeMap<String, PathBuf>, Option<PathBuf>)> {
         let mut found = BTreeMap::new();
         let (mut hidden, mut passed) = (None, false);
-        let aliases = self.files.keys().filter(|name| *name != unit).flat_map(|name| self.alias(name, unit));
-        for name in std::iter::once(unit.to_owned()).chain(aliases) {
+        for name in std::iter::once(unit.to_owned()).chain(self.aliases(unit)) {
             for dir in DIRS {
                 for of in names(&name) {
                     self.add(dir, &of, &mut found)?;
@@ -203,6 +298,12 @@ impl Units {
         Ok(())
     }
 
+    /// The aliases of a unit.
+    fn aliases(&self, unit: &str) -> impl Iterator<Item = String> {
+        let links = self.files.iter().filter(|(_, file)| file.is_err());
+        links.filter_map(move |(name, _)| self.alias(name, unit))
+    }
+
     /// The name of `unit` that `name` gives it, where it is an alias of it.
     fn alias(&self, name: &str, unit: &str) -> Option<String> {
         let name = if name.contains("@.") { instance_of(name, unit) } else { name.to_owned() };
@@ -210,110 +311,20 @@ impl Units {
     }
 }
 
-/// The names whose drop-ins a unit has, the nearest first: its own, that of its template, and those that it begins like, up
-/// to a `-`.
-#[must_use]
-pub fn names(unit: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut name = unit.to_owned();
-    loop {
-        let template = template(&name);
-        let instance = template.as_ref().and_then(|_| name.split_once('@')).map(|(_, rest)| rest.to_owned());
-        names.push(name.clone());
-        names.extend(template);
-        let prefix =
-            name.split_once('@').map_or_else(|| name.strip_suffix(".service"), |(prefix, _)| Some(prefix));
-        let prefix = prefix.unwrap_or_default();
-        // one dash at the end is that of the step before
-        let Some((prefix, _)) = prefix.strip_suffix('-').unwrap_or(prefix).rsplit_once('-') else { break };
-        if prefix.is_empty() {
-            break;
-        }
-        name = match instance {
-            Some(rest) => format!("{prefix}-@{rest}"),
-            None => format!("{prefix}-.service"),
-        };
-    }
-    names
-}
-
-/// The template of an instance: `getty@.service` of `getty@tty1.service`.
-fn template(unit: &str) -> Option<String> {
-    let (name, rest) = unit.split_once('@')?;
-    (rest != ".service").then(|| format!("{name}@.service"))
-}
-
-/// The same instance of another template; a unit that is no instance stays what it is.
-fn instance_of(template: &str, unit: &str) -> String {
-    match (template.split_once('@'), unit.split_once('@')) {
-        (Some((name, _)), Some((_, rest))) => format!("{name}@{rest}"),
-        _ => template.to_owned(),
-    }
-}
-
-/// The settings about system calls of a file, in its order, as systemd reads it.
-fn settings(file: &Path) -> io::Result<Vec<(String, String)>> {
-    let text = match fs::read(file) {
-        // a mask: a link to the empty device, which an image of a system may not have
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        text => String::from_utf8_lossy(&text?).into_owned(),
+/// The name that a link in one of the directories is an alias for: that of its target, if that is in one of them, too. Else
+/// the link is itself the unit, by its own name.
+fn alias_for(root: &Path, path: &Path) -> Option<String> {
+    let to = fs::read_link(path).ok()?;
+    let to = match to.strip_prefix("/") {
+        Ok(absolute) => root.join(absolute),
+        Err(_) => path.parent()?.join(to),
     };
-    let (mut section, mut whole) = (String::new(), String::new());
-    let mut settings = Vec::new();
-    for line in text.lines().chain([""]) {
-        if line.trim_start().starts_with(['#', ';']) {
-            continue; // also between the parts of a line
-        }
-        if let Some(part) = line.strip_suffix('\\') {
-            whole += part;
-            whole.push(' ');
-            continue;
-        }
-        whole += line;
-        let line = std::mem::take(&mut whole);
-        let line = line.trim();
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            name.clone_into(&mut section);
-        } else if let (Some((key, value)), "Service") = (line.split_once('='), &*section)
-            && key.trim_end().starts_with("SystemCall")
-        {
-            settings.push((key.trim_end().to_owned(), value.trim_start().to_owned()));
-        }
-    }
-    Ok(settings)
-}
-
-/// The file that a path leads to in the system below `root`, where absolute links begin there.
-fn resolve(root: &Path, path: &Path) -> PathBuf {
-    let Ok(rest) = path.strip_prefix(root) else { return path.to_owned() };
-    let mut left: Vec<PathBuf> =
-        rest.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect();
-    let (mut at, mut links) = (root.to_owned(), 0);
-    while let Some(part) = left.pop() {
-        match part.components().next() {
-            Some(Component::RootDir) => at = root.to_owned(),
-            Some(Component::ParentDir) if at != root => drop(at.pop()),
-            Some(Component::Normal(name)) => match fs::read_link(at.join(name)) {
-                Ok(target) if links < MOST_LINKS => {
-                    links += 1;
-                    left.extend(target.components().rev().map(|part| PathBuf::from(part.as_os_str())));
-                }
-                _ => at.push(name),
-            },
-            _ => {}
-        }
-    }
-    at
-}
-
-/// What is in a directory; nothing where it is not there.
-pub fn entries(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    match fs::read_dir(dir) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(BTreeSet::new())
-        }
-        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
-    }
+    let parent = resolve(root, to.parent()?);
+    let known = |dir: &&str| {
+        let dir = root.join(dir);
+        parent.starts_with(&dir) || parent.starts_with(resolve(root, &dir))
+    };
+    DIRS.iter().any(known).then(|| to.file_name()?.to_str().map(str::to_owned))?
 }
 
 #[cfg(test)]

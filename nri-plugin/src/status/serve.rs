@@ -90,7 +90,7 @@ impl Status {
         policies.extend(by_seccomp.iter().map(|policy| policy.id().to_string()));
         policies.sort_unstable();
         let of_rules = merged.as_ref().map_or(0, |merged| merged.coverage.gaps.len() + standing.gaps);
-        let of_profile = entry.gaps.unwrap_or_else(|| self.seccomp.gaps_alone(&by_seccomp));
+        let of_profile = entry.gaps.unwrap_or_else(|| self.seccomp.gaps_alone(&by_seccomp, &entry.created));
         let gaps = of_rules + if by_seccomp.is_empty() { 0 } else { of_profile };
         let seccomp = profile(entry, !by_seccomp.is_empty());
 

@@ -88,9 +88,9 @@ fn rules_of_the_kernel_are_armed_or_it_is_told_why_not() {
 fn a_seccomp_profile_that_is_missing_or_old_is_told_with_the_reason() {
     let node = Node::new(CALLS, Selection::default());
     let web = container("c1", "n", "web");
-    let created = Created { profile: Some("d".into()), policies: Some("old".into()), file: None };
-    node.add(&web, created);
-    assert_eq!(node.state().0, State::Armed);
+    let created = Created { profile: Some("d".into()), policies: Some("old".into()), ..Created::default() };
+    node.add(&web, created.clone());
+    assert_eq!((node.state().0, node.state().2), (State::Armed, 0));
     node.registry.seccomp().has_gaps(&web.id, 3);
     assert_eq!(node.state().2, 3);
     node.registry.seccomp().compare(|_| Ok(Some("new".into())));
@@ -108,7 +108,7 @@ fn a_seccomp_profile_that_is_missing_or_old_is_told_with_the_reason() {
     // the policies are gone
     let gone = Node::new(FILES, Selection::default());
     let db = container("c1", "n", "db");
-    gone.add(&db, Created { profile: Some("d".into()), policies: Some("old".into()), file: None });
+    gone.add(&db, created);
     gone.registry.seccomp().compare(|_| Ok(None));
     let (state, reason, _) = gone.state();
     assert!(state == State::PendingRestart && reason.contains("are gone"), "{reason}");

@@ -79,6 +79,7 @@ fn drop_ins_come_from_every_place_that_systemd_looks_at() {
         ("etc/systemd/system/a@.service.d", "a@1.service"),
         ("etc/systemd/system/a-@1.service.d", "a-b@1.service"),
         ("etc/systemd/system/a-@.service.d", "a-b@1.service"),
+        ("etc/systemd/system/a-@.service.d", "a-b@.service"),
         ("lib/systemd/system/web.service.d", "web.service"),
     ] {
         let found = |name: &str| read(&[(&format!("{place}/{name}"), DENY)], unit).list;
@@ -121,6 +122,74 @@ fn other_names_of_a_unit_are_found_both_ways() {
     assert_eq!(read(&files, "autovt@tty1.service").list, Some(List::Denied));
     assert_eq!(read(&files, "web.service").list, Some(List::Allowed));
     assert_eq!(read(&files, "circle.service"), Unit::default());
+}
+
+/// A link that leads out of systemd's directories is a unit by its own name, whatever its target is called.
+#[test]
+fn a_link_is_an_alias_only_for_what_is_in_a_directory_of_units() {
+    let files = [
+        ("etc/systemd/system/linked.service", "-> /opt/app/real.service"),
+        ("opt/app/real.service", ALLOW),
+        ("etc/systemd/system/up.service", "-> ../../../opt/app/real.service"),
+        ("etc/systemd/system/one.service", "-> ../../../lib/systemd/system/web.service"),
+        ("lib", "-> usr/lib"),
+        (FILE, DENY),
+        ("etc/systemd/system/in@stance.service", "-> /usr/lib/systemd/system/in@.service"),
+        ("usr/lib/systemd/system/in@.service", DENY),
+        ("etc/systemd/system/out@stance.service", "-> /usr/lib/systemd/system/in@.service"),
+    ];
+    let dir = root(&files);
+    let units = Units::new(dir.path()).unwrap();
+    for (name, real, list) in [
+        ("linked", "linked", List::Allowed),
+        ("up", "up", List::Allowed),
+        ("one", "web", List::Denied),
+        ("in@stance", "in@stance", List::Denied),
+        ("out@stance", "in@stance", List::Denied),
+    ] {
+        assert_eq!(units.real_name(&format!("{name}.service")), format!("{real}.service"));
+        assert_eq!(read(&files, &format!("{name}.service")).list, Some(list), "{name}");
+    }
+}
+
+#[test]
+fn commands_without_a_filter_and_services_that_systemd_waits_for_are_seen() {
+    let drop_in = "etc/systemd/system/web.service.d/zzz.conf";
+    let unfiltered = |text: &str, more: &str| {
+        let (text, more) = (format!("[Service]\n{text}\n"), format!("[Service]\n{more}\n"));
+        let unit = read(&[(FILE, &text), (drop_in, &more)], "web.service");
+        assert_eq!(unit.after, BTreeSet::new(), "nothing about system calls");
+        unit.unfiltered.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    for value in
+        ["+/bin/x", "-+/bin/x", "@:+/bin/x x", "/bin/a ; +/bin/b", "\"+/bin/x\"", "\\x2b/bin/x", "+!/bin/x"]
+    {
+        assert_eq!(unfiltered(&format!("ExecStart={value}"), ""), "ExecStart", "{value}");
+    }
+    for value in ["/bin/x", "-/bin/x +1", "!!/bin/x", "@/bin/x +x", "g++ a", "/bin/a ; /bin/b + ;"] {
+        assert_eq!(unfiltered(&format!("ExecStart={value}"), ""), "", "{value}");
+    }
+    assert_eq!(
+        unfiltered("ExecStartPre=+/bin/x\nExecStartPre=/bin/y\nExecStop=+/bin/x", ""),
+        "ExecStartPre ExecStop"
+    );
+    assert_eq!(unfiltered("ExecStartPre=+/bin/x\nExecStop=+/bin/x", "ExecStop="), "ExecStartPre");
+    assert_eq!(
+        unfiltered("ExecStart=/bin/x", "ExecReload=+/bin/x"),
+        "ExecReload",
+        "drop-ins after ours, too"
+    );
+    let control = "ExecStart=/bin/x\nExecSearchPath=/bin\nExecStartPre=/bin/x\nPermissionsStartOnly=Yes";
+    assert_eq!(unfiltered(control, ""), "ExecStartPre");
+    assert_eq!(unfiltered(control, "PermissionsStartOnly=no"), "");
+    assert_eq!(unfiltered(control, "PermissionsStartOnly="), "ExecStartPre", "systemd ignores it");
+
+    for (first, last, writes) in
+        [("exec", "exec", true), ("exec", "simple", false), ("simple", "exec", true), ("exec", "what", true)]
+    {
+        let (first, last) = (format!("[Service]\nType={first}\n"), format!("[Service]\nType={last}\n"));
+        assert_eq!(read(&[(FILE, &first), (drop_in, &last)], "web.service").writes, writes, "{first}{last}");
+    }
 }
 
 #[test]
