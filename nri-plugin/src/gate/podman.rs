@@ -10,7 +10,7 @@ use nri_enforcer_hook::spec::Adjustment;
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use tokio::sync::{Semaphore, watch};
 
-use crate::container::Container;
+use crate::container::{Container, Selection};
 use crate::exit::chain;
 use crate::podman::Podman;
 use crate::registry::Registry;
@@ -23,6 +23,7 @@ pub type Apparmor = Box<dyn Fn(&PolicySet, &Container) -> Option<String> + Send 
 /// What the gate needs for podman. All of it may block, as long as the disk does.
 pub struct PodmanGate {
     podman: Podman,
+    selection: Selection,
     pub(super) reading: Arc<Semaphore>, // one place
     policies: watch::Receiver<Arc<PolicySet>>,
     registry: Arc<Registry>,
@@ -44,12 +45,21 @@ impl PodmanGate {
     #[must_use]
     pub fn new(
         podman: Podman,
+        selection: Selection,
         policies: watch::Receiver<Arc<PolicySet>>,
         registry: Arc<Registry>,
         seccomp: Arc<Seccomp>,
         apparmor: Apparmor,
     ) -> Self {
-        Self { podman, reading: Arc::new(Semaphore::new(1)), policies, registry, seccomp, apparmor }
+        Self {
+            podman,
+            selection,
+            reading: Arc::new(Semaphore::new(1)),
+            policies,
+            registry,
+            seccomp,
+            apparmor,
+        }
     }
 
     /// Who asks; reads podman's files. One that cannot be identified is refused where a policy could select it.
@@ -62,7 +72,8 @@ impl PodmanGate {
             Err(error) => {
                 let why = format!("its name and labels are not known: {}", chain(&error));
                 let set = Arc::clone(&self.policies.borrow());
-                let reached = set.reaches(PODMAN_NAMESPACE) || self.seccomp.reaches(&set, PODMAN_NAMESPACE);
+                let exempt = self.selection.exempt.contains(PODMAN_NAMESPACE);
+                let reached = !exempt && set.reaches(PODMAN_NAMESPACE);
                 tracing::warn!(container = request.id, reached, "{why}");
                 Err(if reached { refused(why) } else { Answer::Nothing })
             }
