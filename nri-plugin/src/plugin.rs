@@ -14,7 +14,7 @@ use nri::{
     ContainerAdjustment, ContainerState, ContainerUpdate, Context, Event, EventMask, PodSandbox, Validation,
     async_trait,
 };
-use nri_enforcer_hook::spec::CRUN_FILTER;
+use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
 use nri_enforcer_hook::state::OWN_ANNOTATIONS;
 use tokio::sync::{oneshot, watch};
 
@@ -166,6 +166,21 @@ impl Plugin {
         Err(Refusal::new(container, policies, reason, "remove the annotation"))
     }
 
+    /// Refuses a container that a policy selects, and that asks crun to run something in place of its program. Then nothing
+    /// is executed, with which file policies begin, and a virtual machine makes its system calls to another kernel.
+    fn refuse_handler(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        let has = |key: &&&str| pod.annotations.contains_key(**key) || raw.annotations.contains_key(**key);
+        let Some(key) = CRUN_HANDLERS.iter().find(has) else { return Ok(()) };
+        let Some(policies) = self.selected(container) else { return Ok(()) };
+        let reason = format!("its annotation `{key}` would have crun run it in a way that they do not reach");
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
     /// The policies of every kind that select the container, for people; `None`: none does.
     fn selected(&self, container: &Container) -> Option<String> {
         let (set, resolved) = (self.set(), self.resolve(container));
@@ -283,6 +298,7 @@ impl nri::Plugin for Plugin {
         self.tell_wish(&container);
         self.refuse_filter(&container, &pod, &raw)
             .and_then(|()| self.refuse_forged(&container, &pod, &raw))
+            .and_then(|()| self.refuse_handler(&container, &pod, &raw))
             .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         let adjustment = self
             .seccomp
@@ -355,6 +371,8 @@ impl nri::Plugin for Plugin {
         let (raw, pid) = (&container, i32::try_from(container.pid).unwrap_or(0));
         let Some(container) = self.known(&pod, raw)? else { return Ok(()) };
         self.injection.created(&container.id);
+        self.refuse_handler(&container, &pod, raw)
+            .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         self.seccomp
             .start(&context, &self.set(), &container, created(Some(&pod), raw), pid)
             .await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::seccomp::oci::LinuxSeccomp;
 use nri_enforcer_hook::message::{Answer, Request};
-use nri_enforcer_hook::spec::Adjustment;
+use nri_enforcer_hook::spec::{Adjustment, CRUN_HANDLERS};
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use tokio::sync::{Semaphore, watch};
 
@@ -96,9 +96,11 @@ impl PodmanGate {
         let set = Arc::clone(&self.policies.borrow());
         let mut adjustment =
             Adjustment { apparmor: (self.apparmor)(&set, container), ..Adjustment::default() };
+        let mut selected = self.selection.resolve(&set, &container.subject, container.wish).is_some();
         match self.seccomp.adjust(&set, container, profile) {
             Ok(None) => {}
             Ok(Some((profile, created))) => {
+                selected = true;
                 adjustment.seccomp = match serde_json::to_value(&profile) {
                     Ok(profile) => Some(profile),
                     Err(error) => return refused(format!("{container}: its seccomp profile: {error}")),
@@ -107,6 +109,9 @@ impl PodmanGate {
                 adjustment.annotations = annotations.collect();
             }
             Err(refusal) => return refused(refusal.to_string()),
+        }
+        if selected {
+            adjustment.without = CRUN_HANDLERS.map(str::to_owned).into();
         }
         match adjustment == Adjustment::default() {
             true => Answer::Nothing,

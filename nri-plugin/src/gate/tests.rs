@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 
 use enforcer_core::ruleset::RulesetDigest;
 
+use nri_enforcer_hook::spec::CRUN_HANDLERS;
+
 use crate::container::Selection;
 use crate::kernel::Kernel;
 use crate::kernel::recording::Recording;
@@ -438,6 +440,8 @@ async fn a_container_of_podmans_is_identified_given_its_profile_and_armed() {
         panic!("no adjustment")
     };
     assert_eq!((adjustment.apparmor.as_deref(), adjustment.seccomp), (Some("a-profile"), None));
+    // its rules begin with the first program that it executes: crun must execute one
+    assert_eq!(adjustment.without, CRUN_HANDLERS.map(str::to_owned).into());
     // its label `app=web` selects it, though no runtime has told about it
     assert_eq!(node.ask(&of_podman(Stage::CreateRuntime)).await, Answer::Armed);
     assert!(node.kernel.armed().unwrap().contains_key(&ContainerId::new(crate::podman::tests::WEB).unwrap()));
@@ -513,6 +517,7 @@ fn what_seccomp_policies_select_must_have_been_given_their_profile() {
         profile.contains("\"rmdir\"") && profile.contains("\"errnoRet\":13"),
         "its own is kept: {profile}"
     );
+    assert_eq!(adjustment.without.len(), CRUN_HANDLERS.len());
     let digest = &adjustment.annotations["nri-enforcer.io/seccomp"];
     assert_eq!(create(digest), Ok(()));
     assert!(create("").is_err() && create("another").is_err());
