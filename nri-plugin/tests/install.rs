@@ -347,6 +347,21 @@ fn the_base_specification_of_a_runtime_gets_the_hook() {
     assert!(host.refused("containerd", &["--base-runtime-spec"], 1).contains("is no object"));
 }
 
+/// The site's own, beside our directory.
+#[test]
+fn a_specification_whose_name_begins_as_our_directory_is_not_ours() {
+    let site = ("etc/containerd/nri-enforcer-site.json", &br#"{"mine": 1}"#[..]);
+    let config = "version = 3\n[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.fast]\n  runtime_type = \"io.containerd.runc.v2\"\n  base_runtime_spec = \"/etc/containerd/nri-enforcer-site.json\"\n";
+    let host = Host::new(&[(CONFIG, config.as_bytes()), site]);
+    host.installed("containerd", &["--base-runtime-spec"]);
+    let base = "etc/containerd/nri-enforcer/base-fast.json";
+    let once = host.read(base);
+    assert!(once.contains("\"mine\": 1"), "{once}");
+    fs::remove_file(host.at(base)).unwrap();
+    host.installed("containerd", &["--base-runtime-spec"]);
+    assert_eq!(host.read(base), once);
+}
+
 fn a_specification_that_lost_the_hook_gets_it_again(host: &Host) {
     let base = "etc/containerd/nri-enforcer/base-fast.json";
     let has = |stage: &str| {
