@@ -65,7 +65,7 @@ spec:
 const HOSTILE: &str = "localhost/an-image-whose-name-is-so-long-that-no-label-has-the-room-to-hold-it:v1";
 
 /// What that author writes into it. podman copies annotations over its own, and labels into the container's.
-const FORGED: [&str; 16] = [
+const FORGED: [&str; 18] = [
     "--annotation=io.kubernetes.cri.sandbox-namespace=kube-system",
     "--annotation=io.kubernetes.pod.namespace=kube-system",
     "--annotation=io.kubernetes.cri.sandbox-name=coredns",
@@ -80,6 +80,9 @@ const FORGED: [&str; 16] = [
     "--annotation=nri-enforcer.io/refused=",
     // for crun: a filter that allows everything, in place of the profile
     "--annotation=run.oci.seccomp_bpf_data=BgAAAAAA/38=",
+    // and to be run where no policy reaches
+    "--annotation=run.oci.handler=krun",
+    "--annotation=module.wasm.image/variant=compat",
     "--label=nri-enforcer.io/image=localhost_shop_web",
     "--label=nri-enforcer.io/image-tag=v1",
     "--label=io.kubernetes.pod.namespace=kube-system",
@@ -242,6 +245,12 @@ fn an_image_chooses_nothing(node: &Node) -> Result<()> {
     ensure!(output.status.success(), "crun: {said}\n{}", node.daemon.log());
     let found = ends(&String::from_utf8_lossy(&output.stdout), calls)?;
     ensure!(found == ["errno 99", "ok"], "crun: {found:?}");
+    node.podman(&["create", "--name", "hostile", "-l", "app=web", HOSTILE, PROGRAM, RMDIR])?;
+    ensure!(ends(&node.podman(&["start", "-a", "hostile"])?, [RMDIR])? == ["errno 99"]);
+    let given = configuration(node, "hostile")?;
+    let handled = given.contains("run.oci.handler") || given.contains("module.wasm");
+    ensure!(!handled && given.contains("io.container.manager"), "{given}");
+    node.podman(&["rm", "hostile"])?;
     Ok(())
 }
 

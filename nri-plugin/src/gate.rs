@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::podman::{Known, PodmanGate};
 use crate::inject::Injection;
-use crate::order::{Caller, Gated, Order};
+use crate::order::{Caller, Gated, Order, Refusal};
 use crate::socket::{Socket, SocketError, is_root};
 
 /// How long a caller may take to say what it wants.
@@ -43,16 +43,17 @@ impl Gate {
         Socket::open(path, "--gate-socket").map(Self)
     }
 
-    /// Answers callers, by what the reconciler says. `synced` says whether the runtime has told what there is.
+    /// Answers callers, by what the reconciler says, and `given`. `synced` says whether the runtime has told what there is.
     /// `injection` learns that hooks are run.
     pub async fn serve(
         self,
         orders: Sender<Order>,
         synced: watch::Receiver<bool>,
         injection: Arc<Injection>,
+        given: Given,
         podman: Arc<PodmanGate>,
     ) {
-        let asked = Asked { orders, synced, injection, podman };
+        let asked = Asked { orders, synced, injection, given, podman };
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -69,13 +70,17 @@ impl Gate {
 }
 
 /// Whom the gate asks.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Asked {
     orders: Sender<Order>,
     synced: watch::Receiver<bool>,
     injection: Arc<Injection>,
+    given: Given,
     podman: Arc<PodmanGate>,
 }
+
+/// Whether a container that a runtime has told about was given the profile of its seccomp policies.
+pub type Given = Arc<dyn Fn(&ContainerId) -> Result<(), Refusal> + Send + Sync>;
 
 /// Hears one caller out, and answers.
 async fn attend(mut caller: UnixStream, asked: &Asked) -> Result<(), String> {
@@ -213,23 +218,30 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
             return refused(format!("{who}: the daemon is ending; start the container again"));
         }
         match timeout_at(deadline, answer).await {
-            Ok(Ok(Gated::Armed)) => return Answer::Armed,
-            Ok(Ok(Gated::Nothing)) => {
-                // nobody else tells that it starts; a later policy may select it
-                if let Some(container) = podmans {
+            Ok(Ok(gated @ (Gated::Armed | Gated::Nothing))) => match podmans {
+                // whether it has its profile was looked at above
+                Some(_) if matches!(gated, Gated::Armed) => return Answer::Armed,
+                Some(container) => {
+                    // nobody else tells that it starts; a later policy may select it
                     let _ending = orders.send(Order::Started { container, pid: caller.pid });
+                    return Answer::Nothing;
                 }
-                return Answer::Nothing;
-            }
+                None => match (asked.given)(&caller.id) {
+                    Ok(()) if matches!(gated, Gated::Armed) => return Answer::Armed,
+                    Ok(()) => return Answer::Nothing,
+                    // what it was created with is noted a moment later than that it is there
+                    Err(_) if !known_all && told_later(&mut synced, deadline).await => {}
+                    Err(refusal) => return refused(refusal.to_string()),
+                },
+            },
             Ok(Ok(Gated::Refused(refusal))) => return refused(refusal.to_string()),
             // the runtime may tell about it in a moment, when the daemon has just started
-            Ok(Ok(Gated::Unknown)) if !known_all => match timeout_at(deadline, synced.changed()).await {
-                Ok(Ok(())) => {}
-                _ => {
+            Ok(Ok(Gated::Unknown)) if !known_all => {
+                if !told_later(&mut synced, deadline).await {
                     let why = "the daemon has no connection to the runtime's NRI (yet), so it does not know the container";
                     return refused(format!("{who}: {why}; is NRI on? then start the container again"));
                 }
-            },
+            }
             Ok(Ok(Gated::Unknown)) => {
                 let why = "the runtime created it while the daemon was not connected, or without NRI";
                 return refused(format!("{who}: {why}, so its labels are not known; create it again"));
@@ -238,6 +250,11 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
             Err(_) => return refused(format!("{who}: the kernel took too long; start the container again")),
         }
     }
+}
+
+/// Waits until the runtime has told what there is, as long as an answer is of use.
+async fn told_later(synced: &mut watch::Receiver<bool>, deadline: Instant) -> bool {
+    matches!(timeout_at(deadline, synced.changed()).await, Ok(Ok(())))
 }
 
 #[cfg(test)]

@@ -112,9 +112,12 @@ impl Injection {
             .hook(HookPoint::Poststop, hook(Stage::Poststop))
     }
 
-    /// Why selected containers get no hook now; `None`: they do, or are not to.
+    /// Why selected containers get no hook now; `None`: they do, or are not to. Examines the program.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
+        if let Some(path) = &self.path {
+            let _told = self.usable(path);
+        }
         self.state().without()
     }
 
@@ -268,6 +271,11 @@ mod tests {
         let (injection, told) = injection(Some(path.clone()));
         assert_eq!(hooks(&injection, 0), 2);
         assert!(injection.problem().is_none() && told.lock().unwrap().is_empty());
+        // whoever asks learns it also where no container is created
+        std::fs::remove_file(&path).unwrap();
+        assert!(injection.problem().unwrap().contains("cannot be examined"));
+        program(dir.path());
+        assert_eq!(injection.problem(), None);
         for bad in [0o644, 0o775, 0o757] {
             mode(&path, bad);
             assert_eq!(hooks(&injection, 0), 0, "{bad:o}");

@@ -14,7 +14,8 @@ use nri::{
     ContainerAdjustment, ContainerState, ContainerUpdate, Context, Event, EventMask, PodSandbox, Validation,
     async_trait,
 };
-use nri_enforcer_hook::spec::CRUN_FILTER;
+use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
+use nri_enforcer_hook::state::OWN_ANNOTATIONS;
 use tokio::sync::{oneshot, watch};
 
 use crate::container::{
@@ -147,6 +148,52 @@ impl Plugin {
         Err(Refusal::new(container, policies, reason, "remove the annotation"))
     }
 
+    /// Refuses a container that a policy selects, and that has annotations which only this daemon writes, before it has
+    /// written any: they would say of a container that it was created under its policies.
+    fn refuse_forged(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        let Some(key) =
+            own(pod).or_else(|| raw.annotations.keys().find(|key| key.starts_with(OWN_ANNOTATIONS)))
+        else {
+            return Ok(());
+        };
+        let Some(policies) = self.selected(container) else { return Ok(()) };
+        let reason = format!("its annotation `{key}` is one that only nri-enforcer writes");
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
+    /// Refuses a container that a policy selects, and that asks crun to run something in place of its program. Then nothing
+    /// is executed, with which file policies begin, and a virtual machine makes its system calls to another kernel.
+    fn refuse_handler(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        let has = |key: &&&str| pod.annotations.contains_key(**key) || raw.annotations.contains_key(**key);
+        let Some(key) = CRUN_HANDLERS.iter().find(has) else { return Ok(()) };
+        let Some(policies) = self.selected(container) else { return Ok(()) };
+        let reason = format!("its annotation `{key}` would have crun run it in a way that they do not reach");
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
+    /// The policies of every kind that select the container, for people; `None`: none does.
+    fn selected(&self, container: &Container) -> Option<String> {
+        let (set, resolved) = (self.set(), self.resolve(container));
+        let seccomp = self.seccomp.selecting(&set, container);
+        if resolved.is_none() && seccomp.is_empty() {
+            return None;
+        }
+        let origins = resolved.iter().flat_map(|resolved| resolved.ruleset.origins());
+        let gaps = resolved.iter().flat_map(|resolved| &resolved.coverage.gaps);
+        let policies = origins.map(|origin| &origin.policy).chain(gaps.map(|gap| &gap.policy));
+        Some(name(policies.chain(seccomp.iter().map(|policy| policy.id()))))
+    }
+
     /// Says what becomes of what a pod wishes: a workload that thinks itself exempt, or is, should not surprise.
     fn tell_wish(&self, container: &Container) {
         let wish = match container.wish {
@@ -183,6 +230,7 @@ impl nri::Plugin for Plugin {
             nri = version,
             "registered with the runtime"
         );
+        self.seccomp.connected(runtime.nri_version);
         self.injection.connected(!runtime.unavailable.contains(Event::ValidateContainerAdjustment));
         if !runtime.unavailable.is_empty() {
             tracing::warn!(
@@ -213,7 +261,7 @@ impl nri::Plugin for Plugin {
                 .ok()?;
             let container = Arc::new(Container { id, subject, image, wish });
             let pid = i32::try_from(one.pid).unwrap_or(0);
-            seccomp.push((Arc::clone(&container), Created::of(&one.annotations), pid));
+            seccomp.push((Arc::clone(&container), created(pod, one), pid));
             Some(Present {
                 container,
                 pid,
@@ -249,6 +297,8 @@ impl nri::Plugin for Plugin {
         let Some(container) = self.known(&pod, &raw)? else { return Ok(ContainerAdjustment::new()) };
         self.tell_wish(&container);
         self.refuse_filter(&container, &pod, &raw)
+            .and_then(|()| self.refuse_forged(&container, &pod, &raw))
+            .and_then(|()| self.refuse_handler(&container, &pod, &raw))
             .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         let adjustment = self
             .seccomp
@@ -321,8 +371,10 @@ impl nri::Plugin for Plugin {
         let (raw, pid) = (&container, i32::try_from(container.pid).unwrap_or(0));
         let Some(container) = self.known(&pod, raw)? else { return Ok(()) };
         self.injection.created(&container.id);
+        self.refuse_handler(&container, &pod, raw)
+            .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         self.seccomp
-            .start(&context, &self.set(), &container, raw)
+            .start(&context, &self.set(), &container, created(Some(&pod), raw), pid)
             .await
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         let Some(resolved) = self.resolve(&container) else {
@@ -408,6 +460,20 @@ fn own_labels(pod: &PodSandbox) -> BTreeMap<String, String> {
         .filter(|(key, _)| !books(key))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
+}
+
+/// The first annotation of a pod that only this daemon writes, and only on containers.
+fn own(pod: &PodSandbox) -> Option<&String> {
+    pod.annotations.keys().find(|key| key.starts_with(OWN_ANNOTATIONS))
+}
+
+/// What a container was created with, by its annotations. Nothing where its pod has such annotations, which the runtime may
+/// have handed on: then they are anybody's word. Nor where the pod is not known.
+fn created(pod: Option<&PodSandbox>, container: &nri::Container) -> Created {
+    match pod {
+        Some(pod) if own(pod).is_none() => Created::of(&container.annotations),
+        _ => Created::default(),
+    }
 }
 
 /// What policies select a container by, and the name of its image.

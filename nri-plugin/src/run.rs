@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use enforcer_core::coverage::GapReason;
+use enforcer_core::enforce::ContainerId;
 use enforcer_core::policy::Policy;
 use enforcer_core::seccomp::{Arch, Node};
 use nix::time::{ClockId, clock_gettime};
@@ -193,15 +194,21 @@ async fn daemon<K: Kernel>(
     let injection = Arc::new(Injection::new(config.hook.clone(), Box::new(notify)));
     let podman = Arc::new(PodmanGate::new(
         config.podman_storage.clone().map_or_else(Podman::detect, Podman::new),
+        selection.clone(),
         seen.clone(),
         Arc::clone(&registry),
         Arc::clone(&seccomp),
         Box::new(|_, _| None), // no policy becomes an AppArmor profile yet
     ));
+    let given = {
+        let (seccomp, seen) = (Arc::clone(&seccomp), seen.clone());
+        Arc::new(move |id: &ContainerId| seccomp.given(&Arc::clone(&seen.borrow()), id))
+    };
     let gate = tokio::spawn(gate.serve(
         orders.clone(),
         is_synced.clone(),
         Arc::clone(&injection),
+        given,
         Arc::clone(&podman),
     ));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)

@@ -100,11 +100,12 @@ impl PolicySet {
         policies.filter(|policy| policy.selects(subject)).collect()
     }
 
-    /// Whether there is a policy that can select a container of the namespace, whatever its labels.
+    /// Whether there is a policy of any kind that can select a container of the namespace, whatever its labels.
     #[must_use]
     pub fn reaches(&self, namespace: &str) -> bool {
         let labelled = self.by_label.keys().any(|(of, _, _)| of == namespace);
-        labelled || self.by_namespace.contains_key(namespace) || !self.anywhere.is_empty()
+        let seccomp = self.seccomp.iter().any(|policy| policy.id().namespace == namespace);
+        seccomp || labelled || self.by_namespace.contains_key(namespace) || !self.anywhere.is_empty()
     }
 
     /// The default postures in a namespace of a node with these.

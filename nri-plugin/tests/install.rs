@@ -347,6 +347,21 @@ fn the_base_specification_of_a_runtime_gets_the_hook() {
     assert!(host.refused("containerd", &["--base-runtime-spec"], 1).contains("is no object"));
 }
 
+/// The site's own, beside our directory.
+#[test]
+fn a_specification_whose_name_begins_as_our_directory_is_not_ours() {
+    let site = ("etc/containerd/nri-enforcer-site.json", &br#"{"mine": 1}"#[..]);
+    let config = "version = 3\n[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.fast]\n  runtime_type = \"io.containerd.runc.v2\"\n  base_runtime_spec = \"/etc/containerd/nri-enforcer-site.json\"\n";
+    let host = Host::new(&[(CONFIG, config.as_bytes()), site]);
+    host.installed("containerd", &["--base-runtime-spec"]);
+    let base = "etc/containerd/nri-enforcer/base-fast.json";
+    let once = host.read(base);
+    assert!(once.contains("\"mine\": 1"), "{once}");
+    fs::remove_file(host.at(base)).unwrap();
+    host.installed("containerd", &["--base-runtime-spec"]);
+    assert_eq!(host.read(base), once);
+}
+
 fn a_specification_that_lost_the_hook_gets_it_again(host: &Host) {
     let base = "etc/containerd/nri-enforcer/base-fast.json";
     let has = |stage: &str| {
@@ -415,14 +430,22 @@ fn a_directory_of_hooks_that_lost_the_hook_is_told() {
         }
         assert_eq!([host.read(&file), host.read(drop_in)], once);
         // a change that leaves the hook where it is is the administrator's affair
-        host.write(&file, once[0].replace("true", "false").as_bytes());
+        host.write(&file, once[0].replace("\"timeout\": 10", "\"timeout\": 9").as_bytes());
+        assert_ne!(host.read(&file), once[0]);
         assert!(host.installed(runtime, &[]).contains("was changed by hand, and stays"));
         for lost in [
             "",
             "{}",
             &once[0].replace(HOOK, "bin/true"),
             &once[0].replace("\"createRuntime\"", "\"prestart\""),
+            // in no container, or not in each
+            &once[0].replace("\"always\": true", "\"always\": false"),
+            &once[0].replace("\"always\": true", ""),
+            &once[0].replace("\"always\": true", "\"commands\": [\"^/never$\"]"),
+            &once[0].replace("\"always\": true", "\"always\": true, \"annotations\": {\"^x$\": \"y\"}"),
+            &once[0].replace("\"when\"", "\"then\""),
         ] {
+            assert_ne!(*lost, once[0]);
             host.write(&file, lost.as_bytes());
             let said = host.refused(runtime, &[], 1);
             assert!(said.contains("does not run the hook any more: remove it, then install again"), "{said}");
@@ -431,6 +454,75 @@ fn a_directory_of_hooks_that_lost_the_hook_is_told() {
         host.write(drop_in, b"# nothing\n");
         let said = host.refused(runtime, &[], 1);
         assert!(said.contains("does not name the directory of the hook any more"), "{said}");
+    }
+}
+
+/// What the drop-in had to say it must still say; what the other files say it need not.
+#[test]
+fn cri_os_drop_in_is_looked_at_for_what_it_had_to_say() {
+    let (conf, drop_in) = ("etc/crio/crio.conf", "etc/crio/crio.conf.d/99-nri-enforcer.conf");
+    let dirs = "[crio.runtime]\nhooks_dir = [\"/etc/containers/oci/hooks.d\"]\n";
+    let (on, off) = ("[crio.nri]\nenable_nri = true\n", "[crio.nri]\nenable_nri = false\n");
+    // the directory is read already
+    let host = Host::new(&[(conf, dirs.as_bytes())]);
+    host.installed("crio", &[]);
+    assert!(host.read(drop_in).contains(on) && !host.read(drop_in).contains("hooks_dir"));
+    host.write(drop_in, format!("# mine\n{on}").as_bytes());
+    assert!(host.installed("crio", &[]).contains("was changed by hand, and stays"));
+    for lost in [off, "# nothing\n", dirs] {
+        host.write(drop_in, lost.as_bytes());
+        let said = host.refused("crio", &[], 1);
+        assert!(said.contains("does not switch NRI on any more"), "{said}");
+    }
+    // NRI is on already
+    let host = Host::new(&[(conf, on.as_bytes())]);
+    host.installed("crio", &[]);
+    assert!(host.read(drop_in).contains("hooks_dir") && !host.read(drop_in).contains("enable_nri"));
+    host.write(drop_in, format!("# mine\n{dirs}").as_bytes());
+    assert!(host.installed("crio", &[]).contains("was changed by hand, and stays"));
+    host.write(drop_in, on.as_bytes());
+    assert!(host.refused("crio", &[], 1).contains("does not name the directory of the hook any more"));
+    // neither
+    let host = Host::new(&[]);
+    host.installed("crio", &[]);
+    host.write(drop_in, dirs.as_bytes());
+    assert!(host.refused("crio", &[], 1).contains("does not switch NRI on any more"));
+    host.write(drop_in, format!("# mine\n{dirs}{on}").as_bytes());
+    host.installed("crio", &[]);
+}
+
+/// Files of one name: the directory that is read last wins.
+#[test]
+fn podman_must_not_read_cri_os_hook_after_its_own() {
+    let (crio, own) = ("/etc/containers/oci/hooks.d", "/etc/containers/oci/nri-enforcer-podman.d");
+    let engine = "etc/containers/containers.conf";
+    let dirs = |dirs: &[&str]| format!("[engine]\nhooks_dir = {dirs:?}\n");
+    for (first, second) in [("crio", "podman"), ("podman", "crio")] {
+        // podman's is read last, as the drop-in says or the administrator
+        for before in
+            [&[crio][..], &["/etc/containers/oci/hooks.d/"], &[crio, own], &[own, crio, own], &[own]]
+        {
+            let host = Host::new(&[(engine, dirs(before).as_bytes())]);
+            host.installed(first, &[]);
+            host.installed(second, &[]);
+        }
+        for before in [&[own, crio][..], &[crio, own, "/etc/containers/oci/hooks.d/"]] {
+            let host = Host::new(&[(engine, dirs(before).as_bytes())]);
+            host.installed(first, &[]);
+            let said = host.refused(second, &[], 1);
+            assert!(said.contains("runs CRI-O's hook in place of its own"), "{said}");
+            host.installed(first, &["--uninstall"]);
+            host.installed(second, &[]);
+        }
+        // the drop-in, changed by hand since
+        let host = Host::new(&[]);
+        host.installed("podman", &[]);
+        if first == "crio" {
+            host.installed("crio", &[]);
+        }
+        let drop_in = "etc/containers/containers.conf.d/99-nri-enforcer.conf";
+        host.write(drop_in, dirs(&[own, crio]).as_bytes());
+        assert!(host.refused(second, &[], 1).contains("runs CRI-O's hook"));
     }
 }
 
@@ -479,15 +571,6 @@ fn cri_o_and_podman_get_hooks_and_a_drop_in() {
     assert_eq!(hook("precreate").get("stages").unwrap(), &serde_json::json!(["precreate"]));
     host.installed("podman", &["--uninstall"]);
     assert_eq!(host.tree(), before, "in the other order");
-    // podman would run CRI-O's hook too, which knows no container of podman's
-    let engine = "etc/containers/containers.conf";
-    host.write(engine, b"[engine]\nhooks_dir = [\"/etc/containers/oci/hooks.d/\"]\n");
-    host.installed("podman", &[]);
-    host.installed("podman", &["--uninstall"]);
-    host.installed("crio", &[]);
-    assert!(host.refused("podman", &[], 1).contains("take it out of `hooks_dir`"));
-    host.installed("crio", &["--uninstall"]);
-    fs::remove_file(host.at(engine)).unwrap();
     // one that is read after ours would win
     host.write("etc/crio/crio.conf.d/99-z.conf", b"[crio.nri]\nenable_nri = false\n");
     assert!(host.refused("crio", &[], 1).contains("rename it"));

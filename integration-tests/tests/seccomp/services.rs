@@ -290,7 +290,6 @@ fn drop_ins_for_services_are_good_systemd() -> Result<()> {
         ("web.service", ""),
         ("db.service", "SystemCallFilter=@system-service"),
         ("cron.service", ""),
-        ("web.service.d/50-nri-enforcer-seccomp.conf", "SystemCallFilter=~read"),
         ("cron.service.d/zzz.conf", "SystemCallFilter=swapon"),
     ])?;
     let root = services.root.path();
@@ -313,7 +312,7 @@ fn drop_ins_for_services_are_good_systemd() -> Result<()> {
     fs::remove_file(root.join("etc/systemd/system/cron.service.d/zzz.conf"))?;
     let (status, out, err) = services.apply(&all, &["--strict"])?;
     ensure!(status == 0 && out.matches("written").count() == 3, "{status}\n{out}{err}");
-    ensure!(out.matches("removed").count() == 1, "the one of the old name: {out}");
+    ensure!(!out.contains("removed"), "{out}");
     for unit in ["web.service", "db.service", "cron.service"] {
         verify(root, unit)?;
     }

@@ -128,10 +128,11 @@ impl Answer {
         match self {
             Self::Armed => put("answer", "armed".into()),
             Self::Nothing => put("answer", "nothing".into()),
-            Self::Adjust(Adjustment { seccomp, apparmor, annotations }) => {
+            Self::Adjust(Adjustment { seccomp, apparmor, annotations, without }) => {
                 put("seccomp", seccomp.clone().unwrap_or_default());
                 put("apparmor", apparmor.clone().into());
                 put("annotations", json!(annotations));
+                put("without", json!(without));
                 put("answer", "adjust".into())
             }
             Self::Refused { reason } => {
@@ -164,6 +165,7 @@ impl Answer {
                 seccomp: object.any("seccomp"),
                 apparmor: object.text("apparmor")?.filter(|profile| !profile.is_empty()),
                 annotations: object.named_texts("annotations")?,
+                without: object.texts("without")?.unwrap_or_default().into_iter().collect(),
             })),
             Some("refused") => {
                 let reason = object.text("reason")?.unwrap_or_else(|| "it does not say why".into());
@@ -285,6 +287,7 @@ mod tests {
             seccomp: Some(json!({"defaultAction": "SCMP_ACT_ALLOW"})),
             apparmor: Some("p".into()),
             annotations: [("a".to_owned(), "b".to_owned())].into(),
+            without: ["c".to_owned()].into(),
         };
         for adjustment in [adjustment, Adjustment::default()] {
             let answer = Answer::Adjust(adjustment);

@@ -5,7 +5,7 @@
 //! `PARENT/libpod-ID`, `OWN/libpod-payload-ID` (`--cgroups split`), and `SLICE:libpod:ID` under systemd. Without cgroups (`--cgroups disabled`) the path is empty; then
 //! the id is that of the directory from which `/run/.containerenv` is mounted. The daemon finds the name by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -18,6 +18,9 @@ pub const MAX_PROFILE_BYTES: usize = 768 << 10;
 /// The annotation with a filter that crun (1.8 and others) installs in place of `linux.seccomp`. podman copies what the
 /// image says there, and CRI-O what the pod says.
 pub const CRUN_FILTER: &str = "run.oci.seccomp_bpf_data";
+/// The annotations by which crun (1.8 and others) runs a container in another way than by executing its program: in a virtual
+/// machine, or as WebAssembly in crun itself. They come from images and pods as [`CRUN_FILTER`] does.
+pub const CRUN_HANDLERS: [&str; 2] = ["run.oci.handler", "module.wasm.image/variant"];
 /// The mount that podman adds to each container, from a directory of that container's own.
 const OWN_MOUNT: &str = "/run/.containerenv";
 
@@ -30,6 +33,8 @@ pub struct Adjustment {
     pub apparmor: Option<String>,
     /// Annotations that are added.
     pub annotations: BTreeMap<String, String>,
+    /// Annotations that are taken out, before others are added.
+    pub without: BTreeSet<String>,
 }
 
 /// A container's configuration, as far as the hook looks at it.
@@ -82,13 +87,16 @@ impl Spec {
     /// # Errors
     /// When it has something else where that belongs.
     pub fn adjusted(mut self, adjustment: Adjustment) -> Result<Vec<u8>, String> {
-        let Adjustment { seccomp, apparmor, annotations } = adjustment;
+        let Adjustment { seccomp, apparmor, annotations, without } = adjustment;
         if let Some(seccomp) = seccomp {
             section(&mut self.whole, "linux")?.insert("seccomp".into(), seccomp);
             section(&mut self.whole, "annotations")?.remove(CRUN_FILTER);
         }
         if let Some(profile) = apparmor {
             section(&mut self.whole, "process")?.insert("apparmorProfile".into(), profile.into());
+        }
+        if !without.is_empty() {
+            section(&mut self.whole, "annotations")?.retain(|key, _| !without.contains(key));
         }
         for (key, value) in annotations {
             section(&mut self.whole, "annotations")?.insert(key, value.into());
@@ -196,6 +204,7 @@ mod tests {
             seccomp: Some(serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO"})),
             apparmor: Some("p".into()),
             annotations: [("k".to_owned(), "v".to_owned())].into(),
+            without: ["none".to_owned()].into(),
         };
         let after: Value = serde_json::from_slice(&before.adjusted(adjustment.clone()).unwrap()).unwrap();
         assert_eq!(
@@ -230,6 +239,12 @@ mod tests {
         // in place of the profile of the policies crun would install that filter
         let seccomp = Adjustment { seccomp: Some(serde_json::json!({})), ..Adjustment::default() };
         assert_eq!(annotations(forged, seccomp), r#"{"a":"b"}"#);
+        // and would run the workload in a way that no policy reaches
+        let handled =
+            text.replace("seccomp_bpf_data", "handler").replace("\"a\":", "\"module.wasm.image/variant\":");
+        let without =
+            Adjustment { without: CRUN_HANDLERS.map(str::to_owned).into(), ..Adjustment::default() };
+        assert_eq!(annotations(spec(&handled).unwrap(), without), "{}");
     }
 
     proptest::proptest! {

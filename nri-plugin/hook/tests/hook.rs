@@ -393,6 +393,7 @@ fn an_image_of_podmans_cannot_exempt_itself() {
         "io.kubernetes.cri.sandbox-name": "x", "io.kubernetes.cri.container-type": "sandbox",
         "io.kubernetes.cri-o.ContainerType": "sandbox", "io.container.manager": "cri-o",
         "nri-enforcer.io/seccomp": "forged", "run.oci.seccomp_bpf_data": "BgAAAAAA/38=", "own": "kept",
+        "run.oci.handler": "krun",
     });
     let spec =
         serde_json::json!({"linux": {"cgroupsPath": format!("/libpod-{ID}")}, "annotations": annotations});
@@ -412,7 +413,16 @@ fn an_image_of_podmans_cannot_exempt_itself() {
     let after = handed_back(&done);
     assert_eq!(after["annotations"].get("nri-enforcer.io/seccomp"), None, "{after}");
     assert_eq!(after["annotations"]["own"], "kept");
+    assert_eq!(after["annotations"]["run.oci.handler"], "krun", "no policy selects it: {after}");
     assert_eq!(asked.join().unwrap().namespace, "default");
+    let gate = Gate::new("closed");
+    let without = ["run.oci.handler".to_owned()].into();
+    let _asked = gate.answer(&Answer::Adjust(Adjustment { without, ..Adjustment::default() }));
+    let after = handed_back(&gate.run("precreate --podman", spec.as_bytes()));
+    assert_eq!(
+        (after["annotations"].get("run.oci.handler"), &after["annotations"]["own"]),
+        (None, &"kept".into())
+    );
     let gate = Gate::new("closed");
     let asked = gate.answer(&Answer::Armed);
     assert_eq!(gate.run("createRuntime --podman", state.as_bytes()).exit, 0);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::seccomp::oci::LinuxSeccomp;
 use nri_enforcer_hook::message::{Answer, Request};
-use nri_enforcer_hook::spec::Adjustment;
+use nri_enforcer_hook::spec::{Adjustment, CRUN_HANDLERS};
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use tokio::sync::{Semaphore, watch};
 
-use crate::container::Container;
+use crate::container::{Container, Selection};
 use crate::exit::chain;
 use crate::podman::Podman;
 use crate::registry::Registry;
@@ -23,6 +23,7 @@ pub type Apparmor = Box<dyn Fn(&PolicySet, &Container) -> Option<String> + Send 
 /// What the gate needs for podman. All of it may block, as long as the disk does.
 pub struct PodmanGate {
     podman: Podman,
+    selection: Selection,
     pub(super) reading: Arc<Semaphore>, // one place
     policies: watch::Receiver<Arc<PolicySet>>,
     registry: Arc<Registry>,
@@ -44,12 +45,21 @@ impl PodmanGate {
     #[must_use]
     pub fn new(
         podman: Podman,
+        selection: Selection,
         policies: watch::Receiver<Arc<PolicySet>>,
         registry: Arc<Registry>,
         seccomp: Arc<Seccomp>,
         apparmor: Apparmor,
     ) -> Self {
-        Self { podman, reading: Arc::new(Semaphore::new(1)), policies, registry, seccomp, apparmor }
+        Self {
+            podman,
+            selection,
+            reading: Arc::new(Semaphore::new(1)),
+            policies,
+            registry,
+            seccomp,
+            apparmor,
+        }
     }
 
     /// Who asks; reads podman's files. One that cannot be identified is refused where a policy could select it.
@@ -62,7 +72,8 @@ impl PodmanGate {
             Err(error) => {
                 let why = format!("its name and labels are not known: {}", chain(&error));
                 let set = Arc::clone(&self.policies.borrow());
-                let reached = set.reaches(PODMAN_NAMESPACE) || self.seccomp.reaches(&set, PODMAN_NAMESPACE);
+                let exempt = self.selection.exempt.contains(PODMAN_NAMESPACE);
+                let reached = !exempt && set.reaches(PODMAN_NAMESPACE);
                 tracing::warn!(container = request.id, reached, "{why}");
                 Err(if reached { refused(why) } else { Answer::Nothing })
             }
@@ -85,9 +96,11 @@ impl PodmanGate {
         let set = Arc::clone(&self.policies.borrow());
         let mut adjustment =
             Adjustment { apparmor: (self.apparmor)(&set, container), ..Adjustment::default() };
+        let mut selected = self.selection.resolve(&set, &container.subject, container.wish).is_some();
         match self.seccomp.adjust(&set, container, profile) {
             Ok(None) => {}
             Ok(Some((profile, created))) => {
+                selected = true;
                 adjustment.seccomp = match serde_json::to_value(&profile) {
                     Ok(profile) => Some(profile),
                     Err(error) => return refused(format!("{container}: its seccomp profile: {error}")),
@@ -96,6 +109,9 @@ impl PodmanGate {
                 adjustment.annotations = annotations.collect();
             }
             Err(refusal) => return refused(refusal.to_string()),
+        }
+        if selected {
+            adjustment.without = CRUN_HANDLERS.map(str::to_owned).into();
         }
         match adjustment == Adjustment::default() {
             true => Answer::Nothing,

@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 
 use enforcer_core::ruleset::RulesetDigest;
 
+use nri_enforcer_hook::spec::CRUN_HANDLERS;
+
 use crate::container::Selection;
 use crate::kernel::Kernel;
 use crate::kernel::recording::Recording;
@@ -18,6 +20,8 @@ use crate::procs::{Procs, tests::add};
 use crate::reconciler::Reconciler;
 use crate::reconciler::tests::{container, policies};
 use crate::registry::Registry;
+use crate::seccomp::Seccomp;
+use crate::seccomp::ledger::Created;
 
 /// Names the socket to the test `stranger`, in a process of another user.
 const STRANGER: &str = "GATE_TEST_SOCKET";
@@ -28,6 +32,7 @@ struct Node {
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
     policies: watch::Sender<Arc<crate::set::PolicySet>>,
+    registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -39,15 +44,27 @@ impl Node {
         let (orders, taken) = std::sync::mpsc::channel();
         let selection = Selection { exempt: ["kube-system".to_owned()].into(), ..Selection::default() };
         let registry = Arc::<Registry>::default();
-        let podman = podman_gate(dir.path(), &selection, seen.clone(), &registry);
+        let seccomp = seccomp(&selection, &registry);
+        seccomp.connected(Some(nri::NriVersion::new(0, 10, 0)));
+        let podman = podman_gate(dir.path(), &selection, seen.clone(), &registry, Arc::clone(&seccomp));
+        let given = {
+            let seen = seen.clone();
+            Arc::new(move |id: &ContainerId| seccomp.given(&Arc::clone(&seen.borrow()), id))
+        };
         let procs = Procs::at(dir.path().join("proc"));
-        let reconciler =
-            Reconciler::new(Arc::clone(&kernel), selection, seen, registry, procs, Box::new(|_| {}));
+        let reconciler = Reconciler::new(
+            Arc::clone(&kernel),
+            selection,
+            seen,
+            Arc::clone(&registry),
+            procs,
+            Box::new(|_| {}),
+        );
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(true);
         let gate = Gate::open(&dir.path().join("gate/sock")).unwrap();
-        let serving = tokio::spawn(gate.serve(orders.clone(), is_synced, Arc::default(), podman));
-        Self { dir, kernel, orders, synced, policies, serving }
+        let serving = tokio::spawn(gate.serve(orders.clone(), is_synced, Arc::default(), given, podman));
+        Self { dir, kernel, orders, synced, policies, registry, serving }
     }
 
     fn socket(&self) -> PathBuf {
@@ -96,26 +113,27 @@ fn podman_gate(
     selection: &Selection,
     policies: watch::Receiver<Arc<crate::set::PolicySet>>,
     registry: &Arc<Registry>,
+    seccomp: Arc<Seccomp>,
 ) -> Arc<PodmanGate> {
-    use enforcer_core::seccomp::{Arch, Node};
-    let node = Node { arch: Arch::X86_64, libseccomp: (2, 5, 4) };
-    let profiles = crate::seccomp::profiles::Profiles::new(Vec::new());
-    let ignored = Box::new(|_| {});
-    let seccomp = crate::seccomp::Seccomp::new(
-        selection.clone(),
-        Ok(node),
-        profiles,
-        Arc::clone(registry),
-        "/".into(),
-        ignored,
-    );
     let apparmor = |_: &crate::set::PolicySet, container: &crate::container::Container| {
         (container.subject.container == "web").then(|| "a-profile".to_owned())
     };
     let storage = crate::podman::tests::storage(&dir.join("storage"));
-    let gate =
-        PodmanGate::new(storage, policies, Arc::clone(registry), Arc::new(seccomp), Box::new(apparmor));
-    Arc::new(gate)
+    let (selection, registry) = (selection.clone(), Arc::clone(registry));
+    Arc::new(PodmanGate::new(storage, selection, policies, registry, seccomp, Box::new(apparmor)))
+}
+
+fn seccomp(selection: &Selection, registry: &Arc<Registry>) -> Arc<Seccomp> {
+    crate::seccomp::tests::seccomp(selection, registry, Path::new("/nonexistent"))
+}
+
+/// Seccomp policies that select `app: web` in `default`, and no other policy.
+fn seccomp_only() -> Arc<crate::set::PolicySet> {
+    crate::seccomp::tests::set(&crate::seccomp::tests::policy(
+        "p",
+        "web",
+        "  action: Block\n  syscalls: [rmdir]",
+    ))
 }
 
 fn say(socket: &Path, bytes: &[u8]) -> Option<Answer> {
@@ -208,6 +226,48 @@ async fn what_the_runtime_has_not_told_about_is_refused_where_a_policy_may_selec
     };
     let patient = Request { patience_millis: 5_000, ..request("c1") };
     assert_eq!(tokio::join!(node.ask(&patient), later).0, Answer::Armed);
+}
+
+/// The profile is given at the creation: whoever was not there for it, or came before the policies, has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_seccomp_policies_select_does_not_start_without_its_profile() {
+    let node = Node::new();
+    node.policies.send(seccomp_only()).unwrap();
+    let why = reason(node.ask(&request("c1")).await);
+    assert!(why.contains("labels are not known"), "{why}");
+    for namespace in ["kube-system", "elsewhere"] {
+        let stranger = Request { namespace: namespace.into(), ..request("c1") };
+        assert_eq!(node.ask(&stranger).await, Answer::Nothing, "no policy reaches it");
+    }
+    // the runtime tells about it, created while the daemon was away: armed or not, it has no profile
+    let ledger = node.registry.seccomp();
+    for (id, app) in [("c1", "web"), ("c2", "db")] {
+        node.created(id, app);
+        ledger.put(container(id, "default", app), Created::default());
+    }
+    let why = reason(node.ask(&request("c1")).await);
+    assert!(why.contains("`default/p`") && why.contains("created without the profile"), "{why}");
+    assert_eq!(node.ask(&request("c2")).await, Answer::Nothing, "no policy selects it");
+    // what it was created with is noted a moment after the reconciler knows it
+    ledger.forget(&ContainerId::new("c1").unwrap());
+    node.synced.send_replace(false);
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let created = Created { profile: Some("d".into()), ..Created::default() };
+        ledger.put(container("c1", "default", "web"), created);
+        node.synced.send_replace(true);
+    };
+    let patient = Request { patience_millis: 5_000, ..request("c1") };
+    assert_eq!(tokio::join!(node.ask(&patient), later).0, Answer::Nothing);
+    // the same where other policies arm it
+    ledger.put(container("c1", "default", "web"), Created::default());
+    let file = policies(&[("no-passwd", "/etc/passwd")]);
+    let both =
+        crate::set::PolicySet::new(file.policies().to_vec()).with_seccomp(seccomp_only().seccomp().to_vec());
+    node.policies.send(Arc::new(both)).unwrap();
+    node.lives("c1");
+    let why = reason(node.ask(&request("c1")).await);
+    assert!(why.contains("created without the profile"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,6 +440,8 @@ async fn a_container_of_podmans_is_identified_given_its_profile_and_armed() {
         panic!("no adjustment")
     };
     assert_eq!((adjustment.apparmor.as_deref(), adjustment.seccomp), (Some("a-profile"), None));
+    // its rules begin with the first program that it executes: crun must execute one
+    assert_eq!(adjustment.without, CRUN_HANDLERS.map(str::to_owned).into());
     // its label `app=web` selects it, though no runtime has told about it
     assert_eq!(node.ask(&of_podman(Stage::CreateRuntime)).await, Answer::Armed);
     assert!(node.kernel.armed().unwrap().contains_key(&ContainerId::new(crate::podman::tests::WEB).unwrap()));
@@ -436,14 +498,10 @@ async fn podmans_files_are_read_for_one_caller_at_a_time() {
 #[test]
 fn what_seccomp_policies_select_must_have_been_given_their_profile() {
     let dir = tempfile::tempdir().unwrap();
-    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: p}\n\
-        spec:\n  selector: {matchLabels: {app: web}}\n  action: Block\n  syscalls: [rmdir]\n";
-    let parsed = enforcer_core::policy::parse("p.yaml", text);
-    let set =
-        crate::set::PolicySet::default().with_seccomp(parsed.seccomp.into_iter().map(Arc::new).collect());
-    let (_policies, seen) = watch::channel(Arc::new(set));
+    let (_policies, seen) = watch::channel(seccomp_only());
     let registry = Arc::<Registry>::default();
-    let gate = podman_gate(dir.path(), &Selection::default(), seen, &registry);
+    let selection = Selection::default();
+    let gate = podman_gate(dir.path(), &selection, seen, &registry, seccomp(&selection, &registry));
     let web = gate.identify(&of_podman(Stage::CreateRuntime)).unwrap();
     let create = |digest: &str| {
         let request = Request { seccomp_digest: digest.into(), ..of_podman(Stage::CreateRuntime) };
@@ -459,6 +517,7 @@ fn what_seccomp_policies_select_must_have_been_given_their_profile() {
         profile.contains("\"rmdir\"") && profile.contains("\"errnoRet\":13"),
         "its own is kept: {profile}"
     );
+    assert_eq!(adjustment.without.len(), CRUN_HANDLERS.len());
     let digest = &adjustment.annotations["nri-enforcer.io/seccomp"];
     assert_eq!(create(digest), Ok(()));
     assert!(create("").is_err() && create("another").is_err());

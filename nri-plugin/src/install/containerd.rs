@@ -380,7 +380,7 @@ fn original(record: &Record, runtime: &str) -> Option<String> {
         Before::Added(_) => None,
     });
     let specs = before.filter_map(|value| value.get("spec").and_then(Value::as_str).map(str::to_owned));
-    specs.into_iter().find(|spec| !spec.is_empty() && !spec.starts_with(SPECS))
+    specs.into_iter().find(|spec| !spec.is_empty() && !Path::new(spec).starts_with(SPECS))
 }
 
 /// A base specification, as a runtime has it without ours; without one, what `ctr` prints.

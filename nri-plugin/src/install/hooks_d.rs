@@ -88,43 +88,66 @@ pub fn put(runtime: Runtime, plan: &mut Plan, record: &mut Record, told: &mut To
     }
     let Configured { mut dirs, nri } = configured(layout, plan)?;
     let mut text = String::from("# Made by `nri-enforcer install`, which also removes it (--uninstall).\n");
-    let mut wanted = false;
-    let reads = |dirs: &[String], dir: &str| dirs.iter().any(|one| Path::new(one) == Path::new(dir));
-    if runtime == Runtime::Podman && reads(&dirs, CRIO.dir) && Record::load(plan, "crio")?.is_some() {
-        return Err(Failure::no(format!(
-            "podman reads `{}`, where CRI-O's hook is, which knows no container of podman's: take it out of `hooks_dir` in \
-             podman's configuration",
-            CRIO.dir
-        )));
-    }
-    if !reads(&dirs, layout.dir) {
+    let unread = position(&dirs, layout.dir).is_none();
+    if unread {
         dirs.push(layout.dir.to_owned());
         text.push_str(&format!("[{}]\nhooks_dir = {}\n", layout.table, Value::from(dirs)));
-        wanted = true;
     }
-    if runtime == Runtime::Crio && nri != Some(true) {
+    let off = runtime == Runtime::Crio && nri != Some(true);
+    if off {
         text.push_str("[crio.nri]\nenable_nri = true\n"); // since 1.30 the default
-        wanted = true;
     }
     let path = Path::new(layout.drop_in);
-    if wanted && record.put(plan, path, Content::new(text, 0o644))? == Put::Kept {
-        let is =
-            plan.read(path)?.map(|is| String::from_utf8_lossy(&is.bytes).into_owned()).unwrap_or_default();
-        if !hooks_dirs(layout, &toml_edit::de::from_str(&is).unwrap_or_default())
-            .is_some_and(|dirs| reads(&dirs, layout.dir))
-        {
+    if (unread || off) && record.put(plan, path, Content::new(text, 0o644))? == Put::Kept {
+        let is = drop_in(layout, plan)?;
+        if unread && hooks_dirs(layout, &is).is_none_or(|dirs| position(&dirs, layout.dir).is_none()) {
             return Err(lost(path, "does not name the directory of the hook any more"));
+        }
+        if off && nri_of(&is) != Some(true) {
+            return Err(lost(path, "does not switch NRI on any more"));
         }
         kept(path, told);
     }
-    Ok(())
+    apart(runtime, plan)
 }
 
-/// Whether a file of `hooks.d` still runs the hook at its stage.
+/// Looks whether podman runs its own hook, where CRI-O has one too. Of files with one name podman takes that of the directory
+/// it reads last, and ours have the same names in both.
+fn apart(runtime: Runtime, plan: &Plan) -> Result<(), Failure> {
+    let other = if runtime == Runtime::Podman { "crio" } else { "podman" };
+    if Record::load(plan, other)?.is_none() {
+        return Ok(());
+    }
+    let dirs = hooks_dirs(&PODMAN, &drop_in(&PODMAN, plan)?);
+    let dirs = dirs.map_or_else(|| configured(&PODMAN, plan).map(|configured| configured.dirs), Ok)?;
+    match (position(&dirs, PODMAN.dir), position(&dirs, CRIO.dir)) {
+        (Some(own), Some(crio)) if crio > own => Err(Failure::no(format!(
+            "podman reads `{}` after `{}`, and so runs CRI-O's hook in place of its own, which has the same file names: name \
+             `{1}` last in `hooks_dir` in podman's configuration",
+            CRIO.dir, PODMAN.dir
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Where in a list a directory is read last.
+fn position(dirs: &[String], dir: &str) -> Option<usize> {
+    dirs.iter().rposition(|one| Path::new(one) == Path::new(dir))
+}
+
+/// What our drop-in says; nothing where it is not there, or is no TOML.
+fn drop_in(layout: &Layout, plan: &Plan) -> Result<Value, Failure> {
+    let is = plan.read(Path::new(layout.drop_in))?.map(|is| is.bytes).unwrap_or_default();
+    Ok(toml_edit::de::from_str(&String::from_utf8_lossy(&is)).unwrap_or_default())
+}
+
+/// Whether a file of `hooks.d` still runs the hook at its stage, in every container: any other condition beside `always`
+/// leaves some out.
 fn holds(file: &[u8], wanted: &Value, stage: &str) -> bool {
     let Ok(file) = serde_json::from_slice::<Value>(file) else { return false };
     let stages = file.get("stages").and_then(Value::as_array);
     file.get("hook").is_some_and(|hook| runs(hook, wanted))
+        && file.get("when") == Some(&json!({"always": true}))
         && stages.is_some_and(|stages| stages.iter().any(|one| one == stage))
 }
 
@@ -133,6 +156,11 @@ fn hooks_dirs(layout: &Layout, data: &Value) -> Option<Vec<String>> {
     let table = layout.table.split('.').try_fold(data, |at, table| at.get(table))?;
     let dirs = table.get("hooks_dir")?.as_array()?;
     Some(dirs.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
+/// Whether a file of CRI-O's switches NRI on; `None`: it does not say.
+fn nri_of(data: &Value) -> Option<bool> {
+    data.pointer("/crio/nri/enable_nri").and_then(Value::as_bool)
 }
 
 /// What the files say without our drop-in. Later files win.
@@ -152,7 +180,7 @@ fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
             .map_err(|error| Failure::bad(format!("`{}`, {error}; it is left as it is", path.display())))?;
         let data = toml.data();
         let dirs = hooks_dirs(layout, &data);
-        let nri = data.pointer("/crio/nri/enable_nri").and_then(Value::as_bool);
+        let nri = nri_of(&data);
         if path > *drop_in && path.parent() == drop_in.parent() && (dirs.is_some() || nri == Some(false)) {
             return Err(Failure::no(format!(
                 "`{}` is read after `{}`, and sets hooks_dir or enable_nri: rename it, so that it is read before",

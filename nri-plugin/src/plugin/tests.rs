@@ -364,6 +364,34 @@ async fn a_pod_cannot_have_crun_put_another_filter_in_place_of_its_policies() {
     assert!(adjustment.annotations.contains_key("nri-enforcer.io/seccomp"));
 }
 
+/// Nothing is executed then, with which rules begin; a virtual machine's system calls are none of this kernel's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_cannot_have_crun_run_it_where_no_policy_reaches() {
+    let mut node = Node::new(block(), Selection::default(), Options::containerd("2.4.0"));
+    let plugin = node.runtime.accept().await.unwrap();
+    for (key, by_pod) in CRUN_HANDLERS.into_iter().flat_map(|key| [(key, true), (key, false)]) {
+        for app in ["web", "db"] {
+            node.lives(7);
+            let mut pod = pod("default", app);
+            let mut one = container(&pod, 7);
+            let annotations = if by_pod { &mut pod.annotations } else { &mut one.annotations };
+            annotations.insert(key.into(), "krun".into());
+            let created = plugin.create_container(&pod, &one).await;
+            // created while the daemon was away, or before the policies came
+            let started = plugin.start_container(&pod, &one).await;
+            if app == "db" {
+                assert!(created.unwrap().is_empty(), "no policy selects it");
+                started.unwrap();
+                continue;
+            }
+            for told in [refusal(created), refusal(started)] {
+                assert!(told.contains("`default/no-passwd`") && told.contains(key), "{told}");
+            }
+            assert!(node.kernel.digest("c7").is_none());
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selected_container_gets_the_hook_until_the_runtime_is_seen_to_refuse_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -218,6 +218,13 @@ impl Ledger {
         self.entries().get(id).map(|entry| entry.created.clone())
     }
 
+    /// Whether a container was given a profile at its creation, or this daemon planned then that it goes without: that has
+    /// a number of gaps.
+    #[must_use]
+    pub fn planned(&self, id: &ContainerId) -> bool {
+        self.entries().get(id).is_some_and(|entry| entry.created.profile.is_some() || entry.gaps.is_some())
+    }
+
     /// How one container stands.
     #[must_use]
     pub fn state(&self, id: &ContainerId) -> Option<State> {

@@ -67,6 +67,7 @@ pub struct Seccomp {
     synchronized: AtomicBool, // before the first synchronisation nobody knows which files are in use
     failed: AtomicBool,       // to write the files, the last time
     told: AtomicBool,         // what NRI loses
+    adjusts: AtomicBool,      // the runtime takes profiles; false before one has connected
     digests: Mutex<Digests>,
     found: OnceLock<Contents>, // the files that were there when this daemon came
 }
@@ -120,8 +121,22 @@ impl Seccomp {
         root: PathBuf,
         notify: Notify,
     ) -> Self {
-        let (synchronized, failed, told, digests, found) = Default::default();
-        Self { selection, node, profiles, registry, root, notify, synchronized, failed, told, digests, found }
+        let (synchronized, failed, told, adjusts) = Default::default();
+        let (digests, found) = Default::default();
+        Self {
+            selection,
+            node,
+            profiles,
+            registry,
+            root,
+            notify,
+            synchronized,
+            failed,
+            told,
+            adjusts,
+            digests,
+            found,
+        }
     }
 
     /// Whether a seccomp policy selects this, and may.
@@ -297,13 +312,6 @@ impl Seccomp {
         });
     }
 
-    /// Whether a seccomp policy may select a container of this namespace, whatever its name and labels.
-    #[must_use]
-    pub fn reaches(&self, set: &PolicySet, namespace: &str) -> bool {
-        let exempt = self.selection.exempt.contains(namespace);
-        !exempt && set.seccomp().iter().any(|policy| policy.id().namespace == namespace)
-    }
-
     /// Whether profiles can be made for this machine.
     #[must_use]
     pub fn makes_profiles(&self) -> bool {
@@ -349,7 +357,7 @@ impl Seccomp {
         Ok(Some((profile.oci, created)))
     }
 
-    /// Takes note of a start. Looks whether a container that is about to start has the profile that its pod had to name; only
+    /// Takes note of a start, of what was `created` so where it is not known. Looks whether a container that is about to start has the profile that its pod had to name; only
     /// where the runtime takes none from us.
     ///
     /// # Errors
@@ -359,9 +367,10 @@ impl Seccomp {
         context: &Context,
         set: &Arc<PolicySet>,
         container: &Arc<Container>,
-        raw: &nri::Container,
+        created: Created,
+        pid: i32,
     ) -> Result<(), Refusal> {
-        if self.registry.seccomp().started(container, || Created::of(&raw.annotations)) {
+        if self.registry.seccomp().started(container, || created) {
             let (this, set) = (Arc::clone(self), Arc::clone(set));
             let _nobody_waits = tokio::task::spawn_blocking(move || this.compare(&set));
         }
@@ -369,7 +378,6 @@ impl Seccomp {
         if policies.is_empty() || adjusts(context) || self.node.is_err() {
             return Ok(());
         }
-        let pid = i32::try_from(raw.pid).unwrap_or(0);
         let this = Arc::clone(self);
         let id = container.id.to_string();
         let seen = {
@@ -452,7 +460,11 @@ impl Seccomp {
 /// Whether the runtime takes a seccomp policy over NRI. One that is not known and does not say what it speaks is taken
 /// for an old one: the files work everywhere.
 fn adjusts(context: &Context) -> bool {
-    context.runtime().nri_version.is_some_and(|version| version >= ADJUSTABLE)
+    takes_profiles(context.runtime().nri_version)
+}
+
+fn takes_profiles(version: Option<NriVersion>) -> bool {
+    version.is_some_and(|version| version >= ADJUSTABLE)
 }
 
 fn addresses(policies: &Together) -> Vec<usize> {

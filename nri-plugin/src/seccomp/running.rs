@@ -5,15 +5,43 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use enforcer_core::coverage::GapReason;
+use enforcer_core::enforce::ContainerId;
+use nri::NriVersion;
 
 use super::ledger::{Created, Entry, State};
 use super::profiles::{Contents, Together, digest, localhost_profile};
-use super::{NO_EFFECT, Seccomp, addresses, base, bundle, name, name_it};
+use super::{NO_EFFECT, Seccomp, addresses, base, bundle, name, name_it, takes_profiles};
 use crate::container::Container;
-use crate::order::Notice;
+use crate::order::{Notice, Refusal};
 use crate::set::PolicySet;
 
 impl Seccomp {
+    /// A runtime has connected that speaks this version of NRI.
+    pub fn connected(&self, version: Option<NriVersion>) {
+        self.adjusts.store(takes_profiles(version), Ordering::Relaxed);
+    }
+
+    /// Whether a container may start that a runtime has told about. Where the runtime takes profiles, one that seccomp policies
+    /// select must have been given its profile at its creation, or been told then to go without. A container that is not known
+    /// is the reconciler's affair.
+    ///
+    /// # Errors
+    /// When it was created while this daemon was away, or before the policies came.
+    pub fn given(&self, set: &PolicySet, id: &ContainerId) -> Result<(), Refusal> {
+        let Some(container) = self.registry.container(id) else { return Ok(()) };
+        let policies = self.selecting(set, &container);
+        if policies.is_empty() || self.node.is_err() || !self.adjusts.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.registry.seccomp().planned(id) {
+            true => Ok(()),
+            false => {
+                let reason = "it was created without the profile, while the daemon was away or before the policies came";
+                Err(Refusal::new(&container, name(&policies), reason, "create it again"))
+            }
+        }
+    }
+
     /// Takes note of everything that runs: containers, what they were created with, and their first processes (0: none
     /// yet). Reads files where pods had to name their profiles.
     pub fn synchronized(

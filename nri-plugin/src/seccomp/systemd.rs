@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use enforcer_core::policy::SeccompPolicy;
 use enforcer_core::seccomp::{Arch, Base, Node, SyscallName, compile};
 
-use super::unit::{ADMIN, FILE_NAME, OLD_NAME, Unit, Units, entries};
+use super::unit::{ADMIN, FILE_NAME, Unit, Units, entries};
 use super::{dropin, libseccomp};
 use crate::cli::{LibseccompVersion, SystemdArgs};
 use crate::exit::{Exit, chain};
@@ -201,16 +201,16 @@ fn apply(
     for dir in entries(&admin).map_err(|error| (admin.clone(), error))? {
         let unit = dir.file_name().and_then(|name| name.to_str()?.strip_suffix(".d"));
         let Some(unit) = unit else { continue };
-        // one of the old name counts, too, and before ours
-        let gone = if wanted.contains_key(unit) { &[OLD_NAME][..] } else { &[OLD_NAME, FILE_NAME] };
-        for path in gone.iter().map(|name| dir.join(name)).filter(|path| path.exists()) {
-            if !dry {
-                fs::remove_file(&path).map_err(|error| (path.clone(), error))?;
-                let _not_empty = fs::remove_dir(&dir); // others' drop-ins stay
-            }
-            tell(WARN, "removed", "would remove", &path);
-            changed.insert(unit.to_owned());
+        let path = dir.join(FILE_NAME);
+        if wanted.contains_key(unit) || !path.exists() {
+            continue;
         }
+        if !dry {
+            fs::remove_file(&path).map_err(|error| (path.clone(), error))?;
+            let _not_empty = fs::remove_dir(&dir); // others' drop-ins stay
+        }
+        tell(WARN, "removed", "would remove", &path);
+        changed.insert(unit.to_owned());
     }
     Ok(changed)
 }
@@ -329,7 +329,6 @@ mod tests {
     fn drop_ins_come_stay_and_go() {
         let dir = root(&[("etc/systemd/system/db.service.d/other.conf", "[Service]\n")]);
         let admin = dir.path().join(ADMIN);
-        let old = admin.join("web.service.d").join(OLD_NAME);
         let both = [("web.service", "1\n"), ("db.service", "2\n")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         let both = BTreeMap::from(both);
         let units = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
@@ -338,13 +337,9 @@ mod tests {
         assert_eq!(apply(dir.path(), &both, false).unwrap().len(), 2);
         assert_eq!(fs::read_to_string(admin.join("web.service.d").join(FILE_NAME)).unwrap(), "1\n");
         assert_eq!(apply(dir.path(), &both, false).unwrap(), units(&[]), "nothing to do");
-        fs::write(&old, "0\n").unwrap();
-        assert_eq!(apply(dir.path(), &both, false).unwrap(), units(&["web.service"]));
-        assert!(!old.exists() && admin.join("web.service.d").join(FILE_NAME).exists());
         let web = BTreeMap::from([("web.service".to_owned(), "1\n".to_owned())]);
         assert_eq!(apply(dir.path(), &web, false).unwrap(), units(&["db.service"]));
         assert!(admin.join("db.service.d/other.conf").exists());
-        fs::write(&old, "0\n").unwrap();
         assert_eq!(apply(dir.path(), &BTreeMap::new(), false).unwrap(), units(&["web.service"]));
         assert!(!admin.join("web.service.d").exists());
     }

@@ -474,6 +474,87 @@ async fn what_runs_waits_for_its_restart_also_after_one_of_the_daemon() {
     f.eventually("forgotten", |f| f.state("c1").is_none()).await;
 }
 
+/// A runtime may hand annotations of a pod on to its containers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_cannot_say_what_its_containers_were_created_with() {
+    let set = set(&policy("no-mkdir", "web", BLOCK));
+    let mut f = Fixture::new(Arc::clone(&set), Selection::default(), newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    let annotations = created(&plugin, &pod("web"), &container(&pod("web"), "c1", 0)).await.annotations;
+    let mut forging = pod("web");
+    forging.id = "forging".into();
+    forging.annotations = annotations.clone();
+    let made = |pod: &PodSandbox, id: &str| {
+        let mut container = container(pod, id, 0);
+        container.annotations = annotations.clone();
+        container
+    };
+    let mut options = newest();
+    options.pods = vec![pod("web"), forging.clone()];
+    options.containers = vec![made(&pod("web"), "c1"), made(&forging, "c2")];
+    let mut f = Fixture::new(Arc::clone(&set), Selection::default(), options);
+    let plugin = f.runtime.accept().await.unwrap();
+    f.eventually("known", |f| f.state("c2").is_some()).await;
+    assert_eq!((f.state("c1"), f.state("c2")), (Some(State::InForce), Some(State::PendingRestart)));
+    // and one that is told about only when it starts
+    for (pod, id, state) in [(&pod("web"), "c3", State::InForce), (&forging, "c4", State::PendingRestart)] {
+        plugin.start_container(pod, &made(pod, id)).await.unwrap();
+        f.eventually("compared", |f| f.state(id) == Some(state)).await;
+    }
+    // whichever of its annotations it is, it is not created
+    for by_pod in [true, false] {
+        for key in [ANNOTATION, POLICIES_ANNOTATION, FILE_ANNOTATION, crate::plugin::ANNOTATION] {
+            for app in ["web", "db"] {
+                let mut forging = pod(app);
+                let mut one = container(&forging, "c5", 0);
+                let annotations = if by_pod { &mut forging.annotations } else { &mut one.annotations };
+                annotations.insert(key.into(), "x".into());
+                let asked = plugin.create_container(&forging, &one).await;
+                if app == "db" {
+                    assert!(asked.unwrap().is_empty(), "no policy selects it");
+                    continue;
+                }
+                let told = refusal(asked);
+                assert!(told.contains("`default/no-mkdir`") && told.contains(key), "{told}");
+            }
+        }
+    }
+}
+
+/// What the OCI hook asks for the containers that a runtime has told about.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_must_have_been_given_its_profile_where_the_runtime_takes_one() {
+    let set = set(&policy("no-mkdir", "web", BLOCK));
+    for (version, refuses) in [("2.4.0", true), ("2.1.9", false)] {
+        let mut options = Options::containerd(version);
+        let earlier = |id: &str| container(&pod("web"), id, 0);
+        let mut given = earlier("given");
+        given.annotations.insert(ANNOTATION.into(), "by another daemon".into());
+        (options.pods, options.containers) = (vec![pod("web")], vec![earlier("missed"), given]);
+        let mut f = Fixture::new(Arc::clone(&set), Selection::default(), options);
+        let plugin = f.runtime.accept().await.unwrap();
+        f.eventually("known", |f| f.state("missed").is_some()).await;
+        let web = pod("web");
+        created(&plugin, &web, &container(&web, "created", 0)).await;
+        let unknown = asked_for(container(&web, "unknown", 0), ProfileKind::Localhost, "/no/such/file");
+        created(&plugin, &web, &unknown).await;
+        created(&plugin, &pod("db"), &container(&pod("db"), "other", 0)).await;
+        let known = |f: &Fixture, id: &str| f.registry.container(&id.parse_id()).is_some();
+        f.eventually("told", |f| known(f, "other")).await;
+        let ask = |id: &str| f.seccomp.given(&f.policies.borrow().clone(), &id.parse_id());
+        for id in ["given", "created", "unknown", "other", "nobody"] {
+            assert!(ask(id).is_ok(), "{version}: {id}");
+        }
+        assert_eq!(ask("missed").is_err(), refuses, "{version}");
+        // policies that come between creation and start
+        f.change(super::tests::set(
+            &[policy("no-mkdir", "web", BLOCK), policy("no-rmdir", "db", BLOCK)].concat(),
+        ));
+        assert_eq!(ask("other").is_err(), refuses, "{version}");
+        assert!(ask("created").is_ok());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_ended_waits_for_no_restart_and_keeps_its_file_until_it_is_removed() {
     let old = set(&policy("p", "web", BLOCK));

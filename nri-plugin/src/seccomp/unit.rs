@@ -19,8 +19,6 @@ use self::name::{instance_of, names, template};
 /// The name of our drop-ins. Of several `SystemCallFilter=` the first says what kind of list it is, and each later one adds
 /// to it or takes away: the last has the last word, and `z` is behind what others use.
 pub const FILE_NAME: &str = "zz-nri-enforcer-seccomp.conf";
-/// Their name in versions before that.
-pub const OLD_NAME: &str = "50-nri-enforcer-seccomp.conf";
 /// Where the administrator's units are, and our drop-ins.
 pub const ADMIN: &str = "etc/systemd/system";
 /// Where units and drop-ins are, in systemd's order.
@@ -224,7 +222,7 @@ impl Units {
         let (drop_ins, hidden) = self.drop_ins(unit)?;
         for (name, path) in &drop_ins {
             match name.as_str() {
-                FILE_NAME | OLD_NAME => {}
+                FILE_NAME => {}
                 name if name < FILE_NAME => {
                     settings(path)?.iter().for_each(|(key, value)| read.take(key, value));
                 }

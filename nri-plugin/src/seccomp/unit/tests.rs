@@ -84,7 +84,7 @@ fn drop_ins_come_from_every_place_that_systemd_looks_at() {
     ] {
         let found = |name: &str| read(&[(&format!("{place}/{name}"), DENY)], unit).list;
         assert_eq!(found("a.conf"), Some(List::Denied), "{place}");
-        assert_eq!((found("a.txt"), found(".a.conf"), found(OLD_NAME)), (None, None, None), "{place}");
+        assert_eq!((found("a.txt"), found(".a.conf"), found(FILE_NAME)), (None, None, None), "{place}");
     }
     for other in [
         "etc/systemd/system/b-.service.d",
