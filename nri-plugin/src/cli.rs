@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use self::alerts::ALERTS_HELP;
 use self::daemon::{RUN_HELP, STATUS_HELP};
 use self::diff::DIFF_HELP;
-use self::documents::{COMPLETIONS_HELP, MAN_HELP};
+use self::documents::{COMPLETIONS_HELP, CRDS_HELP, MAN_HELP};
 use self::install::INSTALL_HELP;
 use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
 use self::test::TEST_HELP;
@@ -23,7 +23,7 @@ use self::test::TEST_HELP;
 pub use self::alerts::{AlertAction, AlertsArgs, Since};
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::diff::DiffArgs;
-pub use self::documents::{CompletionsArgs, ManArgs};
+pub use self::documents::{CompletionsArgs, CrdsArgs, ManArgs};
 pub use self::install::{InstallArgs, Runtime};
 pub use self::policy::{CheckArgs, CompileArgs, ExplainArgs};
 pub use self::seccomp::{LearnCommand, LearnSeccompArgs, SeccompCommand, SystemdArgs};
@@ -89,6 +89,9 @@ pub enum Command {
         after_help = "Exit codes:\n  0  nothing is left in the kernel\n  1  something could not be removed\n  2  not confirmed"
     )]
     Unload(UnloadArgs),
+    /// Print the custom resource definitions of the policies' kinds, or write each to a file
+    #[command(after_help = CRDS_HELP)]
+    Crds(CrdsArgs),
     /// Print what a shell needs to complete this command
     #[command(after_help = COMPLETIONS_HELP)]
     Completions(CompletionsArgs),

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod container;
+pub mod crds;
 pub mod diff;
 pub mod documents;
 pub mod exit;

@@ -10,8 +10,8 @@ use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
 use nri_plugin::{
-    alerts, check, compile, diff, documents, explain, install, kernel, log, policy_test, probe, run, seccomp,
-    status, unload,
+    alerts, check, compile, crds, diff, documents, explain, install, kernel, log, policy_test, probe, run,
+    seccomp, status, unload,
 };
 
 fn main() -> ExitCode {
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
         Command::Unload(args) => unload::run(&args),
         Command::Completions(args) => documents::completions(&args),
+        Command::Crds(args) => crds::run(&args),
         Command::Man(args) => documents::man(&args),
     };
     exit.into()

@@ -1,5 +1,7 @@
 //! What rules take from their section and their spec.
 
+use std::ops::RangeInclusive;
+
 use super::error::{Errors, Located, shown, suggest};
 use super::wire::MetaDoc;
 use crate::posture::Effect;
@@ -41,13 +43,15 @@ pub(super) fn inherit(metas: [&MetaDoc; 3]) -> Inherited<'_> {
     }
 }
 
+/// The actions, as they are written, and in lower case.
+pub(super) const ACTIONS: [(Effect, &str, &str); 3] =
+    [(Effect::Allow, "Allow", "allow"), (Effect::Audit, "Audit", "audit"), (Effect::Block, "Block", "block")];
+
+/// From the least severe to the most.
+pub(super) const SEVERITIES: RangeInclusive<i64> = 1..=10;
+
 fn effect(text: &str) -> Option<Effect> {
-    match text {
-        "Allow" | "allow" => Some(Effect::Allow),
-        "Audit" | "audit" => Some(Effect::Audit),
-        "Block" | "block" => Some(Effect::Block),
-        _ => None,
-    }
+    ACTIONS.iter().find(|(_, name, lower)| *name == text || *lower == text).map(|row| row.0)
 }
 
 /// An action where one is written; an empty one says nothing. Lower case is taken where `lower_case` says so, which
@@ -61,7 +65,7 @@ pub(super) fn action(
     let is_lower = text.value.starts_with(|c: char| c.is_ascii_lowercase());
     let found = effect(&text.value).filter(|_| lower_case || !is_lower);
     if found.is_none() {
-        let help = suggest(&text.value, ["Allow", "Audit", "Block"]);
+        let help = suggest(&text.value, ACTIONS.map(|(_, name, _)| name));
         errors.add(&text.place, format!("`{}` is no action", shown(&text.value)), Some(help));
     }
     found
@@ -69,7 +73,7 @@ pub(super) fn action(
 
 pub(super) fn severity(errors: &Errors<'_>, severity: Option<&Located<i64>>) {
     if let Some(severity) = severity
-        && !(1..=10).contains(&severity.value)
+        && !SEVERITIES.contains(&severity.value)
     {
         let help = "1 is the least, 10 the most severe".to_owned();
         errors.add(

@@ -21,7 +21,7 @@ use crate::support::Support;
 /// Where a policy without a namespace lives.
 const DEFAULT_NAMESPACE: &str = "default";
 /// The longest argument of `allowedArgs`, in bytes.
-const MAX_ARG: usize = 1024;
+pub(super) const MAX_ARG: usize = 1024;
 
 /// The policy; worthless unless `errors` stays empty.
 pub(super) fn policy(errors: &Errors<'_>, doc: PolicyDoc, support: Support) -> Policy {

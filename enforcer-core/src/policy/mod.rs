@@ -1,5 +1,6 @@
 #![doc = include_str!("policy.md")]
 
+mod crd;
 mod decode;
 mod error;
 mod id;
@@ -19,6 +20,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use self::crd::{crd, crd_plural};
 use self::decode::Cursor;
 use self::error::Errors;
 pub use self::error::PolicyError;

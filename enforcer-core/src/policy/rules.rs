@@ -2,6 +2,7 @@
 
 mod lists;
 
+pub(super) use self::lists::MAX_ARGS;
 use self::lists::{CAPABILITIES, DEVICES, FILE, NETWORK, PROCESS, SYSCALLS};
 use super::Kind;
 use super::decode::{Cursor, Fields};
@@ -11,9 +12,9 @@ use crate::coverage::GapReason;
 use crate::posture::Class;
 
 /// The most rules of one list of a policy.
-const MAX_RULES: usize = 100_000;
+pub(super) const MAX_RULES: usize = 100_000;
 /// The most entries of a list within one rule: ports, system calls, sources.
-const MAX_ENTRIES: usize = 1000;
+pub(super) const MAX_ENTRIES: usize = 1000;
 
 #[derive(Debug)]
 pub(super) struct SectionDoc {

@@ -1,18 +1,25 @@
+use super::crd::tests::assert_admitted;
 use super::*;
 use crate::coverage::GapReason;
 use crate::posture::Effect;
 use crate::ruleset::{Postures, Ruleset};
 
+const HEAD: &str =
+    "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p}\nspec:\n";
+
 /// A policy with this spec, six spaces less indented in the errors' columns than it looks here.
 fn with_spec(spec: &str) -> ParsedFile {
-    let head = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p}\nspec:\n";
-    parse("f", &format!("{head}{spec}"))
+    parse("f", &format!("{HEAD}{spec}"))
 }
 
 fn good(spec: &str) -> Policy {
     let mut parsed = with_spec(spec);
     assert_eq!(messages(&parsed), Vec::<String>::new());
     assert_eq!(parsed.policies.len(), 1);
+    // A text of megabytes would be checked for minutes, and what it is about is its length.
+    if spec.len() < 100_000 {
+        assert_admitted(&format!("{HEAD}{spec}"));
+    }
     parsed.policies.remove(0)
 }
 
@@ -22,9 +29,10 @@ fn messages(parsed: &ParsedFile) -> Vec<String> {
 
 /// The policy, if the programs could do all that the language says.
 fn everything(spec: &str) -> Policy {
-    let head = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: p}\nspec:\n";
-    let mut parsed = parse_for(Support { everything: true }, "f", &format!("{head}{spec}"));
+    let text = format!("{HEAD}{spec}");
+    let mut parsed = parse_for(Support { everything: true }, "f", &text);
     assert_eq!(messages(&parsed), Vec::<String>::new());
+    assert_admitted(&text);
     parsed.policies.remove(0)
 }
 

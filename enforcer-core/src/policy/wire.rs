@@ -7,9 +7,9 @@ use super::names::API_VERSION;
 use super::rules::{self, SectionDoc};
 
 /// The longest message or tag, in bytes.
-const MAX_MESSAGE: usize = 1024;
+pub(super) const MAX_MESSAGE: usize = 1024;
 /// The most tags of one rule, section or spec.
-const MAX_TAGS: usize = 32;
+pub(super) const MAX_TAGS: usize = 32;
 
 /// One policy.
 #[derive(Debug)]

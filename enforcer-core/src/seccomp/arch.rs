@@ -75,6 +75,13 @@ impl Arch {
         }
     }
 
+    /// All that it is called in policies.
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
+        let row = self.row();
+        let others = row.map_or(&[][..], |row| row.2).iter().copied();
+        row.into_iter().flat_map(|row| [row.1, row.3]).chain(others)
+    }
+
     /// Its name in a policy: `x86_64`.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -7,7 +7,7 @@ use crate::policy::error::Located;
 use crate::posture::Class;
 
 /// The most arguments of `allowedArgs`, as KubeArmor has it.
-const MAX_ARGS: usize = 20;
+pub(in crate::policy) const MAX_ARGS: usize = 20;
 
 pub(super) const PROCESS: [List; 3] = [
     ("matchPaths", |fields, extra| {

@@ -19,7 +19,7 @@ use crate::seccomp::width::{mask, widths};
 use crate::seccomp::{Arch, SyscallName, errno, groups, never_hold};
 
 /// How the comparisons can be written: the OCI's name first.
-const OPS: [(Op, [&str; 3]); 7] = [
+pub(in super::super) const OPS: [(Op, [&str; 3]); 7] = [
     (Op::NotEqual, ["SCMP_CMP_NE", "!=", "ne"]),
     (Op::Less, ["SCMP_CMP_LT", "<", "lt"]),
     (Op::LessOrEqual, ["SCMP_CMP_LE", "<=", "le"]),

@@ -5,8 +5,8 @@ mod wire;
 
 use std::collections::BTreeSet;
 
-pub(super) use self::lower::policy;
-pub(super) use self::wire::{decode, is_one};
+pub(super) use self::lower::{OPS, policy};
+pub(super) use self::wire::{MAX_ARGS, MAX_ENTRIES, decode, is_one};
 use super::{PolicyId, Selector};
 use crate::ruleset::Origin;
 use crate::seccomp::oci::Arg;

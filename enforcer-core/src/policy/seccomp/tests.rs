@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::crd::tests::assert_admitted;
 use crate::policy::{ParsedFile, PolicyError, parse};
 use crate::ruleset::Effect;
 use crate::seccomp::{Action, Base, BaseProfile, Call, Node, compile, decide};
@@ -12,6 +13,7 @@ fn short(name: &str, rest: &str) -> String {
 fn good(text: &str) -> Vec<SeccompPolicy> {
     let ParsedFile { seccomp, errors, policies, .. } = parse("s.yaml", text);
     assert_eq!((errors, policies), (Vec::new(), Vec::new()));
+    assert_admitted(text);
     seccomp
 }
 

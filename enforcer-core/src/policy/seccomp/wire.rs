@@ -10,9 +10,9 @@ use super::super::wire::{
 
 const KIND: Kind = Kind::KubeArmorSeccompPolicy;
 /// The most entries of one policy. There are fewer system calls.
-const MAX_ENTRIES: usize = 2048;
+pub(in super::super) const MAX_ENTRIES: usize = 2048;
 /// The most comparisons of one entry.
-const MAX_ARGS: usize = 16;
+pub(in super::super) const MAX_ARGS: usize = 16;
 
 #[derive(Debug)]
 pub(in super::super) struct SeccompDoc {
