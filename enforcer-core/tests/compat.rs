@@ -20,43 +20,8 @@ const READ: u32 = 0xffff;
 const X32_OWN: u32 = 512;
 const X32_BIT: u32 = 0x4000_0000;
 
-/// What `socketcall` and `ipc` do by their first argument, from 1 on (include/uapi/linux/net.h, ipc.h).
-const SOCKET_CALLS: [&str; 20] = [
-    "socket",
-    "bind",
-    "connect",
-    "listen",
-    "accept",
-    "getsockname",
-    "getpeername",
-    "socketpair",
-    "send",
-    "recv",
-    "sendto",
-    "recvfrom",
-    "shutdown",
-    "setsockopt",
-    "getsockopt",
-    "sendmsg",
-    "recvmsg",
-    "accept4",
-    "recvmmsg",
-    "sendmmsg",
-];
-const IPC_CALLS: [(u32, &str); 12] = [
-    (1, "semop"),
-    (2, "semget"),
-    (3, "semctl"),
-    (4, "semtimedop"),
-    (11, "msgsnd"),
-    (12, "msgrcv"),
-    (13, "msgget"),
-    (14, "msgctl"),
-    (21, "shmat"),
-    (22, "shmdt"),
-    (23, "shmget"),
-    (24, "shmctl"),
-];
+/// The numbers of what `ipc` does, in order (include/uapi/linux/ipc.h); those of `socketcall` begin at 1.
+const IPC_NUMBERS: [u32; 12] = [1, 2, 3, 4, 11, 12, 13, 14, 21, 22, 23, 24];
 
 /// What 64-bit programs call what only 32-bit programs have, where that is not the name without a suffix.
 const OLDER: [(&str, &str); 23] = [
@@ -137,12 +102,14 @@ fn calls_through_one_number_are_those_of_the_same_name() {
         "recv" => wide("recvfrom"),
         name => wide(name),
     };
-    let sockets: BTreeMap<u32, u32> =
-        (1..).zip(SOCKET_CALLS).map(|(at, name)| (at, wider(name).unwrap())).collect();
-    assert_eq!(table("socket_calls"), sockets);
-    let ipc: BTreeMap<u32, u32> =
-        IPC_CALLS.into_iter().map(|(at, name)| (at, wider(name).unwrap())).collect();
-    assert_eq!(table("ipc_calls"), ipc);
+    let calls = |multiplexer, numbers: &mut dyn Iterator<Item = u32>| -> BTreeMap<u32, u32> {
+        let calls = SyscallName::by_name(multiplexer).unwrap().multiplexed();
+        numbers.zip(calls).map(|(number, call)| (number, wider(call.as_str()).unwrap())).collect()
+    };
+    let sockets = calls("socketcall", &mut (1..));
+    assert_eq!((sockets.len(), table("socket_calls")), (20, sockets));
+    let ipc = calls("ipc", &mut IPC_NUMBERS.into_iter());
+    assert_eq!((ipc.len(), table("ipc_calls")), (12, ipc));
 }
 
 #[test]
