@@ -39,6 +39,7 @@
 mod applets;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -66,8 +67,8 @@ pub struct OtherName {
     pub place: AbsPath,
     /// Where it leads: every link followed. The longest part that exists, and the rest as it is.
     pub target: AbsPath,
-    /// The links on the way, each at its place.
-    pub via: Vec<AbsPath>,
+    /// The links on the way, each at its place. Names in one directory share them.
+    pub via: Arc<[AbsPath]>,
 }
 
 /// What is known of the links on the way to a path.
@@ -295,7 +296,7 @@ struct Linking<'r> {
 }
 
 /// A name that a rule means, and the links that lead to it; none for the name as written.
-type Meant<T> = (T, Vec<AbsPath>);
+type Meant<T> = (T, Arc<[AbsPath]>);
 
 impl Linking<'_> {
     fn run(&mut self) {
@@ -362,7 +363,7 @@ impl Linking<'_> {
     }
 
     fn sources(&mut self, rule: &Rule) -> Vec<Meant<Option<AbsPath>>> {
-        let mut meant = vec![(rule.source.clone(), Vec::new())];
+        let mut meant = vec![(rule.source.clone(), Arc::from([]))];
         if let Some(path) = &rule.source {
             for (path, via) in self.names(rule, path, Executed::Source) {
                 if path.is_rotating() {
@@ -378,7 +379,7 @@ impl Linking<'_> {
     }
 
     fn objects(&mut self, rule: &Rule) -> Vec<Meant<Object>> {
-        let mut meant = vec![(rule.object.clone(), Vec::new())];
+        let mut meant = vec![(rule.object.clone(), Arc::from([]))];
         match &rule.object {
             Object::Path(path) => {
                 let process = rule.class == Class::Process;

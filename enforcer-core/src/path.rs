@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+/// Room for most paths, in bytes.
+const USUAL_LEN: usize = 128;
 /// The longest path, in bytes: the kernel's `PATH_MAX` (4096) without its terminating zero.
 pub const MAX_PATH_LEN: usize = 4095;
 
@@ -95,7 +97,7 @@ impl AbsPath {
     pub(crate) fn from_components<'a>(
         components: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, PathError> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL_LEN);
         for component in components {
             bytes.push(b'/');
             bytes.extend_from_slice(component);

@@ -68,7 +68,7 @@ fn resolve(path: &AbsPath) -> Resolution {
         b"b" => so_far.join("a").unwrap(),
         name => so_far.join(name).unwrap(),
     });
-    let name = OtherName { place: target.clone(), target: target.clone(), via: vec![] };
+    let name = OtherName { place: target.clone(), target: target.clone(), via: [].into() };
     Resolution { names: (target != *path).then_some(name).into_iter().collect(), unknown: None }
 }
 

@@ -28,7 +28,10 @@ pub fn run(args: &ExplainArgs) -> Exit {
     match args.output {
         Output::Json => say_json(&answer),
         Output::Text => {
-            print(&answer.explanation);
+            // that no rule speaks about it is no answer where a seccomp policy has one
+            if answer.ruled || answer.seccomp.is_none() {
+                print(&answer.explanation);
+            }
             answer.seccomp.iter().for_each(print_seccomp);
         }
     }

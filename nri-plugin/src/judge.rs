@@ -48,11 +48,14 @@ pub struct Answer {
     /// The policy whose rule decided, by its whole name.
     #[serde(skip)]
     pub policy: Option<PolicyId>,
+    /// Whether a rule decided, or the posture of a class that has some.
+    #[serde(skip)]
+    pub ruled: bool,
 }
 
 impl From<Explanation> for Answer {
     fn from(explanation: Explanation) -> Self {
-        Self { explanation, seccomp: None, policy: None }
+        Self { explanation, seccomp: None, policy: None, ruled: true }
     }
 }
 
@@ -150,12 +153,14 @@ impl<'a> Judge<'a> {
         for (_, link) in [&object, &acting].into_iter().flatten() {
             explanation.reason = format!("{link}: {}", explanation.reason);
         }
-        let policy = match self.ruleset.decide(&access).by {
+        let by = self.ruleset.decide(&access).by;
+        let ruled = by != DecidedBy::NoRule;
+        let policy = match by {
             DecidedBy::Rule(id) | DecidedBy::Exempt(id) => self.ruleset.origin(id),
             DecidedBy::DefaultPosture | DecidedBy::NoRule => None,
         };
         let policy = policy.map(|origin| origin.policy.clone());
-        Ok(Answer { explanation, seccomp: self.seccomp(question, base)?, policy })
+        Ok(Answer { explanation, seccomp: self.seccomp(question, base)?, policy, ruled })
     }
 
     /// What seccomp policies say about a system call, where one selects the container.

@@ -19,6 +19,7 @@ use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 use tokio::sync::{oneshot, watch};
 
+use self::batch::Batch;
 use self::linked::{Answer, Answered, Linked, LookedUp};
 use self::reuse::Reuse;
 use crate::container::{Container, Merged, Selection, name_gaps, name_policies};
@@ -53,6 +54,7 @@ pub struct Reconciler<K> {
     queue: VecDeque<ContainerId>,  // to bring up to date, each at most once
     queued: BTreeSet<ContainerId>, // what `queue` holds
     partly: BTreeSet<ContainerId>, // up to date but for links that may be others now: looked up when `queue` is empty
+    ahead: Option<Batch>,          // taken from `queue`, and begun while the one before is exchanged
     reuse: Reuse,
     looked_at: usize,                                   // since there was nothing to do last
     syncing: Option<(oneshot::Sender<Synced>, Synced)>, // answered when `queue` is empty
@@ -113,7 +115,7 @@ impl<K: Kernel> Reconciler<K> {
             selection,
             policies,
             registry,
-            roots: Roots::new(procs.path()),
+            roots: Roots::new(procs.clone()),
             procs,
             notify,
             seen,
@@ -123,6 +125,7 @@ impl<K: Kernel> Reconciler<K> {
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
             partly: BTreeSet::new(),
+            ahead: None,
             reuse: Reuse::default(),
             looked_at: 0,
             syncing: None,
@@ -154,6 +157,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Takes one order.
     pub fn take(&mut self, order: Order) {
+        self.stop_ahead();
         match order {
             Order::Created(container) => {
                 self.know(container);
@@ -217,7 +221,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Whether every container has been looked at since the last change.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.partly.is_empty()
+        self.queue.is_empty() && self.ahead.is_none() && self.partly.is_empty()
     }
 
     fn find(&self, pid: i32) -> Option<Process> {

@@ -14,6 +14,8 @@ use enforcer_core::enforce::root::Root;
 use enforcer_core::links::{LookUps, Resolution, Unknown};
 use enforcer_core::path::AbsPath;
 
+use crate::procs::{Process, Procs};
+
 /// How long one container's paths may take: a start waits for it.
 const LIMIT: Duration = Duration::from_millis(500);
 /// How long a container that did not answer is not asked again.
@@ -27,7 +29,7 @@ pub type Found = Vec<(AbsPath, Resolution)>;
 /// Looks up paths in the roots of processes.
 #[derive(Debug)]
 pub struct Roots {
-    proc: PathBuf,
+    procs: Procs,
     jobs: Option<Sender<Job>>,
     threads: Arc<AtomicUsize>,
     slow: BTreeMap<ContainerId, Instant>, // did not answer, and when
@@ -38,8 +40,8 @@ pub struct Roots {
 pub struct Question {
     /// The container.
     pub id: ContainerId,
-    /// Its first process.
-    pub pid: i32,
+    /// Its first process. Once that has ended, its number may be another's, so nothing found there counts.
+    pub process: Process,
     /// Where in the root of that process the container's root is; `/` once the process has changed to it.
     pub below: PathBuf,
     /// What is to be looked up in its root.
@@ -50,38 +52,60 @@ pub struct Question {
 #[derive(Debug, Default)]
 pub struct Asked {
     questions: VecDeque<(Question, bool)>, // and whether a thread is asked it at all
-    answers: Option<Receiver<Found>>,      // of the job that has the rest of the questions
+    thread: Option<Asking>, // the one that has the rest of them; None before one was sent, and if none is free
+}
+
+impl Asked {
+    /// No more questions come: the thread is free once it has answered these.
+    pub fn end(&mut self) {
+        if let Some(thread) = &mut self.thread {
+            thread.questions = None;
+        }
+    }
 }
 
 #[derive(Debug)]
+struct Asking {
+    questions: Option<Sender<Sent>>, // None once no more come
+    answers: Receiver<Found>,
+}
+
+/// What a thread has to know of a question.
+type Sent = (Process, PathBuf, Arc<LookUps>);
+
+#[derive(Debug)]
 struct Job {
-    roots: Vec<(PathBuf, Arc<LookUps>)>,
+    procs: Procs,
+    questions: Receiver<Sent>,
     reply: Sender<Found>,
 }
 
 impl Roots {
-    /// Of the processes in the `/proc` that is mounted at `proc`.
+    /// Of these processes.
     #[must_use]
-    pub fn new(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into(), jobs: None, threads: Arc::default(), slow: BTreeMap::new() }
+    pub fn new(procs: Procs) -> Self {
+        Self { procs, jobs: None, threads: Arc::default(), slow: BTreeMap::new() }
     }
 
     /// Looks the paths up in the root of a container's process. Takes half a second at most.
     pub fn look_up(&mut self, question: Question) -> Found {
-        let mut asked = self.ask(vec![question]);
+        let mut asked = Asked::default();
+        self.ask(&mut asked, question);
+        asked.end();
         self.answer(&mut asked)
     }
 
-    /// Begins to look paths up for many containers.
-    pub fn ask(&mut self, questions: Vec<Question>) -> Asked {
+    /// Begins to look up the paths of one more container.
+    pub fn ask(&mut self, asked: &mut Asked, question: Question) {
         // decided once: an answer belongs to the next question that was sent
-        let questions = questions.into_iter().map(|question| {
-            let sent = self.is_asked(&question);
-            (question, sent)
-        });
-        let mut asked = Asked { questions: questions.collect(), answers: None };
-        self.send(&mut asked);
-        asked
+        let sent = self.is_asked(&question);
+        if sent {
+            if asked.questions.iter().all(|(_, sent)| !sent) {
+                asked.thread = self.begin();
+            }
+            self.send(asked.thread.as_ref(), &question);
+        }
+        asked.questions.push_back((question, sent));
     }
 
     /// The questions that have no answer yet are given up. Their thread may hang on one of them, so it is left behind.
@@ -102,7 +126,8 @@ impl Roots {
                 all(&question.paths, Unknown::Late)
             };
         }
-        let answer = match asked.answers.as_ref().map(|answers| answers.recv_timeout(LIMIT + LIMIT / 4)) {
+        let answer = match asked.thread.as_ref().map(|thread| thread.answers.recv_timeout(LIMIT + LIMIT / 4))
+        {
             Some(Ok(found)) => {
                 self.slow.remove(&question.id);
                 return found;
@@ -114,7 +139,16 @@ impl Roots {
         // that thread is left behind; the others' questions go to another one
         self.slow.insert(question.id, Instant::now());
         self.jobs = None;
-        self.send(asked);
+        let more = asked.thread.take().is_some_and(|thread| thread.questions.is_some());
+        if asked.questions.iter().any(|(_, sent)| *sent) {
+            asked.thread = self.begin();
+            for (question, _) in asked.questions.iter().filter(|(_, sent)| *sent) {
+                self.send(asked.thread.as_ref(), question);
+            }
+        }
+        if !more {
+            asked.end();
+        }
         all(&question.paths, answer)
     }
 
@@ -129,37 +163,30 @@ impl Roots {
         self.slow.remove(id);
     }
 
-    /// Gives the questions to a thread.
-    fn send(&mut self, asked: &mut Asked) {
+    /// A thread that takes questions.
+    fn begin(&mut self) -> Option<Asking> {
+        let (questions, taken) = channel();
         let (reply, answers) = channel();
-        asked.answers = None;
-        let root = |question: &Question| {
-            let below = question.below.strip_prefix("/").unwrap_or(&question.below);
-            self.proc.join(question.pid.to_string()).join("root").join(below)
-        };
-        let roots: Vec<_> = asked
-            .questions
-            .iter()
-            .filter(|(_, sent)| *sent)
-            .map(|(question, _)| (root(question), Arc::clone(&question.paths)))
-            .collect();
-        if roots.is_empty() {
-            return;
-        }
-        let job = Job { roots, reply };
+        let job = Job { procs: self.procs.clone(), questions: taken, reply };
         // a thread that panicked has dropped its end, so the job goes to another one
         let job = match &self.jobs {
             Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
             None => Some(job),
         };
         if let Some(job) = job {
-            let Some(jobs) = self.spawn() else { return };
-            if jobs.send(job).is_err() {
-                return;
-            }
+            let jobs = self.spawn()?;
+            jobs.send(job).ok()?;
             self.jobs = Some(jobs);
         }
-        asked.answers = Some(answers);
+        Some(Asking { questions: Some(questions), answers })
+    }
+
+    fn send(&self, thread: Option<&Asking>, question: &Question) {
+        let Some(questions) = thread.and_then(|thread| thread.questions.as_ref()) else { return };
+        let below = question.below.strip_prefix("/").unwrap_or(&question.below);
+        let root = self.procs.path().join(question.process.pid.to_string()).join("root").join(below);
+        // one that panicked gives no answer either
+        let _gone = questions.send((question.process, root, Arc::clone(&question.paths)));
     }
 
     fn spawn(&self) -> Option<Sender<Job>> {
@@ -194,12 +221,11 @@ impl Drop for Counted {
 }
 
 fn work(jobs: &Receiver<Job>) {
-    for Job { roots, reply } in jobs {
-        for (root, paths) in roots {
-            let found = match Root::at(&root) {
-                Ok(root) => root.until(Instant::now() + LIMIT).look_up(&paths),
-                Err(_) => all(&paths, Unknown::Unreadable),
-            };
+    for Job { procs, questions, reply } in jobs {
+        for (process, root, paths) in questions {
+            let found = Root::at(&root).ok().map(|root| root.until(Instant::now() + LIMIT).look_up(&paths));
+            let found =
+                found.filter(|_| procs.alive(process)).unwrap_or_else(|| all(&paths, Unknown::Unreadable));
             if reply.send(found).is_err() {
                 break; // given up meanwhile
             }
@@ -217,16 +243,30 @@ pub fn all(paths: &LookUps, unknown: Unknown) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::procs::tests::add;
     use std::os::unix::fs::symlink;
 
     fn id(text: &str) -> ContainerId {
         ContainerId::new(text).unwrap()
     }
 
-    fn question(id: &str, pid: i32, texts: &[&str]) -> Question {
+    fn question(id: &str, process: Process, texts: &[&str]) -> Question {
         let id = ContainerId::new(id).unwrap();
         let paths = texts.iter().map(|text| text.parse().unwrap()).collect();
-        Question { id, pid, below: "/".into(), paths: Arc::new(LookUps { paths, ..LookUps::default() }) }
+        Question { id, process, below: "/".into(), paths: Arc::new(LookUps { paths, ..LookUps::default() }) }
+    }
+
+    /// A `/proc`, and its living process with this number.
+    fn process(proc: &tempfile::TempDir, pid: i32) -> (Procs, Process) {
+        add(proc.path(), pid, 'S', 100, "/");
+        let procs = Procs::at(proc.path());
+        let process = procs.find(pid).unwrap();
+        (procs, process)
+    }
+
+    /// No process at all, and one that there was.
+    fn nobody() -> (Procs, Process) {
+        process(&tempfile::tempdir().unwrap(), 1)
     }
 
     #[test]
@@ -234,9 +274,10 @@ mod tests {
         let proc = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(proc.path().join("7/root/usr/bin")).unwrap();
         symlink("usr/bin", proc.path().join("7/root/bin")).unwrap();
-        let mut roots = Roots::new(proc.path());
+        let (procs, seven) = process(&proc, 7);
+        let mut roots = Roots::new(procs);
         for _ in 0..2 {
-            let found = roots.look_up(question("c", 7, &["/usr/bin/ls", "/bin/ls", "/none"]));
+            let found = roots.look_up(question("c", seven, &["/usr/bin/ls", "/bin/ls", "/none"]));
             let [(path, answer)] = found.as_slice() else { panic!("{found:?}") };
             assert_eq!(
                 (path.to_string().as_str(), answer.names[0].target.to_string().as_str()),
@@ -244,7 +285,11 @@ mod tests {
             );
         }
         assert_eq!(roots.threads.load(Ordering::Relaxed), 1);
-        let found = roots.look_up(question("c", 8, &["/bin/ls"]));
+        add(proc.path(), 7, 'S', 101, "/");
+        let found = roots.look_up(question("c", seven, &["/bin/ls"]));
+        assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable), "another process by now");
+        std::fs::remove_dir_all(proc.path().join("7")).unwrap();
+        let found = roots.look_up(question("c", seven, &["/bin/ls"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable), "no such process");
     }
 
@@ -257,22 +302,23 @@ mod tests {
 
     #[test]
     fn a_root_that_never_answers_is_left_behind() {
-        let mut roots = Roots::new("/nonexistent");
+        let (procs, one) = nobody();
+        let mut roots = Roots::new(procs);
         let taken = hanging(&mut roots);
         let begin = Instant::now();
-        let found = roots.look_up(question("hangs", 1, &["/x"]));
+        let found = roots.look_up(question("hangs", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Late));
         assert!(begin.elapsed() < 4 * LIMIT);
         let begin = Instant::now();
-        let found = roots.look_up(question("hangs", 1, &["/x"]));
+        let found = roots.look_up(question("hangs", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Late));
         assert!(begin.elapsed() < LIMIT / 2, "not asked again at once");
         // others are, by another thread
-        let found = roots.look_up(question("other", 1, &["/x"]));
+        let found = roots.look_up(question("other", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable));
         drop(taken);
         roots.forget(&id("hangs"));
-        let found = roots.look_up(question("hangs", 1, &["/x"]));
+        let found = roots.look_up(question("hangs", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable));
     }
 
@@ -281,11 +327,13 @@ mod tests {
         let proc = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(proc.path().join("7/root")).unwrap();
         symlink("usr/bin", proc.path().join("7/root/bin")).unwrap();
-        let mut roots = Roots::new(proc.path());
+        let (procs, seven) = process(&proc, 7);
+        let mut roots = Roots::new(procs);
         let taken = hanging(&mut roots);
         let names = ["hangs", "nothing to ask", "a", "b"];
         let paths = |name: &str| if name == "nothing to ask" { &[][..] } else { &["/bin/ls"] };
-        let mut asked = roots.ask(names.iter().map(|name| question(name, 7, paths(name))).collect());
+        let mut asked = Asked::default();
+        names.iter().for_each(|name| roots.ask(&mut asked, question(name, seven, paths(name))));
         let begin = Instant::now();
         let answers: Vec<Found> = names.iter().map(|_| roots.answer(&mut asked)).collect();
         assert!(begin.elapsed() < 4 * LIMIT, "one wait, not one for each");
@@ -304,15 +352,15 @@ mod tests {
             std::fs::create_dir_all(proc.path().join(format!("{pid}/root/{target}"))).unwrap();
             symlink(target, proc.path().join(format!("{pid}/root/bin"))).unwrap();
         }
-        let mut roots = Roots::new(proc.path());
+        let [seven, eight, nine] = [7, 8, 9].map(|pid| process(&proc, pid).1);
+        let mut roots = Roots::new(Procs::at(proc.path()));
         let asked_again = Duration::from_millis(200);
         let when = Instant::now().checked_sub(AGAIN.saturating_sub(asked_again)).unwrap();
         roots.slow.insert(id("slow"), when);
-        let mut asked = roots.ask(vec![
-            question("slow", 7, &["/bin/x"]),
-            question("a", 8, &["/bin/x"]),
-            question("b", 9, &["/bin/x"]),
-        ]);
+        let mut asked = Asked::default();
+        for (name, process) in [("slow", seven), ("a", eight), ("b", nine)] {
+            roots.ask(&mut asked, question(name, process, &["/bin/x"]));
+        }
         std::thread::sleep(2 * asked_again);
         assert_eq!(roots.answer(&mut asked)[0].1.unknown, Some(Unknown::Late), "it was not sent");
         for target in ["/sbin/x", "/opt/x"] {
@@ -322,16 +370,19 @@ mod tests {
 
     #[test]
     fn a_thread_with_questions_given_up_is_left_behind() {
-        let mut roots = Roots::new("/nonexistent");
+        let (procs, one) = nobody();
+        let mut roots = Roots::new(procs);
         let taken = hanging(&mut roots);
-        let asked = roots.ask(vec![question("hangs", 1, &["/x"])]);
+        let mut asked = Asked::default();
+        roots.ask(&mut asked, question("hangs", one, &["/x"]));
         roots.give_up(&asked);
-        let found = roots.look_up(question("other", 1, &["/x"]));
+        let found = roots.look_up(question("other", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable), "answered by another thread");
         drop(taken);
 
         // a thread without such questions goes on
-        let mut asked = roots.ask(vec![question("a", 1, &["/x"])]);
+        let mut asked = Asked::default();
+        roots.ask(&mut asked, question("a", one, &["/x"]));
         roots.answer(&mut asked);
         roots.give_up(&asked);
         assert!(roots.jobs.is_some());
@@ -339,10 +390,11 @@ mod tests {
 
     #[test]
     fn threads_are_bounded() {
-        let mut roots = Roots::new("/nonexistent");
+        let (procs, one) = nobody();
+        let mut roots = Roots::new(procs);
         let hanging: Vec<Counted> = (0..MAX_THREADS).map(|_| Counted::new(&roots.threads)).collect();
-        assert_eq!(roots.look_up(question("a", 1, &["/x"]))[0].1.unknown, Some(Unknown::Late));
+        assert_eq!(roots.look_up(question("a", one, &["/x"]))[0].1.unknown, Some(Unknown::Late));
         drop(hanging);
-        assert_eq!(roots.look_up(question("b", 1, &["/x"]))[0].1.unknown, Some(Unknown::Unreadable));
+        assert_eq!(roots.look_up(question("b", one, &["/x"]))[0].1.unknown, Some(Unknown::Unreadable));
     }
 }

@@ -86,8 +86,15 @@ impl Root {
     /// All answers for a ruleset that say something: links, and names by hard links of what must not be read or changed.
     #[must_use]
     pub fn look_up(&self, wanted: &LookUps) -> Vec<(AbsPath, Resolution)> {
-        let mut found: Vec<_> = wanted.paths.iter().cloned().zip(self.resolve_all(&wanted.paths)).collect();
-        twins::add(self, found.iter_mut().filter(|(path, _)| wanted.twins.contains(path)));
+        let mut files = twins::Files::default();
+        let mut found = Vec::new();
+        for (path, (answer, end)) in wanted.paths.iter().zip(self.ends(&wanted.paths)) {
+            let linked = wanted.twins.contains(path) && files.add(self, (found.len(), path), &answer, end);
+            if linked || answer != Resolution::default() {
+                found.push((path.clone(), answer));
+            }
+        }
+        files.search(self, &mut found);
         found.retain(|(_, answer)| *answer != Resolution::default());
         found
     }
@@ -100,7 +107,7 @@ impl Root {
     fn walk(&self, path: &AbsPath) -> Result<Option<OtherName>, Unknown> {
         let Some((walk, place)) = self.walk_to_end(path)? else { return Ok(None) };
         let (Some(place), Some(target)) = (place, walk.path()) else { return Ok(None) };
-        let via = walk.via;
+        let via = walk.via.into();
         Ok((place != *path || target != *path).then_some(OtherName { place, target, via }))
     }
 

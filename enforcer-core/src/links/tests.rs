@@ -208,7 +208,7 @@ fn links_to_busybox_past_the_bound_are_gaps() {
             let at: usize =
                 path.to_string().trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
             let target: AbsPath = format!("/x{}/busybox", at % programs).parse().unwrap();
-            let name = OtherName { place: path.clone(), target, via: vec![path.clone()] };
+            let name = OtherName { place: path.clone(), target, via: [path.clone()].into() };
             Resolution { names: vec![name], unknown: None }
         }
     };
@@ -374,7 +374,7 @@ fn two_names_of_two_lookups_both_count() {
     // what a container's links were when it started, and what it made of them since
     let mut names = Vec::new();
     for target in ["/usr/bin/ls", "/elsewhere/ls"] {
-        names.push(OtherName { place: path(target), target: path(target), via: vec![path("/bin")] });
+        names.push(OtherName { place: path(target), target: path(target), via: [path("/bin")].into() });
     }
     let linked = ruleset(BLOCK_LS, Postures::default())
         .with_links(|_| Resolution { names: names.clone(), unknown: None });
@@ -447,7 +447,7 @@ fn a_pattern_begins_in_directories_that_may_be_links() {
 
 #[test]
 fn names_by_hard_links_count_where_a_file_is_kept_from_being_read_or_changed() {
-    let twin = OtherName { place: path("/work/link"), target: path("/work/link"), via: vec![] };
+    let twin = OtherName { place: path("/work/link"), target: path("/work/link"), via: [].into() };
     let answer = |unknown| move |_: &AbsPath| Resolution { names: vec![twin.clone()], unknown };
     let file = "  file: {matchPaths: [{path: /prot/secret}]}\n";
     let blocked = ruleset(file, Postures::default()).with_links(answer.clone()(None));

@@ -9,12 +9,13 @@ use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use super::Reconciler;
+use super::linked::Kept;
 use crate::container::{Container, Merged, name_policies};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::Notice;
 use crate::procs::Process;
-use crate::roots::all;
+use crate::roots::{Asked, all};
 
 /// Containers that are made up to date before the next order is taken.
 const TOGETHER: usize = 256;
@@ -38,30 +39,18 @@ struct Exchange {
     lifted: bool, // no policy selects the container any more
 }
 
+/// Containers whose paths are being looked up.
+pub(super) struct Batch {
+    again: bool, // they are up to date but for links that may be others now
+    looked: Vec<(Looked, Option<Option<Kept>>)>, // None where the root cannot be told
+    asked: Asked,
+}
+
 impl<K: Kernel> Reconciler<K> {
     /// Makes containers what the policies say. An error is remembered, told, and tried again by the next sweep.
     pub(super) fn reconcile(&mut self) {
-        let again = self.queue.is_empty();
-        let mut looked = Vec::new();
-        while looked.len() < TOGETHER
-            && let Some(id) = if again { self.partly.pop_first() } else { self.queue.pop_front() }
-        {
-            self.queued.remove(&id);
-            looked.extend(self.look(id));
-        }
-        self.looked_at += looked.len();
-        let mut questions = Vec::new();
-        let mut kept = Vec::new();
-        for one in &looked {
-            let question =
-                one.wanted.as_ref().and_then(|merged| self.question(&one.id, one.process, merged, again));
-            kept.push(question.map(|(question, kept)| {
-                questions.push(question);
-                kept
-            }));
-        }
-        let mut looked = looked.into_iter().zip(kept);
-        let mut asked = self.roots.ask(questions);
+        let Batch { again, looked, mut asked } = self.ahead.take().unwrap_or_else(|| self.next_batch());
+        let mut looked = looked.into_iter();
         let begin = Instant::now();
         let mut exchanges = Vec::new();
         for (one, kept) in looked.by_ref() {
@@ -81,15 +70,54 @@ impl<K: Kernel> Reconciler<K> {
                 break;
             }
         }
-        self.roots.give_up(&asked);
-        for (one, _) in looked.rev() {
-            if again {
+        let complete = looked.len() == 0;
+        self.put_back(Batch { again, looked: looked.collect(), asked });
+        // the paths of the next ones are looked up while the rules of these are exchanged
+        if complete && !self.queue.is_empty() {
+            self.ahead = Some(self.next_batch());
+        }
+        self.exchange(&exchanges);
+    }
+
+    /// The first containers of the queue, whose paths begin to be looked up.
+    fn next_batch(&mut self) -> Batch {
+        let again = self.queue.is_empty();
+        let mut asked = Asked::default();
+        let mut looked = Vec::new();
+        while looked.len() < TOGETHER
+            && let Some(id) = if again { self.partly.pop_first() } else { self.queue.pop_front() }
+        {
+            self.queued.remove(&id);
+            let Some(one) = self.look(id) else { continue };
+            let question =
+                one.wanted.as_ref().and_then(|merged| self.question(&one.id, one.process, merged, again));
+            let kept = question.map(|(question, kept)| {
+                self.roots.ask(&mut asked, question);
+                kept
+            });
+            looked.push((one, kept));
+        }
+        asked.end();
+        self.looked_at += looked.len();
+        Batch { again, looked, asked }
+    }
+
+    /// Whoever gives an order waits for none of the look-ups that were begun ahead, and may change what they are for.
+    pub(super) fn stop_ahead(&mut self) {
+        if let Some(batch) = self.ahead.take() {
+            self.put_back(batch);
+        }
+    }
+
+    fn put_back(&mut self, batch: Batch) {
+        self.roots.give_up(&batch.asked);
+        for (one, _) in batch.looked.into_iter().rev() {
+            if batch.again {
                 self.partly.insert(one.id);
             } else if self.queued.insert(one.id.clone()) {
                 self.queue.push_front(one.id);
             }
         }
-        self.exchange(&exchanges);
     }
 
     /// What is to be done about a container; `None`: nothing at present.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::links::{LookUps, Resolution, Unknown};
+use enforcer_core::links::{LookUps, Resolution};
 use enforcer_core::path::AbsPath;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
@@ -14,7 +14,7 @@ use super::{Known, Reconciler, RootAt};
 use crate::container::{Container, Merged};
 use crate::kernel::Kernel;
 use crate::procs::Process;
-use crate::roots::{Found, Question, all};
+use crate::roots::{Found, Question};
 
 /// What was found in the root of a container when it was looked at last.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl<K: Kernel> Reconciler<K> {
             found: Arc::clone(&last.found),
         });
         let paths = Arc::clone(kept.as_ref().map_or(&merged.paths, |kept| &kept.asked));
-        Some((Question { id: id.clone(), pid: process?.pid, below, paths }, kept))
+        Some((Question { id: id.clone(), process: process?, below, paths }, kept))
     }
 
     /// The rules by all names that their paths have in the root of a container's first process, in which this was found.
@@ -104,13 +104,9 @@ impl<K: Kernel> Reconciler<K> {
         id: &ContainerId,
         process: Option<Process>,
         merged: &Merged,
-        mut found: Found,
-        mut kept: Option<&Kept>,
+        found: Found,
+        kept: Option<&Kept>,
     ) -> Arc<Linked> {
-        // a process that has ended meanwhile may have been another's number already
-        if process.is_none_or(|process| !self.procs.alive(process)) {
-            (found, kept) = (all(&merged.paths, Unknown::Unreadable), None);
-        }
         let mut found = self.shared(found);
         if let Some(Kept { asked, found: before }) = kept {
             let share = |found| share(&mut self.names, found);

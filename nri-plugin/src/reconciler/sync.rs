@@ -56,6 +56,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Answers a synchronisation once nothing is left to do for it.
     pub(super) fn settle(&mut self) {
         if self.queue.is_empty()
+            && self.ahead.is_none()
             && let Some((reply, synced)) = self.syncing.take()
         {
             let complete = synced.failed == 0;

@@ -142,6 +142,29 @@ fn a_change_of_many_containers_is_made_in_parts() {
     assert!((0..600).all(|n| f.kernel.digest(&format!("c{n:03}")) == Some(digest)));
 }
 
+/// What was begun ahead is for the policies of then.
+#[test]
+fn an_order_ends_what_was_begun_ahead() {
+    let mut f = Fixture::new(policies(&[("p", "/1")]));
+    let present: Vec<Present> = (0..600).map(|n| f.running(&format!("c{n:03}"), 1000 + n, "web")).collect();
+    f.synchronize(present);
+    f.policies.send_replace(policies(&[("p", "/2")]));
+    f.reconciler.take(Order::PoliciesChanged);
+    f.reconciler.step();
+    assert!(f.reconciler.ahead.is_some());
+    let after = policies(&[("p", "/3")]);
+    f.policies.send_replace(Arc::clone(&after));
+    f.reconciler.take(Order::PoliciesChanged);
+    assert!(f.reconciler.ahead.is_none());
+    f.reconciler.step();
+    assert!(f.reconciler.ahead.is_some());
+    // one of those that are begun
+    f.take(Order::Removed(ContainerId::new("c300").unwrap()));
+    let armed = f.kernel.armed().unwrap();
+    assert_eq!(armed.len(), 599);
+    assert!(armed.values().all(|digest| *digest == wanted(&after)));
+}
+
 fn wanted(set: &PolicySet) -> RulesetDigest {
     let subject = container("x", "default", "web").subject.clone();
     Selection::default().resolve(set, &subject, Default::default()).unwrap().ruleset.digest()

@@ -21,6 +21,7 @@ pub use image::{BpfImage, CELL_BYTES, MAX_CELLS};
 
 use std::cmp::Reverse;
 use std::num::NonZero;
+use std::sync::OnceLock;
 use std::thread;
 
 use crate::coverage::GapReason;
@@ -89,7 +90,9 @@ const WORTH: usize = 16;
 #[must_use]
 pub fn compile_all(rulesets: &[&Ruleset]) -> Vec<Result<BpfImage, CompileError>> {
     let each = |part: &[&Ruleset]| part.iter().map(|ruleset| compile(ruleset)).collect::<Vec<_>>();
-    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    // finding it out reads files of cgroups, which takes longer than compiling a few
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    let cpus = *CPUS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
     let threads = cpus.min(MAX_THREADS).min(rulesets.len() / WORTH);
     if threads < 2 {
         return each(rulesets);

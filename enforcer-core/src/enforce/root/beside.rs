@@ -1,12 +1,27 @@
 //! Many paths at once: those that stand beside one another have their directory looked up once.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, ResolveFlags, Stat, openat2, statat};
 use rustix::io::Errno;
 
 use super::{HANDLE, MAX_LOOK_UPS, Root, Walk};
 use crate::links::{OtherName, Resolution};
 use crate::path::AbsPath;
+
+/// What stands at the end of a path, if looking where it leads has shown that.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Nothing, or nothing that could be opened.
+    Absent,
+    /// This; it is no link.
+    Stat(Box<Stat>),
+    /// It has not shown.
+    Unknown,
+}
 
 impl Root {
     /// Where each of the paths leads, in their order; the same as [`resolve`](Self::resolve) says about each. Where
@@ -15,15 +30,23 @@ impl Root {
         &self,
         paths: impl IntoIterator<Item = &'p AbsPath>,
     ) -> impl Iterator<Item = Resolution> {
+        self.ends(paths).map(|(answer, _)| answer)
+    }
+
+    /// The same, and what stands there.
+    pub(super) fn ends<'p>(
+        &self,
+        paths: impl IntoIterator<Item = &'p AbsPath>,
+    ) -> impl Iterator<Item = (Resolution, End)> {
         let mut last: Option<(&[u8], Directory<'_>)> = None;
         paths.into_iter().map(move |path| {
-            let Some((above, name)) = split(path) else { return self.resolve(path) };
+            let Some((above, name)) = split(path) else { return (self.resolve(path), End::Unknown) };
             if last.as_ref().is_none_or(|(of, _)| *of != above) {
                 last = Some((above, self.directory(above)));
             }
             match &last {
                 Some((_, directory)) if !self.late() => self.resolve_in(directory, path, name),
-                _ => self.resolve(path),
+                _ => (self.resolve(path), End::Unknown),
             }
         })
     }
@@ -38,28 +61,35 @@ impl Root {
                 let walk = AbsPath::new(above).ok().map(|above| self.walk_to_end(&above));
                 match walk {
                     // a step is left for the name
-                    Some(Ok(Some((walk, _)))) if walk.look_ups < MAX_LOOK_UPS => Directory::Linked(walk),
+                    Some(Ok(Some((mut walk, _)))) if walk.look_ups < MAX_LOOK_UPS => {
+                        let via = std::mem::take(&mut walk.via).into();
+                        Directory::Linked(walk, via)
+                    }
                     _ => Directory::Unknown,
                 }
             }
         }
     }
 
-    fn resolve_in(&self, directory: &Directory<'_>, path: &AbsPath, name: &[u8]) -> Resolution {
-        match directory {
-            Directory::Absent => Resolution::default(),
-            Directory::Plain(fd) if is_no_link(fd.as_fd(), name) => Resolution::default(),
-            Directory::Linked(walk) if walk.end().is_none_or(|end| is_no_link(end, name)) => {
-                match walk.path_of(name) {
-                    Some(target) if target != *path => {
-                        let (place, via) = (target.clone(), walk.via.clone());
-                        Resolution { names: vec![OtherName { place, target, via }], unknown: None }
-                    }
-                    _ => Resolution::default(),
+    fn resolve_in(&self, directory: &Directory<'_>, path: &AbsPath, name: &[u8]) -> (Resolution, End) {
+        let end = match directory {
+            Directory::Absent => End::Absent,
+            Directory::Plain(fd) => end(fd.as_fd(), name),
+            Directory::Linked(walk, _) => walk.end().map_or(End::Absent, |fd| end(fd, name)),
+            Directory::Unknown => End::Unknown,
+        };
+        let answer = match (directory, &end) {
+            (_, End::Unknown) => self.resolve(path),
+            (Directory::Linked(walk, via), _) => match walk.path_of(name) {
+                Some(target) if target != *path => {
+                    let (place, via) = (target.clone(), Arc::clone(via));
+                    Resolution { names: vec![OtherName { place, target, via }], unknown: None }
                 }
-            }
-            Directory::Plain(_) | Directory::Linked(_) | Directory::Unknown => self.resolve(path),
-        }
+                _ => Resolution::default(),
+            },
+            _ => Resolution::default(),
+        };
+        (answer, end)
     }
 }
 
@@ -70,8 +100,8 @@ enum Directory<'r> {
     Plain(OwnedFd),
     /// It is not there, and no link is on as much of the way as there is.
     Absent,
-    /// Links are on the way.
-    Linked(Walk<'r>),
+    /// Links are on the way, these.
+    Linked(Walk<'r>, Arc<[AbsPath]>),
     /// Each path is to be asked about on its own.
     Unknown,
 }
@@ -84,10 +114,11 @@ fn split(path: &AbsPath) -> Option<(&[u8], &[u8])> {
     Some((above, name.strip_prefix(b"/")?))
 }
 
-/// Whether a name is there and no link, or not there.
-fn is_no_link(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
-    matches!(
-        openat2(directory, name, HANDLE, Mode::empty(), ResolveFlags::NO_SYMLINKS),
-        Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG)
-    )
+/// What a name is, unless it is a link.
+fn end(directory: BorrowedFd<'_>, name: &[u8]) -> End {
+    match statat(directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink => End::Stat(Box::new(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => End::Absent,
+        Ok(_) | Err(_) => End::Unknown,
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat, openat2, statat};
 
+use super::beside::End;
 use super::{HANDLE, Root, is_proc};
 use crate::links::{OtherName, Resolution, Unknown};
 use crate::path::AbsPath;
@@ -44,51 +45,71 @@ impl Sought {
     }
 }
 
-/// Adds their names by hard links to the answers about paths, by one search. A file has its number of links written on
-/// it, so nearly always there is nothing to look for.
-pub(super) fn add<'a>(root: &Root, answers: impl Iterator<Item = &'a mut (AbsPath, Resolution)>) {
-    let mut sought: HashMap<Identity, Sought> = HashMap::new();
-    let mut asked = Vec::new();
-    for (path, answer) in answers {
-        let target = answer.names.last().map_or(&*path, |name| &name.target);
+/// Files with more than one name. A file has its number of links written on it, so nearly always there are none.
+#[derive(Default)]
+pub(super) struct Files {
+    sought: HashMap<Identity, Sought>,
+    asked: Vec<(usize, AbsPath, Identity)>, // the number of the answer, where its path leads, what is there
+}
+
+impl Files {
+    /// Notes what stands at a path, whose answer gets this number. Whether it has other names.
+    pub(super) fn add(
+        &mut self,
+        root: &Root,
+        (number, path): (usize, &AbsPath),
+        answer: &Resolution,
+        end: End,
+    ) -> bool {
+        let target = answer.names.last().map_or(path, |name| &name.target);
         // a file in a volume that is replaced has a name for each day, and its path here is none that can be opened
         if target.is_rotating() {
-            continue;
+            return false;
         }
-        let Some(stat) = stat_of(root, target) else { continue };
+        let stat = match end {
+            End::Absent => None,
+            End::Stat(stat) => Some(*stat),
+            End::Unknown => stat_of(root, target),
+        };
+        let Some(stat) = stat else { return false };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink < 2 {
-            continue;
+            return false;
         }
         let file = identity(&stat);
-        sought.entry(file).or_insert_with(|| Sought {
+        self.sought.entry(file).or_insert_with(|| Sought {
             links: stat.st_nlink,
             names: Vec::new(),
             found: HashSet::new(),
         });
-        asked.push((target.clone(), file, answer));
+        self.asked.push((number, target.clone(), file));
+        true
     }
-    if sought.is_empty() {
-        return;
-    }
-    if sought.values().any(Sought::few) {
-        let deadline = Instant::now() + LIMIT;
-        let deadline = root.deadline.map_or(deadline, |other| deadline.min(other));
-        let mut search = Search { sought, entries: 0, deadline };
-        search.directory(&root.fd, &mut Vec::new());
-        sought = search.sought;
-    }
-    for (target, file, answer) in asked {
-        let Some(file) = sought.get(&file) else { continue };
-        if file.few() {
-            let others = file.names.iter().filter(|name| **name != target);
-            answer.names.extend(others.map(|name| OtherName {
-                place: name.clone(),
-                target: name.clone(),
-                via: Vec::new(),
-            }));
+
+    /// Adds the other names to the answers, by one search for all of them.
+    pub(super) fn search(self, root: &Root, answers: &mut [(AbsPath, Resolution)]) {
+        let Self { mut sought, asked } = self;
+        if sought.values().any(Sought::few) {
+            let deadline = Instant::now() + LIMIT;
+            let deadline = root.deadline.map_or(deadline, |other| deadline.min(other));
+            let mut search = Search { sought, entries: 0, deadline };
+            search.directory(&root.fd, &mut Vec::new());
+            sought = search.sought;
         }
-        if !(file.few() && file.complete()) && answer.unknown.is_none() {
-            answer.unknown = Some(Unknown::HardLinks);
+        for (number, target, file) in asked {
+            let (Some(file), Some((_, answer))) = (sought.get(&file), answers.get_mut(number)) else {
+                continue;
+            };
+            if file.few() {
+                let others = file.names.iter().filter(|name| **name != target);
+                answer.names.extend(others.map(|name| OtherName {
+                    place: name.clone(),
+                    target: name.clone(),
+                    via: [].into(),
+                }));
+            }
+            if !(file.few() && file.complete()) && answer.unknown.is_none() {
+                answer.unknown = Some(Unknown::HardLinks);
+            }
         }
     }
 }
