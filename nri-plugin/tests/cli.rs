@@ -632,7 +632,7 @@ fn explain_asks_seccomp_policies_about_arguments() {
     let output = explain(&policy, &["--access", "syscall:socket:38", "--expect", "block"]);
     assert_eq!(code(&output), 0, "{output:?}");
     let output = explain(&policy, &["--access", "syscall:reboot"]);
-    assert!(out(&output).starts_with("Block  by seccomp: "), "no rule speaks about it: {}", out(&output));
+    assert!(out(&output).starts_with("block  by seccomp: "), "no rule speaks about it: {}", out(&output));
     let output = explain(&policy, &["--access", "syscall:socket:1,2,3,4,5,6,7"]);
     assert_eq!(code(&output), 2);
 }
