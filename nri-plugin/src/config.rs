@@ -1,6 +1,7 @@
 //! Configuration of `run`: flags over the file over defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use enforcer_core::ruleset::Postures;
@@ -62,6 +63,8 @@ pub struct Config {
     pub seccomp_dirs: Vec<PathBuf>,
     /// Version of the runtime's libseccomp, where it was given.
     pub libseccomp: Option<(u32, u32, u32)>,
+    /// Where metrics and health are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// File that says "ready".
     pub ready_file: Option<PathBuf>,
     /// For alerts.
@@ -102,6 +105,7 @@ struct File {
     #[serde(default)]
     seccomp_dirs: Vec<PathBuf>,
     libseccomp: Option<String>,
+    metrics: Option<SocketAddr>,
     ready_file: Option<PathBuf>,
     cluster_name: Option<String>,
     node_name: Option<String>,
@@ -209,6 +213,7 @@ impl Config {
             seccomp_only: args.seccomp_only || file.seccomp_only,
             seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
             libseccomp: libseccomp.transpose()?,
+            metrics: args.metrics.or(file.metrics),
             ready_file: args.ready_file.or(file.ready_file),
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "default".into()),
             node_name: args.node_name.or(file.node_name).unwrap_or_else(host_name),
@@ -261,7 +266,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let text = "policyDirs: [/file]\nnriSocket: /file.sock\nposture: {file: Block, process: allow}\n";
+        let text = "policyDirs: [/file]\nnriSocket: /file.sock\nposture: {file: Block, process: allow}\n\
+            metrics: \"[::1]:9464\"\n";
         let args = RunArgs {
             policy_dirs: vec!["/flag".into()],
             postures: vec!["file=audit".parse().expect("valid")],
@@ -275,6 +281,7 @@ mod tests {
         assert_eq!(config.plugin_index, "10");
         assert_eq!(config.exempt, BTreeSet::from(["kube-system".to_owned()]));
         assert_eq!(config.alerts, None);
+        assert_eq!(config.metrics, Some("[::1]:9464".parse().expect("valid")));
     }
 
     #[test]

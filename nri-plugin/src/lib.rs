@@ -22,6 +22,7 @@ pub mod judge;
 pub mod kernel;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod order;
 pub mod plugin;
 pub mod podman;

@@ -1,5 +1,6 @@
 //! What runs on a node: the daemon, and what asks or ends it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -94,6 +95,9 @@ pub struct RunArgs {
     /// Version of the libseccomp that the container runtime has [default: as `runc --version` says]
     #[arg(long, value_name = "X.Y.Z")]
     pub libseccomp: Option<String>,
+    /// Serve Prometheus metrics, /healthz and /readyz over HTTP at this address, without any authentication [default: off]
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics: Option<SocketAddr>,
     /// File to write once policies are loaded, programs attached, and the runtime's running containers taken over
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
