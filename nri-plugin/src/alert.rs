@@ -7,6 +7,8 @@
 //! hexadecimal digits, and a backslash of the path itself `\\`, so that no two paths look alike and each can be had
 //! back ([`escape`]). (JSON then doubles each backslash once more.)
 
+pub mod owner;
+
 use std::fmt::Write;
 use std::time::SystemTime;
 
@@ -17,6 +19,7 @@ use enforcer_core::preset::Preset;
 use enforcer_core::ruleset::{Class, Origin};
 use serde::Serialize;
 
+use self::owner::Owner;
 use crate::container::{Container, name_policies};
 use crate::order::Notice;
 use crate::registry::Registry;
@@ -108,6 +111,14 @@ pub struct Alert {
     /// Always empty: the kernel side does not tell.
     #[serde(rename = "TTY")]
     pub tty: String,
+    /// What the pod belongs to.
+    pub owner: Owner,
+    /// How many alerts this is: more than one where it is a summary, which tells the last of them.
+    pub count: u64,
+    /// Of a summary, `UpdatedTime` of the first; else empty.
+    pub first_time: String,
+    /// Of a summary, `UpdatedTime` of the last; else empty.
+    pub last_time: String,
 }
 
 /// Writes alerts for one node.
@@ -320,6 +331,7 @@ impl Alerts {
             host_name: self.host_name.clone(),
             kind: "MatchedPolicy",
             enforcer: "BPFLSM",
+            count: 1,
             ..Alert::default()
         }
     }
@@ -336,6 +348,14 @@ impl Alert {
         let labels: Vec<String> =
             subject.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         self.labels = labels.join(",");
+        self.owner = Owner::of(subject);
+    }
+
+    /// Makes it stand for so many, the last of which it is.
+    pub fn summarize(&mut self, count: u64, first: String) {
+        let last = &self.updated_time;
+        let _infallible = write!(self.data, " count={count} first={first} last={last}");
+        (self.count, self.first_time, self.last_time) = (count, first, last.clone());
     }
 
     fn decided_by(&mut self, origin: &Origin) {

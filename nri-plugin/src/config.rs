@@ -11,6 +11,8 @@ use crate::cli::{LogFormat, Posture, RunArgs, postures};
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nri-enforcer";
+/// How many alerts of a container are told one by one in each second, unless told otherwise.
+pub const DEFAULT_ALERT_RATE: u32 = 100;
 /// The socket that containerd and CRI-O open by default.
 pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 /// The namespace that is left alone by default: a policy there could lock the node out.
@@ -47,6 +49,8 @@ pub struct Config {
     pub plugin_index: String,
     /// Where alerts go; `None` is stdout.
     pub alerts: Option<PathBuf>,
+    /// How many alerts of a container are told one by one in each second; 0: all.
+    pub alert_rate: u32,
     /// Where programs and maps are pinned.
     pub bpffs: PathBuf,
     /// Default postures of the node.
@@ -92,6 +96,7 @@ struct File {
     plugin_name: Option<String>,
     plugin_index: Option<String>,
     alerts: Option<PathBuf>,
+    alert_rate: Option<u32>,
     bpffs: Option<PathBuf>,
     #[serde(default)]
     posture: BTreeMap<String, String>,
@@ -204,6 +209,7 @@ impl Config {
             plugin_name,
             plugin_index,
             alerts,
+            alert_rate: args.alert_rate.or(file.alert_rate).unwrap_or(DEFAULT_ALERT_RATE),
             bpffs: args.bpffs.or(file.bpffs).unwrap_or_else(|| DEFAULT_BPFFS.into()),
             // flags come last, so they win
             postures: postures(&[file_postures, flag_postures].concat()),

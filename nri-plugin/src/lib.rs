@@ -20,6 +20,7 @@ pub mod input;
 pub mod install;
 pub mod judge;
 pub mod kernel;
+pub mod limit;
 pub mod log;
 pub mod memory;
 pub mod metrics;

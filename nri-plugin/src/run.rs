@@ -161,6 +161,7 @@ async fn daemon<K: Kernel>(
         alerts: alerts.clone(),
         reporter: reporter.clone(),
         metrics: counted.clone(),
+        rate: config.alert_rate,
         pulse: Arc::clone(&pulses.events),
         stop: Arc::clone(&stop),
     };

@@ -70,6 +70,10 @@ pub struct RunArgs {
     /// Where alerts go, one JSON object a line: `-` is stdout, else a file that is appended to [default: -]
     #[arg(long, value_name = "-|FILE")]
     pub alerts: Option<PathBuf>,
+    /// Alerts of one container in a second that are told one by one; what is past it is told in summaries, which say how
+    /// many and from when to when; 0: no limit [default: 100]
+    #[arg(long, value_name = "N")]
+    pub alert_rate: Option<u32>,
     /// Directory below a bpffs where programs and maps are pinned [default: /sys/fs/bpf/nri-enforcer]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! The thread that turns events of the kernel into alerts.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::alert::Alerts;
 use crate::exit::chain;
 use crate::kernel::Kernel;
+use crate::limit::Limiter;
 use crate::metrics::Metrics;
 use crate::metrics::health::Pulse;
 use crate::registry::Registry;
@@ -55,6 +57,8 @@ pub(super) struct Events {
     pub(super) alerts: Alerts,
     pub(super) reporter: Reporter,
     pub(super) metrics: Metrics,
+    /// See [`Limiter::new`].
+    pub(super) rate: u32,
     /// Beats as long as the thread lives.
     pub(super) pulse: Arc<Pulse>,
     /// Ends the thread.
@@ -66,20 +70,27 @@ impl Events {
     pub(super) fn read<K: Kernel>(self, kernel: &Arc<K>) -> anyhow::Result<Thread> {
         let kernel = Arc::clone(kernel);
         Thread::spawn("events", move || {
-            let Self { registry, alerts, reporter, metrics, pulse, stop } = self;
+            let Self { registry, alerts, reporter, metrics, rate, pulse, stop } = self;
             let mut clock = BootClock::default();
-            let go_on = || {
+            let limiter = RefCell::new(Limiter::new(rate, metrics.clone()));
+            let tell_due = || {
                 pulse.beat();
+                limiter.borrow_mut().due(Instant::now()).into_iter().for_each(|alert| reporter.report(alert));
+            };
+            let go_on = || {
+                tell_due();
                 !stop.load(Ordering::Relaxed)
             };
-            kernel
-                .events(&go_on, &mut |event| {
-                    pulse.beat(); // there may be so many that nobody asks for long
-                    let alert = alerts.event(&event, &registry, clock.time(event.time_ns));
-                    metrics.verdicts.count(&alert);
+            let result = kernel.events(&go_on, &mut |event| {
+                tell_due(); // there may be so many events that nobody asks to go on for long
+                let alert = alerts.event(&event, &registry, clock.time(event.time_ns));
+                metrics.verdicts.count(&alert);
+                if let Some(alert) = limiter.borrow_mut().take(alert, Instant::now()) {
                     reporter.report(alert);
-                })
-                .map_err(|error| chain(&error))
+                }
+            });
+            limiter.into_inner().rest().into_iter().for_each(|alert| reporter.report(alert));
+            result.map_err(|error| chain(&error))
         })
     }
 }

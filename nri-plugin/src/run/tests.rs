@@ -178,16 +178,33 @@ fn the_daemon_from_its_start_to_its_end() {
     wait("only the last good one", || kernel.digest("c1") == good);
     assert_ne!(Some(both), good);
 
+    // a flood is told in summaries, at the latest at the end
+    for _ in 0..500 {
+        kernel.emit.send(event.clone()).unwrap();
+    }
+    wait("all of it counted", || metrics(address).contains("action=\"Block\"} 501\n"));
+
     // SIGHUP opens the alerts again
     std::fs::rename(path("alerts"), path("alerts.1")).unwrap();
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
+    let mut emitted = 501;
     wait("a new alerts file", || {
+        emitted += 1;
         kernel.emit.send(event.clone()).unwrap();
         !alerts(dir.path()).is_empty()
     });
 
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
     daemon.join().unwrap().expect("a clean end");
+    std::fs::rename(path("alerts"), path("alerts.2")).unwrap();
+    let files = ["alerts.1", "alerts.2"].map(|name| std::fs::read_to_string(path(name)).unwrap());
+    let all = files.iter().flat_map(|text| text.lines());
+    let all = all.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let counts: Vec<u64> =
+        all.filter(|one| one["PolicyName"] == "p").map(|one| one["Count"].as_u64().unwrap()).collect();
+    assert!(counts.len() < 401 && counts.iter().any(|count| *count > 1), "{counts:?}");
+    let sum: u64 = counts.iter().sum();
+    assert!((501..=emitted).contains(&sum), "{sum} of {emitted}, the last of which may not have been read");
     assert!(!path("ready").exists() && !path("gate/gate.sock").exists());
     assert_eq!(kernel.ids(), ["c1"], "what is armed stays armed");
 }
