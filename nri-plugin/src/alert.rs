@@ -27,6 +27,9 @@ use crate::registry::Registry;
 /// Stands for a name that should be known and is not.
 pub const UNKNOWN: &str = "unknown";
 
+/// The type of an alert in which the daemon speaks of itself.
+pub const SYSTEM_EVENT: &str = "SystemEvent";
+
 /// One line of the alerts. See the [module](self) for what all fields have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -249,7 +252,7 @@ impl Alerts {
     pub fn notice(&self, notice: &Notice, now: SystemTime) -> Alert {
         let mut alert = self.blank(now);
         (alert.kind, alert.operation, alert.action, alert.result) =
-            ("SystemEvent", "Process", "Audit", "Passed");
+            (SYSTEM_EVENT, "Process", "Audit", "Passed");
         match notice {
             Notice::Late { container, ruleset } => {
                 alert.about(container);
@@ -316,10 +319,17 @@ impl Alerts {
     pub fn dropped(&self, count: u64, now: SystemTime) -> Alert {
         let mut alert = self.blank(now);
         (alert.kind, alert.operation, alert.action, alert.result) =
-            ("SystemEvent", "AlertThreshold", "Audit", "Passed");
+            (SYSTEM_EVENT, "AlertThreshold", "Audit", "Passed");
         alert.message = format!("{count} alerts were dropped, since they could not be written fast enough");
         alert.data = format!("notice=dropped count={count}");
         alert
+    }
+
+    /// The alert that says to a subscriber of the feed how many it did not get.
+    #[must_use]
+    pub fn too_slow(&self, count: u64, now: SystemTime) -> Alert {
+        let message = format!("{count} alerts are missing here, since this subscriber was too slow for them");
+        Alert { message, ..self.dropped(count, now) }
     }
 
     fn blank(&self, time: SystemTime) -> Alert {

@@ -8,6 +8,7 @@ use enforcer_core::ruleset::Postures;
 use serde::Deserialize;
 
 use crate::cli::{LogFormat, Posture, RunArgs, postures};
+use crate::feed::address::Address;
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nri-enforcer";
@@ -69,6 +70,8 @@ pub struct Config {
     pub libseccomp: Option<(u32, u32, u32)>,
     /// Where metrics and health are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Where alerts are served by gRPC; `None`: nowhere.
+    pub feed: Option<Address>,
     /// File that says "ready".
     pub ready_file: Option<PathBuf>,
     /// For alerts.
@@ -111,6 +114,7 @@ struct File {
     seccomp_dirs: Vec<PathBuf>,
     libseccomp: Option<String>,
     metrics: Option<SocketAddr>,
+    feed: Option<Address>,
     ready_file: Option<PathBuf>,
     cluster_name: Option<String>,
     node_name: Option<String>,
@@ -220,6 +224,7 @@ impl Config {
             seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
             libseccomp: libseccomp.transpose()?,
             metrics: args.metrics.or(file.metrics),
+            feed: args.feed.or(file.feed),
             ready_file: args.ready_file.or(file.ready_file),
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "default".into()),
             node_name: args.node_name.or(file.node_name).unwrap_or_else(host_name),
@@ -273,7 +278,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let text = "policyDirs: [/file]\nnriSocket: /file.sock\nposture: {file: Block, process: allow}\n\
-            metrics: \"[::1]:9464\"\n";
+            metrics: \"[::1]:9464\"\nfeed: unix:/x\n";
         let args = RunArgs {
             policy_dirs: vec!["/flag".into()],
             postures: vec!["file=audit".parse().expect("valid")],
@@ -287,6 +292,7 @@ mod tests {
         assert_eq!(config.plugin_index, "10");
         assert_eq!(config.exempt, BTreeSet::from(["kube-system".to_owned()]));
         assert_eq!(config.alerts, None);
+        assert_eq!(config.feed, Some("unix:/x".parse().expect("valid")));
         assert_eq!(config.metrics, Some("[::1]:9464".parse().expect("valid")));
     }
 

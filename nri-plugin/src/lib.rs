@@ -14,6 +14,7 @@ pub mod diff;
 pub mod documents;
 pub mod exit;
 pub mod explain;
+pub mod feed;
 pub mod gate;
 pub mod inject;
 pub mod input;

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use prometheus_client::metrics::counter::Counter;
 
 use crate::alert::{Alert, Alerts};
+use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::metrics::health::Pulse;
 
@@ -30,6 +31,7 @@ pub struct Reporter {
     shared: Arc<Shared>,
     writer: Weak<()>,
     lost: Counter,
+    feed: Option<Arc<Feed>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,11 +64,21 @@ impl Reporter {
     fn with_queue(len: usize, metrics: &Metrics) -> (Self, Receiver<Box<Alert>>) {
         let (sender, queue) = sync_channel(len);
         let lost = metrics.lost.clone();
-        (Self { queue: sender, shared: Arc::default(), writer: Weak::new(), lost }, queue)
+        (Self { queue: sender, shared: Arc::default(), writer: Weak::new(), lost, feed: None }, queue)
+    }
+
+    /// Also hands what is reported to the subscribers of a feed.
+    #[must_use]
+    pub fn with_feed(mut self, feed: Option<Arc<Feed>>) -> Self {
+        self.feed = feed;
+        self
     }
 
     /// Puts an alert into the queue, or drops and counts it. Never waits.
     pub fn report(&self, alert: Alert) {
+        if let Some(feed) = &self.feed {
+            feed.publish(&alert);
+        }
         if self.queue.try_send(Box::new(alert)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             self.lost.inc();

@@ -34,6 +34,7 @@ use crate::alert::Alerts;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
+use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
 use crate::inject::Injection;
@@ -145,6 +146,11 @@ async fn daemon<K: Kernel>(
     let counted = Metrics::default();
     let (reporter, writer) = Reporter::start(config.alerts.clone(), alerts.clone(), &counted)
         .context("cannot open the alerts file")?;
+    let feed = match &config.feed {
+        Some(address) => Some((feed::serve::open(address).await?, Feed::new(alerts.clone()))),
+        None => None,
+    };
+    let reporter = reporter.with_feed(feed.as_ref().map(|(_, feed)| Arc::clone(feed)));
     let gate = Gate::open(&config.gate_socket)?;
     let window = Window::open(&config.status_socket)?;
     let listener = match config.metrics {
@@ -251,7 +257,11 @@ async fn daemon<K: Kernel>(
         node_name: config.node_name.clone(),
     };
     let status = Arc::new(status);
-    let pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
+    let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
+    let feeding = feed.map(|(listener, feed)| {
+        feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));
+        tokio::spawn(feed::serve::serve(listener, feed))
+    });
     let pages = listener.map(|listener| tokio::spawn(metrics::serve::serve(listener, Arc::new(pages))));
     let window = tokio::spawn(window.serve(status));
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
@@ -297,7 +307,7 @@ async fn daemon<K: Kernel>(
     stop.store(true, Ordering::Relaxed);
     sweeping.abort();
     pinging.abort();
-    pages.inspect(|pages| pages.abort());
+    [pages, feeding].into_iter().flatten().for_each(|serving| serving.abort());
     observing.abort();
     watching.abort();
     if !served {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "status/feed.rs"]
+mod feed;
 #[path = "status/metrics.rs"]
 mod metrics;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Output, Posture};
+use crate::feed::address::Address;
 
 pub(super) const RUN_HELP: &str = "\
 Signals:
@@ -102,6 +103,10 @@ pub struct RunArgs {
     /// Serve Prometheus metrics, /healthz and /readyz over HTTP at this address, without any authentication [default: off]
     #[arg(long, value_name = "IP:PORT")]
     pub metrics: Option<SocketAddr>,
+    /// Serve alerts by gRPC, as clients of KubeArmor ask for them, at this address: in plain text and without any
+    /// authentication, or for root alone at a socket of the file system [default: off]
+    #[arg(long, value_name = "IP:PORT|unix:PATH")]
+    pub feed: Option<Address>,
     /// File to write once policies are loaded, programs attached, and the runtime's running containers taken over
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
