@@ -24,8 +24,8 @@ use crate::alert::{Alert, Alerts};
 
 /// How many alerts the ring holds: ten seconds of a busy node, some 2 MB, and nothing without subscribers.
 pub const RING: usize = 1024;
-/// How many streams there are at most. Further ones are refused.
-pub const SUBSCRIBERS: usize = 64;
+/// How many streams there are at most, each with up to 400 KB on their way. Further ones are refused.
+pub const SUBSCRIBERS: usize = 32;
 
 /// One of the streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -18,14 +18,16 @@ use tonic_health::ServingStatus;
 
 use super::Feed;
 use super::address::Address;
-use super::service::LogService;
+use super::service::{LogService, QUESTION};
 use crate::exit::chain;
 use crate::socket::Socket;
 
 /// Connections at a time; more wait for their turn.
-pub const CALLERS: usize = 32;
+pub const CALLERS: usize = 16;
 /// Streams of a connection at a time.
-const STREAMS: u32 = 16;
+const STREAMS: u32 = 8;
+/// What a caller may send that was not read yet, in bytes.
+const WINDOW: u32 = 64 << 10;
 /// A connection that is silent for so long is asked whether somebody is there, and closed when nobody answers in `ANSWER`.
 const SILENT: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(10);
@@ -76,9 +78,11 @@ pub async fn serve(listener: Listener, feed: Arc<Feed>) {
     }
     let serving = Server::builder()
         .max_concurrent_streams(STREAMS)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
         .http2_keepalive_interval(Some(SILENT))
         .http2_keepalive_timeout(Some(ANSWER))
-        .add_service(health)
+        .add_service(health.max_decoding_message_size(QUESTION))
         .add_service(LogService(feed))
         .serve_with_incoming(ReceiverStream::new(incoming));
     tokio::select! {

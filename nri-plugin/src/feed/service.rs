@@ -16,6 +16,9 @@ use tower::service_fn;
 use super::messages::{Alert, Log, Message, NonceMessage, ReplyMessage, RequestMessage};
 use super::{Feed, SUBSCRIBERS};
 
+/// The longest question, in bytes.
+pub(super) const QUESTION: usize = 1024;
+
 /// The service, over a feed.
 #[derive(Debug, Clone)]
 pub(super) struct LogService(pub(super) Arc<Feed>);
@@ -44,7 +47,7 @@ impl Service<http::Request<Body>> for LogService {
                 let answer = service_fn(async |question: Request<NonceMessage>| {
                     Ok::<_, Status>(Response::new(ReplyMessage { retval: question.into_inner().nonce }))
                 });
-                Ok(Grpc::new(ProstCodec::default()).unary(answer, request).await)
+                Ok(grpc().unary(answer, request).await)
             }),
             "/feeder.LogService/WatchAlerts" => Box::pin(stream(request, move |filter| {
                 let wanted = matches!(filter, "policy" | "all");
@@ -65,6 +68,12 @@ impl Service<http::Request<Body>> for LogService {
     }
 }
 
+/// Questions that are read, and answered with `T`s.
+fn grpc<T: prost::Message + Default + 'static, Q: prost::Message + Default + 'static>()
+-> Grpc<ProstCodec<T, Q>> {
+    Grpc::new(ProstCodec::default()).max_decoding_message_size(QUESTION)
+}
+
 /// Answers with what `watch` makes of the filter.
 async fn stream<T: prost::Message + Default + 'static>(
     request: http::Request<Body>,
@@ -74,7 +83,7 @@ async fn stream<T: prost::Message + Default + 'static>(
         let streaming = watch.clone()(&question.into_inner().filter);
         async { streaming.map(Response::new) }
     });
-    Ok(Grpc::new(ProstCodec::default()).server_streaming(answer, request).await)
+    Ok(grpc().server_streaming(answer, request).await)
 }
 
 /// The stream of a subscription; one that ends at once where it is not `wanted`.

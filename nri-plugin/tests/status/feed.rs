@@ -139,7 +139,9 @@ async fn subscribers_get_what_they_ask_for() {
     let (daemon, _runtime, plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &flags).await;
     let at = address(&daemon).await;
 
-    let asked = Client::start(&at, &["health", "alerts:system:1", "logs:policy:20", "logs:system:0.2"]).end();
+    let long = format!("alerts:{}:1", "x".repeat(100_000));
+    let script = ["health", "alerts:system:1", "logs:policy:20", "logs:system:0.2", &long];
+    let asked = Client::start(&at, &script).end();
     let wanted = [
         json!({"nonce": -7}),
         json!({"service": "", "status": [8, 1]}),
@@ -149,6 +151,8 @@ async fn subscribers_get_what_they_ask_for() {
         json!({"ended": "OK"}), // alerts are not of the system
         json!({"ended": "OK"}),
         json!({"ended": "DEADLINE_EXCEEDED"}),
+        json!("subscribed"),
+        json!({"ended": "OUT_OF_RANGE"}), // too long a question
     ];
     assert_eq!(asked, wanted);
 

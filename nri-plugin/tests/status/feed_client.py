@@ -78,11 +78,14 @@ for part in script:
         watching, wanted = stream(verb, arguments[0]), int(arguments[1])
         watching.initial_metadata()
         say("subscribed")
-        for message in watching:
-            say(fields(message))
-            wanted -= 1
-            if wanted == 0:
-                watching.cancel()
-                break
-        else:
-            say({"ended": watching.code().name})
+        try:
+            for message in watching:
+                say(fields(message))
+                wanted -= 1
+                if wanted == 0:
+                    watching.cancel()
+                    break
+            else:
+                say({"ended": watching.code().name})
+        except grpc.RpcError as error:
+            say({"ended": error.code().name})

@@ -192,3 +192,37 @@ fn an_address_that_is_taken_ends_the_start() {
     assert_eq!(daemon.process.wait().unwrap().code(), Some(1));
     assert!(daemon.log().contains("(--metrics)"), "{}", daemon.log());
 }
+
+/// Scrapes come every few seconds for years: the page of a full node takes no long time, and no memory that stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_full_node_is_cheap() {
+    let policies: Vec<(String, String)> = (0..200)
+        .map(|number| {
+            (format!("p{number}.yaml"), SECCOMP.replace("name: calls", &format!("name: calls-{number}")))
+        })
+        .collect();
+    let policies: Vec<_> = policies.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let (daemon, _runtime, plugin) =
+        Daemon::serving(&policies, &["--seccomp-only", "--metrics=127.0.0.1:0"]).await;
+    let at = address(&daemon).await;
+    let web = pod("web", "default");
+    for number in 0..1000 {
+        let container = container(&web, &format!("c{number}"));
+        plugin.create_container(&web, &container).await.unwrap();
+        plugin.start_container(&web, &container).await.unwrap();
+    }
+    let resident = |page: &Page| page.sum("process_resident_memory_bytes", &[]);
+    let scrape = |times: usize| {
+        let begin = std::time::Instant::now();
+        (0..times).for_each(|_| assert_eq!(get(&at, "GET /metrics").0, 200));
+        begin.elapsed() / u32::try_from(times).unwrap()
+    };
+    let _warm = scrape(10);
+    let before = Page::get(&at);
+    assert_eq!(before.sum("nri_enforcer_containers", &[("state", "armed")]), 1000.0);
+    let each = scrape(40);
+    let grown = resident(&Page::get(&at)) - resident(&before);
+    println!("{each:?} a page, {} MiB resident, {grown} more", resident(&before) / 1048576.0);
+    assert!(each < Duration::from_secs(2), "{each:?} a page");
+    assert!(grown < 8e6, "{grown} bytes more after 40 pages");
+}
