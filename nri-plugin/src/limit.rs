@@ -16,6 +16,9 @@ const DETAILED: usize = 64;
 /// The same for all containers together, some 6 MB.
 const ALL: usize = 4096;
 
+/// So many containers are remembered though they may be gone.
+const FEW: usize = 256;
+
 /// What alerts of one summary have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -46,6 +49,7 @@ pub struct Limiter {
     rate: u32,
     metrics: Metrics,
     containers: BTreeMap<String, Budget>,
+    pruned: Option<Instant>,
     gathered: usize,      // summaries of all containers
     due: Option<Instant>, // the first of all that is due
 }
@@ -54,13 +58,16 @@ impl Limiter {
     /// So many alerts of a container in each second are told one by one; 0: all.
     #[must_use]
     pub fn new(rate: u32, metrics: Metrics) -> Self {
-        Self { rate, metrics, containers: BTreeMap::new(), gathered: 0, due: None }
+        Self { rate, metrics, containers: BTreeMap::new(), pruned: None, gathered: 0, due: None }
     }
 
     /// Gives the alert back where it is to be told now. Otherwise its summary will be [due](Self::due).
     pub fn take(&mut self, alert: Alert, now: Instant) -> Option<Alert> {
         if self.rate == 0 {
             return Some(alert);
+        }
+        if self.containers.len() >= FEW && !self.containers.contains_key(&alert.container_id) {
+            self.prune(now);
         }
         let fresh = || Budget { window: now, told: 0, summaries: HashMap::new(), due: now };
         let budget = self.containers.entry(alert.container_id.clone()).or_insert_with(fresh);
@@ -108,15 +115,20 @@ impl Limiter {
                 told.extend(budget.summaries.drain());
             }
         }
-        self.containers.retain(|_, budget| {
-            let current = |now: Instant| now.saturating_duration_since(budget.window) < WINDOW;
-            !budget.summaries.is_empty() || now.is_some_and(current)
-        });
+        self.containers.retain(|_, budget| now.is_some_and(|now| budget.is_current(now)));
         let waiting = self.containers.values().filter(|budget| !budget.summaries.is_empty());
         self.due = waiting.map(|budget| budget.due).min();
         let mut told: Vec<Alert> = told.into_iter().map(|(key, summary)| self.tell(&key, summary)).collect();
         told.sort_by(|a, b| a.updated_time.cmp(&b.updated_time));
         told
+    }
+
+    /// Forgets containers that are quiet, which may be gone. At most once in a window: those of a window stay anyway.
+    fn prune(&mut self, now: Instant) {
+        if self.pruned.is_none_or(|last| now.saturating_duration_since(last) >= WINDOW) {
+            self.pruned = Some(now);
+            self.containers.retain(|_, budget| budget.is_current(now));
+        }
     }
 
     fn tell(&self, key: &Key, Summary { last: mut alert, first, count }: Summary) -> Alert {
@@ -141,6 +153,11 @@ impl Limiter {
 }
 
 impl Budget {
+    /// Whether there is something to remember.
+    fn is_current(&self, now: Instant) -> bool {
+        !self.summaries.is_empty() || now.saturating_duration_since(self.window) < WINDOW
+    }
+
     /// The summary to which an alert belongs: the less exact, the more there are. `full`: no new ones but of the least.
     fn key(&self, alert: &Alert, full: bool) -> Key {
         let rule = (alert.policy_namespace.clone(), alert.policy_name.clone(), alert.rule.clone());
@@ -211,6 +228,17 @@ mod tests {
         assert_eq!(metrics.summarized.get(), 0);
         let mut unlimited = Limiter::new(0, metrics);
         assert_eq!(told(&mut unlimited, "c", 1000, begin), 1000);
+    }
+
+    #[test]
+    fn containers_that_come_and_go_leave_nothing_behind() {
+        let mut limiter = Limiter::new(10, Metrics::default());
+        let begin = Instant::now();
+        for number in 0..10_000 {
+            let now = begin + Duration::from_millis(10) * number;
+            assert!(limiter.take(alert(&format!("c{number}"), 1), now).is_some());
+        }
+        assert!(limiter.containers.len() <= FEW + 200, "{}", limiter.containers.len());
     }
 
     /// Whoever attacks chooses what is accessed: memory has a bound, and every alert is in some summary.

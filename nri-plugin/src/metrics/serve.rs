@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
 use super::health::Health;
@@ -43,6 +43,8 @@ pub struct Pages {
     pub registry: Registry,
     /// The checks.
     pub health: Health,
+    /// Held while a page is made: those who ask at once wait for each other, not for all CPUs.
+    pub making: Mutex<()>,
 }
 
 /// Listens at `address`.
@@ -107,6 +109,8 @@ async fn answer(request: &Request<Incoming>, pages: Arc<Pages>) -> Response<Full
         "/healthz" => checked(pages.health.healthz()),
         "/readyz" => checked(pages.health.readyz()),
         "/metrics" => {
+            let _turn = pages.making.lock().await;
+            let pages = Arc::clone(&pages);
             // looks at every container and reads maps of the kernel
             let page = tokio::task::spawn_blocking(move || {
                 let mut text = String::new();

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use tokio::sync::Mutex;
+
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::metrics::health::{Health, Pulse};
@@ -51,5 +53,5 @@ pub(super) fn pages<K: Kernel>(
             (false, _) => Err("not connected to the runtime".into()),
         }
     });
-    Pages { registry, health }
+    Pages { registry, health, making: Mutex::default() }
 }
