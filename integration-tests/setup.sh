@@ -23,7 +23,7 @@ trap 'die "stopped at line $LINENO: \`$BASH_COMMAND\` failed"' ERR
 
 # ---- packages of this machine ----------------------------------------------------------------------------------
 BUILD_PACKAGES="ca-certificates debian-archive-keyring clang gcc libc6-dev libelf-dev libseccomp-dev make pkg-config zlib1g-dev"
-LAB_PACKAGES="e2fsprogs libcap2 libseccomp2 libsystemd0 libyajl2 lz4 xz-utils zstd"
+LAB_PACKAGES="e2fsprogs libcap2 libseccomp2 libsystemd0 libyajl2 lz4 python3-grpc-tools python3-grpcio python3-prometheus-client xz-utils zstd"
 
 missing() { local p; for p in "$@"; do dpkg-query -W -f='${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s ' "$p"; done; }
 quietly() { local log; log=$(mktemp); if "$@" >"$log" 2>&1; then rm -f "$log"; else tail -25 "$log" >&2; rm -f "$log"; return 1; fi; }

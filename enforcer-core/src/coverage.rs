@@ -127,6 +127,14 @@ pub enum GapReason {
 }
 
 impl GapReason {
+    /// The reason in one word, such as `SyscallPath`; of a [`Kind`](Self::Kind), that alone.
+    #[must_use]
+    pub fn name(self) -> String {
+        let mut name = format!("{self:?}");
+        name.truncate(name.find('(').unwrap_or(name.len()));
+        name
+    }
+
     /// What to do where this is a gap, whatever the rule says.
     #[must_use]
     pub const fn advice(self) -> &'static str {

@@ -1,13 +1,15 @@
 //! What is enforced on real containers, and what goes on being enforced when things go wrong. Each test runs in a fresh
 //! guest; see `lab::testing`.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lab::image;
-use lab::node::{Container, RunningContainer};
+use lab::node::{Alert, Container, RunningContainer};
 use lab::testing::{Node, in_guest};
 use lab::vm::{Containerd, Kernel, Spec};
 use nix::sys::signal::Signal;
@@ -111,10 +113,59 @@ async fn first_instruction(node: &mut Node) -> Result<()> {
     let early = node.idle(&web, "early").await?;
     let exit = node.exec(&early, "/bin/first").await?.exit;
     node.check("container started while there is no daemon (control)", exit, OPENED);
+    node.daemon.options_mut().arguments.push(format!("--metrics={METRICS}"));
     node.daemon.start().await?;
     let exit = node.exec(&early, "/bin/first").await?.exit;
     node.check("the same, after the daemon has connected", exit, DENIED);
+    metrics(node).await?;
     node.check("process of the host, again", on_host()?, Some(OPENED));
+    Ok(())
+}
+
+/// Where the daemon serves metrics in a guest.
+const METRICS: &str = "127.0.0.1:9464";
+
+/// What the daemon tells in numbers is what the kernel did: six denials, one of them under this daemon.
+async fn metrics(node: &mut Node) -> Result<()> {
+    let denied = |alert: &Alert| alert["ContainerName"] == "early" && alert["Action"] == "Block";
+    node.daemon.wait_for_alert(Duration::from_secs(10), denied).await?;
+    let get = |path: &str| -> Result<String> {
+        let mut stream = TcpStream::connect(METRICS).context("connect to --metrics")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    node.check("ready", get("/readyz")?.lines().next(), Some("HTTP/1.1 200 OK"));
+    let page = get("/metrics")?;
+    let value = |line: &str| {
+        let told = page.lines().find_map(|told| told.strip_prefix(line)?.strip_prefix(' '));
+        told.and_then(|value| value.parse::<f64>().ok())
+    };
+    let verdict = "nri_enforcer_verdicts_total{namespace=\"default\",policy_namespace=\"default\",\
+        policy=\"block-etc-passwd-read\",rule=\"spec.file.matchPaths[0]\",operation=\"File\",action=\"Block\"}";
+    node.check("verdicts of this daemon", value(verdict), Some(1.0));
+    node.check(
+        "denials since the programs were loaded",
+        value("nri_enforcer_kernel_operations_total{kind=\"blocked\"}"),
+        Some(6.0),
+    );
+    node.check("events that the ring had no room for", value("nri_enforcer_ring_dropped_total"), Some(0.0));
+    node.check(
+        "failures in the kernel",
+        value("nri_enforcer_kernel_failures_total{place=\"unreadable\"}"),
+        Some(0.0),
+    );
+    let map = |name: &str, map: &str| value(&format!("nri_enforcer_map_{name}{{map=\"{map}\"}}"));
+    let armed = value("nri_enforcer_containers{state=\"armed\"}");
+    node.check("some container is armed", armed.is_some_and(|count| count >= 2.0), true);
+    node.check("as many are in the map", map("entries", "containers") >= armed, true);
+    node.check("they have one ruleset together", map("entries", "rulesets"), Some(1.0));
+    node.check(
+        "there is room",
+        (map("limit", "containers"), map("limit", "rulesets")),
+        (Some(16_384.0), Some(16_384.0)),
+    );
     Ok(())
 }
 

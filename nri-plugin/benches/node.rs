@@ -12,7 +12,6 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use enforcer_core::compile::bpf::{compile, compile_all};
@@ -331,8 +330,8 @@ impl Kernel for NoKernel {
         Ok(self.0.lock().map_err(|_| KernelError::new("poisoned"))?.containers.clone())
     }
 
-    fn events(&self, stop: &AtomicBool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        while !stop.load(Ordering::Relaxed) {
+    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        while go_on() {
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(())

@@ -7,6 +7,8 @@
 //! hexadecimal digits, and a backslash of the path itself `\\`, so that no two paths look alike and each can be had
 //! back ([`escape`]). (JSON then doubles each backslash once more.)
 
+pub mod owner;
+
 use std::fmt::Write;
 use std::time::SystemTime;
 
@@ -17,12 +19,16 @@ use enforcer_core::preset::Preset;
 use enforcer_core::ruleset::{Class, Origin};
 use serde::Serialize;
 
+use self::owner::Owner;
 use crate::container::{Container, name_policies};
 use crate::order::Notice;
 use crate::registry::Registry;
 
 /// Stands for a name that should be known and is not.
 pub const UNKNOWN: &str = "unknown";
+
+/// The type of an alert in which the daemon speaks of itself.
+pub const SYSTEM_EVENT: &str = "SystemEvent";
 
 /// One line of the alerts. See the [module](self) for what all fields have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -108,6 +114,14 @@ pub struct Alert {
     /// Always empty: the kernel side does not tell.
     #[serde(rename = "TTY")]
     pub tty: String,
+    /// What the pod belongs to.
+    pub owner: Owner,
+    /// How many alerts this is: more than one where it is a summary, which tells the last of them.
+    pub count: u64,
+    /// Of a summary, `UpdatedTime` of the first; else empty.
+    pub first_time: String,
+    /// Of a summary, `UpdatedTime` of the last; else empty.
+    pub last_time: String,
 }
 
 /// Writes alerts for one node.
@@ -238,7 +252,7 @@ impl Alerts {
     pub fn notice(&self, notice: &Notice, now: SystemTime) -> Alert {
         let mut alert = self.blank(now);
         (alert.kind, alert.operation, alert.action, alert.result) =
-            ("SystemEvent", "Process", "Audit", "Passed");
+            (SYSTEM_EVENT, "Process", "Audit", "Passed");
         match notice {
             Notice::Late { container, ruleset } => {
                 alert.about(container);
@@ -305,10 +319,17 @@ impl Alerts {
     pub fn dropped(&self, count: u64, now: SystemTime) -> Alert {
         let mut alert = self.blank(now);
         (alert.kind, alert.operation, alert.action, alert.result) =
-            ("SystemEvent", "AlertThreshold", "Audit", "Passed");
+            (SYSTEM_EVENT, "AlertThreshold", "Audit", "Passed");
         alert.message = format!("{count} alerts were dropped, since they could not be written fast enough");
         alert.data = format!("notice=dropped count={count}");
         alert
+    }
+
+    /// The alert that says to a subscriber of the feed how many it did not get.
+    #[must_use]
+    pub fn too_slow(&self, count: u64, now: SystemTime) -> Alert {
+        let message = format!("{count} alerts are missing here, since this subscriber was too slow for them");
+        Alert { message, ..self.dropped(count, now) }
     }
 
     fn blank(&self, time: SystemTime) -> Alert {
@@ -320,6 +341,7 @@ impl Alerts {
             host_name: self.host_name.clone(),
             kind: "MatchedPolicy",
             enforcer: "BPFLSM",
+            count: 1,
             ..Alert::default()
         }
     }
@@ -336,6 +358,14 @@ impl Alert {
         let labels: Vec<String> =
             subject.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         self.labels = labels.join(",");
+        self.owner = Owner::of(subject);
+    }
+
+    /// Makes it stand for so many, the last of which it is.
+    pub fn summarize(&mut self, count: u64, first: String) {
+        let last = &self.updated_time;
+        let _infallible = write!(self.data, " count={count} first={first} last={last}");
+        (self.count, self.first_time, self.last_time) = (count, first, last.clone());
     }
 
     fn decided_by(&mut self, origin: &Origin) {

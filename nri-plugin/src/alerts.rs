@@ -32,6 +32,7 @@ struct Alert {
     resource: String,
     data: String,
     action: String,
+    count: u64,
 }
 
 /// Prints the alerts that the filters let through, until the end, if there is one.
@@ -106,8 +107,13 @@ impl Alert {
         });
         is_one(namespaces, &self.namespace_name)
             && is_one(pods, &self.pod_name)
-            && (is_one(policies, &self.policy_name) || is_one(policies, &whole))
+            && (self.is_of_several() || is_one(policies, &self.policy_name) || is_one(policies, &whole))
             && action
+    }
+
+    /// Whether it is a summary of what several policies decided, any of them.
+    fn is_of_several(&self) -> bool {
+        self.count > 1 && self.policy_name.is_empty()
     }
 
     fn time(&self) -> SystemTime {
@@ -139,6 +145,9 @@ impl Alert {
             }
             let policy = format!("{} {}", self.policy_name, self.rule);
             line += &format!(" {}", paint(DIM, clean(policy.trim_end())));
+        }
+        if self.count > 1 {
+            line += &format!(" {}", paint(BOLD, format!("({} times)", self.count)));
         }
         if !self.message.is_empty() {
             line += &format!(": {}", clean(&self.message));

@@ -1,15 +1,19 @@
 //! Configuration of `run`: flags over the file over defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use enforcer_core::ruleset::Postures;
 use serde::Deserialize;
 
 use crate::cli::{LogFormat, Posture, RunArgs, postures};
+use crate::feed::address::Address;
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nri-enforcer";
+/// How many alerts of a container are told one by one in each second, unless told otherwise.
+pub const DEFAULT_ALERT_RATE: u32 = 100;
 /// The socket that containerd and CRI-O open by default.
 pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 /// The namespace that is left alone by default: a policy there could lock the node out.
@@ -46,6 +50,8 @@ pub struct Config {
     pub plugin_index: String,
     /// Where alerts go; `None` is stdout.
     pub alerts: Option<PathBuf>,
+    /// How many alerts of a container are told one by one in each second; 0: all.
+    pub alert_rate: u32,
     /// Where programs and maps are pinned.
     pub bpffs: PathBuf,
     /// Default postures of the node.
@@ -62,6 +68,10 @@ pub struct Config {
     pub seccomp_dirs: Vec<PathBuf>,
     /// Version of the runtime's libseccomp, where it was given.
     pub libseccomp: Option<(u32, u32, u32)>,
+    /// Where metrics and health are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Where alerts are served by gRPC; `None`: nowhere.
+    pub feed: Option<Address>,
     /// File that says "ready".
     pub ready_file: Option<PathBuf>,
     /// For alerts.
@@ -89,6 +99,7 @@ struct File {
     plugin_name: Option<String>,
     plugin_index: Option<String>,
     alerts: Option<PathBuf>,
+    alert_rate: Option<u32>,
     bpffs: Option<PathBuf>,
     #[serde(default)]
     posture: BTreeMap<String, String>,
@@ -102,6 +113,8 @@ struct File {
     #[serde(default)]
     seccomp_dirs: Vec<PathBuf>,
     libseccomp: Option<String>,
+    metrics: Option<SocketAddr>,
+    feed: Option<Address>,
     ready_file: Option<PathBuf>,
     cluster_name: Option<String>,
     node_name: Option<String>,
@@ -200,6 +213,7 @@ impl Config {
             plugin_name,
             plugin_index,
             alerts,
+            alert_rate: args.alert_rate.or(file.alert_rate).unwrap_or(DEFAULT_ALERT_RATE),
             bpffs: args.bpffs.or(file.bpffs).unwrap_or_else(|| DEFAULT_BPFFS.into()),
             // flags come last, so they win
             postures: postures(&[file_postures, flag_postures].concat()),
@@ -209,6 +223,8 @@ impl Config {
             seccomp_only: args.seccomp_only || file.seccomp_only,
             seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
             libseccomp: libseccomp.transpose()?,
+            metrics: args.metrics.or(file.metrics),
+            feed: args.feed.or(file.feed),
             ready_file: args.ready_file.or(file.ready_file),
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "default".into()),
             node_name: args.node_name.or(file.node_name).unwrap_or_else(host_name),
@@ -261,7 +277,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let text = "policyDirs: [/file]\nnriSocket: /file.sock\nposture: {file: Block, process: allow}\n";
+        let text = "policyDirs: [/file]\nnriSocket: /file.sock\nposture: {file: Block, process: allow}\n\
+            metrics: \"[::1]:9464\"\nfeed: unix:/x\n";
         let args = RunArgs {
             policy_dirs: vec!["/flag".into()],
             postures: vec!["file=audit".parse().expect("valid")],
@@ -275,6 +292,8 @@ mod tests {
         assert_eq!(config.plugin_index, "10");
         assert_eq!(config.exempt, BTreeSet::from(["kube-system".to_owned()]));
         assert_eq!(config.alerts, None);
+        assert_eq!(config.feed, Some("unix:/x".parse().expect("valid")));
+        assert_eq!(config.metrics, Some("[::1]:9464".parse().expect("valid")));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::podman::{Known, PodmanGate};
 use crate::inject::Injection;
+use crate::metrics::{Metrics, Question};
 use crate::order::{Caller, Gated, Order, Refusal};
 use crate::socket::{Socket, SocketError, is_root};
 
@@ -52,8 +53,9 @@ impl Gate {
         injection: Arc<Injection>,
         given: Given,
         podman: Arc<PodmanGate>,
+        metrics: Metrics,
     ) {
-        let asked = Asked { orders, synced, injection, given, podman };
+        let asked = Asked { orders, synced, injection, given, podman, metrics };
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -77,6 +79,7 @@ struct Asked {
     injection: Arc<Injection>,
     given: Given,
     podman: Arc<PodmanGate>,
+    metrics: Metrics,
 }
 
 /// Whether a container that a runtime has told about was given the profile of its seccomp policies.
@@ -86,8 +89,21 @@ pub type Given = Arc<dyn Fn(&ContainerId) -> Result<(), Refusal> + Send + Sync>;
 async fn attend(mut caller: UnixStream, asked: &Asked) -> Result<(), String> {
     let begin = Instant::now();
     is_root(&caller)?;
+    let mut question = Question { stage: "unknown", answer: "none" };
+    let result = answer_one(&mut caller, asked, begin, &mut question).await;
+    asked.metrics.questions.get_or_create(&question).observe(begin.elapsed().as_secs_f64());
+    result
+}
+
+/// The same, and says in `question` what was asked and answered.
+async fn answer_one(
+    caller: &mut UnixStream,
+    asked: &Asked,
+    begin: Instant,
+    question: &mut Question,
+) -> Result<(), String> {
     let asking = begin + ASKING;
-    let request = match timeout_at(asking, read(&mut caller)).await {
+    let request = match timeout_at(asking, read(caller)).await {
         Ok(request) => request?,
         Err(_) => return Err("it does not say what it wants".into()),
     };
@@ -95,30 +111,41 @@ async fn attend(mut caller: UnixStream, asked: &Asked) -> Result<(), String> {
         Ok(request) => request,
         Err(problem) => {
             let reason = format!("the hook's message makes no sense: {problem}");
-            answer(&mut caller, &Answer::Refused { reason }, asking).await;
+            question.answer = "refused";
+            answer(caller, &Answer::Refused { reason }, asking).await;
             return Err(problem);
         }
     };
     // a fifth of the hook's patience is left for the way
     let patience = Duration::from_millis(request.patience_millis).mul_f32(0.8).min(LONGEST);
     let deadline = begin + patience;
-    match request.stage {
+    question.stage = match request.stage {
+        Stage::Poststop => "poststop",
+        Stage::Precreate => "precreate",
+        Stage::CreateRuntime => "create_runtime",
+    };
+    let said = match request.stage {
         Stage::Poststop => {
             let id = ContainerId::new(request.id).map_err(|error| error.to_string())?;
             let _ending = asked.orders.send(Order::Gone(id));
+            return Ok(());
         }
-        Stage::Precreate => {
-            let said = adjustment(request, asked, deadline).await.unwrap_or_else(|answer| answer);
-            answer(&mut caller, &said, begin + LONGEST).await;
-        }
+        Stage::Precreate => adjustment(request, asked, deadline).await.unwrap_or_else(|answer| answer),
         Stage::CreateRuntime => {
             let said = judge(request, asked, deadline).await;
             if let Answer::Refused { reason } = &said {
                 tracing::error!(reason, "refused at the gate");
             }
-            answer(&mut caller, &said, begin + LONGEST).await;
+            said
         }
-    }
+    };
+    question.answer = match &said {
+        Answer::Armed => "armed",
+        Answer::Nothing => "nothing",
+        Answer::Refused { .. } => "refused",
+        Answer::Adjust(_) => "adjusted",
+    };
+    answer(caller, &said, begin + LONGEST).await;
     Ok(())
 }
 

@@ -112,6 +112,12 @@ impl Injection {
             .hook(HookPoint::Poststop, hook(Stage::Poststop))
     }
 
+    /// Whether containers are to get the hook.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// Why selected containers get no hook now; `None`: they do, or are not to. Examines the program.
     #[must_use]
     pub fn problem(&self) -> Option<String> {

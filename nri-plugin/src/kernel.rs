@@ -1,11 +1,10 @@
 //! What the daemon needs of the kernel, so that its logic can be tested without one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use enforcer_core::enforce::{ContainerId, Enforcer, Options, Target};
+use enforcer_core::enforce::{ContainerId, Enforcer, Occupancy, Options, Target};
 use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
@@ -44,11 +43,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// When the maps cannot be read.
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError>;
 
-    /// Hands each event to `sink`, on this thread, until `stop`.
+    /// Hands each event to `sink`, on this thread, as long as `go_on` says so, which is asked several times a second.
     ///
     /// # Errors
     /// When events cannot be read, or not any more.
-    fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError>;
+    fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError>;
 
     /// Told once everything that runs is armed: what daemons of other versions left in force may go.
     ///
@@ -61,6 +60,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// When the map cannot be read.
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError>;
+
+    /// How full the maps are; `None`: there are none.
+    fn occupancy(&self) -> Option<Occupancy> {
+        None
+    }
 }
 
 /// What the kernel side said, opaque: the daemon passes it on to people and decides nothing by it.
@@ -120,10 +124,10 @@ impl Kernel for Enforcer {
         Ok(armed.into_iter().map(|one| (one.id, one.ruleset.unwrap_or(unknown))).collect())
     }
 
-    fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+    fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         let mut stream = self.events().map_err(KernelError::new)?;
         let mut undecodable = 0;
-        while !stop.load(Ordering::Relaxed) {
+        while go_on() {
             stream.poll(POLL, &mut *sink).map_err(KernelError::new)?;
             if stream.undecodable() > undecodable {
                 undecodable = stream.undecodable();
@@ -143,6 +147,10 @@ impl Kernel for Enforcer {
 
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
         self.counters().map_err(KernelError::new)
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        Some(self.occupancy())
     }
 }
 
@@ -167,8 +175,8 @@ impl Kernel for Absent {
         Ok(BTreeMap::new())
     }
 
-    fn events(&self, stop: &AtomicBool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        while !stop.load(Ordering::Relaxed) {
+    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        while go_on() {
             std::thread::sleep(POLL);
         }
         Ok(())

@@ -10,6 +10,7 @@ use nri_enforcer_hook::spool::OpenStart;
 use tokio::sync::oneshot;
 
 use crate::container::Container;
+use crate::metrics::health::Pulse;
 
 /// What the reconciler is told.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub enum Order {
     },
     /// The policies are other ones.
     PoliciesChanged,
+    /// Give a sign of life.
+    Ping(Arc<Pulse>),
     /// Compare with what lives and what the kernel has; try again what failed.
     Sweep,
 }

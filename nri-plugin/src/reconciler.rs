@@ -187,6 +187,7 @@ impl<K: Kernel> Reconciler<K> {
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
             Order::PoliciesChanged => self.enqueue_touched(),
+            Order::Ping(pulse) => pulse.beat(),
             Order::Sweep => {
                 self.selection.age();
                 self.prune();

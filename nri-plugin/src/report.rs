@@ -4,13 +4,18 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use prometheus_client::metrics::counter::Counter;
+
 use crate::alert::{Alert, Alerts};
+use crate::feed::Feed;
+use crate::metrics::Metrics;
+use crate::metrics::health::Pulse;
 
 /// How many alerts wait at most: about a second of a flood, some 10 MB.
 pub const QUEUE: usize = 8192;
@@ -24,10 +29,14 @@ const IDLE: Duration = Duration::from_millis(500);
 pub struct Reporter {
     queue: SyncSender<Box<Alert>>,
     shared: Arc<Shared>,
+    writer: Weak<()>,
+    lost: Counter,
+    feed: Option<Arc<Feed>>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
+    pulse: Arc<Pulse>,  // of the thread that writes
     dropped: AtomicU64, // since the last alert that said so
     reopen: AtomicBool,
 }
@@ -37,24 +46,49 @@ impl Reporter {
     ///
     /// # Errors
     /// When the file cannot be opened, or the thread not started.
-    pub fn start(path: Option<PathBuf>, alerts: Alerts) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub fn start(
+        path: Option<PathBuf>,
+        alerts: Alerts,
+        metrics: &Metrics,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let sink = Sink::open(path)?;
-        let (reporter, queue) = Self::with_queue(QUEUE);
-        let writer = Writer { queue, shared: Arc::clone(&reporter.shared), sink, alerts, broken: false };
+        let (mut reporter, queue) = Self::with_queue(QUEUE, metrics);
+        let alive = Arc::new(());
+        reporter.writer = Arc::downgrade(&alive);
+        let (shared, metrics) = (Arc::clone(&reporter.shared), metrics.clone());
+        let writer = Writer { queue, shared, sink, alerts, metrics, broken: false, _alive: alive };
         let thread = std::thread::Builder::new().name("alerts".into()).spawn(move || writer.run())?;
         Ok((reporter, thread))
     }
 
-    fn with_queue(len: usize) -> (Self, Receiver<Box<Alert>>) {
+    fn with_queue(len: usize, metrics: &Metrics) -> (Self, Receiver<Box<Alert>>) {
         let (sender, queue) = sync_channel(len);
-        (Self { queue: sender, shared: Arc::default() }, queue)
+        let lost = metrics.lost.clone();
+        (Self { queue: sender, shared: Arc::default(), writer: Weak::new(), lost, feed: None }, queue)
+    }
+
+    /// Also hands what is reported to the subscribers of a feed.
+    #[must_use]
+    pub fn with_feed(mut self, feed: Option<Arc<Feed>>) -> Self {
+        self.feed = feed;
+        self
     }
 
     /// Puts an alert into the queue, or drops and counts it. Never waits.
     pub fn report(&self, alert: Alert) {
+        if let Some(feed) = &self.feed {
+            feed.publish(&alert);
+        }
         if self.queue.try_send(Box::new(alert)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.lost.inc();
         }
+    }
+
+    /// The signs of life of the thread that writes, and what can be upgraded as long as there is one.
+    #[must_use]
+    pub fn writer(&self) -> (Arc<Pulse>, Weak<()>) {
+        (Arc::clone(&self.shared.pulse), Weak::clone(&self.writer))
     }
 
     /// Opens the file again before the next alert: it may have been moved away.
@@ -68,13 +102,16 @@ struct Writer {
     shared: Arc<Shared>,
     sink: Sink,
     alerts: Alerts,
+    metrics: Metrics,
     broken: bool, // the last write failed, perhaps in the middle of a line
+    _alive: Arc<()>,
 }
 
 impl Writer {
     fn run(mut self) {
         let mut lines = Vec::new();
         loop {
+            self.shared.pulse.beat();
             let next = self.queue.recv_timeout(IDLE);
             if self.shared.reopen.swap(false, Ordering::Relaxed) {
                 self.reopen();
@@ -94,7 +131,7 @@ impl Writer {
                 push(&mut lines, &self.alerts.dropped(dropped, SystemTime::now()));
             }
             if !lines.is_empty() {
-                self.write(&lines, count + dropped);
+                self.write(&lines, count, dropped);
                 lines.clear();
             }
             if matches!(next, Err(RecvTimeoutError::Disconnected)) {
@@ -103,7 +140,8 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, lines: &[u8], count: u64) {
+    /// Writes so many alerts, and how many there are not.
+    fn write(&mut self, lines: &[u8], count: u64, dropped: u64) {
         // a line that was cut off must not swallow the next one
         let result = if self.broken {
             self.sink.write(b"\n").and_then(|()| self.sink.write(lines))
@@ -111,12 +149,16 @@ impl Writer {
             self.sink.write(lines)
         };
         match result {
-            Ok(()) => self.broken = false,
+            Ok(()) => {
+                self.broken = false;
+                self.metrics.written.inc_by(count);
+            }
             Err(error) => {
                 if !std::mem::replace(&mut self.broken, true) {
                     tracing::error!(%error, "cannot write alerts; enforcement goes on, they are dropped and counted");
                 }
-                self.shared.dropped.fetch_add(count, Ordering::Relaxed);
+                self.metrics.lost.inc_by(count);
+                self.shared.dropped.fetch_add(count + dropped, Ordering::Relaxed);
                 std::thread::sleep(IDLE); // a full disk is not made emptier by trying at once
                 self.reopen();
             }
@@ -186,6 +228,11 @@ mod tests {
         Alerts { cluster_name: "c".into(), host_name: "h".into() }
     }
 
+    fn writer(queue: Receiver<Box<Alert>>, shared: &Arc<Shared>, sink: Sink, metrics: &Metrics) -> Writer {
+        let (shared, metrics) = (Arc::clone(shared), metrics.clone());
+        Writer { queue, shared, sink, alerts: alerts(), metrics, broken: false, _alive: Arc::default() }
+    }
+
     fn numbered(pid: u32) -> Alert {
         Alert { pid, ..Alert::default() }
     }
@@ -200,7 +247,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("alerts");
         std::fs::write(&path, "{}\n").unwrap();
-        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts()).unwrap();
+        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts(), &Metrics::default()).unwrap();
         (0..1000).for_each(|pid| reporter.report(numbered(pid)));
         drop(reporter);
         thread.join().unwrap();
@@ -213,12 +260,14 @@ mod tests {
     fn a_full_queue_drops_and_counts_and_never_waits() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("alerts");
-        let (reporter, queue) = Reporter::with_queue(2);
+        let metrics = Metrics::default();
+        let (reporter, queue) = Reporter::with_queue(2, &metrics);
         (0..5).for_each(|pid| reporter.report(numbered(pid))); // nobody reads yet
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
         let sink = Sink::open(Some(path.clone())).unwrap();
-        Writer { queue, shared, sink, alerts: alerts(), broken: false }.run();
+        writer(queue, &shared, sink, &metrics).run();
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 3));
         let lines = lines(&path);
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[2]["Operation"], "AlertThreshold");
@@ -229,7 +278,7 @@ mod tests {
     fn a_moved_file_is_opened_again() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("alerts"), dir.path().join("alerts.1"));
-        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts()).unwrap();
+        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts(), &Metrics::default()).unwrap();
         reporter.report(numbered(1));
         while lines(&path).is_empty() {
             std::thread::sleep(Duration::from_millis(5));
@@ -244,13 +293,14 @@ mod tests {
 
     #[test]
     fn a_sink_that_fails_counts_what_it_lost() {
-        let (reporter, queue) = Reporter::with_queue(8);
+        let metrics = Metrics::default();
+        let (reporter, queue) = Reporter::with_queue(8, &metrics);
         reporter.report(numbered(1));
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
         let sink = Sink::open(Some("/dev/full".into())).unwrap();
-        let writer = Writer { queue, shared: Arc::clone(&shared), sink, alerts: alerts(), broken: false };
-        writer.run();
+        writer(queue, &shared, sink, &metrics).run();
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (0, 1));
         assert_eq!(shared.dropped.load(Ordering::Relaxed), 1);
     }
 }

@@ -9,33 +9,41 @@
 //! kernel -> events (one thread) -> alerts (one thread) -> stdout or file
 //! ```
 
+mod events;
+mod pages;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::policy::Policy;
 use enforcer_core::seccomp::{Arch, Node};
-use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 
+use self::events::{Events, Thread};
+use self::pages::{Pulses, pages};
 use crate::alert::Alerts;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
+use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
 use crate::inject::Injection;
 use crate::kernel::{Absent, Kernel};
 use crate::memory;
+use crate::metrics::health;
+use crate::metrics::node::NORMAL;
+use crate::metrics::timed::Timed;
+use crate::metrics::{self, Metrics};
 use crate::order::{Notice, Order};
 use crate::plugin::Plugin;
 use crate::podman::Podman;
@@ -53,8 +61,6 @@ use crate::store::{Reload, Store};
 const RESCAN: Duration = Duration::from_secs(30);
 /// Threads for the connection and the watch. There is little for them to do, and each holds memory of its own.
 const WORKERS: usize = 2;
-/// What the programs count without anything being wrong.
-const NORMAL: [&str; 6] = ["audited", "blocked", "activated", "inherited", "by_pointer", "retried"];
 /// How long alerts may take to be written out at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -137,14 +143,35 @@ async fn daemon<K: Kernel>(
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
 
     let alerts = Alerts { cluster_name: config.cluster_name.clone(), host_name: config.node_name.clone() };
-    let (reporter, writer) =
-        Reporter::start(config.alerts.clone(), alerts.clone()).context("cannot open the alerts file")?;
+    let counted = Metrics::default();
+    let (reporter, writer) = Reporter::start(config.alerts.clone(), alerts.clone(), &counted)
+        .context("cannot open the alerts file")?;
+    let feed = match &config.feed {
+        Some(address) => Some((feed::serve::open(address).await?, Feed::new(alerts.clone()))),
+        None => None,
+    };
+    let reporter = reporter.with_feed(feed.as_ref().map(|(_, feed)| Arc::clone(feed)));
     let gate = Gate::open(&config.gate_socket)?;
     let window = Window::open(&config.status_socket)?;
+    let listener = match config.metrics {
+        Some(address) => Some(metrics::serve::open(address).await?),
+        None => None,
+    };
     report_open_starts(&config.open_starts, &alerts, &reporter);
     let registry = Arc::new(Registry::default());
     let stop = Arc::new(AtomicBool::new(false));
-    let mut events = read_events(&kernel, &registry, &alerts, &reporter, &stop)?;
+    let pulses = Pulses::default();
+    counted.read_policies(news.problems.len(), true);
+    let events = Events {
+        registry: Arc::clone(&registry),
+        alerts: alerts.clone(),
+        reporter: reporter.clone(),
+        metrics: counted.clone(),
+        rate: config.alert_rate,
+        pulse: Arc::clone(&pulses.events),
+        stop: Arc::clone(&stop),
+    };
+    let mut events = events.read(&kernel)?;
 
     let (policies, seen) = watch::channel(set);
     let selection = Selection {
@@ -178,9 +205,10 @@ async fn daemon<K: Kernel>(
     let nudge = Arc::new(Notify::new());
     let mut watching = {
         let (dirs, nudge, orders) = (config.policy_dirs.clone(), Arc::clone(&nudge), orders.clone());
-        let seccomp = Arc::clone(&seccomp);
+        let (seccomp, counted) = (Arc::clone(&seccomp), counted.clone());
         let each = move |reload: &Reload| {
             news.tell(reload);
+            counted.read_policies(reload.problems.len(), reload.changed);
             tokio::task::block_in_place(|| seccomp.refresh(&reload.set, reload.changed));
             if reload.changed {
                 let _ending = orders.send(Order::PoliciesChanged);
@@ -189,6 +217,7 @@ async fn daemon<K: Kernel>(
         tokio::spawn(crate::watch::watch(store, dirs, RESCAN, policies, nudge, each))
     };
     let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone()));
+    let pinging = tokio::spawn(health::watch(orders.clone(), Arc::clone(&pulses.reconciler), health::ASK));
 
     let (synced, is_synced) = watch::channel(false);
     let injection = Arc::new(Injection::new(config.hook.clone(), Box::new(notify)));
@@ -210,6 +239,7 @@ async fn daemon<K: Kernel>(
         Arc::clone(&injection),
         given,
         Arc::clone(&podman),
+        counted.clone(),
     ));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
         .socket(&config.nri_socket)
@@ -226,8 +256,16 @@ async fn daemon<K: Kernel>(
         injection: Arc::clone(&injection),
         node_name: config.node_name.clone(),
     };
-    let window = tokio::spawn(window.serve(Arc::new(status)));
-    let plugin = Arc::new(Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced));
+    let status = Arc::new(status);
+    let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
+    let feeding = feed.map(|(listener, feed)| {
+        feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));
+        tokio::spawn(feed::serve::serve(listener, feed))
+    });
+    let pages = listener.map(|listener| tokio::spawn(metrics::serve::serve(listener, Arc::new(pages))));
+    let window = tokio::spawn(window.serve(status));
+    let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
+    let plugin = Timed::new(plugin, counted);
     let state = stub.state();
     let observing = tokio::spawn(observe(state, is_synced, config.ready_file.clone()));
     let (end_stub, stub_ends) = oneshot::channel::<()>();
@@ -268,6 +306,8 @@ async fn daemon<K: Kernel>(
     window.abort();
     stop.store(true, Ordering::Relaxed);
     sweeping.abort();
+    pinging.abort();
+    [pages, feeding].into_iter().flatten().for_each(|serving| serving.abort());
     observing.abort();
     watching.abort();
     if !served {
@@ -317,78 +357,6 @@ fn seccomp(
         .map(|arch| Node { arch, libseccomp })
         .ok_or_else(|| UnknownMachine(std::env::consts::ARCH.to_owned()));
     Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify)
-}
-
-/// A thread whose end is noticed, also by a panic.
-struct Thread {
-    handle: JoinHandle<()>,
-    end: oneshot::Receiver<String>,
-}
-
-impl Thread {
-    fn spawn(name: &str, body: impl FnOnce() -> Result<(), String> + Send + 'static) -> anyhow::Result<Self> {
-        let (sender, end) = oneshot::channel();
-        let body = move || {
-            let why = body().err().unwrap_or_else(|| "it ended".into());
-            let _ending = sender.send(why); // dropped unsent by a panic
-        };
-        let handle = std::thread::Builder::new()
-            .name(name.into())
-            .spawn(body)
-            .with_context(|| format!("cannot start the thread `{name}`"))?;
-        Ok(Self { handle, end })
-    }
-
-    /// Why it ended, once it has.
-    async fn ended(&mut self) -> String {
-        (&mut self.end).await.unwrap_or_else(|_| "it panicked".into())
-    }
-}
-
-/// Starts the thread that turns events of the kernel into alerts.
-fn read_events<K: Kernel>(
-    kernel: &Arc<K>,
-    registry: &Arc<Registry>,
-    alerts: &Alerts,
-    reporter: &Reporter,
-    stop: &Arc<AtomicBool>,
-) -> anyhow::Result<Thread> {
-    let (kernel, registry, stop) = (Arc::clone(kernel), Arc::clone(registry), Arc::clone(stop));
-    let (alerts, reporter) = (alerts.clone(), reporter.clone());
-    Thread::spawn("events", move || {
-        let mut clock = BootClock::default();
-        kernel
-            .events(&stop, &mut |event| {
-                reporter.report(alerts.event(&event, &registry, clock.time(event.time_ns)))
-            })
-            .map_err(|error| chain(&error))
-    })
-}
-
-/// Turns times since boot into times of day. The clock may be set while we run, so the difference is taken again.
-#[derive(Debug, Default)]
-struct BootClock {
-    boot: Option<(SystemTime, Instant)>, // with when it was found out
-}
-
-impl BootClock {
-    fn time(&mut self, since_boot_ns: u64) -> SystemTime {
-        let boot = match self.boot {
-            Some((boot, when)) if when.elapsed() < RESCAN => boot,
-            _ => {
-                let boot = Self::boot();
-                self.boot = Some((boot, Instant::now()));
-                boot
-            }
-        };
-        boot + Duration::from_nanos(since_boot_ns)
-    }
-
-    /// When this machine was booted, by the clock as it is set now.
-    fn boot() -> SystemTime {
-        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-        SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
-    }
 }
 
 /// Orders a sweep now and then, and tells what the kernel side counted since.

@@ -60,6 +60,24 @@ fn an_alert_is_a_line_that_steers_no_terminal() {
 }
 
 #[test]
+fn a_summary_says_how_many_it_is() {
+    let summary = |policy: &str| {
+        alert("2026-11-22T10:00:00Z", "shop", policy, "Block", "/x").replace('{', "{\"Count\":998,")
+    };
+    let (_, out, _) = alerts(summary("files").as_bytes(), &["--policy", "files"]);
+    assert_eq!(
+        out,
+        "2026-11-22T10:00:00Z Block shop/web-1 main file /x by /bin/cat files spec.file.matchPaths[0] (998 times)\n"
+    );
+    let several = alerts(summary("").as_bytes(), &["--policy", "files", "--namespace", "shop"]);
+    assert!(
+        several.1.contains("(998 times)"),
+        "what several policies decided could have been this one: {several:?}"
+    );
+    assert_eq!(alerts(summary("").as_bytes(), &["--namespace", "bank"]).1, "");
+}
+
+#[test]
 fn filters_pass_what_they_name_and_what_was_lost() {
     let count = |more: &[&str]| alerts(four().as_bytes(), more).1.lines().count();
     for (filter, wanted) in [

@@ -40,6 +40,7 @@ use libbpf_rs::{MapCore, MapFlags};
 
 pub use error::EnforceError;
 pub use events::EventStream;
+pub use state::{Entries, Occupancy};
 
 use crate::ruleset::{Ruleset, RulesetDigest};
 use error::During;
@@ -377,6 +378,12 @@ impl Enforcer {
     /// When the ring buffer cannot be opened.
     pub fn events(&self) -> Result<EventStream, EnforceError> {
         EventStream::new(&self.maps.events, Arc::clone(&self.names))
+    }
+
+    /// How full the maps are, with what earlier daemons armed.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        lock(&self.state).occupancy()
     }
 
     /// What the programs have counted since they were first loaded, by name, summed over CPUs; and what this process has:

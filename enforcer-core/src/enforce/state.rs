@@ -15,6 +15,24 @@ use crate::compile::bpf::image::First;
 use crate::compile::bpf::{BpfImage, compile_all};
 use crate::ruleset::{Ruleset, RulesetDigest};
 
+/// How full the maps in the kernel are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Armed containers. Past the limit another one cannot be armed, and is refused.
+    pub containers: Entries,
+    /// Rulesets, with those that are still being taken out. Containers with equal rules have one together.
+    pub rulesets: Entries,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entries {
+    /// What it holds.
+    pub entries: usize,
+    /// What it can hold.
+    pub limit: usize,
+}
+
 /// Names for what events carry as numbers. What is gone stays known for a while: its last events are still to come.
 #[derive(Debug, Default)]
 pub(super) struct Names(RwLock<Known>);
@@ -206,6 +224,15 @@ impl State {
         let unused: Vec<u32> = state.rulesets.values().filter(|p| p.users == 0).map(|p| p.id).collect();
         unused.into_iter().for_each(|id| state.withdraw(names, id));
         Ok(state)
+    }
+
+    /// How full the maps are.
+    pub(super) fn occupancy(&self) -> Occupancy {
+        let of = |numbers: &Numbers| Entries {
+            entries: numbers.taken.len(),
+            limit: usize::try_from(numbers.room).unwrap_or(usize::MAX),
+        };
+        Occupancy { containers: of(&self.slots), rulesets: of(&self.places) }
     }
 
     /// The digest of a container's rules.

@@ -27,7 +27,9 @@ use args::{applets, arguments};
 use classes::{presets, sockets_and_capabilities};
 use container::{Container, DESCEND, dig};
 use enforcer_core::decide::Verdict;
-use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Options, Stage, Target, unload};
+use enforcer_core::enforce::{
+    ContainerId, EnforceError, Enforcer, Occupancy, Options, Stage, Target, unload,
+};
 use enforcer_core::event::{Event, EventBy, Op, Unresolved};
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Postures, Ruleset, RulesetDigest};
@@ -175,6 +177,9 @@ fn identity() {
     let armed = enforcer.arm(&one.target(Stage::Created), &rules).unwrap();
     assert_eq!((armed.already, armed.ruleset), (false, rules.digest()));
     assert!(armed.tasks >= 1);
+    let Occupancy { containers, rulesets } = enforcer.occupancy();
+    assert_eq!((containers.entries, rulesets.entries), (1, 1));
+    assert_eq!((containers.limit, rulesets.limit), (16_384, 16_384));
     one.start();
     assert!(!one.reads("/tmp/secret"));
     assert!(one.reads("/tmp/other"));

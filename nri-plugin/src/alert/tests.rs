@@ -102,11 +102,26 @@ fn a_denied_file_access_field_by_field() {
             r#""Tags":"PCI,MITRE","ATags":["PCI","MITRE"],"Message":"no user list","Type":"MatchedPolicy","#,
             r#""Source":"/bin/cat","Operation":"File","Resource":"/etc/passwd","#,
             r#""Data":"op=open-read comm=\"cat\" parent=\"sh\" ruleset={digest}","Enforcer":"BPFLSM","Action":"Block","#,
-            r#""Result":"Permission denied","Cwd":"","TTY":""}}"#
+            r#""Result":"Permission denied","Cwd":"","TTY":"","#,
+            r#""Owner":{{"Ref":"","Name":"","Namespace":""}},"Count":1,"FirstTime":"","LastTime":""}}"#
         ),
         digest = ruleset.digest()
     );
     assert_eq!(serde_json::to_string(&alert).unwrap(), golden);
+}
+
+#[test]
+fn the_owner_of_the_pod_is_told() {
+    let (registry, ruleset) = registry();
+    let mut container = Container::clone(&container());
+    container.subject.pod = "web-6b7f-abcde".into();
+    container.subject.labels.insert("pod-template-hash".into(), "6b7f".into());
+    registry.add(Arc::new(container));
+    let alert = alerts().event(&event(&ruleset, "spec.file.matchPaths[0]"), &registry, time());
+    assert_eq!(
+        serde_json::to_value(&alert).unwrap()["Owner"],
+        serde_json::json!({"Ref": "Deployment", "Name": "web", "Namespace": "shop"})
+    );
 }
 
 #[test]

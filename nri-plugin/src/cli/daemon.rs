@@ -1,10 +1,12 @@
 //! What runs on a node: the daemon, and what asks or ends it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::{Output, Posture};
+use crate::feed::address::Address;
 
 pub(super) const RUN_HELP: &str = "\
 Signals:
@@ -69,6 +71,10 @@ pub struct RunArgs {
     /// Where alerts go, one JSON object a line: `-` is stdout, else a file that is appended to [default: -]
     #[arg(long, value_name = "-|FILE")]
     pub alerts: Option<PathBuf>,
+    /// Alerts of one container in a second that are told one by one; what is past it is told in summaries, which say how
+    /// many and from when to when; 0: no limit [default: 100]
+    #[arg(long, value_name = "N")]
+    pub alert_rate: Option<u32>,
     /// Directory below a bpffs where programs and maps are pinned [default: /sys/fs/bpf/nri-enforcer]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -94,6 +100,13 @@ pub struct RunArgs {
     /// Version of the libseccomp that the container runtime has [default: as `runc --version` says]
     #[arg(long, value_name = "X.Y.Z")]
     pub libseccomp: Option<String>,
+    /// Serve Prometheus metrics, /healthz and /readyz over HTTP at this address, without any authentication [default: off]
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// Serve alerts by gRPC, as clients of KubeArmor ask for them, at this address: in plain text and without any
+    /// authentication, or for root alone at a socket of the file system [default: off]
+    #[arg(long, value_name = "IP:PORT|unix:PATH")]
+    pub feed: Option<Address>,
     /// File to write once policies are loaded, programs attached, and the runtime's running containers taken over
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

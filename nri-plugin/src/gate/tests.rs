@@ -15,6 +15,7 @@ use nri_enforcer_hook::spec::CRUN_HANDLERS;
 use crate::container::Selection;
 use crate::kernel::Kernel;
 use crate::kernel::recording::Recording;
+use crate::metrics::Metrics;
 use crate::order::Present;
 use crate::procs::{Procs, tests::add};
 use crate::reconciler::Reconciler;
@@ -34,6 +35,7 @@ struct Node {
     policies: watch::Sender<Arc<crate::set::PolicySet>>,
     registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
+    metrics: Metrics,
 }
 
 impl Node {
@@ -63,8 +65,16 @@ impl Node {
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(true);
         let gate = Gate::open(&dir.path().join("gate/sock")).unwrap();
-        let serving = tokio::spawn(gate.serve(orders.clone(), is_synced, Arc::default(), given, podman));
-        Self { dir, kernel, orders, synced, policies, registry, serving }
+        let metrics = Metrics::default();
+        let serving = tokio::spawn(gate.serve(
+            orders.clone(),
+            is_synced,
+            Arc::default(),
+            given,
+            podman,
+            metrics.clone(),
+        ));
+        Self { dir, kernel, orders, synced, policies, registry, serving, metrics }
     }
 
     fn socket(&self) -> PathBuf {
@@ -79,6 +89,15 @@ impl Node {
 
     fn created(&self, id: &str, app: &str) {
         self.orders.send(Order::Created(container(id, "default", app))).unwrap();
+    }
+
+    /// How many questions had this answer.
+    fn counted(&self, stage: &'static str, answer: &'static str) -> usize {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.metrics.registry()).unwrap();
+        let name = "nri_enforcer_gate_question_duration_seconds_count";
+        let line = format!("{name}{{stage=\"{stage}\",answer=\"{answer}\"}} ");
+        text.lines().find_map(|told| told.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
     }
 
     async fn started(&self, id: &str) -> Result<(), String> {
@@ -226,6 +245,13 @@ async fn what_the_runtime_has_not_told_about_is_refused_where_a_policy_may_selec
     };
     let patient = Request { patience_millis: 5_000, ..request("c1") };
     assert_eq!(tokio::join!(node.ask(&patient), later).0, Answer::Armed);
+    // counted a moment after the answer
+    let begin = std::time::Instant::now();
+    while node.counted("create_runtime", "armed") != 1 {
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(node.counted("create_runtime", "refused"), 3);
 }
 
 /// The profile is given at the creation: whoever was not there for it, or came before the policies, has none.

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
+
+use enforcer_core::enforce::Entries;
 
 use super::*;
 
@@ -112,8 +113,8 @@ impl Kernel for std::sync::Arc<Recording> {
         self.as_ref().armed()
     }
 
-    fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        self.as_ref().events(stop, sink)
+    fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        self.as_ref().events(go_on, sink)
     }
 
     fn settled(&self) -> Result<(), KernelError> {
@@ -122,6 +123,10 @@ impl Kernel for std::sync::Arc<Recording> {
 
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
         self.as_ref().counters()
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        self.as_ref().occupancy()
     }
 }
 
@@ -154,9 +159,9 @@ impl Kernel for Recording {
         }
     }
 
-    fn events(&self, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+    fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         let events = self.events.lock().unwrap();
-        while !stop.load(Ordering::Relaxed) {
+        while go_on() {
             if let Ok(event) = events.recv_timeout(Duration::from_millis(10)) {
                 sink(event);
             }
@@ -170,6 +175,14 @@ impl Kernel for Recording {
     }
 
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
-        Ok(Vec::new())
+        let counters = [("blocked", 5), ("event_dropped", 3), ("raced", 1)];
+        Ok(counters.map(|(name, count)| (name.to_owned(), count)).into())
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        let state = self.state.lock().unwrap();
+        let rulesets: BTreeSet<_> = state.armed.values().map(|digest| *digest.as_bytes()).collect();
+        let of = |entries| Entries { entries, limit: 16 };
+        Some(Occupancy { containers: of(state.armed.len()), rulesets: of(rulesets.len()) })
     }
 }

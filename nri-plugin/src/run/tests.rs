@@ -1,9 +1,11 @@
 use super::*;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Parser;
 use enforcer_core::decide::Verdict;
 use enforcer_core::ruleset::{Class, OriginId};
+use nix::time::{ClockId, clock_gettime};
 use nri::fake::{FakeRuntime, Options};
 use nri::{Container, PodSandbox};
 
@@ -35,11 +37,27 @@ fn config(dir: &Path) -> Config {
         flag("gate-socket", "gate/gate.sock"),
         flag("status-socket", "gate/status.sock"),
         flag("open-starts", "open-starts"),
+        format!("--metrics={}", free_address()),
     ];
     match Cli::parse_from(args).command {
         Command::Run(args) => Config::new(*args, None).unwrap(),
         other => panic!("{other:?}"),
     }
+}
+
+/// An address at which nobody listens.
+fn free_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The page of metrics.
+fn metrics(address: std::net::SocketAddr) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 fn alerts(dir: &Path) -> Vec<serde_json::Value> {
@@ -65,8 +83,10 @@ fn the_daemon_from_its_start_to_its_end() {
     nri_enforcer_hook::spool::record(&path("open-starts"), &open).unwrap();
 
     let kernel = Arc::<Recording>::default();
+    let config = config(dir.path());
+    let address = config.metrics.unwrap();
     let daemon = {
-        let (config, kernel) = (config(dir.path()), Arc::clone(&kernel));
+        let kernel = Arc::clone(&kernel);
         std::thread::spawn(move || run(config, |_| Ok(kernel)))
     };
     wait("the old ready file goes", || !path("ready").exists());
@@ -130,6 +150,22 @@ fn the_daemon_from_its_start_to_its_end() {
     assert_eq!((&alert["PodName"], &alert["PolicyName"]), (&"web-1".into(), &"p".into()));
     assert!(alert["Timestamp"].as_u64().unwrap().abs_diff(now) <= 5, "{alert}");
 
+    // and so is the number
+    wait("written", || metrics(address).contains("nri_enforcer_alerts_written_total 2\n"));
+    let page = metrics(address);
+    for line in [
+        "nri_enforcer_verdicts_total{namespace=\"n\",policy_namespace=\"n\",policy=\"p\",rule=\"spec.file.matchPaths[0]\",\
+         operation=\"File\",action=\"Block\"} 1",
+        "nri_enforcer_kernel_operations_total{kind=\"blocked\"} 5",
+        "nri_enforcer_kernel_failures_total{place=\"raced\"} 1",
+        "nri_enforcer_ring_dropped_total 3",
+        "nri_enforcer_map_entries{map=\"containers\"} 1",
+        "nri_enforcer_map_limit{map=\"rulesets\"} 16",
+        "nri_enforcer_policies{kind=\"KubeArmorPolicy\"} 1",
+    ] {
+        assert!(page.lines().any(|told| told == line), "no `{line}` in\n{page}");
+    }
+
     // a change of the policies reaches the container; a bad one does not take the good one away
     std::fs::write(path("policies/p.yaml"), POLICY.replace("/etc/passwd", "/etc/shadow")).unwrap();
     wait("another ruleset", || kernel.digest("c1") != Some(before));
@@ -142,16 +178,33 @@ fn the_daemon_from_its_start_to_its_end() {
     wait("only the last good one", || kernel.digest("c1") == good);
     assert_ne!(Some(both), good);
 
+    // a flood is told in summaries, at the latest at the end
+    for _ in 0..500 {
+        kernel.emit.send(event.clone()).unwrap();
+    }
+    wait("all of it counted", || metrics(address).contains("action=\"Block\"} 501\n"));
+
     // SIGHUP opens the alerts again
     std::fs::rename(path("alerts"), path("alerts.1")).unwrap();
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
+    let mut emitted = 501;
     wait("a new alerts file", || {
+        emitted += 1;
         kernel.emit.send(event.clone()).unwrap();
         !alerts(dir.path()).is_empty()
     });
 
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
     daemon.join().unwrap().expect("a clean end");
+    std::fs::rename(path("alerts"), path("alerts.2")).unwrap();
+    let files = ["alerts.1", "alerts.2"].map(|name| std::fs::read_to_string(path(name)).unwrap());
+    let all = files.iter().flat_map(|text| text.lines());
+    let all = all.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let counts: Vec<u64> =
+        all.filter(|one| one["PolicyName"] == "p").map(|one| one["Count"].as_u64().unwrap()).collect();
+    assert!(counts.len() < 401 && counts.iter().any(|count| *count > 1), "{counts:?}");
+    let sum: u64 = counts.iter().sum();
+    assert!((501..=emitted).contains(&sum), "{sum} of {emitted}, the last of which may not have been read");
     assert!(!path("ready").exists() && !path("gate/gate.sock").exists());
     assert_eq!(kernel.ids(), ["c1"], "what is armed stays armed");
 }

@@ -75,7 +75,7 @@ pub struct ContainerStatus {
 }
 
 /// How a container stands to its policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
     /// They are in force, but for gaps.

@@ -62,13 +62,32 @@ impl Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 node_name: self.node_name.clone(),
                 seccomp_only: self.selection.seccomp_only,
-                connected: self.connection.borrow().is_synchronized() && *self.synced.borrow(),
+                connected: self.connected(),
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),
             },
             containers,
         }
+    }
+
+    /// Whether the daemon is connected to the runtime, and knows what runs.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.connection.borrow().is_synchronized() && *self.synced.borrow()
+    }
+
+    /// How many containers there are in each state, and the sum of their gaps. Takes as long as the document.
+    #[must_use]
+    pub fn tally(&self) -> (BTreeMap<State, usize>, usize) {
+        let set = Arc::clone(&self.policies.borrow());
+        let (mut states, mut gaps) = (BTreeMap::new(), 0);
+        for entry in self.registry.seccomp().entries_now() {
+            let one = self.describe(&set, &entry);
+            *states.entry(one.state).or_insert(0) += 1;
+            gaps += one.gaps;
+        }
+        (states, gaps)
     }
 
     fn describe(&self, set: &PolicySet, entry: &Entry) -> ContainerStatus {

@@ -1,0 +1,122 @@
+//! The thread that turns events of the kernel into alerts.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::oneshot;
+
+use crate::alert::Alerts;
+use crate::exit::chain;
+use crate::kernel::Kernel;
+use crate::limit::Limiter;
+use crate::metrics::Metrics;
+use crate::metrics::health::Pulse;
+use crate::registry::Registry;
+use crate::report::Reporter;
+
+/// How long the difference between the clocks counts.
+const SAME: Duration = Duration::from_secs(30);
+
+/// A thread whose end is noticed, also by a panic.
+pub(super) struct Thread {
+    pub(super) handle: JoinHandle<()>,
+    end: oneshot::Receiver<String>,
+}
+
+impl Thread {
+    pub(super) fn spawn(
+        name: &str,
+        body: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let (sender, end) = oneshot::channel();
+        let body = move || {
+            let why = body().err().unwrap_or_else(|| "it ended".into());
+            let _ending = sender.send(why); // dropped unsent by a panic
+        };
+        let handle = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(body)
+            .with_context(|| format!("cannot start the thread `{name}`"))?;
+        Ok(Self { handle, end })
+    }
+
+    /// Why it ended, once it has.
+    pub(super) async fn ended(&mut self) -> String {
+        (&mut self.end).await.unwrap_or_else(|_| "it panicked".into())
+    }
+}
+
+/// What becomes of events.
+pub(super) struct Events {
+    pub(super) registry: Arc<Registry>,
+    pub(super) alerts: Alerts,
+    pub(super) reporter: Reporter,
+    pub(super) metrics: Metrics,
+    /// See [`Limiter::new`].
+    pub(super) rate: u32,
+    /// Beats as long as the thread lives.
+    pub(super) pulse: Arc<Pulse>,
+    /// Ends the thread.
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// Starts the thread.
+    pub(super) fn read<K: Kernel>(self, kernel: &Arc<K>) -> anyhow::Result<Thread> {
+        let kernel = Arc::clone(kernel);
+        Thread::spawn("events", move || {
+            let Self { registry, alerts, reporter, metrics, rate, pulse, stop } = self;
+            let mut clock = BootClock::default();
+            let limiter = RefCell::new(Limiter::new(rate, metrics.clone()));
+            let tell_due = || {
+                pulse.beat();
+                limiter.borrow_mut().due(Instant::now()).into_iter().for_each(|alert| reporter.report(alert));
+            };
+            let go_on = || {
+                tell_due();
+                !stop.load(Ordering::Relaxed)
+            };
+            let result = kernel.events(&go_on, &mut |event| {
+                tell_due(); // there may be so many events that nobody asks to go on for long
+                let alert = alerts.event(&event, &registry, clock.time(event.time_ns));
+                metrics.verdicts.count(&alert);
+                if let Some(alert) = limiter.borrow_mut().take(alert, Instant::now()) {
+                    reporter.report(alert);
+                }
+            });
+            limiter.into_inner().rest().into_iter().for_each(|alert| reporter.report(alert));
+            result.map_err(|error| chain(&error))
+        })
+    }
+}
+
+/// Turns times since boot into times of day. The clock may be set while we run, so the difference is taken again.
+#[derive(Debug, Default)]
+struct BootClock {
+    boot: Option<(SystemTime, Instant)>, // with when it was found out
+}
+
+impl BootClock {
+    fn time(&mut self, since_boot_ns: u64) -> SystemTime {
+        let boot = match self.boot {
+            Some((boot, when)) if when.elapsed() < SAME => boot,
+            _ => {
+                let boot = Self::boot();
+                self.boot = Some((boot, Instant::now()));
+                boot
+            }
+        };
+        boot + Duration::from_nanos(since_boot_ns)
+    }
+
+    /// When this machine was booted, by the clock as it is set now.
+    fn boot() -> SystemTime {
+        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
