@@ -12,7 +12,7 @@
 mod server;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -79,6 +79,7 @@ struct Node {
     daemon: Option<Process>,
     runtime: FakeRuntime,
     plugin: Option<FakePlugin>,
+    port: u16,
     created: u32,
 }
 
@@ -86,7 +87,14 @@ impl Node {
     fn new(dir: &Path) -> Self {
         let runtime = FakeRuntime::bind(dir.join("nri.sock"), Options::containerd("2.4.0")).unwrap();
         fs::create_dir(dir.join("policies")).unwrap();
-        Self { dir: dir.to_path_buf(), daemon: None, runtime, plugin: None, created: 0 }
+        Self {
+            dir: dir.to_path_buf(),
+            daemon: None,
+            runtime,
+            plugin: None,
+            port: server::free_port(),
+            created: 0,
+        }
     }
 
     /// Starts the daemon; returns once it has registered with the runtime.
@@ -99,10 +107,20 @@ impl Node {
             .args([at("state-dir", "state"), at("policy-dir", "policies"), at("nri-socket", "nri.sock")])
             .args([at("alerts", "alerts"), at("gate-socket", "run/gate"), at("status-socket", "run/status")])
             .args([at("open-starts", "open"), at("seccomp-dir", "seccomp"), at("ready-file", "ready")])
+            .arg(format!("--metrics=127.0.0.1:{}", self.port))
             .env_remove("RUST_LOG");
         self.daemon = Some(Process::start(&mut command, &self.dir.join("log")));
         let registered = tokio::time::timeout(server::LONGEST, self.runtime.accept()).await;
         self.plugin = Some(registered.unwrap_or_else(|_| panic!("no daemon comes\n{}", self.log())).unwrap());
+    }
+
+    /// A page that it serves, head and all.
+    fn page(&self, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: node\r\n\r\n").as_bytes()).unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        page
     }
 
     fn stop(&mut self) {
@@ -405,6 +423,9 @@ async fn policies_stay_in_force_without_the_server_over_a_restart_and_nothing_is
     let api = node.api();
     assert!(api["notRestored"].as_str().unwrap().contains("its checksum is wrong"), "{api}");
     assert_eq!(api["hasSet"], false);
+    let page = node.page("/readyz");
+    assert!(page.contains(" 503 ") && page.contains("api: the API server has not been read"), "{page}");
+    assert!(!node.page("/metrics").contains("policy_staleness_seconds "));
     assert!(!node.creates_confined().await && !dir.path().join("ready").exists());
     assert_eq!(fs::read(state.with_extension("json.refused")).unwrap(), damaged);
     let asked = Command::new(program())
@@ -423,6 +444,11 @@ async fn policies_stay_in_force_without_the_server_over_a_restart_and_nothing_is
     node.policies(2).await;
     node.until("ready", |_| dir.path().join("ready").exists()).await;
     assert!(node.creates_confined().await);
+    let page = node.page("/readyz");
+    assert!(page.contains(" 200 ") && page.contains("api: ok"), "{page}");
+    node.until("all kinds", |daemon| daemon["api"]["stalenessSeconds"].is_u64()).await;
+    let page = node.page("/metrics");
+    assert!(page.contains("\nnri_enforcer_policy_staleness_seconds "), "{page}");
     wait("it is saved again", async || state.exists().then_some(()), || node.log()).await;
     node.stop();
 }
