@@ -4,7 +4,8 @@
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
 #                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
-#                      runc, crun, podman and systemd-analyze for this machine
+#                      runc, crun, podman and systemd-analyze for this machine, etcd and Kubernetes' server of
+#                      custom resources
 #   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
@@ -13,6 +14,7 @@
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 CACHE=${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}
+HERE=$(cd "$(dirname "$0")" && pwd)
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 if [ -t 2 ]; then bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' off=$'\e[0m'; else bold='' dim='' red='' off=''; fi
@@ -189,6 +191,26 @@ systemd() {
   mkdir "$1"; unpack_closure "$1" systemd
   rm -rf "$1"/etc "$1"/usr/share/{doc,man,locale,info,lintian}
 }
+# etcd OUT: the database behind API servers
+etcd() {
+  private_apt "$TMP/apt" trixie
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download etcd-server && dpkg-deb -x etcd-server_*.deb x)
+  cp "$TMP/x/usr/bin/etcd" "$1"
+}
+# crdserver OUT SOURCE: SOURCE, built with the newest Kubernetes and Go that Debian has. Kubernetes is there as sources
+# alone: some 320 packages, 310 MB, of which nothing is kept but the program. Without optimisation, as tests do not feel it.
+crdserver() {
+  local go=$TMP/x/usr/share/gocode packages root
+  private_apt "$TMP/apt" sid
+  packages=$(apt-get "${APT[@]}" -y --print-uris install golang-k8s-apiextensions-apiserver-dev golang-go |
+    sed -n "s/^'[^ ]* \(golang-[^_]*\)_.*/\1/p" | sort -u)
+  # shellcheck disable=SC2086 # a list of words
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download $packages && for p in golang-*.deb; do dpkg-deb -x "$p" x && rm "$p"; done)
+  root=$(find "$TMP"/x/usr/lib -maxdepth 1 -name 'go-*')
+  mkdir "$go/src/crdserver"; cp "$HERE/$2" "$go/src/crdserver"
+  GOROOT=$root GOPATH=$go GO111MODULE=off GOCACHE=$TMP/go-cache GOTMPDIR=$TMP GOTOOLCHAIN=local CGO_ENABLED=0 \
+    quietly nice "$root/bin/go" build -gcflags 'all=-N -l' -ldflags '-s -w' -o "$1" crdserver
+}
 
 # name | recipe and its arguments
 ARTEFACTS="
@@ -201,9 +223,13 @@ busybox|busybox
 apparmor|apparmor trixie
 oci-runtimes|oci_runtimes
 podman|podman
-systemd|systemd"
-path_of() { # NAME RECIPE: hash of everything that takes part in making it
-  echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"; } | sha256sum | cut -c1-12)"
+systemd|systemd
+etcd|etcd
+crdserver|crdserver crdserver/main.go"
+path_of() { # NAME RECIPE: hash of everything that takes part in making it, files of ours among its arguments too
+  local argument
+  echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"
+    for argument in ${2#* }; do [ ! -f "$HERE/$argument" ] || cat "$HERE/$argument"; done; } | sha256sum | cut -c1-12)"
 }
 each_artefact() { local name recipe; while IFS='|' read -r name recipe; do [ -z "$name" ] || "$@" "$name" "$recipe"; done <<<"$ARTEFACTS"; }
 print_path() { echo "$1=$(path_of "$1" "$2")"; }

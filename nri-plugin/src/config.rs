@@ -18,6 +18,7 @@ pub const DEFAULT_ALERT_RATE: u32 = 100;
 pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 /// The namespace that is left alone by default: a policy there could lock the node out.
 pub const DEFAULT_EXEMPT: &str = "kube-system";
+pub use crate::api::DEFAULT_STATE_DIR;
 /// The socket for the OCI hook, where the hook looks for it by default.
 pub use nri_enforcer_hook::config::DEFAULT_SOCKET as DEFAULT_GATE_SOCKET;
 /// The socket at which `status` asks.
@@ -30,8 +31,14 @@ pub const OWN_NAMESPACE_ENV: &str = "POD_NAMESPACE";
 /// What the daemon runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Directories of policies; at least one.
+    /// Directories of policies; at least one, unless policies come from the API server.
     pub policy_dirs: Vec<PathBuf>,
+    /// Whether policies come from the API server, too.
+    pub kube_api: bool,
+    /// How to reach it; `None`: as pods do.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where its last known policies are kept.
+    pub state_dir: PathBuf,
     /// The runtime's NRI socket.
     pub nri_socket: PathBuf,
     /// The socket at which the OCI hook asks.
@@ -90,6 +97,10 @@ pub struct Config {
 struct File {
     #[serde(default)]
     policy_dirs: Vec<PathBuf>,
+    #[serde(default)]
+    kube_api: bool,
+    kubeconfig: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
     nri_socket: Option<PathBuf>,
     gate_socket: Option<PathBuf>,
     status_socket: Option<PathBuf>,
@@ -151,8 +162,13 @@ pub enum ConfigError {
         problem: String,
     },
     /// Nothing to enforce could ever arrive.
-    #[error("no policy directory; give at least one with --policy-dir")]
+    #[error(
+        "no policy directory; give at least one with --policy-dir, or --kube-api for policies of the API server"
+    )]
     NoPolicyDir,
+    /// It would be of no use, and the policies that were meant to come never would.
+    #[error("--kubeconfig without --kube-api; give both, or neither")]
+    KubeconfigAlone,
     /// The runtime takes exactly two digits.
     #[error("bad plugin index `{0}`; use two digits, for example 10")]
     PluginIndex(String),
@@ -176,8 +192,13 @@ impl Config {
         };
         let flag_postures = args.postures;
         let policy_dirs = if args.policy_dirs.is_empty() { file.policy_dirs } else { args.policy_dirs };
-        if policy_dirs.is_empty() {
+        let kube_api = args.kube_api || file.kube_api;
+        let kubeconfig = args.kubeconfig.or(file.kubeconfig);
+        if policy_dirs.is_empty() && !kube_api {
             return Err(ConfigError::NoPolicyDir);
+        }
+        if kubeconfig.is_some() && !kube_api {
+            return Err(ConfigError::KubeconfigAlone);
         }
         let plugin_index = args.plugin_index.or(file.plugin_index).unwrap_or_else(|| "10".into());
         if plugin_index.len() != 2 || !plugin_index.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -201,6 +222,9 @@ impl Config {
         let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
         Ok(Self {
             policy_dirs,
+            kube_api,
+            kubeconfig,
+            state_dir: args.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             nri_socket: args.nri_socket.or(file.nri_socket).unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()),
             gate_socket: args.gate_socket.or(file.gate_socket).unwrap_or_else(|| DEFAULT_GATE_SOCKET.into()),
             status_socket: args
@@ -316,6 +340,18 @@ mod tests {
         let error = with_file("policyDirs: [/p]\nposture: {file: deny}\n", RunArgs::default());
         assert!(matches!(error, Err(ConfigError::Posture { .. })));
         assert!(matches!(Config::new(RunArgs::default(), None), Err(ConfigError::NoPolicyDir)));
+    }
+
+    #[test]
+    fn the_api_server_may_stand_in_the_place_of_directories() {
+        let config = with_file("kubeApi: true\nkubeconfig: /k\n", RunArgs::default()).expect("valid");
+        assert_eq!((config.policy_dirs.len(), config.kubeconfig), (0, Some("/k".into())));
+        assert_eq!(config.state_dir, PathBuf::from("/var/lib/nri-enforcer/state"));
+        let args = RunArgs { kube_api: true, state_dir: Some("/s".into()), ..RunArgs::default() };
+        let config = with_file("stateDir: /t\n", args).expect("valid");
+        assert_eq!((config.kube_api, config.state_dir), (true, PathBuf::from("/s")));
+        let alone = with_file("policyDirs: [/p]\nkubeconfig: /k\n", RunArgs::default());
+        assert!(matches!(alone, Err(ConfigError::KubeconfigAlone)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod alert;
 pub mod alerts;
+pub mod api;
 pub mod check;
 pub mod cli;
 pub mod compile;

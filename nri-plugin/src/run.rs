@@ -1,6 +1,7 @@
 //! `run`: the daemon, put together.
 //!
 //! ```text
+//! API server ------+
 //! directories -> watch -> PolicySet -> plugin  (is it selected? may it be created?)
 //!                             |          | orders
 //!                             +----> reconciler (one thread) -> kernel
@@ -10,9 +11,10 @@
 //! ```
 
 mod events;
+mod news;
 mod pages;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,16 +23,16 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::policy::Policy;
 use enforcer_core::seccomp::{Arch, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::events::{Events, Thread};
+use self::news::News;
 use self::pages::{Pulses, pages};
 use crate::alert::Alerts;
+use crate::api::{Api, Health};
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
@@ -59,6 +61,8 @@ use crate::store::{Reload, Store};
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
 const RESCAN: Duration = Duration::from_secs(30);
+/// How often to look whether the API server has told its policies, where none are known of an earlier time.
+const LOOK: Duration = Duration::from_millis(200);
 /// Threads for the connection and the watch. There is little for them to do, and each holds memory of its own.
 const WORKERS: usize = 2;
 /// How long alerts may take to be written out at the end.
@@ -82,6 +86,13 @@ pub fn run<K: Kernel>(
             .with_context(|| format!("cannot list the policy directory `{}`", dir.display()))?;
     }
     let mut store = Store::new(config.policy_dirs.clone());
+    let mut api = None;
+    if config.kube_api {
+        let loaded = Api::load(config.kubeconfig.clone(), &config.state_dir)
+            .context("the last known policies of the API server have no place")?;
+        store = store.with_api(loaded.snapshots());
+        api = Some(loaded);
+    }
     let mut news = News::default();
     let reload = store.reload();
     news.tell(&reload);
@@ -93,9 +104,10 @@ pub fn run<K: Kernel>(
         match open(&config) {
             Ok(kernel) => {
                 tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
-                return serve(&config, store, news, set, Arc::new(kernel));
+                return serve(&config, store, api, news, set, Arc::new(kernel));
             }
-            Err(error) if set.policies().is_empty() && !set.seccomp().is_empty() => {
+            // of the API server anything may come
+            Err(error) if !config.kube_api && set.policies().is_empty() && !set.seccomp().is_empty() => {
                 tracing::warn!("{error:#}");
                 config.seccomp_only = true;
             }
@@ -105,14 +117,14 @@ pub fn run<K: Kernel>(
     tracing::warn!(
         "this daemon enforces seccomp policies alone; every other rule is a gap until it is started again"
     );
-    news.seccomp_only = true;
-    news.tell_unenforced(&set);
-    serve(&config, store, news, set, Arc::new(Absent))
+    news.seccomp_only(&set);
+    serve(&config, store, api, news, set, Arc::new(Absent))
 }
 
 fn serve<K: Kernel>(
     config: &Config,
     store: Store,
+    api: Option<Api>,
     news: News,
     set: Arc<PolicySet>,
     kernel: Arc<K>,
@@ -122,7 +134,7 @@ fn serve<K: Kernel>(
         .enable_all()
         .build()
         .context("cannot start tokio")?;
-    let result = runtime.block_on(daemon(config, store, news, set, kernel));
+    let result = runtime.block_on(daemon(config, store, api, news, set, kernel));
     // a reading of a hanging file system must not keep the process
     runtime.shutdown_timeout(DRAIN);
     if let Some(path) = &config.ready_file {
@@ -134,6 +146,7 @@ fn serve<K: Kernel>(
 async fn daemon<K: Kernel>(
     config: &Config,
     store: Store,
+    api: Option<Api>,
     mut news: News,
     set: Arc<PolicySet>,
     kernel: Arc<K>,
@@ -161,7 +174,7 @@ async fn daemon<K: Kernel>(
     let registry = Arc::new(Registry::default());
     let stop = Arc::new(AtomicBool::new(false));
     let pulses = Pulses::default();
-    counted.read_policies(news.problems.len(), true);
+    counted.read_policies(news.problems(), true);
     let events = Events {
         registry: Arc::clone(&registry),
         alerts: alerts.clone(),
@@ -216,6 +229,15 @@ async fn daemon<K: Kernel>(
         };
         tokio::spawn(crate::watch::watch(store, dirs, RESCAN, policies, nudge, each))
     };
+    let api_health = api.as_ref().map(Api::health);
+    let (end_api, api_ends) = oneshot::channel::<()>();
+    let mut following = tokio::spawn(async {
+        let ends = async { drop(api_ends.await) };
+        match api {
+            Some(api) => api.run(ends).await,
+            None => ends.await,
+        }
+    });
     let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone()));
     let pinging = tokio::spawn(health::watch(orders.clone(), Arc::clone(&pulses.reconciler), health::ASK));
 
@@ -254,6 +276,7 @@ async fn daemon<K: Kernel>(
         connection: stub.state(),
         synced: is_synced.clone(),
         injection: Arc::clone(&injection),
+        api: api_health.clone(),
         node_name: config.node_name.clone(),
     };
     let status = Arc::new(status);
@@ -267,7 +290,7 @@ async fn daemon<K: Kernel>(
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
     let plugin = Timed::new(plugin, counted);
     let state = stub.state();
-    let observing = tokio::spawn(observe(state, is_synced, config.ready_file.clone()));
+    let observing = tokio::spawn(observe(state, is_synced, api_health, config.ready_file.clone()));
     let (end_stub, stub_ends) = oneshot::channel::<()>();
     let mut serving = pin!(stub.run(plugin, async {
         let _dropped = stub_ends.await;
@@ -291,6 +314,7 @@ async fn daemon<K: Kernel>(
             why = events.ended() => break Err(anyhow::anyhow!("events can no longer be read: {why}")),
             why = reconciler.ended() => break Err(anyhow::anyhow!("the reconciler ended: {why}")),
             _ = &mut watching => break Err(anyhow::anyhow!("the policies are no longer watched")),
+            _ = &mut following => break Err(anyhow::anyhow!("the API server is no longer followed")),
         }
     };
     match &result {
@@ -310,6 +334,10 @@ async fn daemon<K: Kernel>(
     [pages, feeding].into_iter().flatten().for_each(|serving| serving.abort());
     observing.abort();
     watching.abort();
+    drop(end_api);
+    if !following.is_finished() && tokio::time::timeout(DRAIN, following).await.is_err() {
+        tracing::warn!("the policies of the API server could not be saved in time");
+    }
     if !served {
         let _late = tokio::time::timeout(DRAIN, serving).await;
     }
@@ -389,10 +417,12 @@ async fn sweep<K: Kernel>(kernel: Arc<K>, orders: Sender<Order>) {
     }
 }
 
-/// Tells how the connection to the runtime stands, and writes the ready file once a first synchronisation is through.
+/// Tells how the connection to the runtime stands, and writes the ready file once a first synchronisation is through
+/// and there are policies to enforce.
 async fn observe(
     mut state: watch::Receiver<nri::State>,
     mut synced: watch::Receiver<bool>,
+    api: Option<Health>,
     mut ready: Option<PathBuf>,
 ) {
     let mut lost = String::new(); // what was said last
@@ -408,7 +438,8 @@ async fn observe(
             }
             _ => {}
         }
-        let in_service = state.borrow().is_synchronized() && *synced.borrow_and_update();
+        let has_set = api.as_ref().is_none_or(Health::has_set);
+        let in_service = state.borrow().is_synchronized() && *synced.borrow_and_update() && has_set;
         if in_service && let Some(path) = ready.take() {
             match std::fs::write(&path, "ready\n") {
                 Ok(()) => tracing::info!(file = %path.display(), "ready"),
@@ -418,6 +449,7 @@ async fn observe(
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
             changed = synced.changed(), if ready.is_some() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK), if ready.is_some() && !has_set => {}
         }
     }
 }
@@ -428,51 +460,6 @@ fn remove_ready(path: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("cannot remove the old ready file `{}`", path.display()))
         }
         _ => Ok(()),
-    }
-}
-
-/// Tells about readings of the policies, each thing once.
-#[derive(Debug, Default)]
-struct News {
-    problems: BTreeSet<String>,
-    seccomp_only: bool,
-}
-
-impl News {
-    fn tell(&mut self, reload: &Reload) {
-        let Reload { set, changed, problems, kept } = reload;
-        let now: BTreeSet<String> = problems.iter().map(ToString::to_string).collect();
-        for problem in problems {
-            if !self.problems.contains(&problem.to_string()) {
-                tracing::error!(help = problem.help(), "{problem}");
-            }
-        }
-        if *changed || now != self.problems {
-            for (path, policy) in kept {
-                tracing::warn!(policy, file = %path.display(), "the last good version stays in force");
-            }
-        }
-        if now.is_empty() && !self.problems.is_empty() {
-            tracing::info!("every policy file is good again");
-        }
-        self.problems = now;
-        if *changed {
-            tracing::info!(policies = set.len(), "policies in force");
-            for gap in set.iter().flat_map(Policy::gaps) {
-                tracing::warn!(policy = %gap.policy, field = gap.field, advice = gap.advice, "{}", gap.reason);
-            }
-            if self.seccomp_only {
-                self.tell_unenforced(set);
-            }
-        }
-    }
-
-    /// Tells the policies that a daemon for seccomp policies alone does not enforce.
-    fn tell_unenforced(&self, set: &PolicySet) {
-        for policy in set.iter() {
-            let advice = "`nri-enforcer probe` says what BPF-LSM needs";
-            tracing::warn!(policy = %policy.id(), advice, "{}", GapReason::OtherThanSeccomp);
-        }
     }
 }
 

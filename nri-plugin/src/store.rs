@@ -1,4 +1,4 @@
-//! The policies in force: read from directories, swapped as a whole, and never lost to a bad edit.
+//! The policies in force: read from directories and the API server, swapped as a whole, and never lost to a bad edit.
 //!
 //! - Only files that end in `.yaml`, `.yml` or `.json` directly in a directory count; names that start with a dot do
 //!   not (Kubernetes mounts keep their machinery there). Links are followed.
@@ -8,6 +8,7 @@
 //! - A file that is gone takes its policies with it. A *directory* that cannot be listed changes nothing.
 //! - Of two policies with the same identity the first counts, by directory as configured and then by file name; the
 //!   other is an error. The identity is kind, namespace and name. So it is with documents of the kind `Namespace`.
+//!   What comes from the API server stands behind every directory: what the node's owner wrote there counts.
 //! - Of a `Namespace`, an annotation with a value that is no posture keeps the last valid value; where there was none,
 //!   the node's default holds.
 
@@ -21,13 +22,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
+use tokio::sync::watch;
 
+use crate::api::Snapshot;
 use crate::set::PolicySet;
 
 /// The largest policy file that is read, in bytes: far above 10,000 rules, far below what would hurt.
 pub const MAX_FILE_LEN: u64 = 16 << 20;
 
-/// One thing that is wrong with the policies on disk. [`fmt::Display`] is one line; the help comes separately.
+/// Where policies are defined that no file defines.
+pub const API: &str = "the API server";
+
+/// One thing that is wrong with the policies. [`fmt::Display`] is one line; the help comes separately.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
@@ -47,14 +53,16 @@ pub enum Problem {
     },
     /// A document has an error.
     Document(Box<PolicyError>),
+    /// An object of the API server has an error; its file is the object's kind, namespace and name.
+    Object(Box<PolicyError>),
     /// Two documents define one policy, or one namespace; the second does not count.
     Duplicate {
         /// "the policy" or "the namespace", and which.
         what: String,
-        /// The file that counts.
-        first: PathBuf,
-        /// The file that does not.
-        second: PathBuf,
+        /// The file that counts, or [`API`].
+        first: String,
+        /// The file that does not, or [`API`].
+        second: String,
     },
 }
 
@@ -68,9 +76,9 @@ impl Problem {
                 Some("save the file as UTF-8; what was read from it before stays in force".into())
             }
             Self::File { .. } => Some("what was read from it before stays in force".into()),
-            Self::Document(error) => error.help.clone(),
+            Self::Document(error) | Self::Object(error) => error.help.clone(),
             Self::Duplicate { first, .. } => {
-                Some(format!("rename one of the two, or remove it; `{}` counts", first.display()))
+                Some(format!("rename one of the two, or remove it; `{first}` counts"))
             }
         }
     }
@@ -88,24 +96,29 @@ impl fmt::Display for Problem {
                 let colon = if field.is_empty() { "" } else { ": " };
                 write!(f, "{file}:{line}:{column}: {field}{colon}{message}")
             }
+            Self::Object(error) => {
+                let PolicyError { file, field, message, .. } = error.as_ref();
+                let colon = if field.is_empty() { "" } else { ": " };
+                write!(f, "{file}, in {API}: {field}{colon}{message}")
+            }
             Self::Duplicate { what, first, second } => {
-                write!(f, "{}: {what} is already defined in `{}`", second.display(), first.display())
+                write!(f, "{second}: {what} is already defined in `{first}`")
             }
         }
     }
 }
 
-/// What a reading of the directories found.
+/// What a reading of the directories found, and what the API server has told by then.
 #[derive(Debug)]
 pub struct Reload {
     /// The policies now in force.
     pub set: Arc<PolicySet>,
-    /// Whether any file came, went or differs from the reading before.
+    /// Whether any file or object came, went or differs from the reading before.
     pub changed: bool,
-    /// What is wrong, in the order of the files.
+    /// What is wrong, in the order of the files; then objects of the API server.
     pub problems: Vec<Problem>,
-    /// Policies and namespaces that count in an older version than the one on disk, with their file.
-    pub kept: Vec<(PathBuf, String)>,
+    /// Policies and namespaces that count in an older version than that of their file or of [`API`], with where that is.
+    pub kept: Vec<(String, String)>,
 }
 
 /// Reads policy directories again and again, remembering what was good.
@@ -113,6 +126,8 @@ pub struct Reload {
 pub struct Store {
     dirs: Vec<PathBuf>,
     files: BTreeMap<Place, File>,
+    api: Option<watch::Receiver<Arc<Snapshot>>>,
+    told: Arc<Snapshot>, // by the API server, as merged last
     set: Arc<PolicySet>,
 }
 
@@ -167,7 +182,19 @@ impl Store {
     /// A store that has read nothing yet.
     #[must_use]
     pub fn new(dirs: Vec<PathBuf>) -> Self {
-        Self { dirs, files: BTreeMap::new(), set: Arc::default() }
+        Self { dirs, files: BTreeMap::new(), api: None, told: Arc::default(), set: Arc::default() }
+    }
+
+    /// The same with what the API server has.
+    #[must_use]
+    pub fn with_api(mut self, snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
+        self.api = Some(snapshots);
+        self
+    }
+
+    /// Tells when the API server has told more than the last reading took. Never where there is none.
+    pub(crate) fn api_changes(&self) -> ApiChanges {
+        ApiChanges { snapshots: self.api.clone(), taken: Arc::clone(&self.told) }
     }
 
     /// The policies now in force.
@@ -217,8 +244,16 @@ impl Store {
         for file in self.files.values() {
             problems.extend(file.errors.iter().cloned().map(|error| Problem::Document(Box::new(error))));
         }
-        let policies = self.merge(|file| &file.policies, |policy| policy.id(), &mut problems);
-        let seccomp = self.merge(|file| &file.seccomp, |policy| policy.id(), &mut problems);
+        if let Some(api) = &mut self.api {
+            let told = Arc::clone(&api.borrow_and_update());
+            changed |= !Arc::ptr_eq(&told, &self.told);
+            self.told = told;
+        }
+        problems.extend(self.told.errors.iter().cloned().map(|error| Problem::Object(Box::new(error))));
+        let policies =
+            self.merge(|file| &file.policies, &self.told.policies, |policy| policy.id(), &mut problems);
+        let seccomp =
+            self.merge(|file| &file.seccomp, &self.told.seccomp, |policy| policy.id(), &mut problems);
         let namespaces = self.merge_namespaces(&mut problems);
         if changed {
             self.set = Arc::new(PolicySet::with_namespaces(policies, namespaces).with_seccomp(seccomp));
@@ -226,31 +261,33 @@ impl Store {
         let kept = self
             .files
             .iter()
-            .flat_map(|((_, path), file)| file.kept.iter().map(|policy| (path.clone(), policy.clone())));
+            .flat_map(|((_, path), file)| {
+                file.kept.iter().map(|policy| (path.display().to_string(), policy.clone()))
+            })
+            .chain(self.told.kept.iter().map(|object| (API.to_owned(), object.clone())));
         Reload { set: self.set(), changed, problems, kept: kept.collect() }
     }
 
-    /// All files' policies of one sort without duplicates.
+    /// All policies of one sort without duplicates: those of files, then those of the API server.
     fn merge<T>(
         &self,
         of: impl Fn(&File) -> &[Arc<T>],
+        told: &[Arc<T>],
         id: impl for<'a> Fn(&'a T) -> &'a PolicyId,
         problems: &mut Vec<Problem>,
     ) -> Vec<Arc<T>> {
-        let mut seen: BTreeMap<&PolicyId, &Path> = BTreeMap::new();
+        let mut seen: BTreeMap<&PolicyId, Where<'_>> = BTreeMap::new();
         let mut policies = Vec::new();
-        for ((_, path), file) in &self.files {
-            for policy in of(file) {
-                match seen.get(id(policy)) {
-                    None => {
-                        seen.insert(id(policy), path);
-                        policies.push(Arc::clone(policy));
-                    }
-                    Some(first) => problems.push(Problem::Duplicate {
-                        what: format!("the policy `{}`", id(policy)),
-                        first: first.to_path_buf(),
-                        second: path.clone(),
-                    }),
+        let files =
+            self.files.iter().flat_map(|((_, path), file)| of(file).iter().map(|one| (Some(&**path), one)));
+        for (place, policy) in files.chain(told.iter().map(|one| (None, one))) {
+            match seen.get(id(policy)) {
+                None => {
+                    seen.insert(id(policy), place);
+                    policies.push(Arc::clone(policy));
+                }
+                Some(first) => {
+                    problems.push(duplicate(format!("the policy `{}`", id(policy)), *first, place))
                 }
             }
         }
@@ -258,20 +295,46 @@ impl Store {
     }
 
     fn merge_namespaces(&self, problems: &mut Vec<Problem>) -> Vec<Namespace> {
-        let mut seen: BTreeMap<&str, (&Path, &Namespace)> = BTreeMap::new();
-        for ((_, path), file) in &self.files {
-            for namespace in &file.namespaces {
-                match seen.get(namespace.name()) {
-                    None => drop(seen.insert(namespace.name(), (path, namespace))),
-                    Some((first, _)) => problems.push(Problem::Duplicate {
-                        what: format!("the namespace `{}`", namespace.name()),
-                        first: first.to_path_buf(),
-                        second: path.clone(),
-                    }),
+        let mut seen: BTreeMap<&str, (Where<'_>, &Namespace)> = BTreeMap::new();
+        let files = self
+            .files
+            .iter()
+            .flat_map(|((_, path), file)| file.namespaces.iter().map(|one| (Some(&**path), one)));
+        for (place, namespace) in files.chain(self.told.namespaces.iter().map(|one| (None, one))) {
+            match seen.get(namespace.name()) {
+                None => drop(seen.insert(namespace.name(), (place, namespace))),
+                Some((first, _)) => {
+                    problems.push(duplicate(format!("the namespace `{}`", namespace.name()), *first, place));
                 }
             }
         }
         seen.into_values().map(|(_, namespace)| namespace.clone()).collect()
+    }
+}
+
+/// The file, or the API server.
+type Where<'a> = Option<&'a Path>;
+
+fn duplicate(what: String, first: Where<'_>, second: Where<'_>) -> Problem {
+    let name = |place: Where<'_>| place.map_or(API.to_owned(), |path| path.display().to_string());
+    Problem::Duplicate { what, first: name(first), second: name(second) }
+}
+
+/// Waits for what the API server tells.
+#[derive(Debug)]
+pub(crate) struct ApiChanges {
+    snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
+    taken: Arc<Snapshot>,
+}
+
+impl ApiChanges {
+    /// Until there is more than was taken.
+    pub(crate) async fn more(&mut self) {
+        let Some(snapshots) = &mut self.snapshots else { return std::future::pending().await };
+        let taken = &self.taken;
+        if snapshots.wait_for(|now| !Arc::ptr_eq(now, taken)).await.is_err() {
+            std::future::pending().await // nobody tells any more: whoever did is missed elsewhere
+        }
     }
 }
 

@@ -29,7 +29,7 @@ enum Change {
     Unfinished(Vec<PathBuf>),
 }
 
-/// Reads `store` again whenever its directories change, when `nudge` is notified, and every `rescan` as a safety net
+/// Reads `store` again whenever its directories change, when the API server tells something, when `nudge` is notified, and every `rescan` as a safety net
 /// (notifications can be lost, and a directory can be replaced), and publishes what is in force. Runs until every
 /// receiver of `policies` is gone. After each reading `each` is called, changed or not.
 pub async fn watch(
@@ -50,9 +50,11 @@ pub async fn watch(
         }
         // the first reading does not wait: what changed before the directories were watched made no notification
         let mut every_file = true;
+        let mut told = store.api_changes();
         if !std::mem::take(&mut first) {
             tokio::select! {
                 () = policies.closed() => return,
+                () = told.more() => every_file = false,
                 () = nudge.notified() => {}
                 () = tokio::time::sleep(rescan) => {}
                 Some(change) = changes.recv() => {
@@ -173,6 +175,27 @@ mod tests {
         until(&mut policies, 0).await;
         drop(policies);
         tokio::time::timeout(Duration::from_secs(10), task).await.expect("ends with its readers").unwrap();
+    }
+
+    /// Without any directory, too.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_api_server_tells_is_noticed_without_waiting_for_the_rescan() {
+        let snapshot = |text: &str| {
+            let parsed = enforcer_core::policy::parse("p", text);
+            let policies = parsed.policies.into_iter().map(Arc::new).collect();
+            Arc::new(crate::api::Snapshot { policies, ..Default::default() })
+        };
+        let (told, snapshots) = watch::channel(snapshot(""));
+        let (sender, mut policies) = watch::channel(Arc::default());
+        let store = Store::new(vec![]).with_api(snapshots);
+        let rescan = Duration::from_secs(3600);
+        tokio::spawn(watch(store, vec![], rescan, sender, Arc::default(), |_| {}));
+        for _ in 0..20 {
+            told.send_replace(snapshot(POLICY));
+            until(&mut policies, 1).await;
+            told.send_replace(snapshot(""));
+            until(&mut policies, 0).await;
+        }
     }
 
     #[tokio::test]

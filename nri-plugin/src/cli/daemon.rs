@@ -15,7 +15,7 @@ Signals:
 
 Exit codes:
   0  stopped by a signal
-  1  could not start (the kernel cannot enforce, a policy directory cannot be read), or failed
+  1  could not start (the kernel cannot enforce, a policy directory or --state-dir cannot be used), or failed
   2  bad usage or configuration";
 
 pub(super) const STATUS_HELP: &str = "\
@@ -29,7 +29,8 @@ States:
 
 Exit codes:
   0  every container that policies select is covered, and the daemon is connected to the runtime
-  1  some container is not covered or pending restart, or the daemon is not connected, or none answers
+  1  some container is not covered or pending restart, the daemon is not connected, it has no policies of the API server
+     though it is to have them, or none answers
   2  bad usage
 
 Example:
@@ -44,6 +45,16 @@ pub struct RunArgs {
     /// Directory of policies (*.yaml, *.yml, *.json), watched for changes; may be repeated
     #[arg(long = "policy-dir", value_name = "DIR")]
     pub policy_dirs: Vec<PathBuf>,
+    /// Take policies and the postures of namespaces from the API server, too; may stand in the place of --policy-dir
+    #[arg(long)]
+    pub kube_api: bool,
+    /// How to reach the API server [default: as pods do, by their service account]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Directory in which the last known policies of the API server are kept, for a start without it
+    /// [default: /var/lib/nri-enforcer/state]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// The runtime's NRI socket [default: /var/run/nri/nri.sock]
     #[arg(long, value_name = "PATH")]
     pub nri_socket: Option<PathBuf>,

@@ -101,7 +101,15 @@ impl Node {
             *reasons.entry(gap.reason.name()).or_default() += 1;
         }
         let reasons = reasons.iter().map(|(reason, count)| (reason.as_str(), int(*count)));
-        page.gauges("policy_gaps", "What no node enforces of the policies in force", "reason", reasons)
+        page.gauges("policy_gaps", "What no node enforces of the policies in force", "reason", reasons)?;
+        // not there while the API server has not been read: no number would be true
+        match self.status.api.as_ref().and_then(crate::api::Health::staleness) {
+            Some(age) => {
+                let help = "How long ago the policies in memory were known to be those of the API server";
+                page.gauge("policy_staleness_seconds", help, age.as_secs_f64())
+            }
+            None => Ok(()),
+        }
     }
 
     fn connection(&self, page: &mut Page<'_>) -> fmt::Result {

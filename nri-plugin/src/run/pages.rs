@@ -45,6 +45,12 @@ pub(super) fn pages<K: Kernel>(
         0 => Err("the thread that writes them is gone".into()),
         _ => Ok(()),
     });
+    if let Some(api) = status.api.clone() {
+        health.ready("api", move || match api.has_set() {
+            true => Ok(()),
+            false => Err("the API server has not been read, and no last known policies are here".into()),
+        });
+    }
     let status = Arc::clone(status);
     health.ready("nri", move || {
         match (status.connection.borrow().is_synchronized(), *status.synced.borrow()) {

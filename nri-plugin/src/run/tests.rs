@@ -223,3 +223,27 @@ fn a_policy_directory_that_is_not_there_ends_the_start() {
     let error = run::<Arc<Recording>>(config(dir.path()), |_| anyhow::bail!("never asked")).unwrap_err();
     assert!(error.to_string().contains("policies"), "{error}");
 }
+
+/// Of the API server any policy may come, so that seccomp policies alone are no reason to go on without the kernel.
+#[test]
+fn with_the_api_server_a_kernel_that_cannot_enforce_ends_the_start_in_any_case() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    let policy = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: p, namespace: n}\n\
+        spec:\n  selector: {matchLabels: {app: web}}\n  syscalls: [mkdir]\n  action: Block\n";
+    std::fs::write(dir.path().join("policies/p.yaml"), policy).unwrap();
+    let config = Config { kube_api: true, state_dir: dir.path().join("state"), ..config(dir.path()) };
+    let error = run::<Arc<Recording>>(config, |_| anyhow::bail!("no BPF-LSM here")).unwrap_err();
+    assert_eq!(error.to_string(), "no BPF-LSM here");
+}
+
+/// The last known set is read before anything else is done; a directory that cannot be used ends the start.
+#[test]
+fn a_state_directory_that_is_none_ends_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    std::fs::write(dir.path().join("state"), "a file").unwrap();
+    let config = Config { kube_api: true, state_dir: dir.path().join("state"), ..config(dir.path()) };
+    let error = run::<Arc<Recording>>(config, |_| anyhow::bail!("never asked")).unwrap_err();
+    assert!(format!("{error:#}").contains("state"), "{error:#}");
+}

@@ -39,6 +39,33 @@ pub struct Daemon {
     /// Why selected containers do not get the OCI hook, though the daemon is to put it into them (`--hook`); `None`: they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_hook: Option<String>,
+    /// How the watch of the API server stands; `None`: no policies come from there (`--kube-api`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ApiStatus>,
+}
+
+/// How the watch of the API server stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiStatus {
+    /// Seconds since what is in memory was last known to be what the server has; `None`: it has not been read since the
+    /// daemon started.
+    pub staleness_seconds: Option<u64>,
+    /// Whether there is a set to enforce: read from the server, or the last known one.
+    pub has_set: bool,
+    /// How many objects there are, by kind.
+    pub objects: BTreeMap<String, usize>,
+    /// What stands in the way now, by kind.
+    pub troubles: BTreeMap<String, String>,
+    /// Where the daemon started from a last known set: how many objects it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<usize>,
+    /// Why the last known set could not be used at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_restored: Option<String>,
+    /// Why the set cannot be saved for the next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<String>,
 }
 
 /// A container.

@@ -11,7 +11,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::document::{API_VERSION, ContainerStatus, Daemon, Document, Seccomp, State};
+use super::document::{API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, Seccomp, State};
+use crate::api::Health;
+use crate::api::health::Restored;
 use crate::container::{Selection, Wish};
 use crate::inject::Injection;
 use crate::registry::{Registry, Standing};
@@ -41,6 +43,8 @@ pub struct Status {
     pub synced: watch::Receiver<bool>,
     /// Whether containers get the OCI hook.
     pub injection: Arc<Injection>,
+    /// How the watch of the API server stands, where there is one.
+    pub api: Option<Health>,
     /// The name of the node.
     pub node_name: String,
 }
@@ -66,6 +70,7 @@ impl Status {
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),
+                api: self.api.as_ref().map(api),
             },
             containers,
         }
@@ -145,6 +150,25 @@ impl Status {
             names: standing.names,
             seccomp,
         }
+    }
+}
+
+fn api(health: &Health) -> ApiStatus {
+    let (restored, not_restored) = match health.restored() {
+        Restored::Nothing => (None, None),
+        Restored::Set { objects, .. } => (Some(objects), None),
+        Restored::Refused(why) => (None, Some(why)),
+    };
+    let named = |(kind, count): (&str, usize)| (kind.to_owned(), count);
+    let told = |(kind, trouble): (&str, String)| (kind.to_owned(), trouble);
+    ApiStatus {
+        staleness_seconds: health.staleness().map(|age| age.as_secs()),
+        has_set: health.has_set(),
+        objects: health.objects().into_iter().map(named).collect(),
+        troubles: health.troubles().into_iter().map(told).collect(),
+        restored,
+        not_restored,
+        not_saved: health.save_problem(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command's side: asks the daemon, and prints.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, Color};
 
-use super::document::{API_VERSION, ContainerStatus, Document, State};
+use super::document::{API_VERSION, ApiStatus, ContainerStatus, Document, State};
 use crate::cli::{Output, StatusArgs};
 use crate::exit::Exit;
 use crate::seccomp::ledger::State as Profile;
@@ -54,6 +55,7 @@ pub fn run(args: &StatusArgs) -> Exit {
     let daemon = &document.daemon;
     let good = daemon.connected
         && daemon.without_hook.is_none()
+        && daemon.api.as_ref().is_none_or(|api| api.has_set)
         && document.containers.iter().all(|one| one.state.is_good());
     if args.pending {
         document.containers.retain(|one| !one.state.is_good());
@@ -132,6 +134,9 @@ fn print(document: &Document, good: bool) {
             paint(BAD, clean(&format!("Containers are created without the OCI hook: {why}.")))
         ));
     }
+    if let Some(api) = &daemon.api {
+        print_api(api);
+    }
     let bad = containers.iter().filter(|one| !one.state.is_good()).count();
     let verdict = match (good, bad) {
         (true, _) => paint(GOOD, "Every container that policies select is covered."),
@@ -141,6 +146,33 @@ fn print(document: &Document, good: bool) {
     };
     if !verdict.is_empty() {
         say(format!("{verdict}\n"));
+    }
+}
+
+fn print_api(api: &ApiStatus) {
+    let told = |style, text: String| say(format!("{}\n", paint(style, clean(&text))));
+    match api.staleness_seconds {
+        Some(age) => {
+            let age = humantime::format_duration(Duration::from_secs(age));
+            say(format!("The API server's policies were last known to be current {age} ago.\n"));
+        }
+        None if api.has_set => {
+            told(WARN, "The API server has not been read yet: its last known policies are in force.".into());
+        }
+        None => told(BAD, "The API server has not been read yet: its policies are not in force.".into()),
+    }
+    let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (kind, trouble) in &api.troubles {
+        kinds.entry(trouble).or_default().push(kind);
+    }
+    for (trouble, kinds) in kinds {
+        told(WARN, format!("{}: {trouble}.", kinds.join(", ")));
+    }
+    if let Some(why) = &api.not_restored {
+        told(WARN, format!("At its start the daemon had no last known policies: {why}."));
+    }
+    if let Some(why) = &api.not_saved {
+        told(WARN, format!("The API server's policies cannot be saved for the next start: {why}."));
     }
 }
 

@@ -227,3 +227,68 @@ fn a_namespace_with_a_bad_posture_keeps_its_last_good_one() {
     f.store.reload();
     assert_eq!(posture(&f), PostureAction::Audit);
 }
+
+/// What the API server has stands behind the directories, whichever came first.
+#[test]
+fn policies_of_the_api_server_are_merged_and_those_of_directories_count() {
+    use enforcer_core::ruleset::{Class, PostureAction, Postures};
+    const NAMESPACE: &str =
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, annotations: {kubearmor-file-posture: ";
+    let snapshot = |text: &str| {
+        let ParsedFile { policies, namespaces, errors, .. } = parse("KubeArmorPolicy default/x", text);
+        let policies = policies.into_iter().map(Arc::new).collect();
+        Arc::new(Snapshot {
+            policies,
+            namespaces,
+            errors,
+            kept: vec!["KubeArmorPolicy default/x".into()],
+            ..Snapshot::default()
+        })
+    };
+    let object = |f: &Fixture, at: usize| f.store.set().policies()[at].rules()[0].object.to_string();
+    let posture = |f: &Fixture| f.store.set().postures("n", Postures::default()).of(Class::File);
+    let mut f = Fixture::new();
+    let (sender, receiver) =
+        watch::channel(snapshot(&format!("{}---\n{NAMESPACE}block}}}}\n", policy("same", "/api"))));
+    f.store = f.store.with_api(receiver);
+    let reload = f.store.reload();
+    assert!(reload.changed && reload.problems.is_empty(), "{:?}", reload.problems);
+    assert_eq!(reload.kept, [(API.to_owned(), "KubeArmorPolicy default/x".to_owned())]);
+    assert_eq!((object(&f, 0).as_str(), posture(&f)), ("/api", PostureAction::Block));
+    assert!(!f.store.reload().changed, "nothing differs");
+
+    f.write("a.yaml", &format!("{}---\n{NAMESPACE}allow}}}}\n", policy("same", "/file")));
+    let reload = f.store.reload();
+    let told: Vec<_> = reload.problems.iter().map(ToString::to_string).collect();
+    assert!(
+        told[0].starts_with("the API server: the policy `default/same` is already defined in `/"),
+        "{told:?}"
+    );
+    assert!(told[1].starts_with("the API server: the namespace `n` is already defined in `/"), "{told:?}");
+    assert_eq!(
+        (f.names(), object(&f, 0), posture(&f)),
+        (vec!["default/same".into()], "/file".into(), PostureAction::Allow)
+    );
+
+    // a change there is one, also where it changes no file; an error names the object and the field, and no line
+    let before = f.store.set();
+    let wrong = policy("wrong", "relative");
+    sender.send_replace(snapshot(&format!("{}---\n{wrong}", policy("other", "/other"))));
+    let reload = f.store.reload_changed();
+    assert!(reload.changed && f.names() == ["default/same", "default/other"]);
+    assert!(Arc::ptr_eq(&before.policies()[0], &f.store.set().policies()[0]));
+    let [problem @ Problem::Object(_)] = &reload.problems[..] else { panic!("{:?}", reload.problems) };
+    let told = problem.to_string();
+    assert!(
+        told.starts_with("KubeArmorPolicy default/x, in the API server: spec.file.matchPaths[0].path: "),
+        "{told}"
+    );
+    assert!(problem.help().is_some());
+
+    f.write("b.yaml", "kind: [");
+    assert_eq!(f.store.reload().problems.len(), 2);
+    std::fs::remove_file(f.dir.path().join("a.yaml")).unwrap();
+    std::fs::remove_file(f.dir.path().join("b.yaml")).unwrap();
+    f.store.reload();
+    assert_eq!(f.names(), ["default/other"]);
+}

@@ -1,0 +1,129 @@
+//! The way to the API server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt as _};
+use kube::config::{KubeConfigOptions, Kubeconfig, NamedCluster};
+use tokio::time::timeout;
+use tower::ServiceBuilder;
+
+use super::trouble::Trouble;
+use crate::exit::chain;
+
+/// How long the server may take to answer with the head of a response, connection and handshake included, and how long
+/// it may be silent in the middle of a list.
+pub(super) const ANSWER: Duration = Duration::from_secs(30);
+/// A connection on which nothing comes is asked after this time whether it still is one, and again after each
+/// [`PROBE`]; after [`PROBES`] questions without an answer it is not. A watch is silent for long in quiet times, and the
+/// end of a node's network is not told to anybody.
+const SILENCE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+/// The most bytes of one page of a list: objects have at most some 1.5 MB each, and a page is far from full of those.
+const MAX_PAGE: usize = 256 << 20;
+
+/// Where the API server is found.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    /// A kubeconfig file; `None`: what the cluster puts into each pod.
+    pub(super) kubeconfig: Option<PathBuf>,
+}
+
+impl Connector {
+    /// A client. Nothing is connected yet. Proxies of the environment do not count, as the API server is in the cluster;
+    /// one of the kubeconfig would have to, and is refused.
+    pub(super) async fn client(&self) -> Result<kube::Client, Trouble> {
+        let config = match &self.kubeconfig {
+            None => kube::Config::incluster().map_err(|error| unusable(&error))?,
+            Some(path) => {
+                let text = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+                let named = |cluster: &NamedCluster| {
+                    cluster.cluster.as_ref().is_some_and(|one| one.proxy_url.is_some())
+                };
+                if text.clusters.iter().any(named) {
+                    return Err(Trouble::Configuration(format!("`{}` names a proxy", path.display())));
+                }
+                let made = kube::Config::from_custom_kubeconfig(text, &KubeConfigOptions::default()).await;
+                made.map_err(|error| unusable(&error))?
+            }
+        };
+        // made by hand: kube's own client has no keepalive, and logs each attempt that fails
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(ANSWER));
+        tcp.set_keepalive(Some(SILENCE));
+        tcp.set_keepalive_interval(Some(PROBE));
+        tcp.set_keepalive_retries(Some(PROBES));
+        let tls = config.rustls_https_connector_with_connector(tcp).map_err(|error| unusable(&error))?;
+        let connection = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(tls);
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer().map_err(|error| unusable(&error))?)
+            .layer(config.extra_headers_layer().map_err(|error| unusable(&error))?)
+            .map_err(tower::BoxError::from)
+            .service(connection);
+        Ok(kube::Client::new(service, config.default_namespace))
+    }
+}
+
+fn unusable(error: &dyn std::error::Error) -> Trouble {
+    Trouble::Configuration(chain(error))
+}
+
+fn unreachable(error: &kube::Error) -> Trouble {
+    Trouble::Unreachable(match error {
+        kube::Error::Service(why) => chain(why.as_ref()),
+        other => chain(other),
+    })
+}
+
+/// Asks for `path`; the answer is a good one, and its body has not been read.
+pub(super) async fn get(client: &kube::Client, path: &str) -> Result<Response<Body>, Trouble> {
+    let request = Request::get(path).header(http::header::ACCEPT, "application/json").body(Body::empty());
+    let request = request.map_err(|error| unusable(&error))?;
+    let late = |_| Trouble::Unreachable(format!("no answer within {} seconds", ANSWER.as_secs()));
+    let answer = timeout(ANSWER, client.send(request)).await.map_err(late)?;
+    let answer = answer.map_err(|error| match &error {
+        kube::Error::Auth(_) => Trouble::Unauthorized(chain(&error)),
+        _ => unreachable(&error),
+    })?;
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    let code = answer.status().as_u16();
+    let body = whole(answer.into_body()).await.unwrap_or_default();
+    Err(Trouble::of_status(code, &body))
+}
+
+/// The whole body.
+pub(super) async fn whole(mut body: Body) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    while let Some(part) = next(&mut body, ANSWER).await? {
+        bytes.extend_from_slice(&part);
+        if bytes.len() > MAX_PAGE {
+            return Err(Trouble::Unreachable(format!("an answer has more than {MAX_PAGE} bytes")));
+        }
+    }
+    Ok(bytes)
+}
+
+/// The next part of a body; `None` at its end.
+pub(super) async fn next(body: &mut Body, longest: Duration) -> Result<Option<Vec<u8>>, Trouble> {
+    loop {
+        let late = |_| Trouble::Unreachable(format!("silent for {} seconds", longest.as_secs()));
+        match timeout(longest, body.frame()).await.map_err(late)? {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(unreachable(&error)),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data.to_vec()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! How the watch of the API server stands, for `status`, metrics and readiness.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::object::Resource;
+use super::trouble::Trouble;
+
+/// How the watch of the API server stands. Cheap to clone; clones tell the same.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    resources: BTreeMap<Resource, Standing>,
+    restored: Restored,
+    save_problem: Option<String>,
+}
+
+/// What was found on disk at the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Restored {
+    /// Nothing: this is the first start here.
+    #[default]
+    Nothing,
+    /// The last known set.
+    Set {
+        /// When it was saved.
+        saved: SystemTime,
+        /// How many objects it has.
+        objects: usize,
+    },
+    /// A file that cannot be used: the daemon started without it.
+    Refused(String),
+}
+
+/// How one resource stands.
+#[derive(Debug, Default)]
+struct Standing {
+    /// When the objects in memory were known to be those of the server.
+    current: Option<Instant>,
+    trouble: Option<Trouble>,
+    objects: usize,
+}
+
+/// What is worth telling about a new standing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It was told already.
+    Nothing,
+    /// It is new, for this resource or, where it concerns the whole server, for all of them.
+    Tell,
+}
+
+impl Health {
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Time since the policies and postures in memory were last known to be those of the server; of the resources, the
+    /// one that is furthest behind counts. `None`: some resource has not been read since the daemon started. Where all
+    /// is well it stays below two minutes: in quiet times the server gives a sign of life about once a minute.
+    #[must_use]
+    pub fn staleness(&self) -> Option<Duration> {
+        self.with(|state| {
+            let each = Resource::ALL.map(|one| state.resources.get(&one).and_then(|one| one.current));
+            let oldest = each.into_iter().collect::<Option<Vec<Instant>>>()?.into_iter().min()?;
+            Some(oldest.elapsed())
+        })
+    }
+
+    /// Whether there is a set to enforce: one that was read from the server since the start, or the last known one from
+    /// disk. While there is none, the API's policies are not enforced.
+    #[must_use]
+    pub fn has_set(&self) -> bool {
+        let restored = self.with(|state| matches!(state.restored, Restored::Set { .. }));
+        restored || self.staleness().is_some()
+    }
+
+    /// What stands in the way now, by kind of object.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<(&'static str, String)> {
+        self.with(|state| {
+            let troubles = state.resources.iter();
+            troubles
+                .filter_map(|(one, standing)| Some((one.kind(), standing.trouble.as_ref()?.to_string())))
+                .collect()
+        })
+    }
+
+    /// How many objects of each kind there are in memory, wrong ones among them.
+    #[must_use]
+    pub fn objects(&self) -> Vec<(&'static str, usize)> {
+        self.with(|state| {
+            let count = |one: Resource| state.resources.get(&one).map_or(0, |standing| standing.objects);
+            Resource::ALL.into_iter().map(|one| (one.kind(), count(one))).collect()
+        })
+    }
+
+    /// What was found on disk at the start.
+    #[must_use]
+    pub fn restored(&self) -> Restored {
+        self.with(|state| state.restored.clone())
+    }
+
+    /// Why the set could not be saved last time; `None`: it was, or there was nothing to save.
+    #[must_use]
+    pub fn save_problem(&self) -> Option<String> {
+        self.with(|state| state.save_problem.clone())
+    }
+
+    pub(super) fn restore(&self, restored: Restored) {
+        self.with(|state| state.restored = restored);
+    }
+
+    /// Takes how saving ended; whether that is news.
+    pub(super) fn saved(&self, problem: Option<String>) -> News {
+        self.with(|state| {
+            let news = if problem == state.save_problem { News::Nothing } else { News::Tell };
+            state.save_problem = problem;
+            news
+        })
+    }
+
+    pub(super) fn count(&self, resource: Resource, objects: usize) {
+        self.with(|state| state.resources.entry(resource).or_default().objects = objects);
+    }
+
+    /// What is in memory of the resource is what the server has; whether that is news.
+    pub(super) fn current(&self, resource: Resource) -> News {
+        self.with(|state| {
+            let standing = state.resources.entry(resource).or_default();
+            let first = standing.current.replace(Instant::now()).is_none();
+            let before = standing.trouble.take();
+            match before {
+                None if first => News::Tell,
+                None => News::Nothing,
+                Some(before) if before.is_everywhere() && state.has(&before) => News::Nothing,
+                Some(_) => News::Tell,
+            }
+        })
+    }
+
+    /// Something stands in the way; whether that is news.
+    pub(super) fn trouble(&self, resource: Resource, trouble: Trouble) -> News {
+        self.with(|state| {
+            let elsewhere = trouble.is_everywhere() && state.has(&trouble);
+            let standing = state.resources.entry(resource).or_default();
+            let told = standing.trouble.as_ref().is_some_and(|before| before.is_like(&trouble));
+            standing.trouble = Some(trouble);
+            if told || elsewhere { News::Nothing } else { News::Tell }
+        })
+    }
+
+    /// The server knows no such kind, and not just for a moment: where nothing of it is in memory, that is in step.
+    pub(super) fn missing(&self, resource: Resource) {
+        self.with(|state| {
+            let standing = state.resources.entry(resource).or_default();
+            if standing.objects == 0 {
+                standing.current = Some(Instant::now());
+            }
+        });
+    }
+}
+
+impl State {
+    /// Whether something like this stands in the way of any resource.
+    fn has(&self, trouble: &Trouble) -> bool {
+        self.resources.values().any(|one| one.trouble.as_ref().is_some_and(|its| its.is_like(trouble)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use enforcer_core::policy::Kind;
+
+    #[test]
+    fn a_change_of_state_is_told_once() {
+        let health = Health::default();
+        let [one, two] = [Resource::Namespaces, Resource::Policies(Kind::KubeArmorPolicy)];
+        let away = |why: &str| Trouble::Unreachable(why.to_owned());
+        assert_eq!(health.current(one), News::Tell, "the first time");
+        assert_eq!(health.current(one), News::Nothing);
+        assert_eq!(health.trouble(one, away("refused")), News::Tell);
+        assert_eq!(health.trouble(one, away("reset")), News::Nothing, "the same in other words");
+        assert_eq!(health.trouble(two, away("refused")), News::Nothing, "the same for another kind");
+        assert_eq!(health.troubles().len(), 2);
+        assert_eq!(health.trouble(two, Trouble::Forbidden("no".into())), News::Tell);
+        assert_eq!(health.trouble(two, Trouble::Forbidden("no, no".into())), News::Nothing);
+        assert_eq!(health.current(one), News::Tell);
+        assert_eq!(health.current(two), News::Tell);
+        assert!(health.troubles().is_empty());
+    }
+
+    #[test]
+    fn staleness_is_that_of_the_kind_that_is_furthest_behind() {
+        let health = Health::default();
+        assert!(!health.has_set());
+        for resource in Resource::ALL {
+            assert_eq!(health.staleness(), None, "not all have been read");
+            health.current(resource);
+        }
+        assert!(health.staleness().is_some_and(|age| age < Duration::from_secs(5)) && health.has_set());
+        std::thread::sleep(Duration::from_millis(30));
+        for resource in Resource::ALL {
+            assert!(health.staleness().is_some_and(|age| age >= Duration::from_millis(30)));
+            health.current(resource);
+        }
+        assert!(health.staleness().is_some_and(|age| age < Duration::from_millis(30)));
+    }
+
+    /// A definition that is not there is no lack where there is nothing of its kind; else its objects grow old.
+    #[test]
+    fn a_kind_without_a_definition_is_stale_while_objects_of_it_are_kept() {
+        let health = Health::default();
+        for (objects, stale) in [(1, true), (0, false)] {
+            for resource in Resource::ALL {
+                health.count(resource, objects);
+                health.current(resource);
+            }
+            std::thread::sleep(Duration::from_millis(30));
+            for resource in Resource::ALL {
+                health.trouble(resource, Trouble::Absent);
+                health.missing(resource);
+            }
+            let age = health.staleness().unwrap();
+            assert_eq!(age >= Duration::from_millis(30), stale, "{age:?}");
+        }
+    }
+
+    #[test]
+    fn a_set_from_disk_is_a_set() {
+        let health = Health::default();
+        health.restore(Restored::Refused("it is corrupt".into()));
+        assert!(!health.has_set());
+        health.restore(Restored::Set { saved: SystemTime::UNIX_EPOCH, objects: 0 });
+        assert!(health.has_set() && health.staleness().is_none());
+    }
+}

@@ -1,0 +1,228 @@
+//! The objects of the API and what of them is in force: changes in, policies out. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, SeccompPolicy, parse};
+use enforcer_core::ruleset::Class;
+use serde_json::json;
+
+use super::object::{Key, Object, Resource};
+
+/// The most objects that are taken. More policies than anybody has, and far less than would fill the memory.
+pub const MAX_OBJECTS: usize = 20_000;
+/// The most bytes of text that the objects may have together.
+pub const MAX_BYTES: usize = 32 << 20;
+
+/// What the API server told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// All the objects there are of a resource.
+    All(Resource, Vec<Object>),
+    /// An object that came, or is another version.
+    Set(Object),
+    /// An object is gone.
+    Gone(Key),
+}
+
+/// Every object, and what is in force of it.
+#[derive(Debug)]
+pub struct Objects {
+    entries: BTreeMap<Key, Entry>,
+    bytes: usize,            // of every text
+    left_out: BTreeSet<Key>, // for want of room
+    most: (usize, usize),    // objects, bytes
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), bytes: 0, left_out: BTreeSet::new(), most: (MAX_OBJECTS, MAX_BYTES) }
+    }
+}
+
+/// An object that says something.
+#[derive(Debug)]
+struct Entry {
+    uid: String,
+    text: String,             // as the API has it
+    good: Option<String>,     // a text that yields what is older than `text` in `yields`
+    yields: Option<Yields>,   // in force
+    errors: Vec<PolicyError>, // of `text`
+}
+
+#[derive(Debug, Clone)]
+enum Yields {
+    Policy(Arc<Policy>),
+    Seccomp(Arc<SeccompPolicy>),
+    Namespace(Namespace),
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.text.len() + self.good.as_ref().map_or(0, String::len)
+    }
+}
+
+/// What is in force of the API's objects at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The policies, by kind, namespace and name.
+    pub policies: Vec<Arc<Policy>>,
+    /// The seccomp policies likewise.
+    pub seccomp: Vec<Arc<SeccompPolicy>>,
+    /// The namespaces that set postures, by name.
+    pub namespaces: Vec<Namespace>,
+    /// What is wrong, by object. The file is the object's kind, namespace and name; lines mean nothing.
+    pub errors: Vec<PolicyError>,
+    /// The objects that count in an older version than the API's.
+    pub kept: Vec<String>,
+}
+
+impl Objects {
+    /// Takes a change; whether anything differs now.
+    pub fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::All(resource, objects) => {
+                let present: BTreeSet<Key> = objects.iter().map(|object| object.key.clone()).collect();
+                let gone = |key: &&Key| key.resource == resource && !present.contains(key);
+                let gone: Vec<Key> = self.entries.keys().filter(gone).cloned().collect();
+                let before = self.left_out.len();
+                self.left_out.retain(|key| key.resource != resource);
+                let mut changed = before != self.left_out.len();
+                for key in gone {
+                    changed |= self.remove(&key);
+                }
+                for object in objects {
+                    changed |= self.set(object);
+                }
+                changed
+            }
+            Change::Set(object) => self.set(object),
+            Change::Gone(key) => self.remove(&key) | self.left_out.remove(&key),
+        }
+    }
+
+    /// How many objects of a resource say something.
+    #[must_use]
+    pub fn count(&self, resource: Resource) -> usize {
+        self.entries.keys().filter(|key| key.resource == resource).count()
+    }
+
+    /// What to keep for the next start: for each object the last good version, if there is one, and then the last one.
+    pub fn saved(&self) -> Vec<Object> {
+        let versions = |(key, entry): (&Key, &Entry)| {
+            let object =
+                |text: &String| Object { key: key.clone(), uid: entry.uid.clone(), text: Some(text.clone()) };
+            entry.good.iter().chain([&entry.text]).map(object).collect::<Vec<_>>()
+        };
+        self.entries.iter().flat_map(versions).collect()
+    }
+
+    fn remove(&mut self, key: &Key) -> bool {
+        let Some(entry) = self.entries.remove(key) else { return false };
+        self.bytes = self.bytes.saturating_sub(entry.bytes());
+        true
+    }
+
+    fn set(&mut self, object: Object) -> bool {
+        let Object { key, uid, text } = object;
+        let Some(text) = text else { return self.remove(&key) | self.left_out.remove(&key) };
+        // an object that was deleted and made again takes nothing over from the one before
+        if self.entries.get(&key).is_some_and(|before| before.uid != uid) {
+            let before = self.remove(&key);
+            return self.set(Object { key, uid, text: Some(text) }) | before;
+        }
+        let before = self.entries.get(&key);
+        if before.is_some_and(|before| before.text == text) {
+            return self.left_out.remove(&key);
+        }
+        let (most_objects, most_bytes) = self.most;
+        let room = before.is_some() || self.entries.len() < most_objects;
+        if !room || self.bytes.saturating_add(text.len()) > most_bytes {
+            return self.left_out.len() < most_objects && self.left_out.insert(key);
+        }
+        let before = self.entries.remove(&key);
+        self.bytes = self.bytes.saturating_sub(before.as_ref().map_or(0, Entry::bytes));
+        let entry = entry(&key, uid, text, before);
+        self.bytes = self.bytes.saturating_add(entry.bytes());
+        self.left_out.remove(&key);
+        self.entries.insert(key, entry);
+        true
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (key, entry) in &self.entries {
+            match &entry.yields {
+                Some(Yields::Policy(policy)) => snapshot.policies.push(Arc::clone(policy)),
+                Some(Yields::Seccomp(policy)) => snapshot.seccomp.push(Arc::clone(policy)),
+                Some(Yields::Namespace(namespace)) => snapshot.namespaces.push(namespace.clone()),
+                None => {}
+            }
+            if entry.good.is_some() {
+                snapshot.kept.push(key.to_string());
+            }
+            snapshot.errors.extend(entry.errors.iter().cloned());
+        }
+        let (most_objects, most_bytes) = self.most;
+        snapshot.errors.extend(self.left_out.iter().map(|key| PolicyError {
+            file: key.to_string(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: format!("is left out: there are more than {most_objects} objects or {most_bytes} bytes"),
+            help: Some("remove policies that nobody needs, then start the daemon again".to_owned()),
+        }));
+        snapshot
+    }
+}
+
+/// The object with this text, which an older version may help out.
+fn entry(key: &Key, uid: String, text: String, before: Option<Entry>) -> Entry {
+    let ParsedFile { policies, seccomp, namespaces, mut errors } = parse(&key.to_string(), &text);
+    let policies = policies.into_iter().map(|policy| Yields::Policy(Arc::new(policy)));
+    let seccomp = seccomp.into_iter().map(|policy| Yields::Seccomp(Arc::new(policy)));
+    let namespaces = namespaces.into_iter().map(Yields::Namespace);
+    let new = policies.chain(seccomp).chain(namespaces).next();
+    if new.is_none() && errors.is_empty() {
+        // no version of the parser answers so; if one did, the object must not be lost in silence
+        errors.push(PolicyError {
+            file: key.to_string(),
+            line: 0,
+            column: 0,
+            field: String::new(),
+            message: "says nothing that can be enforced".to_owned(),
+            help: None,
+        });
+    }
+    let old_text = before.as_ref().map(|before| before.good.as_ref().unwrap_or(&before.text).clone());
+    let (yields, good) = match (new, before.and_then(|before| before.yields)) {
+        (Some(Yields::Namespace(mut new)), Some(Yields::Namespace(old))) => {
+            let good = new.keep(&old).then(|| document(&new));
+            (Some(Yields::Namespace(new)), good)
+        }
+        (Some(new), _) => (Some(new), None),
+        (None, Some(old)) => (Some(old), old_text),
+        (None, None) => (None, None),
+    };
+    Entry { uid, text, good, yields, errors }
+}
+
+/// A namespace that sets these postures: they may come from several versions.
+fn document(namespace: &Namespace) -> String {
+    let annotations = namespace.postures().iter().map(|(class, action)| {
+        let class = match class {
+            Class::Capability => "capabilities".to_owned(),
+            class => class.to_string(),
+        };
+        (format!("kubearmor-{class}-posture"), action.to_string())
+    });
+    let annotations: BTreeMap<String, String> = annotations.collect();
+    let metadata = json!({"name": namespace.name(), "annotations": annotations});
+    format!("{:#}", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+}
+
+#[cfg(test)]
+mod tests;

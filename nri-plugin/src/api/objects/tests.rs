@@ -1,0 +1,237 @@
+use super::*;
+use enforcer_core::policy::Kind;
+use enforcer_core::ruleset::{PostureAction, Postures};
+use serde_json::Value;
+
+const KIND: Resource = Resource::Policies(Kind::KubeArmorPolicy);
+
+/// A policy as an API server gives it, bookkeeping and all.
+fn policy(name: &str, uid: &str, path: &str) -> Object {
+    let value = json!({
+        "apiVersion": "security.kubearmor.com/v1",
+        "kind": "KubeArmorPolicy",
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": uid,
+            "resourceVersion": "17",
+            "generation": 2,
+            "creationTimestamp": "2026-11-28T17:20:00Z",
+            "aFieldOfALaterServer": {"x": [1]},
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{\"kind\":\"KubeArmorPolicy\"}\n"},
+            "managedFields": [{"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {}}}],
+        },
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "file": {"matchPaths": [{"path": path}]},
+            "message": "tab\t, quote \", line\n, \u{1f600}, \u{85}, \u{7f}",
+            "action": "Block",
+        },
+        "status": {"conditions": [{"type": "Accepted"}]},
+    });
+    Object::new(KIND, value).unwrap()
+}
+
+fn broken(name: &str, uid: &str) -> Object {
+    let mut object = policy(name, uid, "/x");
+    object.text = object.text.map(|text| text.replace("matchPaths", "matchPathz"));
+    object
+}
+
+fn namespace(annotations: Value) -> Object {
+    // as an item of a list: without kind and version
+    let value = json!({
+        "metadata": {"name": "shop", "uid": "n", "labels": {"kubernetes.io/metadata.name": "shop"}, "annotations": annotations},
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    });
+    Object::new(Resource::Namespaces, value).unwrap()
+}
+
+fn paths(objects: &Objects) -> Vec<String> {
+    let snapshot = objects.snapshot();
+    let each = snapshot.policies.iter().flat_map(|policy| {
+        policy.rules().iter().map(|rule| format!("{} {}", policy.id(), rule.object)).collect::<Vec<_>>()
+    });
+    each.collect()
+}
+
+fn posture(objects: &Objects) -> Vec<PostureAction> {
+    let snapshot = objects.snapshot();
+    let postures =
+        snapshot.namespaces.first().map_or(Postures::default(), |one| one.over(Postures::default()));
+    [Class::File, Class::Network, Class::Capability].map(|class| postures.of(class)).to_vec()
+}
+
+/// What a start from what was saved comes to.
+fn again(objects: &Objects) -> Objects {
+    let mut again = Objects::default();
+    for object in objects.saved() {
+        again.apply(Change::Set(object));
+    }
+    again
+}
+
+#[test]
+fn objects_come_change_and_go() {
+    let mut objects = Objects::default();
+    assert!(objects.apply(Change::Set(policy("a", "1", "/a"))));
+    assert!(objects.apply(Change::Set(policy("b", "2", "/b"))));
+    assert_eq!(paths(&objects), ["shop/a /a", "shop/b /b"]);
+    assert!(objects.snapshot().errors.is_empty(), "{:?}", objects.snapshot().errors);
+    let before = objects.snapshot();
+
+    assert!(!objects.apply(Change::Set(policy("a", "1", "/a"))), "nothing differs");
+    assert!(objects.apply(Change::Set(policy("a", "1", "/c"))));
+    assert_eq!(paths(&objects), ["shop/a /c", "shop/b /b"]);
+    let after = objects.snapshot();
+    assert!(Arc::ptr_eq(&before.policies[1], &after.policies[1]), "what did not change is the same");
+
+    assert!(objects.apply(Change::Gone(policy("a", "1", "/c").key)));
+    assert!(!objects.apply(Change::Gone(policy("a", "1", "/c").key)));
+    assert_eq!(paths(&objects), ["shop/b /b"]);
+    assert_eq!(objects.count(KIND), 1);
+}
+
+/// A list is the whole truth about its kind, and about no other.
+#[test]
+fn a_list_takes_the_place_of_what_was_known_of_its_kind() {
+    let mut objects = Objects::default();
+    objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "block"}))));
+    objects.apply(Change::All(KIND, vec![policy("a", "1", "/a"), policy("b", "2", "/b")]));
+    let before = objects.snapshot();
+    assert!(!objects.apply(Change::All(KIND, vec![policy("b", "2", "/b"), policy("a", "1", "/a")])));
+    assert!(objects.apply(Change::All(KIND, vec![policy("b", "2", "/b"), policy("c", "3", "/c")])));
+    assert_eq!(paths(&objects), ["shop/b /b", "shop/c /c"]);
+    assert!(Arc::ptr_eq(&before.policies[1], &objects.snapshot().policies[0]));
+    assert!(objects.apply(Change::All(KIND, vec![])));
+    assert!(paths(&objects).is_empty());
+    assert_eq!(posture(&objects)[0], PostureAction::Block);
+}
+
+#[test]
+fn an_object_that_goes_bad_keeps_its_last_good_version_and_others_do_not_notice() {
+    let mut objects = Objects::default();
+    objects.apply(Change::All(KIND, vec![policy("a", "1", "/a"), broken("b", "2")]));
+    assert_eq!(paths(&objects), ["shop/a /a"]);
+    objects.apply(Change::Set(broken("a", "1")));
+    objects.apply(Change::Set(policy("c", "3", "/c")));
+    for objects in [&objects, &again(&objects)] {
+        assert_eq!(paths(objects), ["shop/a /a", "shop/c /c"]);
+        let snapshot = objects.snapshot();
+        assert_eq!(snapshot.kept, ["KubeArmorPolicy shop/a"]);
+        let told: Vec<_> =
+            snapshot.errors.iter().map(|error| (error.file.as_str(), error.field.as_str())).collect();
+        let field = "spec.file.matchPathz";
+        assert!(told.contains(&("KubeArmorPolicy shop/a", field)), "{told:?}");
+        assert!(told.contains(&("KubeArmorPolicy shop/b", field)), "{told:?}");
+    }
+    // a list tells it no better
+    objects.apply(Change::All(KIND, vec![broken("a", "1"), policy("c", "3", "/c")]));
+    assert_eq!((paths(&objects).len(), objects.snapshot().kept.len()), (2, 1));
+    objects.apply(Change::Set(policy("a", "1", "/mended")));
+    let snapshot = objects.snapshot();
+    assert_eq!((snapshot.errors.len(), snapshot.kept.len()), (0, 0), "{:?}", snapshot.errors);
+    assert_eq!(paths(&objects), ["shop/a /mended", "shop/c /c"]);
+}
+
+#[test]
+fn an_object_that_was_made_anew_takes_nothing_over() {
+    let mut objects = Objects::default();
+    objects.apply(Change::Set(policy("a", "1", "/a")));
+    // its deletion was not seen
+    assert!(objects.apply(Change::All(KIND, vec![broken("a", "2")])));
+    assert!(paths(&objects).is_empty() && objects.snapshot().kept.is_empty());
+    assert_eq!(objects.snapshot().errors.len(), 1);
+}
+
+#[test]
+fn a_namespace_counts_where_it_sets_postures() {
+    use PostureAction::{Allow, Audit, Block};
+    let mut objects = Objects::default();
+    let none = json!({"kubearmor-visibility": "file", "other": "x"});
+    assert!(!objects.apply(Change::Set(namespace(none.clone()))));
+    objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "block"}))));
+    assert_eq!((posture(&objects), objects.count(Resource::Namespaces)), (vec![Block, Audit, Audit], 1));
+    // one by one they go bad, and good ones change
+    objects.apply(Change::Set(namespace(
+        json!({"kubearmor-file-posture": "blok", "kubearmor-network-posture": "allow"}),
+    )));
+    assert_eq!(posture(&objects), [Block, Allow, Audit]);
+    let bad = json!({
+        "kubearmor-file-posture": 7, "kubearmor-network-posture": "alow", "kubearmor-capabilities-posture": "block",
+    });
+    objects.apply(Change::Set(namespace(bad)));
+    for objects in [&objects, &again(&objects)] {
+        assert_eq!(posture(objects), [Block, Allow, Block]);
+        assert_eq!(
+            (objects.snapshot().errors.len(), objects.snapshot().kept),
+            (2, vec!["Namespace shop".to_owned()])
+        );
+    }
+    let worse = json!({"kubearmor-network-posture": "", "kubearmor-capabilities-posture": "blocked"});
+    objects.apply(Change::Set(namespace(worse)));
+    for objects in [&objects, &again(&objects)] {
+        assert_eq!(posture(objects), [Audit, Allow, Block]);
+    }
+    // a misspelt annotation is told
+    objects.apply(Change::Set(namespace(json!({"kubearmor-files-posture": "block"}))));
+    assert_eq!(objects.snapshot().errors.len(), 1);
+    assert!(objects.apply(Change::Set(namespace(none))));
+    assert_eq!(posture(&objects), [Audit, Audit, Audit]);
+    assert_eq!(objects.count(Resource::Namespaces), 0);
+}
+
+#[test]
+fn more_than_there_is_room_for_is_left_out_and_told() {
+    let mut objects = Objects::default();
+    let one = policy("a", "1", "/a").text.unwrap().len();
+    objects.most = (3, 4 * one);
+    for name in ["a", "b", "c", "d"] {
+        objects.apply(Change::Set(policy(name, name, "/a")));
+    }
+    assert_eq!(paths(&objects).len(), 3);
+    let errors = objects.snapshot().errors;
+    assert!(
+        errors[0].file == "KubeArmorPolicy shop/d" && errors[0].message.contains("left out"),
+        "{errors:?}"
+    );
+    // a version that is too large leaves the last one in force
+    let mut large = policy("a", "a", "/b");
+    large.text = large.text.map(|text| text + &" ".repeat(2 * one));
+    objects.apply(Change::Set(large));
+    assert_eq!((paths(&objects)[0].as_str(), objects.snapshot().errors.len()), ("shop/a /a", 2));
+    objects.apply(Change::Set(policy("a", "a", "/a")));
+    objects.apply(Change::Gone(policy("d", "d", "/a").key));
+    assert!(objects.snapshot().errors.is_empty());
+    objects.apply(Change::Gone(policy("c", "c", "/a").key));
+    objects.apply(Change::Set(policy("d", "d", "/d")));
+    assert_eq!(paths(&objects)[2], "shop/d /d", "there is room again");
+    for name in ["a", "b", "d"] {
+        objects.apply(Change::Gone(policy(name, name, "/a").key));
+    }
+    assert_eq!(objects.bytes, 0, "the count does not drift");
+}
+
+#[test]
+fn what_is_no_object_is_none() {
+    for value in
+        [json!(null), json!([]), json!({}), json!({"metadata": {"name": ""}}), json!({"metadata": "x"})]
+    {
+        assert_eq!(Object::new(KIND, value.clone()), None, "{value}");
+    }
+    // of any shape, it is read and told
+    let mut objects = Objects::default();
+    for (number, spec) in [json!(null), json!([[]]), json!("x"), json!({"selector": {"matchLabels": [1]}})]
+        .into_iter()
+        .enumerate()
+    {
+        let object = Object::new(
+            KIND,
+            json!({"kind": "List", "items": [], "spec": spec, "metadata": {"name": format!("p{number}")}}),
+        );
+        objects.apply(Change::Set(object.unwrap()));
+        assert!(objects.snapshot().errors.len() > number);
+    }
+    assert!(paths(&objects).is_empty());
+}

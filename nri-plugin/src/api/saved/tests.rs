@@ -1,0 +1,130 @@
+use super::*;
+use crate::exit::chain;
+use enforcer_core::policy::Kind;
+
+fn object(name: &str, text: &str) -> Object {
+    let key = Key {
+        resource: Resource::Policies(Kind::KubeArmorPolicy),
+        namespace: "shop".into(),
+        name: name.into(),
+    };
+    Object { key, uid: format!("uid of {name}"), text: Some(text.into()) }
+}
+
+fn when() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000)
+}
+
+fn saved(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join(FILE)).unwrap()
+}
+
+#[test]
+fn what_is_saved_is_loaded_and_nobody_else_gets_at_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("a/state");
+    let dir = Directory::open(&path).unwrap();
+    assert_eq!(dir.load().unwrap(), None);
+    let objects = vec![object("a", "old"), object("a", "text\n\u{1f600}"), object("b", "")];
+    dir.save(when(), vec![object("z", "an earlier set")]).unwrap();
+    dir.save(when(), objects.clone()).unwrap();
+    assert_eq!(dir.load().unwrap(), Some(Saved { when: when(), objects }));
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+    assert_eq!((mode(&path), mode(&path.join(FILE))), (0o700, 0o600));
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1, "nothing is left beside it");
+
+    // a directory that others may enter is closed; what is no directory of ours is refused
+    std::fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+    Directory::open(&path).unwrap();
+    assert_eq!(mode(&path), 0o700);
+    let link = parent.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert!(matches!(Directory::open(&link), Err(SavedError::Directory { .. })));
+    let theirs = parent.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
+    assert!(matches!(Directory::open(&theirs), Err(SavedError::Directory { .. })));
+    assert!(matches!(Directory::open(&path.join(FILE)), Err(SavedError::Io { .. })));
+}
+
+/// However a file was cut off or changed: it is refused, put aside, and the next start finds none.
+#[test]
+fn a_damaged_file_is_refused_and_put_aside() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = Directory::open(&parent.path().join("state")).unwrap();
+    dir.save(when(), vec![object("a", "some text"), object("b", "more")]).unwrap();
+    let good = saved(&dir.path);
+    for end in 0..good.len() {
+        assert!(parse(good.get(..end).unwrap()).is_err(), "cut off after {end} bytes");
+    }
+    for at in 0..good.len() {
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << bit;
+            assert!(parse(&bad).is_err(), "byte {at}, bit {bit}");
+        }
+    }
+    let longer = [good.as_slice(), b"x"].concat();
+    assert!(parse(&longer).is_err() && parse(&good).is_ok());
+
+    std::fs::write(dir.path.join(FILE), &longer).unwrap();
+    let error = dir.load().unwrap_err().to_string();
+    assert!(error.contains("cannot be used") && error.contains("bytes of"), "{error}");
+    assert_eq!(std::fs::read(dir.path.join(REFUSED)).unwrap(), longer);
+    assert_eq!(dir.load().unwrap(), None);
+}
+
+#[test]
+fn a_file_of_another_version_sort_or_owner_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = Directory::open(&parent.path().join("state")).unwrap();
+    let path = dir.path.join(FILE);
+    let load = |text: &[u8]| {
+        std::fs::write(&path, text).unwrap();
+        chain(&dir.load().unwrap_err())
+    };
+    let chain_of = |text: &str| load(text.as_bytes());
+    let newer = r#"{"format":"nri-enforcer last known policies","version":2,"compression":"zstd"}"#;
+    assert!(chain_of(&format!("{newer}\n...")).contains("version 2 of the format, this daemon 1"));
+    assert!(chain_of("{\"format\":\"x\"}\n").contains("another sort of file"));
+    assert!(chain_of("").contains("no first line"));
+    assert!(load(&[b'{'; 4096]).contains("no first line"));
+
+    dir.save(when(), vec![]).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    assert!(chain(&dir.load().unwrap_err()).contains("others may have written it"));
+    dir.save(when(), vec![]).unwrap();
+    std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+    assert!(chain(&dir.load().unwrap_err()).contains("others may have written it"));
+    // what is no file neither hangs nor is followed
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(chain(&dir.load().unwrap_err()).contains("no regular file"));
+    std::os::unix::fs::symlink(dir.path.join(REFUSED), &path).unwrap();
+    assert!(matches!(dir.load().unwrap_err(), SavedError::Io { .. }));
+    assert!(dir.save(when(), vec![object("a", "x")]).is_ok(), "a link is replaced");
+    assert_eq!(dir.load().unwrap().unwrap().objects.len(), 1);
+}
+
+#[test]
+fn a_set_that_cannot_be_written_leaves_the_one_before() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = Directory::open(&parent.path().join("state")).unwrap();
+    dir.save(when(), vec![object("a", "x")]).unwrap();
+    let before = saved(&dir.path);
+    // what an earlier daemon left when it was killed is no hindrance
+    std::fs::write(dir.path.join(".policies.json.new"), "half a f").unwrap();
+    dir.save(when(), vec![object("a", "x")]).unwrap();
+    assert_eq!(saved(&dir.path), before);
+    // a full or broken disk, as far as a test can have one
+    std::fs::create_dir(dir.path.join(".policies.json.new")).unwrap();
+    assert!(dir.save(when(), vec![]).is_err());
+    assert_eq!(saved(&dir.path), before);
+    std::fs::remove_dir(dir.path.join(".policies.json.new")).unwrap();
+    let small = Directory { most: 300, ..dir.clone() };
+    let large = "x".repeat(300);
+    assert!(matches!(small.save(when(), vec![object("a", &large)]), Err(SavedError::TooLong { .. })));
+    assert_eq!(saved(&dir.path), before);
+    // nor is a longer one read
+    dir.save(when(), vec![object("a", &large)]).unwrap();
+    assert!(chain(&small.load().unwrap_err()).contains("longer than 300 bytes"));
+}
