@@ -4,6 +4,7 @@
 
 pub mod alert;
 pub mod alerts;
+pub mod apparmor;
 pub mod check;
 pub mod cli;
 pub mod compile;
@@ -22,6 +23,7 @@ pub mod install;
 pub mod judge;
 pub mod kernel;
 pub mod limit;
+pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod metrics;

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
+use enforcer_core::enforce::apparmor::AppArmorError;
 use enforcer_core::policy::Policy;
 use enforcer_core::seccomp::{Arch, Node};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::events::{Events, Thread};
 use self::pages::{Pulses, pages};
 use crate::alert::Alerts;
+use crate::apparmor;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
@@ -38,7 +40,8 @@ use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
 use crate::inject::Injection;
-use crate::kernel::{Absent, Kernel};
+use crate::kernel::{Kernel, Unopened};
+use crate::lock::{self, Chosen, Lock};
 use crate::memory;
 use crate::metrics::health;
 use crate::metrics::node::NORMAL;
@@ -64,14 +67,16 @@ const WORKERS: usize = 2;
 /// How long alerts may take to be written out at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Runs the daemon until a signal. `open` loads and attaches the kernel's side; it is not called where only seccomp
-/// policies are to be enforced, and may fail where there is no other policy.
+/// Runs the daemon until a signal. `open` loads and attaches the BPF programs, `apparmor` finds out whether profiles can be
+/// loaded; see [`lock::choose`]. Neither is called where only seccomp policies are to be enforced, and they may fail where
+/// there is no other policy.
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails that it cannot do without.
 pub fn run<K: Kernel>(
     mut config: Config,
-    open: impl FnOnce(&Config) -> anyhow::Result<K>,
+    open: impl FnOnce(&Config) -> Result<K, Unopened>,
+    apparmor: impl FnOnce() -> Result<apparmor::Profiles, AppArmorError>,
 ) -> anyhow::Result<()> {
     memory::share_arenas();
     if let Some(path) = &config.ready_file {
@@ -89,40 +94,41 @@ pub fn run<K: Kernel>(
         tracing::warn!("there is no policy yet; nothing is enforced until one comes");
     }
     let set = reload.set;
-    if !config.seccomp_only {
-        match open(&config) {
-            Ok(kernel) => {
-                tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
-                return serve(&config, store, news, set, Arc::new(kernel));
-            }
-            Err(error) if set.policies().is_empty() && !set.seccomp().is_empty() => {
-                tracing::warn!("{error:#}");
-                config.seccomp_only = true;
-            }
-            Err(error) => return Err(error),
+    let only_seccomp = set.policies().is_empty() && !set.seccomp().is_empty();
+    let chosen = match config.seccomp_only {
+        true => Ok(Chosen::nothing()),
+        false => lock::choose(&config, open, apparmor),
+    };
+    let chosen = match chosen {
+        Err(error) if only_seccomp => {
+            tracing::warn!("{error:#}");
+            Chosen::nothing()
         }
+        chosen => chosen?,
+    };
+    config.seccomp_only |= only_seccomp && chosen.lock == Lock::Nothing;
+    chosen.tell(&config);
+    if chosen.lock == Lock::Nothing {
+        news.unenforced =
+            Some(if config.seccomp_only { GapReason::OtherThanSeccomp } else { GapReason::NoLock });
+        news.tell_unenforced(&set);
     }
-    tracing::warn!(
-        "this daemon enforces seccomp policies alone; every other rule is a gap until it is started again"
-    );
-    news.seccomp_only = true;
-    news.tell_unenforced(&set);
-    serve(&config, store, news, set, Arc::new(Absent))
+    serve(&config, store, news, set, chosen)
 }
 
-fn serve<K: Kernel>(
+fn serve(
     config: &Config,
     store: Store,
     news: News,
     set: Arc<PolicySet>,
-    kernel: Arc<K>,
+    chosen: Chosen,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start tokio")?;
-    let result = runtime.block_on(daemon(config, store, news, set, kernel));
+    let result = runtime.block_on(daemon(config, store, news, set, chosen));
     // a reading of a hanging file system must not keep the process
     runtime.shutdown_timeout(DRAIN);
     if let Some(path) = &config.ready_file {
@@ -131,13 +137,14 @@ fn serve<K: Kernel>(
     result
 }
 
-async fn daemon<K: Kernel>(
+async fn daemon(
     config: &Config,
     store: Store,
     mut news: News,
     set: Arc<PolicySet>,
-    kernel: Arc<K>,
+    Chosen { lock, kernel, profiles, .. }: Chosen,
 ) -> anyhow::Result<()> {
+    let kernel = Arc::new(kernel);
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -177,7 +184,9 @@ async fn daemon<K: Kernel>(
     let selection = Selection {
         postures: config.postures,
         exempt: config.exempt.clone(),
-        strict: config.strict,
+        // who puts the OCI hook into containers does not want them to start without their policies
+        strict: config.strict || lock == Lock::Nothing && !config.seccomp_only && config.hook.is_some(),
+        lock,
         honour_pod_annotations: config.honour_pod_annotations,
         seccomp_only: config.seccomp_only,
         ..Selection::default()
@@ -188,6 +197,13 @@ async fn daemon<K: Kernel>(
     };
     let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone())));
     seccomp.refresh(&seen.borrow(), true);
+    if let Some(profiles) = &profiles {
+        profiles.ask(about(&selection, &seen, &registry));
+    }
+    {
+        let registry = Arc::clone(&registry);
+        kernel.lacking(Box::new(move |id, what| registry.lacks(id, what)));
+    }
     let reconciler = Reconciler::new(
         Arc::clone(&kernel),
         selection.clone(),
@@ -227,7 +243,7 @@ async fn daemon<K: Kernel>(
         seen.clone(),
         Arc::clone(&registry),
         Arc::clone(&seccomp),
-        Box::new(|_, _| None), // no policy becomes an AppArmor profile yet
+        apparmor::for_podman(profiles.as_ref(), &selection),
     ));
     let given = {
         let (seccomp, seen) = (Arc::clone(&seccomp), seen.clone());
@@ -254,6 +270,7 @@ async fn daemon<K: Kernel>(
         connection: stub.state(),
         synced: is_synced.clone(),
         injection: Arc::clone(&injection),
+        profiles: profiles.clone(),
         node_name: config.node_name.clone(),
     };
     let status = Arc::new(status);
@@ -265,7 +282,7 @@ async fn daemon<K: Kernel>(
     let pages = listener.map(|listener| tokio::spawn(metrics::serve::serve(listener, Arc::new(pages))));
     let window = tokio::spawn(window.serve(status));
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
-    let plugin = Timed::new(plugin, counted);
+    let plugin = Timed::new(plugin.with_profiles(profiles), counted);
     let state = stub.state();
     let observing = tokio::spawn(observe(state, is_synced, config.ready_file.clone()));
     let (end_stub, stub_ends) = oneshot::channel::<()>();
@@ -320,6 +337,22 @@ async fn daemon<K: Kernel>(
         tracing::warn!("not every alert could be written in time");
     }
     result.map(drop)
+}
+
+/// What AppArmor profiles are made by: whose a container is, and which native rules it has now.
+fn about(
+    selection: &Selection,
+    policies: &watch::Receiver<Arc<PolicySet>>,
+    registry: &Arc<Registry>,
+) -> apparmor::About {
+    let (selection, policies, registry) = (selection.clone(), policies.clone(), Arc::clone(registry));
+    Box::new(move |id| {
+        let container = registry.container(id)?;
+        let set = Arc::clone(&policies.borrow());
+        let merged = selection.resolve(&set, &container.subject, container.wish);
+        let natives = merged.map(|merged| merged.natives.clone()).unwrap_or_default();
+        Some((container.subject.namespace.clone(), natives))
+    })
 }
 
 /// Tells what the OCI hook let through while no daemon was there.
@@ -435,7 +468,7 @@ fn remove_ready(path: &Path) -> anyhow::Result<()> {
 #[derive(Debug, Default)]
 struct News {
     problems: BTreeSet<String>,
-    seccomp_only: bool,
+    unenforced: Option<GapReason>, // why nothing but seccomp policies is enforced
 }
 
 impl News {
@@ -461,17 +494,19 @@ impl News {
             for gap in set.iter().flat_map(Policy::gaps) {
                 tracing::warn!(policy = %gap.policy, field = gap.field, advice = gap.advice, "{}", gap.reason);
             }
-            if self.seccomp_only {
-                self.tell_unenforced(set);
-            }
+            self.tell_unenforced(set);
         }
     }
 
-    /// Tells the policies that a daemon for seccomp policies alone does not enforce.
+    /// Tells the policies that are not enforced, where only seccomp policies are.
     fn tell_unenforced(&self, set: &PolicySet) {
+        let Some(reason) = self.unenforced else { return };
         for policy in set.iter() {
-            let advice = "`nri-enforcer probe` says what BPF-LSM needs";
-            tracing::warn!(policy = %policy.id(), advice, "{}", GapReason::OtherThanSeccomp);
+            let advice = "`nri-enforcer probe` says what BPF-LSM and AppArmor need";
+            match reason {
+                GapReason::NoLock => tracing::error!(policy = %policy.id(), advice, "NOT ENFORCED: {reason}"),
+                _ => tracing::warn!(policy = %policy.id(), advice, "{reason}"),
+            }
         }
     }
 }

@@ -379,6 +379,12 @@ fn probe_answers_in_both_forms() {
     assert_eq!(code(&output), i32::from(!enforces), "the exit code says what the answer says");
     let checks = value["checks"].as_array().unwrap();
     assert!(!checks.is_empty());
+    let locks = value["locks"].as_array().unwrap();
+    let names: Vec<_> = locks.iter().map(|lock| lock["lock"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bpf", "apparmor"]);
+    let first = locks.iter().find(|lock| lock["works"] == true);
+    assert_eq!(first.map(|lock| &lock["taken"]), enforces.then_some(&Value::Bool(true)));
+    assert!(locks.iter().all(|lock| !lock["why"].as_str().unwrap().is_empty()), "{locks:?}");
     let text = out(&nri_enforcer(["probe"]));
     for check in checks {
         let name = check["name"].as_str().unwrap();
@@ -394,6 +400,7 @@ fn run_refuses_a_bad_command_line_with_exit_code_2() {
     for (args, part) in [
         (vec!["run"], "--policy-dir"),
         (vec!["run", "--policy-dir", "/p", "--plugin-index", "7"], "two digits"),
+        (vec!["run", "--policy-dir", "/p", "--lsm-order", "bpf,selinux"], "not built in yet"),
         (vec!["run", "--policy-dir", "/p", "--log-level", "a=b=c"], "log filter"),
         (vec!["run", "--config", config.to_str().unwrap()], "unknown"),
         (vec!["run", "--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
@@ -412,9 +419,9 @@ fn run_fails_with_exit_code_1_where_it_cannot_start() {
     assert!(err(&output).contains("/nonexistent"), "{}", err(&output));
     let dir = Dir::new();
     let here = dir.0.path().to_str().unwrap();
-    let output = nri_enforcer(["run", "--policy-dir", here, "--bpffs", here]);
-    assert_eq!(code(&output), 1, "a directory that is no bpffs");
-    assert!(err(&output).contains("cannot enforce on this host"), "{}", err(&output));
+    let output = nri_enforcer(["run", "--policy-dir", here, "--seccomp-only", "--alerts", here]);
+    assert_eq!(code(&output), 1, "alerts cannot be written to a directory");
+    assert!(err(&output).contains("cannot open the alerts file"), "{}", err(&output));
     assert_eq!(out(&output), "", "stdout belongs to the alerts");
 }
 

@@ -25,6 +25,10 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+fn no_apparmor() -> Result<apparmor::Profiles, AppArmorError> {
+    Err(AppArmorError::NotEnforced("none".into()))
+}
+
 fn config(dir: &Path) -> Config {
     let flag = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
     let args = [
@@ -87,7 +91,7 @@ fn the_daemon_from_its_start_to_its_end() {
     let address = config.metrics.unwrap();
     let daemon = {
         let kernel = Arc::clone(&kernel);
-        std::thread::spawn(move || run(config, |_| Ok(kernel)))
+        std::thread::spawn(move || run(config, |_| Ok(kernel), no_apparmor))
     };
     wait("the old ready file goes", || !path("ready").exists());
 
@@ -210,16 +214,18 @@ fn the_daemon_from_its_start_to_its_end() {
 }
 
 #[test]
-fn a_kernel_that_cannot_enforce_ends_the_start() {
+fn a_lock_that_fails_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("policies")).unwrap();
-    let error = run::<Arc<Recording>>(config(dir.path()), |_| anyhow::bail!("no BPF-LSM here")).unwrap_err();
-    assert_eq!(error.to_string(), "no BPF-LSM here");
+    let open = |_: &Config| Err(Unopened::Failed(anyhow::anyhow!("another daemon is here")));
+    let error = run::<Arc<Recording>>(config(dir.path()), open, no_apparmor).unwrap_err();
+    assert_eq!(error.to_string(), "another daemon is here");
 }
 
 #[test]
 fn a_policy_directory_that_is_not_there_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let error = run::<Arc<Recording>>(config(dir.path()), |_| anyhow::bail!("never asked")).unwrap_err();
+    let error =
+        run::<Arc<Recording>>(config(dir.path()), |_| panic!("never asked"), no_apparmor).unwrap_err();
     assert!(error.to_string().contains("policies"), "{error}");
 }

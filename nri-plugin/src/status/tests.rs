@@ -38,6 +38,7 @@ impl Node {
             connection: watch::channel(nri::State::Connecting { attempt: 1 }).1,
             synced: watch::channel(true).1,
             injection: Arc::default(),
+            profiles: None,
             node_name: "node".into(),
         };
         Self { registry, status, dir }
