@@ -352,6 +352,33 @@ fn check_fails_for_gaps_only_when_strict() {
 }
 
 #[test]
+fn check_says_which_lock_holds_whose_rules() {
+    let dir = Dir::new();
+    let native = POLICY.replacen("  file:", "  apparmor: |\n    deny /n r,\n    change_profile,\n  file:", 1);
+    let path = dir.write("p.yaml", &native);
+    let path = path.to_str().unwrap();
+    let told = |more: &[&str]| -> Value {
+        let args = [&["check", "--no-host", "-o", "json", path], more].concat();
+        serde_json::from_str(&out(&nri_enforcer(args))).unwrap()
+    };
+    let (alone, both) = (told(&[]), told(&["--combine"]));
+    let names = |told: &Value, lock: &str| {
+        let all = told["held"][lock].as_array().cloned().unwrap_or_default();
+        all.iter().map(|id| id["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(names(&alone, "bpf").contains(&"block-passwd".to_owned()), "{alone}");
+    assert_eq!(names(&alone, "apparmor"), [] as [&str; 0]);
+    assert_eq!(names(&both, "apparmor"), ["block-passwd"]);
+    let reasons = |told: &Value| {
+        told["gaps"].as_array().unwrap().iter().map(|gap| gap["reason"].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(&alone), ["\"native AppArmor rules are not read\""]);
+    assert_eq!(reasons(&both), ["\"a native AppArmor rule is not taken\""]);
+    let text = out(&nri_enforcer(["check", "--no-host", "--combine", path]));
+    assert!(text.contains("Held by AppArmor: native rules of default/block-passwd"), "{text}");
+}
+
+#[test]
 fn check_refuses_one_policy_twice_and_what_is_not_there() {
     let dir = Dir::new();
     let (a, b) = (dir.write("a.yaml", POLICY), dir.write("b.yaml", POLICY));
