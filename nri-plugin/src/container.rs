@@ -78,6 +78,8 @@ pub struct Selection {
     pub seccomp_only: bool,
     /// What holds the others.
     pub lock: Lock,
+    /// Whether a container whose rules no lock holds must not start: the node has the OCI hook put into containers.
+    pub must_hold: bool,
     /// Rulesets made already, for every clone of this.
     pub merged: Arc<Mutex<Memo>>,
 }

@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use enforcer_core::compile;
+use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::Ruleset;
 use enforcer_core::subject::Subject;
@@ -118,11 +119,16 @@ impl Plugin {
         }
     }
 
-    /// With `strict`, refuses a container whose policies have gaps.
+    /// With `strict`, refuses a container whose policies have gaps; with the OCI hook, one whose rules no lock holds.
     fn strict(&self, container: &Arc<Container>, resolved: &Merged) -> Result<(), Refusal> {
         let gaps = &resolved.coverage.gaps;
-        if !self.selection.strict || gaps.is_empty() {
+        let unheld = || self.selection.must_hold && gaps.iter().any(|gap| gap.reason == GapReason::NoLock);
+        if gaps.is_empty() || !self.selection.strict && !unheld() {
             return Ok(());
+        }
+        if !self.selection.strict {
+            let advice = "`nri-enforcer probe` says why; without --hook it would start, and only be observed";
+            return Err(Refusal::new(container, name_all_policies(resolved), GapReason::NoLock, advice));
         }
         let reason = format!("not enforceable completely (strict): {}", name_gaps(gaps));
         Err(Refusal::new(

@@ -184,9 +184,9 @@ async fn daemon(
     let selection = Selection {
         postures: config.postures,
         exempt: config.exempt.clone(),
-        // who puts the OCI hook into containers does not want them to start without their policies
-        strict: config.strict || lock == Lock::Nothing && !config.seccomp_only && config.hook.is_some(),
+        strict: config.strict,
         lock,
+        must_hold: config.hook.is_some(),
         honour_pod_annotations: config.honour_pod_annotations,
         seccomp_only: config.seccomp_only,
         ..Selection::default()

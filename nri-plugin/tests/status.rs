@@ -226,8 +226,9 @@ async fn a_change_of_policies_waits_for_a_restart_until_the_container_is_created
 /// AppArmor is asked for alone, and there is no parser: nothing works, on any machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_without_a_lock_observes_and_says_so_everywhere() {
-    for strict in [false, true] {
-        let more = ["--lsm-order=apparmor", "--strict"];
+    for more in ["", "--strict", "--hook=/opt/nri-enforcer-hook"] {
+        let strict = !more.is_empty();
+        let more = ["--lsm-order=apparmor", more];
         let more = if strict { &more[..] } else { &more[..1] };
         let (daemon, _runtime, plugin) = Daemon::serving(&[("p.yaml", FILES)], more).await;
         let web = pod("web", "default");
