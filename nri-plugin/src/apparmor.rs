@@ -404,6 +404,8 @@ impl Profiles {
         let keep: BTreeSet<ProfileName> = (state.bound.values().map(|bound| &bound.name))
             .chain(state.asked.values().flatten())
             .chain(state.given.values())
+            // what somebody loaded by hand, as `compile` prints it, is no namespace's
+            .chain(state.loaded.keys().filter(|name| !names::is_of_namespace(name)))
             .cloned()
             .collect();
         match self.loader.remove_unused(&keep) {

@@ -337,6 +337,7 @@ impl<K: Kernel> Reconciler<K> {
                 "name the paths that the links lead to, or run without --strict",
             );
         }
+        let told = self.known.get(&id).and_then(|known| known.failed.clone());
         match self.arm(&id, ruleset, stage, pid) {
             Ok(()) => {
                 tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
@@ -347,7 +348,10 @@ impl<K: Kernel> Reconciler<K> {
                 let (container, ruleset, reason) =
                     (Arc::clone(container), Arc::clone(ruleset), chain(&error));
                 tracing::error!(%container, reason, "starts without its policies");
-                (self.notify)(Notice::Unprotected { container, ruleset, reason });
+                // the OCI hook asks before the runtime does
+                if told.as_ref() != Some(&reason) {
+                    (self.notify)(Notice::Unprotected { container, ruleset, reason });
+                }
                 Ok(())
             }
             Err(error) if error.is_uncovered() => refuse(&chain(&error), "or run without --strict"),

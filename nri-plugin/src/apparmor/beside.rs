@@ -87,7 +87,10 @@ impl<K: Kernel> Kernel for Beside<K> {
     }
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
-        self.profiles.armed()?; // looks whether processes have their profiles
+        // looks whether processes have their profiles
+        if let Err(error) = self.profiles.armed() {
+            tracing::warn!(error = chain(&error), "who has AppArmor profiles is not known");
+        }
         self.first.armed()
     }
 

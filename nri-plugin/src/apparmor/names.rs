@@ -31,6 +31,13 @@ pub fn belongs(name: &ProfileName, namespace: &str) -> bool {
         && name.as_str().strip_prefix(&prefix(namespace)).is_some_and(|rest| !rest.is_empty())
 }
 
+/// Whether the profile is of some namespace, or of a container of podman's: only such are this daemon's to make and remove.
+#[must_use]
+pub fn is_of_namespace(name: &ProfileName) -> bool {
+    let rest = name.as_str().strip_prefix(NAME_PREFIX).unwrap_or_default();
+    rest.split_once('.').is_some_and(|(namespace, _)| belongs(name, namespace))
+}
+
 /// The profile of a container of podman's.
 ///
 /// # Errors

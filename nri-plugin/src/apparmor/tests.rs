@@ -432,3 +432,17 @@ fn gaps_are_those_of_the_lock_that_holds_the_rules() {
     let (gaps, natives, nothing) = of(Lock::Nothing, Wish::None);
     assert_eq!((gaps, natives, nothing), (vec![GapReason::AppArmor, GapReason::NoLock], 0, true));
 }
+
+/// `compile --apparmor` prints profiles that people load by themselves.
+#[test]
+fn a_profile_that_is_of_no_namespace_is_never_removed() {
+    let kernel = Memory::default();
+    for name in ["nri-enforcer.web", "nri-enforcer.shop.old"] {
+        kernel.kept().loaded.insert(name.parse().unwrap(), String::new());
+    }
+    let node = Node::after(kernel, tempfile::tempdir().unwrap());
+    node.profiles.pods([]);
+    node.profiles.tend();
+    assert!(node.kernel.text("nri-enforcer.web").is_some());
+    assert!(node.kernel.text("nri-enforcer.shop.old").is_none());
+}
