@@ -10,6 +10,7 @@
 
 mod beside;
 mod kernel;
+mod loader;
 pub mod names;
 mod podman;
 
@@ -18,76 +19,47 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use enforcer_core::compile::apparmor::{AppArmorProfile, NAME_PREFIX, Native, Options, ProfileName, compile};
+use enforcer_core::compile::apparmor::{NAME_PREFIX, Native, Options, ProfileName, compile};
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::enforce::apparmor::{AppArmor, AppArmorError};
 use enforcer_core::ruleset::{Postures, Ruleset, RulesetDigest};
 use enforcer_core::subject::Subject;
+use tokio::sync::watch;
 
 pub use self::beside::Beside;
+pub use self::loader::Loader;
 use self::names::belongs;
 pub use self::podman::for_podman;
+use crate::container::Selection;
 use crate::exit::chain;
 use crate::kernel::KernelError;
 use crate::procs::Process;
+use crate::registry::Registry;
+use crate::set::PolicySet;
 
 /// How long after its arming a process may still be the runtime's, which takes the profile on when it executes the workload.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// The kernel's AppArmor, so that the daemon's logic can be tested without.
-pub trait Loader: Send + Sync {
-    /// Puts a profile in the place of the one with its name.
-    ///
-    /// # Errors
-    /// When it is not in force afterwards; the one before is then.
-    fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError>;
-    /// The profiles of ours that are enforced.
-    ///
-    /// # Errors
-    /// When that cannot be read.
-    fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError>;
-    /// The processes that have one of ours.
-    ///
-    /// # Errors
-    /// When that cannot be read.
-    fn processes(&self) -> Result<BTreeSet<(i32, ProfileName)>, AppArmorError>;
-    /// The profile of ours that a process has.
-    ///
-    /// # Errors
-    /// When that cannot be read.
-    fn of_process(&self, pid: i32) -> Result<Option<ProfileName>, AppArmorError>;
-    /// Removes those of ours that are not to be kept, and that no process has.
-    ///
-    /// # Errors
-    /// When it cannot be told who has them, or the kernel refuses.
-    fn remove_unused(&self, keep: &BTreeSet<ProfileName>) -> Result<Vec<ProfileName>, AppArmorError>;
-}
-
-impl Loader for AppArmor {
-    fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError> {
-        self.load(profile)
-    }
-
-    fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
-        self.loaded()
-    }
-
-    fn processes(&self) -> Result<BTreeSet<(i32, ProfileName)>, AppArmorError> {
-        self.processes()
-    }
-
-    fn of_process(&self, pid: i32) -> Result<Option<ProfileName>, AppArmorError> {
-        self.of_process(pid)
-    }
-
-    fn remove_unused(&self, keep: &BTreeSet<ProfileName>) -> Result<Vec<ProfileName>, AppArmorError> {
-        self.remove_unused(keep)
-    }
-}
-
 /// Says what the daemon knows about a container: its namespace, and the native rules of its policies.
 pub type About = Box<dyn Fn(&ContainerId) -> Option<(String, Vec<Native>)> + Send + Sync>;
+
+/// Asks the policies now in force about a container that the registry has.
+#[must_use]
+pub fn about(
+    selection: &Selection,
+    policies: &watch::Receiver<Arc<PolicySet>>,
+    registry: &Arc<Registry>,
+) -> About {
+    let (selection, policies, registry) = (selection.clone(), policies.clone(), Arc::clone(registry));
+    Box::new(move |id| {
+        let container = registry.container(id)?;
+        let set = Arc::clone(&policies.borrow());
+        let merged = selection.resolve(&set, &container.subject, container.wish);
+        let natives = merged.map(|merged| merged.natives.clone()).unwrap_or_default();
+        Some((container.subject.namespace.clone(), natives))
+    })
+}
 
 /// What a profile does not say of these rules.
 #[must_use]
@@ -312,15 +284,7 @@ impl Profiles {
         process: Option<Process>,
         ruleset: &Arc<Ruleset>,
     ) -> Result<(), KernelError> {
-        if let Some((namespace, _)) = self.about.get().and_then(|about| about(id))
-            && !belongs(&name, &namespace)
-            && self.state().given.get(id) != Some(&name)
-        {
-            return Err(KernelError::uncovered(format!(
-                "its AppArmor profile `{name}` is not one of its namespace; name one that begins with `{}`",
-                names::prefix(&namespace)
-            )));
-        }
+        self.may_have(id, &name)?;
         let want = Some(Arc::clone(ruleset));
         let mut state = self.state();
         let now = Instant::now();
@@ -338,9 +302,31 @@ impl Profiles {
         result
     }
 
+    /// Whether the profile is one that the container may have: else those of another namespace would have a say in it.
+    fn may_have(&self, id: &ContainerId, name: &ProfileName) -> Result<(), KernelError> {
+        let known = self.about.get().and_then(|about| about(id));
+        // of one that is not known (yet) nothing is wanted either
+        let Some((namespace, _)) = known else { return Ok(()) };
+        if belongs(name, &namespace) || names::of_podman(id).is_ok_and(|own| own == *name) {
+            return Ok(());
+        }
+        Err(KernelError::uncovered(format!(
+            "its AppArmor profile `{name}` is not one of its namespace; name one that begins with `{}`",
+            names::prefix(&namespace)
+        )))
+    }
+
     /// Makes the profile what its containers want, and says for each whether it is.
     fn suit(&self, state: &mut State, name: &ProfileName) -> BTreeMap<ContainerId, Result<(), KernelError>> {
-        let members = || state.bound.iter().filter(|(_, bound)| bound.name == *name);
+        // an earlier daemon's containers were not looked at when they were found
+        let mut strangers = BTreeMap::new();
+        for (id, _) in state.bound.iter().filter(|(_, bound)| bound.name == *name) {
+            if let Err(error) = self.may_have(id, name) {
+                strangers.insert(id.clone(), Err(error));
+            }
+        }
+        let members =
+            || state.bound.iter().filter(|(id, bound)| bound.name == *name && !strangers.contains_key(*id));
         let no_new_privs = members().any(|(_, bound)| bound.no_new_privs);
         let mut wants: Vec<(ContainerId, Arc<Ruleset>, Content, Instant)> = members()
             .filter_map(|(id, bound)| {
@@ -353,7 +339,7 @@ impl Profiles {
         wants.sort_by_key(|(_, ruleset, content, came)| {
             (ruleset.is_empty() && content.natives.is_empty(), *came)
         });
-        let Some((_, ruleset, content, _)) = wants.first() else { return BTreeMap::new() };
+        let Some((_, ruleset, content, _)) = wants.first() else { return strangers };
         let put = self.put(state, name, ruleset, content.clone()).map_err(|error| chain(&error));
         wants
             .iter()
@@ -368,6 +354,7 @@ impl Profiles {
                 };
                 (id.clone(), result)
             })
+            .chain(strangers)
             .collect()
     }
 

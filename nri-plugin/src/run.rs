@@ -198,7 +198,7 @@ async fn daemon(
     let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone())));
     seccomp.refresh(&seen.borrow(), true);
     if let Some(profiles) = &profiles {
-        profiles.ask(about(&selection, &seen, &registry));
+        profiles.ask(apparmor::about(&selection, &seen, &registry));
     }
     {
         let registry = Arc::clone(&registry);
@@ -337,22 +337,6 @@ async fn daemon(
         tracing::warn!("not every alert could be written in time");
     }
     result.map(drop)
-}
-
-/// What AppArmor profiles are made by: whose a container is, and which native rules it has now.
-fn about(
-    selection: &Selection,
-    policies: &watch::Receiver<Arc<PolicySet>>,
-    registry: &Arc<Registry>,
-) -> apparmor::About {
-    let (selection, policies, registry) = (selection.clone(), policies.clone(), Arc::clone(registry));
-    Box::new(move |id| {
-        let container = registry.container(id)?;
-        let set = Arc::clone(&policies.borrow());
-        let merged = selection.resolve(&set, &container.subject, container.wish);
-        let natives = merged.map(|merged| merged.natives.clone()).unwrap_or_default();
-        Some((container.subject.namespace.clone(), natives))
-    })
 }
 
 /// Tells what the OCI hook let through while no daemon was there.

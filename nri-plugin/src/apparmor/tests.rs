@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 
+use enforcer_core::compile::apparmor::AppArmorProfile;
 use enforcer_core::enforce::{Stage, Target};
 use enforcer_core::policy::parse;
 
@@ -105,7 +106,8 @@ impl Node {
         let natives = Arc::clone(&self.natives);
         self.profiles.ask(Box::new(move |id| {
             let natives = natives.lock().unwrap().get(id.as_str()).cloned().unwrap_or_default();
-            Some(("shop".to_owned(), natives))
+            let namespace = if id.as_str().starts_with("1e") { "bank" } else { "shop" };
+            Some((namespace.to_owned(), natives))
         }));
     }
 
@@ -252,6 +254,22 @@ fn the_next_daemon_knows_who_has_which_profile() {
     node.profiles.tend();
     assert_eq!(node.kernel.text(WEB).unwrap(), "before", "nobody has said what should be in it");
     node.profiles.update(&id, &blocks("/a")).unwrap();
+    assert!(node.kernel.text(WEB).unwrap().contains("deny \"/a"));
+    // one of another namespace, which has it too, has no say
+    let theirs = "1e".repeat(32);
+    add(
+        &node.dir.path().join("proc"),
+        5,
+        'S',
+        100,
+        &format!("/kubepods.slice/cri-containerd-{theirs}.scope"),
+    );
+    node.kernel.runs(5, WEB);
+    let Node { kernel, dir, .. } = node;
+    let node = Node::after(kernel, dir);
+    let theirs = ContainerId::new(theirs).unwrap();
+    node.profiles.update(&id, &blocks("/a")).unwrap();
+    assert!(node.profiles.update(&theirs, &blocks("/b")).unwrap_err().is_uncovered());
     assert!(node.kernel.text(WEB).unwrap().contains("deny \"/a"));
     // one that runs without
     let other = Target { id: ContainerId::new("c2").unwrap(), pid: 9, stage: Stage::Running };
