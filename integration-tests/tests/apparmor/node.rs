@@ -11,7 +11,9 @@ use lab::vm::{Containerd, Kernel, Spec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const POLICY: &str = include_str!("../../../examples/policies/block-etc-passwd-read.yaml");
+use super::podman;
+
+pub(super) const POLICY: &str = include_str!("../../../examples/policies/block-etc-passwd-read.yaml");
 const LABEL: (&str, &str) = ("app", "my-web-app");
 const PROFILE: &str = "nri-enforcer.default.web";
 /// Beside the one above, by native rules alone.
@@ -29,11 +31,13 @@ spec:
 fn apparmor_holds_the_rules_of_real_containers() -> Result<()> {
     let spec = Spec::node(Kernel::V6_12, Containerd::V1_7);
     let parser = || Ok(cache::artefact("apparmor")?.join("apparmor_parser"));
-    let files: [lab::testing::File; 1] = [("apparmor_parser", parser)];
+    let files: [lab::testing::File; 3] =
+        [("apparmor_parser", parser), ("hook", lab::run::hook), ("podman.tar", podman::packed)];
     in_guest_with_program("node::apparmor_holds_the_rules_of_real_containers", &spec, &files, |node| {
         Box::pin(async move {
             let mut daemon = with_apparmor(node).await?;
             primary(node, &mut daemon).await.with_context(|| daemon.log())?;
+            podman::containers(node, &mut daemon).await.with_context(|| daemon.log())?;
             beside_bpf(node, &mut daemon).await.with_context(|| daemon.log())
         })
     })

@@ -408,6 +408,9 @@ fn podman_is_told_a_profile_for_what_policies_select_and_an_error_where_it_canno
     assert_eq!(ask(&set, &web), Ok(Some(name.clone())));
     assert!(node.kernel.text(&name).unwrap().contains("deny \"/a"));
     assert_eq!(ask(&set, &db), Ok(None), "no policy selects it");
+    let strict = for_podman(Some(&node.profiles), &Selection { strict: true, ..selection.clone() });
+    assert!(strict(&set, &web).unwrap_err().contains("podman exec"));
+    assert_eq!(strict(&set, &db), Ok(None));
     node.kernel.kept().broken = true;
     node.profiles.state().loaded.clear();
     assert!(ask(&set, &web).is_err(), "the creation is refused");
