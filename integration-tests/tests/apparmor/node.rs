@@ -179,6 +179,9 @@ async fn exchanged(node: &mut Node, daemon: &Daemon, idle: &RunningContainer) ->
 
 /// What is loaded outlives the daemon; the next one knows who has it.
 async fn restarted(node: &mut Node, daemon: &mut Daemon, idle: &RunningContainer) -> Result<()> {
+    // the last change was read; when it is in force is a moment later
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while node.exec(idle, "/bin/first").await?.exit != 13 && Instant::now() < deadline {}
     daemon.end(Signal::SIGKILL)?;
     node.check("an exec with the daemon dead", node.exec(idle, "/bin/first").await?.exit, 13);
     daemon.start().await?;
