@@ -124,6 +124,8 @@ pub enum GapReason {
     AppArmorNative,
     /// Everything but seccomp, on a node that enforces nothing else.
     OtherThanSeccomp,
+    /// Everything but seccomp, on a node on which nothing else works.
+    NoLock,
 }
 
 impl GapReason {
@@ -187,6 +189,7 @@ impl fmt::Display for GapReason {
             Self::AppArmorPattern => "the pattern is more than AppArmor rules can say",
             Self::AppArmorNative => "a native AppArmor rule is not taken",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
+            Self::NoLock => "no lock works on this node",
         };
         f.write_str(what)
     }

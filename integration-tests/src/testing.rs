@@ -119,12 +119,12 @@ pub fn in_guest_with(name: &str, spec: &Spec, needs_daemon: bool, files: &[File]
     run_in_guest(name, spec, needs_daemon, false, files, body)
 }
 
-/// As [`in_guest`], with the daemon's program at hand and not running: for what has to be started in its own way.
+/// As [`in_guest_with`], with the daemon's program at hand and not running: for what has to be started in its own way.
 ///
 /// # Errors
 /// When a check failed, or anything else.
-pub fn in_guest_with_program(name: &str, spec: &Spec, body: Body) -> Result<()> {
-    run_in_guest(name, spec, false, true, &[], body)
+pub fn in_guest_with_program(name: &str, spec: &Spec, files: &[File], body: Body) -> Result<()> {
+    run_in_guest(name, spec, false, true, files, body)
 }
 
 fn run_in_guest(

@@ -1,12 +1,17 @@
 //! `check`: are these policies valid, and what would this host not enforce?
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use enforcer_core::coverage::Gap;
+use enforcer_core::compile::apparmor::Native;
+use enforcer_core::coverage::{Gap, GapReason};
 use enforcer_core::host::{self, Check as HostCheck};
 use enforcer_core::policy::{Policy, PolicyError, PolicyId, SeccompPolicy};
+use enforcer_core::ruleset::{Postures, Ruleset};
+use enforcer_core::subject::Subject;
 use serde::Serialize;
 
+use crate::apparmor;
 use crate::cli::{CheckArgs, Output};
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
@@ -23,6 +28,8 @@ pub struct Report {
     pub duplicates: Vec<Duplicate>,
     /// What is understood and not enforced, on any host.
     pub gaps: Vec<Gap>,
+    /// Which lock holds the rules of which policies: `bpf`, `apparmor` (with `--combine`), `seccomp`.
+    pub held: BTreeMap<&'static str, BTreeSet<PolicyId>>,
     /// This host; absent with `--no-host`, and where all are seccomp policies, which need nothing of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<Host>,
@@ -53,7 +60,7 @@ pub struct Duplicate {
 /// What this host lacks.
 #[derive(Debug, Serialize)]
 pub struct Host {
-    /// Whether it can enforce at all.
+    /// Whether BPF-LSM works.
     pub enforces: bool,
     /// What does not hold.
     pub missing: Vec<HostCheck>,
@@ -71,7 +78,7 @@ pub fn run(args: &CheckArgs) -> Exit {
     // seccomp policies need nothing that is looked for
     let only_seccomp = input::policies(&inputs).next().is_none() && input::seccomp(&inputs).next().is_some();
     let host = (!args.no_host && !only_seccomp).then(here);
-    let report = report(&inputs, host, args.strict);
+    let report = report(&inputs, host, args);
     match args.output {
         Output::Json => say_json(&report),
         Output::Text => print(&report, &inputs),
@@ -87,7 +94,33 @@ fn here() -> Host {
     }
 }
 
-fn report(inputs: &[Input], host: Option<Host>, strict: bool) -> Report {
+/// What of a policy is not enforced.
+fn gaps(policy: &Policy, combine: bool) -> Vec<Gap> {
+    let Some(native) = policy.native_apparmor().filter(|_| combine) else { return policy.gaps().to_vec() };
+    let native = Native { policy: policy.id().clone(), text: native.to_owned() };
+    let none = Ruleset::resolve([], &Postures::default(), &Subject::default()).ruleset;
+    let others = policy.gaps().iter().filter(|gap| gap.reason != GapReason::AppArmor).cloned();
+    others.chain(apparmor::gaps(&none, &[native])).collect()
+}
+
+/// Which lock holds the rules of which policies.
+fn held(inputs: &[Input], combine: bool) -> BTreeMap<&'static str, BTreeSet<PolicyId>> {
+    let mut held: BTreeMap<_, BTreeSet<PolicyId>> = BTreeMap::new();
+    for policy in input::policies(inputs) {
+        let native = combine && policy.native_apparmor().is_some();
+        for (lock, _) in
+            [("bpf", !policy.rules().is_empty()), ("apparmor", native)].iter().filter(|(_, has)| *has)
+        {
+            held.entry(*lock).or_default().insert(policy.id().clone());
+        }
+    }
+    for policy in input::seccomp(inputs) {
+        held.entry("seccomp").or_default().insert(policy.id().clone());
+    }
+    held
+}
+
+fn report(inputs: &[Input], host: Option<Host>, args: &CheckArgs) -> Report {
     let files: Vec<FileReport> = inputs
         .iter()
         .map(|Input { path, text: _, parsed }| FileReport {
@@ -103,10 +136,11 @@ fn report(inputs: &[Input], host: Option<Host>, strict: bool) -> Report {
         .into_iter()
         .map(|(policy, first, second)| Duplicate { policy, first, second })
         .collect();
-    let gaps: Vec<Gap> = input::policies(inputs).flat_map(Policy::gaps).cloned().collect();
+    let gaps: Vec<Gap> = input::policies(inputs).flat_map(|policy| gaps(policy, args.combine)).collect();
     let errors = !duplicates.is_empty() || files.iter().any(|file| !file.errors.is_empty());
     let incomplete = !gaps.is_empty() || host.as_ref().is_some_and(|host| !host.enforces);
-    Report { ok: !(errors || strict && incomplete), files, duplicates, gaps, host }
+    let ok = !(errors || args.strict && incomplete);
+    Report { ok, files, duplicates, gaps, held: held(inputs, args.combine), host }
 }
 
 fn print(report: &Report, inputs: &[Input]) {
@@ -133,6 +167,10 @@ fn print(report: &Report, inputs: &[Input]) {
     if inputs.is_empty() {
         say(format!("{}: no policy file (*.yaml, *.yml, *.json) there\n", paint(WARN, "warning")));
     }
+    if let Some(policies) = report.held.get("apparmor") {
+        let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
+        say(format!("\n{}: native rules of {}\n", paint(BOLD, "Held by AppArmor"), names.join(", ")));
+    }
     if !report.gaps.is_empty() {
         say(format!("\n{}\n", paint(BOLD, "Not enforced")));
         let mut rows = table(["Policy", "Field", "Why", "What to do"], 2);
@@ -146,7 +184,10 @@ fn print(report: &Report, inputs: &[Input]) {
     {
         let title = match enforces {
             true => paint(BOLD, "What this host lacks, and can do without"),
-            false => paint(WARN, "This host cannot enforce any policy but seccomp policies"),
+            false => paint(
+                WARN,
+                "BPF-LSM does not work on this host: its rules are AppArmor's (see `nri-enforcer probe`), or nobody's",
+            ),
         };
         say(format!("\n{title}\n"));
         let mut rows = table(["Missing", "Needed", "Found", "What to do"], 2);

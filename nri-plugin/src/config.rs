@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::cli::{LogFormat, Posture, RunArgs, postures};
 use crate::feed::address::Address;
+use crate::lock::{self, Lsm};
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nri-enforcer";
@@ -71,6 +72,10 @@ pub struct Config {
     pub honour_pod_annotations: bool,
     /// Whether nothing but seccomp policies is enforced.
     pub seccomp_only: bool,
+    /// The locks that are tried, in this order; at least one.
+    pub lsm_order: Vec<Lsm>,
+    /// Whether AppArmor is to hold what BPF-LSM cannot take.
+    pub combine: bool,
     /// kubelet's directories of seccomp profiles; empty: those of the kubelets that are found.
     pub seccomp_dirs: Vec<PathBuf>,
     /// Version of the runtime's libseccomp, where it was given.
@@ -121,6 +126,9 @@ struct File {
     honour_pod_annotations: bool,
     #[serde(default)]
     seccomp_only: bool,
+    lsm_order: Option<Vec<String>>,
+    #[serde(default)]
+    combine: bool,
     #[serde(default)]
     seccomp_dirs: Vec<PathBuf>,
     libseccomp: Option<String>,
@@ -175,6 +183,9 @@ pub enum ConfigError {
     /// The runtime takes a non-empty name of letters, digits, `_`, `.`, `+`, `-`.
     #[error("bad plugin name `{0}`; use letters, digits, and the characters `_.+-`")]
     PluginName(String),
+    /// No order of locks.
+    #[error("bad order of locks (--lsm-order, `lsmOrder`): {0}")]
+    LsmOrder(String),
     /// Not three numbers.
     #[error("bad version of libseccomp `{0}`; write it as `runc --version` does, for example 2.5.4")]
     Libseccomp(String),
@@ -219,6 +230,11 @@ impl Config {
             .libseccomp
             .or(file.libseccomp)
             .map(|text| crate::seccomp::libseccomp::parse(&text).ok_or(ConfigError::Libseccomp(text)));
+        let lsm_order = match (args.lsm_order.as_slice(), file.lsm_order) {
+            ([], None) => lock::DEFAULT_ORDER.to_vec(),
+            ([], Some(names)) => lock::order(&names).map_err(ConfigError::LsmOrder)?,
+            (names, _) => lock::order(names).map_err(ConfigError::LsmOrder)?,
+        };
         let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
         Ok(Self {
             policy_dirs,
@@ -245,6 +261,8 @@ impl Config {
             strict: args.strict || file.strict,
             honour_pod_annotations: args.honour_pod_annotations || file.honour_pod_annotations,
             seccomp_only: args.seccomp_only || file.seccomp_only,
+            lsm_order,
+            combine: args.combine || file.combine,
             seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
             libseccomp: libseccomp.transpose()?,
             metrics: args.metrics.or(file.metrics),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use enforcer_core::compile::apparmor::Native;
 use enforcer_core::coverage::{Coverage, Gap, GapReason};
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::links::LookUps;
@@ -10,6 +11,8 @@ use enforcer_core::policy::{Policy, PolicyId};
 use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
 
+use crate::apparmor;
+use crate::lock::Lock;
 use crate::set::PolicySet;
 
 /// A container of the runtime, with what policies select by and alerts tell.
@@ -73,6 +76,10 @@ pub struct Selection {
     pub honour_pod_annotations: bool,
     /// Whether only seccomp policies are enforced, so that each other rule is a gap.
     pub seccomp_only: bool,
+    /// What holds the others.
+    pub lock: Lock,
+    /// Whether a container whose rules no lock holds must not start: the node has the OCI hook put into containers.
+    pub must_hold: bool,
     /// Rulesets made already, for every clone of this.
     pub merged: Arc<Mutex<Memo>>,
 }
@@ -86,12 +93,22 @@ pub struct Merged {
     pub coverage: Coverage,
     /// The paths whose links matter.
     pub paths: Arc<LookUps>,
+    /// Native AppArmor rules of the same policies, where AppArmor holds them.
+    pub natives: Vec<Native>,
+}
+
+impl Merged {
+    /// Whether nothing is to be put in force.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.ruleset.is_empty() && self.natives.is_empty()
+    }
 }
 
 impl From<Resolved> for Merged {
     fn from(Resolved { ruleset, coverage }: Resolved) -> Self {
         let paths = Arc::new(LookUps::of(&ruleset));
-        Self { ruleset: Arc::new(ruleset), coverage, paths }
+        Self { ruleset: Arc::new(ruleset), coverage, paths, natives: Vec::new() }
     }
 }
 
@@ -155,16 +172,38 @@ impl Selection {
             if wish == Wish::Audited {
                 resolved.ruleset = resolved.ruleset.audited();
             }
-            if self.seccomp_only {
-                resolved = without_kernel(&resolved, &postures, subject);
+            let mut natives = Vec::new();
+            match self.lock {
+                _ if self.seccomp_only => {
+                    resolved = without_kernel(&resolved, &postures, subject, GapReason::OtherThanSeccomp);
+                }
+                Lock::Nothing => resolved = without_kernel(&resolved, &postures, subject, GapReason::NoLock),
+                Lock::Bpf => {}
+                // native rules deny, which is not what an audited pod gets
+                Lock::Both if wish == Wish::Audited => {}
+                Lock::Both => {
+                    natives = Native::of(policies.iter().map(AsRef::as_ref), subject);
+                    let of_natives = apparmor::gaps(&none(&postures, subject), &natives);
+                    resolved.coverage = held_by_apparmor(&resolved.coverage, of_natives);
+                }
+                Lock::AppArmor => {
+                    if wish != Wish::Audited {
+                        natives = Native::of(policies.iter().map(AsRef::as_ref), subject);
+                    }
+                    let gaps = apparmor::gaps(&resolved.ruleset, &natives);
+                    resolved.coverage = match natives.is_empty() {
+                        true => Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps)),
+                        false => held_by_apparmor(&resolved.coverage, gaps),
+                    };
+                }
             }
-            let merged = Arc::new(Merged::from(resolved));
+            let merged = Arc::new(Merged { natives, ..Merged::from(resolved) });
             let policies = policies.into_iter().cloned().collect();
             self.memo().put(made, policies, Arc::clone(&merged));
             merged
         });
         // a policy may select a container and yet have no rule that can be expressed: then there are only gaps
-        (!merged.ruleset.is_empty() || !merged.coverage.gaps.is_empty()).then_some(merged)
+        (!merged.is_nothing() || !merged.coverage.gaps.is_empty()).then_some(merged)
     }
 
     /// Forgets rulesets that were not wanted lately.
@@ -183,16 +222,31 @@ impl Selection {
     }
 }
 
+/// What is not enforced where native rules are held by AppArmor, and `more` is not.
+fn held_by_apparmor(coverage: &Coverage, more: Vec<Gap>) -> Coverage {
+    let others = coverage.gaps.iter().filter(|gap| gap.reason != GapReason::AppArmor).cloned();
+    Coverage::new(others.chain(more))
+}
+
+fn none(postures: &Postures, subject: &Subject) -> Ruleset {
+    Ruleset::resolve([], postures, subject).ruleset
+}
+
 /// The same where nothing but seccomp policies is enforced: no rule, and a gap for each.
-fn without_kernel(resolved: &Resolved, postures: &Postures, subject: &Subject) -> Resolved {
+fn without_kernel(
+    resolved: &Resolved,
+    postures: &Postures,
+    subject: &Subject,
+    reason: GapReason,
+) -> Resolved {
     let gaps = resolved.ruleset.origins().iter().map(|origin| Gap {
         policy: origin.policy.clone(),
         field: origin.rule.clone(),
-        reason: GapReason::OtherThanSeccomp,
-        advice: "it has no effect; `nri-enforcer probe` says what BPF-LSM needs".into(),
+        reason,
+        advice: "it has no effect; `nri-enforcer probe` says what BPF-LSM and AppArmor need".into(),
     });
     let coverage = Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps));
-    Resolved { ruleset: Ruleset::resolve([], postures, subject).ruleset, coverage }
+    Resolved { ruleset: none(postures, subject), coverage }
 }
 
 /// `policy` or `policies` and the names of those that a ruleset comes from, for people.

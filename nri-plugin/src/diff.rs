@@ -233,7 +233,8 @@ fn running(args: &DiffArgs) -> Result<Vec<Asked>, String> {
                 one.labels.ok_or("the daemon is of a version that does not tell the labels of containers")?;
             let subject =
                 Subject { namespace: one.namespace, pod: one.pod, labels, container: one.container };
-            Ok(Asked { subject, node, audited: one.audited, seccomp_only: daemon.seccomp_only })
+            let seccomp_only = daemon.seccomp_only || daemon.lock == "none";
+            Ok(Asked { subject, node, audited: one.audited, seccomp_only })
         })
         .collect()
 }

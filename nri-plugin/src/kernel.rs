@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use enforcer_core::enforce::{ContainerId, Enforcer, Occupancy, Options, Target};
+use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Occupancy, Options, Target};
 use enforcer_core::event::Event;
+use enforcer_core::host;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::config::Config;
@@ -65,28 +65,120 @@ pub trait Kernel: Send + Sync + 'static {
     fn occupancy(&self) -> Option<Occupancy> {
         None
     }
+
+    /// Told where to say what of its rules a container lacks that has the others.
+    fn lacking(&self, _: Lacks) {}
+
+    /// Told now and then, and after each change of the policies: for what no digest of a ruleset tells.
+    fn tend(&self) {}
 }
 
-/// What the kernel side said, opaque: the daemon passes it on to people and decides nothing by it.
+/// Called with what of its rules a container lacks, and why; `None`: nothing.
+pub type Lacks = Box<dyn Fn(&ContainerId, Option<String>) + Send + Sync>;
+
+/// What the kernel side said, opaque: the daemon passes it on to people, and decides nothing by it but whether the
+/// container is to be refused.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct KernelError(Box<dyn std::error::Error + Send + Sync>);
+#[error("{source}")]
+pub struct KernelError {
+    source: Box<dyn std::error::Error + Send + Sync>,
+    uncovered: bool,
+}
 
 impl KernelError {
     /// Wraps an error of a [`Kernel`].
     pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self(error.into())
+        Self { source: error.into(), uncovered: false }
     }
+
+    /// The container is not one that can have its rules, as it was created: nothing has failed. That is a gap.
+    #[must_use]
+    pub fn uncovered(why: impl Into<String>) -> Self {
+        Self { source: why.into().into(), uncovered: true }
+    }
+
+    /// Whether it is such a gap.
+    #[must_use]
+    pub const fn is_uncovered(&self) -> bool {
+        self.uncovered
+    }
+}
+
+/// Why there is no lock.
+#[derive(Debug)]
+pub enum Unopened {
+    /// This host has not what it takes. Another one may take its place.
+    Unsupported(anyhow::Error),
+    /// It has, and something failed, which may pass: nothing weaker takes its place.
+    Failed(anyhow::Error),
 }
 
 /// The real one, for this configuration.
 ///
 /// # Errors
 /// When the kernel cannot enforce, or another daemon does; the text says what to do.
-pub fn open(config: &Config) -> anyhow::Result<Enforcer> {
+pub fn open(config: &Config) -> Result<Enforcer, Unopened> {
     let mut options = Options::default();
     options.bpffs.clone_from(&config.bpffs);
-    Enforcer::open(&options).context("cannot enforce on this host (`nri-enforcer probe` shows what it lacks)")
+    Enforcer::open(&options).map_err(|error| {
+        let fails = matches!(
+            error,
+            EnforceError::Busy { .. } | EnforceError::NotBpffs { .. } | EnforceError::Pin { .. }
+        );
+        let told = anyhow::Error::new(error)
+            .context("cannot enforce on this host (`nri-enforcer probe` shows what it lacks)");
+        match fails || host::probe().enforces() {
+            true => Unopened::Failed(told),
+            false => Unopened::Unsupported(told),
+        }
+    })
+}
+
+/// Whichever there is.
+impl Kernel for Box<dyn Kernel> {
+    fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.as_ref().arm(target, ruleset)
+    }
+
+    fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.as_ref().update(id, ruleset)
+    }
+
+    fn update_all(&self, updates: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), KernelError>> {
+        self.as_ref().update_all(updates)
+    }
+
+    fn disarm(&self, id: &ContainerId) -> Result<(), KernelError> {
+        self.as_ref().disarm(id)
+    }
+
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        self.as_ref().armed()
+    }
+
+    fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        self.as_ref().events(go_on, sink)
+    }
+
+    fn settled(&self) -> Result<(), KernelError> {
+        self.as_ref().settled()
+    }
+
+    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        self.as_ref().counters()
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        self.as_ref().occupancy()
+    }
+
+    fn lacking(&self, lacks: Lacks) {
+        self.as_ref().lacking(lacks);
+    }
+
+    fn tend(&self) {
+        self.as_ref().tend();
+    }
 }
 
 /// How long one wait for events lasts at most, and so how late the end of the daemon is noticed.
@@ -154,17 +246,17 @@ impl Kernel for Enforcer {
     }
 }
 
-/// No kernel side: nothing is loaded, and nothing can be armed. For nodes that enforce seccomp policies alone.
+/// No kernel side: nothing is loaded, and nothing can be armed. For nodes that enforce seccomp policies alone, or nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Absent;
 
 impl Kernel for Absent {
     fn arm(&self, _: &Target, _: &Ruleset) -> Result<(), KernelError> {
-        Err(KernelError::new("this node enforces seccomp policies alone"))
+        Err(KernelError::new("this node enforces nothing but seccomp policies"))
     }
 
     fn update(&self, _: &ContainerId, _: &Ruleset) -> Result<(), KernelError> {
-        Err(KernelError::new("this node enforces seccomp policies alone"))
+        Err(KernelError::new("this node enforces nothing but seccomp policies"))
     }
 
     fn disarm(&self, _: &ContainerId) -> Result<(), KernelError> {

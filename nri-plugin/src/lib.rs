@@ -5,6 +5,7 @@
 pub mod alert;
 pub mod alerts;
 pub mod api;
+pub mod apparmor;
 pub mod check;
 pub mod cli;
 pub mod compile;
@@ -23,6 +24,7 @@ pub mod install;
 pub mod judge;
 pub mod kernel;
 pub mod limit;
+pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod metrics;

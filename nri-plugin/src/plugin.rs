@@ -1,12 +1,15 @@
 //! The NRI plugin: turns the runtime's events into orders, and refusals into answers. No network and no disk here,
 //! and for a container that no policy selects nothing that could fail.
 
+mod profiles;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use enforcer_core::compile;
+use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::Ruleset;
 use enforcer_core::subject::Subject;
@@ -18,10 +21,12 @@ use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
 use nri_enforcer_hook::state::OWN_ANNOTATIONS;
 use tokio::sync::{oneshot, watch};
 
+use crate::apparmor::Profiles;
 use crate::container::{
     Container, Merged, Selection, WISH_ANNOTATION, Wish, name, name_all_policies, name_gaps, name_policies,
 };
 use crate::inject::Injection;
+use crate::lock::Lock;
 use crate::order::{Order, Present, Refusal, Synced};
 use crate::podman::{IMAGE_LABEL, TAG_LABEL};
 use crate::registry::Registry;
@@ -47,6 +52,7 @@ pub struct Plugin {
     registry: Arc<Registry>,
     injection: Arc<Injection>,
     seccomp: Arc<Seccomp>,
+    profiles: Option<Arc<Profiles>>,
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
 }
@@ -63,7 +69,7 @@ impl Plugin {
         orders: Sender<Order>,
         synced: watch::Sender<bool>,
     ) -> Self {
-        Self { selection, policies, registry, injection, seccomp, orders, synced }
+        Self { selection, policies, registry, injection, seccomp, profiles: None, orders, synced }
     }
 
     /// The policies now in force.
@@ -75,6 +81,7 @@ impl Plugin {
     #[must_use]
     pub fn events() -> EventMask {
         Event::RunPodSandbox
+            | Event::RemovePodSandbox
             | Event::CreateContainer
             | Event::PostCreateContainer
             | Event::StartContainer
@@ -112,11 +119,16 @@ impl Plugin {
         }
     }
 
-    /// With `strict`, refuses a container whose policies have gaps.
+    /// With `strict`, refuses a container whose policies have gaps; with the OCI hook, one whose rules no lock holds.
     fn strict(&self, container: &Arc<Container>, resolved: &Merged) -> Result<(), Refusal> {
         let gaps = &resolved.coverage.gaps;
-        if !self.selection.strict || gaps.is_empty() {
+        let unheld = || self.selection.must_hold && gaps.iter().any(|gap| gap.reason == GapReason::NoLock);
+        if gaps.is_empty() || !self.selection.strict && !unheld() {
             return Ok(());
+        }
+        if !self.selection.strict {
+            let advice = "`nri-enforcer probe` says why; without --hook it would start, and only be observed";
+            return Err(Refusal::new(container, name_all_policies(resolved), GapReason::NoLock, advice));
         }
         let reason = format!("not enforceable completely (strict): {}", name_gaps(gaps));
         Err(Refusal::new(
@@ -248,6 +260,7 @@ impl nri::Plugin for Plugin {
         pods: Vec<PodSandbox>,
         containers: Vec<nri::Container>,
     ) -> Result<Vec<ContainerUpdate>, nri::Refusal> {
+        self.list_profiles(&pods).await;
         let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
         let count = containers.len();
         let living = containers.iter().filter(|one| one.state != ContainerState::Stopped);
@@ -285,6 +298,12 @@ impl nri::Plugin for Plugin {
     async fn run_pod_sandbox(&self, context: Context, pod: PodSandbox) -> Result<(), nri::Refusal> {
         let (subject, _) = describe(Some(&pod), &nri::Container::default());
         self.seccomp.pod(&context, &self.set(), &subject, Wish::of(&pod.annotations)).await;
+        self.load_profiles(&context, &pod).await;
+        Ok(())
+    }
+
+    async fn remove_pod_sandbox(&self, _: Context, pod: PodSandbox) -> Result<(), nri::Refusal> {
+        self.forget_profiles(&pod);
         Ok(())
     }
 
@@ -296,6 +315,7 @@ impl nri::Plugin for Plugin {
     ) -> Result<ContainerAdjustment, nri::Refusal> {
         let Some(container) = self.known(&pod, &raw)? else { return Ok(ContainerAdjustment::new()) };
         self.tell_wish(&container);
+        self.load_profiles(&context, &pod).await;
         self.refuse_filter(&container, &pod, &raw)
             .and_then(|()| self.refuse_forged(&container, &pod, &raw))
             .and_then(|()| self.refuse_handler(&container, &pod, &raw))
@@ -311,13 +331,13 @@ impl nri::Plugin for Plugin {
         };
         self.strict(&container, &resolved)
             .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
-        if resolved.ruleset.is_empty() {
+        if resolved.is_nothing() {
             self.order(Order::Created(container));
             return Ok(adjustment);
         }
         let digest = resolved.ruleset.digest();
         // what some container has was compiled for it
-        if self.registry.ruleset(&digest).is_none() {
+        if self.selection.lock != Lock::AppArmor && self.registry.ruleset(&digest).is_none() {
             try_compile(&context, &container, &resolved.ruleset)
                 .await
                 .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
@@ -347,7 +367,7 @@ impl nri::Plugin for Plugin {
     ) -> Result<(), nri::Refusal> {
         let Some(container) = self.known(&request.pod, &request.container)? else { return Ok(()) };
         let unmarked = self.resolve(&container).filter(|resolved| {
-            !resolved.ruleset.is_empty() && !request.adjustment.annotations.contains_key(ANNOTATION)
+            !resolved.is_nothing() && !request.adjustment.annotations.contains_key(ANNOTATION)
         });
         let (policies, missing) = match unmarked {
             Some(resolved) => (name_policies(&resolved.ruleset), format!("the annotation `{ANNOTATION}`")),
@@ -383,7 +403,7 @@ impl nri::Plugin for Plugin {
         };
         self.strict(&container, &resolved)
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
-        if resolved.ruleset.is_empty() {
+        if resolved.is_nothing() {
             self.order(Order::Started { container, pid });
             return Ok(());
         }

@@ -1,32 +1,80 @@
 //! `probe`: what this host supports, and why not.
 
 use comfy_table::{Cell, Color};
+use enforcer_core::enforce::apparmor::AppArmor;
 use enforcer_core::host::{self, Check, HostReport};
 use serde::Serialize;
 
 use crate::cli::{Output, ProbeArgs};
-use crate::exit::Exit;
-use crate::term::{BAD, GOOD, mark, paint, say, say_json, table};
+use crate::exit::{Exit, chain};
+use crate::lock::{DEFAULT_ORDER, Lsm};
+use crate::term::{BAD, BOLD, GOOD, mark, paint, say, say_json, table};
 
 /// The answer, as `-o json` prints it.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
+    /// Whether some lock works.
     enforces: bool,
+    /// The locks, in the order in which the daemon tries them unless told otherwise.
+    locks: &'a [Tried],
+    /// What BPF-LSM needs.
     checks: &'a [Check],
+}
+
+/// A lock, tried.
+#[derive(Debug, Serialize)]
+struct Tried {
+    lock: String,
+    works: bool,
+    /// Whether it is the first that works.
+    taken: bool,
+    why: String,
 }
 
 /// Looks, and prints what it found.
 pub fn run(args: &ProbeArgs) -> Exit {
     let host = host::probe();
-    let enforces = host.enforces();
+    let mut locks = Vec::new();
+    for lsm in DEFAULT_ORDER {
+        let found = match lsm {
+            Lsm::Bpf if host.enforces() => Ok("the matcher and a program for a hook load"),
+            Lsm::Bpf => {
+                let missing = host.checks.iter().filter(|check| check.required && !check.ok);
+                Err(missing
+                    .map(|check| format!("{}: {}", check.name, check.detail))
+                    .collect::<Vec<_>>()
+                    .join("; "))
+            }
+            Lsm::AppArmor => match AppArmor::open(None).and_then(|apparmor| apparmor.try_out()) {
+                Ok(()) => Ok("a profile was compiled, loaded, and removed"),
+                Err(error) => Err(chain(&error)),
+            },
+        };
+        let works = found.is_ok();
+        let taken = works && locks.iter().all(|before: &Tried| !before.works);
+        let why = found.map_or_else(|why| why, str::to_owned);
+        locks.push(Tried { lock: lsm.to_string(), works, taken, why });
+    }
+    let enforces = locks.iter().any(|lock| lock.works);
     match args.output {
-        Output::Json => say_json(&Report { enforces, checks: &host.checks }),
-        Output::Text => print(&host),
+        Output::Json => say_json(&Report { enforces, locks: &locks, checks: &host.checks }),
+        Output::Text => print(&host, &locks),
     }
     if enforces { Exit::Ok } else { Exit::No }
 }
 
-fn print(host: &HostReport) {
+fn print(host: &HostReport, locks: &[Tried]) {
+    let mut rows = table(["", "Lock", "Why"], 2);
+    for Tried { lock, works, taken, why } in locks {
+        let word = match (works, taken) {
+            (_, true) => mark("taken", Color::Green),
+            (true, false) => mark("works", Color::Green),
+            (false, _) => mark("does not work", Color::Red),
+        };
+        rows.add_row([word, Cell::new(lock), Cell::new(why)]);
+    }
+    say(format!("{rows}\n"));
+    say(format!("{}\n", paint(BOLD, "What BPF-LSM needs")));
     let mut rows = table(["", "Check", "Found", "What to do"], 2);
     for Check { name, ok, required, detail, advice } in &host.checks {
         let ok = match (ok, required) {
@@ -37,10 +85,9 @@ fn print(host: &HostReport) {
         rows.add_row([ok, Cell::new(name), Cell::new(detail), Cell::new(advice)]);
     }
     say(format!("{rows}\n"));
-    let verdict = if host.enforces() {
-        paint(GOOD, "This host can enforce.")
-    } else {
-        paint(BAD, "This host cannot enforce.")
+    let verdict = match locks.iter().find(|lock| lock.taken) {
+        Some(lock) => paint(GOOD, format!("This host can enforce, by {}.", lock.lock)),
+        None => paint(BAD, "This host cannot enforce: the daemon would only observe."),
     };
     say(format!("{verdict}\n"));
 }

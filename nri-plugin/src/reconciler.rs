@@ -186,9 +186,13 @@ impl<K: Kernel> Reconciler<K> {
             }
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
-            Order::PoliciesChanged => self.enqueue_touched(),
+            Order::PoliciesChanged => {
+                self.enqueue_touched();
+                self.kernel.tend();
+            }
             Order::Ping(pulse) => pulse.beat(),
             Order::Sweep => {
+                self.kernel.tend();
                 self.selection.age();
                 self.prune();
                 self.sweep();
@@ -271,7 +275,7 @@ impl<K: Kernel> Reconciler<K> {
     fn wanted(&self, container: &Container) -> Option<Arc<Merged>> {
         let set = Arc::clone(&self.policies.borrow());
         let merged = self.selection.resolve(&set, &container.subject, container.wish)?;
-        (!merged.ruleset.is_empty()).then_some(merged)
+        (!merged.is_nothing()).then_some(merged)
     }
 
     fn start(&mut self, container: Arc<Container>, pid: i32) -> Result<(), Refusal> {
@@ -333,11 +337,24 @@ impl<K: Kernel> Reconciler<K> {
                 "name the paths that the links lead to, or run without --strict",
             );
         }
+        let told = self.known.get(&id).and_then(|known| known.failed.clone());
         match self.arm(&id, ruleset, stage, pid) {
             Ok(()) => {
                 tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
                 Ok(())
             }
+            // nothing has failed: what it is created with cannot hold its rules, which is a gap
+            Err(error) if error.is_uncovered() && !self.selection.strict => {
+                let (container, ruleset, reason) =
+                    (Arc::clone(container), Arc::clone(ruleset), chain(&error));
+                tracing::error!(%container, reason, "starts without its policies");
+                // the OCI hook asks before the runtime does
+                if told.as_ref() != Some(&reason) {
+                    (self.notify)(Notice::Unprotected { container, ruleset, reason });
+                }
+                Ok(())
+            }
+            Err(error) if error.is_uncovered() => refuse(&chain(&error), "or run without --strict"),
             Err(error) => refuse(&chain(&error), "`nri-enforcer probe` shows what this host supports"),
         }
     }

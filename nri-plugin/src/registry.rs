@@ -36,6 +36,7 @@ struct Entry {
     ended: bool,
     problem: Option<String>,
     gaps: usize,
+    lacks: Option<String>,
 }
 
 /// How a container stands to the rules that the kernel enforces.
@@ -45,6 +46,8 @@ pub struct Standing {
     pub armed: bool,
     /// Why it is not the one that the policies say, where something failed.
     pub problem: Option<String>,
+    /// What of its rules is not in force beside those that are, and why.
+    pub lacks: Option<String>,
     /// How many of its paths have gaps, by their links.
     pub gaps: usize,
     /// Other names by which paths of its rules count, by links in the container, in words; the first `NAMES`.
@@ -57,9 +60,9 @@ impl Registry {
         let mut inner = self.write();
         let id = container.id.clone();
         let before = inner.containers.remove(&id);
-        let (ruleset, problem, gaps) =
-            before.map(|entry| (entry.ruleset, entry.problem, entry.gaps)).unwrap_or_default();
-        inner.containers.insert(id, Entry { container, ruleset, ended: false, problem, gaps });
+        let (ruleset, problem, gaps, lacks) =
+            before.map(|entry| (entry.ruleset, entry.problem, entry.gaps, entry.lacks)).unwrap_or_default();
+        inner.containers.insert(id, Entry { container, ruleset, ended: false, problem, gaps, lacks });
     }
 
     /// Remembers which ruleset a container has; `None` is none any more.
@@ -85,6 +88,13 @@ impl Registry {
         }
     }
 
+    /// Remembers what of its rules a container lacks, and why; `None`: nothing.
+    pub fn lacks(&self, id: &ContainerId, what: Option<String>) {
+        if let Some(entry) = self.write().containers.get_mut(id) {
+            entry.lacks = what;
+        }
+    }
+
     /// Remembers how many gaps the links of a container make.
     pub fn has_gaps(&self, id: &ContainerId, gaps: usize) {
         if let Some(entry) = self.write().containers.get_mut(id) {
@@ -102,6 +112,7 @@ impl Registry {
         Standing {
             armed: entry.ruleset.is_some(),
             problem: entry.problem.clone(),
+            lacks: entry.lacks.clone(),
             gaps: entry.gaps,
             names: links.iter().take(NAMES).map(ToString::to_string).collect(),
         }

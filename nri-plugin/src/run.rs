@@ -23,7 +23,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
+use enforcer_core::enforce::apparmor::AppArmorError;
 use enforcer_core::seccomp::{Arch, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -33,6 +35,7 @@ use self::news::News;
 use self::pages::{Pulses, pages};
 use crate::alert::Alerts;
 use crate::api::{Api, Health};
+use crate::apparmor;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
@@ -40,7 +43,8 @@ use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
 use crate::inject::Injection;
-use crate::kernel::{Absent, Kernel};
+use crate::kernel::{Kernel, Unopened};
+use crate::lock::{self, Chosen, Lock};
 use crate::memory;
 use crate::metrics::health;
 use crate::metrics::node::NORMAL;
@@ -68,14 +72,16 @@ const WORKERS: usize = 2;
 /// How long alerts may take to be written out at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Runs the daemon until a signal. `open` loads and attaches the kernel's side; it is not called where only seccomp
-/// policies are to be enforced, and may fail where there is no other policy.
+/// Runs the daemon until a signal. `open` loads and attaches the BPF programs, `apparmor` finds out whether profiles can be
+/// loaded; see [`lock::choose`]. Neither is called where only seccomp policies are to be enforced, and they may fail where
+/// there is no other policy.
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails that it cannot do without.
 pub fn run<K: Kernel>(
     mut config: Config,
-    open: impl FnOnce(&Config) -> anyhow::Result<K>,
+    open: impl FnOnce(&Config) -> Result<K, Unopened>,
+    apparmor: impl FnOnce() -> Result<apparmor::Profiles, AppArmorError>,
 ) -> anyhow::Result<()> {
     memory::share_arenas();
     if let Some(path) = &config.ready_file {
@@ -100,41 +106,42 @@ pub fn run<K: Kernel>(
         tracing::warn!("there is no policy yet; nothing is enforced until one comes");
     }
     let set = reload.set;
-    if !config.seccomp_only {
-        match open(&config) {
-            Ok(kernel) => {
-                tracing::info!(bpffs = %config.bpffs.display(), "attached; what an earlier daemon armed stays in force");
-                return serve(&config, store, api, news, set, Arc::new(kernel));
-            }
-            // of the API server anything may come
-            Err(error) if !config.kube_api && set.policies().is_empty() && !set.seccomp().is_empty() => {
-                tracing::warn!("{error:#}");
-                config.seccomp_only = true;
-            }
-            Err(error) => return Err(error),
+    // of the API server anything may come
+    let only_seccomp = !config.kube_api && set.policies().is_empty() && !set.seccomp().is_empty();
+    let chosen = match config.seccomp_only {
+        true => Ok(Chosen::nothing()),
+        false => lock::choose(&config, open, apparmor),
+    };
+    let chosen = match chosen {
+        Err(error) if only_seccomp => {
+            tracing::warn!("{error:#}");
+            Chosen::nothing()
         }
+        chosen => chosen?,
+    };
+    config.seccomp_only |= only_seccomp && chosen.lock == Lock::Nothing;
+    chosen.tell(&config);
+    if chosen.lock == Lock::Nothing {
+        let why = if config.seccomp_only { GapReason::OtherThanSeccomp } else { GapReason::NoLock };
+        news.unenforced(why, &set);
     }
-    tracing::warn!(
-        "this daemon enforces seccomp policies alone; every other rule is a gap until it is started again"
-    );
-    news.seccomp_only(&set);
-    serve(&config, store, api, news, set, Arc::new(Absent))
+    serve(&config, store, api, news, set, chosen)
 }
 
-fn serve<K: Kernel>(
+fn serve(
     config: &Config,
     store: Store,
     api: Option<Api>,
     news: News,
     set: Arc<PolicySet>,
-    kernel: Arc<K>,
+    chosen: Chosen,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start tokio")?;
-    let result = runtime.block_on(daemon(config, store, api, news, set, kernel));
+    let result = runtime.block_on(daemon(config, store, api, news, set, chosen));
     // a reading of a hanging file system must not keep the process
     runtime.shutdown_timeout(DRAIN);
     if let Some(path) = &config.ready_file {
@@ -143,14 +150,15 @@ fn serve<K: Kernel>(
     result
 }
 
-async fn daemon<K: Kernel>(
+async fn daemon(
     config: &Config,
     store: Store,
     api: Option<Api>,
     mut news: News,
     set: Arc<PolicySet>,
-    kernel: Arc<K>,
+    Chosen { lock, kernel, profiles, .. }: Chosen,
 ) -> anyhow::Result<()> {
+    let kernel = Arc::new(kernel);
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -191,6 +199,8 @@ async fn daemon<K: Kernel>(
         postures: config.postures,
         exempt: config.exempt.clone(),
         strict: config.strict,
+        lock,
+        must_hold: config.hook.is_some(),
         honour_pod_annotations: config.honour_pod_annotations,
         seccomp_only: config.seccomp_only,
         ..Selection::default()
@@ -201,6 +211,13 @@ async fn daemon<K: Kernel>(
     };
     let seccomp = Arc::new(seccomp(config, &selection, &registry, Box::new(notify.clone())));
     seccomp.refresh(&seen.borrow(), true);
+    if let Some(profiles) = &profiles {
+        profiles.ask(apparmor::about(&selection, &seen, &registry));
+    }
+    {
+        let registry = Arc::clone(&registry);
+        kernel.lacking(Box::new(move |id, what| registry.lacks(id, what)));
+    }
     let reconciler = Reconciler::new(
         Arc::clone(&kernel),
         selection.clone(),
@@ -249,7 +266,7 @@ async fn daemon<K: Kernel>(
         seen.clone(),
         Arc::clone(&registry),
         Arc::clone(&seccomp),
-        Box::new(|_, _| None), // no policy becomes an AppArmor profile yet
+        apparmor::for_podman(profiles.as_ref(), &selection),
     ));
     let given = {
         let (seccomp, seen) = (Arc::clone(&seccomp), seen.clone());
@@ -277,6 +294,7 @@ async fn daemon<K: Kernel>(
         synced: is_synced.clone(),
         injection: Arc::clone(&injection),
         api: api_health.clone(),
+        profiles: profiles.clone(),
         node_name: config.node_name.clone(),
     };
     let status = Arc::new(status);
@@ -288,7 +306,7 @@ async fn daemon<K: Kernel>(
     let pages = listener.map(|listener| tokio::spawn(metrics::serve::serve(listener, Arc::new(pages))));
     let window = tokio::spawn(window.serve(status));
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
-    let plugin = Timed::new(plugin, counted);
+    let plugin = Timed::new(plugin.with_profiles(profiles), counted);
     let state = stub.state();
     let observing = tokio::spawn(observe(state, is_synced, api_health, config.ready_file.clone()));
     let (end_stub, stub_ends) = oneshot::channel::<()>();

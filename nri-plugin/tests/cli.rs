@@ -352,6 +352,33 @@ fn check_fails_for_gaps_only_when_strict() {
 }
 
 #[test]
+fn check_says_which_lock_holds_whose_rules() {
+    let dir = Dir::new();
+    let native = POLICY.replacen("  file:", "  apparmor: |\n    deny /n r,\n    change_profile,\n  file:", 1);
+    let path = dir.write("p.yaml", &native);
+    let path = path.to_str().unwrap();
+    let told = |more: &[&str]| -> Value {
+        let args = [&["check", "--no-host", "-o", "json", path], more].concat();
+        serde_json::from_str(&out(&nri_enforcer(args))).unwrap()
+    };
+    let (alone, both) = (told(&[]), told(&["--combine"]));
+    let names = |told: &Value, lock: &str| {
+        let all = told["held"][lock].as_array().cloned().unwrap_or_default();
+        all.iter().map(|id| id["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(names(&alone, "bpf").contains(&"block-passwd".to_owned()), "{alone}");
+    assert_eq!(names(&alone, "apparmor"), [] as [&str; 0]);
+    assert_eq!(names(&both, "apparmor"), ["block-passwd"]);
+    let reasons = |told: &Value| {
+        told["gaps"].as_array().unwrap().iter().map(|gap| gap["reason"].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(&alone), ["\"native AppArmor rules are not read\""]);
+    assert_eq!(reasons(&both), ["\"a native AppArmor rule is not taken\""]);
+    let text = out(&nri_enforcer(["check", "--no-host", "--combine", path]));
+    assert!(text.contains("Held by AppArmor: native rules of default/block-passwd"), "{text}");
+}
+
+#[test]
 fn check_refuses_one_policy_twice_and_what_is_not_there() {
     let dir = Dir::new();
     let (a, b) = (dir.write("a.yaml", POLICY), dir.write("b.yaml", POLICY));
@@ -379,6 +406,12 @@ fn probe_answers_in_both_forms() {
     assert_eq!(code(&output), i32::from(!enforces), "the exit code says what the answer says");
     let checks = value["checks"].as_array().unwrap();
     assert!(!checks.is_empty());
+    let locks = value["locks"].as_array().unwrap();
+    let names: Vec<_> = locks.iter().map(|lock| lock["lock"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bpf", "apparmor"]);
+    let first = locks.iter().find(|lock| lock["works"] == true);
+    assert_eq!(first.map(|lock| &lock["taken"]), enforces.then_some(&Value::Bool(true)));
+    assert!(locks.iter().all(|lock| !lock["why"].as_str().unwrap().is_empty()), "{locks:?}");
     let text = out(&nri_enforcer(["probe"]));
     for check in checks {
         let name = check["name"].as_str().unwrap();
@@ -394,6 +427,7 @@ fn run_refuses_a_bad_command_line_with_exit_code_2() {
     for (args, part) in [
         (vec!["run"], "--policy-dir"),
         (vec!["run", "--policy-dir", "/p", "--plugin-index", "7"], "two digits"),
+        (vec!["run", "--policy-dir", "/p", "--lsm-order", "bpf,selinux"], "not built in yet"),
         (vec!["run", "--policy-dir", "/p", "--log-level", "a=b=c"], "log filter"),
         (vec!["run", "--config", config.to_str().unwrap()], "unknown"),
         (vec!["run", "--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
@@ -412,9 +446,9 @@ fn run_fails_with_exit_code_1_where_it_cannot_start() {
     assert!(err(&output).contains("/nonexistent"), "{}", err(&output));
     let dir = Dir::new();
     let here = dir.0.path().to_str().unwrap();
-    let output = nri_enforcer(["run", "--policy-dir", here, "--bpffs", here]);
-    assert_eq!(code(&output), 1, "a directory that is no bpffs");
-    assert!(err(&output).contains("cannot enforce on this host"), "{}", err(&output));
+    let output = nri_enforcer(["run", "--policy-dir", here, "--seccomp-only", "--alerts", here]);
+    assert_eq!(code(&output), 1, "alerts cannot be written to a directory");
+    assert!(err(&output).contains("cannot open the alerts file"), "{}", err(&output));
     assert_eq!(out(&output), "", "stdout belongs to the alerts");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One write replaces a profile and all its children together, or nothing: at no moment is a process under half a profile,
 //! or under none. Profiles live in the kernel, so they outlast the daemon; another one finds them by their names. Only
-//! names that begin with [`NAME_PREFIX`](crate::compile::apparmor::NAME_PREFIX) are ever written or removed.
+//! names that begin with [`NAME_PREFIX`] are ever written or removed.
 //!
 //! Removing a profile that a process has would leave the process unconfined, so that is looked up first. A process that
 //! is about to get a profile is not seen: whoever removes names those to keep.
@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::compile::apparmor::{AppArmorProfile, FEATURES, ProfileName};
+use crate::compile::apparmor::{AppArmorProfile, FEATURES, NAME_PREFIX, ProfileName};
 
 /// Where the kernel takes profiles.
 const SECURITYFS: &str = "/sys/kernel/security/apparmor";
@@ -133,30 +133,55 @@ impl AppArmor {
     /// # Errors
     /// When what a process has cannot be found out: it may be any.
     pub fn in_use(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
-        let mut used = BTreeSet::new();
+        Ok(self.processes()?.into_iter().map(|(_, name)| name).collect())
+    }
+
+    /// The processes that have a profile of ours, in some task of theirs; once for each profile.
+    ///
+    /// # Errors
+    /// When what a process has cannot be found out: it may be any.
+    pub fn processes(&self) -> Result<BTreeSet<(i32, ProfileName)>, AppArmorError> {
+        let mut found = BTreeSet::new();
         for process in numbered("/proc".as_ref()).map_err(failed("read `/proc`"))? {
+            let Some(pid) = process.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
+                continue;
+            };
             let tasks = match numbered(&process.join("task")) {
                 Ok(tasks) => tasks,
                 Err(error) if is_gone(&error) => continue,
                 Err(error) => return Err(failed(format!("read `{}`", process.display()))(error)),
             };
             for task in tasks {
-                match fs::read(task.join("attr/apparmor/current")) {
-                    // a stack holds several, with `//&` between them
-                    Ok(label) => {
-                        let label = String::from_utf8_lossy(&label);
-                        used.extend(
-                            label.split("//&").filter_map(|one| ours(one.split([' ', '\n']).next()?)),
-                        );
-                    }
-                    Err(error) if is_gone(&error) => {}
-                    Err(error) => {
-                        return Err(failed(format!("read the label of `{}`", task.display()))(error));
-                    }
-                }
+                found.extend(labels(&task)?.into_iter().map(|name| (pid, name)));
             }
         }
-        Ok(used)
+        Ok(found)
+    }
+
+    /// The profile of ours that the first task of a process has; `None`: it has none of ours, or is gone.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn of_process(&self, pid: i32) -> Result<Option<ProfileName>, AppArmorError> {
+        Ok(labels(&Path::new("/proc").join(pid.to_string()))?.into_iter().next())
+    }
+
+    /// Finds out whether profiles can be loaded here, by loading one that no process gets, and removing it.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; and when it cannot be removed.
+    pub fn try_out(&self) -> Result<(), AppArmorError> {
+        let name = format!("{NAME_PREFIX}probe");
+        let invalid = |error| failed("name a profile")(io::Error::other(error));
+        let profile = AppArmorProfile {
+            name: name.parse().map_err(invalid)?,
+            // a priority is what older parsers do not know
+            text: format!("profile {name} {{\n  priority=1 audit deny \"/**\" w,\n}}\n"),
+            profiles: vec![name],
+            gaps: Vec::new(),
+        };
+        self.load(&profile)?;
+        remove(&profile.name)
     }
 
     /// Removes those of ours that are not to be kept and that no process has. Returns what was removed.
@@ -171,11 +196,7 @@ impl AppArmor {
         let used = self.in_use()?;
         let unused: Vec<_> =
             loaded.into_iter().filter(|name| !keep.contains(name) && !used.contains(name)).collect();
-        for name in &unused {
-            let path = Path::new(SECURITYFS).join(".remove");
-            let remove = || File::options().write(true).open(path)?.write_all(name.as_str().as_bytes());
-            remove().map_err(failed(format!("remove the profile `{name}`")))?;
-        }
+        unused.iter().try_for_each(remove)?;
         Ok(unused)
     }
 
@@ -231,6 +252,26 @@ impl AppArmor {
             Ok(length) if length <= MAX_COMPILED => Ok(compiled),
             _ => Err(AppArmorError::TooLarge(profile.name.clone())),
         }
+    }
+}
+
+/// Takes a profile out of the kernel, with its children.
+fn remove(name: &ProfileName) -> Result<(), AppArmorError> {
+    let path = Path::new(SECURITYFS).join(".remove");
+    let remove = || File::options().write(true).open(path)?.write_all(name.as_str().as_bytes());
+    remove().map_err(failed(format!("remove the profile `{name}`")))
+}
+
+/// The profiles of ours that a task has, by its folder in `/proc`; none where it is gone.
+fn labels(task: &Path) -> Result<Vec<ProfileName>, AppArmorError> {
+    match fs::read(task.join("attr/apparmor/current")) {
+        // a stack holds several, with `//&` between them
+        Ok(label) => {
+            let label = String::from_utf8_lossy(&label);
+            Ok(label.split("//&").filter_map(|one| ours(one.split([' ', '\n']).next()?)).collect())
+        }
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        Err(error) => Err(failed(format!("read the label of `{}`", task.display()))(error)),
     }
 }
 

@@ -199,6 +199,10 @@ impl Cri {
                         .seccomp
                         .clone()
                         .map(|localhost_ref| SecurityProfile { kind: 2, localhost_ref }),
+                    apparmor: container
+                        .apparmor
+                        .clone()
+                        .map(|localhost_ref| SecurityProfile { kind: 2, localhost_ref }),
                 }),
             }),
             ..ContainerConfig::default()

@@ -47,6 +47,9 @@ pub struct Container {
     /// A seccomp profile of the node, by its absolute path; `None`: as the runtime likes.
     #[serde(default)]
     pub seccomp: Option<String>,
+    /// An AppArmor profile of the node, by its name; `None`: as the runtime likes.
+    #[serde(default)]
+    pub apparmor: Option<String>,
 }
 
 impl Pod {
@@ -176,6 +179,7 @@ pub fn parse(file: &str, text: &str) -> Result<Pod> {
         privileged: c.security_context.privileged,
         mounts: Vec::new(),
         seccomp: None, // kubelet's business
+        apparmor: None,
     };
     let pod = Pod {
         namespace: manifest.metadata.namespace.unwrap_or_else(|| "default".into()),

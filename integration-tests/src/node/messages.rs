@@ -145,6 +145,8 @@ pub struct LinuxContainerSecurityContext {
     pub run_as_user: Option<Int64Value>,
     #[prost(message, optional, tag = "15")]
     pub seccomp: Option<SecurityProfile>,
+    #[prost(message, optional, tag = "16")]
+    pub apparmor: Option<SecurityProfile>,
 }
 
 /// Kinds: 0 the runtime's default, 1 none, 2 a file of the node.

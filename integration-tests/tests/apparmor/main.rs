@@ -13,6 +13,8 @@ mod binary;
 mod guest;
 mod hostile;
 mod meaning;
+mod node;
+mod podman;
 #[path = "../../../enforcer-core/tests/meaning/world.rs"]
 #[expect(dead_code, reason = "shared with the tests of `decide`")]
 mod world;

@@ -15,7 +15,7 @@ Signals:
 
 Exit codes:
   0  stopped by a signal
-  1  could not start (the kernel cannot enforce, a policy directory or --state-dir cannot be used), or failed
+  1  could not start (a lock that this host has fails, a policy directory or --state-dir cannot be used), or failed
   2  bad usage or configuration";
 
 pub(super) const STATUS_HELP: &str = "\
@@ -29,8 +29,8 @@ States:
 
 Exit codes:
   0  every container that policies select is covered, and the daemon is connected to the runtime
-  1  some container is not covered or pending restart, the daemon is not connected, it has no policies of the API server
-     though it is to have them, or none answers
+  1  some container is not covered or pending restart, or no lock works here, the daemon is not connected, it has no policies
+     of the API server though it is to have them, or none answers
   2  bad usage
 
 Example:
@@ -104,6 +104,13 @@ pub struct RunArgs {
     /// Enforce seccomp policies alone: nothing is loaded into the kernel, every other rule is a gap
     #[arg(long)]
     pub seccomp_only: bool,
+    /// Locks for everything but seccomp policies: the first that works here holds them; where none does, the daemon only
+    /// observes [default: bpf,apparmor]
+    #[arg(long, value_name = "LOCK,...", value_delimiter = ',')]
+    pub lsm_order: Vec<String>,
+    /// Let AppArmor hold what BPF-LSM cannot take: native `apparmor` rules
+    #[arg(long)]
+    pub combine: bool,
     /// kubelet's directory of seccomp profiles (`KUBELET_ROOT/seccomp`); may be repeated [default: those of the kubelets
     /// that are found]
     #[arg(long = "seccomp-dir", value_name = "DIR")]

@@ -54,6 +54,9 @@ pub struct CheckArgs {
     /// Judge the policies alone, not what this host supports
     #[arg(long)]
     pub no_host: bool,
+    /// Judge for a daemon with --combine: native `apparmor` rules are held by AppArmor
+    #[arg(long)]
+    pub combine: bool,
 }
 
 /// `compile`.

@@ -17,8 +17,8 @@ use crate::registry::Registry;
 use crate::seccomp::Seccomp;
 use crate::set::PolicySet;
 
-/// The AppArmor profile that a container is to have; `None`: what podman gives it. It must be loaded already.
-pub type Apparmor = Box<dyn Fn(&PolicySet, &Container) -> Option<String> + Send + Sync>;
+/// The AppArmor profile that a container is to have, which is loaded; `None`: what podman gives it. An error refuses it.
+pub type Apparmor = Box<dyn Fn(&PolicySet, &Container) -> Result<Option<String>, String> + Send + Sync>;
 
 /// What the gate needs for podman. All of it may block, as long as the disk does.
 pub struct PodmanGate {
@@ -94,8 +94,11 @@ impl PodmanGate {
                 }
             };
         let set = Arc::clone(&self.policies.borrow());
-        let mut adjustment =
-            Adjustment { apparmor: (self.apparmor)(&set, container), ..Adjustment::default() };
+        let apparmor = match (self.apparmor)(&set, container) {
+            Ok(apparmor) => apparmor,
+            Err(why) => return refused(format!("{container}: its AppArmor profile: {why}")),
+        };
+        let mut adjustment = Adjustment { apparmor, ..Adjustment::default() };
         let mut selected = self.selection.resolve(&set, &container.subject, container.wish).is_some();
         match self.seccomp.adjust(&set, container, profile) {
             Ok(None) => {}

@@ -134,8 +134,13 @@ fn podman_gate(
     registry: &Arc<Registry>,
     seccomp: Arc<Seccomp>,
 ) -> Arc<PodmanGate> {
-    let apparmor = |_: &crate::set::PolicySet, container: &crate::container::Container| {
-        (container.subject.container == "web").then(|| "a-profile".to_owned())
+    let apparmor = |_: &crate::set::PolicySet, container: &crate::container::Container| match container
+        .subject
+        .container
+        .as_str()
+    {
+        "web" => Ok(Some("a-profile".to_owned())),
+        _ => Ok(None),
     };
     let storage = crate::podman::tests::storage(&dir.join("storage"));
     let (selection, registry) = (selection.clone(), Arc::clone(registry));

@@ -70,6 +70,10 @@ impl<P: nri::Plugin> nri::Plugin for Timed<P> {
         self.timed("run_pod_sandbox", self.plugin.run_pod_sandbox(context, pod)).await
     }
 
+    async fn remove_pod_sandbox(&self, context: Context, pod: PodSandbox) -> Result<(), Refusal> {
+        self.plugin.remove_pod_sandbox(context, pod).await
+    }
+
     async fn create_container(
         &self,
         context: Context,

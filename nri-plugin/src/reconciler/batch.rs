@@ -179,7 +179,10 @@ impl<K: Kernel> Reconciler<K> {
             Ok(()) => tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset in force"),
             Err(error) => {
                 let reason = chain(&error);
-                tracing::error!(%container, error = reason, "runs unprotected: cannot arm; will try again");
+                // one that was created so that it cannot have its rules stays so
+                if !error.is_uncovered() || failed.as_ref() != Some(&reason) {
+                    tracing::error!(%container, error = reason, "runs unprotected: cannot arm; will try again");
+                }
                 self.count_failed();
                 if failed.as_ref() != Some(&reason) {
                     (self.notify)(Notice::Unprotected { container: Arc::clone(container), ruleset, reason });

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use enforcer_core::enforce::{ContainerId, Stage};
 
 use super::{Reconciler, RootAt};
+use crate::container::{Container, name_all_policies};
 use crate::kernel::Kernel;
-use crate::order::{Caller, Gated};
+use crate::lock::Lock;
+use crate::order::{Caller, Gated, Refusal};
 
 impl<K: Kernel> Reconciler<K> {
     /// Arms the container as it was told by the runtime, and says whether it may start.
@@ -19,7 +21,9 @@ impl<K: Kernel> Reconciler<K> {
             return if exempt || !reached { Gated::Nothing } else { Gated::Unknown };
         };
         let container = Arc::clone(&known.container);
-        let Some(merged) = self.wanted(&container) else { return Gated::Nothing };
+        let Some(merged) = self.wanted(&container) else {
+            return self.observed(&container).map_or(Gated::Nothing, Gated::Refused);
+        };
         let process = self.find(caller.pid);
         let stage = Stage::Creating { root: caller.root_inode };
         let Some(known) = self.known.get_mut(&caller.id) else { return Gated::Unknown };
@@ -36,6 +40,18 @@ impl<K: Kernel> Reconciler<K> {
             }
             Err(refusal) => Gated::Refused(refusal),
         }
+    }
+
+    /// Why a container that policies select must not start where no lock works: the hook is there so that none starts
+    /// without its policies.
+    fn observed(&self, container: &Arc<Container>) -> Option<Refusal> {
+        let set = Arc::clone(&self.policies.borrow());
+        let selected = || self.selection.resolve(&set, &container.subject, container.wish);
+        let merged =
+            (self.selection.lock == Lock::Nothing && !self.selection.seccomp_only).then(selected)??;
+        let advice =
+            "`nri-enforcer probe` says why; without the OCI hook it would start, and only be observed";
+        Some(Refusal::new(container, name_all_policies(&merged), "no lock works on this node", advice))
     }
 
     /// The container is over, says the hook; what lives is believed more.

@@ -123,6 +123,59 @@ impl Fixture {
     }
 }
 
+/// Nothing failed: it was created so that it cannot have its rules. That is told, and tried again; with strict it does not
+/// start.
+#[test]
+fn a_container_that_cannot_have_its_rules_starts_and_is_told_unless_strict() {
+    for strict in [false, true] {
+        let mut f = Fixture::new(policies(&[("p", "/x")]));
+        f.reconciler.selection.strict = strict;
+        f.kernel.breaks("uncovered", true);
+        let web = container("c1", "default", "web");
+        f.lives(7, "c1");
+        let started = f.start(&web, 7);
+        if strict {
+            assert!(started.unwrap_err().contains("it has no profile"));
+            continue;
+        }
+        started.unwrap();
+        assert_eq!(f.notices(), ["unprotected c1"]);
+        let standing = f.registry.standing(&web.id);
+        assert_eq!((standing.armed, standing.problem.as_deref()), (false, Some("it has no profile")));
+        f.take(Order::Sweep);
+        assert_eq!(f.notices(), [] as [String; 0], "told once");
+        f.kernel.breaks("uncovered", false);
+        f.take(Order::Sweep);
+        assert_eq!((f.registry.standing(&web.id).armed, f.notices()), (true, vec!["late c1".to_owned()]));
+    }
+}
+
+/// The hook is there so that nothing starts without its policies.
+#[test]
+fn where_no_lock_works_the_gate_refuses_what_policies_select() {
+    let mut f = Fixture::new(policies(&[("p", "/x")]));
+    f.reconciler.selection.lock = crate::lock::Lock::Nothing;
+    for (id, pid, app) in [("c1", 7, "web"), ("c2", 8, "db")] {
+        f.lives(pid, id);
+        f.take(Order::Created(container(id, "default", app)));
+        let caller = crate::order::Caller {
+            id: ContainerId::new(id).unwrap(),
+            pid,
+            root: None,
+            root_inode: None,
+            namespace: "default".into(),
+        };
+        let (reply, mut answer) = oneshot::channel();
+        f.take(Order::Gate { caller, reply });
+        match (answer.try_recv().unwrap(), app) {
+            (Gated::Refused(why), "web") => assert!(why.to_string().contains("no lock works"), "{why}"),
+            (Gated::Nothing, "db") => {}
+            (other, app) => panic!("{app}: {other:?}"),
+        }
+    }
+    assert_eq!(f.kernel.calls(), [] as [String; 0]);
+}
+
 /// A start waits for some containers' new rules, not for all: what is not done with stays in the queue.
 #[test]
 fn a_change_of_many_containers_is_made_in_parts() {

@@ -14,13 +14,13 @@ pub(super) struct News {
     problems: BTreeSet<String>,
     kept: BTreeSet<(String, String)>,
     gaps: BTreeSet<(PolicyId, String)>,
-    seccomp_only: bool,
+    unenforced: Option<GapReason>, // why nothing but seccomp policies is enforced
 }
 
 impl News {
     /// From now on policies other than seccomp policies are told as not enforced, beginning with these.
-    pub(super) fn seccomp_only(&mut self, set: &PolicySet) {
-        self.seccomp_only = true;
+    pub(super) fn unenforced(&mut self, why: GapReason, set: &PolicySet) {
+        self.unenforced = Some(why);
         self.tell_gaps(set);
     }
 
@@ -61,12 +61,15 @@ impl News {
             }
             now.insert(gap_of);
         }
-        for policy in set.iter().filter(|_| self.seccomp_only) {
-            let (id, reason) = (policy.id(), GapReason::OtherThanSeccomp);
+        for (policy, reason) in set.iter().filter_map(|policy| Some((policy, self.unenforced?))) {
+            let id = policy.id();
             let gap_of = (id.clone(), reason.to_string());
             if !self.gaps.contains(&gap_of) {
-                let advice = "`nri-enforcer probe` says what BPF-LSM needs";
-                tracing::warn!(policy = %id, advice, "{reason}");
+                let advice = "`nri-enforcer probe` says what BPF-LSM and AppArmor need";
+                match reason {
+                    GapReason::NoLock => tracing::error!(policy = %id, advice, "NOT ENFORCED: {reason}"),
+                    _ => tracing::warn!(policy = %id, advice, "{reason}"),
+                }
             }
             now.insert(gap_of);
         }

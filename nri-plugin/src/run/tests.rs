@@ -25,6 +25,10 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+fn no_apparmor() -> Result<apparmor::Profiles, AppArmorError> {
+    Err(AppArmorError::NotEnforced("none".into()))
+}
+
 fn config(dir: &Path) -> Config {
     let flag = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
     let args = [
@@ -87,7 +91,7 @@ fn the_daemon_from_its_start_to_its_end() {
     let address = config.metrics.unwrap();
     let daemon = {
         let kernel = Arc::clone(&kernel);
-        std::thread::spawn(move || run(config, |_| Ok(kernel)))
+        std::thread::spawn(move || run(config, |_| Ok(kernel), no_apparmor))
     };
     wait("the old ready file goes", || !path("ready").exists());
 
@@ -210,31 +214,34 @@ fn the_daemon_from_its_start_to_its_end() {
 }
 
 #[test]
-fn a_kernel_that_cannot_enforce_ends_the_start() {
+fn a_lock_that_fails_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("policies")).unwrap();
-    let error = run::<Arc<Recording>>(config(dir.path()), |_| anyhow::bail!("no BPF-LSM here")).unwrap_err();
-    assert_eq!(error.to_string(), "no BPF-LSM here");
+    let open = |_: &Config| Err(Unopened::Failed(anyhow::anyhow!("another daemon is here")));
+    let error = run::<Arc<Recording>>(config(dir.path()), open, no_apparmor).unwrap_err();
+    assert_eq!(error.to_string(), "another daemon is here");
 }
 
 #[test]
 fn a_policy_directory_that_is_not_there_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let error = run::<Arc<Recording>>(config(dir.path()), |_| anyhow::bail!("never asked")).unwrap_err();
+    let error =
+        run::<Arc<Recording>>(config(dir.path()), |_| panic!("never asked"), no_apparmor).unwrap_err();
     assert!(error.to_string().contains("policies"), "{error}");
 }
 
 /// Of the API server any policy may come, so that seccomp policies alone are no reason to go on without the kernel.
 #[test]
-fn with_the_api_server_a_kernel_that_cannot_enforce_ends_the_start_in_any_case() {
+fn with_the_api_server_a_lock_that_fails_ends_the_start_in_any_case() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("policies")).unwrap();
     let policy = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\nmetadata: {name: p, namespace: n}\n\
         spec:\n  selector: {matchLabels: {app: web}}\n  syscalls: [mkdir]\n  action: Block\n";
     std::fs::write(dir.path().join("policies/p.yaml"), policy).unwrap();
     let config = Config { kube_api: true, state_dir: dir.path().join("state"), ..config(dir.path()) };
-    let error = run::<Arc<Recording>>(config, |_| anyhow::bail!("no BPF-LSM here")).unwrap_err();
-    assert_eq!(error.to_string(), "no BPF-LSM here");
+    let open = |_: &Config| Err(Unopened::Failed(anyhow::anyhow!("another daemon is here")));
+    let error = run::<Arc<Recording>>(config, open, no_apparmor).unwrap_err();
+    assert!(format!("{error:#}").contains("another daemon is here"), "{error:#}");
 }
 
 /// The last known set is read before anything else is done; a directory that cannot be used ends the start.
@@ -244,6 +251,6 @@ fn a_state_directory_that_is_none_ends_the_start() {
     std::fs::create_dir(dir.path().join("policies")).unwrap();
     std::fs::write(dir.path().join("state"), "a file").unwrap();
     let config = Config { kube_api: true, state_dir: dir.path().join("state"), ..config(dir.path()) };
-    let error = run::<Arc<Recording>>(config, |_| anyhow::bail!("never asked")).unwrap_err();
+    let error = run::<Arc<Recording>>(config, |_| panic!("never asked"), no_apparmor).unwrap_err();
     assert!(format!("{error:#}").contains("state"), "{error:#}");
 }

@@ -53,7 +53,19 @@ fn name(paths: &[PathBuf]) -> String {
 
 #[derive(Deserialize)]
 struct Spec {
+    process: Option<Process>,
     linux: Option<Linux>,
+}
+
+/// What the configuration says about the container's processes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// The AppArmor profile; absent or empty: none.
+    pub apparmor_profile: Option<String>,
+    /// Whether they have `no_new_privs`.
+    #[serde(default)]
+    pub no_new_privileges: bool,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +78,18 @@ struct Linux {
 /// # Errors
 /// When it cannot be seen.
 pub fn profile(root: &Path, pid: i32, id: &str) -> Result<Option<LinuxSeccomp>, Unseen> {
+    Ok(spec(root, pid, id)?.linux.and_then(|linux| linux.seccomp))
+}
+
+/// What is said about the processes of the same container.
+///
+/// # Errors
+/// When it cannot be seen.
+pub fn process(root: &Path, pid: i32, id: &str) -> Result<Process, Unseen> {
+    Ok(spec(root, pid, id)?.process.unwrap_or_default())
+}
+
+fn spec(root: &Path, pid: i32, id: &str) -> Result<Spec, Unseen> {
     let proc = root.join("proc");
     let parent = parent(&proc, pid).map_err(|source| Unseen::Parent { pid, source })?;
     let shim = proc.join(parent.to_string()).join("cwd");
@@ -78,8 +102,7 @@ pub fn profile(root: &Path, pid: i32, id: &str) -> Result<Option<LinuxSeccomp>, 
             text => text,
         };
         let spec = text.and_then(|text| serde_json::from_str::<Spec>(&text).map_err(io::Error::other));
-        let spec = spec.map_err(|source| Unseen::Unreadable { path: path.clone(), source })?;
-        return Ok(spec.linux.and_then(|linux| linux.seccomp));
+        return spec.map_err(|source| Unseen::Unreadable { path: path.clone(), source });
     }
     Err(Unseen::Nowhere { looked })
 }

@@ -29,6 +29,10 @@ pub struct Daemon {
     pub node_name: String,
     /// Whether it enforces seccomp policies alone.
     pub seccomp_only: bool,
+    /// What holds the rules other than seccomp policies: `bpf`, `apparmor`, `bpf+apparmor`, or `none`; empty: the daemon is
+    /// older than this field.
+    #[serde(default)]
+    pub lock: String,
     /// Whether it is connected to the runtime, and knows what runs.
     pub connected: bool,
     /// How many policies there are.
@@ -94,6 +98,12 @@ pub struct ContainerStatus {
     pub policies: Vec<String>,
     /// What of them is not enforced as written.
     pub gaps: usize,
+    /// Who holds the rules of which policies: `bpf`, `apparmor` and `seccomp`, each with `NAMESPACE/NAME`s, sorted.
+    #[serde(default)]
+    pub held: BTreeMap<String, Vec<String>>,
+    /// Its AppArmor profile, where that is one of ours.
+    #[serde(default)]
+    pub apparmor: Option<String>,
     /// Other names by which paths of its rules count, by links in the container: `/bin/ls (resolves to /usr/bin/ls)`.
     #[serde(default)]
     pub names: Vec<String>,

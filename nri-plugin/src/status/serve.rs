@@ -1,10 +1,11 @@
 //! The daemon's side: a socket at which whoever is root gets the document, and the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enforcer_core::policy::SeccompPolicy;
 use enforcer_core::ruleset::{Class, Postures};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -14,8 +15,10 @@ use tokio::time::timeout;
 use super::document::{API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, Seccomp, State};
 use crate::api::Health;
 use crate::api::health::Restored;
-use crate::container::{Selection, Wish};
+use crate::apparmor::Profiles;
+use crate::container::{Merged, Selection, Wish};
 use crate::inject::Injection;
+use crate::lock::Lock;
 use crate::registry::{Registry, Standing};
 use crate::seccomp::ledger::{Created, Entry, State as Profile};
 use crate::set::PolicySet;
@@ -45,6 +48,8 @@ pub struct Status {
     pub injection: Arc<Injection>,
     /// How the watch of the API server stands, where there is one.
     pub api: Option<Health>,
+    /// AppArmor profiles, where they are used.
+    pub profiles: Option<Arc<Profiles>>,
     /// The name of the node.
     pub node_name: String,
 }
@@ -66,6 +71,7 @@ impl Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 node_name: self.node_name.clone(),
                 seccomp_only: self.selection.seccomp_only,
+                lock: self.selection.lock.name().to_owned(),
                 connected: self.connected(),
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
@@ -118,7 +124,8 @@ impl Status {
         let gaps = of_rules + if by_seccomp.is_empty() { 0 } else { of_profile };
         let seccomp = profile(entry, !by_seccomp.is_empty());
 
-        let rules = merged.as_ref().is_some_and(|merged| !merged.ruleset.is_empty());
+        let held = self.held(merged.as_deref(), &by_seccomp);
+        let rules = merged.as_ref().is_some_and(|merged| !merged.is_nothing());
         let uncovered = not_in_force(&standing, rules, merged.is_some());
         let (state, reason) = match (entry.state, exempt, uncovered) {
             (Profile::Ended, _, _) => (State::Ended, String::new()),
@@ -147,6 +154,12 @@ impl Status {
             reason,
             policies,
             gaps,
+            held,
+            apparmor: self
+                .profiles
+                .as_ref()
+                .and_then(|all| all.name_of(&container.id))
+                .map(|name| name.to_string()),
             names: standing.names,
             seccomp,
         }
@@ -172,6 +185,26 @@ fn api(health: &Health) -> ApiStatus {
     }
 }
 
+impl Status {
+    /// Who holds the rules of which policies.
+    fn held(&self, merged: Option<&Merged>, seccomp: &[Arc<SeccompPolicy>]) -> BTreeMap<String, Vec<String>> {
+        let mut held: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        if let Some(merged) = merged {
+            let first = if self.selection.lock == Lock::AppArmor { "apparmor" } else { "bpf" };
+            let rules = merged.ruleset.origins().iter().map(|origin| (first, origin.policy.to_string()));
+            let natives = merged.natives.iter().map(|native| ("apparmor", native.policy.to_string()));
+            rules.chain(natives).for_each(|(lock, policy)| {
+                held.entry(lock).or_default().insert(policy);
+            });
+        }
+        let seccomp = seccomp.iter().map(|policy| policy.id().to_string());
+        seccomp.for_each(|policy| {
+            held.entry("seccomp").or_default().insert(policy);
+        });
+        held.into_iter().map(|(lock, policies)| (lock.to_owned(), policies.into_iter().collect())).collect()
+    }
+}
+
 fn postures(postures: &Postures) -> BTreeMap<String, String> {
     let Postures { file, network, capabilities, process } = *postures;
     let of_all = [(Class::File, file), (Class::Network, network), (Class::Capability, capabilities)];
@@ -186,6 +219,7 @@ fn not_in_force(standing: &Standing, rules: bool, selected: bool) -> Option<Stri
         None if rules && !standing.armed => {
             Some("not armed yet: it was not started, or its turn has not come".to_owned())
         }
+        None if standing.lacks.is_some() => standing.lacks.clone(),
         None if selected && !rules => Some("nothing of its rules can be enforced: they are gaps".to_owned()),
         None => None,
     }

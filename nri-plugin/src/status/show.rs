@@ -53,7 +53,9 @@ pub fn run(args: &StatusArgs) -> Exit {
         document.containers.retain(|one| one.namespace == *namespace);
     }
     let daemon = &document.daemon;
+    let observes = daemon.lock == "none" && !daemon.seccomp_only;
     let good = daemon.connected
+        && !observes
         && daemon.without_hook.is_none()
         && daemon.api.as_ref().is_none_or(|api| api.has_set)
         && document.containers.iter().all(|one| one.state.is_good());
@@ -120,6 +122,12 @@ fn print(document: &Document, good: bool) {
     }
     if !containers.is_empty() {
         say(format!("{rows}\n"));
+    }
+    if daemon.lock == "none" && !daemon.seccomp_only {
+        let text = "NO LOCK WORKS ON THIS NODE: no rule but seccomp policies is enforced; `nri-enforcer probe` says what is missing.";
+        say(format!("{}\n", paint(BAD, text)));
+    } else if daemon.lock.contains("apparmor") {
+        say(format!("{}\n", paint(GOOD, format!("Rules are held by {}.", clean(&daemon.lock)))));
     }
     if daemon.seccomp_only {
         say(format!("{}\n", paint(WARN, "This daemon enforces seccomp policies alone.")));

@@ -39,6 +39,7 @@ impl Node {
             synced: watch::channel(true).1,
             injection: Arc::default(),
             api: None,
+            profiles: None,
             node_name: "node".into(),
         };
         Self { registry, status, dir }

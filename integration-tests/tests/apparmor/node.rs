@@ -1,0 +1,233 @@
+//! Profiles on a node: a real containerd, whose pods name profiles that the daemon makes.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::cache;
+use lab::node::{Container, Daemon, Options, Pod, RunningContainer, RunningPod};
+use lab::testing::{Node, in_guest_with_program};
+use lab::vm::{Containerd, Kernel, Spec};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::podman;
+
+pub(super) const POLICY: &str = include_str!("../../../examples/policies/block-etc-passwd-read.yaml");
+const LABEL: (&str, &str) = ("app", "my-web-app");
+const PROFILE: &str = "nri-enforcer.default.web";
+/// Beside the one above, by native rules alone.
+const NATIVE: &str = "
+apiVersion: security.kubearmor.com/v1
+kind: KubeArmorPolicy
+metadata: {name: native, namespace: default}
+spec:
+  selector: {matchLabels: {app: my-web-app}}
+  apparmor: |
+    deny /etc/group r,
+";
+
+#[test]
+fn apparmor_holds_the_rules_of_real_containers() -> Result<()> {
+    let spec = Spec::node(Kernel::V6_12, Containerd::V1_7);
+    let parser = || Ok(cache::artefact("apparmor")?.join("apparmor_parser"));
+    let files: [lab::testing::File; 3] =
+        [("apparmor_parser", parser), ("hook", lab::run::hook), ("podman.tar", podman::packed)];
+    in_guest_with_program("node::apparmor_holds_the_rules_of_real_containers", &spec, &files, |node| {
+        Box::pin(async move {
+            let mut daemon = with_apparmor(node).await?;
+            primary(node, &mut daemon).await.with_context(|| daemon.log())?;
+            podman::containers(node, &mut daemon).await.with_context(|| daemon.log())?;
+            beside_bpf(node, &mut daemon).await.with_context(|| daemon.log())
+        })
+    })
+}
+
+/// Has containerd use AppArmor: it does where there is a parser at its usual place.
+async fn with_apparmor(node: &mut Node) -> Result<Daemon> {
+    fs::copy("apparmor_parser", "/sbin/apparmor_parser")?;
+    let path = "/etc/containerd/config.toml";
+    let config = fs::read_to_string(path)?;
+    ensure!(config.contains("disable_apparmor = true"));
+    fs::write(path, config.replace("disable_apparmor = true", "disable_apparmor = false"))?;
+    node.runtime.kill()?;
+    node.runtime.start()?;
+    node.cri = node.runtime.cri().await?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !std::path::Path::new("/run/nri/nri.sock").exists() {
+        ensure!(Instant::now() < deadline, "containerd opens no NRI socket");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let arguments = ["--lsm-order", "apparmor"].map(str::to_owned).to_vec();
+    let options = Options { program: "./nri-enforcer".into(), postures: vec![], arguments };
+    Daemon::new("/run/apparmor-daemon".as_ref(), options)
+}
+
+/// A pod that names the profile for each of these containers.
+async fn pod(node: &Node, name: &str, containers: &[&str]) -> Result<RunningPod> {
+    let mut pod = Pod::new(name, &[LABEL], Container::idle("any"));
+    for container in containers {
+        let key = format!("container.apparmor.security.beta.kubernetes.io/{container}");
+        pod.annotations.insert(key, format!("localhost/{PROFILE}"));
+    }
+    Ok(node.cri.run_pod(&pod).await?)
+}
+
+async fn started(node: &Node, pod: &RunningPod, container: &Container) -> Result<RunningContainer> {
+    let created = node.cri.create(pod, container, 0).await?;
+    node.cri.start(&created).await?;
+    Ok(created)
+}
+
+fn with_profile(container: Container) -> Container {
+    Container { apparmor: Some(PROFILE.to_owned()), ..container }
+}
+
+/// What `status` says of a container, and its exit code.
+fn status(container: &str) -> Result<(Value, Value, Option<i32>)> {
+    let output = std::process::Command::new("./nri-enforcer").args(["status", "-o", "json"]).output()?;
+    let document: Value = serde_json::from_slice(&output.stdout).context("status")?;
+    let all = document["containers"].as_array().context("containers")?;
+    let one = all.iter().find(|one| one["container"] == container).with_context(|| container.to_owned())?;
+    Ok((one.clone(), document["daemon"].clone(), output.status.code()))
+}
+
+fn profiles() -> String {
+    fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default()
+}
+
+async fn primary(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
+    daemon.write_policy("policy.yaml", POLICY)?;
+    daemon.start().await?;
+    let web = pod(node, "web", &["main", "idle"]).await?;
+    let main = started(node, &web, &with_profile(Container::new("main", &["/bin/first"]))).await?;
+    let exit = node.cri.wait(&main, Duration::from_secs(60)).await?.and_then(|state| state.exit);
+    node.check("the first instruction of a container that names the profile", exit, Some(13));
+    let idle = started(node, &web, &with_profile(Container::idle("idle"))).await?;
+    node.check("an exec in another one", node.exec(&idle, "/bin/first").await?.exit, 13);
+    node.check("what no rule names", node.exec(&idle, "cat /etc/group").await?.exit, 0);
+    let (told, of_daemon, _) = status("idle")?;
+    node.check("its state", told["state"].as_str(), Some("armed"));
+    node.check("its profile", told["apparmor"].as_str(), Some(PROFILE));
+    node.check(
+        "who holds its rules",
+        told["held"]["apparmor"][0].as_str(),
+        Some("default/block-etc-passwd-read"),
+    );
+    node.check("the lock", of_daemon["lock"].as_str(), Some("apparmor"));
+
+    // a container of the same pod that does not name it
+    let without = started(node, &web, &Container::idle("without")).await?;
+    node.check("an exec without the profile", node.exec(&without, "/bin/first").await?.exit, 0);
+    let (told, _, code) = status("without")?;
+    let reason = told["reason"].as_str().unwrap_or_default().to_owned();
+    node.check("its state", (told["state"].as_str(), code), (Some("notCovered"), Some(1)));
+    node.check("what to do", reason.contains("localhostProfile: nri-enforcer.default.NAME"), true);
+    let alerts = daemon.alerts().await?;
+    let unprotected = alerts.iter().any(|a| {
+        a["ContainerName"] == "without" && a["Data"].as_str().is_some_and(|d| d.contains("unprotected"))
+    });
+    node.check("an alert about it", unprotected, true);
+    node.cri.stop(&without).await?;
+    node.cri.remove(&without).await?;
+    // one whose pod does not say so beforehand finds no profile
+    let other = Container { apparmor: Some("nri-enforcer.default.other".into()), ..Container::idle("other") };
+    let refused = node.cri.create(&web, &other, 0).await.err().map(|status| status.message().to_owned());
+    let refused = refused.is_some_and(|why| why.contains("apparmor profile not found"));
+    node.check("a profile that nothing announced refuses the creation", refused, true);
+
+    exchanged(node, daemon, &idle).await?;
+    restarted(node, daemon, &idle).await?;
+
+    node.cri.remove_pod(&web).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    daemon.apply("policy.yaml", &POLICY.replace("/etc/passwd", "/etc/hosts")).await?;
+    let deadline = Instant::now() + Duration::from_secs(45);
+    while profiles().contains(PROFILE) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    node.check("a profile that nobody has is removed", profiles().contains(PROFILE), false);
+    node.check("that of the runtime stays", profiles().contains("cri-containerd.apparmor.d"), true);
+    Ok(())
+}
+
+/// Policies that deny one file each take turns: at no moment are both open, or both denied.
+async fn exchanged(node: &mut Node, daemon: &Daemon, idle: &RunningContainer) -> Result<()> {
+    let (cri, inside) = (node.cri.clone(), idle.clone());
+    let swaps = tokio::spawn(async move {
+        let command = ["/bin/probe", "swap", "/etc/passwd", "/etc/group", "4"].map(str::to_owned);
+        cri.exec(&inside, &command, Duration::from_secs(90)).await
+    });
+    let mut changes = 0;
+    while !swaps.is_finished() || changes % 2 == 1 {
+        changes += 1;
+        let path = if changes % 2 == 1 { "/etc/group" } else { "/etc/passwd" };
+        daemon.apply("policy.yaml", &POLICY.replace("/etc/passwd", path)).await?;
+    }
+    let output = swaps.await??.stdout;
+    println!("{changes} changes: {}", output.trim());
+    let words: Vec<&str> = output.split_whitespace().collect();
+    let count = |name: &str| {
+        words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1)?.parse::<u64>().ok())
+    };
+    node.check("neither was denied", count("neither"), Some(0));
+    node.check("both were denied", count("both"), Some(0));
+    let seen = count("a").is_some_and(|n| n > 0) && count("b").is_some_and(|n| n > 0);
+    node.check("each was denied at some time", seen, true);
+    Ok(())
+}
+
+/// What is loaded outlives the daemon; the next one knows who has it.
+async fn restarted(node: &mut Node, daemon: &mut Daemon, idle: &RunningContainer) -> Result<()> {
+    // the last change was read; when it is in force is a moment later
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while node.exec(idle, "/bin/first").await?.exit != 13 && Instant::now() < deadline {}
+    daemon.end(Signal::SIGKILL)?;
+    node.check("an exec with the daemon dead", node.exec(idle, "/bin/first").await?.exit, 13);
+    daemon.start().await?;
+    node.check("an exec with the next one", node.exec(idle, "/bin/first").await?.exit, 13);
+    let (told, _, _) = status("idle")?;
+    node.check("its state", told["state"].as_str(), Some("armed"));
+    let late = daemon
+        .alerts()
+        .await?
+        .iter()
+        .any(|alert| alert["Data"].as_str().is_some_and(|data| data.contains("late")));
+    node.check("it is not told to have been unprotected", late, false);
+    daemon.apply("policy.yaml", &POLICY.replace("/etc/passwd", "/etc/group")).await?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while node.exec(idle, "cat /etc/group").await?.exit == 0 && Instant::now() < deadline {}
+    node.check("a change reaches it", node.exec(idle, "cat /etc/group").await?.exit, 1);
+    Ok(())
+}
+
+/// BPF-LSM has all that it can, AppArmor the native rules.
+async fn beside_bpf(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
+    daemon.end(Signal::SIGTERM)?;
+    daemon.options_mut().arguments = vec!["--combine".to_owned()];
+    daemon.write_policy("policy.yaml", POLICY)?;
+    daemon.write_policy("native.yaml", NATIVE)?;
+    daemon.start().await?;
+    let web = pod(node, "both", &["with"]).await?;
+    let with = started(node, &web, &with_profile(Container::idle("with"))).await?;
+    node.check("BPF denies", node.exec(&with, "/bin/first").await?.exit, 13);
+    node.check("AppArmor denies", node.exec(&with, "cat /etc/group").await?.exit, 1);
+    node.check("what no rule names", node.exec(&with, "cat /etc/hosts").await?.exit, 0);
+    let (told, of_daemon, _) = status("with")?;
+    let held = serde_json::json!({"bpf": ["default/block-etc-passwd-read"], "apparmor": ["default/native"]});
+    node.check("who holds what", told["held"].clone(), held);
+    node.check(
+        "its state and gaps",
+        (told["state"].as_str(), told["gaps"].as_u64()),
+        (Some("armed"), Some(0)),
+    );
+    node.check("the locks", of_daemon["lock"].as_str(), Some("bpf+apparmor"));
+    let without = started(node, &web, &Container::idle("without")).await?;
+    node.check("BPF denies without the profile", node.exec(&without, "/bin/first").await?.exit, 13);
+    node.check("AppArmor does not", node.exec(&without, "cat /etc/group").await?.exit, 0);
+    let (told, _, code) = status("without")?;
+    let reason =
+        told["reason"].as_str().unwrap_or_default().contains("native AppArmor rules are not in force");
+    node.check("which is told", (told["state"].as_str(), reason, code), (Some("notCovered"), true, Some(1)));
+    Ok(())
+}

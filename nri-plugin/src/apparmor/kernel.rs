@@ -1,0 +1,179 @@
+//! AppArmor in the place of BPF-LSM: all rules of a container are in its profile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use enforcer_core::compile::apparmor::ProfileName;
+use enforcer_core::enforce::{ContainerId, Stage, Target};
+use enforcer_core::event::Event;
+use enforcer_core::ruleset::{Ruleset, RulesetDigest};
+
+use super::{Profiles, STARTING, names};
+use crate::exit::chain;
+use crate::kernel::{Kernel, KernelError};
+use crate::procs::Procs;
+use crate::seccomp::bundle;
+
+/// How long one wait for the end lasts: there are no events.
+const POLL: Duration = Duration::from_millis(200);
+/// The digest of what an earlier daemon loaded: no ruleset has it, so it will be replaced.
+const UNKNOWN: [u8; 32] = [0; 32];
+
+impl Profiles {
+    pub(super) fn procs(&self) -> Procs {
+        Procs::at(self.root.join("proc"))
+    }
+
+    fn read_of(&self, pid: i32, file: &str) -> Option<String> {
+        std::fs::read_to_string(self.root.join("proc").join(pid.to_string()).join(file)).ok()
+    }
+
+    pub(super) fn has_no_new_privs(&self, pid: i32) -> bool {
+        // what cannot be read is taken for the stricter
+        self.read_of(pid, "status").is_none_or(|text| {
+            let flag = text.lines().find_map(|line| line.strip_prefix("NoNewPrivs:"));
+            flag.is_none_or(|flag| flag.trim() != "0")
+        })
+    }
+
+    /// The container of a process, by its cgroup: containerd, CRI-O and podman have its id of 64 digits there.
+    pub(super) fn container_of(&self, pid: i32) -> Option<ContainerId> {
+        let cgroups = self.read_of(pid, "cgroup")?;
+        let mut words = cgroups.split(|c: char| !c.is_ascii_hexdigit());
+        ContainerId::new(words.rfind(|word| word.len() == 64)?).ok()
+    }
+
+    /// The profile of ours that a container has or is about to get, and whether `no_new_privs` is set for it.
+    pub(super) fn profile_of(&self, target: &Target) -> Result<(ProfileName, bool), KernelError> {
+        let Target { id, pid, stage } = target;
+        if let Stage::Running = stage {
+            let has = self.loader.of_process(*pid).map_err(KernelError::new)?;
+            return match has {
+                Some(name) => Ok((name, self.has_no_new_privs(*pid))),
+                None => Err(self.without(id, "it runs without an AppArmor profile of ours")),
+            };
+        }
+        let created = bundle::process(&self.root, *pid, id.as_str());
+        let given = self.state().given.get(id).cloned();
+        match (created, given) {
+            (Ok(process), given) => match process.apparmor_profile.as_deref().unwrap_or_default().parse() {
+                Ok(name) => Ok((name, process.no_new_privileges)),
+                Err(_) if given.is_some() => {
+                    Err(self.without(id, "it does not have the AppArmor profile that it was given"))
+                }
+                Err(_) => Err(self.without(id, "it has no AppArmor profile of ours")),
+            },
+            // what podman was handed back at `precreate`; whether its process has it is looked at once it runs
+            (Err(_), Some(name)) => Ok((name, true)),
+            (Err(unseen), None) => {
+                Err(self.without(id, &format!("which AppArmor profile it has is not known: {unseen}")))
+            }
+        }
+    }
+
+    /// What is wrong, and what to do.
+    pub(super) fn without(&self, id: &ContainerId, what: &str) -> KernelError {
+        let known = self.about.get().and_then(|about| about(id));
+        let namespace = known.map_or_else(|| "NAMESPACE".to_owned(), |(namespace, _)| namespace);
+        let name = format!("{}NAME", names::prefix(&namespace));
+        KernelError::uncovered(format!(
+            "{what}; set its `securityContext.appArmorProfile` to `type: Localhost` and `localhostProfile: {name}`, with a NAME \
+             of your choice, and the annotation `apparmor.nri-enforcer.io/CONTAINER: {name}` of its pod, and create it again"
+        ))
+    }
+}
+
+impl Kernel for Arc<Profiles> {
+    fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
+        let profile = self.profile_of(target)?;
+        let process = self.procs().find(target.pid);
+        self.bind(&target.id, profile, process, &Arc::new(ruleset.clone()))
+    }
+
+    fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        self.update_all(&[(id, ruleset)]).pop().unwrap_or(Ok(()))
+    }
+
+    fn update_all(&self, updates: &[(&ContainerId, &Ruleset)]) -> Vec<Result<(), KernelError>> {
+        let mut state = self.state();
+        let mut touched = BTreeSet::new();
+        // all that changes is known before a profile is looked at: containers that share one change together
+        for (id, ruleset) in updates {
+            if let Some(bound) = state.bound.get_mut(*id) {
+                bound.want = Some(Arc::new((*ruleset).clone()));
+                touched.insert(bound.name.clone());
+            }
+        }
+        let mut results = BTreeMap::new();
+        for name in &touched {
+            results.extend(self.suit(&mut state, name));
+        }
+        let missing = || Err(KernelError::new("it has no AppArmor profile of ours"));
+        updates.iter().map(|(id, _)| results.remove(*id).unwrap_or_else(missing)).collect()
+    }
+
+    fn disarm(&self, id: &ContainerId) -> Result<(), KernelError> {
+        // as long as some process has the profile, that stays as strict as it was
+        self.release(id);
+        Ok(())
+    }
+
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        let enforced = self.loader.loaded().map_err(KernelError::new)?;
+        let mut state = self.state();
+        state.loaded.retain(|name, _| enforced.contains(name));
+        let (mut armed, mut lost) = (BTreeMap::new(), Vec::new());
+        for (id, bound) in &state.bound {
+            let running = bound.process.filter(|process| self.procs().alive(*process));
+            let has = match running {
+                Some(process) if bound.since.elapsed() > STARTING => {
+                    self.loader.of_process(process.pid).map_err(KernelError::new)?
+                }
+                _ => Some(bound.name.clone()),
+            };
+            match state.loaded.get(&bound.name) {
+                Some(content) if has.as_ref() == Some(&bound.name) => {
+                    let digest = content.ruleset.unwrap_or(RulesetDigest::from_bytes(UNKNOWN));
+                    armed.insert(id.clone(), digest);
+                }
+                _ => lost.push(id.clone()),
+            }
+        }
+        for id in lost {
+            tracing::error!(container = %id, "it does not have its AppArmor profile any more");
+            state.bound.remove(&id);
+        }
+        Ok(armed)
+    }
+
+    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        while go_on() {
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn settled(&self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
+
+    /// Native rules may be others now, which no digest of a ruleset tells.
+    fn tend(&self) {
+        let mut state = self.state();
+        let names: Vec<ProfileName> = state.loaded.keys().cloned().collect();
+        for name in names {
+            for (id, result) in self.suit(&mut state, &name) {
+                if let Err(error) = result {
+                    tracing::warn!(container = %id, error = chain(&error), "its AppArmor profile is not what its policies say");
+                }
+            }
+        }
+        drop(state);
+        self.tidy();
+    }
+}

@@ -1,0 +1,273 @@
+//! Which lock of the kernel holds the rules: the first of an order that works here, found out by trying.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use enforcer_core::enforce::apparmor::AppArmorError;
+
+use crate::apparmor::{Beside, Profiles};
+use crate::config::Config;
+use crate::exit::chain;
+use crate::kernel::{Absent, Kernel, Unopened};
+
+/// A lock that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lsm {
+    /// BPF programs on the kernel's security hooks.
+    Bpf,
+    /// AppArmor profiles.
+    AppArmor,
+}
+
+/// The order unless told otherwise.
+pub const DEFAULT_ORDER: [Lsm; 2] = [Lsm::Bpf, Lsm::AppArmor];
+
+impl fmt::Display for Lsm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bpf => "bpf",
+            Self::AppArmor => "apparmor",
+        })
+    }
+}
+
+impl FromStr for Lsm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "bpf" => Ok(Self::Bpf),
+            "apparmor" => Ok(Self::AppArmor),
+            "selinux" => Err("`selinux` is not built in yet; leave it out of the order".into()),
+            other => Err(format!("`{other}` is no lock; there are `bpf` and `apparmor`")),
+        }
+    }
+}
+
+/// An order of locks: at least one, none twice.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn order(names: &[String]) -> Result<Vec<Lsm>, String> {
+    let mut order = Vec::new();
+    for name in names {
+        let lsm = name.trim().parse()?;
+        if order.contains(&lsm) {
+            return Err(format!("`{lsm}` is named twice"));
+        }
+        order.push(lsm);
+    }
+    if order.is_empty() {
+        return Err("it names no lock; there are `bpf` and `apparmor`".into());
+    }
+    Ok(order)
+}
+
+/// What holds the rules other than seccomp policies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Lock {
+    /// BPF-LSM, all that it can.
+    #[default]
+    Bpf,
+    /// AppArmor, all that it can.
+    AppArmor,
+    /// BPF-LSM, and AppArmor what that cannot take.
+    Both,
+    /// Nothing: no lock works here. Each rule is a gap.
+    Nothing,
+}
+
+impl Lock {
+    /// Whether native AppArmor rules are held.
+    #[must_use]
+    pub const fn takes_natives(self) -> bool {
+        matches!(self, Self::AppArmor | Self::Both)
+    }
+
+    /// Its name in the status document: the locks, joined by `+`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bpf => "bpf",
+            Self::AppArmor => "apparmor",
+            Self::Both => "bpf+apparmor",
+            Self::Nothing => "none",
+        }
+    }
+}
+
+/// What was chosen.
+pub struct Chosen {
+    /// The lock.
+    pub lock: Lock,
+    /// What it is worked by.
+    pub kernel: Box<dyn Kernel>,
+    /// AppArmor profiles, where they are used.
+    pub profiles: Option<Arc<Profiles>>,
+    /// Why others were not taken, for people.
+    pub refused: Vec<String>,
+}
+
+impl fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chosen")
+            .field("lock", &self.lock)
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Chosen {
+    /// No lock.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { lock: Lock::Nothing, kernel: Box::new(Absent), profiles: None, refused: Vec::new() }
+    }
+
+    /// Tells what was chosen, and why not something else.
+    pub fn tell(&self, config: &Config) {
+        for why in &self.refused {
+            tracing::warn!(lock = self.lock.name(), "not taken: {why}");
+        }
+        let uses_bpf = matches!(self.lock, Lock::Bpf | Lock::Both);
+        if !uses_bpf && std::fs::read_dir(&config.bpffs).is_ok_and(|mut pins| pins.next().is_some()) {
+            tracing::warn!(
+                bpffs = %config.bpffs.display(),
+                "an earlier daemon's BPF programs are in the kernel, with its rules: `nri-enforcer unload` takes them out"
+            );
+        }
+        match self.lock {
+            Lock::Bpf | Lock::Both => tracing::info!(
+                bpffs = %config.bpffs.display(),
+                lock = self.lock.name(),
+                "attached; what an earlier daemon armed stays in force"
+            ),
+            Lock::AppArmor => tracing::warn!(
+                "AppArmor holds the rules: those of containers whose pods name a profile of ours; denials are told in the kernel's \
+                 log alone"
+            ),
+            Lock::Nothing if config.seccomp_only => tracing::warn!(
+                "this daemon enforces seccomp policies alone; every other rule is a gap until it is started again"
+            ),
+            Lock::Nothing => tracing::error!(
+                "NO LOCK WORKS ON THIS NODE: this daemon only observes; no rule but seccomp policies is enforced until it is \
+                 started again where one does (`nri-enforcer probe` says what is missing)"
+            ),
+        }
+    }
+}
+
+/// Takes the first lock of the configured order that works.
+///
+/// # Errors
+/// When one fails that this host has what it takes for: nothing weaker takes its place. Also when AppArmor is to be beside
+/// BPF-LSM, and does not work.
+pub fn choose<K: Kernel>(
+    config: &Config,
+    bpf: impl FnOnce(&Config) -> Result<K, Unopened>,
+    apparmor: impl FnOnce() -> Result<Profiles, AppArmorError>,
+) -> anyhow::Result<Chosen> {
+    let (mut bpf, mut apparmor) = (Some(bpf), Some(apparmor));
+    let mut refused = Vec::new();
+    for lsm in &config.lsm_order {
+        match lsm {
+            Lsm::Bpf => match bpf.take().map(|open| open(config)) {
+                Some(Ok(kernel)) if config.combine => {
+                    let profiles = apparmor.take().map(|open| open()).transpose().map_err(|error| {
+                        anyhow::Error::new(error)
+                            .context("AppArmor cannot be combined with BPF-LSM (`combine`)")
+                    })?;
+                    let Some(profiles) = profiles else { continue };
+                    let profiles = Arc::new(profiles.for_natives_alone());
+                    let kernel = Beside::new(kernel, Arc::clone(&profiles), config.strict);
+                    return Ok(Chosen {
+                        lock: Lock::Both,
+                        kernel: Box::new(kernel),
+                        profiles: Some(profiles),
+                        refused,
+                    });
+                }
+                Some(Ok(kernel)) => {
+                    return Ok(Chosen { lock: Lock::Bpf, kernel: Box::new(kernel), profiles: None, refused });
+                }
+                Some(Err(Unopened::Failed(error))) => return Err(error),
+                Some(Err(Unopened::Unsupported(error))) => refused.push(format!("bpf: {error:#}")),
+                None => {}
+            },
+            Lsm::AppArmor => match apparmor.take().map(|open| open()) {
+                Some(Ok(profiles)) => {
+                    let profiles = Arc::new(profiles);
+                    let kernel = Box::new(Arc::clone(&profiles));
+                    return Ok(Chosen { lock: Lock::AppArmor, kernel, profiles: Some(profiles), refused });
+                }
+                Some(Err(error)) => refused.push(format!("apparmor: {}", chain(&error))),
+                None => {}
+            },
+        }
+    }
+    Ok(Chosen { refused, ..Chosen::nothing() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::RunArgs;
+    use crate::kernel::recording::Recording;
+
+    fn config(order: &[&str], combine: bool) -> Config {
+        let lsm_order = order.iter().map(|name| (*name).to_owned()).collect();
+        let args = RunArgs { policy_dirs: vec!["/p".into()], lsm_order, combine, ..RunArgs::default() };
+        Config::new(args, None).unwrap()
+    }
+
+    fn unsupported() -> Result<Recording, Unopened> {
+        Err(Unopened::Unsupported(anyhow::anyhow!("no BPF-LSM")))
+    }
+
+    fn absent() -> Result<Profiles, AppArmorError> {
+        Err(AppArmorError::NotEnforced("x".into()))
+    }
+
+    fn there() -> Result<Profiles, AppArmorError> {
+        Profiles::with(Box::<crate::apparmor::tests::Memory>::default(), "/nonexistent".into())
+    }
+
+    #[test]
+    fn the_first_of_the_order_that_works_is_taken() {
+        let works = |_: &Config| Ok(Recording::default());
+        let both = ["bpf", "apparmor"];
+        let lock = |order: &[&str], combine| choose(&config(order, combine), works, there).unwrap().lock;
+        assert_eq!(lock(&both, false), Lock::Bpf);
+        assert_eq!(lock(&both, true), Lock::Both);
+        assert_eq!(lock(&["bpf"], true), Lock::Both);
+        assert_eq!(lock(&["apparmor", "bpf"], false), Lock::AppArmor);
+        let chosen = choose(&config(&both, false), |_| unsupported(), there).unwrap();
+        assert_eq!((chosen.lock, chosen.refused), (Lock::AppArmor, vec!["bpf: no BPF-LSM".to_owned()]));
+        let chosen = choose(&config(&both, false), |_| unsupported(), absent).unwrap();
+        assert_eq!((chosen.lock, chosen.refused.len()), (Lock::Nothing, 2));
+        let chosen = choose(&config(&["bpf"], false), |_| unsupported(), there).unwrap();
+        assert_eq!(chosen.lock, Lock::Nothing, "what is not in the order is not taken");
+    }
+
+    /// A fault may pass, and a weaker lock would stay.
+    #[test]
+    fn what_fails_is_not_replaced_by_something_weaker() {
+        let busy = |_: &Config| Err::<Recording, _>(Unopened::Failed(anyhow::anyhow!("another daemon")));
+        let error = choose(&config(&["bpf", "apparmor"], false), busy, there).unwrap_err();
+        assert_eq!(error.to_string(), "another daemon");
+        let works = |_: &Config| Ok(Recording::default());
+        let error = choose(&config(&["bpf", "apparmor"], true), works, absent).unwrap_err();
+        assert!(error.to_string().contains("combine"), "{error}");
+    }
+
+    #[test]
+    fn an_order_that_makes_no_sense_is_an_error_that_says_why() {
+        let names = |names: &[&str]| order(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(names(&["apparmor", "bpf"]), Ok(vec![Lsm::AppArmor, Lsm::Bpf]));
+        assert!(names(&["bpf", "selinux"]).unwrap_err().contains("not built in yet"));
+        assert!(names(&["bfp"]).unwrap_err().contains("`bfp` is no lock"));
+        assert!(names(&["bpf", "bpf"]).unwrap_err().contains("twice"));
+        assert!(names(&[]).unwrap_err().contains("no lock"));
+    }
+}

@@ -1,0 +1,80 @@
+//! The AppArmor profiles that pods name: loaded before the runtime looks for them, kept as long as the pods are there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use enforcer_core::ruleset::{Postures, Ruleset};
+use enforcer_core::subject::Subject;
+use nri::{Context, PodSandbox};
+
+use super::{Plugin, describe, patience};
+use crate::apparmor::Profiles;
+use crate::apparmor::names::asked;
+use crate::container::Wish;
+
+impl Plugin {
+    /// The same with these profiles; `None`: AppArmor is not used.
+    #[must_use]
+    pub fn with_profiles(self, profiles: Option<Arc<Profiles>>) -> Self {
+        Self { profiles, ..self }
+    }
+
+    /// Loads the profiles that a pod names. Where that fails or takes too long the runtime does not find them, and creates no
+    /// container.
+    pub(super) async fn load_profiles(&self, context: &Context, pod: &PodSandbox) {
+        let Some(loading) = self.loading(pod) else { return };
+        let working = tokio::task::spawn_blocking(loading);
+        if tokio::time::timeout(patience(context), working).await.is_err() {
+            tracing::error!(
+                pod = pod.name,
+                namespace = pod.namespace,
+                "its AppArmor profiles are not loaded in time"
+            );
+        }
+    }
+
+    /// What loads the profiles that a pod names; `None`: it names none.
+    fn loading(&self, pod: &PodSandbox) -> Option<impl FnOnce() + Send + 'static> {
+        let profiles = Arc::clone(self.profiles.as_ref()?);
+        let named = asked(&pod.namespace, &pod.annotations);
+        if named.is_empty() {
+            return None;
+        }
+        let (subject, _) = describe(Some(pod), &nri::Container::default());
+        let (set, wish, id) = (self.set(), Wish::of(&pod.annotations), pod.id.clone());
+        let selection = self.selection.clone();
+        Some(move || {
+            for (container, name) in named {
+                let subject = Subject { container, ..subject.clone() };
+                let merged = selection.resolve(&set, &subject, wish);
+                // one that no policy selects has a profile without rules: a later policy finds it
+                let nothing = || Arc::new(Ruleset::resolve([], &Postures::default(), &subject).ruleset);
+                let ruleset = merged.as_ref().map_or_else(nothing, |merged| Arc::clone(&merged.ruleset));
+                let natives = merged.as_ref().map(|merged| merged.natives.as_slice()).unwrap_or_default();
+                let _told = profiles.prepare(&id, &name, &ruleset, natives);
+            }
+        })
+    }
+
+    /// Takes note of the pods that there are, and loads what they name.
+    pub(super) async fn list_profiles(&self, pods: &[PodSandbox]) {
+        let Some(profiles) = &self.profiles else { return };
+        profiles.pods(pods.iter().map(|pod| {
+            let names: BTreeSet<_> = asked(&pod.namespace, &pod.annotations).into_values().collect();
+            (pod.id.clone(), names)
+        }));
+        let loading: Vec<_> = pods.iter().filter_map(|pod| self.loading(pod)).collect();
+        // the library answers the runtime in time, and this goes on
+        let working = tokio::task::spawn_blocking(move || loading.into_iter().for_each(|load| load()));
+        if working.await.is_err() {
+            tracing::error!("the AppArmor profiles of running pods could not be looked at");
+        }
+    }
+
+    /// The pod is gone.
+    pub(super) fn forget_profiles(&self, pod: &PodSandbox) {
+        if let Some(profiles) = &self.profiles {
+            profiles.pod_removed(&pod.id);
+        }
+    }
+}
