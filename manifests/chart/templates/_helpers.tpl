@@ -127,8 +127,8 @@ quota: {{ ternary (default false (get $preset "quota")) .Values.priorityClassQuo
 {{- $_ := set $config "posture" $posture -}}
 {{- if $v.policies.kubeApi -}}{{- $_ := set $config "kubeApi" true -}}{{- end -}}
 {{- $dirs := list -}}
-{{- if $v.policies.files -}}{{- $dirs = append $dirs "/etc/nri-enforcer/policies" -}}{{- end -}}
-{{- if $v.policies.hostDir -}}{{- $dirs = append $dirs "/etc/nri-enforcer/host-policies" -}}{{- end -}}
+{{- if $v.policies.files -}}{{- $dirs = append $dirs "/policies/files" -}}{{- end -}}
+{{- if $v.policies.hostDir -}}{{- $dirs = append $dirs "/policies/host" -}}{{- end -}}
 {{- if $dirs -}}{{- $_ := set $config "policyDirs" $dirs -}}{{- end -}}
 {{- if $v.hook.enabled -}}{{- $_ := set $config "hook" (printf "%s/nri-enforcer-hook" $paths.hookDir) -}}{{- end -}}
 {{- if $v.seccompOnly -}}
