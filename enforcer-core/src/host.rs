@@ -77,7 +77,7 @@ fn privilege() -> Check {
         true => Ok("running as root".to_owned()),
         false => Err((
             format!("running as uid {}", uid.as_raw()),
-            "run as root (in a pod: CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN)",
+            "run as root (in a pod: CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE)",
         )),
     };
     check("privilege", true, found)

@@ -24,7 +24,7 @@ pub use self::alerts::{AlertAction, AlertsArgs, Since};
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::diff::DiffArgs;
 pub use self::documents::{CompletionsArgs, CrdsArgs, ManArgs};
-pub use self::install::{InstallArgs, Runtime};
+pub use self::install::{InRootArgs, InstallArgs, Runtime};
 pub use self::policy::{CheckArgs, CompileArgs, ExplainArgs};
 pub use self::seccomp::{LearnCommand, LearnSeccompArgs, SeccompCommand, SystemdArgs};
 pub use self::test::{TestArgs, TestOutput};
@@ -78,6 +78,9 @@ pub enum Command {
     /// Set a container runtime up for nri-enforcer, or undo that: NRI switched on, the OCI hook in place
     #[command(after_help = INSTALL_HELP)]
     Install(InstallArgs),
+    /// Run a program of the system below another root, as `chroot` does: for `install`, in an image that has no `chroot`
+    #[command(hide = true)]
+    InRoot(InRootArgs),
     /// Apply seccomp policies where there is no container runtime
     #[command(subcommand)]
     Seccomp(SeccompCommand),

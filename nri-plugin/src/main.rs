@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::show::run(&args),
         Command::Alerts(args) => alerts::run(&args),
         Command::Install(args) => install::run(&args),
+        Command::InRoot(args) => return install::tool::in_root(&args),
         Command::Seccomp(SeccompCommand::Systemd(args)) => seccomp::systemd::run(&args),
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
         Command::Unload(args) => unload::run(&args),

@@ -175,6 +175,64 @@ fn a_host_without_a_configuration_gets_one_and_loses_it() {
 }
 
 #[test]
+fn programs_of_the_host_run_where_the_image_has_none() {
+    let host = Host::new(&[(CONFIG, b"version = 2\n")]);
+    let install = |host: &Host| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer"));
+        command
+            .args(["install", "--runtime", "containerd", "--hook", "/bin/true", "--root"])
+            .arg(host.0.path());
+        text(
+            &command
+                .env("PATH", "/nowhere:/bin")
+                .args(["--containerd", "/bin/dump"])
+                .output()
+                .unwrap()
+                .stderr,
+        )
+    };
+    let said = install(&host);
+    assert!(said.contains("has not checked"), "there is no such program: {said}");
+    // `false` alone says nothing of what it is asked, in a root that has it and what it is linked with
+    for path in ["/bin/false", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"] {
+        host.write(path.trim_start_matches('/'), &fs::read(path).unwrap());
+        fs::set_permissions(host.at(path.trim_start_matches('/')), fs::Permissions::from_mode(0o755))
+            .unwrap();
+    }
+    fs::rename(host.at("bin/false"), host.at("bin/dump")).unwrap();
+    fs::remove_file(host.at(CONFIG)).unwrap();
+    host.write(CONFIG, b"version = 2\n# changed\n");
+    let said = install(&host);
+    assert!(said.contains("`/bin/dump") && said.contains("exit status: 1"), "it was asked: {said}");
+}
+
+#[test]
+fn the_hook_alone_leaves_the_configuration_and_asks_the_socket() {
+    let config = b"version = 2\n[plugins.\"io.containerd.nri.v1.nri\"]\n  disable = true\n";
+    let host = Host::new(&[(CONFIG, config)]);
+    fs::create_dir_all(host.at("run/nri")).unwrap();
+    fs::create_dir_all(host.at("var")).unwrap();
+    symlink("/run", host.at("var/run")).unwrap(); // a link of the host, that leads nowhere else
+    for left in ["nothing listened there", "the runtime has ended"] {
+        let output = host.install("containerd", &["--hook-only"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{left}: {said}");
+        assert!(said.contains("no runtime answers at `/var/run/nri/nri.sock`"), "{left}: {said}");
+        assert!(host.at(HOOK).is_file(), "{left}: the hook is there for when one does");
+        let _ended = std::os::unix::net::UnixListener::bind(host.at("run/nri/nri.sock"));
+    }
+    fs::remove_file(host.at("run/nri/nri.sock")).unwrap();
+    let _runtime = std::os::unix::net::UnixListener::bind(host.at("run/nri/nri.sock")).unwrap();
+    let said = host.installed("containerd", &["--hook-only"]);
+    assert!(!said.contains("systemctl"), "{said}");
+    assert_eq!(host.read(CONFIG).as_bytes(), config, "left alone");
+    host.installed("containerd", &["--uninstall"]);
+    assert!(!host.at(HOOK).exists() && !host.at(RECORD).exists());
+    let both = host.install("containerd", &["--hook-only", "--base-runtime-spec"]);
+    assert_eq!(both.status.code(), Some(2), "{}", text(&both.stderr));
+}
+
+#[test]
 fn what_makes_no_sense_is_left_alone() {
     let host = Host::new(&[(CONFIG, b"version = 2\n[plugins\n")]);
     let said = host.refused("containerd", &[], 2);

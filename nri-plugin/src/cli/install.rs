@@ -16,6 +16,7 @@ Exit codes:
 Examples:
   nri-enforcer install --runtime containerd --dry-run
   nri-enforcer install --runtime containerd --base-runtime-spec
+  nri-enforcer install --runtime containerd --hook-only
   nri-enforcer install --runtime podman --uninstall";
 
 /// `install`.
@@ -49,12 +50,29 @@ pub struct InstallArgs {
     /// containerd: put the hook into the base specification of each runtime, so that every container has it
     #[arg(long, conflicts_with = "uninstall")]
     pub base_runtime_spec: bool,
+    /// Put the hook in place and leave the runtime's configuration alone; fails where the runtime does not answer at its NRI
+    /// socket
+    #[arg(long, conflicts_with_all = ["uninstall", "base_runtime_spec"])]
+    pub hook_only: bool,
+    /// The runtime's NRI socket, for --hook-only
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_NRI_SOCKET)]
+    pub nri_socket: PathBuf,
     /// Program that prints containerd's specification (`ctr oci spec`)
     #[arg(long, value_name = "PROGRAM", default_value = "ctr")]
     pub ctr: PathBuf,
     /// Program that checks containerd's configuration (`containerd config dump`); left out where it is not there
     #[arg(long, value_name = "PROGRAM", default_value = "containerd")]
     pub containerd: PathBuf,
+}
+
+/// `in-root`.
+#[derive(Debug, Args)]
+pub struct InRootArgs {
+    /// The root
+    pub root: PathBuf,
+    /// The program there, and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// A container runtime that can be set up.

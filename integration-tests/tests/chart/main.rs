@@ -1,0 +1,12 @@
+//! The Helm chart: what it makes of its values, whether the programs take that, and that what it grants is enough on a
+//! real node.
+
+mod dashboard;
+mod helm;
+mod image;
+mod manifests;
+mod node;
+mod privileges;
+mod programs;
+mod releases;
+mod values;

@@ -1,0 +1,61 @@
+//! What the chart grants on a node and at the API server.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::helm::{at, containers, list, of_kind, pod};
+use super::releases::{RELEASES, release};
+
+#[test]
+fn no_more_is_granted_than_is_used() -> Result<()> {
+    for (name, values) in RELEASES {
+        let objects = release(values)?;
+        let pod = pod(&objects)?;
+        for container in containers(pod) {
+            let what = format!("{name}, {}", at(container, "/name"));
+            let context = container.get("securityContext").context("a security context")?;
+            let is = |key: &str, wanted: bool| context.get(key) == Some(&Value::from(wanted));
+            ensure!(is("readOnlyRootFilesystem", true), "{what}: a root that can be written");
+            if name == "privileged" && at(container, "/name") == "nri-enforcer" {
+                ensure!(is("privileged", true), "{what}: it was chosen");
+                continue;
+            }
+            ensure!(is("privileged", false) && is("allowPrivilegeEscalation", false), "{what}: {context}");
+            ensure!(
+                context.pointer("/capabilities/drop") == Some(&serde_json::json!(["ALL"])),
+                "{what}: {context}"
+            );
+            ensure!(at(context, "/seccompProfile/type") == "RuntimeDefault", "{what}: {context}");
+            let added: Vec<_> = list(context, "/capabilities/add").filter_map(Value::as_str).collect();
+            let wanted: &[&str] = match (at(container, "/name"), name) {
+                ("nri-enforcer", "everything") => {
+                    &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "MAC_ADMIN", "SYSLOG"]
+                }
+                ("nri-enforcer", "least") => &["SYS_PTRACE", "DAC_READ_SEARCH"],
+                ("nri-enforcer", _) => &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"],
+                ("install", _) => &["SYS_CHROOT"],
+                ("unload", _) => &["BPF"],
+                ("uninstall", _) => &["SYS_CHROOT", "DAC_READ_SEARCH"],
+                _ => &[],
+            };
+            ensure!(added == wanted, "{what}: {added:?}");
+            for mount in list(container, "/volumeMounts").filter(|mount| at(mount, "/name") == "root") {
+                ensure!(["install", "uninstall"].contains(&at(container, "/name")), "{what}: {mount}");
+            }
+        }
+        // nobody needs to ask the runtime itself
+        let host: Vec<_> = list(pod, "/volumes").map(|volume| at(volume, "/hostPath/path")).collect();
+        let asked = name == "everything" || name.starts_with("uninstall");
+        ensure!(asked == host.contains(&"/"), "{name}: the host's root");
+        let sockets = ["/run", "/var/run", "/run/containerd", "/run/k3s", "/run/k3s/containerd", "/run/k0s"];
+        ensure!(!host.iter().any(|path| sockets.contains(path)), "{name}: {host:?} has the runtime's socket");
+        for role in of_kind(&objects, "ClusterRole").flat_map(|role| list(role, "/rules")) {
+            ensure!(role.get("verbs") == Some(&serde_json::json!(["list", "watch"])), "{name}: {role}");
+        }
+        ensure!(of_kind(&objects, "Role").count() == 0, "{name}: a role");
+        let asks = pod.get("automountServiceAccountToken") == Some(&Value::from(true));
+        let roles = of_kind(&objects, "ClusterRole").count();
+        ensure!(asks == (roles == 1), "{name}: a token without a role, or a role without a token");
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Releases that tests look at.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::helm::{self, Values};
+
+/// Releases, by the name of their record.
+pub const RELEASES: [(&str, Values<'static>); 14] = [
+    ("kubeadm", &[]),
+    ("k3s", &["runtime.preset=k3s"]),
+    ("rke2", &["runtime.preset=rke2"]),
+    ("k0s", &["runtime.preset=k0s"]),
+    ("microk8s", &["runtime.preset=microk8s"]),
+    ("eks", &["runtime.preset=eks"]),
+    ("gke", &["runtime.preset=gke"]),
+    ("aks", &["runtime.preset=aks"]),
+    ("kubernetes-1.28", &["@--kube-version=1.28.0"]),
+    (
+        "everything",
+        &[
+            "nri.autoEnable=true",
+            "hook.everyContainer=true",
+            "failMode=open",
+            "exemptNamespaces={kube-system,infra}",
+            "postures.process=block",
+            "postures.file=block",
+            "strict=true",
+            "honourPodAnnotations=true",
+            "lsmOrder={bpf,apparmor}",
+            "combine=true",
+            "libseccomp=2.5.5",
+            "policies.files.web\\.yaml=kind: KubeArmorPolicy",
+            "policies.hostDir=/etc/nri-enforcer/policies",
+            "alerts.hostDir=/var/log/nri-enforcer",
+            "metrics.address=127.0.0.1",
+            "metrics.podMonitor.enabled=true",
+            "metrics.serviceMonitor.enabled=true",
+            "feed.enabled=true",
+            "feed.service=true",
+            "extraCapabilities={SYSLOG}",
+            "priorityClassQuota=true",
+            "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "imagePullSecrets[0].name=pull",
+            "podLabels.team=sec",
+            "podAnnotations.a=b",
+            "serviceAccount.name=other",
+        ],
+    ),
+    (
+        "least",
+        &[
+            "hook.enabled=false",
+            "policies.kubeApi=false",
+            "policies.hostDir=/etc/policies",
+            "metrics.enabled=false",
+            "seccompOnly=true",
+            "seLinuxOptions=null",
+            "priorityClassName=",
+        ],
+    ),
+    ("privileged", &["privileged=true"]),
+    ("uninstall", &["uninstall=true"]),
+    ("uninstall-1.28", &["uninstall=true", "runtime.preset=k3s", "@--kube-version=1.28.0"]),
+];
+
+/// Without the definitions, which are long and have a test of their own, and the dashboard.
+pub fn release(values: Values<'_>) -> Result<Vec<Value>> {
+    helm::objects(&[values, &["crds.install=false"]].concat())
+}

@@ -1,0 +1,190 @@
+{{- define "nri-enforcer.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "nri-enforcer.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "nri-enforcer.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "nri-enforcer.selector" -}}
+app.kubernetes.io/name: {{ include "nri-enforcer.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "nri-enforcer.labels" -}}
+{{ include "nri-enforcer.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "nri-enforcer.serviceAccount" -}}
+{{- default (include "nri-enforcer.fullname" .) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "nri-enforcer.image" -}}
+{{- $repository := required "image.repository is empty: there is no public image, build manifests/image and say where it is" .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What differs between ways to set a node up. README.md says what of this was tried. */ -}}
+{{- define "nri-enforcer.presets" -}}
+kubeadm:
+  containerdConfig: /etc/containerd/config.toml
+k3s:
+  containerdConfig: /var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl
+rke2:
+  containerdConfig: /var/lib/rancher/rke2/agent/etc/containerd/config.toml.tmpl
+k0s:
+  # imported by the file that k0s writes anew at each start
+  containerdConfig: /etc/k0s/containerd.d/nri-enforcer.toml
+  kubeletDir: /var/lib/k0s/kubelet
+microk8s:
+  containerdConfig: /var/snap/microk8s/current/args/containerd-template.toml
+  kubeletDir: /var/snap/microk8s/common/var/lib/kubelet
+eks:
+  containerdConfig: /etc/containerd/config.toml
+gke:
+  containerdConfig: /etc/containerd/config.toml
+  # the root file system is read-only there, and most others are mounted noexec
+  hookDir: /home/kubernetes/bin/nri-enforcer
+  quota: true
+aks:
+  containerdConfig: /etc/containerd/config.toml
+{{- end -}}
+
+{{- /* The paths of this release, as YAML: the preset's, unless values name others. */ -}}
+{{- define "nri-enforcer.paths" -}}
+{{- $preset := get (fromYaml (include "nri-enforcer.presets" .)) .Values.runtime.preset -}}
+nriSocket: {{ default "/var/run/nri/nri.sock" .Values.runtime.nriSocket }}
+kubeletDir: {{ default (default "/var/lib/kubelet" (get $preset "kubeletDir")) .Values.runtime.kubeletDir }}
+containerdConfig: {{ default (get $preset "containerdConfig") .Values.runtime.containerdConfig }}
+hookDir: {{ default (default "/opt/nri-enforcer" (get $preset "hookDir")) .Values.hook.dir }}
+quota: {{ ternary (default false (get $preset "quota")) .Values.priorityClassQuota (kindIs "invalid" .Values.priorityClassQuota) }}
+{{- end -}}
+
+{{- /* What no schema can say. */ -}}
+{{- define "nri-enforcer.validate" -}}
+{{- $paths := fromYaml (include "nri-enforcer.paths" .) -}}
+{{- if and .Values.hook.everyContainer (not .Values.nri.autoEnable) -}}
+{{- fail "hook.everyContainer needs nri.autoEnable: both edit containerd's configuration" -}}
+{{- end -}}
+{{- if and .Values.hook.everyContainer (not .Values.hook.enabled) -}}
+{{- fail "hook.everyContainer needs hook.enabled" -}}
+{{- end -}}
+{{- if and .Values.hook.everyContainer (or (hasSuffix ".tmpl" $paths.containerdConfig) (has .Values.runtime.preset (list "k0s" "microk8s"))) -}}
+{{- fail (printf "hook.everyContainer: the configuration of the preset %s is a template or a part, so it does not show which runtimes there are" .Values.runtime.preset) -}}
+{{- end -}}
+{{- if not (or .Values.policies.kubeApi .Values.policies.files .Values.policies.hostDir) -}}
+{{- fail "policies: there is no source of policies; set policies.kubeApi, policies.files or policies.hostDir" -}}
+{{- end -}}
+{{- if and (or .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled) (not .Values.metrics.enabled) -}}
+{{- fail "metrics.podMonitor and metrics.serviceMonitor need metrics.enabled" -}}
+{{- end -}}
+{{- if and .Values.nri.autoEnable (not .Values.hook.enabled) -}}
+{{- fail "nri.autoEnable needs hook.enabled: one step does both" -}}
+{{- end -}}
+{{- if and .Values.metrics.enabled (hasPrefix "127." .Values.metrics.address) (not .Values.hostNetwork) -}}
+{{- fail "metrics.address: kubelet reaches no loopback address of a pod without hostNetwork" -}}
+{{- end -}}
+{{- if and .Values.feed.service (not .Values.feed.enabled) -}}
+{{- fail "feed.service needs feed.enabled" -}}
+{{- end -}}
+{{- if and .Values.combine (lt (len .Values.lsmOrder) 2) -}}
+{{- fail "combine needs two names in lsmOrder" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The daemon's configuration file. */ -}}
+{{- define "nri-enforcer.config" -}}
+{{- $paths := fromYaml (include "nri-enforcer.paths" .) -}}
+{{- $v := .Values -}}
+{{- $config := dict
+  "nriSocket" $paths.nriSocket
+  "stateDir" "/var/lib/nri-enforcer/state"
+  "exemptNamespaces" $v.exemptNamespaces
+  "strict" $v.strict
+  "honourPodAnnotations" $v.honourPodAnnotations
+  "seccompDirs" (list (printf "%s/seccomp" $paths.kubeletDir))
+  "clusterName" $v.clusterName
+  "logFormat" $v.log.format
+  "logLevel" $v.log.level
+-}}
+{{- $posture := dict -}}
+{{- range $class, $action := $v.postures -}}
+{{- if $action -}}{{- $_ := set $posture $class $action -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $config "posture" $posture -}}
+{{- if $v.policies.kubeApi -}}{{- $_ := set $config "kubeApi" true -}}{{- end -}}
+{{- $dirs := list -}}
+{{- if $v.policies.files -}}{{- $dirs = append $dirs "/policies/files" -}}{{- end -}}
+{{- if $v.policies.hostDir -}}{{- $dirs = append $dirs "/policies/host" -}}{{- end -}}
+{{- if $dirs -}}{{- $_ := set $config "policyDirs" $dirs -}}{{- end -}}
+{{- if $v.hook.enabled -}}{{- $_ := set $config "hook" (printf "%s/nri-enforcer-hook" $paths.hookDir) -}}{{- end -}}
+{{- if $v.seccompOnly -}}
+{{- $_ := set $config "seccompOnly" true -}}
+{{- else -}}
+{{- $_ := set $config "lsmOrder" $v.lsmOrder -}}
+{{- if $v.combine -}}{{- $_ := set $config "combine" true -}}{{- end -}}
+{{- end -}}
+{{- if $v.libseccomp -}}{{- $_ := set $config "libseccomp" $v.libseccomp -}}{{- end -}}
+{{- if $v.alerts.hostDir -}}{{- $_ := set $config "alerts" "/var/log/nri-enforcer/alerts.jsonl" -}}{{- end -}}
+{{- if $v.metrics.enabled -}}{{- $_ := set $config "metrics" (printf "%s:%d" $v.metrics.address (int $v.metrics.port)) -}}{{- end -}}
+{{- if $v.feed.enabled -}}{{- $_ := set $config "feed" (printf "%s:%d" $v.feed.address (int $v.feed.port)) -}}{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{- /* The OCI hook's configuration file. Its exempt namespaces are the daemon's, and the daemon's own. */ -}}
+{{- define "nri-enforcer.hookConfig" -}}
+{{- dict
+  "socket" "/run/nri-enforcer/gate.sock"
+  "spool" "/var/lib/nri-enforcer/open-starts"
+  "mode" .Values.failMode
+  "deadlineMillis" (int .Values.hook.deadlineMillis)
+  "exemptNamespaces" (append .Values.exemptNamespaces .Release.Namespace | uniq | sortAlpha)
+  | toPrettyJson -}}
+{{- end -}}
+
+{{- /* AppArmor's default profile forbids writing to bpffs, and looking into other containers' roots. */ -}}
+{{- define "nri-enforcer.appArmorField" -}}
+{{- semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version -}}
+{{- end -}}
+
+{{- /* What every container of ours has: an argument is the list of capabilities. */ -}}
+{{- define "nri-enforcer.securityContext" -}}
+{{- $root := index . 0 -}}
+{{- $capabilities := index . 1 -}}
+runAsUser: 0
+runAsGroup: 0
+readOnlyRootFilesystem: true
+allowPrivilegeEscalation: false
+privileged: false
+capabilities:
+  drop: [ALL]
+{{- if $capabilities }}
+  add:
+    {{- range $capabilities }}
+    - {{ . }}
+    {{- end }}
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- if eq (include "nri-enforcer.appArmorField" $root) "true" }}
+appArmorProfile:
+  type: Unconfined
+{{- end }}
+{{- with $root.Values.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,24 @@
+//! Whether a runtime listens at its NRI socket, asked of the socket itself: of a node whose configuration is not known,
+//! or not to be touched, nothing else says so.
+
+use std::os::unix::net::UnixStream;
+
+use super::Failure;
+use super::plan::Plan;
+use crate::cli::InstallArgs;
+
+/// The socket can be connected to. Nothing is said there: to the runtime that is a plugin that went before it registered.
+///
+/// # Errors
+/// When nothing listens there, with what to do.
+pub fn listens(args: &InstallArgs, plan: &Plan) -> Result<(), Failure> {
+    let shown = args.nri_socket.display();
+    let path = plan.resolve(&args.nri_socket)?; // `/var/run` is a link, in the root of the host
+    UnixStream::connect(plan.root().at(&path)).map(drop).map_err(|error| {
+        Failure::no(format!(
+            "the hook is in place, but no runtime answers at `{shown}` ({error}): turn NRI on (`disable = false` in containerd's \
+             section `io.containerd.nri.v1.nri`, or this command without --hook-only), and restart the runtime; or name its \
+             socket with --nri-socket"
+        ))
+    })
+}
