@@ -28,6 +28,7 @@ impl<P: nri::Plugin> Timed<P> {
     #[must_use]
     pub fn events() -> EventMask {
         Event::RunPodSandbox
+            | Event::RemovePodSandbox
             | Event::CreateContainer
             | Event::PostCreateContainer
             | Event::StartContainer
