@@ -23,7 +23,6 @@ use enforcer_core::subject::Subject;
 use nix::time::{ClockId, clock_gettime};
 use nri::fake::{FakeRuntime, Options};
 use nri::{Container, ContainerState, PodSandbox};
-use nri_plugin::apparmor::Profiles;
 use nri_plugin::cli::RunArgs;
 use nri_plugin::config::Config;
 use nri_plugin::container::Selection;
@@ -255,7 +254,7 @@ fn daemon(dir: &Path) -> Outcome<()> {
         ..RunArgs::default()
     };
     let config = Config::new(args, None)?;
-    nri_plugin::run::run(config, |_| Ok(NoKernel::default()), Profiles::open)?;
+    nri_plugin::run::run(config, |_| Ok(NoKernel::default()), nri_plugin::kernel::open_apparmor)?;
     Ok(())
 }
 

@@ -235,6 +235,12 @@ impl Config {
             ([], Some(names)) => lock::order(&names).map_err(ConfigError::LsmOrder)?,
             (names, _) => lock::order(names).map_err(ConfigError::LsmOrder)?,
         };
+        let combine = args.combine || file.combine;
+        if combine && lsm_order.first() != Some(&Lsm::Bpf) {
+            let why =
+                "with `combine` it begins with `bpf`, which holds all that it can; AppArmor has the rest";
+            return Err(ConfigError::LsmOrder(why.into()));
+        }
         let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
         Ok(Self {
             policy_dirs,
@@ -262,7 +268,7 @@ impl Config {
             honour_pod_annotations: args.honour_pod_annotations || file.honour_pod_annotations,
             seccomp_only: args.seccomp_only || file.seccomp_only,
             lsm_order,
-            combine: args.combine || file.combine,
+            combine,
             seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
             libseccomp: libseccomp.transpose()?,
             metrics: args.metrics.or(file.metrics),

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Occupancy, Options, Target};
+use enforcer_core::enforce::{ContainerId, Enforcer, Occupancy, Options, Target};
 use enforcer_core::event::Event;
 use enforcer_core::host;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
+use crate::apparmor::Profiles;
 use crate::config::Config;
+use crate::lock::unsupported::{self, Securityfs};
 
 /// Rulesets of containers, in force. [`Enforcer`] is the real one; every call may block for
 /// as long as system calls take.
@@ -121,16 +123,21 @@ pub fn open(config: &Config) -> Result<Enforcer, Unopened> {
     let mut options = Options::default();
     options.bpffs.clone_from(&config.bpffs);
     Enforcer::open(&options).map_err(|error| {
-        let fails = matches!(
-            error,
-            EnforceError::Busy { .. } | EnforceError::NotBpffs { .. } | EnforceError::Pin { .. }
-        );
+        let lacking = unsupported::bpf(&error, Securityfs::of_this_host(), host::probe);
         let told = anyhow::Error::new(error)
             .context("cannot enforce on this host (`nri-enforcer probe` shows what it lacks)");
-        match fails || host::probe().enforces() {
-            true => Unopened::Failed(told),
-            false => Unopened::Unsupported(told),
-        }
+        if lacking { Unopened::Unsupported(told) } else { Unopened::Failed(told) }
+    })
+}
+
+/// AppArmor's profiles of this host.
+///
+/// # Errors
+/// When profiles cannot be loaded here; the text says what to do.
+pub fn open_apparmor() -> Result<Profiles, Unopened> {
+    Profiles::open().map_err(|error| match unsupported::apparmor(&error, Securityfs::of_this_host()) {
+        true => Unopened::Unsupported(error.into()),
+        false => Unopened::Failed(error.into()),
     })
 }
 

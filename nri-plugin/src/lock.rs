@@ -1,14 +1,13 @@
 //! Which lock of the kernel holds the rules: the first of an order that works here, found out by trying.
 
+pub mod unsupported;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use enforcer_core::enforce::apparmor::AppArmorError;
-
 use crate::apparmor::{Beside, Profiles};
 use crate::config::Config;
-use crate::exit::chain;
 use crate::kernel::{Absent, Kernel, Unopened};
 
 /// A lock that can be asked for.
@@ -166,7 +165,7 @@ impl Chosen {
 pub fn choose<K: Kernel>(
     config: &Config,
     bpf: impl FnOnce(&Config) -> Result<K, Unopened>,
-    apparmor: impl FnOnce() -> Result<Profiles, AppArmorError>,
+    apparmor: impl FnOnce() -> Result<Profiles, Unopened>,
 ) -> anyhow::Result<Chosen> {
     let (mut bpf, mut apparmor) = (Some(bpf), Some(apparmor));
     let mut refused = Vec::new();
@@ -175,8 +174,8 @@ pub fn choose<K: Kernel>(
             Lsm::Bpf => match bpf.take().map(|open| open(config)) {
                 Some(Ok(kernel)) if config.combine => {
                     let profiles = apparmor.take().map(|open| open()).transpose().map_err(|error| {
-                        anyhow::Error::new(error)
-                            .context("AppArmor cannot be combined with BPF-LSM (`combine`)")
+                        let (Unopened::Unsupported(error) | Unopened::Failed(error)) = error;
+                        error.context("AppArmor cannot be combined with BPF-LSM (`combine`)")
                     })?;
                     let Some(profiles) = profiles else { continue };
                     let profiles = Arc::new(profiles.for_natives_alone());
@@ -201,7 +200,10 @@ pub fn choose<K: Kernel>(
                     let kernel = Box::new(Arc::clone(&profiles));
                     return Ok(Chosen { lock: Lock::AppArmor, kernel, profiles: Some(profiles), refused });
                 }
-                Some(Err(error)) => refused.push(format!("apparmor: {}", chain(&error))),
+                Some(Err(Unopened::Failed(error))) => {
+                    return Err(error.context("AppArmor is there, and fails"));
+                }
+                Some(Err(Unopened::Unsupported(error))) => refused.push(format!("apparmor: {error:#}")),
                 None => {}
             },
         }
@@ -225,12 +227,13 @@ mod tests {
         Err(Unopened::Unsupported(anyhow::anyhow!("no BPF-LSM")))
     }
 
-    fn absent() -> Result<Profiles, AppArmorError> {
-        Err(AppArmorError::NotEnforced("x".into()))
+    fn absent() -> Result<Profiles, Unopened> {
+        Err(Unopened::Unsupported(anyhow::anyhow!("no AppArmor")))
     }
 
-    fn there() -> Result<Profiles, AppArmorError> {
-        Profiles::with(Box::<crate::apparmor::tests::Memory>::default(), "/nonexistent".into())
+    fn there() -> Result<Profiles, Unopened> {
+        let loader = Box::<crate::apparmor::tests::Memory>::default();
+        Profiles::with(loader, "/nonexistent".into()).map_err(|error| Unopened::Failed(error.into()))
     }
 
     #[test]
@@ -259,6 +262,11 @@ mod tests {
         let works = |_: &Config| Ok(Recording::default());
         let error = choose(&config(&["bpf", "apparmor"], true), works, absent).unwrap_err();
         assert!(error.to_string().contains("combine"), "{error}");
+        let slow = || Err::<Profiles, _>(Unopened::Failed(anyhow::anyhow!("the parser takes too long")));
+        for order in [&["bpf", "apparmor"][..], &["apparmor", "bpf"], &["apparmor"]] {
+            let error = choose(&config(order, false), |_| unsupported(), slow).unwrap_err();
+            assert_eq!(format!("{error:#}"), "AppArmor is there, and fails: the parser takes too long");
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use nri_plugin::apparmor::Profiles;
 use nri_plugin::cli::{Cli, Command, LearnCommand, RunArgs, SeccompCommand};
 use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
@@ -50,7 +49,7 @@ fn daemon(args: RunArgs) -> Exit {
     if let Err(problem) = log::start(config.log_format, config.log_level.as_deref()) {
         return fail(problem, Exit::BadInput);
     }
-    match run::run(config, kernel::open, Profiles::open) {
+    match run::run(config, kernel::open, kernel::open_apparmor) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -25,7 +25,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::enforce::apparmor::AppArmorError;
 use enforcer_core::seccomp::{Arch, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -81,7 +80,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub fn run<K: Kernel>(
     mut config: Config,
     open: impl FnOnce(&Config) -> Result<K, Unopened>,
-    apparmor: impl FnOnce() -> Result<apparmor::Profiles, AppArmorError>,
+    apparmor: impl FnOnce() -> Result<apparmor::Profiles, Unopened>,
 ) -> anyhow::Result<()> {
     memory::share_arenas();
     if let Some(path) = &config.ready_file {

@@ -1,7 +1,12 @@
 //! `unload`: takes everything out of the kernel again.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal};
 
+use enforcer_core::compile::apparmor::ProfileName;
+use enforcer_core::enforce::apparmor::{AppArmor, AppArmorError};
+
+use crate::apparmor::names::is_of_namespace;
 use crate::cli::UnloadArgs;
 use crate::exit::{Exit, chain};
 use crate::term::{BAD, GOOD, WARN, complain, paint, say};
@@ -11,24 +16,59 @@ pub fn run(args: &UnloadArgs) -> Exit {
     if !args.yes && !confirmed(args) {
         return Exit::BadInput;
     }
-    match enforcer_core::enforce::unload(&args.bpffs) {
-        Ok(()) => {
-            say(format!(
-                "{} nothing of `{}` is left in the kernel\n",
-                paint(GOOD, "ok"),
-                args.bpffs.display()
+    let bpf = enforcer_core::enforce::unload(&args.bpffs).map_err(|error| chain(&error));
+    if bpf.is_ok() {
+        say(format!("{} nothing of `{}` is left in the kernel\n", paint(GOOD, "ok"), args.bpffs.display()));
+    }
+    let profiles = unload_profiles();
+    if let Ok(Some(Removed { count, used })) = &profiles {
+        say(format!("{} AppArmor profiles removed: {count}\n", paint(GOOD, "ok")));
+        if !used.is_empty() {
+            let used: Vec<String> = used.iter().map(ToString::to_string).collect();
+            complain(format!(
+                "{}: processes have these AppArmor profiles, which stay in force until they end, and until `unload` runs \
+                 again: {}\n",
+                paint(WARN, "warning"),
+                used.join(", ")
             ));
-            Exit::Ok
-        }
-        Err(error) => {
-            complain(format!("{}: {}\n", paint(BAD, "error"), chain(&error)));
-            Exit::No
         }
     }
+    let problems: Vec<String> = [bpf.err(), profiles.err()].into_iter().flatten().collect();
+    for problem in &problems {
+        complain(format!("{}: {problem}\n", paint(BAD, "error")));
+    }
+    if problems.is_empty() { Exit::Ok } else { Exit::No }
+}
+
+struct Removed {
+    count: usize,
+    used: BTreeSet<ProfileName>,
+}
+
+/// Removes the profiles that a daemon loaded, where the kernel has AppArmor and some are there. What people load under
+/// names of their own stays, also where these begin as ours do.
+fn unload_profiles() -> Result<Option<Removed>, String> {
+    let told = |error: AppArmorError| chain(&error);
+    let apparmor = match AppArmor::open(None) {
+        Ok(apparmor) => apparmor,
+        Err(AppArmorError::Absent { .. }) => return Ok(None),
+        Err(error) => return Err(told(error)),
+    };
+    let loaded = apparmor.loaded().map_err(told)?;
+    let (ours, others): (BTreeSet<_>, BTreeSet<_>) = loaded.into_iter().partition(is_of_namespace);
+    if ours.is_empty() {
+        return Ok(None);
+    }
+    let removed = apparmor.remove_unused(&others).map_err(told)?;
+    let used = ours.into_iter().filter(|name| !removed.contains(name)).collect();
+    Ok(Some(Removed { count: removed.len(), used }))
 }
 
 fn confirmed(args: &UnloadArgs) -> bool {
-    let what = format!("every container that `{}` protects goes unprotected", args.bpffs.display());
+    let what = format!(
+        "every container that `{}` protects goes unprotected, and AppArmor profiles that no process has are removed",
+        args.bpffs.display()
+    );
     if !std::io::stdin().is_terminal() {
         complain(format!("{}: {what}; say --yes if that is meant\n", paint(BAD, "error")));
         return false;

@@ -171,7 +171,8 @@ impl AppArmor {
     /// # Errors
     /// As [`Self::load`]; and when it cannot be removed.
     pub fn try_out(&self) -> Result<(), AppArmorError> {
-        let name = format!("{NAME_PREFIX}probe");
+        // two that try at one time must not take it from each other
+        let name = format!("{NAME_PREFIX}probe-{}", std::process::id());
         let invalid = |error| failed("name a profile")(io::Error::other(error));
         let profile = AppArmorProfile {
             name: name.parse().map_err(invalid)?,

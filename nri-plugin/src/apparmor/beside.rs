@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use enforcer_core::enforce::{ContainerId, Occupancy, Target};
+use enforcer_core::enforce::{ContainerId, Occupancy, Stage, Target};
 use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
@@ -62,7 +62,8 @@ impl<K: Kernel> Kernel for Beside<K> {
         self.first.arm(target, ruleset)?;
         match self.natives(target) {
             Ok(()) => Ok(()),
-            Err(error) if self.strict || !error.is_uncovered() => {
+            // what runs already would be without any rule; what lacks is told, and tried again by the next sweep
+            Err(error) if target.stage != Stage::Running && (self.strict || !error.is_uncovered()) => {
                 self.first.disarm(&target.id)?;
                 Err(error)
             }

@@ -376,6 +376,10 @@ fn beside_bpf_a_profile_has_native_rules_alone_and_who_has_none_is_told() {
     node.natives.lock().unwrap().insert("c4".into(), vec![native("deny /n/** w,")]);
     let error = both(true).arm(&node.created("c4", 10, ""), &blocks("/a")).unwrap_err();
     assert!(error.is_uncovered() && !bpf.ids().contains(&"c4".to_owned()), "{error}");
+    // what runs already keeps what BPF-LSM can hold, and is told
+    let running = Target { stage: Stage::Running, ..node.created("c4", 10, "") };
+    both(true).arm(&running, &blocks("/a")).unwrap();
+    assert!(bpf.ids().contains(&"c4".to_owned()) && lacking("c4").is_some());
 }
 
 #[test]

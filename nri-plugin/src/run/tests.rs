@@ -25,8 +25,8 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn no_apparmor() -> Result<apparmor::Profiles, AppArmorError> {
-    Err(AppArmorError::NotEnforced("none".into()))
+fn no_apparmor() -> Result<apparmor::Profiles, Unopened> {
+    Err(Unopened::Unsupported(anyhow::anyhow!("no AppArmor")))
 }
 
 fn config(dir: &Path) -> Config {
