@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Weak};
 
-use tokio::sync::Mutex;
-
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::metrics::health::{Health, Pulse};
@@ -59,5 +57,5 @@ pub(super) fn pages<K: Kernel>(
             (false, _) => Err("not connected to the runtime".into()),
         }
     });
-    Pages { registry, health, making: Mutex::default() }
+    Pages { registry, health, making: Arc::default() }
 }
