@@ -325,10 +325,13 @@ impl Alerts {
         alert
     }
 
-    /// The alert that says to a subscriber of the feed how many it did not get.
+    /// The alert that says to a subscriber of the feed how many it did not get; `most`: so many at most, since some of
+    /// them would not have been for it.
     #[must_use]
-    pub fn too_slow(&self, count: u64, now: SystemTime) -> Alert {
-        let message = format!("{count} alerts are missing here, since this subscriber was too slow for them");
+    pub fn too_slow(&self, count: u64, most: bool, now: SystemTime) -> Alert {
+        let most = if most { "up to " } else { "" };
+        let message =
+            format!("{most}{count} alerts are missing here, since this subscriber was too slow for them");
         Alert { message, ..self.dropped(count, now) }
     }
 

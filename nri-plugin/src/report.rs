@@ -79,9 +79,10 @@ impl Reporter {
         if let Some(feed) = &self.feed {
             feed.publish(&alert);
         }
+        let count = alert.count; // of a summary, all that it stands for
         if self.queue.try_send(Box::new(alert)).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            self.lost.inc();
+            self.shared.dropped.fetch_add(count, Ordering::Relaxed);
+            self.lost.inc_by(count);
         }
     }
 
@@ -116,14 +117,10 @@ impl Writer {
             if self.shared.reopen.swap(false, Ordering::Relaxed) {
                 self.reopen();
             }
-            let mut count = 0;
+            let mut batch = Batch::default();
             if let Ok(alert) = &next {
-                count = 1;
-                push(&mut lines, alert);
-                for alert in self.queue.try_iter().take(BATCH) {
-                    count += 1;
-                    push(&mut lines, &alert);
-                }
+                batch.push(&mut lines, alert);
+                self.queue.try_iter().take(BATCH).for_each(|alert| batch.push(&mut lines, &alert));
             }
             let dropped = self.shared.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
@@ -131,7 +128,7 @@ impl Writer {
                 push(&mut lines, &self.alerts.dropped(dropped, SystemTime::now()));
             }
             if !lines.is_empty() {
-                self.write(&lines, count, dropped);
+                self.write(&lines, &batch, dropped);
                 lines.clear();
             }
             if matches!(next, Err(RecvTimeoutError::Disconnected)) {
@@ -140,8 +137,8 @@ impl Writer {
         }
     }
 
-    /// Writes so many alerts, and how many there are not.
-    fn write(&mut self, lines: &[u8], count: u64, dropped: u64) {
+    /// Writes a batch, and how many alerts there are not.
+    fn write(&mut self, lines: &[u8], batch: &Batch, dropped: u64) {
         // a line that was cut off must not swallow the next one
         let result = if self.broken {
             self.sink.write(b"\n").and_then(|()| self.sink.write(lines))
@@ -151,14 +148,14 @@ impl Writer {
         match result {
             Ok(()) => {
                 self.broken = false;
-                self.metrics.written.inc_by(count);
+                self.metrics.written.inc_by(batch.lines);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.broken, true) {
                     tracing::error!(%error, "cannot write alerts; enforcement goes on, they are dropped and counted");
                 }
-                self.metrics.lost.inc_by(count);
-                self.shared.dropped.fetch_add(count + dropped, Ordering::Relaxed);
+                self.metrics.lost.inc_by(batch.alerts);
+                self.shared.dropped.fetch_add(batch.alerts + dropped, Ordering::Relaxed);
                 std::thread::sleep(IDLE); // a full disk is not made emptier by trying at once
                 self.reopen();
             }
@@ -169,6 +166,21 @@ impl Writer {
         if let Err(error) = self.sink.reopen() {
             tracing::error!(%error, "cannot open the alerts file again; the old one stays in use");
         }
+    }
+}
+
+/// What is written at once.
+#[derive(Debug, Default)]
+struct Batch {
+    lines: u64,
+    alerts: u64, // a summary is as many as it stands for
+}
+
+impl Batch {
+    fn push(&mut self, lines: &mut Vec<u8>, alert: &Alert) {
+        self.lines += 1;
+        self.alerts += alert.count;
+        push(lines, alert);
     }
 }
 
@@ -234,7 +246,7 @@ mod tests {
     }
 
     fn numbered(pid: u32) -> Alert {
-        Alert { pid, ..Alert::default() }
+        Alert { pid, count: 1, ..Alert::default() }
     }
 
     fn lines(path: &std::path::Path) -> Vec<serde_json::Value> {
@@ -262,16 +274,17 @@ mod tests {
         let path = dir.path().join("alerts");
         let metrics = Metrics::default();
         let (reporter, queue) = Reporter::with_queue(2, &metrics);
-        (0..5).for_each(|pid| reporter.report(numbered(pid))); // nobody reads yet
+        (0..4).for_each(|pid| reporter.report(numbered(pid))); // nobody reads yet
+        reporter.report(Alert { count: 40, ..numbered(4) });
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
         let sink = Sink::open(Some(path.clone())).unwrap();
         writer(queue, &shared, sink, &metrics).run();
-        assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 3));
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 42));
         let lines = lines(&path);
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[2]["Operation"], "AlertThreshold");
-        assert_eq!(lines[2]["Data"], "notice=dropped count=3");
+        assert_eq!(lines[2]["Data"], "notice=dropped count=42");
     }
 
     #[test]
@@ -296,11 +309,12 @@ mod tests {
         let metrics = Metrics::default();
         let (reporter, queue) = Reporter::with_queue(8, &metrics);
         reporter.report(numbered(1));
+        reporter.report(Alert { count: 40, ..numbered(2) });
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
         let sink = Sink::open(Some("/dev/full".into())).unwrap();
         writer(queue, &shared, sink, &metrics).run();
-        assert_eq!((metrics.written.get(), metrics.lost.get()), (0, 1));
-        assert_eq!(shared.dropped.load(Ordering::Relaxed), 1);
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (0, 41));
+        assert_eq!(shared.dropped.load(Ordering::Relaxed), 41);
     }
 }

@@ -7,7 +7,10 @@ pub mod messages;
 pub mod serve;
 mod service;
 
-use std::sync::Arc;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,9 +19,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio_stream::Stream;
 use tokio_stream::wrappers::BroadcastStream;
-use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
-use tokio_stream::{Stream, StreamExt};
 
 use crate::alert::{Alert, Alerts};
 
@@ -40,10 +42,19 @@ struct Counts {
     lost: Family<Labels, Counter>,
 }
 
+/// An alert in the ring.
+#[derive(Debug, Clone)]
+struct Published {
+    alert: Arc<Alert>,
+    /// How many alerts were published with this one; a summary is as many as it stands for.
+    through: u64,
+}
+
 /// Where alerts are handed to subscribers.
 #[derive(Debug)]
 pub struct Feed {
-    ring: broadcast::Sender<Arc<Alert>>,
+    ring: broadcast::Sender<Published>,
+    published: Mutex<u64>, // held while the ring is written, so that it is in the ring's order
     places: Arc<Semaphore>,
     alerts: Alerts,
     counts: Counts,
@@ -61,6 +72,7 @@ impl Feed {
         }
         Arc::new(Self {
             ring: broadcast::Sender::new(RING),
+            published: Mutex::default(),
             places: Arc::new(Semaphore::new(SUBSCRIBERS)),
             alerts,
             counts,
@@ -70,8 +82,16 @@ impl Feed {
     /// Hands an alert to subscribers. Never waits for them.
     pub fn publish(&self, alert: &Alert) {
         if self.ring.receiver_count() > 0 {
-            let _left = self.ring.send(Arc::new(alert.clone())); // the last subscriber, meanwhile
+            let alert = Arc::new(alert.clone());
+            let mut published = self.published();
+            *published += alert.count;
+            let _left = self.ring.send(Published { alert, through: *published }); // the last subscriber, meanwhile
         }
+    }
+
+    // a number is whole after a panic, too
+    fn published(&self) -> MutexGuard<'_, u64> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is counted.
@@ -84,25 +104,80 @@ impl Feed {
 
     /// What `make` makes of alerts from now on; of a loss, it is given the alert that says so. `None`: all places are
     /// taken.
-    fn subscribe<T, F: Fn(&Alert) -> Option<T>>(
+    fn subscribe<T, F: Fn(&Alert) -> Option<T> + Unpin>(
         self: &Arc<Self>,
         stream: &'static str,
         make: F,
-    ) -> Option<impl Stream<Item = T> + use<T, F>> {
+    ) -> Option<Subscription<F>> {
+        let subscriber = self.enter(stream)?;
+        let published = self.published();
+        let ring = BroadcastStream::new(self.ring.subscribe());
+        Some(Subscription { ring, seen: *published, next: None, make, subscriber })
+    }
+
+    /// A stream that takes a place, and on which nothing ever comes. `None`: all places are taken.
+    fn wait<T>(self: &Arc<Self>, stream: &'static str) -> Option<impl Stream<Item = T> + use<T>> {
+        Some(Silence { _subscriber: self.enter(stream)?, nothing: PhantomData })
+    }
+
+    fn enter(self: &Arc<Self>, stream: &'static str) -> Option<Subscriber> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let labels = Labels { stream };
         self.counts.subscribers.get_or_create(&labels).inc();
-        let subscriber = Subscriber { feed: Arc::clone(self), labels, _place: place };
-        let ring = BroadcastStream::new(self.ring.subscribe());
-        Some(ring.filter_map(move |next| {
-            let made = match next {
-                Ok(alert) => make(&alert),
-                Err(BroadcastStreamRecvError::Lagged(count)) => make(&subscriber.lost(count)),
+        Some(Subscriber { feed: Arc::clone(self), labels, _place: place })
+    }
+}
+
+/// What a subscriber gets.
+struct Subscription<F> {
+    ring: BroadcastStream<Published>,
+    seen: u64,                // `through` of the last one that came
+    next: Option<Arc<Alert>>, // after a loss that was told
+    make: F,
+    subscriber: Subscriber,
+}
+
+impl<T, F: Fn(&Alert) -> Option<T> + Unpin> Stream for Subscription<F> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        loop {
+            let alert = match self.next.take() {
+                Some(alert) => alert,
+                None => match ready!(Pin::new(&mut self.ring).poll_next(context)) {
+                    None => return Poll::Ready(None),
+                    Some(Err(_)) => continue, // it lags; how many alerts that are, the next one tells
+                    Some(Ok(Published { alert, through })) => {
+                        let lost = through.saturating_sub(alert.count).saturating_sub(self.seen);
+                        self.seen = through;
+                        if lost == 0 {
+                            alert
+                        } else {
+                            self.next = Some(alert);
+                            Arc::new(self.subscriber.lost(lost))
+                        }
+                    }
+                },
             };
-            made.inspect(|_| {
-                subscriber.feed.counts.sent.get_or_create(&subscriber.labels).inc();
-            })
-        }))
+            if let Some(made) = (self.make)(&alert) {
+                self.subscriber.feed.counts.sent.get_or_create(&self.subscriber.labels).inc();
+                return Poll::Ready(Some(made));
+            }
+        }
+    }
+}
+
+/// A stream on which nothing comes.
+struct Silence<T> {
+    _subscriber: Subscriber,
+    nothing: PhantomData<fn() -> T>,
+}
+
+impl<T> Stream for Silence<T> {
+    type Item = T;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<T>> {
+        Poll::Pending // whoever subscribed ends it
     }
 }
 
@@ -116,7 +191,9 @@ struct Subscriber {
 impl Subscriber {
     fn lost(&self, count: u64) -> Alert {
         self.feed.counts.lost.get_or_create(&self.labels).inc_by(count);
-        self.feed.alerts.too_slow(count, SystemTime::now())
+        // what was lost is not there to be asked whether it was a message
+        let most = self.labels.stream != "alerts";
+        self.feed.alerts.too_slow(count, most, SystemTime::now())
     }
 }
 

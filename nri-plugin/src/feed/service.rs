@@ -55,7 +55,7 @@ impl Service<http::Request<Body>> for LogService {
             })),
             "/feeder.LogService/WatchLogs" => Box::pin(stream(request, move |filter| {
                 let wanted = matches!(filter, "system" | "all");
-                of(wanted, || feed.subscribe("logs", |_| None::<Log>))
+                of(wanted, || feed.wait::<Log>("logs")) // there are none
             })),
             "/feeder.LogService/WatchMessages" => {
                 Box::pin(stream(request, move |_| of(true, || feed.subscribe("messages", Message::of))))

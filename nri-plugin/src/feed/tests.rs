@@ -1,11 +1,12 @@
 use super::*;
+use tokio_stream::StreamExt;
 
 fn feed() -> Arc<Feed> {
     Feed::new(Alerts { cluster_name: "c".into(), host_name: "h".into() })
 }
 
 fn numbered(pid: u32) -> Alert {
-    Alert { pid, ..Alert::default() }
+    Alert { pid, count: 1, ..Alert::default() }
 }
 
 fn counted(feed: &Feed, metric: &str, stream: &str) -> u64 {
@@ -47,10 +48,39 @@ async fn a_slow_subscriber_loses_is_told_how_many_and_holds_up_nobody() {
     feed.publish(&numbered(1)); // nobody is there
 }
 
+#[tokio::test]
+async fn a_lost_summary_is_as_many_as_it_stands_for() {
+    let feed = feed();
+    feed.publish(&numbered(0)); // before anybody is there
+    let mut slow = Box::pin(feed.subscribe("alerts", |alert| Some(alert.clone())).unwrap());
+    let mut messages = Box::pin(feed.subscribe("messages", messages::Message::of).unwrap());
+    let mut logs = Box::pin(feed.wait::<()>("logs").unwrap());
+    feed.publish(&Alert { count: 500, ..numbered(1) });
+    let ring = u32::try_from(RING).unwrap();
+    (2..=ring + 2).for_each(|pid| feed.publish(&numbered(pid)));
+    let told = slow.next().await.unwrap();
+    assert!(told.message.starts_with("501 alerts are missing here"), "{}", told.message);
+    assert_eq!(slow.next().await.unwrap().pid, 3);
+    let told = messages.next().await.unwrap();
+    assert!(told.message.starts_with("up to 501 alerts are missing here"), "{}", told.message);
+    let nothing = tokio::time::timeout(std::time::Duration::from_millis(20), logs.next()).await;
+    assert!(nothing.is_err(), "logs are not alerts");
+    let lost = ["alerts", "messages", "logs"].map(|stream| counted(&feed, "feed_lost_total", stream));
+    assert_eq!(lost, [501, 501, 0]);
+    assert_eq!(counted(&feed, "feed_subscribers", "logs"), 1);
+    assert_eq!(feed.ring.receiver_count(), 2, "logs take no part in the ring");
+    feed.publish(&Alert { count: 7, ..numbered(9) });
+    let mut rest = 0;
+    for _ in 0..RING {
+        rest += slow.next().await.unwrap().count;
+    }
+    assert_eq!(rest, u64::from(ring) - 1 + 7, "nothing else is missing");
+}
+
 #[test]
 fn there_are_so_many_places_and_one_that_is_left_is_free() {
     let feed = feed();
-    let all: Vec<_> = (0..SUBSCRIBERS).map(|_| feed.subscribe("logs", |_| Some(())).unwrap()).collect();
+    let all: Vec<_> = (0..SUBSCRIBERS).map(|_| feed.wait::<()>("logs").unwrap()).collect();
     assert!(feed.subscribe("alerts", |_| Some(())).is_none());
     drop(all);
     assert!(feed.subscribe("alerts", |_| Some(())).is_some());

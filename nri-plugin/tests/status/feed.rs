@@ -234,7 +234,7 @@ async fn a_client_that_does_not_read_loses_and_the_others_do_not_notice() {
         let numbers = begin..=count.min(begin + batch - 1);
         for number in numbers.clone() {
             let alert =
-                Alert { pid: u32::try_from(number).unwrap(), message: "x".repeat(500), ..Alert::default() };
+                Alert { pid: u32::try_from(number).unwrap(), count: 1, message: "x".repeat(500), ..Alert::default() };
             let begin = Instant::now();
             feed.publish(&alert);
             longest = longest.max(begin.elapsed());
