@@ -8,6 +8,7 @@
 //! back ([`escape`]). (JSON then doubles each backslash once more.)
 
 pub mod owner;
+mod size;
 
 use std::fmt::Write;
 use std::time::SystemTime;

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -19,6 +19,8 @@ use crate::metrics::health::Pulse;
 
 /// How many alerts wait at most: about a second of a flood, some 10 MB.
 pub const QUEUE: usize = 8192;
+/// How many bytes they have at most, whatever their number: whoever is confined chooses paths.
+const BYTES: usize = 16 << 20;
 /// How many alerts are written at once at most.
 const BATCH: usize = 256;
 /// How long an idle writer takes to notice that the file is to be reopened or that alerts were dropped.
@@ -27,7 +29,7 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Takes alerts; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    queue: SyncSender<Box<Alert>>,
+    queue: SyncSender<Arc<Alert>>,
     shared: Arc<Shared>,
     writer: Weak<()>,
     lost: Counter,
@@ -38,6 +40,7 @@ pub struct Reporter {
 struct Shared {
     pulse: Arc<Pulse>,  // of the thread that writes
     dropped: AtomicU64, // since the last alert that said so
+    bytes: AtomicUsize, // of what is in the queue
     reopen: AtomicBool,
 }
 
@@ -61,7 +64,7 @@ impl Reporter {
         Ok((reporter, thread))
     }
 
-    fn with_queue(len: usize, metrics: &Metrics) -> (Self, Receiver<Box<Alert>>) {
+    fn with_queue(len: usize, metrics: &Metrics) -> (Self, Receiver<Arc<Alert>>) {
         let (sender, queue) = sync_channel(len);
         let lost = metrics.lost.clone();
         (Self { queue: sender, shared: Arc::default(), writer: Weak::new(), lost, feed: None }, queue)
@@ -76,11 +79,14 @@ impl Reporter {
 
     /// Puts an alert into the queue, or drops and counts it. Never waits.
     pub fn report(&self, alert: Alert) {
+        let alert = Arc::new(alert);
         if let Some(feed) = &self.feed {
             feed.publish(&alert);
         }
-        let count = alert.count; // of a summary, all that it stands for
-        if self.queue.try_send(Box::new(alert)).is_err() {
+        let (count, size) = (alert.count, alert.size()); // of a summary, all that it stands for
+        let before = self.shared.bytes.fetch_add(size, Ordering::Relaxed);
+        if before >= BYTES || self.queue.try_send(alert).is_err() {
+            self.shared.bytes.fetch_sub(size, Ordering::Relaxed);
             self.shared.dropped.fetch_add(count, Ordering::Relaxed);
             self.lost.inc_by(count);
         }
@@ -99,7 +105,7 @@ impl Reporter {
 }
 
 struct Writer {
-    queue: Receiver<Box<Alert>>,
+    queue: Receiver<Arc<Alert>>,
     shared: Arc<Shared>,
     sink: Sink,
     alerts: Alerts,
@@ -121,6 +127,7 @@ impl Writer {
             if let Ok(alert) = &next {
                 batch.push(&mut lines, alert);
                 self.queue.try_iter().take(BATCH).for_each(|alert| batch.push(&mut lines, &alert));
+                self.shared.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
             }
             let dropped = self.shared.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
@@ -173,13 +180,15 @@ impl Writer {
 #[derive(Debug, Default)]
 struct Batch {
     lines: u64,
-    alerts: u64, // a summary is as many as it stands for
+    alerts: u64,  // a summary is as many as it stands for
+    bytes: usize, // in memory
 }
 
 impl Batch {
     fn push(&mut self, lines: &mut Vec<u8>, alert: &Alert) {
         self.lines += 1;
         self.alerts += alert.count;
+        self.bytes += alert.size();
         push(lines, alert);
     }
 }
@@ -240,7 +249,7 @@ mod tests {
         Alerts { cluster_name: "c".into(), host_name: "h".into() }
     }
 
-    fn writer(queue: Receiver<Box<Alert>>, shared: &Arc<Shared>, sink: Sink, metrics: &Metrics) -> Writer {
+    fn writer(queue: Receiver<Arc<Alert>>, shared: &Arc<Shared>, sink: Sink, metrics: &Metrics) -> Writer {
         let (shared, metrics) = (Arc::clone(shared), metrics.clone());
         Writer { queue, shared, sink, alerts: alerts(), metrics, broken: false, _alive: Arc::default() }
     }
@@ -285,6 +294,23 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[2]["Operation"], "AlertThreshold");
         assert_eq!(lines[2]["Data"], "notice=dropped count=42");
+    }
+
+    #[test]
+    fn long_paths_take_no_more_memory_than_there_is_for_them() {
+        let metrics = Metrics::default();
+        let (reporter, queue) = Reporter::with_queue(QUEUE, &metrics);
+        let all = 2000;
+        (0..all).for_each(|pid| reporter.report(Alert { resource: "x".repeat(16 << 10), ..numbered(pid) }));
+        let lost = metrics.lost.get();
+        assert!((500..1500).contains(&lost), "{lost}");
+        let shared = Arc::clone(&reporter.shared);
+        drop(reporter);
+        let dir = tempfile::tempdir().unwrap();
+        let sink = Sink::open(Some(dir.path().join("alerts"))).unwrap();
+        writer(queue, &shared, sink, &metrics).run();
+        assert_eq!(metrics.written.get() + lost, u64::from(all));
+        assert_eq!(shared.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -51,9 +51,7 @@ impl EventStream {
         let batch = Rc::<RefCell<Batch>>::default();
         let into = Rc::clone(&batch);
         let mut builder = RingBufferBuilder::new();
-        builder
-            .add(map, move |record: &[u8]| into.borrow_mut().take(record))
-            .during("read the events")?;
+        builder.add(map, move |record: &[u8]| into.borrow_mut().take(record)).during("read the events")?;
         Ok(Self { ring: builder.build().during("read the events")?, batch, names, undecodable: 0 })
     }
 

@@ -7,9 +7,10 @@ pub mod messages;
 pub mod serve;
 mod service;
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -26,6 +27,8 @@ use crate::alert::{Alert, Alerts};
 
 /// How many alerts the ring holds: ten seconds of a busy node, some 2 MB, and nothing without subscribers.
 pub const RING: usize = 1024;
+/// How many bytes of alerts it holds, whatever their number: whoever is confined chooses paths.
+pub const BYTES: usize = 8 << 20;
 /// How many streams there are at most, each with up to 400 KB on their way. Further ones are refused.
 pub const SUBSCRIBERS: usize = 32;
 
@@ -45,16 +48,42 @@ struct Counts {
 /// An alert in the ring.
 #[derive(Debug, Clone)]
 struct Published {
-    alert: Arc<Alert>,
+    /// Gone, once it has made place for later ones.
+    alert: Weak<Alert>,
+    count: u64,
     /// How many alerts were published with this one; a summary is as many as it stands for.
     through: u64,
+}
+
+/// The alerts of the ring, which are there as long as they are in here.
+#[derive(Debug, Default)]
+struct Held {
+    through: u64, // as in `Published`
+    alerts: VecDeque<(Arc<Alert>, usize)>,
+    bytes: usize,
+}
+
+impl Held {
+    fn push(&mut self, alert: &Arc<Alert>) {
+        let size = alert.size();
+        self.bytes += size;
+        self.alerts.push_back((Arc::clone(alert), size));
+        while self.alerts.len() > RING || (self.bytes > BYTES && self.alerts.len() > 1) {
+            let Some((_, size)) = self.alerts.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(size);
+        }
+    }
+
+    fn clear(&mut self) {
+        (self.alerts, self.bytes) = Default::default();
+    }
 }
 
 /// Where alerts are handed to subscribers.
 #[derive(Debug)]
 pub struct Feed {
     ring: broadcast::Sender<Published>,
-    published: Mutex<u64>, // held while the ring is written, so that it is in the ring's order
+    held: Mutex<Held>, // locked while the ring is written, so that all is in the ring's order
     places: Arc<Semaphore>,
     alerts: Alerts,
     counts: Counts,
@@ -72,7 +101,7 @@ impl Feed {
         }
         Arc::new(Self {
             ring: broadcast::Sender::new(RING),
-            published: Mutex::default(),
+            held: Mutex::default(),
             places: Arc::new(Semaphore::new(SUBSCRIBERS)),
             alerts,
             counts,
@@ -80,18 +109,20 @@ impl Feed {
     }
 
     /// Hands an alert to subscribers. Never waits for them.
-    pub fn publish(&self, alert: &Alert) {
-        if self.ring.receiver_count() > 0 {
-            let alert = Arc::new(alert.clone());
-            let mut published = self.published();
-            *published += alert.count;
-            let _left = self.ring.send(Published { alert, through: *published }); // the last subscriber, meanwhile
+    pub fn publish(&self, alert: &Arc<Alert>) {
+        let mut held = self.held();
+        if self.ring.receiver_count() == 0 {
+            return held.clear();
         }
+        held.push(alert);
+        held.through += alert.count;
+        let published = Published { alert: Arc::downgrade(alert), count: alert.count, through: held.through };
+        let _left = self.ring.send(published); // the last subscriber, meanwhile
     }
 
-    // a number is whole after a panic, too
-    fn published(&self) -> MutexGuard<'_, u64> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    // after a panic, too, there are alerts and numbers, if not quite the right ones
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is counted.
@@ -110,9 +141,9 @@ impl Feed {
         make: F,
     ) -> Option<Subscription<F>> {
         let subscriber = self.enter(stream)?;
-        let published = self.published();
+        let held = self.held();
         let ring = BroadcastStream::new(self.ring.subscribe());
-        Some(Subscription { ring, seen: *published, next: None, make, subscriber })
+        Some(Subscription { ring, seen: held.through, next: None, make, subscriber })
     }
 
     /// A stream that takes a place, and on which nothing ever comes. `None`: all places are taken.
@@ -147,8 +178,9 @@ impl<T, F: Fn(&Alert) -> Option<T> + Unpin> Stream for Subscription<F> {
                 None => match ready!(Pin::new(&mut self.ring).poll_next(context)) {
                     None => return Poll::Ready(None),
                     Some(Err(_)) => continue, // it lags; how many alerts that are, the next one tells
-                    Some(Ok(Published { alert, through })) => {
-                        let lost = through.saturating_sub(alert.count).saturating_sub(self.seen);
+                    Some(Ok(Published { alert, count, through })) => {
+                        let Some(alert) = alert.upgrade() else { continue }; // likewise
+                        let lost = through.saturating_sub(count).saturating_sub(self.seen);
                         self.seen = through;
                         if lost == 0 {
                             alert
@@ -199,6 +231,11 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
+        let mut held = self.feed.held(); // so that nobody subscribes or publishes meanwhile
+        if self.feed.ring.receiver_count() == 0 {
+            held.clear();
+        }
+        drop(held);
         self.feed.counts.subscribers.get_or_create(&self.labels).dec();
     }
 }

@@ -9,6 +9,10 @@ fn numbered(pid: u32) -> Alert {
     Alert { pid, count: 1, ..Alert::default() }
 }
 
+fn publish(feed: &Feed, alert: Alert) {
+    feed.publish(&Arc::new(alert));
+}
+
 fn counted(feed: &Feed, metric: &str, stream: &str) -> u64 {
     let (mut registry, mut text) = (Registry::default(), String::new());
     feed.register(&mut registry);
@@ -25,7 +29,7 @@ async fn a_slow_subscriber_loses_is_told_how_many_and_holds_up_nobody() {
     assert_eq!(counted(&feed, "feed_subscribers", "alerts"), 2);
     let all = u32::try_from(RING).unwrap() * 3;
     for pid in 1..=all {
-        feed.publish(&numbered(pid));
+        publish(&feed, numbered(pid));
         assert_eq!(quick.next().await.unwrap().pid, pid);
     }
     let told = slow.next().await.unwrap();
@@ -45,19 +49,19 @@ async fn a_slow_subscriber_loses_is_told_how_many_and_holds_up_nobody() {
     drop(slow);
     drop(quick);
     assert_eq!(counted(&feed, "feed_subscribers", "alerts"), 0);
-    feed.publish(&numbered(1)); // nobody is there
+    publish(&feed, numbered(1)); // nobody is there
 }
 
 #[tokio::test]
 async fn a_lost_summary_is_as_many_as_it_stands_for() {
     let feed = feed();
-    feed.publish(&numbered(0)); // before anybody is there
+    publish(&feed, numbered(0)); // before anybody is there
     let mut slow = Box::pin(feed.subscribe("alerts", |alert| Some(alert.clone())).unwrap());
     let mut messages = Box::pin(feed.subscribe("messages", messages::Message::of).unwrap());
     let mut logs = Box::pin(feed.wait::<()>("logs").unwrap());
-    feed.publish(&Alert { count: 500, ..numbered(1) });
+    publish(&feed, Alert { count: 500, ..numbered(1) });
     let ring = u32::try_from(RING).unwrap();
-    (2..=ring + 2).for_each(|pid| feed.publish(&numbered(pid)));
+    (2..=ring + 2).for_each(|pid| publish(&feed, numbered(pid)));
     let told = slow.next().await.unwrap();
     assert!(told.message.starts_with("501 alerts are missing here"), "{}", told.message);
     assert_eq!(slow.next().await.unwrap().pid, 3);
@@ -69,12 +73,36 @@ async fn a_lost_summary_is_as_many_as_it_stands_for() {
     assert_eq!(lost, [501, 501, 0]);
     assert_eq!(counted(&feed, "feed_subscribers", "logs"), 1);
     assert_eq!(feed.ring.receiver_count(), 2, "logs take no part in the ring");
-    feed.publish(&Alert { count: 7, ..numbered(9) });
+    publish(&feed, Alert { count: 7, ..numbered(9) });
     let mut rest = 0;
     for _ in 0..RING {
         rest += slow.next().await.unwrap().count;
     }
     assert_eq!(rest, u64::from(ring) - 1 + 7, "nothing else is missing");
+}
+
+/// The ring has a bound in bytes: what makes place for later ones is a loss like any other.
+#[tokio::test]
+async fn long_paths_take_no_more_memory_than_there_is_for_them() {
+    let feed = feed();
+    let mut slow = Box::pin(feed.subscribe("alerts", |alert| Some(alert.clone())).unwrap());
+    for pid in 1..=1000 {
+        publish(&feed, Alert { resource: "\\xff".repeat(4096), ..numbered(pid) });
+    }
+    assert!(feed.held().bytes <= BYTES, "{}", feed.held().bytes);
+    let told = slow.next().await.unwrap();
+    let lost: u32 = told.message.split(' ').next().unwrap().parse().unwrap();
+    assert!((300..700).contains(&lost), "{lost}");
+    let mut bytes = 0;
+    for pid in lost + 1..=1000 {
+        let alert = slow.next().await.unwrap();
+        assert_eq!(alert.pid, pid, "from there on nothing is missing");
+        bytes += alert.size();
+    }
+    assert!((BYTES / 2..=BYTES).contains(&bytes), "{bytes}");
+    let gone = Arc::downgrade(&feed.held().alerts.back().unwrap().0);
+    drop(slow);
+    assert!(gone.upgrade().is_none(), "nothing is held for nobody");
 }
 
 #[test]

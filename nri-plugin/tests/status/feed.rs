@@ -233,10 +233,14 @@ async fn a_client_that_does_not_read_loses_and_the_others_do_not_notice() {
     for begin in (1..=count).step_by(batch) {
         let numbers = begin..=count.min(begin + batch - 1);
         for number in numbers.clone() {
-            let alert =
-                Alert { pid: u32::try_from(number).unwrap(), count: 1, message: "x".repeat(500), ..Alert::default() };
+            let alert = Alert {
+                pid: u32::try_from(number).unwrap(),
+                count: 1,
+                message: "x".repeat(500),
+                ..Alert::default()
+            };
             let begin = Instant::now();
-            feed.publish(&alert);
+            feed.publish(&alert.into());
             longest = longest.max(begin.elapsed());
         }
         for number in numbers {
