@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod messages;
+mod peers;
 pub mod serve;
 mod service;
 
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::BroadcastStream;
 
+use self::peers::{Peer, Peers, Share};
 use crate::alert::{Alert, Alerts};
 
 /// How many alerts the ring holds: ten seconds of a busy node, some 2 MB, and nothing without subscribers.
@@ -31,6 +33,17 @@ pub const RING: usize = 1024;
 pub const BYTES: usize = 8 << 20;
 /// How many streams there are at most, each with up to 400 KB on their way. Further ones are refused.
 pub const SUBSCRIBERS: usize = 32;
+/// How many of them one address of the network may have.
+const OF_ONE: usize = 8;
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("there are {SUBSCRIBERS} subscribers already")]
+    All,
+    #[error("there are {OF_ONE} streams to this address already")]
+    OfOne,
+}
 
 /// One of the streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +56,7 @@ struct Counts {
     subscribers: Family<Labels, Gauge>,
     sent: Family<Labels, Counter>,
     lost: Family<Labels, Counter>,
+    refused: Counter,
 }
 
 /// An alert in the ring.
@@ -85,6 +99,7 @@ pub struct Feed {
     ring: broadcast::Sender<Published>,
     held: Mutex<Held>, // locked while the ring is written, so that all is in the ring's order
     places: Arc<Semaphore>,
+    peers: Peers,
     alerts: Alerts,
     counts: Counts,
 }
@@ -103,6 +118,7 @@ impl Feed {
             ring: broadcast::Sender::new(RING),
             held: Mutex::default(),
             places: Arc::new(Semaphore::new(SUBSCRIBERS)),
+            peers: Peers::default(),
             alerts,
             counts,
         })
@@ -127,35 +143,48 @@ impl Feed {
 
     /// What is counted.
     pub fn register(&self, registry: &mut Registry) {
-        let Counts { subscribers, sent, lost } = &self.counts;
+        let Counts { subscribers, sent, lost, refused } = &self.counts;
         registry.register("feed_subscribers", "Streams of the feed", subscribers.clone());
         registry.register("feed_sent", "What subscribers of the feed were sent", sent.clone());
         registry.register("feed_lost", "Alerts that subscribers of the feed were too slow for", lost.clone());
+        let help = "Connections and streams of the feed that were refused, since there were too many";
+        registry.register("feed_refused", help, refused.clone());
     }
 
-    /// What `make` makes of alerts from now on; of a loss, it is given the alert that says so. `None`: all places are
-    /// taken.
+    /// What `make` makes of alerts from now on; of a loss, it is given the alert that says so.
     fn subscribe<T, F: Fn(&Alert) -> Option<T> + Unpin>(
         self: &Arc<Self>,
         stream: &'static str,
+        peer: Peer,
         make: F,
-    ) -> Option<Subscription<F>> {
-        let subscriber = self.enter(stream)?;
+    ) -> Result<Subscription<F>, Refused> {
+        let subscriber = self.enter(stream, peer)?;
         let held = self.held();
         let ring = BroadcastStream::new(self.ring.subscribe());
-        Some(Subscription { ring, seen: held.through, next: None, make, subscriber })
+        Ok(Subscription { ring, seen: held.through, next: None, make, subscriber })
     }
 
-    /// A stream that takes a place, and on which nothing ever comes. `None`: all places are taken.
-    fn wait<T>(self: &Arc<Self>, stream: &'static str) -> Option<impl Stream<Item = T> + use<T>> {
-        Some(Silence { _subscriber: self.enter(stream)?, nothing: PhantomData })
+    /// A stream that takes a place, and on which nothing ever comes.
+    fn wait<T>(
+        self: &Arc<Self>,
+        stream: &'static str,
+        peer: Peer,
+    ) -> Result<impl Stream<Item = T> + use<T>, Refused> {
+        Ok(Silence { _subscriber: self.enter(stream, peer)?, nothing: PhantomData })
     }
 
-    fn enter(self: &Arc<Self>, stream: &'static str) -> Option<Subscriber> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+    fn enter(self: &Arc<Self>, stream: &'static str, peer: Peer) -> Result<Subscriber, Refused> {
+        let share = self.peers.take(peer, OF_ONE).ok_or(Refused::OfOne);
+        let place = || Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refused::All);
+        let held = share.and_then(|share| Ok((place()?, share))).inspect_err(|_| self.refuse())?;
         let labels = Labels { stream };
         self.counts.subscribers.get_or_create(&labels).inc();
-        Some(Subscriber { feed: Arc::clone(self), labels, _place: place })
+        Ok(Subscriber { feed: Arc::clone(self), labels, _held: held })
+    }
+
+    /// Counts what is refused.
+    fn refuse(&self) {
+        self.counts.refused.inc();
     }
 }
 
@@ -217,7 +246,7 @@ impl<T> Stream for Silence<T> {
 struct Subscriber {
     feed: Arc<Feed>,
     labels: Labels,
-    _place: OwnedSemaphorePermit,
+    _held: (OwnedSemaphorePermit, Share),
 }
 
 impl Subscriber {

@@ -98,6 +98,7 @@ async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
         ("nri_enforcer_feed_subscribers", "gauge"),
         ("nri_enforcer_feed_sent", "counter"),
         ("nri_enforcer_feed_lost", "counter"),
+        ("nri_enforcer_feed_refused", "counter"),
         ("nri_enforcer_hook_injected", "gauge"),
         ("nri_enforcer_thread_answer_age_seconds", "gauge"),
         ("nri_enforcer_scrape_errors", "counter"),
