@@ -281,7 +281,7 @@ async fn daemon(
         is_synced.clone(),
         Arc::clone(&injection),
         given,
-        Arc::clone(&podman),
+        podman,
         counted.clone(),
     ));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
