@@ -8,6 +8,7 @@
 //! back ([`escape`]). (JSON then doubles each backslash once more.)
 
 pub mod owner;
+mod size;
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -325,10 +326,22 @@ impl Alerts {
         alert
     }
 
-    /// The alert that says to a subscriber of the feed how many it did not get.
+    /// The alert that says for how many events the kernel's ring buffer had no room: whose they were is not known.
     #[must_use]
-    pub fn too_slow(&self, count: u64, now: SystemTime) -> Alert {
-        let message = format!("{count} alerts are missing here, since this subscriber was too slow for them");
+    pub fn ring_full(&self, count: u64, now: SystemTime) -> Alert {
+        let message = format!(
+            "{count} accesses have no alert, since the kernel's ring buffer was full; they were denied or audited all the same"
+        );
+        Alert { message, data: format!("notice=ring-full count={count}"), ..self.dropped(count, now) }
+    }
+
+    /// The alert that says to a subscriber of the feed how many it did not get; `most`: so many at most, since some of
+    /// them would not have been for it.
+    #[must_use]
+    pub fn too_slow(&self, count: u64, most: bool, now: SystemTime) -> Alert {
+        let most = if most { "up to " } else { "" };
+        let message =
+            format!("{most}{count} alerts are missing here, since this subscriber was too slow for them");
         Alert { message, ..self.dropped(count, now) }
     }
 

@@ -95,7 +95,7 @@ impl Alert {
         if since.is_some_and(|Since(since)| self.time() < since) {
             return false;
         }
-        if self.data.split(' ').any(|word| word == "notice=dropped") {
+        if self.data.split(' ').any(|word| matches!(word, "notice=dropped" | "notice=ring-full")) {
             return true; // what is lost could have been any
         }
         let is_one =

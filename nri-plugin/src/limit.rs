@@ -13,8 +13,10 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub const GATHER: Duration = Duration::from_secs(5);
 /// How many summaries of one container, in every detail, are gathered at a time; the same again by rule alone.
 const DETAILED: usize = 64;
-/// The same for all containers together, some 6 MB.
+/// The same for all containers together.
 const ALL: usize = 4096;
+/// Bytes of all summaries together. Past that, there are only those of the least detail, some KB each.
+const BYTES: usize = 8 << 20;
 
 /// So many containers are remembered though they may be gone.
 const FEW: usize = 256;
@@ -30,7 +32,7 @@ struct Key {
 
 #[derive(Debug)]
 struct Summary {
-    last: Alert,
+    last: Alert, // without what those of the least detail do not tell, where there is no room for it
     first: String,
     count: u64,
 }
@@ -51,6 +53,7 @@ pub struct Limiter {
     containers: BTreeMap<String, Budget>,
     pruned: Option<Instant>,
     gathered: usize,      // summaries of all containers
+    bytes: usize,         // of those, keys included
     due: Option<Instant>, // the first of all that is due
 }
 
@@ -58,11 +61,11 @@ impl Limiter {
     /// So many alerts of a container in each second are told one by one; 0: all.
     #[must_use]
     pub fn new(rate: u32, metrics: Metrics) -> Self {
-        Self { rate, metrics, containers: BTreeMap::new(), pruned: None, gathered: 0, due: None }
+        Self { rate, metrics, containers: BTreeMap::new(), pruned: None, gathered: 0, bytes: 0, due: None }
     }
 
     /// Gives the alert back where it is to be told now. Otherwise its summary will be [due](Self::due).
-    pub fn take(&mut self, alert: Alert, now: Instant) -> Option<Alert> {
+    pub fn take(&mut self, mut alert: Alert, now: Instant) -> Option<Alert> {
         if self.rate == 0 {
             return Some(alert);
         }
@@ -78,9 +81,15 @@ impl Limiter {
             budget.told += 1;
             return Some(alert);
         }
-        let key = budget.key(&alert, self.gathered >= ALL);
+        let no_room = self.bytes >= BYTES;
+        let key = budget.key(&alert, no_room || self.gathered >= ALL);
+        if no_room && key.access.is_none() {
+            key.leave_out(&mut alert, "omitted=true");
+        }
+        self.bytes = self.bytes.saturating_add(alert.size());
         if let Some(summary) = budget.summaries.get_mut(&key) {
             summary.count += 1;
+            self.bytes = self.bytes.saturating_sub(summary.last.size());
             summary.last = alert;
             return None;
         }
@@ -89,6 +98,7 @@ impl Limiter {
             self.due = Some(self.due.map_or(budget.due, |due| due.min(budget.due)));
         }
         let first = alert.updated_time.clone();
+        self.bytes = self.bytes.saturating_add(key.size());
         budget.summaries.insert(key, Summary { last: alert, first, count: 1 });
         self.gathered += 1;
         None
@@ -115,6 +125,9 @@ impl Limiter {
                 told.extend(budget.summaries.drain());
             }
         }
+        for (key, summary) in &told {
+            self.bytes = self.bytes.saturating_sub(key.size().saturating_add(summary.last.size()));
+        }
         self.containers.retain(|_, budget| now.is_some_and(|now| budget.is_current(now)));
         let waiting = self.containers.values().filter(|budget| !budget.summaries.is_empty());
         self.due = waiting.map(|budget| budget.due).min();
@@ -136,19 +149,34 @@ impl Limiter {
             return alert;
         }
         self.metrics.summarized.inc_by(count);
-        if key.rule.is_none() {
-            let Alert { policy_name, policy_namespace, rule, message, .. } = &mut alert;
-            [policy_name, policy_namespace, rule, message].into_iter().for_each(String::clear);
-            (alert.severity, alert.tags, alert.a_tags) = Default::default();
-        }
-        if key.access.is_none() {
-            let Alert { source, resource, process_name, parent_process_name, .. } = &mut alert;
-            [source, resource, process_name, parent_process_name].into_iter().for_each(String::clear);
-            (alert.host_pid, alert.host_ppid, alert.pid, alert.ppid) = Default::default();
-            alert.data = "several=true".into();
-        }
+        key.leave_out(&mut alert, "several=true");
         alert.summarize(count, first);
         alert
+    }
+}
+
+impl Key {
+    /// Takes out of an alert what its summary does not tell; `why` is what its data are then.
+    fn leave_out(&self, alert: &mut Alert, why: &str) {
+        if self.rule.is_none() {
+            let Alert { policy_name, policy_namespace, rule, message, tags, severity, .. } = alert;
+            let texts = [policy_name, policy_namespace, rule, message, tags, severity];
+            texts.into_iter().for_each(|text| *text = String::new()); // clear() would keep the memory
+            alert.a_tags = Vec::new();
+        }
+        if self.access.is_none() {
+            let Alert { source, resource, process_name, parent_process_name, .. } = alert;
+            let texts = [source, resource, process_name, parent_process_name];
+            texts.into_iter().for_each(|text| *text = String::new());
+            (alert.host_pid, alert.host_ppid, alert.pid, alert.ppid) = Default::default();
+            alert.data = why.into();
+        }
+    }
+
+    fn size(&self) -> usize {
+        let rule = self.rule.iter().map(|(namespace, name, rule)| namespace.len() + name.len() + rule.len());
+        let access = self.access.iter().map(|(source, resource)| source.len() + resource.len());
+        rule.chain(access).sum::<usize>() + size_of::<(Self, Summary)>() - size_of::<Alert>()
     }
 }
 
@@ -260,6 +288,45 @@ mod tests {
         assert_eq!(sum, 100_000);
         let several = summaries.iter().filter(|one| one.rule.is_empty() && one.resource.is_empty());
         assert_eq!(several.count(), 100);
-        assert_eq!((limiter.gathered, limiter.due), (0, None));
+        assert_eq!((limiter.gathered, limiter.bytes, limiter.due), (0, 0, None));
+    }
+
+    /// Paths of 4 KB whose bytes are all escaped, as the source and the resource of executions.
+    #[test]
+    fn long_paths_take_no_more_memory_than_there_is_for_them() {
+        let mut limiter = Limiter::new(1, Metrics::default());
+        let begin = Instant::now();
+        let mut sum = 0;
+        for container in 0..100 {
+            for number in 0..40 {
+                let mut one = alert(&format!("c{container}"), number);
+                one.resource.push_str(&"\\xff".repeat(4096));
+                one.process_name.clone_from(&one.resource);
+                one.source.clone_from(&one.resource);
+                one.data.clone_from(&one.resource);
+                sum += u64::from(limiter.take(one, begin).is_some());
+            }
+        }
+        let summaries = limiter.containers.values().flat_map(|budget| &budget.summaries);
+        let bytes: usize = summaries.map(|(key, summary)| key.size() + summary.last.size()).sum();
+        assert_eq!(bytes, limiter.bytes);
+        assert!(bytes < BYTES + 100 * 4096, "{bytes}");
+        let summaries = limiter.due(begin + GATHER);
+        sum += summaries.iter().map(|one| one.count).sum::<u64>();
+        assert_eq!(sum, 4000);
+        let exact = summaries.iter().filter(|one| !one.resource.is_empty()).count();
+        assert!(exact > 50, "as long as there is room all is told: {exact}");
+        assert_eq!(limiter.bytes, 0);
+    }
+
+    #[test]
+    fn one_for_whose_details_there_is_no_room_says_so() {
+        let mut limiter = Limiter::new(1, Metrics::default());
+        let begin = Instant::now();
+        limiter.bytes = BYTES;
+        assert!(limiter.take(alert("c", 1), begin).is_some());
+        assert_eq!(limiter.take(alert("c", 2), begin), None);
+        let [one] = <[Alert; 1]>::try_from(limiter.rest()).unwrap();
+        assert_eq!((one.count, one.data.as_str(), one.resource.as_str()), (1, "omitted=true", ""));
     }
 }

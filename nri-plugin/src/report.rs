@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -19,6 +19,8 @@ use crate::metrics::health::Pulse;
 
 /// How many alerts wait at most: about a second of a flood, some 10 MB.
 pub const QUEUE: usize = 8192;
+/// How many bytes they have at most, whatever their number: whoever is confined chooses paths.
+const BYTES: usize = 16 << 20;
 /// How many alerts are written at once at most.
 const BATCH: usize = 256;
 /// How long an idle writer takes to notice that the file is to be reopened or that alerts were dropped.
@@ -27,7 +29,7 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Takes alerts; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    queue: SyncSender<Box<Alert>>,
+    queue: SyncSender<Arc<Alert>>,
     shared: Arc<Shared>,
     writer: Weak<()>,
     lost: Counter,
@@ -38,6 +40,7 @@ pub struct Reporter {
 struct Shared {
     pulse: Arc<Pulse>,  // of the thread that writes
     dropped: AtomicU64, // since the last alert that said so
+    bytes: AtomicUsize, // of what is in the queue
     reopen: AtomicBool,
 }
 
@@ -61,7 +64,7 @@ impl Reporter {
         Ok((reporter, thread))
     }
 
-    fn with_queue(len: usize, metrics: &Metrics) -> (Self, Receiver<Box<Alert>>) {
+    fn with_queue(len: usize, metrics: &Metrics) -> (Self, Receiver<Arc<Alert>>) {
         let (sender, queue) = sync_channel(len);
         let lost = metrics.lost.clone();
         (Self { queue: sender, shared: Arc::default(), writer: Weak::new(), lost, feed: None }, queue)
@@ -76,12 +79,16 @@ impl Reporter {
 
     /// Puts an alert into the queue, or drops and counts it. Never waits.
     pub fn report(&self, alert: Alert) {
+        let alert = Arc::new(alert);
         if let Some(feed) = &self.feed {
             feed.publish(&alert);
         }
-        if self.queue.try_send(Box::new(alert)).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            self.lost.inc();
+        let (count, size) = (alert.count, alert.size()); // of a summary, all that it stands for
+        let before = self.shared.bytes.fetch_add(size, Ordering::Relaxed);
+        if before >= BYTES || self.queue.try_send(alert).is_err() {
+            self.shared.bytes.fetch_sub(size, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(count, Ordering::Relaxed);
+            self.lost.inc_by(count);
         }
     }
 
@@ -98,7 +105,7 @@ impl Reporter {
 }
 
 struct Writer {
-    queue: Receiver<Box<Alert>>,
+    queue: Receiver<Arc<Alert>>,
     shared: Arc<Shared>,
     sink: Sink,
     alerts: Alerts,
@@ -116,14 +123,11 @@ impl Writer {
             if self.shared.reopen.swap(false, Ordering::Relaxed) {
                 self.reopen();
             }
-            let mut count = 0;
+            let mut batch = Batch::default();
             if let Ok(alert) = &next {
-                count = 1;
-                push(&mut lines, alert);
-                for alert in self.queue.try_iter().take(BATCH) {
-                    count += 1;
-                    push(&mut lines, &alert);
-                }
+                batch.push(&mut lines, alert);
+                self.queue.try_iter().take(BATCH).for_each(|alert| batch.push(&mut lines, &alert));
+                self.shared.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
             }
             let dropped = self.shared.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
@@ -131,7 +135,7 @@ impl Writer {
                 push(&mut lines, &self.alerts.dropped(dropped, SystemTime::now()));
             }
             if !lines.is_empty() {
-                self.write(&lines, count, dropped);
+                self.write(&lines, &batch, dropped);
                 lines.clear();
             }
             if matches!(next, Err(RecvTimeoutError::Disconnected)) {
@@ -140,8 +144,8 @@ impl Writer {
         }
     }
 
-    /// Writes so many alerts, and how many there are not.
-    fn write(&mut self, lines: &[u8], count: u64, dropped: u64) {
+    /// Writes a batch, and how many alerts there are not.
+    fn write(&mut self, lines: &[u8], batch: &Batch, dropped: u64) {
         // a line that was cut off must not swallow the next one
         let result = if self.broken {
             self.sink.write(b"\n").and_then(|()| self.sink.write(lines))
@@ -151,14 +155,14 @@ impl Writer {
         match result {
             Ok(()) => {
                 self.broken = false;
-                self.metrics.written.inc_by(count);
+                self.metrics.written.inc_by(batch.lines);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.broken, true) {
                     tracing::error!(%error, "cannot write alerts; enforcement goes on, they are dropped and counted");
                 }
-                self.metrics.lost.inc_by(count);
-                self.shared.dropped.fetch_add(count + dropped, Ordering::Relaxed);
+                self.metrics.lost.inc_by(batch.alerts);
+                self.shared.dropped.fetch_add(batch.alerts + dropped, Ordering::Relaxed);
                 std::thread::sleep(IDLE); // a full disk is not made emptier by trying at once
                 self.reopen();
             }
@@ -169,6 +173,23 @@ impl Writer {
         if let Err(error) = self.sink.reopen() {
             tracing::error!(%error, "cannot open the alerts file again; the old one stays in use");
         }
+    }
+}
+
+/// What is written at once.
+#[derive(Debug, Default)]
+struct Batch {
+    lines: u64,
+    alerts: u64,  // a summary is as many as it stands for
+    bytes: usize, // in memory
+}
+
+impl Batch {
+    fn push(&mut self, lines: &mut Vec<u8>, alert: &Alert) {
+        self.lines += 1;
+        self.alerts += alert.count;
+        self.bytes += alert.size();
+        push(lines, alert);
     }
 }
 
@@ -228,13 +249,13 @@ mod tests {
         Alerts { cluster_name: "c".into(), host_name: "h".into() }
     }
 
-    fn writer(queue: Receiver<Box<Alert>>, shared: &Arc<Shared>, sink: Sink, metrics: &Metrics) -> Writer {
+    fn writer(queue: Receiver<Arc<Alert>>, shared: &Arc<Shared>, sink: Sink, metrics: &Metrics) -> Writer {
         let (shared, metrics) = (Arc::clone(shared), metrics.clone());
         Writer { queue, shared, sink, alerts: alerts(), metrics, broken: false, _alive: Arc::default() }
     }
 
     fn numbered(pid: u32) -> Alert {
-        Alert { pid, ..Alert::default() }
+        Alert { pid, count: 1, ..Alert::default() }
     }
 
     fn lines(path: &std::path::Path) -> Vec<serde_json::Value> {
@@ -262,16 +283,34 @@ mod tests {
         let path = dir.path().join("alerts");
         let metrics = Metrics::default();
         let (reporter, queue) = Reporter::with_queue(2, &metrics);
-        (0..5).for_each(|pid| reporter.report(numbered(pid))); // nobody reads yet
+        (0..4).for_each(|pid| reporter.report(numbered(pid))); // nobody reads yet
+        reporter.report(Alert { count: 40, ..numbered(4) });
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
         let sink = Sink::open(Some(path.clone())).unwrap();
         writer(queue, &shared, sink, &metrics).run();
-        assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 3));
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 42));
         let lines = lines(&path);
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[2]["Operation"], "AlertThreshold");
-        assert_eq!(lines[2]["Data"], "notice=dropped count=3");
+        assert_eq!(lines[2]["Data"], "notice=dropped count=42");
+    }
+
+    #[test]
+    fn long_paths_take_no_more_memory_than_there_is_for_them() {
+        let metrics = Metrics::default();
+        let (reporter, queue) = Reporter::with_queue(QUEUE, &metrics);
+        let all = 2000;
+        (0..all).for_each(|pid| reporter.report(Alert { resource: "x".repeat(16 << 10), ..numbered(pid) }));
+        let lost = metrics.lost.get();
+        assert!((500..1500).contains(&lost), "{lost}");
+        let shared = Arc::clone(&reporter.shared);
+        drop(reporter);
+        let dir = tempfile::tempdir().unwrap();
+        let sink = Sink::open(Some(dir.path().join("alerts"))).unwrap();
+        writer(queue, &shared, sink, &metrics).run();
+        assert_eq!(metrics.written.get() + lost, u64::from(all));
+        assert_eq!(shared.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -296,11 +335,12 @@ mod tests {
         let metrics = Metrics::default();
         let (reporter, queue) = Reporter::with_queue(8, &metrics);
         reporter.report(numbered(1));
+        reporter.report(Alert { count: 40, ..numbered(2) });
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
         let sink = Sink::open(Some("/dev/full".into())).unwrap();
         writer(queue, &shared, sink, &metrics).run();
-        assert_eq!((metrics.written.get(), metrics.lost.get()), (0, 1));
-        assert_eq!(shared.dropped.load(Ordering::Relaxed), 1);
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (0, 41));
+        assert_eq!(shared.dropped.load(Ordering::Relaxed), 41);
     }
 }

@@ -13,13 +13,13 @@
 mod events;
 mod news;
 mod pages;
+mod sweep;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -32,6 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::events::{Events, Thread};
 use self::news::News;
 use self::pages::{Pulses, pages};
+use self::sweep::sweep;
 use crate::alert::Alerts;
 use crate::api::{Api, Health};
 use crate::apparmor;
@@ -46,7 +47,6 @@ use crate::kernel::{Kernel, Unopened};
 use crate::lock::{self, Chosen, Lock};
 use crate::memory;
 use crate::metrics::health;
-use crate::metrics::node::NORMAL;
 use crate::metrics::timed::Timed;
 use crate::metrics::{self, Metrics};
 use crate::order::{Notice, Order};
@@ -254,7 +254,11 @@ async fn daemon(
             None => ends.await,
         }
     });
-    let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone()));
+    let lost = {
+        let (alerts, reporter) = (alerts.clone(), reporter.clone());
+        move |count| reporter.report(alerts.ring_full(count, SystemTime::now()))
+    };
+    let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone(), RESCAN, lost));
     let pinging = tokio::spawn(health::watch(orders.clone(), Arc::clone(&pulses.reconciler), health::ASK));
 
     let (synced, is_synced) = watch::channel(false);
@@ -276,7 +280,7 @@ async fn daemon(
         is_synced.clone(),
         Arc::clone(&injection),
         given,
-        Arc::clone(&podman),
+        podman,
         counted.clone(),
     ));
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
@@ -402,36 +406,6 @@ fn seccomp(
         .map(|arch| Node { arch, libseccomp })
         .ok_or_else(|| UnknownMachine(std::env::consts::ARCH.to_owned()));
     Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify)
-}
-
-/// Orders a sweep now and then, and tells what the kernel side counted since.
-async fn sweep<K: Kernel>(kernel: Arc<K>, orders: Sender<Order>) {
-    let mut told: BTreeMap<String, u64> = BTreeMap::new();
-    loop {
-        tokio::time::sleep(RESCAN).await;
-        if orders.send(Order::Sweep).is_err() {
-            return;
-        }
-        let kernel = Arc::clone(&kernel);
-        match tokio::task::spawn_blocking(move || kernel.counters()).await {
-            Ok(Ok(counters)) => {
-                for (name, count) in counters.into_iter().filter(|(name, _)| !NORMAL.contains(&name.as_str()))
-                {
-                    let before = told.insert(name.clone(), count).unwrap_or(0);
-                    if count > before {
-                        tracing::warn!(
-                            counter = name,
-                            new = count - before,
-                            total = count,
-                            "the kernel side counted"
-                        );
-                    }
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot read the counters"),
-            Err(error) => tracing::warn!(%error, "cannot read the counters"),
-        }
-    }
 }
 
 /// Tells how the connection to the runtime stands, and writes the ready file once a first synchronisation is through

@@ -92,6 +92,8 @@ fn filters_pass_what_they_name_and_what_was_lost() {
     ] {
         assert_eq!(count(filter), wanted + 1, "{filter:?}");
     }
+    let ring = four().replace("notice=dropped", "notice=ring-full");
+    assert_eq!(alerts(ring.as_bytes(), &["--pod", "web"]).1.lines().count(), 1, "lost in the kernel");
     assert_eq!(count(&["--since", "2026-11-22T12:00:00Z"]), 2);
     assert_eq!(count(&["--since", "2026-11-22T13:30:00Z"]), 0);
     assert_eq!(alerts(b"", &["--since", "soon"]).0, 2);

@@ -18,12 +18,15 @@ use tonic_health::ServingStatus;
 
 use super::Feed;
 use super::address::Address;
+use super::peers::{Peer, Peers, Share};
 use super::service::{LogService, QUESTION};
 use crate::exit::chain;
 use crate::socket::Socket;
 
 /// Connections at a time; more wait for their turn.
 pub const CALLERS: usize = 16;
+/// How many of them one address of the network may have. Further ones are hung up on.
+const OF_ONE: usize = 4;
 /// Streams of a connection at a time.
 const STREAMS: u32 = 8;
 /// What a caller may send that was not read yet, in bytes.
@@ -83,10 +86,10 @@ pub async fn serve(listener: Listener, feed: Arc<Feed>) {
         .http2_keepalive_interval(Some(SILENT))
         .http2_keepalive_timeout(Some(ANSWER))
         .add_service(health.max_decoding_message_size(QUESTION))
-        .add_service(LogService(feed))
+        .add_service(LogService(Arc::clone(&feed)))
         .serve_with_incoming(ReceiverStream::new(incoming));
     tokio::select! {
-        () = accept(listener, taken) => {}
+        () = accept(listener, taken, &feed) => {}
         ended = serving => {
             let why = ended.err().map_or_else(|| "by itself".into(), |error| chain(&error));
             tracing::error!(why, "the alert feed ended; enforcement goes on");
@@ -94,14 +97,27 @@ pub async fn serve(listener: Listener, feed: Arc<Feed>) {
     }
 }
 
-async fn accept(listener: Listener, taken: mpsc::Sender<std::io::Result<Caller>>) {
-    let places = Arc::new(Semaphore::new(CALLERS));
+async fn accept(listener: Listener, taken: mpsc::Sender<std::io::Result<Caller>>, feed: &Feed) {
+    let (places, peers) = (Arc::new(Semaphore::new(CALLERS)), Peers::default());
+    let mut full = false; // and that was said
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let peer = match &listener {
-            Listener::Unix(socket) => Peer::Unix(socket.accept().await),
+        let place = if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            full = false;
+            place
+        } else {
+            if !std::mem::replace(&mut full, true) {
+                tracing::warn!(
+                    connections = CALLERS,
+                    "all connections of the alert feed are taken; further callers wait until one ends"
+                );
+            }
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            place
+        };
+        let (stream, peer) = match &listener {
+            Listener::Unix(socket) => (Channel::Unix(socket.accept().await), Peer(None)),
             Listener::Tcp(listener) => match listener.accept().await {
-                Ok((stream, _)) => Peer::Tcp(stream),
+                Ok((stream, from)) => (Channel::Tcp(stream), Peer(Some(from.ip().to_canonical()))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a caller of --feed");
                     tokio::time::sleep(AGAIN).await;
@@ -109,10 +125,14 @@ async fn accept(listener: Listener, taken: mpsc::Sender<std::io::Result<Caller>>
                 }
             },
         };
+        let Some(share) = peers.take(peer, OF_ONE) else {
+            feed.refuse();
+            continue;
+        };
         let taken = taken.clone();
         tokio::spawn(async move {
-            if timeout(ASKING, peer.begins()).await.is_ok_and(|begun| begun) {
-                let _ending = taken.send(Ok(Caller { peer, _place: place })).await;
+            if timeout(ASKING, stream.begins()).await.is_ok_and(|begun| begun) {
+                let _ending = taken.send(Ok(Caller { stream, peer, _held: (place, share) })).await;
             }
         });
     }
@@ -120,16 +140,17 @@ async fn accept(listener: Listener, taken: mpsc::Sender<std::io::Result<Caller>>
 
 /// A connection, with the place that it takes.
 struct Caller {
+    stream: Channel,
     peer: Peer,
-    _place: OwnedSemaphorePermit,
+    _held: (OwnedSemaphorePermit, Share),
 }
 
-enum Peer {
+enum Channel {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Peer {
+impl Channel {
     /// Waits until the caller has said that it speaks HTTP/2; from there on the server looks after it. False: it hung up.
     async fn begins(&self) -> bool {
         let Self::Tcp(stream) = self else { return true }; // root may take all places
@@ -145,9 +166,11 @@ impl Peer {
 }
 
 impl Connected for Caller {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Peer {
+        self.peer
+    }
 }
 
 impl AsyncRead for Caller {
@@ -156,9 +179,9 @@ impl AsyncRead for Caller {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        match &mut self.peer {
-            Peer::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Peer::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        match &mut self.stream {
+            Channel::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Channel::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -169,23 +192,23 @@ impl AsyncWrite for Caller {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        match &mut self.peer {
-            Peer::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Peer::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.stream {
+            Channel::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Channel::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match &mut self.peer {
-            Peer::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Peer::Unix(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.stream {
+            Channel::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Channel::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match &mut self.peer {
-            Peer::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Peer::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.stream {
+            Channel::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Channel::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

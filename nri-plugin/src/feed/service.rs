@@ -14,7 +14,8 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use super::messages::{Alert, Log, Message, NonceMessage, ReplyMessage, RequestMessage};
-use super::{Feed, SUBSCRIBERS};
+use super::peers::Peer;
+use super::{Feed, Refused};
 
 /// The longest question, in bytes.
 pub(super) const QUESTION: usize = 1024;
@@ -42,6 +43,10 @@ impl Service<http::Request<Body>> for LogService {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let feed = Arc::clone(&self.0);
+        let Some(&peer) = request.extensions().get::<Peer>() else {
+            let status = Status::internal("nobody knows who asks");
+            return Box::pin(async { Ok(status.into_http()) });
+        };
         match request.uri().path() {
             "/feeder.LogService/HealthCheck" => Box::pin(async {
                 let answer = service_fn(async |question: Request<NonceMessage>| {
@@ -51,14 +56,14 @@ impl Service<http::Request<Body>> for LogService {
             }),
             "/feeder.LogService/WatchAlerts" => Box::pin(stream(request, move |filter| {
                 let wanted = matches!(filter, "policy" | "all");
-                of(wanted, || feed.subscribe("alerts", |alert| Some(Alert::from(alert))))
+                of(wanted, || feed.subscribe("alerts", peer, |alert| Some(Alert::from(alert))))
             })),
             "/feeder.LogService/WatchLogs" => Box::pin(stream(request, move |filter| {
                 let wanted = matches!(filter, "system" | "all");
-                of(wanted, || feed.subscribe("logs", |_| None::<Log>))
+                of(wanted, || feed.wait::<Log>("logs", peer)) // there are none
             })),
             "/feeder.LogService/WatchMessages" => {
-                Box::pin(stream(request, move |_| of(true, || feed.subscribe("messages", Message::of))))
+                Box::pin(stream(request, move |_| of(true, || feed.subscribe("messages", peer, Message::of))))
             }
             path => {
                 let status = Status::unimplemented(format!("there is no method `{path}`"));
@@ -89,13 +94,13 @@ async fn stream<T: prost::Message + Default + 'static>(
 /// The stream of a subscription; one that ends at once where it is not `wanted`.
 fn of<T: Send + 'static, S: Stream<Item = T> + Send + 'static>(
     wanted: bool,
-    subscribe: impl FnOnce() -> Option<S>,
+    subscribe: impl FnOnce() -> Result<S, Refused>,
 ) -> Result<Stream_<T>, Status> {
     if !wanted {
         return Ok(Box::pin(tokio_stream::empty()));
     }
     match subscribe() {
-        Some(subscription) => Ok(Box::pin(subscription.map(Ok))),
-        None => Err(Status::resource_exhausted(format!("there are {SUBSCRIBERS} subscribers already"))),
+        Ok(subscription) => Ok(Box::pin(subscription.map(Ok))),
+        Err(refused) => Err(Status::resource_exhausted(refused.to_string())),
     }
 }

@@ -1,30 +1,42 @@
 use super::*;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
 
 fn feed() -> Arc<Feed> {
     Feed::new(Alerts { cluster_name: "c".into(), host_name: "h".into() })
 }
 
 fn numbered(pid: u32) -> Alert {
-    Alert { pid, ..Alert::default() }
+    Alert { pid, count: 1, ..Alert::default() }
+}
+
+fn publish(feed: &Feed, alert: Alert) {
+    feed.publish(&Arc::new(alert));
 }
 
 fn counted(feed: &Feed, metric: &str, stream: &str) -> u64 {
     let (mut registry, mut text) = (Registry::default(), String::new());
     feed.register(&mut registry);
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    let line = format!("{metric}{{stream=\"{stream}\"}} ");
+    let labels = if stream.is_empty() { String::new() } else { format!("{{stream=\"{stream}\"}}") };
+    let line = format!("{metric}{labels} ");
     text.lines().find_map(|told| told.strip_prefix(&line)).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
 async fn a_slow_subscriber_loses_is_told_how_many_and_holds_up_nobody() {
     let feed = feed();
-    let mut slow = Box::pin(feed.subscribe("alerts", |alert| Some(alert.clone())).unwrap());
-    let mut quick = Box::pin(feed.subscribe("alerts", |alert| Some(alert.clone())).unwrap());
+    let mut slow = Box::pin(feed.subscribe("alerts", Peer(None), |alert| Some(alert.clone())).unwrap());
+    let mut quick = Box::pin(feed.subscribe("alerts", Peer(None), |alert| Some(alert.clone())).unwrap());
     assert_eq!(counted(&feed, "feed_subscribers", "alerts"), 2);
     let all = u32::try_from(RING).unwrap() * 3;
     for pid in 1..=all {
-        feed.publish(&numbered(pid));
+        publish(&feed, numbered(pid));
         assert_eq!(quick.next().await.unwrap().pid, pid);
     }
     let told = slow.next().await.unwrap();
@@ -44,16 +56,119 @@ async fn a_slow_subscriber_loses_is_told_how_many_and_holds_up_nobody() {
     drop(slow);
     drop(quick);
     assert_eq!(counted(&feed, "feed_subscribers", "alerts"), 0);
-    feed.publish(&numbered(1)); // nobody is there
+    publish(&feed, numbered(1)); // nobody is there
+}
+
+#[tokio::test]
+async fn a_lost_summary_is_as_many_as_it_stands_for() {
+    let feed = feed();
+    publish(&feed, numbered(0)); // before anybody is there
+    let mut slow = Box::pin(feed.subscribe("alerts", Peer(None), |alert| Some(alert.clone())).unwrap());
+    let mut messages = Box::pin(feed.subscribe("messages", Peer(None), messages::Message::of).unwrap());
+    let mut logs = Box::pin(feed.wait::<()>("logs", Peer(None)).unwrap());
+    publish(&feed, Alert { count: 500, ..numbered(1) });
+    let ring = u32::try_from(RING).unwrap();
+    (2..=ring + 2).for_each(|pid| publish(&feed, numbered(pid)));
+    let told = slow.next().await.unwrap();
+    assert!(told.message.starts_with("501 alerts are missing here"), "{}", told.message);
+    assert_eq!(slow.next().await.unwrap().pid, 3);
+    let told = messages.next().await.unwrap();
+    assert!(told.message.starts_with("up to 501 alerts are missing here"), "{}", told.message);
+    let nothing = timeout(Duration::from_millis(20), logs.next()).await;
+    assert!(nothing.is_err(), "logs are not alerts");
+    let lost = ["alerts", "messages", "logs"].map(|stream| counted(&feed, "feed_lost_total", stream));
+    assert_eq!(lost, [501, 501, 0]);
+    assert_eq!(counted(&feed, "feed_subscribers", "logs"), 1);
+    assert_eq!(feed.ring.receiver_count(), 2, "logs take no part in the ring");
+    publish(&feed, Alert { count: 7, ..numbered(9) });
+    let mut rest = 0;
+    for _ in 0..RING {
+        rest += slow.next().await.unwrap().count;
+    }
+    assert_eq!(rest, u64::from(ring) - 1 + 7, "nothing else is missing");
+}
+
+/// The ring has a bound in bytes: what makes place for later ones is a loss like any other.
+#[tokio::test]
+async fn long_paths_take_no_more_memory_than_there_is_for_them() {
+    let feed = feed();
+    let mut slow = Box::pin(feed.subscribe("alerts", Peer(None), |alert| Some(alert.clone())).unwrap());
+    for pid in 1..=1000 {
+        publish(&feed, Alert { resource: "\\xff".repeat(4096), ..numbered(pid) });
+    }
+    assert!(feed.held().bytes <= BYTES, "{}", feed.held().bytes);
+    let told = slow.next().await.unwrap();
+    let lost: u32 = told.message.split(' ').next().unwrap().parse().unwrap();
+    assert!((300..700).contains(&lost), "{lost}");
+    let mut bytes = 0;
+    for pid in lost + 1..=1000 {
+        let alert = slow.next().await.unwrap();
+        assert_eq!(alert.pid, pid, "from there on nothing is missing");
+        bytes += alert.size();
+    }
+    assert!((BYTES / 2..=BYTES).contains(&bytes), "{bytes}");
+    let gone = Arc::downgrade(&feed.held().alerts.back().unwrap().0);
+    drop(slow);
+    assert!(gone.upgrade().is_none(), "nothing is held for nobody");
 }
 
 #[test]
 fn there_are_so_many_places_and_one_that_is_left_is_free() {
     let feed = feed();
-    let all: Vec<_> = (0..SUBSCRIBERS).map(|_| feed.subscribe("logs", |_| Some(())).unwrap()).collect();
-    assert!(feed.subscribe("alerts", |_| Some(())).is_none());
+    let all: Vec<_> = (0..SUBSCRIBERS).map(|_| feed.wait::<()>("logs", Peer(None)).unwrap()).collect();
+    assert!(matches!(feed.subscribe("alerts", Peer(None), |_| Some(())), Err(Refused::All)));
     drop(all);
-    assert!(feed.subscribe("alerts", |_| Some(())).is_some());
+    assert!(feed.subscribe("alerts", Peer(None), |_| Some(())).is_ok());
+}
+
+#[test]
+fn one_address_has_so_many_streams_and_the_others_have_theirs() {
+    let feed = feed();
+    let [one, other] = ["127.0.0.2", "127.0.0.1"].map(|address| Peer(Some(address.parse().unwrap())));
+    let alerts = |peer| feed.subscribe("alerts", peer, |_| Some(()));
+    let all: Vec<_> = (0..OF_ONE).map(|_| alerts(one).unwrap()).collect();
+    assert!(matches!(feed.wait::<()>("logs", one), Err(Refused::OfOne)));
+    assert!(alerts(other).is_ok() && alerts(Peer(None)).is_ok());
+    assert_eq!(counted(&feed, "feed_refused_total", ""), 1);
+    drop(all);
+    assert!(alerts(one).is_ok());
+}
+
+/// A connection from this address, begun; whether the server answered.
+async fn begin(at: SocketAddr, from: &str) -> (TcpStream, bool) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    let mut stream = socket.connect(at).await.unwrap();
+    let mut frame = [0; 9];
+    let begun = async {
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        stream.read_exact(&mut frame).await
+    };
+    let answered = timeout(Duration::from_secs(2), begun).await.is_ok_and(|answer| answer.is_ok());
+    (stream, answered && frame[3] == 4) // SETTINGS
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_cannot_hold_all_connections() {
+    let feed = feed();
+    let listener = serve::open(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let serve::Listener::Tcp(tcp) = &listener else { panic!("{listener:?}") };
+    let at = tcp.local_addr().unwrap();
+    tokio::spawn(serve::serve(listener, Arc::clone(&feed)));
+    let mut held = Vec::new();
+    for _ in 0..serve::CALLERS {
+        held.push(begin(at, "127.0.0.2").await);
+    }
+    assert_eq!(held.iter().filter(|(_, answered)| *answered).count(), 4);
+    assert_eq!(counted(&feed, "feed_refused_total", ""), 12);
+    assert!(begin(at, "127.0.0.1").await.1, "another one is served");
+    drop(held);
+    let mut tries = 0;
+    while !begin(at, "127.0.0.2").await.1 {
+        tries += 1;
+        assert!(tries < 100, "its places are free again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[test]

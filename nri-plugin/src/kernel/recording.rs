@@ -23,6 +23,7 @@ struct State {
     broken: BTreeSet<&'static str>,
     settled: usize,
     delay: Duration,
+    dropped: u64,
 }
 
 impl Default for Recording {
@@ -47,6 +48,11 @@ impl Recording {
     /// Makes every arming take this long.
     pub(crate) fn slow(&self, delay: Duration) {
         self.state.lock().unwrap().delay = delay;
+    }
+
+    /// The ring buffer has no room for so many more events.
+    pub(crate) fn drops(&self, count: u64) {
+        self.state.lock().unwrap().dropped += count;
     }
 
     /// What was called since the last time, without `armed`.
@@ -178,7 +184,8 @@ impl Kernel for Recording {
     }
 
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
-        let counters = [("blocked", 5), ("event_dropped", 3), ("raced", 1)];
+        let dropped = 3 + self.state.lock().unwrap().dropped;
+        let counters = [("blocked", 5), ("event_dropped", dropped), ("raced", 1)];
         Ok(counters.map(|(name, count)| (name.to_owned(), count)).into())
     }
 

@@ -29,6 +29,12 @@ impl Default for Pulse {
 }
 
 impl Pulse {
+    /// Of a thread that has said nothing for so long.
+    #[cfg(test)]
+    pub(crate) fn silent_for(time: Duration) -> Self {
+        Self { begin: Instant::now().checked_sub(time).unwrap(), ..Self::default() }
+    }
+
     /// The thread lives.
     pub fn beat(&self) {
         let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -143,8 +149,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_says_nothing_counts_as_stuck() {
-        let begin = Instant::now().checked_sub(PATIENCE + Duration::from_secs(5)).unwrap();
-        let pulse = Pulse { begin, ..Pulse::default() };
+        let pulse = Pulse::silent_for(PATIENCE + Duration::from_secs(5));
         assert!(pulse.check().unwrap_err().contains("35 s"));
         pulse.beat();
         assert_eq!(pulse.check(), Ok(()));

@@ -62,7 +62,7 @@ pub struct Metrics {
     pub changed: Gauge,
     /// Lines of alerts that were written.
     pub written: Counter,
-    /// Alerts that were not written.
+    /// Alerts that were not written; a lost summary is as many as it stands for.
     pub lost: Counter,
     /// Alerts that are told by a summary alone.
     pub summarized: Counter,

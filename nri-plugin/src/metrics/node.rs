@@ -21,7 +21,7 @@ use crate::status::serve::Status;
 /// What the programs count without anything being wrong.
 pub const NORMAL: [&str; 6] = ["audited", "blocked", "activated", "inherited", "by_pointer", "retried"];
 /// The counter of events for which the ring buffer had no room.
-const RING: &str = "event_dropped";
+pub const RING: &str = "event_dropped";
 
 /// What is looked at.
 pub struct Node {

@@ -1,6 +1,7 @@
 //! The HTTP side: `/metrics`, `/healthz`, `/readyz`. Plain text, for whoever can reach the address: what it tells are
 //! names of policies, rules and namespaces, and numbers.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,17 +18,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::health::Health;
 
-/// Callers at a time; more wait for their turn.
-const CALLERS: usize = 16;
+/// Callers at a time. One more is served, and the one that has been there longest is hung up on: whoever looks after the
+/// daemon's health is never kept waiting by others, who would make it restart a healthy daemon.
+pub const CALLERS: usize = 16;
 /// How long a caller may take to ask.
 const ASKING: Duration = Duration::from_secs(5);
-/// How long a connection may last: those who ask every few seconds connect anew now and then.
-const LONGEST: Duration = Duration::from_secs(120);
+/// How long a connection may last. It is for one question.
+const LONGEST: Duration = Duration::from_secs(10);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
 /// How long to wait before accepting again after that has failed (no descriptors left).
@@ -43,8 +46,9 @@ pub struct Pages {
     pub registry: Registry,
     /// The checks.
     pub health: Health,
-    /// Held while a page is made: those who ask at once wait for each other, not for all CPUs.
-    pub making: Mutex<()>,
+    /// Held while a page is made, also when whoever asked has hung up: those who ask at once wait for each other, not for
+    /// all CPUs.
+    pub making: Arc<Mutex<()>>,
 }
 
 /// Listens at `address`.
@@ -59,12 +63,14 @@ pub async fn open(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves callers. Nobody else waits for them.
+/// Serves callers until it is dropped, which ends them all. Nobody else waits for them.
 pub async fn serve(listener: TcpListener, pages: Arc<Pages>) {
-    let places = Arc::new(Semaphore::new(CALLERS));
+    let mut callers = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let caller = match listener.accept().await {
+        let accepted = listener.accept().await;
+        while callers.try_join_next().is_some() {}
+        let caller = match accepted {
             Ok((caller, _)) => caller,
             Err(error) => {
                 tracing::warn!(%error, "cannot take a caller of --metrics");
@@ -72,13 +78,18 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>) {
                 continue;
             }
         };
+        by_age.retain(|caller| !caller.is_finished());
+        if by_age.len() >= CALLERS
+            && let Some(oldest) = by_age.pop_front()
+        {
+            oldest.abort();
+        }
         let pages = Arc::clone(&pages);
-        tokio::spawn(async move {
+        by_age.push_back(callers.spawn(async move {
             if let Ok(Err(error)) = timeout(LONGEST, attend(caller, pages)).await {
                 tracing::debug!(%error, "a caller of --metrics");
             }
-            drop(place);
-        });
+        }));
     }
 }
 
@@ -89,6 +100,7 @@ async fn attend(caller: TcpStream, pages: Arc<Pages>) -> hyper::Result<()> {
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(false)
         .header_read_timeout(ASKING)
         .max_buf_size(HEAD)
         .serve_connection(TokioIo::new(caller), answer)
@@ -109,10 +121,10 @@ async fn answer(request: &Request<Incoming>, pages: Arc<Pages>) -> Response<Full
         "/healthz" => checked(pages.health.healthz()),
         "/readyz" => checked(pages.health.readyz()),
         "/metrics" => {
-            let _turn = pages.making.lock().await;
-            let pages = Arc::clone(&pages);
-            // looks at every container and reads maps of the kernel
+            let turn = Arc::clone(&pages.making).lock_owned().await;
+            // looks at every container and reads maps of the kernel, to the end, whether or not somebody still listens
             let page = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
                 let mut text = String::new();
                 encode(&mut text, &pages.registry).map(|()| text)
             });
@@ -131,3 +143,6 @@ fn say(code: StatusCode, kind: &'static str, text: String) -> Response<Full<Byte
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,7 @@ impl<P: nri::Plugin> nri::Plugin for Timed<P> {
     }
 
     async fn remove_pod_sandbox(&self, context: Context, pod: PodSandbox) -> Result<(), Refusal> {
-        self.plugin.remove_pod_sandbox(context, pod).await
+        self.timed("remove_pod_sandbox", self.plugin.remove_pod_sandbox(context, pod)).await
     }
 
     async fn create_container(
@@ -142,5 +142,97 @@ mod tests {
     fn every_event_of_the_plugin_is_handed_on() {
         type OfPlugin = Timed<crate::plugin::Plugin>;
         assert_eq!(crate::plugin::Plugin::events(), OfPlugin::events());
+    }
+
+    /// A plugin that refuses everything, by the name of the handler.
+    struct Refuses;
+
+    fn no<T>(handler: &str) -> Result<T, Refusal> {
+        Err(Refusal::new(handler))
+    }
+
+    #[async_trait]
+    impl nri::Plugin for Refuses {
+        async fn configure(&self, _: Context, _: RuntimeInfo) -> Result<EventMask, Refusal> {
+            no("configure")
+        }
+        async fn synchronize(
+            &self,
+            _: Context,
+            _: Vec<PodSandbox>,
+            _: Vec<Container>,
+        ) -> Result<Vec<ContainerUpdate>, Refusal> {
+            no("synchronize")
+        }
+        async fn run_pod_sandbox(&self, _: Context, _: PodSandbox) -> Result<(), Refusal> {
+            no("run_pod_sandbox")
+        }
+        async fn remove_pod_sandbox(&self, _: Context, _: PodSandbox) -> Result<(), Refusal> {
+            no("remove_pod_sandbox")
+        }
+        async fn create_container(
+            &self,
+            _: Context,
+            _: PodSandbox,
+            _: Container,
+        ) -> Result<ContainerAdjustment, Refusal> {
+            no("create_container")
+        }
+        async fn post_create_container(
+            &self,
+            _: Context,
+            _: PodSandbox,
+            _: Container,
+        ) -> Result<(), Refusal> {
+            no("post_create_container")
+        }
+        async fn validate_container_adjustment(&self, _: Context, _: Validation) -> Result<(), Refusal> {
+            no("validate_container_adjustment")
+        }
+        async fn start_container(&self, _: Context, _: PodSandbox, _: Container) -> Result<(), Refusal> {
+            no("start_container")
+        }
+        async fn stop_container(
+            &self,
+            _: Context,
+            _: PodSandbox,
+            _: Container,
+        ) -> Result<Vec<ContainerUpdate>, Refusal> {
+            no("stop_container")
+        }
+        async fn remove_container(&self, _: Context, _: PodSandbox, _: Container) -> Result<(), Refusal> {
+            no("remove_container")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_each_handler_is_handed_on_and_timed() {
+        use nri::Plugin as _;
+        let metrics = Metrics::default();
+        let timed = Timed::new(Refuses, metrics.clone());
+        let context = || Context::detached(std::time::Duration::from_secs(1), RuntimeInfo::default());
+        let (pod, container) = (PodSandbox::default, Container::default);
+        let refusals = [
+            ("configure", timed.configure(context(), RuntimeInfo::default()).await.err()),
+            ("synchronize", timed.synchronize(context(), vec![], vec![]).await.err()),
+            ("run_pod_sandbox", timed.run_pod_sandbox(context(), pod()).await.err()),
+            ("remove_pod_sandbox", timed.remove_pod_sandbox(context(), pod()).await.err()),
+            ("create_container", timed.create_container(context(), pod(), container()).await.err()),
+            ("post_create_container", timed.post_create_container(context(), pod(), container()).await.err()),
+            (
+                "validate_container_adjustment",
+                timed.validate_container_adjustment(context(), Validation::default()).await.err(),
+            ),
+            ("start_container", timed.start_container(context(), pod(), container()).await.err()),
+            ("stop_container", timed.stop_container(context(), pod(), container()).await.err()),
+            ("remove_container", timed.remove_container(context(), pod(), container()).await.err()),
+        ];
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &metrics.registry()).unwrap();
+        for (handler, refusal) in refusals {
+            assert_eq!(refusal, Some(Refusal::new(handler)));
+            let count = format!("count{{handler=\"{handler}\",outcome=\"refused\"}} 1\n");
+            assert_eq!(page.contains(&count), handler != "configure", "{handler}: {page}");
+        }
     }
 }

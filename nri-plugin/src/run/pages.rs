@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Weak};
 
-use tokio::sync::Mutex;
-
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::metrics::health::{Health, Pulse};
@@ -59,5 +57,64 @@ pub(super) fn pages<K: Kernel>(
             (false, _) => Err("not connected to the runtime".into()),
         }
     });
-    Pages { registry, health, making: Mutex::default() }
+    Pages { registry, health, making: Arc::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::container::Selection;
+    use crate::kernel::recording::Recording;
+    use crate::metrics::health::PATIENCE;
+    use crate::registry::Registry;
+
+    /// What `/healthz` says, whether it is well, and the same of `/readyz`.
+    fn health(
+        events: &Arc<Pulse>,
+        reconciler: &Arc<Pulse>,
+        writer: Weak<()>,
+        synced: bool,
+    ) -> (String, bool, bool) {
+        let (dir, registry) = (tempfile::tempdir().unwrap(), Arc::<Registry>::default());
+        let selection = Selection::default();
+        let status = Status {
+            seccomp: crate::seccomp::tests::seccomp(&selection, &registry, dir.path()),
+            selection,
+            policies: watch::channel(Arc::default()).1,
+            registry,
+            connection: watch::channel(nri::State::Synchronized(Arc::default())).1,
+            synced: watch::channel(synced).1,
+            injection: Arc::default(),
+            api: None,
+            profiles: None,
+            node_name: "node".into(),
+        };
+        let pulses = Pulses { events: Arc::clone(events), reconciler: Arc::clone(reconciler) };
+        let kernel = Arc::<Recording>::default();
+        let alerts = (Arc::new(Pulse::silent_for(PATIENCE * 2)), writer); // it may wait for a reader
+        let health = pages(&Metrics::default(), &Arc::new(status), &kernel, pulses, alerts).health;
+        let (alive, text) = health.healthz();
+        (text, alive, health.readyz().0)
+    }
+
+    #[test]
+    fn each_thread_that_is_stuck_or_gone_fails_the_check_of_its_name() {
+        let [well, stuck] = [Pulse::default(), Pulse::silent_for(PATIENCE * 2)].map(Arc::new);
+        let there = Arc::new(());
+        let writer = || Arc::downgrade(&there);
+        let all = "events: ok\nreconciler: ok\nalerts: ok\n".to_owned();
+        assert_eq!(health(&well, &well, writer(), true), (all.clone(), true, true));
+        assert_eq!(health(&well, &well, writer(), false), (all, true, false));
+        for (events, reconciler, writer, failed) in [
+            (&stuck, &well, writer(), "events: no sign of life for 60 s\n"),
+            (&well, &stuck, writer(), "reconciler: no sign of life for 60 s\n"),
+            (&well, &well, Weak::new(), "alerts: the thread that writes them is gone\n"),
+        ] {
+            let (text, alive, ready) = health(events, reconciler, writer, true);
+            assert!(!alive && !ready && text.contains(failed), "{text}");
+            assert_eq!(text.matches(": ok\n").count(), 2, "{text}");
+        }
+    }
 }

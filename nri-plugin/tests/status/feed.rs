@@ -2,7 +2,6 @@
 //! `proto/feeder.proto`.
 
 use std::io::{BufRead, BufReader, Lines};
-use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use nri_plugin::feed::serve::{CALLERS, Listener, open, serve};
 use nri_plugin::feed::{Feed, RING, messages};
 use prost::Message;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use super::{Daemon, SECCOMP, container, pod};
 
@@ -233,10 +233,14 @@ async fn a_client_that_does_not_read_loses_and_the_others_do_not_notice() {
     for begin in (1..=count).step_by(batch) {
         let numbers = begin..=count.min(begin + batch - 1);
         for number in numbers.clone() {
-            let alert =
-                Alert { pid: u32::try_from(number).unwrap(), message: "x".repeat(500), ..Alert::default() };
+            let alert = Alert {
+                pid: u32::try_from(number).unwrap(),
+                count: 1,
+                message: "x".repeat(500),
+                ..Alert::default()
+            };
             let begin = Instant::now();
-            feed.publish(&alert);
+            feed.publish(&alert.into());
             longest = longest.max(begin.elapsed());
         }
         for number in numbers {
@@ -266,12 +270,29 @@ async fn a_client_that_does_not_read_loses_and_the_others_do_not_notice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_say_nothing_lose_their_places() {
-    let (_feed, at) = served().await;
-    let silent: Vec<_> = (0..CALLERS).map(|_| TcpStream::connect(&at).unwrap()).collect();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let flags = ["--seccomp-only", "--feed=127.0.0.1:0"];
+    let (daemon, _runtime, _plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &flags).await;
+    let at = address(&daemon).await;
+    let mut silent = Vec::new();
+    for number in 0..CALLERS {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = format!("127.0.0.{}:0", 2 + number / 4); // what one address may have
+        socket.bind(from.parse().unwrap()).unwrap();
+        silent.push(socket.connect(at.parse().unwrap()).await.unwrap());
+    }
+    let full = "all connections of the alert feed are taken";
+    daemon.wait("the warning", || daemon.log().contains(full)).await;
     let begin = Instant::now();
     let said = tokio::task::spawn_blocking(move || Client::start(&at, &["health"]).end()).await.unwrap();
     assert_eq!(said.first(), Some(&json!({"nonce": -7})));
     assert!(begin.elapsed() > Duration::from_secs(3), "there are {CALLERS} places");
+    assert_eq!(daemon.log().matches(full).count(), 1, "once");
     drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_has_so_many_streams_on_all_its_connections() {
+    let (_feed, at) = served().await;
+    let said = tokio::task::spawn_blocking(move || Client::start(&at, &["many:9"]).end()).await.unwrap();
+    assert_eq!(said, [json!({"DEADLINE_EXCEEDED": 8, "RESOURCE_EXHAUSTED": 1})]);
 }

@@ -6,6 +6,7 @@ Each part of SCRIPT writes lines of JSON to stdout:
     health              the daemon's answers to HealthCheck and to grpc.health.v1
     alerts:FILTER:N     N alerts, or as many as there are before the stream ends
     messages:FILTER:N   the same of messages
+    many:N              how N streams of logs end that are open at once, three on each connection
     logs:FILTER:SECONDS what comes of logs in that time
     decode:FILE         the message feeder.Alert in FILE
 and "subscribed" as soon as the streams are open.
@@ -61,6 +62,12 @@ for part in script:
             channel.unary_unary("/feeder.LogService/Nonsense")(b"")
         except grpc.RpcError as error:
             say({"nonsense": error.code().name})
+    elif verb == "many":
+        own = [("grpc.use_local_subchannel_pool", 1)]  # else all channels share a connection
+        stubs = [services.LogServiceStub(grpc.insecure_channel(address, own)) for _ in range(int(arguments[0]) // 3)]
+        watching = [stub.WatchLogs(feeder.RequestMessage(Filter="all"), timeout=2) for stub in stubs * 3]
+        codes = [call.code().name for call in watching]
+        say({code: codes.count(code) for code in codes})
     elif verb == "decode":
         alert = feeder.Alert()
         with open(arguments[0], "rb") as file:

@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nri::fake::{FakeRuntime, Options};
+use nri_plugin::metrics::serve::CALLERS;
 use serde_json::Value;
 
 use super::{Daemon, FILES, SECCOMP, container, pod};
@@ -71,7 +72,7 @@ async fn address(daemon: &Daemon) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
-    let flags = ["--seccomp-only", "--metrics=127.0.0.1:0", "--hook=/no/such/hook"];
+    let flags = ["--seccomp-only", "--metrics=127.0.0.1:0", "--feed=127.0.0.1:0", "--hook=/no/such/hook"];
     let (daemon, _runtime, plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &flags).await;
     let at = address(&daemon).await;
     let before = Page::get(&at);
@@ -94,6 +95,10 @@ async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
         ("nri_enforcer_alerts_written", "counter"),
         ("nri_enforcer_alerts_lost", "counter"),
         ("nri_enforcer_alerts_summarized", "counter"),
+        ("nri_enforcer_feed_subscribers", "gauge"),
+        ("nri_enforcer_feed_sent", "counter"),
+        ("nri_enforcer_feed_lost", "counter"),
+        ("nri_enforcer_feed_refused", "counter"),
         ("nri_enforcer_hook_injected", "gauge"),
         ("nri_enforcer_thread_answer_age_seconds", "gauge"),
         ("nri_enforcer_scrape_errors", "counter"),
@@ -154,8 +159,20 @@ async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
     assert!(code == 405 && head.contains("allow: get, head"), "{head}");
     let endless = format!("GET /{}", "x".repeat(1 << 20));
     let mut stream = TcpStream::connect(&at).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap(); // before whoever says nothing is hung up on
     let _refused = stream.write_all(endless.as_bytes());
-    assert_eq!(get(&at, "GET /healthz").0, 200, "a head without an end is not waited for");
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(0) => {}
+        Ok(_) => assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer)),
+        // what it did not read makes the kernel hang up in this way
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    let silent: Vec<_> = (0..CALLERS).map(|_| TcpStream::connect(&at).unwrap()).collect();
+    let begin = Instant::now();
+    assert_eq!(get(&at, "GET /healthz").0, 200);
+    assert!(begin.elapsed() < Duration::from_secs(3), "those who say nothing are not waited for");
+    drop(silent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +230,7 @@ async fn the_page_of_a_full_node_is_cheap() {
     }
     let resident = |page: &Page| page.sum("process_resident_memory_bytes", &[]);
     let scrape = |times: usize| {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         (0..times).for_each(|_| assert_eq!(get(&at, "GET /metrics").0, 200));
         begin.elapsed() / u32::try_from(times).unwrap()
     };
