@@ -57,6 +57,15 @@ impl Host {
         said
     }
 
+    /// Uninstalls, and has to leave something; what is said about it.
+    fn uninstalled_but_for(&self, runtime: &str, left: &str) -> String {
+        let output = self.install(runtime, &["--uninstall"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(left), "{said}");
+        said
+    }
+
     /// As [`Self::install`], and it is to refuse and to change nothing.
     fn refused(&self, runtime: &str, arguments: &[&str], exit: i32) -> String {
         let before = self.tree();
@@ -352,6 +361,9 @@ fn a_hook_that_containers_still_have_stays() {
     ] {
         let storage = b"[storage]\ngraphroot = \"/srv/graph [1]\"\nrunroot = \"/srv/run\"\n";
         let host = Host::new(&[(CONFIG, b"version = 2\n"), ("etc/containers/storage.conf", storage)]);
+        "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
         host.installed("containerd", &[]);
         host.write(
             bundle,
@@ -374,6 +386,42 @@ fn the_base_specification_of_a_runtime_gets_the_hook() {
     let cri = "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.fast]\n  runtime_type = \"io.containerd.runc.v2\"\n  base_runtime_spec = \"/etc/fast.json\" # ours\n";
     let host = Host::new(&[(CONFIG, format!("version = 3\n{cri}").as_bytes()), ("etc/fast.json", spec)]);
     let before = host.tree();
+/// The runtime may go on giving it to containers, and no daemon vouches for them any more.
+#[test]
+fn a_hook_that_has_to_stay_is_opened() {
+    let configuration = "opt/nri-enforcer/nri-enforcer-hook.json";
+    let ours = r#"{"mode": "closed", "deadlineMillis": 700, "exemptNamespaces": ["kube-system", "infra"]}"#;
+    let host = Host::new(&[(CONFIG, b"version = 2\n"), ("hook.json", ours.as_bytes())]);
+    let given = host.at("hook.json").to_string_lossy().into_owned();
+    let bundle = "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json";
+    host.installed("containerd", &["--hook-config", &given]);
+    host.write(bundle, format!("{{\"hooks\": {{\"poststop\": [{{\"path\": \"/{HOOK}\"}}]}}}}").as_bytes());
+    let said = host.uninstalled_but_for("containerd", "1 container(s)");
+    assert!(said.contains("nri-enforcer-hook.json` is open now"), "{said}");
+    let opened: Value = serde_json::from_str(&host.read(configuration)).unwrap();
+    let wanted: Value = serde_json::from_str(&ours.replace("closed", "open")).unwrap();
+    assert_eq!(opened, wanted, "the rest stays");
+    // asked again, as a pod does
+    let once = host.tree();
+    host.uninstalled_but_for("containerd", "1 container(s)");
+    assert_eq!(host.tree(), once);
+    // installed again, it is as the configuration says
+    host.installed("containerd", &["--hook-config", &given]);
+    assert_eq!(host.read(configuration), ours);
+    // gone, the hook would be closed by default
+    fs::remove_file(host.at(configuration)).unwrap();
+    host.uninstalled_but_for("containerd", "1 container(s)");
+    assert_eq!(host.read(configuration), "{\n  \"mode\": \"open\"\n}\n");
+    // somebody else's is told of, and not written over
+    host.write(configuration, b"{}");
+    let said = host.uninstalled_but_for("containerd", "stays closed");
+    assert!(host.read(configuration) == "{}" && said.contains("does not start"), "{said}");
+    fs::remove_file(host.at(configuration)).unwrap();
+    fs::remove_file(host.at(bundle)).unwrap();
+    host.installed("containerd", &["--uninstall"]);
+    assert!(!host.at("opt").exists() && !host.at(RECORD).exists(), "all of it goes in the end");
+}
+
     let said = host.installed("containerd", &["--base-runtime-spec"]);
     assert!(said.contains("`/etc/fast.json` with the hook"), "{said}");
     assert!(
