@@ -222,11 +222,17 @@ fn the_hook_alone_leaves_the_configuration_and_asks_the_socket() {
     fs::create_dir_all(host.at("run/nri")).unwrap();
     fs::create_dir_all(host.at("var")).unwrap();
     symlink("/run", host.at("var/run")).unwrap(); // a link of the host, that leads nowhere else
+    // asked what it would do, it does nothing, says no more than that, and that it would fail
+    let said = host.refused("containerd", &["--hook-only", "--dry-run"], 1);
+    assert!(said.contains("the hook would be in place, but no runtime answers at `/var/run/"), "{said}");
     for left in ["nothing listened there", "the runtime has ended"] {
         let output = host.install("containerd", &["--hook-only"]);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{left}: {said}");
-        assert!(said.contains("no runtime answers at `/var/run/nri/nri.sock`"), "{left}: {said}");
+        assert!(
+            said.contains("the hook is in place, but no runtime answers at `/var/run/nri/nri.sock`"),
+            "{left}: {said}"
+        );
         assert!(host.at(HOOK).is_file(), "{left}: the hook is there for when one does");
         let _ended = std::os::unix::net::UnixListener::bind(host.at("run/nri/nri.sock"));
     }
@@ -355,15 +361,15 @@ fn what_an_operator_changes_later_stays() {
 fn a_hook_that_containers_still_have_stays() {
     for bundle in [
         "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
         "var/lib/containers/storage/overlay-containers/c1/userdata/config.json",
         "srv/graph [1]/vfs-containers/c1/userdata/config.json",
         "srv/run/btrfs-containers/c1/userdata/config.json",
     ] {
         let storage = b"[storage]\ngraphroot = \"/srv/graph [1]\"\nrunroot = \"/srv/run\"\n";
         let host = Host::new(&[(CONFIG, b"version = 2\n"), ("etc/containers/storage.conf", storage)]);
-        "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
-        "run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
-        "var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
         host.installed("containerd", &[]);
         host.write(
             bundle,
@@ -380,12 +386,6 @@ fn a_hook_that_containers_still_have_stays() {
     }
 }
 
-#[test]
-fn the_base_specification_of_a_runtime_gets_the_hook() {
-    let spec = br#"{"ociVersion": "1.2.0", "hooks": {"poststop": [{"path": "/first"}]}}"#;
-    let cri = "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.fast]\n  runtime_type = \"io.containerd.runc.v2\"\n  base_runtime_spec = \"/etc/fast.json\" # ours\n";
-    let host = Host::new(&[(CONFIG, format!("version = 3\n{cri}").as_bytes()), ("etc/fast.json", spec)]);
-    let before = host.tree();
 /// The runtime may go on giving it to containers, and no daemon vouches for them any more.
 #[test]
 fn a_hook_that_has_to_stay_is_opened() {
@@ -422,6 +422,12 @@ fn a_hook_that_has_to_stay_is_opened() {
     assert!(!host.at("opt").exists() && !host.at(RECORD).exists(), "all of it goes in the end");
 }
 
+#[test]
+fn the_base_specification_of_a_runtime_gets_the_hook() {
+    let spec = br#"{"ociVersion": "1.2.0", "hooks": {"poststop": [{"path": "/first"}]}}"#;
+    let cri = "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.fast]\n  runtime_type = \"io.containerd.runc.v2\"\n  base_runtime_spec = \"/etc/fast.json\" # ours\n";
+    let host = Host::new(&[(CONFIG, format!("version = 3\n{cri}").as_bytes()), ("etc/fast.json", spec)]);
+    let before = host.tree();
     let said = host.installed("containerd", &["--base-runtime-spec"]);
     assert!(said.contains("`/etc/fast.json` with the hook"), "{said}");
     assert!(
