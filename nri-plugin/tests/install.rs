@@ -57,6 +57,15 @@ impl Host {
         said
     }
 
+    /// Uninstalls, and has to leave something; what is said about it.
+    fn uninstalled_but_for(&self, runtime: &str, left: &str) -> String {
+        let output = self.install(runtime, &["--uninstall"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(left), "{said}");
+        said
+    }
+
     /// As [`Self::install`], and it is to refuse and to change nothing.
     fn refused(&self, runtime: &str, arguments: &[&str], exit: i32) -> String {
         let before = self.tree();
@@ -213,11 +222,17 @@ fn the_hook_alone_leaves_the_configuration_and_asks_the_socket() {
     fs::create_dir_all(host.at("run/nri")).unwrap();
     fs::create_dir_all(host.at("var")).unwrap();
     symlink("/run", host.at("var/run")).unwrap(); // a link of the host, that leads nowhere else
+    // asked what it would do, it does nothing, says no more than that, and that it would fail
+    let said = host.refused("containerd", &["--hook-only", "--dry-run"], 1);
+    assert!(said.contains("the hook would be in place, but no runtime answers at `/var/run/"), "{said}");
     for left in ["nothing listened there", "the runtime has ended"] {
         let output = host.install("containerd", &["--hook-only"]);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{left}: {said}");
-        assert!(said.contains("no runtime answers at `/var/run/nri/nri.sock`"), "{left}: {said}");
+        assert!(
+            said.contains("the hook is in place, but no runtime answers at `/var/run/nri/nri.sock`"),
+            "{left}: {said}"
+        );
         assert!(host.at(HOOK).is_file(), "{left}: the hook is there for when one does");
         let _ended = std::os::unix::net::UnixListener::bind(host.at("run/nri/nri.sock"));
     }
@@ -346,6 +361,9 @@ fn what_an_operator_changes_later_stays() {
 fn a_hook_that_containers_still_have_stays() {
     for bundle in [
         "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
         "var/lib/containers/storage/overlay-containers/c1/userdata/config.json",
         "srv/graph [1]/vfs-containers/c1/userdata/config.json",
         "srv/run/btrfs-containers/c1/userdata/config.json",
@@ -366,6 +384,42 @@ fn a_hook_that_containers_still_have_stays() {
         host.installed("containerd", &["--uninstall"]);
         assert!(!host.at(HOOK).exists());
     }
+}
+
+/// The runtime may go on giving it to containers, and no daemon vouches for them any more.
+#[test]
+fn a_hook_that_has_to_stay_is_opened() {
+    let configuration = "opt/nri-enforcer/nri-enforcer-hook.json";
+    let ours = r#"{"mode": "closed", "deadlineMillis": 700, "exemptNamespaces": ["kube-system", "infra"]}"#;
+    let host = Host::new(&[(CONFIG, b"version = 2\n"), ("hook.json", ours.as_bytes())]);
+    let given = host.at("hook.json").to_string_lossy().into_owned();
+    let bundle = "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json";
+    host.installed("containerd", &["--hook-config", &given]);
+    host.write(bundle, format!("{{\"hooks\": {{\"poststop\": [{{\"path\": \"/{HOOK}\"}}]}}}}").as_bytes());
+    let said = host.uninstalled_but_for("containerd", "1 container(s)");
+    assert!(said.contains("nri-enforcer-hook.json` is open now"), "{said}");
+    let opened: Value = serde_json::from_str(&host.read(configuration)).unwrap();
+    let wanted: Value = serde_json::from_str(&ours.replace("closed", "open")).unwrap();
+    assert_eq!(opened, wanted, "the rest stays");
+    // asked again, as a pod does
+    let once = host.tree();
+    host.uninstalled_but_for("containerd", "1 container(s)");
+    assert_eq!(host.tree(), once);
+    // installed again, it is as the configuration says
+    host.installed("containerd", &["--hook-config", &given]);
+    assert_eq!(host.read(configuration), ours);
+    // gone, the hook would be closed by default
+    fs::remove_file(host.at(configuration)).unwrap();
+    host.uninstalled_but_for("containerd", "1 container(s)");
+    assert_eq!(host.read(configuration), "{\n  \"mode\": \"open\"\n}\n");
+    // somebody else's is told of, and not written over
+    host.write(configuration, b"{}");
+    let said = host.uninstalled_but_for("containerd", "stays closed");
+    assert!(host.read(configuration) == "{}" && said.contains("does not start"), "{said}");
+    fs::remove_file(host.at(configuration)).unwrap();
+    fs::remove_file(host.at(bundle)).unwrap();
+    host.installed("containerd", &["--uninstall"]);
+    assert!(!host.at("opt").exists() && !host.at(RECORD).exists(), "all of it goes in the end");
 }
 
 #[test]

@@ -13,6 +13,9 @@ use super::node;
 /// The daemon as the tests build it is not static; the one of `make image-programs` needs none of these.
 const LIBRARIES: [&str; 6] = ["-v", "/lib:/lib:ro", "-v", "/lib64:/lib64:ro", "-v", "/usr/lib:/usr/lib:ro"];
 
+/// This shows how the image is laid out and started, and that the hook in it is static. It does not show that the daemon of
+/// `make image-programs` is: that is a release build of its own, and the Makefile looks at both programs when it has built
+/// them. Nor does it show a build with docker, or for another architecture.
 #[test]
 fn the_image_runs_what_the_chart_asks_it_to() -> Result<()> {
     let dir = tempfile::tempdir()?;

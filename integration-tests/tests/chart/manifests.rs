@@ -74,6 +74,27 @@ fn the_api_knows_every_field() -> Result<()> {
     Ok(())
 }
 
+/// Below 1.30 AppArmor is an annotation for each container, and the API server refuses one that names no container.
+#[test]
+fn older_annotations_name_the_containers_that_are_there() -> Result<()> {
+    const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+    for (name, values) in RELEASES.iter().filter(|(name, _)| !name.ends_with("1.28")) {
+        let old = release(&[values, &["@--kube-version=1.28.0"][..]].concat())?;
+        let templates = old.iter().filter_map(|object| object.pointer("/spec/template"));
+        for pod in templates.chain(of_kind(&old, "Pod")) {
+            let annotations = pod.pointer("/metadata/annotations").and_then(Value::as_object);
+            let mut named: Vec<_> =
+                annotations.into_iter().flatten().filter_map(|(key, _)| key.strip_prefix(APPARMOR)).collect();
+            let spec = pod.get("spec").context("a pod")?;
+            let mut there: Vec<_> = containers(spec).map(|container| at(container, "/name")).collect();
+            named.sort_unstable();
+            there.sort_unstable();
+            ensure!(named == there && !there.is_empty(), "{name}: {named:?} of {there:?}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_definitions_are_those_of_the_project() -> Result<()> {
     let definitions =

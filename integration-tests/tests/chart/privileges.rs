@@ -34,6 +34,7 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
                 ("nri-enforcer", "least") => &["SYS_PTRACE", "DAC_READ_SEARCH"],
                 ("nri-enforcer", _) => &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"],
                 ("install", _) => &["SYS_CHROOT"],
+                ("unload", "uninstall-apparmor") => &["BPF", "MAC_ADMIN"],
                 ("unload", _) => &["BPF"],
                 ("uninstall", _) => &["SYS_CHROOT", "DAC_READ_SEARCH"],
                 _ => &[],
@@ -42,6 +43,15 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
             for mount in list(container, "/volumeMounts").filter(|mount| at(mount, "/name") == "root") {
                 ensure!(["install", "uninstall"].contains(&at(container, "/name")), "{what}: {mount}");
             }
+        }
+        // AppArmor's files can be written by who has its capability, and nobody else
+        for container in containers(pod) {
+            let writes = list(container, "/volumeMounts").any(|mount| {
+                at(mount, "/mountPath") == "/sys/kernel/security"
+                    && mount.get("readOnly") != Some(&Value::from(true))
+            });
+            let may = container.to_string().contains("MAC_ADMIN");
+            ensure!(writes == may, "{name}, {}: AppArmor", at(container, "/name"));
         }
         // nobody needs to ask the runtime itself
         let host: Vec<_> = list(pod, "/volumes").map(|volume| at(volume, "/hostPath/path")).collect();
@@ -53,9 +63,24 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
             ensure!(role.get("verbs") == Some(&serde_json::json!(["list", "watch"])), "{name}: {role}");
         }
         ensure!(of_kind(&objects, "Role").count() == 0, "{name}: a role");
-        let asks = pod.get("automountServiceAccountToken") == Some(&Value::from(true));
+        // the daemon alone has a token, by a volume, and none that nothing may be asked with
+        ensure!(
+            pod.get("automountServiceAccountToken") == Some(&Value::from(false)),
+            "{name}: a token for all"
+        );
+        let tokens =
+            list(pod, "/volumes").filter(|volume| volume.to_string().contains("serviceAccountToken"));
+        let tokens: Vec<_> = tokens.map(|volume| at(volume, "/name")).collect();
         let roles = of_kind(&objects, "ClusterRole").count();
-        ensure!(asks == (roles == 1), "{name}: a token without a role, or a role without a token");
+        ensure!(tokens.len() == roles, "{name}: a token without a role, or a role without a token");
+        for container in containers(pod) {
+            let mounts =
+                list(container, "/volumeMounts").filter(|mount| tokens.contains(&at(mount, "/name")));
+            let paths: Vec<_> = mounts.map(|mount| at(mount, "/mountPath")).collect();
+            let asks = roles == 1 && at(container, "/name") == "nri-enforcer";
+            let wanted: &[&str] = if asks { &["/var/run/secrets/kubernetes.io/serviceaccount"] } else { &[] };
+            ensure!(paths == wanted, "{name}, {}: {paths:?}", at(container, "/name"));
+        }
     }
     Ok(())
 }

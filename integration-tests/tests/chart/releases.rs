@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::helm::{self, Values};
 
 /// Releases, by the name of their record.
-pub const RELEASES: [(&str, Values<'static>); 14] = [
+pub const RELEASES: [(&str, Values<'static>); 15] = [
     ("kubeadm", &[]),
     ("k3s", &["runtime.preset=k3s"]),
     ("rke2", &["runtime.preset=rke2"]),
@@ -33,7 +33,7 @@ pub const RELEASES: [(&str, Values<'static>); 14] = [
             "policies.files.web\\.yaml=kind: KubeArmorPolicy",
             "policies.hostDir=/etc/nri-enforcer/policies",
             "alerts.hostDir=/var/log/nri-enforcer",
-            "metrics.address=127.0.0.1",
+            "metrics.address=[::]",
             "metrics.podMonitor.enabled=true",
             "metrics.serviceMonitor.enabled=true",
             "feed.enabled=true",
@@ -61,6 +61,15 @@ pub const RELEASES: [(&str, Values<'static>); 14] = [
     ),
     ("privileged", &["privileged=true"]),
     ("uninstall", &["uninstall=true"]),
+    (
+        "uninstall-apparmor",
+        &[
+            "uninstall=true",
+            "lsmOrder={bpf,apparmor}",
+            "updateStrategy.type=OnDelete",
+            "updateStrategy.rollingUpdate=null",
+        ],
+    ),
     ("uninstall-1.28", &["uninstall=true", "runtime.preset=k3s", "@--kube-version=1.28.0"]),
 ];
 

@@ -50,6 +50,7 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("lsmOrder={bpf,bpf}", &["lsmOrder"]),
         ("libseccomp=2.5", &["libseccomp"]),
         ("policies.files.web=kind", &["policies", "files", "web"]),
+        ("policies.files.\\.web\\.yaml=kind", &["policies", "files", ".web.yaml"]),
         ("policies.hostDir=policies", &["hostDir"]),
         ("crds.install=maybe", &["crds", "install"]),
         ("clusterName=", &["clusterName"]),
@@ -57,6 +58,9 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("metrics.port=70000", &["metrics", "port"]),
         ("metrics.port=http", &["metrics", "port"]),
         ("metrics.address=localhost", &["metrics", "address"]),
+        ("metrics.address=999.1.1.1", &["metrics", "address"]),
+        ("metrics.address=::1", &["metrics", "address"]),
+        ("feed.address=1.1.1.256", &["feed", "address"]),
         ("metrics.podMonitor.interval=30", &["interval"]),
         ("feed.port=0", &["feed", "port"]),
         ("extraCapabilities={CAP_SYSLOG}", &["extraCapabilities"]),
@@ -72,7 +76,31 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("feed.service=true", &["feed.service needs feed.enabled"]),
         ("combine=true", &["combine needs two names in lsmOrder"]),
         ("metrics.enabled=false,metrics.podMonitor.enabled=true", &["need metrics.enabled"]),
-        ("metrics.address=127.0.0.1,hostNetwork=false", &["metrics.address"]),
+        ("metrics.address=127.0.0.1,hostNetwork=false", &["metrics.address", "hostNetwork"]),
+        ("metrics.address=[::1],hostNetwork=false", &["metrics.address", "hostNetwork"]),
+        ("metrics.address=10.0.0.7,hostNetwork=false", &["metrics.address", "hostNetwork"]),
+        ("metrics.address=127.0.0.2,metrics.podMonitor.enabled=true", &["metrics.address", "loopback"]),
+        ("metrics.address=[::1],metrics.serviceMonitor.enabled=true", &["metrics.address", "loopback"]),
+        ("metrics.address=[0:0:0:0:0:0:0:1],metrics.podMonitor.enabled=true", &["loopback"]),
+        (
+            "nri.autoEnable=true,hook.everyContainer=true,exemptNamespaces={infra}",
+            &["hook.everyContainer needs kube-system in exemptNamespaces"],
+        ),
+        ("runtime.nriSocket=/nri.sock", &["runtime.nriSocket", "directory of its own"]),
+        ("runtime.nriSocket=/run/nri.sock", &["runtime.nriSocket", "/run holds"]),
+        ("runtime.nriSocket=/var/run/nri.sock", &["runtime.nriSocket", "/run holds"]),
+        ("runtime.nriSocket=/run/containerd/nri.sock", &["runtime.nriSocket", "/run/containerd holds"]),
+        ("runtime.nriSocket=/var/run/containerd/nri.sock", &["runtime.nriSocket", "/run/containerd holds"]),
+        (
+            "runtime.nriSocket=/run/nri/../containerd/nri.sock",
+            &["runtime.nriSocket", "/run/containerd holds"],
+        ),
+        (
+            "runtime.nriSocket=/run/k3s/containerd/nri.sock",
+            &["runtime.nriSocket", "/run/k3s/containerd holds"],
+        ),
+        ("runtime.nriSocket=//run//k0s/containerd/nri.sock", &["runtime.nriSocket", "/run/k0s/containerd"]),
+        ("runtime.nriSocket=/run/k0s/nri.sock", &["runtime.nriSocket", "/run/k0s holds"]),
         ("hook.enabled=false,nri.autoEnable=true", &["nri.autoEnable needs hook.enabled"]),
         ("nri.autoEnable=true,hook.everyContainer=true,runtime.preset=k3s", &["hook.everyContainer", "k3s"]),
     ] {
@@ -81,6 +109,121 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         for said in helm::refusals(values)? {
             ensure!(words.iter().all(|word| said.contains(word)), "{value}: {said}");
         }
+    }
+    Ok(())
+}
+
+/// Kubelet asks the pod's address unless a host is named; what the daemon does not listen at would have it killed.
+#[test]
+fn kubelet_asks_where_the_daemon_listens() -> Result<()> {
+    for (address, network, wanted) in [
+        ("0.0.0.0", true, "127.0.0.1"),
+        ("127.0.0.1", true, "127.0.0.1"),
+        ("127.0.0.2", true, "127.0.0.2"),
+        ("10.0.0.7", true, "10.0.0.7"),
+        ("[::]", true, "::1"),
+        ("[::1]", true, "::1"),
+        ("[fd00::7]", true, "fd00::7"),
+        ("0.0.0.0", false, ""),
+        ("[::]", false, ""),
+    ] {
+        let values = [&format!("metrics.address={address}"), &format!("hostNetwork={network}")];
+        let objects = helm::objects(&[values[0], values[1], "crds.install=false"])?;
+        let daemon = helm::list(helm::pod(&objects)?, "/containers").next().context("the daemon")?;
+        for probe in ["readinessProbe", "livenessProbe"] {
+            let host = helm::at(daemon, &format!("/{probe}/httpGet/host"));
+            ensure!(host == wanted, "{values:?}: {probe} asks `{host}`");
+            let listens: std::net::SocketAddr = format!("{address}:9750").parse()?;
+            let asked = host.parse::<std::net::IpAddr>();
+            let reached = asked.is_ok_and(|host| {
+                host == listens.ip()
+                    || (listens.ip().is_unspecified()
+                        && host.is_loopback()
+                        && host.is_ipv4() == listens.is_ipv4())
+            });
+            ensure!(reached == network, "{values:?}: {probe} asks `{host}`");
+        }
+    }
+    Ok(())
+}
+
+/// What is a path or a text stays one, whatever YAML would make of it.
+#[test]
+fn paths_and_texts_are_quoted() -> Result<()> {
+    let odd = "/srv/a}#b'c\\,d";
+    let values: [&str; 13] = [
+        &format!("runtime.kubeletDir={odd}/kubelet"),
+        &format!("runtime.nriSocket={odd}/nri/nri.sock"),
+        &format!("runtime.containerdConfig={odd}/config.toml"),
+        &format!("hook.dir={odd}/hook"),
+        &format!("policies.hostDir={odd}/policies"),
+        &format!("alerts.hostDir={odd}/alerts"),
+        "nri.autoEnable=true",
+        "crds.install=false",
+        "feed.enabled=true",
+        "feed.service=true",
+        "metrics.serviceMonitor.enabled=true",
+        "priorityClassQuota=true",
+        "@--set-string=fullnameOverride=1234,nameOverride=0x10,serviceAccount.name=1e3,priorityClassName=0123,image.tag=true",
+    ];
+    let objects = helm::objects(&values)?;
+    let pod = helm::pod(&objects)?;
+    let odd = odd.replace('\\', "");
+    let host: Vec<_> = helm::list(pod, "/volumes").map(|volume| helm::at(volume, "/hostPath/path")).collect();
+    for path in ["kubelet/seccomp", "nri", "hook", "policies", "alerts"] {
+        ensure!(host.contains(&&*format!("{odd}/{path}")), "{path} is not among {host:?}");
+    }
+    let arguments: Vec<_> = helm::containers(pod)
+        .flat_map(|container| helm::list(container, "/args"))
+        .filter_map(serde_json::Value::as_str)
+        .collect();
+    for argument in ["--config=/config.toml", "--hook-dir=/hook", "--nri-socket=/nri/nri.sock"] {
+        let argument = argument.replacen("=/", &format!("={odd}/"), 1);
+        ensure!(arguments.contains(&&*argument), "{argument} is not among {arguments:?}");
+    }
+    let mounts = helm::containers(pod).flat_map(|container| helm::list(container, "/volumeMounts"));
+    let mounts: Vec<_> = mounts.map(|mount| helm::at(mount, "/mountPath")).collect();
+    for path in ["/hook", "/nri"].map(|path| format!("/host{odd}{path}")) {
+        ensure!(mounts.contains(&&*path), "{path} is not among {mounts:?}");
+    }
+    for object in &objects {
+        let name = helm::at(object, "/metadata/name");
+        ensure!(name.starts_with("1234") || name == "1e3", "the name of {object}");
+        ensure!(
+            helm::at(object, "/metadata/namespace") == "security"
+                || helm::at(object, "/kind").starts_with("Cluster"),
+            "the namespace of {object}"
+        );
+    }
+    ensure!(helm::at(pod, "/serviceAccountName") == "1e3" && helm::at(pod, "/priorityClassName") == "0123");
+    ensure!(helm::containers(pod).all(|container| helm::at(container, "/image") == "nri-enforcer:true"));
+    Ok(())
+}
+
+/// They come by a link, which not every way to copy a folder follows.
+#[test]
+fn a_chart_without_the_definitions_is_refused() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let chart = dir.path().join("chart");
+    let copy = std::process::Command::new("cp").arg("-r").arg(helm::CHART).arg(&chart).status()?;
+    ensure!(copy.success(), "cp");
+    let crds = chart.join("files/crds");
+    std::fs::remove_file(&crds).or_else(|_| std::fs::remove_dir_all(&crds))?;
+    for version in helm::VERSIONS {
+        let render = |more: &[&str]| -> Result<(bool, String)> {
+            let mut helm = std::process::Command::new(helm::program(version)?);
+            let output = helm
+                .env("HOME", dir.path())
+                .args(["template", "demo", "--set", "image.repository=x"])
+                .args(more)
+                .arg(&chart)
+                .output()?;
+            Ok((output.status.success(), String::from_utf8(output.stderr)?))
+        };
+        let (good, said) = render(&[])?;
+        ensure!(!good && said.contains("files/crds is empty"), "{version}: {said}");
+        let (good, said) = render(&["--set", "crds.install=false"])?;
+        ensure!(good, "{version}: {said}");
     }
     Ok(())
 }

@@ -13,8 +13,8 @@
 {{- end -}}
 
 {{- define "nri-enforcer.selector" -}}
-app.kubernetes.io/name: {{ include "nri-enforcer.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "nri-enforcer.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "nri-enforcer.labels" -}}
@@ -66,11 +66,32 @@ aks:
 {{- /* The paths of this release, as YAML: the preset's, unless values name others. */ -}}
 {{- define "nri-enforcer.paths" -}}
 {{- $preset := get (fromYaml (include "nri-enforcer.presets" .)) .Values.runtime.preset -}}
-nriSocket: {{ default "/var/run/nri/nri.sock" .Values.runtime.nriSocket }}
-kubeletDir: {{ default (default "/var/lib/kubelet" (get $preset "kubeletDir")) .Values.runtime.kubeletDir }}
-containerdConfig: {{ default (get $preset "containerdConfig") .Values.runtime.containerdConfig }}
-hookDir: {{ default (default "/opt/nri-enforcer" (get $preset "hookDir")) .Values.hook.dir }}
+nriSocket: {{ default "/var/run/nri/nri.sock" .Values.runtime.nriSocket | quote }}
+kubeletDir: {{ default (default "/var/lib/kubelet" (get $preset "kubeletDir")) .Values.runtime.kubeletDir | quote }}
+containerdConfig: {{ default (get $preset "containerdConfig") .Values.runtime.containerdConfig | quote }}
+hookDir: {{ default (default "/opt/nri-enforcer" (get $preset "hookDir")) .Values.hook.dir | quote }}
 quota: {{ ternary (default false (get $preset "quota")) .Values.priorityClassQuota (kindIs "invalid" .Values.priorityClassQuota) }}
+{{- end -}}
+
+{{- /* Whether metrics are at an address that only the pod or the node itself reaches. */ -}}
+{{- define "nri-enforcer.loopback" -}}
+{{- regexMatch "^(127\\.|\\[(0{0,4}:){2,7}0{0,3}1\\]$)" .Values.metrics.address -}}
+{{- end -}}
+
+{{- /* Whether metrics are at all addresses. */ -}}
+{{- define "nri-enforcer.everywhere" -}}
+{{- has .Values.metrics.address (list "0.0.0.0" "[::]") -}}
+{{- end -}}
+
+{{- /*
+Where kubelet asks. Without a host it asks the pod's address, which on the node's network may be of the other family, or
+none that the daemon listens at.
+*/ -}}
+{{- define "nri-enforcer.probeHost" -}}
+{{- if eq .Values.metrics.address "0.0.0.0" -}}127.0.0.1
+{{- else if eq .Values.metrics.address "[::]" -}}::1
+{{- else -}}{{ .Values.metrics.address | trimPrefix "[" | trimSuffix "]" }}
+{{- end -}}
 {{- end -}}
 
 {{- /* What no schema can say. */ -}}
@@ -79,11 +100,19 @@ quota: {{ ternary (default false (get $preset "quota")) .Values.priorityClassQuo
 {{- if and .Values.hook.everyContainer (not .Values.nri.autoEnable) -}}
 {{- fail "hook.everyContainer needs nri.autoEnable: both edit containerd's configuration" -}}
 {{- end -}}
+{{- if and .Values.hook.everyContainer (not (has "kube-system" .Values.exemptNamespaces)) -}}
+{{- fail "hook.everyContainer needs kube-system in exemptNamespaces: a node whose own pods wait for the daemon may never be able to start it" -}}
+{{- end -}}
 {{- if and .Values.hook.everyContainer (not .Values.hook.enabled) -}}
 {{- fail "hook.everyContainer needs hook.enabled" -}}
 {{- end -}}
 {{- if and .Values.hook.everyContainer (or (hasSuffix ".tmpl" $paths.containerdConfig) (has .Values.runtime.preset (list "k0s" "microk8s"))) -}}
 {{- fail (printf "hook.everyContainer: the configuration of the preset %s is a template or a part, so it does not show which runtimes there are" .Values.runtime.preset) -}}
+{{- end -}}
+{{- $nriDir := dir $paths.nriSocket | clean | replace "/var/run" "/run" -}}
+{{- $others := list "/" "/etc" "/run" "/run/containerd" "/run/crio" "/run/docker" "/run/k0s" "/run/k0s/containerd" "/run/k3s" "/run/k3s/containerd" "/tmp" "/var" "/var/lib" "/var/snap/microk8s/common/run" "/var/snap/microk8s/common/run/containerd" -}}
+{{- if has $nriDir $others -}}
+{{- fail (printf "runtime.nriSocket: its directory comes into the pod, and %s holds more than that, such as the socket of the runtime: give NRI's socket a directory of its own" $nriDir) -}}
 {{- end -}}
 {{- if not (or .Values.policies.kubeApi .Values.policies.files .Values.policies.hostDir) -}}
 {{- fail "policies: there is no source of policies; set policies.kubeApi, policies.files or policies.hostDir" -}}
@@ -94,8 +123,11 @@ quota: {{ ternary (default false (get $preset "quota")) .Values.priorityClassQuo
 {{- if and .Values.nri.autoEnable (not .Values.hook.enabled) -}}
 {{- fail "nri.autoEnable needs hook.enabled: one step does both" -}}
 {{- end -}}
-{{- if and .Values.metrics.enabled (hasPrefix "127." .Values.metrics.address) (not .Values.hostNetwork) -}}
-{{- fail "metrics.address: kubelet reaches no loopback address of a pod without hostNetwork" -}}
+{{- if and .Values.metrics.enabled (ne (include "nri-enforcer.everywhere" .) "true") (not .Values.hostNetwork) -}}
+{{- fail "metrics.address: kubelet asks the address of the pod, so without hostNetwork it is 0.0.0.0 or [::]" -}}
+{{- end -}}
+{{- if and (or .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled) (eq (include "nri-enforcer.loopback" .) "true") -}}
+{{- fail "metrics.address: Prometheus reaches no loopback address, so metrics.podMonitor and metrics.serviceMonitor need another" -}}
 {{- end -}}
 {{- if and .Values.feed.service (not .Values.feed.enabled) -}}
 {{- fail "feed.service needs feed.enabled" -}}
@@ -174,7 +206,7 @@ capabilities:
 {{- if $capabilities }}
   add:
     {{- range $capabilities }}
-    - {{ . }}
+    - {{ . | quote }}
     {{- end }}
 {{- end }}
 seccompProfile:

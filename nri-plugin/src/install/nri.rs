@@ -12,11 +12,11 @@ use crate::cli::InstallArgs;
 /// # Errors
 /// When nothing listens there, with what to do.
 pub fn listens(args: &InstallArgs, plan: &Plan) -> Result<(), Failure> {
-    let shown = args.nri_socket.display();
+    let (shown, place) = (args.nri_socket.display(), if args.dry_run { "would be" } else { "is" });
     let path = plan.resolve(&args.nri_socket)?; // `/var/run` is a link, in the root of the host
     UnixStream::connect(plan.root().at(&path)).map(drop).map_err(|error| {
         Failure::no(format!(
-            "the hook is in place, but no runtime answers at `{shown}` ({error}): turn NRI on (`disable = false` in containerd's \
+            "the hook {place} in place, but no runtime answers at `{shown}` ({error}): turn NRI on (`disable = false` in containerd's \
              section `io.containerd.nri.v1.nri`, or this command without --hook-only), and restart the runtime; or name its \
              socket with --nri-socket"
         ))

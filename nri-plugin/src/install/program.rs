@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nri_enforcer_hook::config::{Config, DEFAULT_EXEMPT, FILE};
-use serde_json::{Value, json};
+use nri_enforcer_hook::config::{Config, DEFAULT_EXEMPT, FILE, Mode};
+use serde_json::{Map, Value, json};
 
 use super::plan::{FileError, Plan};
 use super::record::{Put, Record, RecordError};
@@ -18,11 +18,15 @@ use crate::podman::storages;
 pub const NAME: &str = "nri-enforcer-hook";
 /// Bytes of it at most; it has some 2 MiB.
 const MAX_BYTES: usize = 16 << 20;
-/// Where containerd keeps the bundles of containers, each with the hooks that it is still to run.
-const BUNDLES: [&str; 2] = [
-    "/run/containerd/io.containerd.runtime.v2.task/*/*/config.json",
-    "/run/k3s/containerd/io.containerd.runtime.v2.task/*/*/config.json",
+/// State directories of containerd: its own, that of k3s and RKE2, k0s', MicroK8s'.
+const STATES: [&str; 4] = [
+    "/run/containerd",
+    "/run/k3s/containerd",
+    "/run/k0s/containerd",
+    "/var/snap/microk8s/common/run/containerd",
 ];
+/// Where one keeps the bundles of containers, each with the hooks that it is still to run.
+const BUNDLES: &str = "io.containerd.runtime.v2.task/*/*/config.json";
 /// The same below a directory of containers/storage, whatever its driver: podman's, and CRI-O's.
 const STORED: &str = "*-containers/*/userdata/config.json";
 
@@ -139,12 +143,37 @@ pub fn remove(plan: &mut Plan, record: &mut Record, runtime: &str, told: &mut To
     }
     if let Some(user) = user(plan, record)? {
         told.left(format!("`{}` stays: {user} still runs it", hook.display()));
-        return Ok(());
+        return open(plan, record, told);
     }
     for path in &paths {
         if record.remove(plan, path)? == Put::Kept {
             told.left(format!("`{}` was changed by hand, and stays", path.display()));
         }
+    }
+    Ok(())
+}
+
+/// Opens a hook that has to stay. A runtime goes on giving it to each container until it is restarted, where its base
+/// specification had it; with no daemon to vouch for them nothing would start, this command's own pod included.
+fn open(plan: &mut Plan, record: &mut Record, told: &mut Told) -> Result<(), Failure> {
+    let path = record.hook.with_file_name(FILE);
+    let is = plan.read(&path)?.map(|content| content.bytes).unwrap_or_default();
+    if Config::parse(&is).is_ok_and(|config| config.mode == Mode::Open) {
+        return Ok(());
+    }
+    // what makes no sense is read by the hook as the defaults, as is nothing
+    let mut config = serde_json::from_slice::<Map<String, Value>>(&is).unwrap_or_default();
+    config.insert("mode".into(), "open".into());
+    let content = Content::new(format!("{:#}\n", Value::from(config)), 0o644);
+    match record.put(plan, &path, content)? {
+        Put::Done => told.note(format!(
+            "`{}` is open now: a container that still gets the hook starts without the daemon",
+            path.display()
+        )),
+        Put::Kept => told.left(format!(
+            "`{}` was changed by hand, and stays closed: a container that still gets the hook does not start without the daemon",
+            path.display()
+        )),
     }
     Ok(())
 }
@@ -160,7 +189,8 @@ fn user(plan: &Plan, record: &Record) -> Result<Option<String>, FileError> {
     let stored = storages(plan.root().dir());
     let stored =
         stored.iter().map(|dir| format!("{}/{STORED}", glob::Pattern::escape(&dir.to_string_lossy())));
-    let patterns: Vec<_> = BUNDLES.into_iter().map(str::to_owned).chain(stored).collect();
+    let bundles = STATES.iter().map(|state| format!("{state}/{BUNDLES}"));
+    let patterns: Vec<_> = bundles.chain(stored).collect();
     let containers = patterns.iter().flat_map(|pattern| found(plan.root(), pattern));
     let count = containers.filter(|path| fs::read(path).is_ok_and(|bytes| names(&bytes, hook))).count();
     Ok((count > 0).then(|| format!("{count} container(s), until they are removed,")))

@@ -49,6 +49,9 @@ pub(super) fn pages<K: Kernel>(
             false => Err("the API server has not been read, and no last known policies are here".into()),
         });
     }
+    let injection = Arc::clone(&status.injection);
+    // looks at the hook's path, a few components of the host's own disk, as the creation of each selected container does
+    health.ready("hook", move || injection.problem().map_or(Ok(()), Err));
     let status = Arc::clone(status);
     health.ready("nri", move || {
         match (status.connection.borrow().is_synchronized(), *status.synced.borrow()) {

@@ -149,10 +149,13 @@ async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
     let written = after.sum("nri_enforcer_alerts_written_total", &[]);
     assert!(written >= 1.0, "that it is pending is an alert: {written}");
 
-    // the daemon is alive and in service
-    for path in ["/healthz", "/readyz"] {
+    // the daemon is alive, and in service but for the hook that it was told to use
+    for (path, wanted) in [("/healthz", 200), ("/readyz", 503)] {
         let (code, _, text) = get(&at, &format!("GET {path}"));
-        assert!(code == 200 && text.contains("reconciler: ok\n"), "{path}: {code} {text}");
+        assert!(code == wanted && text.contains("reconciler: ok\n"), "{path}: {code} {text}");
+        let lacks = text.lines().filter(|line| !line.ends_with(": ok")).collect::<Vec<_>>();
+        let hook = lacks.iter().all(|line| line.starts_with("hook: the OCI hook cannot be examined: "));
+        assert!(hook && lacks.len() == usize::from(wanted == 503), "{path}: {text}");
     }
     assert_eq!(get(&at, "GET /").0, 404);
     let (code, head, _) = get(&at, "POST /metrics");
@@ -198,6 +201,23 @@ async fn it_is_ready_as_long_as_the_runtime_is_there_and_alive_without_it() {
     let _plugin = runtime.accept().await.unwrap();
     daemon.wait("ready again", || get(&at, "GET /readyz").0 == 200).await;
     assert_eq!(Page::get(&at).sum("nri_enforcer_nri_registrations_total", &[]), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_while_containers_get_no_hook() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hook");
+    std::os::unix::fs::symlink("/bin/true", &path).unwrap();
+    let flags = ["--seccomp-only", "--metrics=127.0.0.1:0", &format!("--hook={}", path.display())];
+    let (daemon, _runtime, _plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &flags).await;
+    let at = address(&daemon).await;
+    let (code, _, text) = get(&at, "GET /readyz");
+    assert!(code == 503 && text.contains("\nhook: the OCI hook is reached by a link, "), "{code} {text}");
+    assert_eq!(get(&at, "GET /healthz").0, 200, "a restart of this daemon would not help");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::copy("/bin/true", &path).unwrap();
+    let (code, _, text) = get(&at, "GET /readyz");
+    assert!(code == 200 && text.contains("\nhook: ok\n"), "{code} {text}");
 }
 
 #[test]
