@@ -261,9 +261,10 @@ impl Profiles {
         if state.loaded.get(name) == Some(&content) {
             return Ok(());
         }
-        let options = Options { name: name.clone(), no_new_privs: content.no_new_privs };
-        let profile = compile(ruleset, &content.natives, &options);
-        let result = self.loader.load(&profile);
+        let result = self.loader.children(name).and_then(|keep| {
+            let options = Options { name: name.clone(), no_new_privs: content.no_new_privs, keep };
+            self.loader.load(&compile(ruleset, &content.natives, &options))
+        });
         match &result {
             Ok(()) => {
                 tracing::info!(profile = %name, ruleset = %ruleset.digest(), "AppArmor profile loaded");

@@ -16,6 +16,7 @@ use crate::procs::tests::add;
 #[derive(Debug, Default)]
 struct Kept {
     loaded: BTreeMap<ProfileName, String>,
+    children: BTreeMap<ProfileName, BTreeSet<String>>,
     processes: BTreeSet<(i32, ProfileName)>,
     loads: Vec<String>,
     broken: bool,
@@ -51,9 +52,16 @@ impl Loader for Memory {
         if kept.broken {
             return Err(AppArmorError::NotEnforced(profile.name.to_string()));
         }
+        let begin = format!("{}//", profile.name);
+        let children = profile.profiles.iter().filter_map(|one| one.strip_prefix(&begin)).map(str::to_owned);
+        kept.children.entry(profile.name.clone()).or_default().extend(children);
         kept.loads.push(profile.name.to_string());
         kept.loaded.insert(profile.name.clone(), profile.text.clone());
         Ok(())
+    }
+
+    fn children(&self, name: &ProfileName) -> Result<BTreeSet<String>, AppArmorError> {
+        Ok(self.kept().children.get(name).cloned().unwrap_or_default())
     }
 
     fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
@@ -148,6 +156,11 @@ fn native(text: &str) -> Native {
     Native::of(&parse("n.yaml", &policy).policies, &subject).pop().unwrap()
 }
 
+/// The same from one program.
+fn blocks_from(path: &str, source: &str) -> Ruleset {
+    blocks(&format!("{path}, fromSource: [{{path: {source}}}]"))
+}
+
 const WEB: &str = "nri-enforcer.shop.web";
 
 #[test]
@@ -189,6 +202,27 @@ fn containers_that_share_a_profile_change_together_by_one_load() {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     assert_eq!(node.kernel.loads(), [WEB]);
     assert!(node.kernel.text(WEB).unwrap().contains("deny \"/b"));
+}
+
+/// Else the kernel keeps them with their old rules, for the processes that are in them.
+#[test]
+fn children_that_are_loaded_are_in_the_next_profile() {
+    let node = Node::new();
+    let web = node.created("c1", 7, WEB);
+    node.profiles.arm(&web, &blocks_from("/a", "/bin/x")).unwrap();
+    let has = |children: usize, denied: usize| {
+        let text = node.kernel.text(WEB).unwrap();
+        assert_eq!(text.matches("  profile ").count(), children, "{text}");
+        assert_eq!(text.matches("deny \"/b{,/}\"").count(), denied, "{text}");
+    };
+    has(2, 0);
+    node.profiles.update(&web.id, &blocks("/b")).unwrap();
+    has(2, 3);
+    let Node { kernel, dir, .. } = node;
+    let node = Node::after(kernel, dir);
+    node.profiles.arm(&node.created("c1", 7, WEB), &blocks("/b")).unwrap();
+    let text = node.kernel.text(WEB).unwrap();
+    assert_eq!(text.matches("  profile ").count(), 2, "an earlier daemon's, too: {text}");
 }
 
 /// Else whoever may create a pod could free those of others from their rules.
