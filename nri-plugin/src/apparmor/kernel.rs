@@ -105,9 +105,10 @@ impl Kernel for Arc<Profiles> {
                 touched.insert(bound.name.clone());
             }
         }
+        drop(state);
         let mut results = BTreeMap::new();
         for name in &touched {
-            results.extend(self.suit(&mut state, name));
+            results.extend(self.suit(&self.turns.take(name)));
         }
         let missing = || Err(KernelError::new("it has no AppArmor profile of ours"));
         updates.iter().map(|(id, _)| results.remove(*id).unwrap_or_else(missing)).collect()
@@ -120,8 +121,8 @@ impl Kernel for Arc<Profiles> {
     }
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
-        let enforced = self.loader.loaded().map_err(KernelError::new)?;
         let mut state = self.state();
+        let enforced = self.loader.loaded().map_err(KernelError::new)?;
         state.loaded.retain(|name, _| enforced.contains(name));
         let (mut armed, mut lost) = (BTreeMap::new(), Vec::new());
         for (id, bound) in &state.bound {
@@ -164,16 +165,14 @@ impl Kernel for Arc<Profiles> {
 
     /// Native rules may be others now, which no digest of a ruleset tells.
     fn tend(&self) {
-        let mut state = self.state();
-        let names: Vec<ProfileName> = state.loaded.keys().cloned().collect();
-        for name in names {
-            for (id, result) in self.suit(&mut state, &name) {
+        let names: Vec<ProfileName> = self.state().loaded.keys().cloned().collect();
+        for name in &names {
+            for (id, result) in self.suit(&self.turns.take(name)) {
                 if let Err(error) = result {
                     tracing::warn!(container = %id, error = chain(&error), "its AppArmor profile is not what its policies say");
                 }
             }
         }
-        drop(state);
         self.tidy();
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use enforcer_core::compile::apparmor::AppArmorProfile;
 use enforcer_core::enforce::{Stage, Target};
 use enforcer_core::policy::parse;
+use enforcer_core::ruleset::RulesetDigest;
 
 use super::*;
 use crate::container::{Selection, Wish};
@@ -19,14 +21,39 @@ struct Kept {
     children: BTreeMap<ProfileName, BTreeSet<String>>,
     processes: BTreeSet<(i32, ProfileName)>,
     loads: Vec<String>,
+    begun: usize,
     broken: bool,
 }
 
 /// A kernel that remembers profiles.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<Kept>>);
+pub(crate) struct Memory(Arc<Mutex<Kept>>, Arc<Mutex<Option<Receiver<()>>>>);
+
+/// As long as something is in it, loads wait.
+pub(crate) type Held = Arc<Mutex<Option<Sender<()>>>>;
 
 impl Memory {
+    /// Makes every load wait until what is returned is taken; a thread does that in the end, so that a test fails and does
+    /// not hang.
+    pub(crate) fn hold(&self) -> Held {
+        let (sender, receiver) = channel();
+        *self.1.lock().unwrap() = Some(receiver);
+        let held: Held = Arc::new(Mutex::new(Some(sender)));
+        let at_last = Arc::clone(&held);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(8));
+            at_last.lock().unwrap().take();
+        });
+        held
+    }
+
+    /// Waits until a load has begun.
+    pub(crate) fn begun(&self) {
+        while self.kept().begun == 0 {
+            std::thread::yield_now();
+        }
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap()
     }
@@ -48,6 +75,10 @@ impl Memory {
 
 impl Loader for Memory {
     fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError> {
+        self.kept().begun += 1;
+        if let Some(held) = &*self.1.lock().unwrap() {
+            held.recv().unwrap_err();
+        }
         let mut kept = self.kept();
         if kept.broken {
             return Err(AppArmorError::NotEnforced(profile.name.to_string()));
@@ -225,6 +256,27 @@ fn children_that_are_loaded_are_in_the_next_profile() {
     assert_eq!(text.matches("  profile ").count(), 2, "an earlier daemon's, too: {text}");
 }
 
+/// Compiling one takes seconds.
+#[test]
+fn a_profile_is_loaded_while_another_one_takes_its_time() {
+    let node = Node::new();
+    let held = node.kernel.hold();
+    let begin = Instant::now();
+    std::thread::scope(|threads| {
+        let slow = threads.spawn(|| node.profiles.give(&ContainerId::new("0a").unwrap(), &nothing(), &[]));
+        node.kernel.begun();
+        node.profiles.pod("pod", [WEB.parse().unwrap()]);
+        node.profiles.pods([]);
+        node.profiles.tend();
+        node.profiles.pod_removed("pod");
+        assert_eq!(node.profiles.armed().unwrap(), BTreeMap::new());
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        held.lock().unwrap().take();
+        let name = slow.join().unwrap().unwrap();
+        assert!(node.kernel.text(name.as_str()).is_some());
+    });
+}
+
 /// Else whoever may create a pod could free those of others from their rules.
 #[test]
 fn whoever_comes_later_or_has_no_rules_takes_none_away_from_another() {
@@ -240,6 +292,7 @@ fn whoever_comes_later_or_has_no_rules_takes_none_away_from_another() {
     assert!(error.is_uncovered() && error.to_string().contains("is its own"), "{error}");
     assert!(has("/a") && !has("/b"));
     // a pod that is about to come takes nothing away either
+    node.profiles.pod("pod", [WEB.parse().unwrap()]);
     node.profiles.prepare("pod", &WEB.parse().unwrap(), &nothing(), &[]).unwrap();
     assert!(has("/a"));
     // the policies of the first change, and others stay
@@ -314,6 +367,9 @@ fn the_next_daemon_knows_who_has_which_profile() {
 fn a_profile_stays_as_long_as_a_pod_names_it_or_somebody_has_it() {
     let node = Node::new();
     let name: ProfileName = WEB.parse().unwrap();
+    node.profiles.prepare("pod", &name, &Arc::new(blocks("/a")), &[]).unwrap();
+    assert!(node.kernel.text(WEB).is_none(), "the pod was removed meanwhile");
+    node.profiles.pod("pod", [name.clone()]);
     node.profiles.prepare("pod", &name, &Arc::new(blocks("/a")), &[]).unwrap();
     node.kernel.kept().loaded.insert("nri-enforcer.shop.old".parse().unwrap(), String::new());
     node.profiles.tend();

@@ -33,18 +33,24 @@ impl Plugin {
         }
     }
 
-    /// What loads the profiles that a pod names; `None`: it names none.
+    /// What loads the profiles that a pod names, which is noted at once; `None`: it names none.
     fn loading(&self, pod: &PodSandbox) -> Option<impl FnOnce() + Send + 'static> {
         let profiles = Arc::clone(self.profiles.as_ref()?);
         let named = asked(&pod.namespace, &pod.annotations);
         if named.is_empty() {
             return None;
         }
+        profiles.pod(&pod.id, named.values().cloned());
         let (subject, _) = describe(Some(pod), &nri::Container::default());
         let (set, wish, id) = (self.set(), Wish::of(&pod.annotations), pod.id.clone());
         let selection = self.selection.clone();
         Some(move || {
+            let mut seen = BTreeSet::new();
             for (container, name) in named {
+                // of containers that share one, the first
+                if !seen.insert(name.clone()) {
+                    continue;
+                }
                 let subject = Subject { container, ..subject.clone() };
                 let merged = selection.resolve(&set, &subject, wish);
                 // one that no policy selects has a profile without rules: a later policy finds it
