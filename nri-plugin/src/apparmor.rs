@@ -35,7 +35,7 @@ pub use self::podman::for_podman;
 use self::state::{Bound, Content, State, Turn, Turns};
 use crate::container::Selection;
 use crate::exit::chain;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, Lacks};
 use crate::procs::Process;
 use crate::registry::Registry;
 use crate::set::PolicySet;
@@ -80,6 +80,7 @@ pub struct Profiles {
     state: Mutex<State>, // never locked while a profile is compiled
     turns: Turns,
     about: OnceLock<About>,
+    lacks: OnceLock<Lacks>, // not where another lock has them told
 }
 
 impl std::fmt::Debug for Profiles {
@@ -118,6 +119,7 @@ impl Profiles {
             state: Mutex::default(),
             turns: Turns::default(),
             about: OnceLock::new(),
+            lacks: OnceLock::new(),
         };
         for (pid, name) in this.loader.processes()? {
             // a process that ended meanwhile needs none

@@ -11,7 +11,7 @@ use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use super::{Profiles, STARTING, names};
 use crate::exit::chain;
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, Lacks};
 use crate::procs::Procs;
 use crate::seccomp::bundle;
 
@@ -69,6 +69,17 @@ impl Profiles {
             (Err(unseen), None) => {
                 Err(self.without(id, &format!("which AppArmor profile it has is not known: {unseen}")))
             }
+        }
+    }
+
+    /// Says where others ask whether a container has what its policies say: its ruleset may be in force, and not its native
+    /// rules.
+    fn tell(&self, id: &ContainerId, result: &Result<(), KernelError>) {
+        if let Err(error) = result {
+            tracing::warn!(container = %id, error = chain(error), "its AppArmor profile is not what its policies say");
+        }
+        if let Some(lacks) = self.lacks.get() {
+            lacks(id, result.as_ref().err().map(|error| chain(error)));
         }
     }
 
@@ -163,15 +174,16 @@ impl Kernel for Arc<Profiles> {
         Ok(Vec::new())
     }
 
+    fn lacking(&self, lacks: Lacks) {
+        let _once = self.lacks.set(lacks);
+    }
+
     /// Native rules may be others now, which no digest of a ruleset tells.
     fn tend(&self) {
         let names: Vec<ProfileName> = self.state().loaded.keys().cloned().collect();
         for name in &names {
-            for (id, result) in self.suit(&self.turns.take(name)) {
-                if let Err(error) = result {
-                    tracing::warn!(container = %id, error = chain(&error), "its AppArmor profile is not what its policies say");
-                }
-            }
+            let results = self.suit(&self.turns.take(name));
+            results.iter().for_each(|(id, result)| self.tell(id, result));
         }
         self.tidy();
     }

@@ -119,6 +119,8 @@ impl Loader for Memory {
     }
 }
 
+mod told;
+
 type Natives = Arc<Mutex<HashMap<String, Vec<Native>>>>;
 
 struct Node {
