@@ -260,7 +260,7 @@ impl nri::Plugin for Plugin {
         pods: Vec<PodSandbox>,
         containers: Vec<nri::Container>,
     ) -> Result<Vec<ContainerUpdate>, nri::Refusal> {
-        self.list_profiles(&pods).await;
+        self.list_profiles(&pods);
         let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
         let count = containers.len();
         let living = containers.iter().filter(|one| one.state != ContainerState::Stopped);

@@ -62,19 +62,16 @@ impl Plugin {
         })
     }
 
-    /// Takes note of the pods that there are, and loads what they name.
-    pub(super) async fn list_profiles(&self, pods: &[PodSandbox]) {
+    /// Takes note of the pods that there are, and begins to load what they name: nobody waits for that, since what runs has
+    /// its profile, and what is created next loads its own.
+    pub(super) fn list_profiles(&self, pods: &[PodSandbox]) {
         let Some(profiles) = &self.profiles else { return };
         profiles.pods(pods.iter().map(|pod| {
             let names: BTreeSet<_> = asked(&pod.namespace, &pod.annotations).into_values().collect();
             (pod.id.clone(), names)
         }));
         let loading: Vec<_> = pods.iter().filter_map(|pod| self.loading(pod)).collect();
-        // the library answers the runtime in time, and this goes on
-        let working = tokio::task::spawn_blocking(move || loading.into_iter().for_each(|load| load()));
-        if working.await.is_err() {
-            tracing::error!("the AppArmor profiles of running pods could not be looked at");
-        }
+        drop(tokio::task::spawn_blocking(move || loading.into_iter().for_each(|load| load())));
     }
 
     /// The pod is gone.

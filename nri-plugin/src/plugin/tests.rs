@@ -484,3 +484,23 @@ async fn no_answer_waits_for_the_profiles_of_others() {
     held.lock().unwrap().take();
     loading.join().unwrap().unwrap();
 }
+
+/// Else what runs stays as it is while profiles are compiled, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synchronisation_waits_for_no_profile() {
+    let (kernel, profiles, held) = slow_profiles();
+    let mut web = pod("default", "web");
+    web.annotations.insert("apparmor.nri-enforcer.io/main".into(), "nri-enforcer.default.web".into());
+    let main = state(container(&web, 7), ContainerState::Running);
+    let mut options = options();
+    (options.pods, options.containers) = (vec![web], vec![main]);
+    let mut node =
+        Node::with_profiles(block(), Selection::default(), options, Arc::default(), Some(profiles));
+    node.lives(7);
+    let _plugin = node.runtime.accept().await.unwrap();
+    kernel.begun();
+    let synced = tokio::time::timeout(Duration::from_secs(4), node.synced.wait_for(|synced| *synced)).await;
+    assert!(synced.is_ok_and(|synced| synced.is_ok()), "not synchronized while a profile is compiled");
+    assert_eq!(node.kernel.calls(), ["arm c7 7 Running"]);
+    held.lock().unwrap().take();
+}
