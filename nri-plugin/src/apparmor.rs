@@ -46,6 +46,9 @@ const STARTING: Duration = Duration::from_secs(60);
 /// Says what the daemon knows about a container: its namespace, and the native rules of its policies.
 pub type About = Box<dyn Fn(&ContainerId) -> Option<(String, Vec<Native>)> + Send + Sync>;
 
+/// Gives a sign of life.
+pub type Alive = Box<dyn Fn() + Send + Sync>;
+
 /// Asks the policies now in force about a container that the registry has.
 #[must_use]
 pub fn about(
@@ -81,6 +84,7 @@ pub struct Profiles {
     turns: Turns,
     about: OnceLock<About>,
     lacks: OnceLock<Lacks>, // not where another lock has them told
+    alive: OnceLock<Alive>,
 }
 
 impl std::fmt::Debug for Profiles {
@@ -120,6 +124,7 @@ impl Profiles {
             turns: Turns::default(),
             about: OnceLock::new(),
             lacks: OnceLock::new(),
+            alive: OnceLock::new(),
         };
         for (pid, name) in this.loader.processes()? {
             // a process that ended meanwhile needs none
@@ -159,6 +164,11 @@ impl Profiles {
     /// Tells where to ask about containers. Only the first call counts.
     pub fn ask(&self, about: About) {
         let _once = self.about.set(about);
+    }
+
+    /// Tells where whoever brings many profiles up to date gives a sign of life between them. Only the first call counts.
+    pub fn gives_signs(&self, alive: Alive) {
+        let _once = self.alive.set(alive);
     }
 
     // after a panic in another thread at worst a profile is loaded again

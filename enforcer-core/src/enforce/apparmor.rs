@@ -23,7 +23,7 @@ const SECURITYFS: &str = "/sys/kernel/security/apparmor";
 /// What compiles them, looked for in `PATH`.
 const PARSER: &str = "apparmor_parser";
 /// How long the parser may take. A large profile takes seconds; what takes longer is refused.
-const PARSER_DEADLINE: Duration = Duration::from_secs(60);
+pub const PARSER_DEADLINE: Duration = Duration::from_secs(10);
 /// How much of what the parser says is kept, in bytes.
 const MAX_SAID: u64 = 4096;
 /// The largest compiled profile, in bytes.
@@ -322,4 +322,23 @@ fn in_memory(name: &str, content: &[u8]) -> io::Result<File> {
     file.write_all(content)?;
     file.rewind()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parser_that_does_not_end_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let parser = dir.path().join("parser");
+        fs::write(&parser, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        fs::set_permissions(&parser, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let name: ProfileName = "nri-enforcer.x".parse().unwrap();
+        let profile = AppArmorProfile { name, text: String::new(), profiles: Vec::new(), gaps: Vec::new() };
+        let begin = Instant::now();
+        let compiled = AppArmor { parser }.compile(&profile);
+        assert!(matches!(compiled, Err(AppArmorError::TooSlow(_))), "{compiled:?}");
+        assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    }
 }

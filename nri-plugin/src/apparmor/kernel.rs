@@ -72,6 +72,15 @@ impl Profiles {
         }
     }
 
+    /// Makes one of many profiles what its containers want. All of them together take their time, each of them not.
+    fn bring(&self, name: &ProfileName) -> BTreeMap<ContainerId, Result<(), KernelError>> {
+        let results = self.suit(&self.turns.take(name));
+        if let Some(alive) = self.alive.get() {
+            alive();
+        }
+        results
+    }
+
     /// Says where others ask whether a container has what its policies say: its ruleset may be in force, and not its native
     /// rules.
     fn tell(&self, id: &ContainerId, result: &Result<(), KernelError>) {
@@ -119,7 +128,7 @@ impl Kernel for Arc<Profiles> {
         drop(state);
         let mut results = BTreeMap::new();
         for name in &touched {
-            results.extend(self.suit(&self.turns.take(name)));
+            results.extend(self.bring(name));
         }
         let missing = || Err(KernelError::new("it has no AppArmor profile of ours"));
         updates.iter().map(|(id, _)| results.remove(*id).unwrap_or_else(missing)).collect()
@@ -182,7 +191,7 @@ impl Kernel for Arc<Profiles> {
     fn tend(&self) {
         let names: Vec<ProfileName> = self.state().loaded.keys().cloned().collect();
         for name in &names {
-            let results = self.suit(&self.turns.take(name));
+            let results = self.bring(name);
             results.iter().for_each(|(id, result)| self.tell(id, result));
         }
         self.tidy();

@@ -109,3 +109,29 @@ fn a_container_whose_profile_has_the_native_rules_of_others_is_told() {
     assert_eq!(daemon.lacks("c1"), None);
     assert!(daemon.lacks("c2").unwrap().contains("is its own"), "it has the ruleset, and no native rules");
 }
+
+/// Else `/healthz` takes the daemon for dead, which is killed then, and begins anew.
+#[test]
+fn a_sign_of_life_is_given_between_profiles() {
+    let node = Node::new();
+    let kernel = node.kernel.clone();
+    node.profiles.gives_signs(Box::new(move || kernel.kept().loads.push("alive".into())));
+    let names = ["nri-enforcer.shop.a", "nri-enforcer.shop.b", "nri-enforcer.shop.c"];
+    let ids = ["c1", "c2", "c3"];
+    for (pid, (id, name)) in (7..).zip(ids.iter().zip(names)) {
+        node.profiles.arm(&node.created(id, pid, name), &blocks("/a")).unwrap();
+    }
+    node.kernel.loads();
+    let each: Vec<_> = names.iter().flat_map(|name| [*name, "alive"]).collect();
+    let (next, ids) = (blocks("/b"), ids.map(|id| ContainerId::new(id).unwrap()));
+    let results = node.profiles.update_all(&ids.each_ref().map(|id| (id, &next)));
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(node.kernel.loads(), each);
+    for id in &ids {
+        node.natives.lock().unwrap().insert(id.to_string(), vec![native("deny /n/** w,")]);
+    }
+    node.profiles.tend();
+    assert_eq!(node.kernel.loads(), each);
+    let patience = crate::metrics::health::PATIENCE;
+    assert!(enforcer_core::enforce::apparmor::PARSER_DEADLINE * 2 < patience, "and one takes no longer");
+}
