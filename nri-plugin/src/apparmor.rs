@@ -137,7 +137,14 @@ impl Profiles {
                     since: Instant::now(),
                     came: Instant::now(),
                 };
-                state.bound.insert(id, bound);
+                match state.bound.get(&id) {
+                    Some(known) if known.name != bound.name => tracing::error!(
+                        container = %id, profile = %known.name, other = %bound.name,
+                        "processes of one container have several AppArmor profiles of ours"
+                    ),
+                    Some(_) => {}
+                    None => drop(state.bound.insert(id, bound)),
+                }
             }
         }
         *this.state() = state;

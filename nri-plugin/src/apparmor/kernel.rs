@@ -17,6 +17,11 @@ use crate::seccomp::bundle;
 
 /// How long one wait for the end lasts: there are no events.
 const POLL: Duration = Duration::from_millis(200);
+/// How long the ids of containers are, in hexadecimal digits.
+const ID: usize = 64;
+/// What is in the name of a pod's cgroup under podman, by systemd; and what such cgroups are in, without systemd.
+const PODMAN_POD: &str = "libpod_pod_";
+const PODMAN_PARENT: &str = "libpod_parent";
 /// The digest of what an earlier daemon loaded: no ruleset has it, so it will be replaced.
 const UNKNOWN: [u8; 32] = [0; 32];
 
@@ -37,11 +42,40 @@ impl Profiles {
         })
     }
 
-    /// The container of a process, by its cgroup: containerd, CRI-O and podman have its id of 64 digits there.
+    /// The container of a process, by its cgroup: containerd, CRI-O and podman have its id of 64 digits there. The
+    /// outermost counts: what is below the container's own is named by whoever may write there, which the container may.
     pub(super) fn container_of(&self, pid: i32) -> Option<ContainerId> {
         let cgroups = self.read_of(pid, "cgroup")?;
-        let mut words = cgroups.split(|c: char| !c.is_ascii_hexdigit());
-        ContainerId::new(words.rfind(|word| word.len() == 64)?).ok()
+        let mut above = "";
+        for part in cgroups.split(['/', '\n']) {
+            // pods of podman's have such ids, too
+            let of_pod = above == PODMAN_PARENT && part.len() == ID || part.contains(PODMAN_POD);
+            above = part;
+            let mut words = part.split(|c: char| !c.is_ascii_hexdigit());
+            if !of_pod && let Some(id) = words.find(|word| word.len() == ID) {
+                return ContainerId::new(id).ok();
+            }
+        }
+        None
+    }
+
+    /// The runtime lists a container with its first process, which runs: the profile of that counts, whatever other
+    /// processes that seem to be of the container have.
+    pub fn listed(&self, id: &ContainerId, pid: i32) {
+        let Some(process) = self.procs().find(pid) else { return };
+        let Ok(has) = self.loader.of_process(pid) else { return };
+        if !self.procs().alive(process) {
+            return;
+        }
+        let mut state = self.state();
+        match state.bound.get_mut(id) {
+            Some(bound) if has.as_ref() == Some(&bound.name) => bound.process = Some(process),
+            Some(bound) => {
+                tracing::error!(container = %id, profile = %bound.name, "another process of it has another AppArmor profile than the first one");
+                state.bound.remove(id); // it is armed anew, by what it has
+            }
+            None => {}
+        }
     }
 
     /// The profile of ours that a container has or is about to get, and whether `no_new_privs` is set for it.

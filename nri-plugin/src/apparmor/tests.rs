@@ -119,6 +119,7 @@ impl Loader for Memory {
     }
 }
 
+mod earlier;
 mod told;
 
 type Natives = Arc<Mutex<HashMap<String, Vec<Native>>>>;

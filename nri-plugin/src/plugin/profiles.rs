@@ -11,6 +11,7 @@ use super::{Plugin, describe, patience};
 use crate::apparmor::Profiles;
 use crate::apparmor::names::asked;
 use crate::container::Wish;
+use crate::order::Present;
 
 impl Plugin {
     /// The same with these profiles; `None`: AppArmor is not used.
@@ -72,6 +73,20 @@ impl Plugin {
         }));
         let loading: Vec<_> = pods.iter().filter_map(|pod| self.loading(pod)).collect();
         drop(tokio::task::spawn_blocking(move || loading.into_iter().for_each(|load| load())));
+    }
+
+    /// Compares what an earlier daemon's containers seem to have with what their first processes have. Reads some files of
+    /// `/proc` for each.
+    pub(super) async fn confirm_profiles(&self, present: &[Present]) {
+        let Some(profiles) = self.profiles.clone() else { return };
+        let running = present.iter().filter(|one| one.running && one.pid > 0);
+        let running: Vec<_> = running.map(|one| (one.container.id.clone(), one.pid)).collect();
+        let working = tokio::task::spawn_blocking(move || {
+            running.iter().for_each(|(id, pid)| profiles.listed(id, *pid))
+        });
+        if working.await.is_err() {
+            tracing::error!("the AppArmor profiles of running containers could not be looked at");
+        }
     }
 
     /// The pod is gone.
