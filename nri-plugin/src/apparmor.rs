@@ -126,7 +126,12 @@ impl Profiles {
             lacks: OnceLock::new(),
             alive: OnceLock::new(),
         };
-        for (pid, name) in this.loader.processes()? {
+        // who came first is known by the first process of each
+        let mut processes: Vec<_> = this.loader.processes()?.into_iter().collect();
+        let started =
+            |(pid, _): &(i32, ProfileName)| this.procs().find(*pid).map_or(u64::MAX, Process::started);
+        processes.sort_by_cached_key(started);
+        for (pid, name) in processes {
             // a process that ended meanwhile needs none
             if let Some(id) = this.container_of(pid) {
                 let bound = Bound {
@@ -135,7 +140,7 @@ impl Profiles {
                     no_new_privs: this.has_no_new_privs(pid),
                     process: None,
                     since: Instant::now(),
-                    came: Instant::now(),
+                    came: state.next(),
                 };
                 match state.bound.get(&id) {
                     Some(known) if known.name != bound.name => tracing::error!(
@@ -288,11 +293,14 @@ impl Profiles {
         let turn = self.turns.take(&name);
         let mut state = self.state();
         let now = Instant::now();
-        let came = state.bound.get(id).filter(|before| before.name == name).map_or(now, |before| before.came);
+        let before = state.bound.get(id).filter(|before| before.name == name).map(|before| before.came);
+        let came = before.unwrap_or_else(|| state.next());
         let bound = Bound { name: name.clone(), want, no_new_privs, process, since: now, came };
         let before = state.bound.insert(id.clone(), bound);
         drop(state);
-        let result = self.suit(&turn).remove(id).unwrap_or(Ok(()));
+        let mut results = self.suit(&turn);
+        let result = results.remove(id).unwrap_or(Ok(()));
+        results.iter().for_each(|(id, result)| self.tell(id, result));
         if result.as_ref().is_err_and(|error| !error.is_uncovered()) {
             // it could not be loaded, and the container is not to start; one that runs has what it had
             let mut state = self.state();
@@ -331,7 +339,7 @@ impl Profiles {
         let members =
             || state.bound.iter().filter(|(id, bound)| bound.name == *name && !strangers.contains_key(*id));
         let no_new_privs = members().any(|(_, bound)| bound.no_new_privs);
-        let mut wants: Vec<(ContainerId, Arc<Ruleset>, Content, Instant)> = members()
+        let mut wants: Vec<(ContainerId, Arc<Ruleset>, Content, u64)> = members()
             .filter_map(|(id, bound)| {
                 let ruleset = bound.want.as_ref()?;
                 let content = Content::new(ruleset, &self.natives(id), no_new_privs);

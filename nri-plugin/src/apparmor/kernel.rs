@@ -117,7 +117,7 @@ impl Profiles {
 
     /// Says where others ask whether a container has what its policies say: its ruleset may be in force, and not its native
     /// rules.
-    fn tell(&self, id: &ContainerId, result: &Result<(), KernelError>) {
+    pub(super) fn tell(&self, id: &ContainerId, result: &Result<(), KernelError>) {
         if let Err(error) = result {
             tracing::warn!(container = %id, error = chain(error), "its AppArmor profile is not what its policies say");
         }
@@ -164,6 +164,10 @@ impl Kernel for Arc<Profiles> {
         for name in &touched {
             results.extend(self.bring(name));
         }
+        // nobody asks about others that have it; what those asked about lacked before, they do not any more
+        let asked: BTreeSet<&ContainerId> = updates.iter().map(|(id, _)| *id).collect();
+        let told = results.iter().filter(|(id, result)| result.is_ok() || !asked.contains(*id));
+        told.for_each(|(id, result)| self.tell(id, result));
         let missing = || Err(KernelError::new("it has no AppArmor profile of ours"));
         updates.iter().map(|(id, _)| results.remove(*id).unwrap_or_else(missing)).collect()
     }

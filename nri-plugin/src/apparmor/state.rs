@@ -19,7 +19,16 @@ pub(super) struct State {
     pub(super) loaded: BTreeMap<ProfileName, Content>,
     pub(super) asked: BTreeMap<String, BTreeSet<ProfileName>>, // by pods, which are there
     pub(super) given: BTreeMap<ContainerId, ProfileName>,      // to podman's containers
+    pub(super) came: u64,                                      // how many had a profile so far
     pub(super) listed: bool, // the runtime has told its pods: before, none can be called unused
+}
+
+impl State {
+    /// The number of the next container that has a profile.
+    pub(super) fn next(&mut self) -> u64 {
+        self.came = self.came.saturating_add(1);
+        self.came
+    }
 }
 
 /// A container that has, or is about to have, a profile of ours.
@@ -30,7 +39,7 @@ pub(super) struct Bound {
     pub(super) no_new_privs: bool,
     pub(super) process: Option<Process>,
     pub(super) since: Instant,
-    pub(super) came: Instant, // when it had this profile first
+    pub(super) came: u64, // its number among those that had a profile so far
 }
 
 /// What a profile is made of; `ruleset` is `None` for one of an earlier daemon.

@@ -55,3 +55,19 @@ fn the_process_that_the_runtime_lists_says_which_profile_a_container_has() {
     node.profiles.arm(&Target { id: web.clone(), pid: 7, stage: Stage::Running }, &blocks("/a")).unwrap();
     assert!(node.kernel.text(WEB).unwrap().contains("/a") && node.kernel.text(OTHER).unwrap() == "before");
 }
+
+/// Else after a restart whoever has the lower number takes away the rules of the other.
+#[test]
+fn who_came_first_is_known_after_a_restart() {
+    let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+    let scope = |id: &ContainerId| format!("/kubepods.slice/cri-containerd-{id}.scope");
+    let (first, second) = (id("0f"), id("0a"));
+    runs(&kernel, &dir, (5, 900), &scope(&second), WEB);
+    runs(&kernel, &dir, (6, 950), &scope(&first), WEB);
+    runs(&kernel, &dir, (7, 100), &scope(&first), WEB);
+    let node = Node::after(kernel, dir);
+    let (a, b) = (blocks("/a"), blocks("/b"));
+    let results = node.profiles.update_all(&[(&second, &b), (&first, &a)]);
+    assert!(results[0].as_ref().is_err_and(KernelError::is_uncovered) && results[1].is_ok(), "{results:?}");
+    assert!(node.kernel.text(WEB).unwrap().contains("/a"));
+}

@@ -135,3 +135,21 @@ fn a_sign_of_life_is_given_between_profiles() {
     let patience = crate::metrics::health::PATIENCE;
     assert!(enforcer_core::enforce::apparmor::PARSER_DEADLINE * 2 < patience, "and one takes no longer");
 }
+
+/// Nobody asks for a container whose policies are the same.
+#[test]
+fn a_container_whose_profile_changes_with_others_is_told() {
+    let node = Node::new();
+    let lacks = Arc::<Mutex<BTreeMap<String, bool>>>::default();
+    let told = Arc::clone(&lacks);
+    node.profiles.lacking(Box::new(move |id, what| {
+        told.lock().unwrap().insert(id.to_string(), what.is_some());
+    }));
+    let both = [node.created("c1", 7, WEB), node.created("c2", 8, WEB)];
+    for one in &both {
+        node.created(one.id.as_str(), one.pid, WEB);
+        node.profiles.arm(one, &blocks("/a")).unwrap();
+    }
+    node.profiles.update(&both[0].id, &blocks("/b")).unwrap();
+    assert_eq!(*lacks.lock().unwrap(), BTreeMap::from([("c1".into(), false), ("c2".into(), true)]));
+}
