@@ -43,6 +43,10 @@ use crate::set::PolicySet;
 /// How long after its arming a process may still be the runtime's, which takes the profile on when it executes the workload.
 const STARTING: Duration = Duration::from_secs(60);
 
+/// How long a container of podman's may take from `precreate` until it is armed, or armed again. What was never created, or
+/// is over, has no use for its profile.
+const GIVEN: Duration = Duration::from_secs(300);
+
 /// Says what the daemon knows about a container: its namespace, and the native rules of its policies.
 pub type About = Box<dyn Fn(&ContainerId) -> Option<(String, Vec<Native>)> + Send + Sync>;
 
@@ -249,7 +253,7 @@ impl Profiles {
         let ruleset = self.part(ruleset);
         let content = Content::new(&ruleset, natives, false);
         let turn = self.turns.take(&name);
-        self.state().given.insert(id.clone(), name.clone()); // it is not to be removed at once
+        self.state().given.insert(id.clone(), (name.clone(), Instant::now())); // it is not to be removed at once
         let result = self.put(&turn, &ruleset, content);
         if result.is_err() {
             self.state().given.remove(id);
@@ -389,19 +393,24 @@ impl Profiles {
     fn release(&self, id: &ContainerId) {
         let mut state = self.state();
         state.bound.remove(id);
-        state.given.remove(id);
+        // it may be armed again, for another first process
+        if let Some((_, needed)) = state.given.get_mut(id) {
+            *needed = Instant::now();
+        }
     }
 
     /// Removes profiles that no container has and no pod names. Whoever takes note of one meanwhile waits, and loads it
     /// afterwards.
     fn tidy(&self) {
         let mut state = self.state();
+        let State { bound, given, .. } = &mut *state;
+        given.retain(|id, (_, needed)| bound.contains_key(id) || needed.elapsed() < GIVEN);
         if !state.listed {
             return;
         }
         let keep: BTreeSet<ProfileName> = (state.bound.values().map(|bound| &bound.name))
             .chain(state.asked.values().flatten())
-            .chain(state.given.values())
+            .chain(state.given.values().map(|(name, _)| name))
             // what somebody loaded by hand, as `compile` prints it, is no namespace's
             .chain(state.loaded.keys().filter(|name| !names::is_of_namespace(name)))
             .cloned()

@@ -89,7 +89,7 @@ impl Profiles {
             };
         }
         let created = bundle::process(&self.root, *pid, id.as_str());
-        let given = self.state().given.get(id).cloned();
+        let given = self.state().given.get(id).map(|(name, _)| name.clone());
         match (created, given) {
             (Ok(process), given) => match process.apparmor_profile.as_deref().unwrap_or_default().parse() {
                 Ok(name) => Ok((name, process.no_new_privileges)),

@@ -18,8 +18,8 @@ pub(super) struct State {
     pub(super) bound: BTreeMap<ContainerId, Bound>,
     pub(super) loaded: BTreeMap<ProfileName, Content>,
     pub(super) asked: BTreeMap<String, BTreeSet<ProfileName>>, // by pods, which are there
-    pub(super) given: BTreeMap<ContainerId, ProfileName>,      // to podman's containers
-    pub(super) came: u64,                                      // how many had a profile so far
+    pub(super) given: BTreeMap<ContainerId, (ProfileName, Instant)>, // to podman's containers, and when it was needed last
+    pub(super) came: u64,                                            // how many had a profile so far
     pub(super) listed: bool, // the runtime has told its pods: before, none can be called unused
 }
 

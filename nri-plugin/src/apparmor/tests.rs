@@ -487,6 +487,33 @@ fn a_container_of_podmans_is_given_a_profile_and_nobody_else_may_have_it() {
     assert!(node.profiles.arm(&told, &blocks("/a")).unwrap_err().is_uncovered());
 }
 
+/// It may be armed again for another first process; one that was never created is not asked about again.
+#[test]
+fn what_a_container_of_podmans_was_given_is_kept_for_some_minutes() {
+    let node = Node::new();
+    let id = ContainerId::new("ab".repeat(32)).unwrap();
+    let name = node.profiles.give(&id, &Arc::new(blocks("/a")), &[]).unwrap();
+    node.profiles.pods([]);
+    let gated = Target { id: id.clone(), pid: 7, stage: Stage::Creating { root: None } };
+    let later = || {
+        let mut state = node.profiles.state();
+        let (_, needed) = state.given.get_mut(&id).unwrap();
+        *needed = needed.checked_sub(GIVEN).unwrap();
+    };
+    node.profiles.arm(&gated, &blocks("/a")).unwrap();
+    later();
+    node.profiles.tend();
+    node.profiles.disarm(&id).unwrap();
+    node.profiles.tend();
+    assert!(node.kernel.text(name.as_str()).is_some());
+    node.profiles.arm(&gated, &blocks("/b")).unwrap();
+    node.profiles.disarm(&id).unwrap();
+    later();
+    node.profiles.tend();
+    assert!(node.kernel.text(name.as_str()).is_none());
+    assert!(node.profiles.state().given.is_empty());
+}
+
 #[test]
 fn podman_is_told_a_profile_for_what_policies_select_and_an_error_where_it_cannot_be_loaded() {
     use crate::lock::Lock;
