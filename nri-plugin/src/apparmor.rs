@@ -13,6 +13,7 @@ mod kernel;
 mod loader;
 pub mod names;
 mod podman;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use enforcer_core::compile::apparmor::{NAME_PREFIX, Native, Options, ProfileName
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::enforce::apparmor::{AppArmor, AppArmorError};
-use enforcer_core::ruleset::{Postures, Ruleset, RulesetDigest};
+use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 use tokio::sync::watch;
 
@@ -31,9 +32,10 @@ pub use self::beside::Beside;
 pub use self::loader::Loader;
 use self::names::belongs;
 pub use self::podman::for_podman;
+use self::state::{Bound, Content, State, Turn, Turns};
 use crate::container::Selection;
 use crate::exit::chain;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, Lacks};
 use crate::procs::Process;
 use crate::registry::Registry;
 use crate::set::PolicySet;
@@ -41,8 +43,15 @@ use crate::set::PolicySet;
 /// How long after its arming a process may still be the runtime's, which takes the profile on when it executes the workload.
 const STARTING: Duration = Duration::from_secs(60);
 
+/// How long a container of podman's may take from `precreate` until it is armed, or armed again. What was never created, or
+/// is over, has no use for its profile.
+const GIVEN: Duration = Duration::from_secs(300);
+
 /// Says what the daemon knows about a container: its namespace, and the native rules of its policies.
 pub type About = Box<dyn Fn(&ContainerId) -> Option<(String, Vec<Native>)> + Send + Sync>;
+
+/// Gives a sign of life.
+pub type Alive = Box<dyn Fn() + Send + Sync>;
 
 /// Asks the policies now in force about a container that the registry has.
 #[must_use]
@@ -75,51 +84,16 @@ pub struct Profiles {
     loader: Box<dyn Loader>,
     root: PathBuf,
     natives_alone: bool, // the other rules are held by another lock
-    state: Mutex<State>,
+    state: Mutex<State>, // never locked while a profile is compiled
+    turns: Turns,
     about: OnceLock<About>,
+    lacks: OnceLock<Lacks>, // not where another lock has them told
+    alive: OnceLock<Alive>,
 }
 
 impl std::fmt::Debug for Profiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Profiles").field("state", &self.state).finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    bound: BTreeMap<ContainerId, Bound>,
-    loaded: BTreeMap<ProfileName, Content>,
-    asked: BTreeMap<String, BTreeSet<ProfileName>>, // by pods, which are there
-    given: BTreeMap<ContainerId, ProfileName>,      // to podman's containers
-    listed: bool, // the runtime has told its pods: before, none can be called unused
-}
-
-/// A container that has, or is about to have, a profile of ours.
-#[derive(Debug)]
-struct Bound {
-    name: ProfileName,
-    want: Option<Arc<Ruleset>>, // None: an earlier daemon put it there, and nobody has said what it should be
-    no_new_privs: bool,
-    process: Option<Process>,
-    since: Instant,
-    came: Instant, // when it had this profile first
-}
-
-/// What a profile is made of; `ruleset` is `None` for one of an earlier daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Content {
-    ruleset: Option<RulesetDigest>,
-    natives: Vec<Native>,
-    no_new_privs: bool,
-}
-
-impl Content {
-    const UNKNOWN: Self = Self { ruleset: None, natives: Vec::new(), no_new_privs: false };
-
-    fn new(ruleset: &Ruleset, natives: &[Native], no_new_privs: bool) -> Self {
-        let mut natives = natives.to_vec();
-        natives.sort_unstable();
-        Self { ruleset: Some(ruleset.digest()), natives, no_new_privs }
     }
 }
 
@@ -146,9 +120,22 @@ impl Profiles {
     pub fn with(loader: Box<dyn Loader>, root: PathBuf) -> Result<Self, AppArmorError> {
         let mut state = State::default();
         state.loaded.extend(loader.loaded()?.into_iter().map(|name| (name, Content::UNKNOWN)));
-        let this =
-            Self { loader, root, natives_alone: false, state: Mutex::default(), about: OnceLock::new() };
-        for (pid, name) in this.loader.processes()? {
+        let this = Self {
+            loader,
+            root,
+            natives_alone: false,
+            state: Mutex::default(),
+            turns: Turns::default(),
+            about: OnceLock::new(),
+            lacks: OnceLock::new(),
+            alive: OnceLock::new(),
+        };
+        // who came first is known by the first process of each
+        let mut processes: Vec<_> = this.loader.processes()?.into_iter().collect();
+        let started =
+            |(pid, _): &(i32, ProfileName)| this.procs().find(*pid).map_or(u64::MAX, Process::started);
+        processes.sort_by_cached_key(started);
+        for (pid, name) in processes {
             // a process that ended meanwhile needs none
             if let Some(id) = this.container_of(pid) {
                 let bound = Bound {
@@ -157,9 +144,16 @@ impl Profiles {
                     no_new_privs: this.has_no_new_privs(pid),
                     process: None,
                     since: Instant::now(),
-                    came: Instant::now(),
+                    came: state.next(),
                 };
-                state.bound.insert(id, bound);
+                match state.bound.get(&id) {
+                    Some(known) if known.name != bound.name => tracing::error!(
+                        container = %id, profile = %known.name, other = %bound.name,
+                        "processes of one container have several AppArmor profiles of ours"
+                    ),
+                    Some(_) => {}
+                    None => drop(state.bound.insert(id, bound)),
+                }
             }
         }
         *this.state() = state;
@@ -188,6 +182,11 @@ impl Profiles {
         let _once = self.about.set(about);
     }
 
+    /// Tells where whoever brings many profiles up to date gives a sign of life between them. Only the first call counts.
+    pub fn gives_signs(&self, alive: Alive) {
+        let _once = self.alive.set(alive);
+    }
+
     // after a panic in another thread at worst a profile is loaded again
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -209,8 +208,14 @@ impl Profiles {
         self.state().asked.remove(pod);
     }
 
-    /// Sees to it that the profile that a pod names is there before its container is created. What containers have
-    /// already stays as it is; [`Self::bind`] says what is in it once this one is about to start.
+    /// A pod that is there names these profiles, too: they stay.
+    pub fn pod(&self, pod: &str, names: impl IntoIterator<Item = ProfileName>) {
+        self.state().asked.entry(pod.to_owned()).or_default().extend(names);
+    }
+
+    /// Sees to it that a profile that a pod names ([`Self::pod`]) is there before its container is created. What containers
+    /// have already stays as it is; [`Self::bind`] says what is in it once this one is about to start. Nothing is done for a
+    /// pod that is gone.
     ///
     /// # Errors
     /// When it is not there.
@@ -221,14 +226,17 @@ impl Profiles {
         ruleset: &Arc<Ruleset>,
         natives: &[Native],
     ) -> Result<(), AppArmorError> {
-        let mut state = self.state();
-        state.asked.entry(pod.to_owned()).or_default().insert(name.clone());
-        if state.loaded.contains_key(name) && state.bound.values().any(|bound| bound.name == *name) {
+        let turn = self.turns.take(name);
+        let state = self.state();
+        let gone = !state.asked.get(pod).is_some_and(|names| names.contains(name));
+        let has = || state.bound.values().any(|bound| bound.name == *name);
+        if gone || state.loaded.contains_key(name) && has() {
             return Ok(());
         }
+        drop(state);
         let ruleset = self.part(ruleset);
         let content = Content::new(&ruleset, natives, false);
-        self.put(&mut state, name, &ruleset, content)
+        self.put(&turn, &ruleset, content)
     }
 
     /// Gives a container of podman's a profile of its own.
@@ -244,30 +252,30 @@ impl Profiles {
         let name = names::of_podman(id)?;
         let ruleset = self.part(ruleset);
         let content = Content::new(&ruleset, natives, false);
-        let mut state = self.state();
-        self.put(&mut state, &name, &ruleset, content)?;
-        state.given.insert(id.clone(), name.clone());
-        Ok(name)
+        let turn = self.turns.take(&name);
+        self.state().given.insert(id.clone(), (name.clone(), Instant::now())); // it is not to be removed at once
+        let result = self.put(&turn, &ruleset, content);
+        if result.is_err() {
+            self.state().given.remove(id);
+        }
+        drop(turn);
+        result.map(|()| name)
     }
 
     /// Loads a profile unless it is what is loaded.
-    fn put(
-        &self,
-        state: &mut State,
-        name: &ProfileName,
-        ruleset: &Ruleset,
-        content: Content,
-    ) -> Result<(), AppArmorError> {
-        if state.loaded.get(name) == Some(&content) {
+    fn put(&self, turn: &Turn<'_>, ruleset: &Ruleset, content: Content) -> Result<(), AppArmorError> {
+        let name = turn.name();
+        if self.state().loaded.get(name) == Some(&content) {
             return Ok(());
         }
-        let options = Options { name: name.clone(), no_new_privs: content.no_new_privs };
-        let profile = compile(ruleset, &content.natives, &options);
-        let result = self.loader.load(&profile);
+        let result = self.loader.children(name).and_then(|keep| {
+            let options = Options { name: name.clone(), no_new_privs: content.no_new_privs, keep };
+            self.loader.load(&compile(ruleset, &content.natives, &options))
+        });
         match &result {
             Ok(()) => {
                 tracing::info!(profile = %name, ruleset = %ruleset.digest(), "AppArmor profile loaded");
-                state.loaded.insert(name.clone(), content);
+                self.state().loaded.insert(name.clone(), content);
             }
             Err(error) => {
                 tracing::error!(profile = %name, error = chain(error), "cannot load the AppArmor profile");
@@ -286,14 +294,20 @@ impl Profiles {
     ) -> Result<(), KernelError> {
         self.may_have(id, &name)?;
         let want = Some(Arc::clone(ruleset));
+        let turn = self.turns.take(&name);
         let mut state = self.state();
         let now = Instant::now();
-        let came = state.bound.get(id).filter(|before| before.name == name).map_or(now, |before| before.came);
+        let before = state.bound.get(id).filter(|before| before.name == name).map(|before| before.came);
+        let came = before.unwrap_or_else(|| state.next());
         let bound = Bound { name: name.clone(), want, no_new_privs, process, since: now, came };
         let before = state.bound.insert(id.clone(), bound);
-        let result = self.suit(&mut state, &name).remove(id).unwrap_or(Ok(()));
+        drop(state);
+        let mut results = self.suit(&turn);
+        let result = results.remove(id).unwrap_or(Ok(()));
+        results.iter().for_each(|(id, result)| self.tell(id, result));
         if result.as_ref().is_err_and(|error| !error.is_uncovered()) {
             // it could not be loaded, and the container is not to start; one that runs has what it had
+            let mut state = self.state();
             match before {
                 Some(before) => state.bound.insert(id.clone(), before),
                 None => state.bound.remove(id),
@@ -317,7 +331,8 @@ impl Profiles {
     }
 
     /// Makes the profile what its containers want, and says for each whether it is.
-    fn suit(&self, state: &mut State, name: &ProfileName) -> BTreeMap<ContainerId, Result<(), KernelError>> {
+    fn suit(&self, turn: &Turn<'_>) -> BTreeMap<ContainerId, Result<(), KernelError>> {
+        let (name, state) = (turn.name(), self.state());
         // an earlier daemon's containers were not looked at when they were found
         let mut strangers = BTreeMap::new();
         for (id, _) in state.bound.iter().filter(|(_, bound)| bound.name == *name) {
@@ -328,7 +343,7 @@ impl Profiles {
         let members =
             || state.bound.iter().filter(|(id, bound)| bound.name == *name && !strangers.contains_key(*id));
         let no_new_privs = members().any(|(_, bound)| bound.no_new_privs);
-        let mut wants: Vec<(ContainerId, Arc<Ruleset>, Content, Instant)> = members()
+        let mut wants: Vec<(ContainerId, Arc<Ruleset>, Content, u64)> = members()
             .filter_map(|(id, bound)| {
                 let ruleset = bound.want.as_ref()?;
                 let content = Content::new(ruleset, &self.natives(id), no_new_privs);
@@ -339,8 +354,9 @@ impl Profiles {
         wants.sort_by_key(|(_, ruleset, content, came)| {
             (ruleset.is_empty() && content.natives.is_empty(), *came)
         });
+        drop(state);
         let Some((_, ruleset, content, _)) = wants.first() else { return strangers };
-        let put = self.put(state, name, ruleset, content.clone()).map_err(|error| chain(&error));
+        let put = self.put(turn, ruleset, content.clone()).map_err(|error| chain(&error));
         wants
             .iter()
             .map(|(id, _, want, _)| {
@@ -360,12 +376,10 @@ impl Profiles {
 
     /// Whether a container has its profile, with what should be in it.
     fn check(&self, id: &ContainerId) -> Result<(), KernelError> {
-        let mut state = self.state();
-        let Some(name) = state.bound.get(id).map(|bound| bound.name.clone()) else {
-            drop(state);
+        let Some(name) = self.name_of(id) else {
             return Err(self.without(id, "it was created without an AppArmor profile of ours"));
         };
-        self.suit(&mut state, &name).remove(id).unwrap_or(Ok(()))
+        self.suit(&self.turns.take(&name)).remove(id).unwrap_or(Ok(()))
     }
 
     /// Containers of an earlier daemon are to have no rules but native ones.
@@ -379,21 +393,28 @@ impl Profiles {
     fn release(&self, id: &ContainerId) {
         let mut state = self.state();
         state.bound.remove(id);
-        state.given.remove(id);
+        // it may be armed again, for another first process
+        if let Some((_, needed)) = state.given.get_mut(id) {
+            *needed = Instant::now();
+        }
     }
 
-    /// Removes profiles that no container has and no pod names.
+    /// Removes profiles that no container has and no pod names. Whoever takes note of one meanwhile waits, and loads it
+    /// afterwards.
     fn tidy(&self) {
         let mut state = self.state();
+        let State { bound, given, .. } = &mut *state;
+        given.retain(|id, (_, needed)| bound.contains_key(id) || needed.elapsed() < GIVEN);
         if !state.listed {
             return;
         }
         let keep: BTreeSet<ProfileName> = (state.bound.values().map(|bound| &bound.name))
             .chain(state.asked.values().flatten())
-            .chain(state.given.values())
+            .chain(state.given.values().map(|(name, _)| name))
             // what somebody loaded by hand, as `compile` prints it, is no namespace's
             .chain(state.loaded.keys().filter(|name| !names::is_of_namespace(name)))
             .cloned()
+            .chain(self.turns.names())
             .collect();
         match self.loader.remove_unused(&keep) {
             Ok(removed) => {

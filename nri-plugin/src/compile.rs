@@ -91,7 +91,7 @@ fn apparmor_profile(args: &CompileArgs) -> Result<(String, Vec<Gap>), String> {
             paint(WARN, "warning")
         ));
     }
-    let options = Options { name: args.name.clone(), no_new_privs: args.no_new_privs };
+    let options = Options { no_new_privs: args.no_new_privs, ..Options::named(args.name.clone()) };
     let profile = compile::apparmor::compile(&ruleset, &natives, &options);
     gaps.extend(profile.gaps);
     Ok((profile.text, Coverage::new(gaps).gaps))

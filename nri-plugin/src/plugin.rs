@@ -260,7 +260,7 @@ impl nri::Plugin for Plugin {
         pods: Vec<PodSandbox>,
         containers: Vec<nri::Container>,
     ) -> Result<Vec<ContainerUpdate>, nri::Refusal> {
-        self.list_profiles(&pods).await;
+        self.list_profiles(&pods);
         let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
         let count = containers.len();
         let living = containers.iter().filter(|one| one.state != ContainerState::Stopped);
@@ -281,8 +281,10 @@ impl nri::Plugin for Plugin {
                 running: matches!(one.state, ContainerState::Running | ContainerState::Paused),
             })
         });
+        let present: Vec<Present> = present.collect();
+        self.confirm_profiles(&present).await;
         let (reply, answer) = oneshot::channel();
-        self.order(Order::Synchronize { present: present.collect(), reply });
+        self.order(Order::Synchronize { present, reply });
         let (ledger, set) = (Arc::clone(&self.seccomp), self.set());
         let noted = tokio::task::spawn_blocking(move || ledger.synchronized(&set, seccomp));
         // a late answer is no reason to lose the connection: the library answers in time, and this goes on

@@ -13,6 +13,14 @@ pub struct Process {
     started: u64, // clock ticks since boot, field 22 of /proc/PID/stat
 }
 
+impl Process {
+    /// When it was started, in clock ticks since the boot.
+    #[must_use]
+    pub const fn started(self) -> u64 {
+        self.started
+    }
+}
+
 /// A `/proc` of the host's pid namespace.
 #[derive(Debug, Clone)]
 pub struct Procs {

@@ -23,7 +23,7 @@ const SECURITYFS: &str = "/sys/kernel/security/apparmor";
 /// What compiles them, looked for in `PATH`.
 const PARSER: &str = "apparmor_parser";
 /// How long the parser may take. A large profile takes seconds; what takes longer is refused.
-const PARSER_DEADLINE: Duration = Duration::from_secs(60);
+pub const PARSER_DEADLINE: Duration = Duration::from_secs(10);
 /// How much of what the parser says is kept, in bytes.
 const MAX_SAID: u64 = 4096;
 /// The largest compiled profile, in bytes.
@@ -76,6 +76,14 @@ pub enum AppArmorError {
     /// It was loaded, and is not there.
     #[error("the kernel does not enforce the profile `{0}` after it was loaded")]
     NotEnforced(String),
+    /// A child is loaded that the new profile has not: the kernel would keep it with its old rules, and what is in it.
+    #[error("the profile `{name}` would leave its child `{child}` in force with rules of before")]
+    ChildrenStay {
+        /// The profile.
+        name: ProfileName,
+        /// The child's own name.
+        child: String,
+    },
 }
 
 fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> AppArmorError {
@@ -103,9 +111,14 @@ impl AppArmor {
     /// that have the old one have the new one then.
     ///
     /// # Errors
-    /// When the parser or the kernel refuses it: nothing has changed then. [`AppArmorError::NotEnforced`] when it is not
+    /// When the parser or the kernel refuses it, and [`AppArmorError::ChildrenStay`] when the kernel has
+    /// [`children`](Self::children) that it lacks: nothing has changed then. [`AppArmorError::NotEnforced`] when it is not
     /// there afterwards.
     pub fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError> {
+        let stays = |child: &String| !profile.profiles.contains(&format!("{}//{child}", profile.name));
+        if let Some(child) = self.children(&profile.name)?.into_iter().find(stays) {
+            return Err(AppArmorError::ChildrenStay { name: profile.name.clone(), child });
+        }
         let compiled = self.compile(profile)?;
         let path = Path::new(SECURITYFS).join(".replace");
         let load = || File::options().write(true).open(&path)?.write(&compiled);
@@ -126,6 +139,15 @@ impl AppArmor {
     /// When the kernel's list cannot be read.
     pub fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
         Ok(self.profiles()?.iter().filter_map(|name| ours(name)).collect())
+    }
+
+    /// The children that a profile has in the kernel, by their own names.
+    ///
+    /// # Errors
+    /// When the kernel's list cannot be read.
+    pub fn children(&self, name: &ProfileName) -> Result<BTreeSet<String>, AppArmorError> {
+        let begin = format!("{name}//");
+        Ok(self.profiles()?.iter().filter_map(|one| one.strip_prefix(&begin)).map(str::to_owned).collect())
     }
 
     /// Those of ours that some process has, itself or a child of it.
@@ -301,4 +323,23 @@ fn in_memory(name: &str, content: &[u8]) -> io::Result<File> {
     file.write_all(content)?;
     file.rewind()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parser_that_does_not_end_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let parser = dir.path().join("parser");
+        fs::write(&parser, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        fs::set_permissions(&parser, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let name: ProfileName = "nri-enforcer.x".parse().unwrap();
+        let profile = AppArmorProfile { name, text: String::new(), profiles: Vec::new(), gaps: Vec::new() };
+        let begin = Instant::now();
+        let compiled = AppArmor { parser }.compile(&profile);
+        assert!(matches!(compiled, Err(AppArmorError::TooSlow(_))), "{compiled:?}");
+        assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    }
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use enforcer_core::capability::Capability;
-use enforcer_core::compile::apparmor::{AppArmorProfile, Native, Options, ProfileName, compile};
+use enforcer_core::compile::apparmor::{AppArmorProfile, Native, Options, ProfileName, child_of, compile};
 use enforcer_core::coverage::GapReason;
 use enforcer_core::decide::{Access, Verdict};
 use enforcer_core::enforce::apparmor::{AppArmor, AppArmorError};
@@ -134,6 +134,11 @@ fn subject() -> Subject {
     Subject { namespace: "default".into(), ..Subject::default() }
 }
 
+/// The child of the one source.
+fn source() -> String {
+    child_of(&"/w/bin/source".parse().unwrap())
+}
+
 fn profile(set: &Set, name: &str) -> AppArmorProfile {
     compile(&set.ruleset, &Native::of(&set.policies, &subject()), &Options::named(name.parse().unwrap()))
 }
@@ -234,6 +239,8 @@ fn inside() {
         for posture in [PostureAction::Audit, PostureAction::Block] {
             let set = set(spec, posture);
             let profile = profile(&set, "nri-enforcer.policy");
+            // nobody is in the children of the one before
+            apparmor.remove_unused(&BTreeSet::new()).unwrap();
             apparmor.load(&profile).unwrap_or_else(|error| panic!("{error}\n{}", profile.text));
             let has_gap = |reason| profile.gaps.iter().any(|gap| gap.reason == reason);
             let all = profile.name.as_str();
@@ -242,7 +249,7 @@ fn inside() {
             let mut actors = vec![("/w/bin/other", all.to_owned(), !apart)];
             if apart {
                 actors.push(("/w/bin/other", format!("{all}//other"), true));
-                actors.push(("/w/bin/source", format!("{all}//source-0"), true));
+                actors.push(("/w/bin/source", format!("{all}//{}", source()), true));
             }
             for (program, label, known) in actors {
                 let attempts = attempts();
@@ -305,26 +312,30 @@ fn transitions(apparmor: &AppArmor) {
     apparmor.load(&profile).unwrap();
     let all = profile.name.as_str();
     let label = |child: &str| format!("{all}{child} (enforce)");
-    for start in ["", "//other", "//source-0"] {
+    let of_source = format!("//{}", source());
+    for start in ["", "//other", &of_source] {
         let lines = ["label /w/bin/other", "label /w/bin/source"].map(str::to_owned);
         let answers = tried(&format!("{all}{start}"), &["/w/bin/tool"], &lines);
-        assert_eq!(answers, [label("//other"), "0".into(), label("//source-0"), "0".into()], "{start:?}");
+        assert_eq!(answers, [label("//other"), "0".into(), label(&of_source), "0".into()], "{start:?}");
     }
     let escapes: Vec<String> =
         ["current changeprofile unconfined", "exec exec unconfined", "current changeprofile ALL//other"]
             .iter()
             .chain(&[
-                "exec exec ALL//source-0",
+                "exec exec ALL//SOURCE",
                 "current changehat 0000000000000000^other",
                 "exec exec docker-default",
             ])
             .map(|way| {
                 let (file, text) = way.split_once(' ').unwrap();
-                format!("put /proc/self/attr/apparmor/{file} {}", text.replace("ALL", all))
+                format!(
+                    "put /proc/self/attr/apparmor/{file} {}",
+                    text.replace("ALL", all).replace("SOURCE", &source())
+                )
             })
             .chain(["put /sys/kernel/security/apparmor/.remove nri-enforcer.sources".to_owned()])
             .collect();
-    for start in ["", "//other", "//source-0"] {
+    for start in ["", "//other", &of_source] {
         let answers = tried(&format!("{all}{start}"), &["/w/bin/tool"], &escapes);
         for (way, answer) in escapes.iter().zip(&answers) {
             assert!(answer != "0", "{start}: {way}");
@@ -415,24 +426,8 @@ fn lifecycle(apparmor: &AppArmor) {
     let blocks = |path: &str| set(&format!("file: {{matchPaths: [{{path: {path}}}]}}"), PostureAction::Audit);
     let name: ProfileName = "nri-enforcer.life".parse().unwrap();
     apparmor.load(&profile(&blocks("/w/data/a"), name.as_str())).unwrap();
-    let mut child = Command::new("sh")
-        .args([
-            "-c",
-            "printf 'exec %s' \"$0\" > /proc/self/attr/apparmor/exec; exec /w/bin/other",
-            name.as_str(),
-        ])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-    let mut ask = |line: &str| {
-        writeln!(stdin, "{line}").unwrap();
-        let mut answer = String::new();
-        std::io::BufRead::read_line(&mut stdout, &mut answer).unwrap();
-        answer.trim().to_owned()
-    };
+    let mut one = Asked::start(name.as_str(), "/w/bin/other");
+    let mut ask = |line: &str| one.ask(line);
     assert_eq!((ask("read /w/data/a"), ask("read /w/data/b")), ("13".into(), "0".into()));
     // exchanged under the process
     apparmor.load(&profile(&blocks("/w/data/b"), name.as_str())).unwrap();
@@ -456,8 +451,7 @@ fn lifecycle(apparmor: &AppArmor) {
         ["claims", "exchanged", "sources"].map(|name| format!("nri-enforcer.{name}").parse().unwrap());
     assert_eq!(removed, unused);
     assert_eq!(ask("read /w/data/b"), "13", "it is used");
-    drop(stdin);
-    child.wait().unwrap();
+    one.end();
     assert_eq!(again.remove_unused(&BTreeSet::from([kept.clone()])).unwrap(), [name]);
     assert_eq!(again.loaded().unwrap(), BTreeSet::from([kept]));
     let left = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap();
@@ -465,4 +459,73 @@ fn lifecycle(apparmor: &AppArmor) {
     let nowhere = AppArmor::open(Some(Path::new("/nonexistent"))).unwrap();
     let refused = nowhere.load(&profile(&blocks("/x"), "nri-enforcer.x"));
     assert!(matches!(refused, Err(AppArmorError::NoParser { .. })), "{refused:?}");
+    children(apparmor);
+}
+
+/// A process in a child has the rules of the profile that is loaded, whatever became of its source. The kernel would let
+/// it keep those of before.
+fn children(apparmor: &AppArmor) {
+    let name: ProfileName = "nri-enforcer.children".parse().unwrap();
+    let of = |rules: &str, keep| {
+        let set = set(&format!("file: {{matchPaths: [{rules}]}}"), PostureAction::Audit);
+        compile(&set.ruleset, &[], &Options { keep, ..Options::named(name.clone()) })
+    };
+    let load = |rules: &str| apparmor.load(&of(rules, apparmor.children(&name).unwrap())).unwrap();
+    let first = "{path: /w/data/a, fromSource: [{path: /w/bin/source}]}";
+    load(first);
+    let mut one = Asked::start(&format!("{name}//{}", source()), "/w/bin/source");
+    let mut other = Asked::start(&format!("{name}//other"), "/w/bin/other");
+    let mut ask = || {
+        let mut both = |file: &str| [one.ask(&format!("read {file}")), other.ask(&format!("read {file}"))];
+        (both("/w/data/a"), both("/w/data/b"))
+    };
+    let no = || "13".to_owned();
+    let yes = || "0".to_owned();
+    assert_eq!(ask(), ([no(), yes()], [yes(), yes()]));
+    // a source that comes before it in the alphabet
+    load(&format!("{first}, {{path: /w/data/b, fromSource: [{{path: /w/bin/a}}]}}"));
+    assert_eq!(ask(), ([no(), yes()], [yes(), yes()]));
+    // no rule has a source any more
+    let last = "{path: /w/data/b}";
+    let refused = apparmor.load(&of(last, BTreeSet::new()));
+    assert!(matches!(refused, Err(AppArmorError::ChildrenStay { .. })), "{refused:?}");
+    load(last);
+    assert_eq!(ask(), ([yes(), yes()], [no(), no()]));
+    one.end();
+    other.end();
+}
+
+/// A program that answers line by line.
+struct Asked {
+    child: Child,
+    stdin: std::process::ChildStdin,
+    stdout: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Asked {
+    fn start(label: &str, program: &str) -> Self {
+        let script = "printf 'exec %s' \"$0\" > /proc/self/attr/apparmor/exec || exit 99; exec \"$1\"";
+        let mut child = Command::new("sh")
+            .args(["-c", script, label, program])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+        Self { child, stdin, stdout }
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.stdin, "{line}").unwrap();
+        let mut answer = String::new();
+        std::io::BufRead::read_line(&mut self.stdout, &mut answer).unwrap();
+        answer.trim().to_owned()
+    }
+
+    fn end(self) {
+        let Self { mut child, stdin, .. } = self;
+        drop(stdin);
+        child.wait().unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use enforcer_core::compile::apparmor::{Options, compile};
+use enforcer_core::compile::apparmor::{Options, child_of, compile};
 use enforcer_core::decide::Verdict;
 use enforcer_core::policy::{Kind, PolicyId};
 use enforcer_core::ruleset::{
@@ -165,19 +165,20 @@ fn sets_of_every_byte() {
 fn directories_and_sources() {
     for piece in PIECES.iter().filter(|piece| !piece.contains('/')) {
         let dir: AbsPath = format!("/dir/{piece}").parse().unwrap();
+        let child = child_of(&dir);
         let found = made(
             &ruleset(vec![
                 (Class::File, None, Object::Directory { dir: dir.clone(), recursive: true }),
                 (Class::Process, Some(dir.clone()), Object::Path("/x".parse().unwrap())),
             ]),
-            &["other", "source-0"],
+            &["other", &child],
         );
         let below = [dir.as_bytes(), b"/a/b"].concat();
         for profile in found.values() {
             assert_eq!(profile.file(&below, true, READ), Verdict::Block, "{piece:?}");
             assert_eq!(profile.file(b"/dir/other", true, READ), Verdict::Allow, "{piece:?}");
         }
-        assert_eq!(found["nri-enforcer.h//source-0"].file(b"/x", true, EXEC), Verdict::Block);
+        assert_eq!(found[&format!("nri-enforcer.h//{child}")].file(b"/x", true, EXEC), Verdict::Block);
         assert_eq!(found["nri-enforcer.h//other"].file(b"/x", true, EXEC), Verdict::Allow);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use enforcer_core::capability::Capability;
-use enforcer_core::compile::apparmor::{AppArmorProfile, Options, compile};
+use enforcer_core::compile::apparmor::{AppArmorProfile, Options, child_of, compile};
 use enforcer_core::coverage::GapReason;
 use enforcer_core::decide::{Access, DecidedBy, Decision, PathAccess, PathClass, Target, Verdict};
 use enforcer_core::network::{Protocol, SocketAccess, SocketOp};
@@ -197,9 +197,9 @@ fn transitions(case: &Case, found: &BTreeMap<String, Profile>) -> Result<(), Str
                     continue;
                 }
                 let leads = of.leads(path.as_bytes(), owner);
-                let index = sources.iter().position(|source| source.as_bytes() == path.as_bytes());
-                let wanted = match index {
-                    Some(index) => Leads::To(format!("{name}//source-{index}")),
+                let source = sources.iter().find(|source| source.as_bytes() == path.as_bytes());
+                let wanted = match source {
+                    Some(source) => Leads::To(format!("{name}//{}", child_of(source))),
                     None if sources.is_empty() || *profile == format!("{name}//other") => Leads::Inherit,
                     None => Leads::To(format!("{name}//other")),
                 };
@@ -291,8 +291,8 @@ fn judge(case: &Case, found: &BTreeMap<String, Profile>) -> Result<usize, String
     }
     let other = format!("{name}//other");
     asked += compare(case, &found[&other], &[None], true).map_err(|e| format!("other: {e}"))?;
-    for (index, source) in sources.iter().enumerate() {
-        let profile = &found[&format!("{name}//source-{index}")];
+    for source in &sources {
+        let profile = &found[&format!("{name}//{}", child_of(source))];
         asked += compare(case, profile, &[Some(source)], true).map_err(|e| format!("{source}: {e}"))?;
     }
     Ok(asked)

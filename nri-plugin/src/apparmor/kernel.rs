@@ -11,12 +11,17 @@ use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use super::{Profiles, STARTING, names};
 use crate::exit::chain;
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, Lacks};
 use crate::procs::Procs;
 use crate::seccomp::bundle;
 
 /// How long one wait for the end lasts: there are no events.
 const POLL: Duration = Duration::from_millis(200);
+/// How long the ids of containers are, in hexadecimal digits.
+const ID: usize = 64;
+/// What is in the name of a pod's cgroup under podman, by systemd; and what such cgroups are in, without systemd.
+const PODMAN_POD: &str = "libpod_pod_";
+const PODMAN_PARENT: &str = "libpod_parent";
 /// The digest of what an earlier daemon loaded: no ruleset has it, so it will be replaced.
 const UNKNOWN: [u8; 32] = [0; 32];
 
@@ -37,11 +42,40 @@ impl Profiles {
         })
     }
 
-    /// The container of a process, by its cgroup: containerd, CRI-O and podman have its id of 64 digits there.
+    /// The container of a process, by its cgroup: containerd, CRI-O and podman have its id of 64 digits there. The
+    /// outermost counts: what is below the container's own is named by whoever may write there, which the container may.
     pub(super) fn container_of(&self, pid: i32) -> Option<ContainerId> {
         let cgroups = self.read_of(pid, "cgroup")?;
-        let mut words = cgroups.split(|c: char| !c.is_ascii_hexdigit());
-        ContainerId::new(words.rfind(|word| word.len() == 64)?).ok()
+        let mut above = "";
+        for part in cgroups.split(['/', '\n']) {
+            // pods of podman's have such ids, too
+            let of_pod = above == PODMAN_PARENT && part.len() == ID || part.contains(PODMAN_POD);
+            above = part;
+            let mut words = part.split(|c: char| !c.is_ascii_hexdigit());
+            if !of_pod && let Some(id) = words.find(|word| word.len() == ID) {
+                return ContainerId::new(id).ok();
+            }
+        }
+        None
+    }
+
+    /// The runtime lists a container with its first process, which runs: the profile of that counts, whatever other
+    /// processes that seem to be of the container have.
+    pub fn listed(&self, id: &ContainerId, pid: i32) {
+        let Some(process) = self.procs().find(pid) else { return };
+        let Ok(has) = self.loader.of_process(pid) else { return };
+        if !self.procs().alive(process) {
+            return;
+        }
+        let mut state = self.state();
+        match state.bound.get_mut(id) {
+            Some(bound) if has.as_ref() == Some(&bound.name) => bound.process = Some(process),
+            Some(bound) => {
+                tracing::error!(container = %id, profile = %bound.name, "another process of it has another AppArmor profile than the first one");
+                state.bound.remove(id); // it is armed anew, by what it has
+            }
+            None => {}
+        }
     }
 
     /// The profile of ours that a container has or is about to get, and whether `no_new_privs` is set for it.
@@ -55,7 +89,7 @@ impl Profiles {
             };
         }
         let created = bundle::process(&self.root, *pid, id.as_str());
-        let given = self.state().given.get(id).cloned();
+        let given = self.state().given.get(id).map(|(name, _)| name.clone());
         match (created, given) {
             (Ok(process), given) => match process.apparmor_profile.as_deref().unwrap_or_default().parse() {
                 Ok(name) => Ok((name, process.no_new_privileges)),
@@ -69,6 +103,26 @@ impl Profiles {
             (Err(unseen), None) => {
                 Err(self.without(id, &format!("which AppArmor profile it has is not known: {unseen}")))
             }
+        }
+    }
+
+    /// Makes one of many profiles what its containers want. All of them together take their time, each of them not.
+    fn bring(&self, name: &ProfileName) -> BTreeMap<ContainerId, Result<(), KernelError>> {
+        let results = self.suit(&self.turns.take(name));
+        if let Some(alive) = self.alive.get() {
+            alive();
+        }
+        results
+    }
+
+    /// Says where others ask whether a container has what its policies say: its ruleset may be in force, and not its native
+    /// rules.
+    pub(super) fn tell(&self, id: &ContainerId, result: &Result<(), KernelError>) {
+        if let Err(error) = result {
+            tracing::warn!(container = %id, error = chain(error), "its AppArmor profile is not what its policies say");
+        }
+        if let Some(lacks) = self.lacks.get() {
+            lacks(id, result.as_ref().err().map(|error| chain(error)));
         }
     }
 
@@ -105,10 +159,15 @@ impl Kernel for Arc<Profiles> {
                 touched.insert(bound.name.clone());
             }
         }
+        drop(state);
         let mut results = BTreeMap::new();
         for name in &touched {
-            results.extend(self.suit(&mut state, name));
+            results.extend(self.bring(name));
         }
+        // nobody asks about others that have it; what those asked about lacked before, they do not any more
+        let asked: BTreeSet<&ContainerId> = updates.iter().map(|(id, _)| *id).collect();
+        let told = results.iter().filter(|(id, result)| result.is_ok() || !asked.contains(*id));
+        told.for_each(|(id, result)| self.tell(id, result));
         let missing = || Err(KernelError::new("it has no AppArmor profile of ours"));
         updates.iter().map(|(id, _)| results.remove(*id).unwrap_or_else(missing)).collect()
     }
@@ -120,8 +179,8 @@ impl Kernel for Arc<Profiles> {
     }
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
-        let enforced = self.loader.loaded().map_err(KernelError::new)?;
         let mut state = self.state();
+        let enforced = self.loader.loaded().map_err(KernelError::new)?;
         state.loaded.retain(|name, _| enforced.contains(name));
         let (mut armed, mut lost) = (BTreeMap::new(), Vec::new());
         for (id, bound) in &state.bound {
@@ -162,18 +221,17 @@ impl Kernel for Arc<Profiles> {
         Ok(Vec::new())
     }
 
+    fn lacking(&self, lacks: Lacks) {
+        let _once = self.lacks.set(lacks);
+    }
+
     /// Native rules may be others now, which no digest of a ruleset tells.
     fn tend(&self) {
-        let mut state = self.state();
-        let names: Vec<ProfileName> = state.loaded.keys().cloned().collect();
-        for name in names {
-            for (id, result) in self.suit(&mut state, &name) {
-                if let Err(error) = result {
-                    tracing::warn!(container = %id, error = chain(&error), "its AppArmor profile is not what its policies say");
-                }
-            }
+        let names: Vec<ProfileName> = self.state().loaded.keys().cloned().collect();
+        for name in &names {
+            let results = self.bring(name);
+            results.iter().for_each(|(id, result)| self.tell(id, result));
         }
-        drop(state);
         self.tidy();
     }
 }

@@ -12,6 +12,11 @@ pub trait Loader: Send + Sync {
     /// # Errors
     /// When it is not in force afterwards; the one before is then.
     fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError>;
+    /// The children that a profile has now, by their own names.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn children(&self, name: &ProfileName) -> Result<BTreeSet<String>, AppArmorError>;
     /// The profiles of ours that are enforced.
     ///
     /// # Errors
@@ -37,6 +42,10 @@ pub trait Loader: Send + Sync {
 impl Loader for AppArmor {
     fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError> {
         self.load(profile)
+    }
+
+    fn children(&self, name: &ProfileName) -> Result<BTreeSet<String>, AppArmorError> {
+        self.children(name)
     }
 
     fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {

@@ -2,7 +2,7 @@
 //!
 //! A name belongs to a namespace, so that no pod of another one can have a say in what is in the profile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_core::compile::apparmor::{NAME_PREFIX, ProfileName};
 use enforcer_core::enforce::ContainerId;
@@ -12,6 +12,8 @@ use enforcer_core::enforce::apparmor::AppArmorError;
 /// `appArmorProfile`, which it still reads, and ours.
 const ANNOTATIONS: [&str; 2] =
     ["container.apparmor.security.beta.kubernetes.io/", "apparmor.nri-enforcer.io/"];
+/// The most profiles that one pod may name: each is compiled, and no pod has so many containers.
+pub const MOST: usize = 32;
 /// What the value begins with, for a profile of the node.
 const LOCALHOST: &str = "localhost/";
 /// What stands in the place of a namespace for podman's containers. No namespace of Kubernetes has a `_`.
@@ -50,10 +52,12 @@ pub fn of_podman(id: &ContainerId) -> Result<ProfileName, AppArmorError> {
     })
 }
 
-/// The profiles of ours that a pod names, by container. One that its namespace may not name is told and left out.
+/// The profiles of ours that a pod names, by container; not more than [`MOST`]. One that its namespace may not name, and
+/// those that are too many, are told and left out: containers that have them are not created.
 #[must_use]
 pub fn asked(namespace: &str, annotations: &BTreeMap<String, String>) -> BTreeMap<String, ProfileName> {
     let mut found = BTreeMap::new();
+    let (mut names, mut left_out) = (BTreeSet::new(), 0_usize);
     for key in ANNOTATIONS {
         let named = annotations.iter().filter_map(|(name, value)| Some((name.strip_prefix(key)?, value)));
         for (container, value) in named {
@@ -62,7 +66,11 @@ pub fn asked(namespace: &str, annotations: &BTreeMap<String, String>) -> BTreeMa
                 continue;
             }
             match name.parse::<ProfileName>() {
+                Ok(name) if belongs(&name, namespace) && names.len() >= MOST && !names.contains(&name) => {
+                    left_out += 1;
+                }
                 Ok(name) if belongs(&name, namespace) => {
+                    names.insert(name.clone());
                     found.insert(container.to_owned(), name);
                 }
                 Ok(name) => {
@@ -74,6 +82,13 @@ pub fn asked(namespace: &str, annotations: &BTreeMap<String, String>) -> BTreeMa
                 }
             }
         }
+    }
+    if left_out > 0 {
+        tracing::error!(
+            namespace,
+            left_out,
+            "a pod names more than {MOST} AppArmor profiles: the others are not loaded"
+        );
     }
     found
 }
@@ -108,6 +123,18 @@ mod tests {
         ] {
             assert_eq!(names(&[(key, other)]), [], "{other}");
         }
+    }
+
+    /// Each is compiled.
+    #[test]
+    fn a_pod_names_so_many_and_no_more() {
+        let named = |one: &dyn Fn(usize) -> String| {
+            let key = |n: usize| (format!("apparmor.nri-enforcer.io/c{n}"), one(n));
+            asked("shop", &(0..1000).map(key).collect())
+        };
+        let found: BTreeSet<_> = named(&|n| format!("nri-enforcer.shop.p{n}")).into_values().collect();
+        assert_eq!(found.len(), 32);
+        assert_eq!(named(&|_| "nri-enforcer.shop.web".to_owned()).len(), 1000, "one name is one profile");
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use enforcer_core::compile::apparmor::AppArmorProfile;
 use enforcer_core::enforce::{Stage, Target};
 use enforcer_core::policy::parse;
+use enforcer_core::ruleset::RulesetDigest;
 
 use super::*;
 use crate::container::{Selection, Wish};
@@ -16,16 +18,42 @@ use crate::procs::tests::add;
 #[derive(Debug, Default)]
 struct Kept {
     loaded: BTreeMap<ProfileName, String>,
+    children: BTreeMap<ProfileName, BTreeSet<String>>,
     processes: BTreeSet<(i32, ProfileName)>,
     loads: Vec<String>,
+    begun: usize,
     broken: bool,
 }
 
 /// A kernel that remembers profiles.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<Kept>>);
+pub(crate) struct Memory(Arc<Mutex<Kept>>, Arc<Mutex<Option<Receiver<()>>>>);
+
+/// As long as something is in it, loads wait.
+pub(crate) type Held = Arc<Mutex<Option<Sender<()>>>>;
 
 impl Memory {
+    /// Makes every load wait until what is returned is taken; a thread does that in the end, so that a test fails and does
+    /// not hang.
+    pub(crate) fn hold(&self) -> Held {
+        let (sender, receiver) = channel();
+        *self.1.lock().unwrap() = Some(receiver);
+        let held: Held = Arc::new(Mutex::new(Some(sender)));
+        let at_last = Arc::clone(&held);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(8));
+            at_last.lock().unwrap().take();
+        });
+        held
+    }
+
+    /// Waits until a load has begun.
+    pub(crate) fn begun(&self) {
+        while self.kept().begun == 0 {
+            std::thread::yield_now();
+        }
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap()
     }
@@ -47,13 +75,24 @@ impl Memory {
 
 impl Loader for Memory {
     fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError> {
+        self.kept().begun += 1;
+        if let Some(held) = &*self.1.lock().unwrap() {
+            held.recv().unwrap_err();
+        }
         let mut kept = self.kept();
         if kept.broken {
             return Err(AppArmorError::NotEnforced(profile.name.to_string()));
         }
+        let begin = format!("{}//", profile.name);
+        let children = profile.profiles.iter().filter_map(|one| one.strip_prefix(&begin)).map(str::to_owned);
+        kept.children.entry(profile.name.clone()).or_default().extend(children);
         kept.loads.push(profile.name.to_string());
         kept.loaded.insert(profile.name.clone(), profile.text.clone());
         Ok(())
+    }
+
+    fn children(&self, name: &ProfileName) -> Result<BTreeSet<String>, AppArmorError> {
+        Ok(self.kept().children.get(name).cloned().unwrap_or_default())
     }
 
     fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
@@ -79,6 +118,9 @@ impl Loader for Memory {
         Ok(removed)
     }
 }
+
+mod earlier;
+mod told;
 
 type Natives = Arc<Mutex<HashMap<String, Vec<Native>>>>;
 
@@ -148,6 +190,11 @@ fn native(text: &str) -> Native {
     Native::of(&parse("n.yaml", &policy).policies, &subject).pop().unwrap()
 }
 
+/// The same from one program.
+fn blocks_from(path: &str, source: &str) -> Ruleset {
+    blocks(&format!("{path}, fromSource: [{{path: {source}}}]"))
+}
+
 const WEB: &str = "nri-enforcer.shop.web";
 
 #[test]
@@ -191,6 +238,48 @@ fn containers_that_share_a_profile_change_together_by_one_load() {
     assert!(node.kernel.text(WEB).unwrap().contains("deny \"/b"));
 }
 
+/// Else the kernel keeps them with their old rules, for the processes that are in them.
+#[test]
+fn children_that_are_loaded_are_in_the_next_profile() {
+    let node = Node::new();
+    let web = node.created("c1", 7, WEB);
+    node.profiles.arm(&web, &blocks_from("/a", "/bin/x")).unwrap();
+    let has = |children: usize, denied: usize| {
+        let text = node.kernel.text(WEB).unwrap();
+        assert_eq!(text.matches("  profile ").count(), children, "{text}");
+        assert_eq!(text.matches("deny \"/b{,/}\"").count(), denied, "{text}");
+    };
+    has(2, 0);
+    node.profiles.update(&web.id, &blocks("/b")).unwrap();
+    has(2, 3);
+    let Node { kernel, dir, .. } = node;
+    let node = Node::after(kernel, dir);
+    node.profiles.arm(&node.created("c1", 7, WEB), &blocks("/b")).unwrap();
+    let text = node.kernel.text(WEB).unwrap();
+    assert_eq!(text.matches("  profile ").count(), 2, "an earlier daemon's, too: {text}");
+}
+
+/// Compiling one takes seconds.
+#[test]
+fn a_profile_is_loaded_while_another_one_takes_its_time() {
+    let node = Node::new();
+    let held = node.kernel.hold();
+    let begin = Instant::now();
+    std::thread::scope(|threads| {
+        let slow = threads.spawn(|| node.profiles.give(&ContainerId::new("0a").unwrap(), &nothing(), &[]));
+        node.kernel.begun();
+        node.profiles.pod("pod", [WEB.parse().unwrap()]);
+        node.profiles.pods([]);
+        node.profiles.tend();
+        node.profiles.pod_removed("pod");
+        assert_eq!(node.profiles.armed().unwrap(), BTreeMap::new());
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        held.lock().unwrap().take();
+        let name = slow.join().unwrap().unwrap();
+        assert!(node.kernel.text(name.as_str()).is_some());
+    });
+}
+
 /// Else whoever may create a pod could free those of others from their rules.
 #[test]
 fn whoever_comes_later_or_has_no_rules_takes_none_away_from_another() {
@@ -206,6 +295,7 @@ fn whoever_comes_later_or_has_no_rules_takes_none_away_from_another() {
     assert!(error.is_uncovered() && error.to_string().contains("is its own"), "{error}");
     assert!(has("/a") && !has("/b"));
     // a pod that is about to come takes nothing away either
+    node.profiles.pod("pod", [WEB.parse().unwrap()]);
     node.profiles.prepare("pod", &WEB.parse().unwrap(), &nothing(), &[]).unwrap();
     assert!(has("/a"));
     // the policies of the first change, and others stay
@@ -280,6 +370,9 @@ fn the_next_daemon_knows_who_has_which_profile() {
 fn a_profile_stays_as_long_as_a_pod_names_it_or_somebody_has_it() {
     let node = Node::new();
     let name: ProfileName = WEB.parse().unwrap();
+    node.profiles.prepare("pod", &name, &Arc::new(blocks("/a")), &[]).unwrap();
+    assert!(node.kernel.text(WEB).is_none(), "the pod was removed meanwhile");
+    node.profiles.pod("pod", [name.clone()]);
     node.profiles.prepare("pod", &name, &Arc::new(blocks("/a")), &[]).unwrap();
     node.kernel.kept().loaded.insert("nri-enforcer.shop.old".parse().unwrap(), String::new());
     node.profiles.tend();
@@ -396,6 +489,33 @@ fn a_container_of_podmans_is_given_a_profile_and_nobody_else_may_have_it() {
     // it was handed the profile, and its configuration says otherwise
     let told = node.created(id.as_str(), 9, "containers-default");
     assert!(node.profiles.arm(&told, &blocks("/a")).unwrap_err().is_uncovered());
+}
+
+/// It may be armed again for another first process; one that was never created is not asked about again.
+#[test]
+fn what_a_container_of_podmans_was_given_is_kept_for_some_minutes() {
+    let node = Node::new();
+    let id = ContainerId::new("ab".repeat(32)).unwrap();
+    let name = node.profiles.give(&id, &Arc::new(blocks("/a")), &[]).unwrap();
+    node.profiles.pods([]);
+    let gated = Target { id: id.clone(), pid: 7, stage: Stage::Creating { root: None } };
+    let later = || {
+        let mut state = node.profiles.state();
+        let (_, needed) = state.given.get_mut(&id).unwrap();
+        *needed = needed.checked_sub(GIVEN).unwrap();
+    };
+    node.profiles.arm(&gated, &blocks("/a")).unwrap();
+    later();
+    node.profiles.tend();
+    node.profiles.disarm(&id).unwrap();
+    node.profiles.tend();
+    assert!(node.kernel.text(name.as_str()).is_some());
+    node.profiles.arm(&gated, &blocks("/b")).unwrap();
+    node.profiles.disarm(&id).unwrap();
+    later();
+    node.profiles.tend();
+    assert!(node.kernel.text(name.as_str()).is_none());
+    assert!(node.profiles.state().given.is_empty());
 }
 
 #[test]

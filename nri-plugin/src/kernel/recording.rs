@@ -34,8 +34,8 @@ impl Default for Recording {
 }
 
 impl Recording {
-    /// Makes every `call` (arm, update, disarm, armed) fail, or work again; `uncovered`: every arming, as for a container that
-    /// cannot have its rules.
+    /// Makes every `call` (arm, update, disarm, armed) fail, or work again; `uncovered`: every arming and update, as for a container
+    /// that cannot have its rules.
     pub(crate) fn breaks(&self, call: &'static str, broken: bool) {
         let mut state = self.state.lock().unwrap();
         if broken {
@@ -94,7 +94,7 @@ impl Recording {
         std::thread::sleep(delay);
         let mut state = self.state.lock().unwrap();
         state.calls.push(text);
-        if name == "arm" && state.broken.contains("uncovered") {
+        if matches!(name, "arm" | "update") && state.broken.contains("uncovered") {
             Err(KernelError::uncovered("it has no profile"))
         } else if state.broken.contains(name) {
             Err(KernelError::new(format!("{name} is broken")))

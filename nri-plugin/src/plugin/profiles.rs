@@ -11,6 +11,7 @@ use super::{Plugin, describe, patience};
 use crate::apparmor::Profiles;
 use crate::apparmor::names::asked;
 use crate::container::Wish;
+use crate::order::Present;
 
 impl Plugin {
     /// The same with these profiles; `None`: AppArmor is not used.
@@ -33,18 +34,24 @@ impl Plugin {
         }
     }
 
-    /// What loads the profiles that a pod names; `None`: it names none.
+    /// What loads the profiles that a pod names, which is noted at once; `None`: it names none.
     fn loading(&self, pod: &PodSandbox) -> Option<impl FnOnce() + Send + 'static> {
         let profiles = Arc::clone(self.profiles.as_ref()?);
         let named = asked(&pod.namespace, &pod.annotations);
         if named.is_empty() {
             return None;
         }
+        profiles.pod(&pod.id, named.values().cloned());
         let (subject, _) = describe(Some(pod), &nri::Container::default());
         let (set, wish, id) = (self.set(), Wish::of(&pod.annotations), pod.id.clone());
         let selection = self.selection.clone();
         Some(move || {
+            let mut seen = BTreeSet::new();
             for (container, name) in named {
+                // of containers that share one, the first
+                if !seen.insert(name.clone()) {
+                    continue;
+                }
                 let subject = Subject { container, ..subject.clone() };
                 let merged = selection.resolve(&set, &subject, wish);
                 // one that no policy selects has a profile without rules: a later policy finds it
@@ -56,18 +63,29 @@ impl Plugin {
         })
     }
 
-    /// Takes note of the pods that there are, and loads what they name.
-    pub(super) async fn list_profiles(&self, pods: &[PodSandbox]) {
+    /// Takes note of the pods that there are, and begins to load what they name: nobody waits for that, since what runs has
+    /// its profile, and what is created next loads its own.
+    pub(super) fn list_profiles(&self, pods: &[PodSandbox]) {
         let Some(profiles) = &self.profiles else { return };
         profiles.pods(pods.iter().map(|pod| {
             let names: BTreeSet<_> = asked(&pod.namespace, &pod.annotations).into_values().collect();
             (pod.id.clone(), names)
         }));
         let loading: Vec<_> = pods.iter().filter_map(|pod| self.loading(pod)).collect();
-        // the library answers the runtime in time, and this goes on
-        let working = tokio::task::spawn_blocking(move || loading.into_iter().for_each(|load| load()));
+        drop(tokio::task::spawn_blocking(move || loading.into_iter().for_each(|load| load())));
+    }
+
+    /// Compares what an earlier daemon's containers seem to have with what their first processes have. Reads some files of
+    /// `/proc` for each.
+    pub(super) async fn confirm_profiles(&self, present: &[Present]) {
+        let Some(profiles) = self.profiles.clone() else { return };
+        let running = present.iter().filter(|one| one.running && one.pid > 0);
+        let running: Vec<_> = running.map(|one| (one.container.id.clone(), one.pid)).collect();
+        let working = tokio::task::spawn_blocking(move || {
+            running.iter().for_each(|(id, pid)| profiles.listed(id, *pid))
+        });
         if working.await.is_err() {
-            tracing::error!("the AppArmor profiles of running pods could not be looked at");
+            tracing::error!("the AppArmor profiles of running containers could not be looked at");
         }
     }
 

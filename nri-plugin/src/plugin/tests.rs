@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nri::fake::{FakeError, FakePlugin, FakeRuntime, Options};
 
+use crate::apparmor::tests::{Held, Memory};
 use crate::kernel::recording::Recording;
 use crate::procs::Procs;
 use crate::procs::tests::add;
@@ -32,6 +33,16 @@ impl Node {
         options: Options,
         injection: Arc<Injection>,
     ) -> Self {
+        Self::with_profiles(set, selection, options, injection, None)
+    }
+
+    fn with_profiles(
+        set: Arc<PolicySet>,
+        selection: Selection,
+        options: Options,
+        injection: Arc<Injection>,
+        profiles: Option<Arc<Profiles>>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::<Recording>::default();
         let (policies, seen) = watch::channel(set);
@@ -50,7 +61,8 @@ impl Node {
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(false);
         let seccomp = crate::seccomp::tests::seccomp(&selection, &registry, dir.path());
-        let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
+        let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced)
+            .with_profiles(profiles);
         let runtime = FakeRuntime::bind(dir.path().join("nri.sock"), options).unwrap();
         let stub = nri::Stub::builder("nri-enforcer", "10").socket(runtime.path()).events(Plugin::events());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -431,4 +443,64 @@ async fn a_selected_container_gets_the_hook_until_the_runtime_is_seen_to_refuse_
         let wanted = if forbids { [[1, 1], [1, 1], [1, 1], [0, 0], [0, 0], [0, 0]] } else { [[1, 1]; 6] };
         assert_eq!(hooks, wanted, "{version}, forbids: {forbids}");
     }
+}
+
+/// Profiles that are not loaded until what is returned is taken.
+fn slow_profiles() -> (Memory, Arc<Profiles>, Held) {
+    let kernel = Memory::default();
+    let profiles = Profiles::with(Box::new(kernel.clone()), "/nonexistent".into()).unwrap();
+    let held = kernel.hold();
+    (kernel, Arc::new(profiles), held)
+}
+
+/// Else the runtime drops the plugin while a profile is compiled for another pod.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_waits_for_the_profiles_of_others() {
+    let (kernel, profiles, held) = slow_profiles();
+    let mut node = Node::with_profiles(
+        block(),
+        Selection::default(),
+        options(),
+        Arc::default(),
+        Some(Arc::clone(&profiles)),
+    );
+    let plugin = node.runtime.accept().await.unwrap();
+    let begin = Instant::now();
+    let loading = std::thread::spawn(move || {
+        let nothing =
+            Ruleset::resolve([], &enforcer_core::ruleset::Postures::default(), &Subject::default()).ruleset;
+        profiles.give(&ContainerId::new("0a").unwrap(), &Arc::new(nothing), &[])
+    });
+    kernel.begun();
+    let (one, two) = (pod("a", "web"), pod("b", "web"));
+    let (first, second) = tokio::join!(
+        plugin.event(Event::RemovePodSandbox, &one, None),
+        plugin.event(Event::RemovePodSandbox, &two, None)
+    );
+    first.and(second).unwrap();
+    let db = pod("default", "db");
+    plugin.create_container(&db, &container(&db, 0)).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    held.lock().unwrap().take();
+    loading.join().unwrap().unwrap();
+}
+
+/// Else what runs stays as it is while profiles are compiled, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synchronisation_waits_for_no_profile() {
+    let (kernel, profiles, held) = slow_profiles();
+    let mut web = pod("default", "web");
+    web.annotations.insert("apparmor.nri-enforcer.io/main".into(), "nri-enforcer.default.web".into());
+    let main = state(container(&web, 7), ContainerState::Running);
+    let mut options = options();
+    (options.pods, options.containers) = (vec![web], vec![main]);
+    let mut node =
+        Node::with_profiles(block(), Selection::default(), options, Arc::default(), Some(profiles));
+    node.lives(7);
+    let _plugin = node.runtime.accept().await.unwrap();
+    kernel.begun();
+    let synced = tokio::time::timeout(Duration::from_secs(4), node.synced.wait_for(|synced| *synced)).await;
+    assert!(synced.is_ok_and(|synced| synced.is_ok()), "not synchronized while a profile is compiled");
+    assert_eq!(node.kernel.calls(), ["arm c7 7 Running"]);
+    held.lock().unwrap().take();
 }

@@ -203,7 +203,14 @@ impl<K: Kernel> Reconciler<K> {
         let updates: Vec<_> = exchanges.iter().map(|one| (&one.id, one.ruleset.as_ref())).collect();
         let results = self.kernel.update_all(&updates);
         for (Exchange { id, container, ruleset, lifted }, result) in exchanges.iter().zip(results) {
+            let told = self.known.get(id).and_then(|known| known.failed.clone());
             self.note(id, ruleset, &result);
+            if let Err(error) = &result
+                && error.is_uncovered()
+            {
+                self.uncovered(container, ruleset, chain(error), told, *lifted);
+                continue;
+            }
             match (result.map_err(|error| chain(&error)), lifted) {
                 (Ok(()), false) => {
                     tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset replaced")
@@ -218,6 +225,28 @@ impl<K: Kernel> Reconciler<K> {
                     self.count_failed();
                 }
             }
+        }
+    }
+
+    /// What a container was created with does not hold the rules that it should have now: it runs under others, and that is
+    /// told once. `told`: what was told last.
+    fn uncovered(
+        &mut self,
+        container: &Arc<Container>,
+        ruleset: &Arc<Ruleset>,
+        reason: String,
+        told: Option<String>,
+        lifted: bool,
+    ) {
+        self.count_failed();
+        if told.as_ref() == Some(&reason) {
+            return;
+        }
+        tracing::error!(%container, reason, "does not have the rules that its policies say, but others");
+        // one that should have none has too many
+        if !lifted {
+            let (container, ruleset) = (Arc::clone(container), Arc::clone(ruleset));
+            (self.notify)(Notice::Unprotected { container, ruleset, reason });
         }
     }
 }

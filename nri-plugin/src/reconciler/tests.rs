@@ -123,6 +123,25 @@ impl Fixture {
     }
 }
 
+/// Others that share its profile may have other rules now.
+#[test]
+fn a_container_that_cannot_have_its_rules_any_more_is_told_once() {
+    let mut f = Fixture::new(policies(&[("p", "/x")]));
+    let web = container("c1", "default", "web");
+    f.lives(7, "c1");
+    f.start(&web, 7).unwrap();
+    f.kernel.breaks("uncovered", true);
+    f.change(policies(&[("p", "/y")]));
+    assert_eq!(f.notices(), ["unprotected c1"]);
+    f.take(Order::Sweep);
+    f.take(Order::Sweep);
+    assert_eq!(f.notices(), [""; 0]);
+    f.kernel.breaks("uncovered", false);
+    f.take(Order::Sweep);
+    assert_eq!(f.registry.standing(&web.id).problem, None);
+    assert_eq!(f.notices(), [""; 0]);
+}
+
 /// Nothing failed: it was created so that it cannot have its rules. That is told, and tried again; with strict it does not
 /// start.
 #[test]

@@ -7,9 +7,11 @@ mod layers;
 mod native;
 mod sockets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+
+use sha2::{Digest as _, Sha256};
 
 pub use self::base::FEATURES;
 pub use self::native::Native;
@@ -24,6 +26,12 @@ pub const NAME_PREFIX: &str = "nri-enforcer.";
 const MAX_NAME: usize = 200;
 /// The most sources that have a profile of their own: AppArmor has 12 names for profiles to go to, and one is for others.
 pub const MAX_SOURCES: usize = 11;
+
+/// The child of what is no source.
+const OTHER: &str = "other";
+/// How much of the digest of a source's path is in its child's name, in bytes. Of two with the same name the parser would
+/// refuse the profile.
+const CHILD_DIGEST: usize = 8;
 
 /// The name of a profile: [`NAME_PREFIX`] and letters, digits, `_`, `-` and `.`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,12 +50,16 @@ impl FromStr for ProfileName {
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let rest = text.strip_prefix(NAME_PREFIX).ok_or_else(|| InvalidName(text.to_owned()))?;
-        let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        if rest.is_empty() || text.len() > MAX_NAME || !rest.bytes().all(safe) {
+        if text.len() > MAX_NAME || !is_safe(rest) {
             return Err(InvalidName(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// Whether a part of a name means nothing to the parser.
+fn is_safe(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 impl fmt::Display for ProfileName {
@@ -72,13 +84,18 @@ pub struct Options {
     /// Whether the container's processes have `no_new_privs` set (`allowPrivilegeEscalation: false`), so that they
     /// cannot change to another profile.
     pub no_new_privs: bool,
+    /// The children that the profile with this name has in the kernel, by their own names. A profile that takes its place
+    /// keeps those that it has not itself, with the old rules, and processes in them would go on under those: so each of
+    /// these is in the profile, with the rules for anybody where no rule needs it any more. One whose name is not made of
+    /// letters, digits, `_`, `-` and `.` is left out, and nothing loads such a profile.
+    pub keep: BTreeSet<String>,
 }
 
 impl Options {
     /// For processes that may change to a child of the profile.
     #[must_use]
     pub const fn named(name: ProfileName) -> Self {
-        Self { name, no_new_privs: false }
+        Self { name, no_new_privs: false, keep: BTreeSet::new() }
     }
 }
 
@@ -109,31 +126,47 @@ pub fn compile(ruleset: &Ruleset, natives: &[Native], options: &Options) -> AppA
         gaps.extend(refused.into_iter().map(|why| gaps::of_native(&native.policy, why)));
     }
     let writer = Writer { name: &options.name, rules: &rules, natives: &lines };
-    let mut text = String::new();
-    let mut profiles = vec![options.name.to_string()];
-    if sources.is_empty() {
-        text.push_str(&writer.profile("", &Who::Other, &Transition::Inherit, &[]));
-    } else if !transitions {
-        text.push_str(&writer.profile("", &Who::Unknown, &Transition::Inherit, &[]));
-    } else {
-        let name = |child: &str| format!("{}//{child}", options.name);
-        let targets: Vec<(&AbsPath, String)> = (0..)
-            .zip(&sources)
-            .map(|(index, source): (usize, _)| (*source, name(&format!("source-{index}"))))
-            .collect();
-        let leave = Transition::Children { other: Some(name("other")), sources: &targets };
-        let stay = Transition::Children { other: None, sources: &targets };
-        let mut children = vec![writer.profile("other", &Who::Other, &stay, &[])];
-        for (index, source) in (0usize..).zip(&sources) {
-            children.push(writer.profile(&format!("source-{index}"), &Who::Source(source), &leave, &[]));
+    let name = |child: &str| format!("{}//{child}", options.name);
+    let apart = transitions && !sources.is_empty();
+    let targets: Vec<(&AbsPath, String)> = match apart {
+        true => sources.iter().map(|source| (*source, name(&child_of(source)))).collect(),
+        false => Vec::new(),
+    };
+    let (leave, stay) = match apart {
+        true => (
+            Transition::Children { other: Some(name(OTHER)), sources: &targets },
+            Transition::Children { other: None, sources: &targets },
+        ),
+        false => (Transition::Inherit, Transition::Inherit),
+    };
+    let mut children = BTreeMap::new();
+    if apart {
+        children.insert(OTHER.to_owned(), writer.profile(OTHER, &Who::Other, &stay, &[]));
+        for source in &sources {
+            let child = child_of(source);
+            let profile = writer.profile(&child, &Who::Source(source), &leave, &[]);
+            children.insert(child, profile);
         }
-        text.push_str(&writer.profile("", &Who::Unknown, &leave, &children));
-        profiles.push(name("other"));
-        profiles.extend(targets.iter().map(|(_, target)| target.clone()));
     }
+    for child in options.keep.iter().filter(|child| is_safe(child)) {
+        let unknown = || writer.profile(child, &Who::Unknown, &leave, &[]);
+        children.entry(child.clone()).or_insert_with(unknown);
+    }
+    let who = if sources.is_empty() { Who::Other } else { Who::Unknown };
+    let profiles =
+        std::iter::once(options.name.to_string()).chain(children.keys().map(|child| name(child))).collect();
+    let text = writer.profile("", &who, &leave, &children.into_values().collect::<Vec<_>>());
     gaps.sort_unstable();
     gaps.dedup();
     AppArmorProfile { name: options.name.clone(), text, profiles, gaps }
+}
+
+/// The name of the child for a source, below the profile's. It is of that source whatever other policies come and go: a
+/// process in it has the rules of its own executable after each change.
+#[must_use]
+pub fn child_of(source: &AbsPath) -> String {
+    let digest = Sha256::digest(source.as_bytes());
+    digest.iter().take(CHILD_DIGEST).fold("source-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
 }
 
 /// The executables that rules name as their sources, sorted.
@@ -239,6 +272,8 @@ impl Writer<'_> {
         let all = format!("{}{{,//*}}", self.name);
         let traced = match (who, transition) {
             (Who::Source(_), _) => format!("{}//{child}", self.name),
+            // one that is kept
+            (Who::Unknown, _) if !child.is_empty() => format!("{}//{child}", self.name),
             (_, Transition::Inherit) => self.name.to_string(),
             _ => format!("{}{{,//other}}", self.name),
         };

@@ -82,8 +82,8 @@ fn without_transitions_one_profile_is_for_all() {
     let apart = compile(&ruleset, &[], &options());
     let one = compile(&ruleset, &[], &Options { no_new_privs: true, ..options() });
     assert!(
-        apart.text.contains("profile source-0")
-            && apart.text.contains(r#""/bin/a" mpx -> "nri-enforcer.test//source-0""#)
+        apart.text.contains("profile source-198e4d3cf6bc0322 ")
+            && apart.text.contains(r#""/bin/a" mpx -> "nri-enforcer.test//source-198e4d3cf6bc0322""#)
     );
     assert!(!one.text.contains("//source") && !one.text.contains("px"), "{}", one.text);
     for profile in [&apart, &one] {
@@ -93,13 +93,64 @@ fn without_transitions_one_profile_is_for_all() {
     assert_ne!(apart.gaps, one.gaps);
 }
 
+/// What a child of the profile denies: its lines.
+fn child<'a>(profile: &'a AppArmorProfile, name: &str) -> Vec<&'a str> {
+    let begin = format!("profile {name} ");
+    let lines = profile.text.lines().map(str::trim).skip_while(|line| !line.starts_with(&begin));
+    lines.take_while(|line| *line != "}").collect()
+}
+
+/// Else a process in a child would have the rules of another source after other policies came.
+#[test]
+fn the_child_of_a_source_is_its_own_whatever_other_sources_there_are() {
+    let of = |path: &str| child_of(&path.parse().unwrap());
+    let rule = |path: &str, source: &str| format!("{{ path: {path}, fromSource: [{{ path: {source} }}] }}");
+    let one = compiled(&format!("  file: {{ matchPaths: [{}] }}", rule("/secret", "/bin/b")));
+    let both = [rule("/other", "/bin/a"), rule("/secret", "/bin/b")].join(", ");
+    let both = compiled(&format!("  file: {{ matchPaths: [{both}] }}"));
+    let denied = r#"audit deny "/secret{,/}" rwl,"#;
+    assert!(child(&one, &of("/bin/b")).contains(&denied), "{}", one.text);
+    assert!(child(&both, &of("/bin/b")).contains(&denied), "{}", both.text);
+    assert!(!child(&both, &of("/bin/a")).contains(&denied) && !child(&both, &of("/bin/a")).is_empty());
+}
+
+/// Else the kernel would keep them as they were, with the processes that are in them.
+#[test]
+fn children_that_the_kernel_has_are_in_every_profile_that_takes_the_place() {
+    let parsed = parse(
+        "policy.yaml",
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: { name: p }\nspec:\n  selector: {}\n  \
+         file: { matchPaths: [{ path: /secret }, { path: /key, fromSource: [{ path: /bin/a }] }] }",
+    );
+    let subject = Subject { namespace: "default".into(), ..Subject::default() };
+    let ruleset = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject).ruleset;
+    let nothing = Ruleset::resolve([], &Postures::default(), &subject).ruleset;
+    let keep: BTreeSet<String> = ["other", "source-0"].map(str::to_owned).into();
+    let [secret, key] = ["/secret", "/key"].map(|path| format!(r#"audit deny "{path}{{,/}}" rwl,"#));
+    for no_new_privs in [false, true] {
+        let options = Options { no_new_privs, keep: keep.clone(), ..options() };
+        let kept = compile(&ruleset, &[], &options);
+        for name in ["source-0", "other"] {
+            assert!(child(&kept, name).contains(&&*secret), "{name}: {}", kept.text);
+            assert!(kept.profiles.contains(&format!("nri-enforcer.test//{name}")));
+        }
+        assert!(child(&kept, "source-0").contains(&&*key), "it may be anybody");
+        assert_eq!(child(&kept, "other").contains(&&*key), no_new_privs, "{}", kept.text);
+        // no rule has a source any more
+        let kept = compile(&nothing, &[], &options);
+        assert_eq!(kept.profiles.len(), 3);
+        assert!(!kept.text.contains(" -> "), "nothing leads to them: {}", kept.text);
+        assert!(!child(&kept, "other").is_empty() && !child(&kept, "source-0").is_empty());
+    }
+}
+
 #[test]
 fn more_sources_than_names_are_one_profile() {
     let sources = |count| {
         let paths: Vec<String> = (0..count).map(|n| format!("{{ path: /bin/{n} }}")).collect();
         compiled(&format!("  file: {{ matchPaths: [{{ path: /key, fromSource: [{}] }}] }}", paths.join(", ")))
     };
-    assert!(sources(MAX_SOURCES).text.contains("profile source-10"));
+    assert_eq!(sources(MAX_SOURCES).text.matches("profile source-").count(), MAX_SOURCES);
     assert!(!sources(MAX_SOURCES + 1).text.contains("profile source-"));
     assert!(has(&sources(MAX_SOURCES + 1), r#"audit deny "/key{,/}" rwl,"#));
 }

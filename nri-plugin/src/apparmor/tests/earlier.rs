@@ -1,0 +1,73 @@
+//! Containers that an earlier daemon armed, found by their processes.
+
+use super::*;
+
+/// A process that has a profile.
+fn runs(kernel: &Memory, dir: &tempfile::TempDir, (pid, started): (i32, u64), cgroup: &str, profile: &str) {
+    add(&dir.path().join("proc"), pid, 'S', started, cgroup);
+    fs::write(dir.path().join(format!("proc/{pid}/status")), "NoNewPrivs:\t0\n").unwrap();
+    kernel.kept().loaded.insert(profile.parse().unwrap(), "before".into());
+    kernel.runs(pid, profile);
+}
+
+fn id(digits: &str) -> ContainerId {
+    ContainerId::new(digits.repeat(32)).unwrap()
+}
+
+const OTHER: &str = "nri-enforcer.shop.other";
+
+/// Else a container that may write its cgroup has a say in what is in the profile of another one.
+#[test]
+fn a_cgroup_that_a_container_made_is_not_another_container() {
+    let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+    let [mine, victim, pod] = ["0a", "0b", "0c"].map(id);
+    runs(&kernel, &dir, (5, 50), &format!("/kubepods.slice/cri-containerd-{mine}.scope/{victim}"), OTHER);
+    runs(&kernel, &dir, (7, 70), &format!("/kubepods.slice/cri-containerd-{victim}.scope"), WEB);
+    for (pid, cgroup) in [
+        (10, format!("/machine.slice/machine-libpod_pod_{pod}.slice/libpod-{}.scope/container", id("0d"))),
+        (11, format!("/libpod_parent/{pod}/libpod-{}", id("0e"))),
+    ] {
+        runs(&kernel, &dir, (pid, 100), &cgroup, WEB);
+    }
+    let node = Node::after(kernel, dir);
+    let name = |id: &ContainerId| node.profiles.name_of(id).map(|name| name.to_string());
+    assert_eq!((name(&mine).as_deref(), name(&victim).as_deref()), (Some(OTHER), Some(WEB)));
+    assert_eq!(
+        (name(&pod), name(&id("0d")).as_deref(), name(&id("0e")).as_deref()),
+        (None, Some(WEB), Some(WEB))
+    );
+}
+
+#[test]
+fn the_process_that_the_runtime_lists_says_which_profile_a_container_has() {
+    let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+    let cgroup = format!("/kubepods.slice/cri-containerd-{}.scope", id("0a"));
+    runs(&kernel, &dir, (5, 50), &cgroup, OTHER);
+    runs(&kernel, &dir, (7, 70), &cgroup, WEB);
+    let node = Node::after(kernel, dir);
+    let web = id("0a");
+    assert_eq!(node.profiles.name_of(&web).unwrap().as_str(), OTHER, "none takes the place of another");
+    node.profiles.listed(&web, 5);
+    assert_eq!(node.profiles.name_of(&web).unwrap().as_str(), OTHER);
+    node.profiles.listed(&web, 7);
+    assert_eq!(node.profiles.name_of(&web), None);
+    assert!(!node.profiles.armed().unwrap().contains_key(&web), "so it is armed anew");
+    node.profiles.arm(&Target { id: web.clone(), pid: 7, stage: Stage::Running }, &blocks("/a")).unwrap();
+    assert!(node.kernel.text(WEB).unwrap().contains("/a") && node.kernel.text(OTHER).unwrap() == "before");
+}
+
+/// Else after a restart whoever has the lower number takes away the rules of the other.
+#[test]
+fn who_came_first_is_known_after_a_restart() {
+    let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+    let scope = |id: &ContainerId| format!("/kubepods.slice/cri-containerd-{id}.scope");
+    let (first, second) = (id("0f"), id("0a"));
+    runs(&kernel, &dir, (5, 900), &scope(&second), WEB);
+    runs(&kernel, &dir, (6, 950), &scope(&first), WEB);
+    runs(&kernel, &dir, (7, 100), &scope(&first), WEB);
+    let node = Node::after(kernel, dir);
+    let (a, b) = (blocks("/a"), blocks("/b"));
+    let results = node.profiles.update_all(&[(&second, &b), (&first, &a)]);
+    assert!(results[0].as_ref().is_err_and(KernelError::is_uncovered) && results[1].is_ok(), "{results:?}");
+    assert!(node.kernel.text(WEB).unwrap().contains("/a"));
+}
