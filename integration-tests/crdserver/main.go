@@ -1,6 +1,6 @@
 // crdserver is the part of Kubernetes' API server that serves custom resources, by itself on loopback: definitions with
-// CEL validation, server-side apply, tables, and watches, as in a cluster. There are no core types behind it, and
-// everybody may do everything, but for what the file FORBID names.
+// CEL validation, server-side apply, tables, and watches, as in a cluster. There are no core types behind it but an
+// empty list of namespaces, and everybody may do everything, but for what the file FORBID names.
 //
 //	crdserver ETCD PORT CERTIFICATE KEY FORBID
 //
@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"go.opentelemetry.io/otel/trace/noop"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -59,6 +60,32 @@ func forbid(file string, next http.Handler) http.Handler {
 			}
 		}
 		next.ServeHTTP(w, r)
+	})
+}
+
+// namespaces answers for the one core kind that is followed: there are none, and a watch tells so by bookmarks.
+func namespaces(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || r.URL.Path != "/api/v1/namespaces" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Query().Get("watch") == "" {
+			fmt.Fprintln(w, `{"kind":"NamespaceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}`)
+			return
+		}
+		for {
+			fmt.Fprintln(w, `{"type":"BOOKMARK","object":{"kind":"Namespace","apiVersion":"v1","metadata":{"resourceVersion":"1"}}}`)
+			if http.NewResponseController(w).Flush() != nil {
+				return
+			}
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(time.Minute):
+			}
+		}
 	})
 }
 
@@ -103,7 +130,7 @@ func serve(arguments []string) error {
 	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
 	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
 	config.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
-		return forbid(forbidden, genericapiserver.DefaultBuildHandlerChain(handler, config))
+		return forbid(forbidden, namespaces(genericapiserver.DefaultBuildHandlerChain(handler, config)))
 	}
 	extensions := &apiserver.Config{GenericConfig: config, ExtraConfig: apiserver.ExtraConfig{
 		CRDRESTOptionsGetter: options.NewCRDRESTOptionsGetter(

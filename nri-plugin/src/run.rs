@@ -250,10 +250,9 @@ async fn daemon(
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {
-        let ends = async { drop(api_ends.await) };
         match api {
-            Some(api) => api.run(ends).await,
-            None => ends.await,
+            Some(api) => api.run(api_ends).await,
+            None => drop(api_ends.await),
         }
     });
     let lost = {

@@ -300,7 +300,9 @@ impl Store {
             .files
             .iter()
             .flat_map(|((_, path), file)| file.namespaces.iter().map(|one| (Some(&**path), one)));
-        for (place, namespace) in files.chain(self.told.namespaces.iter().map(|one| (None, one))) {
+        let all = files.chain(self.told.namespaces.iter().map(|one| (None, one)));
+        // one that says nothing must not switch off what another place says
+        for (place, namespace) in all.filter(|(_, namespace)| namespace.sets_any()) {
             match seen.get(namespace.name()) {
                 None => drop(seen.insert(namespace.name(), (place, namespace))),
                 Some((first, _)) => {

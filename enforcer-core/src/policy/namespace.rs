@@ -39,6 +39,12 @@ impl Namespace {
         &self.postures
     }
 
+    /// Whether it says anything about postures, be it something that is no posture. Any other namespace is as good as none.
+    #[must_use]
+    pub fn sets_any(&self) -> bool {
+        !self.postures.is_empty() || !self.invalid.is_empty()
+    }
+
     /// Puts what an earlier version set in the place of what this one sets to something that is no posture. Those
     /// classes that the earlier version says nothing about keep the node's posture.
     pub fn keep(&mut self, earlier: &Self) -> bool {

@@ -24,8 +24,16 @@ pub(super) const ANSWER: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
-/// The most bytes of one page of a list: objects have at most some 1.5 MB each, and a page is far from full of those.
-const MAX_PAGE: usize = 256 << 20;
+/// The most bytes of one page of a list. Objects have at most some 1.5 MB each; of those fewer are asked for at once.
+pub(super) const MAX_PAGE: usize = 32 << 20;
+
+/// A way to a server.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) client: kube::Client,
+    /// The server's address.
+    pub(super) server: String,
+}
 
 /// Where the API server is found.
 #[derive(Debug, Clone)]
@@ -37,7 +45,7 @@ pub(super) struct Connector {
 impl Connector {
     /// A client. Nothing is connected yet. Proxies of the environment do not count, as the API server is in the cluster;
     /// one of the kubeconfig would have to, and is refused.
-    pub(super) async fn client(&self) -> Result<kube::Client, Trouble> {
+    pub(super) async fn way(&self) -> Result<Way, Trouble> {
         let config = match &self.kubeconfig {
             None => kube::Config::incluster().map_err(|error| unusable(&error))?,
             Some(path) => {
@@ -67,7 +75,8 @@ impl Connector {
             .layer(config.extra_headers_layer().map_err(|error| unusable(&error))?)
             .map_err(tower::BoxError::from)
             .service(connection);
-        Ok(kube::Client::new(service, config.default_namespace))
+        let server = config.cluster_url.to_string();
+        Ok(Way { client: kube::Client::new(service, config.default_namespace), server })
     }
 }
 
@@ -106,17 +115,21 @@ pub(super) async fn whole(mut body: Body) -> Result<Vec<u8>, Trouble> {
     while let Some(part) = next(&mut body, ANSWER).await? {
         bytes.extend_from_slice(&part);
         if bytes.len() > MAX_PAGE {
-            return Err(Trouble::Unreachable(format!("an answer has more than {MAX_PAGE} bytes")));
+            return Err(Trouble::TooLong(MAX_PAGE));
         }
     }
     Ok(bytes)
 }
 
+/// Nothing came for so long.
+pub(super) fn silent(longest: Duration) -> Trouble {
+    Trouble::Unreachable(format!("silent for {} seconds", longest.as_secs()))
+}
+
 /// The next part of a body; `None` at its end.
 pub(super) async fn next(body: &mut Body, longest: Duration) -> Result<Option<Vec<u8>>, Trouble> {
     loop {
-        let late = |_| Trouble::Unreachable(format!("silent for {} seconds", longest.as_secs()));
-        match timeout(longest, body.frame()).await.map_err(late)? {
+        match timeout(longest, body.frame()).await.map_err(|_| silent(longest))? {
             None => return Ok(None),
             Some(Err(error)) => return Err(unreachable(&error)),
             Some(Ok(frame)) => {

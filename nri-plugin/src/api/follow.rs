@@ -8,17 +8,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio::sync::mpsc;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::client::{ANSWER, Connector, get, next, whole};
+use super::client::{Connector, Way, get, next, silent, whole};
 use super::health::{Health, News};
-use super::object::{Object, Resource};
-use super::objects::Change;
+use super::object::{Item, Object, Resource, Says};
+use super::objects::{Change, MAX_BYTES, MAX_OBJECTS};
 use super::trouble::Trouble;
 
-/// Objects in one page of a list.
+/// Objects in one page of a list; half as many after a page that is too long.
 const PAGE: usize = 500;
 /// How long the server is asked to keep a watch, in seconds; each watch takes up to half as much again, so that the
 /// nodes of a cluster, all started at once, do not come back all at once.
@@ -32,27 +33,50 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LASTED: Duration = Duration::from_secs(2);
 /// After how many answers without it, one after the other, a kind that was there is missing: some two seconds.
 const LASTING: u32 = 4;
-/// The longest line of a watch, in bytes; no object is nearly as large.
-const MAX_LINE: usize = 64 << 20;
+/// The longest line of a watch, in bytes. An object of 1.5 MB may be several times that when signs of it are escaped.
+const MAX_LINE: usize = 16 << 20;
+/// The longest that nothing may come on a watch; servers send a bookmark each minute. After that all is listed, which shows
+/// whether the server or somebody before it is silent.
+const SILENT: Duration = Duration::from_secs(180);
 
-/// Follows a resource until nobody takes changes any more.
+/// A page of a list. Of the items none has been looked into: one that cannot be decoded stops no other.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: PageMetadata,
+    /// `null` in an empty list of some servers; an answer without it is no list, and no proof of anything.
+    #[serde(borrow, deserialize_with = "Option::deserialize")]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PageMetadata {
+    #[serde(rename = "resourceVersion")]
+    version: String,
+    #[serde(rename = "continue")]
+    more: Option<String>,
+}
+
+/// An event of a watch.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    sort: String,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// Follows a resource until nobody takes changes any more. `again` asks for a list.
 pub(super) async fn follow(
     resource: Resource,
     connector: Arc<Connector>,
     changes: mpsc::Sender<Change>,
     health: Health,
+    again: Arc<Notify>,
 ) {
     let mut wait = Wait(SHORTEST);
-    let mut one = Follower {
-        resource,
-        changes,
-        health,
-        client: None,
-        position: None,
-        paged: true,
-        watching: None,
-        unsaid: Unsaid::default(),
-    };
+    let mut one = Follower::new(resource, changes, health, again);
     while !one.changes.is_closed() {
         let ended = one.round(&connector).await;
         // time that went into waiting for an answer that was none is no reason to hurry
@@ -63,7 +87,7 @@ pub(super) async fn follow(
         match ended {
             Ok(()) if lasted => continue,
             Ok(()) => {}
-            Err(trouble) => one.take(trouble),
+            Err(trouble) => one.take(trouble).await,
         }
         tokio::time::sleep(wait.next()).await;
     }
@@ -83,11 +107,18 @@ struct Follower {
     resource: Resource,
     changes: mpsc::Sender<Change>,
     health: Health,
-    client: Option<kube::Client>,
+    again: Arc<Notify>,
+    way: Option<Way>,
+    /// The server that was asked last.
+    server: String,
     /// The version up to which everything is known; `None`: nothing is.
     position: Option<String>,
+    /// Objects in one page of a list.
+    page: usize,
     /// Whether lists are read in pages. Not after a list that took so long that the server forgot its beginning.
     paged: bool,
+    /// See [`SILENT`].
+    silent: Duration,
     /// Since when there is a watch.
     watching: Option<Instant>,
     unsaid: Unsaid,
@@ -103,24 +134,43 @@ struct Unsaid {
 }
 
 impl Follower {
+    fn new(resource: Resource, changes: mpsc::Sender<Change>, health: Health, again: Arc<Notify>) -> Self {
+        Self {
+            resource,
+            changes,
+            health,
+            again,
+            way: None,
+            server: String::new(),
+            position: None,
+            page: PAGE,
+            paged: true,
+            silent: SILENT,
+            watching: None,
+            unsaid: Unsaid::default(),
+        }
+    }
+
     /// Lists where nothing is known, then watches until the watch ends.
     async fn round(&mut self, connector: &Connector) -> Result<(), Trouble> {
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => self.client.insert(connector.client().await?).clone(),
+        let way = match &self.way {
+            Some(way) => way.clone(),
+            None => self.way.insert(connector.way().await?).clone(),
         };
+        self.server = way.server;
         if self.position.is_none() {
-            let (objects, version) = self.list(&client).await?;
+            let (objects, version) = self.list(&way.client).await?;
             let _ending = self.changes.send(Change::All(self.resource, objects)).await;
             self.position = Some(version);
             self.paged = true;
-            self.current();
+            let news = self.health.listed(self.resource, &self.server);
+            self.current(news);
         }
-        self.watch(&client).await
+        self.watch(&way.client).await
     }
 
     /// Notes what stands in the way, and from where to go on.
-    fn take(&mut self, trouble: Trouble) {
+    async fn take(&mut self, trouble: Trouble) {
         match &trouble {
             Trouble::Gone => {
                 self.paged = self.position.is_some();
@@ -128,23 +178,22 @@ impl Follower {
                 tracing::debug!(kind = %self.resource, "{trouble}: {}", trouble.help());
                 return;
             }
+            // the same event would make no more sense the next time
+            Trouble::Nonsense(_) | Trouble::TooLong(_) => self.position = None,
             // what comes under the name later has a history of its own
-            // and the same event would make no more sense the next time
-            Trouble::Absent | Trouble::Nonsense(_) => self.position = None,
-            Trouble::Forbidden(_) => {}
+            Trouble::Absent => (self.position, self.way) = (None, None),
             // another token, certificate or address may have come
             Trouble::Configuration(_)
             | Trouble::Unreachable(_)
             | Trouble::Unauthorized(_)
-            | Trouble::Refused(..) => {
-                self.client = None;
-            }
+            | Trouble::Forbidden(_)
+            | Trouble::Refused(..) => self.way = None,
         }
         let unsaid = &mut self.unsaid;
         unsaid.absent = if trouble == Trouble::Absent { unsaid.absent.saturating_add(1) } else { 0 };
         unsaid.something |= self.health.trouble(self.resource, trouble.clone()) == News::Tell;
-        if unsaid.absent >= LASTING {
-            self.health.missing(self.resource);
+        if unsaid.absent >= LASTING && self.health.missing(self.resource, &self.server) {
+            let _ending = self.changes.send(Change::Missing(self.resource)).await;
         }
         let early = unsaid.known && (1..LASTING).contains(&unsaid.absent);
         if unsaid.something && !early {
@@ -153,41 +202,44 @@ impl Follower {
         }
     }
 
-    fn current(&mut self) {
+    fn current(&mut self, news: News) {
         self.unsaid = Unsaid { known: true, ..Unsaid::default() };
-        if self.health.current(self.resource) == News::Tell {
+        if news == News::Tell {
             tracing::info!(kind = %self.resource, "in step with the API server");
         }
     }
 
-    async fn list(&self, client: &kube::Client) -> Result<(Vec<Object>, String), Trouble> {
+    async fn list(&mut self, client: &kube::Client) -> Result<(Vec<Object>, String), Trouble> {
         let mut objects = Vec::new();
+        let mut room = Room::default();
         let mut from = String::new();
         loop {
             let mut path = self.resource.path();
             if self.paged {
-                path.push_str(&format!("?limit={PAGE}"));
+                path.push_str(&format!("?limit={}", self.page));
             }
             if !from.is_empty() {
                 path.push_str(&format!("&continue={}", encoded(&from)));
             }
-            let page = whole(get(client, &path).await?.into_body()).await?;
-            let mut page: Value = serde_json::from_slice(&page).map_err(|error| nonsense(&error))?;
-            let items = page.get_mut("items").map(Value::take);
-            let text = |name| page.pointer(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let (version, more) = (text("/metadata/resourceVersion"), text("/metadata/continue"));
-            // `items` is null in an empty list of some servers; a page without it is no list, and no proof of anything
-            let items = match items {
-                Some(Value::Array(items)) => items,
-                Some(Value::Null) => Vec::new(),
-                _ => return Err(nonsense(&"a list without items")),
+            let page = match whole(get(client, &path).await?.into_body()).await {
+                Err(Trouble::TooLong(_)) if !self.paged || self.page > 1 => {
+                    if self.paged {
+                        self.page /= 2;
+                    }
+                    self.paged = true;
+                    continue;
+                }
+                page => page?,
             };
-            if version.is_empty() {
+            let Page { metadata, items } = serde_json::from_slice(&page).map_err(|error| nonsense(&error))?;
+            if metadata.version.is_empty() {
                 return Err(nonsense(&"a list without a version"));
             }
-            objects.extend(items.into_iter().filter_map(|item| self.object(item)));
+            let items = items.into_iter().flatten().map(Item::new);
+            objects.extend(items.filter_map(|item| self.object(&item)).map(|object| room.take(object)));
+            let more = metadata.more.unwrap_or_default();
             if more.is_empty() {
-                return Ok((objects, version));
+                return Ok((objects, metadata.version));
             }
             if !self.paged || more == from {
                 return Err(nonsense(&"a list without an end"));
@@ -196,8 +248,8 @@ impl Follower {
         }
     }
 
-    fn object(&self, value: Value) -> Option<Object> {
-        let object = Object::new(self.resource, value);
+    fn object(&self, item: &Item<'_>) -> Option<Object> {
+        let object = item.object(self.resource);
         if object.is_none() {
             tracing::error!(kind = %self.resource, "the API server gives an object without a name");
         }
@@ -213,23 +265,40 @@ impl Follower {
         );
         let mut body = get(client, &path).await?.into_body();
         self.watching = Some(Instant::now());
-        self.current();
-        // the server ends the watch; where it does not, nobody may be there any more
-        let longest = Duration::from_secs(seconds).saturating_add(ANSWER);
+        // that something answers is no proof yet that anything will come
+        self.unsaid = Unsaid { known: true, ..Unsaid::default() };
+        if self.health.answers(self.resource) == News::Tell {
+            tracing::info!(kind = %self.resource, "the API server answers again");
+        }
         let mut text = Vec::new();
         loop {
             let part = tokio::select! {
-                part = next(&mut body, longest) => part?,
+                part = next(&mut body, self.silent) => match part {
+                    Ok(part) => part,
+                    Err(trouble) => {
+                        if trouble == silent(self.silent) {
+                            self.position = None;
+                        }
+                        return Err(trouble);
+                    }
+                },
                 () = self.changes.closed() => return Ok(()),
+                () = self.again.notified() => {
+                    self.position = None;
+                    return Ok(());
+                }
             };
             let Some(part) = part else { return Ok(()) };
             text.extend_from_slice(&part);
+            if !part.contains(&b'\n') && text.len() <= MAX_LINE {
+                continue;
+            }
             let mut rest = text.as_slice();
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let (line, after) = rest.split_at(end);
                 rest = after.get(1..).unwrap_or_default();
                 if !line.is_empty() {
-                    self.event(serde_json::from_slice(line).map_err(|error| nonsense(&error))?).await?;
+                    self.event(line).await?;
                 }
             }
             let left = rest.len();
@@ -240,26 +309,43 @@ impl Follower {
         }
     }
 
-    async fn event(&mut self, mut event: Value) -> Result<(), Trouble> {
-        let object = event.get_mut("object").map(Value::take).unwrap_or_default();
-        let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
-        let change = match event.get("type").and_then(Value::as_str) {
-            Some("BOOKMARK") => None,
-            Some("ADDED" | "MODIFIED") => self.object(object).map(Change::Set),
-            Some("DELETED") => self.object(object).map(|object| Change::Gone(object.key)),
-            Some("ERROR") => {
-                let code =
-                    object.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
-                return Err(Trouble::of_status(code.unwrap_or(500), object.to_string().as_bytes()));
-            }
-            other => return Err(nonsense(&format!("an event of the type `{}`", other.unwrap_or_default()))),
+    async fn event(&mut self, line: &[u8]) -> Result<(), Trouble> {
+        let Event { sort, object } = serde_json::from_slice(line).map_err(|error| nonsense(&error))?;
+        let item = Item::new(object);
+        let change = match sort.as_str() {
+            "BOOKMARK" => None,
+            "ADDED" | "MODIFIED" => self.object(&item).map(Change::Set),
+            "DELETED" => item.key(self.resource).map(Change::Gone),
+            "ERROR" => return Err(Trouble::of_status(item.code().unwrap_or(500), object.get().as_bytes())),
+            other => return Err(nonsense(&format!("an event of the type `{other}`"))),
         };
         if let Some(change) = change {
             let _ending = self.changes.send(change).await;
         }
-        self.position = version.or(self.position.take());
-        self.current();
+        self.position = item.version().or(self.position.take());
+        let news = self.health.current(self.resource);
+        self.current(news);
         Ok(())
+    }
+}
+
+/// What there is room for of a list. Of the rest no more is kept than what it is called.
+#[derive(Default)]
+struct Room {
+    objects: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn take(&mut self, object: Object) -> Object {
+        let Says::Text(text) = &object.says else { return object };
+        let bytes = self.bytes.saturating_add(text.len());
+        if bytes > MAX_BYTES || self.objects >= MAX_OBJECTS {
+            return Object { says: Says::NoRoom(text.len()), ..object };
+        }
+        self.objects = self.objects.saturating_add(1);
+        self.bytes = bytes;
+        object
     }
 }
 
@@ -279,3 +365,6 @@ fn encoded(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

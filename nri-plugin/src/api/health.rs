@@ -1,6 +1,6 @@
 //! How the watch of the API server stands, for `status`, metrics and readiness.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +15,8 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     resources: BTreeMap<Resource, Standing>,
     restored: Restored,
+    read_before: BTreeSet<Resource>, // of which everything was known to what was found on disk
+    answered: Option<String>,        // the server that gave the last list
     save_problem: Option<String>,
 }
 
@@ -70,12 +72,14 @@ impl Health {
         })
     }
 
-    /// Whether there is a set to enforce: one that was read from the server since the start, or the last known one from
-    /// disk. While there is none, the API's policies are not enforced.
+    /// Whether there is a set to enforce: each kind was read from the server since the start, or was known to the last
+    /// known set from disk. While there is none, policies of the API are missing.
     #[must_use]
     pub fn has_set(&self) -> bool {
-        let restored = self.with(|state| matches!(state.restored, Restored::Set { .. }));
-        restored || self.staleness().is_some()
+        self.with(|state| {
+            let current = |one| state.resources.get(one).is_some_and(|standing| standing.current.is_some());
+            Resource::ALL.iter().all(|one| state.read_before.contains(one) || current(one))
+        })
     }
 
     /// What stands in the way now, by kind of object.
@@ -110,8 +114,9 @@ impl Health {
         self.with(|state| state.save_problem.clone())
     }
 
-    pub(super) fn restore(&self, restored: Restored) {
-        self.with(|state| state.restored = restored);
+    /// Takes what was found on disk, and of which resources everything was known to it.
+    pub(super) fn restore(&self, restored: Restored, read: BTreeSet<Resource>) {
+        self.with(|state| (state.restored, state.read_before) = (restored, read));
     }
 
     /// Takes how saving ended; whether that is news.
@@ -153,14 +158,34 @@ impl Health {
         })
     }
 
+    /// The server has given a whole list; whether that is news.
+    pub(super) fn listed(&self, resource: Resource, server: &str) -> News {
+        self.with(|state| state.answered = Some(server.to_owned()));
+        self.current(resource)
+    }
+
+    /// The server answers again, and has not said yet that what is in memory is what it has; whether that is news.
+    pub(super) fn answers(&self, resource: Resource) -> News {
+        self.with(|state| match state.resources.entry(resource).or_default().trouble.take() {
+            None => News::Nothing,
+            Some(before) if before.is_everywhere() && state.has(&before) => News::Nothing,
+            Some(_) => News::Tell,
+        })
+    }
+
     /// The server knows no such kind, and not just for a moment: where nothing of it is in memory, that is in step.
-    pub(super) fn missing(&self, resource: Resource) {
+    /// Whether it is. It is not for what every API server has, nor from one that has not given any list: who answers so
+    /// to everything may be anybody.
+    pub(super) fn missing(&self, resource: Resource, server: &str) -> bool {
         self.with(|state| {
+            let known = resource != Resource::Namespaces && state.answered.as_deref() == Some(server);
             let standing = state.resources.entry(resource).or_default();
-            if standing.objects == 0 {
+            let counts = known && standing.objects == 0;
+            if counts {
                 standing.current = Some(Instant::now());
             }
-        });
+            counts
+        })
     }
 }
 
@@ -215,27 +240,74 @@ mod tests {
     #[test]
     fn a_kind_without_a_definition_is_stale_while_objects_of_it_are_kept() {
         let health = Health::default();
+        let kind = Resource::Policies(Kind::KubeArmorPolicy);
         for (objects, stale) in [(1, true), (0, false)] {
             for resource in Resource::ALL {
-                health.count(resource, objects);
+                health.listed(resource, "here");
+            }
+            health.count(kind, objects);
+            std::thread::sleep(Duration::from_millis(30));
+            for resource in Resource::ALL.into_iter().filter(|one| *one != kind) {
                 health.current(resource);
             }
-            std::thread::sleep(Duration::from_millis(30));
-            for resource in Resource::ALL {
-                health.trouble(resource, Trouble::Absent);
-                health.missing(resource);
-            }
+            health.trouble(kind, Trouble::Absent);
+            assert_eq!(health.missing(kind, "here"), !stale);
             let age = health.staleness().unwrap();
             assert_eq!(age >= Duration::from_millis(30), stale, "{age:?}");
         }
     }
 
+    /// Who knows nothing at all is no API server that has no policies.
     #[test]
-    fn a_set_from_disk_is_a_set() {
+    fn only_a_server_that_gives_lists_can_be_without_a_kind() {
         let health = Health::default();
-        health.restore(Restored::Refused("it is corrupt".into()));
+        for resource in Resource::ALL {
+            assert!(!health.missing(resource, "here"));
+        }
+        health.listed(Resource::Policies(Kind::KubeArmorPolicy), "here");
+        for resource in Resource::ALL {
+            assert!(!health.missing(resource, "elsewhere"));
+        }
         assert!(!health.has_set());
-        health.restore(Restored::Set { saved: SystemTime::UNIX_EPOCH, objects: 0 });
+        for resource in Resource::ALL {
+            assert_eq!(health.missing(resource, "here"), resource != Resource::Namespaces);
+        }
+        assert!(!health.has_set(), "there are namespaces everywhere");
+        health.listed(Resource::Namespaces, "here");
+        assert!(health.has_set());
+    }
+
+    #[test]
+    fn a_server_that_answers_is_no_trouble_and_not_in_step_by_that() {
+        let health = Health::default();
+        let kind = Resource::Namespaces;
+        assert_eq!(health.answers(kind), News::Nothing);
+        health.trouble(kind, Trouble::Unreachable("refused".into()));
+        assert_eq!((health.answers(kind), health.troubles().len()), (News::Tell, 0));
+        for resource in Resource::ALL {
+            health.answers(resource);
+        }
+        assert!(health.staleness().is_none() && !health.has_set());
+    }
+
+    #[test]
+    fn a_set_from_disk_is_one_where_every_kind_was_known_to_it() {
+        let set = || Restored::Set { saved: SystemTime::UNIX_EPOCH, objects: 0 };
+        let all = || Resource::ALL.into_iter().collect::<BTreeSet<_>>();
+        let health = Health::default();
+        health.restore(Restored::Refused("it is corrupt".into()), BTreeSet::new());
+        assert!(!health.has_set());
+        let mut some = all();
+        some.remove(&Resource::Namespaces);
+        health.restore(set(), some);
+        assert!(!health.has_set());
+        health.current(Resource::Namespaces);
+        assert!(
+            health.has_set() && health.staleness().is_none(),
+            "one from the server, the others from disk"
+        );
+        let health = Health::default();
+        health.restore(set(), all());
         assert!(health.has_set() && health.staleness().is_none());
     }
 }

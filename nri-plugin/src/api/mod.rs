@@ -25,34 +25,33 @@ pub mod health;
 mod object;
 pub mod objects;
 pub mod saved;
+mod saving;
 mod trouble;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use self::client::Connector;
 pub use self::health::Health;
 use self::health::{News, Restored};
-pub use self::object::{Key, Object, Resource};
+pub use self::object::{Item, Key, Object, Resource, Says};
 pub use self::objects::Snapshot;
 use self::objects::{Change, Objects};
-use self::saved::{Directory, SavedError};
+use self::saved::{Directory, Saved, SavedError};
+use self::saving::Schedule;
 use crate::exit::chain;
 
 /// Where the last known set is kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/nri-enforcer/state";
-/// How many changes wait at most for their turn.
-const CHANGES: usize = 256;
-/// How long nothing must have changed before the set is saved, so that a rollout is not saved object by object.
-const QUIET: Duration = Duration::from_millis(300);
-/// The longest that a set which never stops changing waits for that; after a failure, the time to the next try.
-const AT_MOST: Duration = Duration::from_secs(5);
+/// How many changes wait at most for their turn: few, as each may be an object of some megabytes.
+const CHANGES: usize = 8;
 
 /// The policies of the API server: first those of the last known set, then what the server says.
 #[derive(Debug)]
@@ -78,10 +77,11 @@ impl Api {
             Ok(None) => {
                 tracing::info!(dir = %state_dir.display(), "no last known policies of the API server on this node");
             }
-            Ok(Some(saved)) => {
-                for object in saved.objects {
+            Ok(Some(Saved { when, read, objects: saved })) => {
+                for object in saved {
                     objects.apply(Change::Set(object));
                 }
+                objects.restore_read(read.clone());
                 let count = Resource::ALL.map(|resource| {
                     let count = objects.count(resource);
                     health.count(resource, count);
@@ -90,18 +90,18 @@ impl Api {
                 let count = count.into_iter().sum();
                 tracing::info!(
                     objects = count,
-                    saved = %humantime::format_rfc3339_seconds(saved.when),
+                    saved = %humantime::format_rfc3339_seconds(when),
                     "the last known policies of the API server are in force"
                 );
-                health.restore(Restored::Set { saved: saved.when, objects: count });
+                for unread in Resource::ALL.iter().filter(|one| !read.contains(one)) {
+                    tracing::warn!(kind = %unread, "not every object of this kind was known when they were saved");
+                }
+                health.restore(Restored::Set { saved: when, objects: count }, read);
             }
             Err(error) => {
                 let problem = chain(&error);
-                tracing::error!(
-                    help = "the API's policies are in force once the API server answers; the file is kept beside for a look",
-                    "{problem}"
-                );
-                health.restore(Restored::Refused(problem));
+                tracing::error!(help = error.help(), "{problem}");
+                health.restore(Restored::Refused(problem), BTreeSet::new());
             }
         }
         let snapshots = watch::channel(Arc::new(objects.snapshot())).0;
@@ -120,61 +120,78 @@ impl Api {
         self.health.clone()
     }
 
-    /// Follows the API server until `end` is there; then saves what is not saved yet.
-    pub async fn run(mut self, end: impl Future<Output = ()>) {
+    /// Follows the API server until `end` is there, on a thread of its own: whoever answers the runtime does not wait for the
+    /// decoding of objects, nor for a program that a kubeconfig names to get credentials, which has all the time it wants.
+    /// Then saves what is not saved yet.
+    pub async fn run(self, end: oneshot::Receiver<()>) {
+        let (ended, has_ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+            let _tells = ended;
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(self.follow(async { drop(end.await) })),
+                Err(error) => tracing::error!(%error, "cannot start tokio to follow the API server"),
+            }
+        });
+        match thread {
+            Ok(_) => drop(has_ended.await),
+            Err(error) => tracing::error!(%error, "cannot start a thread to follow the API server"),
+        }
+    }
+
+    async fn follow(mut self, end: impl Future<Output = ()>) {
         let (sender, mut changes) = mpsc::channel(CHANGES);
         let connector = Arc::new(self.connector.clone());
+        let mut again = BTreeMap::new();
         let mut following = JoinSet::new(); // dropped with this future, and its tasks with it
         for resource in Resource::ALL {
-            let (sender, health) = (sender.clone(), self.health.clone());
-            following.spawn(follow::follow(resource, Arc::clone(&connector), sender, health));
+            let (sender, health, list) = (sender.clone(), self.health.clone(), Arc::new(Notify::new()));
+            again.insert(resource, Arc::clone(&list));
+            following.spawn(follow::follow(resource, Arc::clone(&connector), sender, health, list));
         }
         drop(sender);
-        let mut unsaved: Option<Unsaved> = None;
+        let mut schedule = Schedule::default();
         let mut saving: Option<Saving> = None; // beside: a disk that hangs must not hold changes up
         let mut end = pin!(end);
         loop {
-            let due = unsaved.as_ref().map(|unsaved| unsaved.due);
             tokio::select! {
                 () = &mut end => break,
                 change = changes.recv() => {
                     let Some(change) = change else { break };
                     let mut waiting = vec![change];
-                    while let Ok(more) = changes.try_recv() {
+                    while waiting.len() < CHANGES && let Ok(more) = changes.try_recv() {
                         waiting.push(more);
                     }
-                    if tokio::task::block_in_place(|| self.apply(waiting)) {
-                        unsaved = Some(Unsaved::again(unsaved));
+                    if self.apply(waiting) {
+                        schedule.changed(Instant::now());
+                    }
+                    for resource in self.objects.wanted() {
+                        again.get(&resource).into_iter().for_each(|list| list.notify_one());
                     }
                 }
                 _ = following.join_next() => break, // one panicked, and its kind is followed no more
-                () = until(due), if saving.is_none() => {
-                    unsaved = None;
+                () = until(schedule.due()), if saving.is_none() => {
+                    schedule.begin();
                     saving = Some(self.save());
                 }
                 ended = ending(&mut saving) => {
                     saving = None;
-                    if !self.is_saved(ended) {
-                        unsaved = unsaved.or_else(|| Some(Unsaved::later()));
-                    }
+                    schedule.end(Instant::now(), self.is_saved(ended));
                 }
             }
         }
         if saving.is_some() {
             let ended = ending(&mut saving).await;
-            if !self.is_saved(ended) {
-                unsaved = unsaved.or_else(|| Some(Unsaved::later()));
-            }
+            schedule.end(Instant::now(), self.is_saved(ended));
         }
-        if unsaved.is_some() {
+        if schedule.due().is_some() {
             let ended = self.save().await;
             self.is_saved(ended);
         }
     }
 
-    /// Takes changes; whether anything differs now.
+    /// Takes changes; whether what is to be saved differs now.
     fn apply(&mut self, changes: Vec<Change>) -> bool {
-        let mut changed = false;
+        let (mut changed, read) = (false, self.objects.read().len());
         for change in changes {
             changed |= self.objects.apply(change);
         }
@@ -184,13 +201,14 @@ impl Api {
             }
             self.snapshots.send_replace(Arc::new(self.objects.snapshot()));
         }
-        changed
+        changed || self.objects.read().len() > read
     }
 
     /// Saves the set.
     fn save(&self) -> Saving {
-        let (directory, objects) = (self.directory.clone(), self.objects.saved());
-        tokio::task::spawn_blocking(move || directory.save(SystemTime::now(), objects))
+        let (directory, objects, read) =
+            (self.directory.clone(), self.objects.saved(), self.objects.read().clone());
+        tokio::task::spawn_blocking(move || directory.save(Saved { when: SystemTime::now(), read, objects }))
     }
 
     /// Tells how saving ended, where that is news; whether it went well.
@@ -215,28 +233,6 @@ impl Api {
 
 type Saving = JoinHandle<Result<(), SavedError>>;
 
-/// Since when something is not saved, and when it is to be.
-#[derive(Debug, Clone, Copy)]
-struct Unsaved {
-    since: Instant,
-    due: Instant,
-}
-
-impl Unsaved {
-    /// After one more change.
-    fn again(before: Option<Self>) -> Self {
-        let now = Instant::now();
-        let since = before.map_or(now, |before| before.since);
-        Self { since, due: (now + QUIET).min(since + AT_MOST) }
-    }
-
-    /// After a failure.
-    fn later() -> Self {
-        let now = Instant::now();
-        Self { since: now, due: now + AT_MOST }
-    }
-}
-
 async fn ending(saving: &mut Option<Saving>) -> Result<Result<(), SavedError>, JoinError> {
     match saving {
         Some(saving) => saving.await,
@@ -250,3 +246,6 @@ async fn until(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

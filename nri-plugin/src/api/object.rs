@@ -1,9 +1,16 @@
 //! An object of the API, brought down to what policies are made of.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use enforcer_core::policy::{Kind, crd_plural};
+use serde::Serialize as _;
+use serde_json::ser::{PrettyFormatter, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+
+/// The longest text of one object, in bytes; API servers store 1.5 MB.
+pub const MAX_TEXT: usize = 4 << 20;
 
 /// What is watched: each kind of policy, and namespaces for their postures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,53 +99,139 @@ pub struct Object {
     pub key: Key,
     /// Tells it from an earlier object of the same name; empty where the server gave none.
     pub uid: String,
-    /// The document that the parser of files reads; `None`: it says nothing to us (a namespace without postures).
-    pub text: Option<String>,
+    /// What it says.
+    pub says: Says,
 }
 
-impl Object {
-    /// Takes an object as the API server gives it. `status` and all of `metadata` but names are left out, since they say
-    /// nothing about what is enforced, and a field that a later API server adds must not make every policy a wrong one.
-    /// Kind and version are those of the resource, which the items of some lists lack. `None`: it has no name.
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Says {
+    /// Nothing to us: a namespace without postures.
+    Nothing,
+    /// The document that the parser of files reads.
+    Text(String),
+    /// Nothing that can be read, and why.
+    Wrong(String),
+    /// So many bytes of text, for which there was no room.
+    NoRoom(usize),
+}
+
+/// An object as the API server gives it: its fields, of which none has been looked into. What is in one, however deep,
+/// is no hindrance to reading the others.
+#[derive(Debug)]
+pub struct Item<'a> {
+    fields: Fields<'a>,
+    metadata: Fields<'a>,
+}
+
+type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+impl<'a> Item<'a> {
+    /// Takes an object. What is none has no fields.
     #[must_use]
-    pub fn new(resource: Resource, value: Value) -> Option<Self> {
-        let Value::Object(mut fields) = value else { return None };
-        let metadata = fields.remove("metadata").unwrap_or_default();
-        let text = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
-        if name.is_empty() {
-            return None;
-        }
+    pub fn new(text: &'a RawValue) -> Self {
+        let mut fields = within(text);
+        let metadata = fields.remove("metadata").map(within).unwrap_or_default();
+        Self { fields, metadata }
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.metadata.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+    }
+
+    /// The version that it has, or that a bookmark tells; `None`: there is none.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        Some(self.text("resourceVersion")).filter(|version| !version.is_empty())
+    }
+
+    /// The code of a status; `None`: it is none.
+    pub(super) fn code(&self) -> Option<u16> {
+        self.fields.get("code").and_then(|raw| serde_json::from_str(raw.get()).ok())
+    }
+
+    /// What identifies it; `None`: it has no name.
+    #[must_use]
+    pub fn key(&self, resource: Resource) -> Option<Key> {
+        let (namespace, name) = (self.text("namespace"), self.text("name"));
+        (!name.is_empty()).then_some(Key { resource, namespace, name })
+    }
+
+    /// The object. `status` and all of `metadata` but names are left out, since they say nothing about what is enforced,
+    /// and a field that a later API server adds must not make every policy a wrong one. Kind and version are those of
+    /// the resource, which the items of some lists lack. `None`: it has no name.
+    #[must_use]
+    pub fn object(&self, resource: Resource) -> Option<Object> {
+        let key = self.key(resource)?;
+        let says = self.says(&key).unwrap_or_else(Says::Wrong);
+        Some(Object { uid: self.text("uid"), key, says })
+    }
+
+    fn says(&self, key: &Key) -> Result<Says, String> {
+        let resource = key.resource;
         let mut kept = Map::new();
-        kept.insert("name".into(), json!(name));
-        let says = match resource {
+        kept.insert("name".into(), json!(key.name));
+        let mut fields = Map::new();
+        match resource {
             Resource::Policies(_) => {
-                if !namespace.is_empty() {
-                    kept.insert("namespace".into(), json!(namespace));
+                if !key.namespace.is_empty() {
+                    kept.insert("namespace".into(), json!(key.namespace));
                 }
-                fields.remove("status");
-                true
+                let left = self.fields.iter().filter(|(name, _)| *name != "status");
+                short(left.clone().map(|(_, raw)| raw.get().len()).sum())?;
+                for (name, raw) in left {
+                    fields.insert(name.clone(), decoded(raw)?);
+                }
             }
             Resource::Namespaces => {
-                let annotations: Map<String, Value> = metadata
-                    .get("annotations")
-                    .and_then(Value::as_object)
-                    .into_iter()
-                    .flatten()
-                    .filter(|(key, _)| key.starts_with("kubearmor-") && key.ends_with("-posture"))
-                    .map(|(key, value)| (key.clone(), value.clone()))
-                    .collect();
-                let says = !annotations.is_empty();
-                fields.clear();
+                let annotations = self.metadata.get("annotations").map_or(Ok(None), |raw| {
+                    serde_json::from_str::<Option<Fields<'_>>>(raw.get())
+                        .map_err(|error| format!("has annotations that cannot be read: {error}"))
+                })?;
+                let annotations = annotations.unwrap_or_default();
+                let ours = |name: &str| name.starts_with("kubearmor-") && name.ends_with("-posture");
+                let annotations = annotations.into_iter().filter(|(name, _)| ours(name));
+                let annotations =
+                    annotations
+                        .map(|(name, raw)| Ok((name, decoded(raw)?)))
+                        .collect::<Result<Map<String, Value>, String>>()?;
+                if annotations.is_empty() {
+                    return Ok(Says::Nothing);
+                }
                 kept.insert("annotations".into(), Value::Object(annotations));
-                says
             }
-        };
+        }
         fields.insert("apiVersion".into(), json!(resource.api_version()));
         fields.insert("kind".into(), json!(resource.kind()));
         fields.insert("metadata".into(), Value::Object(kept));
-        // indented, as YAML does not take arbitrarily long lines before a `:`
-        let text = says.then(|| format!("{:#}", Value::Object(fields)));
-        Some(Self { key: Key { resource, namespace, name }, uid, text })
+        let text = document(&Value::Object(fields));
+        short(text.len())?;
+        Ok(Says::Text(text))
     }
+}
+
+/// The fields of an object; none where it is no object.
+fn within(text: &RawValue) -> Fields<'_> {
+    serde_json::from_str(text.get()).unwrap_or_default()
+}
+
+fn decoded(text: &RawValue) -> Result<Value, String> {
+    serde_json::from_str(text.get()).map_err(|error| format!("cannot be read: {error}"))
+}
+
+fn short(bytes: usize) -> Result<(), String> {
+    match bytes <= MAX_TEXT {
+        true => Ok(()),
+        false => Err(format!("has {bytes} bytes, more than {MAX_TEXT}")),
+    }
+}
+
+/// A document as it is kept: each key on a line of its own, as YAML does not take arbitrarily long lines before a `:`, and
+/// no indentation, which would make of a deep object many times what its author wrote.
+pub(super) fn document(value: &Value) -> String {
+    let mut text = Vec::new();
+    let lines = PrettyFormatter::with_indent(b"");
+    // neither can fail: the keys are strings, and what is written is UTF-8
+    let _written = value.serialize(&mut Serializer::with_formatter(&mut text, lines));
+    String::from_utf8(text).unwrap_or_default()
 }

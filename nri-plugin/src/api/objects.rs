@@ -7,12 +7,14 @@ use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, SeccompP
 use enforcer_core::ruleset::Class;
 use serde_json::json;
 
-use super::object::{Key, Object, Resource};
+use super::object::{self, Key, Object, Resource, Says};
 
 /// The most objects that are taken. More policies than anybody has, and far less than would fill the memory.
 pub const MAX_OBJECTS: usize = 20_000;
 /// The most bytes of text that the objects may have together.
 pub const MAX_BYTES: usize = 32 << 20;
+/// The most errors that are told of one object.
+const MAX_ERRORS: usize = 10;
 
 /// What the API server told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,20 +25,33 @@ pub enum Change {
     Set(Object),
     /// An object is gone.
     Gone(Key),
+    /// There is no such kind, and nothing of it was known.
+    Missing(Resource),
 }
 
 /// Every object, and what is in force of it.
 #[derive(Debug)]
 pub struct Objects {
     entries: BTreeMap<Key, Entry>,
-    bytes: usize,            // of every text
-    left_out: BTreeSet<Key>, // for want of room
-    most: (usize, usize),    // objects, bytes
+    bytes: usize,                   // of every text
+    left_out: BTreeMap<Key, usize>, // for want of room, with the bytes that they want
+    unnamed: BTreeSet<Resource>,    // of which there are more of those than are kept in mind
+    freed: bool,                    // there may be room for some of them
+    read: BTreeSet<Resource>,       // of which a whole list is known
+    most: (usize, usize),           // objects, bytes
 }
 
 impl Default for Objects {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), bytes: 0, left_out: BTreeSet::new(), most: (MAX_OBJECTS, MAX_BYTES) }
+        Self {
+            entries: BTreeMap::new(),
+            bytes: 0,
+            left_out: BTreeMap::new(),
+            unnamed: BTreeSet::new(),
+            freed: false,
+            read: BTreeSet::new(),
+            most: (MAX_OBJECTS, MAX_BYTES),
+        }
     }
 }
 
@@ -44,10 +59,10 @@ impl Default for Objects {
 #[derive(Debug)]
 struct Entry {
     uid: String,
-    text: String,             // as the API has it
-    good: Option<String>,     // a text that yields what is older than `text` in `yields`
-    yields: Option<Yields>,   // in force
-    errors: Vec<PolicyError>, // of `text`
+    text: Result<String, String>, // as the API has it, or why it cannot be read
+    good: Option<String>,         // a text that yields what is older than `text` in `yields`
+    yields: Option<Yields>,       // in force
+    errors: Vec<PolicyError>,     // of `text`, at most `MAX_ERRORS` and one
 }
 
 #[derive(Debug, Clone)]
@@ -59,7 +74,8 @@ enum Yields {
 
 impl Entry {
     fn bytes(&self) -> usize {
-        self.text.len() + self.good.as_ref().map_or(0, String::len)
+        let text = self.text.as_ref().map_or_else(String::len, String::len);
+        text + self.good.as_ref().map_or(0, String::len)
     }
 }
 
@@ -86,9 +102,10 @@ impl Objects {
                 let present: BTreeSet<Key> = objects.iter().map(|object| object.key.clone()).collect();
                 let gone = |key: &&Key| key.resource == resource && !present.contains(key);
                 let gone: Vec<Key> = self.entries.keys().filter(gone).cloned().collect();
+                self.read.insert(resource);
                 let before = self.left_out.len();
-                self.left_out.retain(|key| key.resource != resource);
-                let mut changed = before != self.left_out.len();
+                self.left_out.retain(|key, _| key.resource != resource);
+                let mut changed = self.unnamed.remove(&resource) | (before != self.left_out.len());
                 for key in gone {
                     changed |= self.remove(&key);
                 }
@@ -98,7 +115,11 @@ impl Objects {
                 changed
             }
             Change::Set(object) => self.set(object),
-            Change::Gone(key) => self.remove(&key) | self.left_out.remove(&key),
+            Change::Gone(key) => self.remove(&key) | self.left_out.remove(&key).is_some(),
+            Change::Missing(resource) => {
+                self.read.insert(resource);
+                false
+            }
         }
     }
 
@@ -108,12 +129,41 @@ impl Objects {
         self.entries.keys().filter(|key| key.resource == resource).count()
     }
 
+    /// The resources of which the server has told everything, be it at an earlier start.
+    #[must_use]
+    pub const fn read(&self) -> &BTreeSet<Resource> {
+        &self.read
+    }
+
+    /// Takes from an earlier start of which resources everything was known.
+    pub fn restore_read(&mut self, read: BTreeSet<Resource>) {
+        self.read = read;
+    }
+
+    /// The resources of which something was left out for which there is room by now. They are to be listed again. Each
+    /// time that room comes back they are told once.
+    pub fn wanted(&mut self) -> BTreeSet<Resource> {
+        if !std::mem::take(&mut self.freed) {
+            return BTreeSet::new();
+        }
+        let (most_objects, most_bytes) = self.most;
+        let fits = |(key, bytes): &(&Key, &usize)| {
+            (self.entries.contains_key(key) || self.entries.len() < most_objects)
+                && self.bytes.saturating_add(**bytes) <= most_bytes
+        };
+        let wanted = self.left_out.iter().filter(fits).map(|(key, _)| key.resource);
+        wanted.chain(self.unnamed.iter().copied()).collect()
+    }
+
     /// What to keep for the next start: for each object the last good version, if there is one, and then the last one.
     pub fn saved(&self) -> Vec<Object> {
         let versions = |(key, entry): (&Key, &Entry)| {
-            let object =
-                |text: &String| Object { key: key.clone(), uid: entry.uid.clone(), text: Some(text.clone()) };
-            entry.good.iter().chain([&entry.text]).map(object).collect::<Vec<_>>()
+            let object = |text: &String| Object {
+                key: key.clone(),
+                uid: entry.uid.clone(),
+                says: Says::Text(text.clone()),
+            };
+            entry.good.iter().chain(&entry.text).map(object).collect::<Vec<_>>()
         };
         self.entries.iter().flat_map(versions).collect()
     }
@@ -121,30 +171,45 @@ impl Objects {
     fn remove(&mut self, key: &Key) -> bool {
         let Some(entry) = self.entries.remove(key) else { return false };
         self.bytes = self.bytes.saturating_sub(entry.bytes());
+        self.freed = true;
         true
     }
 
-    fn set(&mut self, object: Object) -> bool {
-        let Object { key, uid, text } = object;
-        let Some(text) = text else { return self.remove(&key) | self.left_out.remove(&key) };
-        // an object that was deleted and made again takes nothing over from the one before
-        if self.entries.get(&key).is_some_and(|before| before.uid != uid) {
-            let before = self.remove(&key);
-            return self.set(Object { key, uid, text: Some(text) }) | before;
+    fn leave_out(&mut self, key: Key, bytes: usize) -> bool {
+        if self.left_out.len() >= self.most.0 && !self.left_out.contains_key(&key) {
+            return self.unnamed.insert(key.resource);
         }
+        self.left_out.insert(key, bytes).is_none()
+    }
+
+    fn set(&mut self, object: Object) -> bool {
+        let Object { key, uid, says } = object;
+        // an object that was deleted and made again takes nothing over from the one before
+        let mut changed = false;
+        if self.entries.get(&key).is_some_and(|before| before.uid != uid) {
+            changed = self.remove(&key);
+        }
+        let text = match says {
+            Says::Nothing => return self.remove(&key) | self.left_out.remove(&key).is_some() | changed,
+            Says::NoRoom(bytes) => return self.leave_out(key, bytes) | changed,
+            Says::Text(text) => Ok(text),
+            Says::Wrong(why) => Err(why),
+        };
         let before = self.entries.get(&key);
         if before.is_some_and(|before| before.text == text) {
-            return self.left_out.remove(&key);
+            return self.left_out.remove(&key).is_some() | changed;
         }
         let (most_objects, most_bytes) = self.most;
         let room = before.is_some() || self.entries.len() < most_objects;
-        if !room || self.bytes.saturating_add(text.len()) > most_bytes {
-            return self.left_out.len() < most_objects && self.left_out.insert(key);
+        let bytes = text.as_ref().map_or_else(String::len, String::len);
+        if !room || self.bytes.saturating_add(bytes) > most_bytes {
+            return self.leave_out(key, bytes) | changed;
         }
         let before = self.entries.remove(&key);
-        self.bytes = self.bytes.saturating_sub(before.as_ref().map_or(0, Entry::bytes));
+        let old = before.as_ref().map_or(0, Entry::bytes);
         let entry = entry(&key, uid, text, before);
-        self.bytes = self.bytes.saturating_add(entry.bytes());
+        self.freed |= entry.bytes() < old;
+        self.bytes = self.bytes.saturating_sub(old).saturating_add(entry.bytes());
         self.left_out.remove(&key);
         self.entries.insert(key, entry);
         true
@@ -167,37 +232,47 @@ impl Objects {
             snapshot.errors.extend(entry.errors.iter().cloned());
         }
         let (most_objects, most_bytes) = self.most;
-        snapshot.errors.extend(self.left_out.iter().map(|key| PolicyError {
-            file: key.to_string(),
-            line: 0,
-            column: 0,
-            field: String::new(),
-            message: format!("is left out: there are more than {most_objects} objects or {most_bytes} bytes"),
-            help: Some("remove policies that nobody needs, then start the daemon again".to_owned()),
-        }));
+        let why = format!("there are more than {most_objects} objects or {most_bytes} bytes");
+        let left_out = |file: String, message| PolicyError {
+            help: Some("remove policies that nobody needs".to_owned()),
+            ..error(file, message)
+        };
+        let each = self.left_out.keys().map(|key| left_out(key.to_string(), format!("is left out: {why}")));
+        let more = self
+            .unnamed
+            .iter()
+            .map(|resource| left_out(resource.to_string(), format!("more are left out: {why}")));
+        snapshot.errors.extend(each.chain(more));
         snapshot
     }
 }
 
+/// An error of a whole object.
+const fn error(file: String, message: String) -> PolicyError {
+    PolicyError { file, line: 0, column: 0, field: String::new(), message, help: None }
+}
+
 /// The object with this text, which an older version may help out.
-fn entry(key: &Key, uid: String, text: String, before: Option<Entry>) -> Entry {
-    let ParsedFile { policies, seccomp, namespaces, mut errors } = parse(&key.to_string(), &text);
+fn entry(key: &Key, uid: String, text: Result<String, String>, before: Option<Entry>) -> Entry {
+    let ParsedFile { policies, seccomp, namespaces, mut errors } = match &text {
+        Ok(text) => parse(&key.to_string(), text),
+        Err(why) => ParsedFile { errors: vec![error(key.to_string(), why.clone())], ..ParsedFile::default() },
+    };
+    let more = errors.len().saturating_sub(MAX_ERRORS);
+    if more > 0 {
+        errors.truncate(MAX_ERRORS);
+        errors.push(error(key.to_string(), format!("and {more} more errors")));
+    }
     let policies = policies.into_iter().map(|policy| Yields::Policy(Arc::new(policy)));
     let seccomp = seccomp.into_iter().map(|policy| Yields::Seccomp(Arc::new(policy)));
     let namespaces = namespaces.into_iter().map(Yields::Namespace);
     let new = policies.chain(seccomp).chain(namespaces).next();
     if new.is_none() && errors.is_empty() {
         // no version of the parser answers so; if one did, the object must not be lost in silence
-        errors.push(PolicyError {
-            file: key.to_string(),
-            line: 0,
-            column: 0,
-            field: String::new(),
-            message: "says nothing that can be enforced".to_owned(),
-            help: None,
-        });
+        errors.push(error(key.to_string(), "says nothing that can be enforced".to_owned()));
     }
-    let old_text = before.as_ref().map(|before| before.good.as_ref().unwrap_or(&before.text).clone());
+    let old_text =
+        before.as_ref().and_then(|before| before.good.as_ref().or(before.text.as_ref().ok()).cloned());
     let (yields, good) = match (new, before.and_then(|before| before.yields)) {
         (Some(Yields::Namespace(mut new)), Some(Yields::Namespace(old))) => {
             let good = new.keep(&old).then(|| document(&new));
@@ -221,7 +296,7 @@ fn document(namespace: &Namespace) -> String {
     });
     let annotations: BTreeMap<String, String> = annotations.collect();
     let metadata = json!({"name": namespace.name(), "annotations": annotations});
-    format!("{:#}", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+    object::document(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
 }
 
 #[cfg(test)]

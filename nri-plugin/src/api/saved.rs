@@ -8,6 +8,7 @@
 //! A file that is damaged, or of another version, is renamed to `policies.json.refused` and never read; the daemon starts
 //! without it, and says so.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::object::{Key, Object, Resource};
+use super::object::{Key, Object, Resource, Says};
 
 /// What the first line says it is.
 const FORMAT: &str = "nri-enforcer last known policies";
@@ -70,6 +71,18 @@ pub enum SavedError {
     },
 }
 
+impl SavedError {
+    /// What becomes of it at the start.
+    pub(super) const fn help(&self) -> &'static str {
+        match self {
+            Self::Unusable { .. } => {
+                "the API's policies are in force once the API server answers; the file is kept beside for a look"
+            }
+            _ => "the API's policies are in force once the API server answers",
+        }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
@@ -84,6 +97,8 @@ struct Head {
 struct Body {
     /// Seconds since 1970.
     saved: u64,
+    /// The kinds of which everything was known.
+    read: Vec<String>,
     objects: Vec<SavedObject>,
 }
 
@@ -102,6 +117,8 @@ struct SavedObject {
 pub struct Saved {
     /// When.
     pub when: SystemTime,
+    /// The resources of which everything was known. Of others there may be objects, and more than those.
+    pub read: BTreeSet<Resource>,
     /// Versions of objects, each after the one that it replaces.
     pub objects: Vec<Object>,
 }
@@ -135,7 +152,8 @@ impl Directory {
         Ok(Self { path: path.to_path_buf(), most: MAX_FILE })
     }
 
-    /// The last known set; `None`: there is none. A file that cannot be used is put aside.
+    /// The last known set; `None`: there is none. A file that cannot be used is put aside; one that cannot be read now stays,
+    /// as it may be read the next time.
     ///
     /// # Errors
     /// When the file cannot be read, or not be used.
@@ -149,20 +167,21 @@ impl Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other.map_err(io("open", &path))?,
         };
-        let read =
-            read(&file, self.most).map_err(|reason| SavedError::Unusable { path: path.clone(), reason });
-        if read.is_err() {
-            std::fs::rename(&path, self.path.join(REFUSED)).map_err(io("put aside", &path))?;
+        match read(&file, self.most).map_err(io("read", &path))? {
+            Ok(saved) => Ok(Some(saved)),
+            Err(reason) => {
+                std::fs::rename(&path, self.path.join(REFUSED)).map_err(io("put aside", &path))?;
+                Err(SavedError::Unusable { path, reason })
+            }
         }
-        read.map(Some)
     }
 
     /// Saves a set in the place of the one before.
     ///
     /// # Errors
     /// When it cannot be written; the one before is still there.
-    pub fn save(&self, when: SystemTime, objects: Vec<Object>) -> Result<(), SavedError> {
-        let bytes = write(when, objects);
+    pub fn save(&self, set: Saved) -> Result<(), SavedError> {
+        let bytes = write(set);
         if u64::try_from(bytes.len()).map_or(true, |length| length > self.most) {
             return Err(SavedError::TooLong { bytes: bytes.len(), most: self.most });
         }
@@ -187,13 +206,15 @@ fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn write(when: SystemTime, objects: Vec<Object>) -> Vec<u8> {
+fn write(Saved { when, read, objects }: Saved) -> Vec<u8> {
     let saved = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let objects = objects.into_iter().filter_map(|Object { key, uid, text }| {
+    let objects = objects.into_iter().filter_map(|Object { key, uid, says }| {
         let Key { resource, namespace, name } = key;
-        Some(SavedObject { kind: resource.kind().to_owned(), namespace, name, uid, text: text? })
+        let Says::Text(text) = says else { return None };
+        Some(SavedObject { kind: resource.kind().to_owned(), namespace, name, uid, text })
     });
-    let body = Body { saved, objects: objects.collect() };
+    let read = read.into_iter().map(|resource| resource.kind().to_owned()).collect();
+    let body = Body { saved, read, objects: objects.collect() };
     // neither can fail: these are strings and numbers
     let body = serde_json::to_vec(&body).unwrap_or_default();
     let bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
@@ -204,21 +225,21 @@ fn write(when: SystemTime, objects: Vec<Object>) -> Vec<u8> {
     text
 }
 
-fn read(file: &File, most: u64) -> Result<Saved, String> {
-    let meta = file.metadata().map_err(|error| error.to_string())?;
+/// What the file says, or what is wrong with it.
+fn read(file: &File, most: u64) -> std::io::Result<Result<Saved, String>> {
+    let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err("it is no regular file".to_owned());
+        return Ok(Err("it is no regular file".to_owned()));
     }
     if meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
-        return Err("others may have written it".to_owned());
+        return Ok(Err("others may have written it".to_owned()));
     }
     let mut bytes = Vec::new();
-    let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
-    let length = read.map_err(|error| error.to_string())?;
+    let length = file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if u64::try_from(length).map_or(true, |length| length > most) {
-        return Err(format!("it is longer than {most} bytes"));
+        return Ok(Err(format!("it is longer than {most} bytes")));
     }
-    parse(&bytes)
+    Ok(parse(&bytes))
 }
 
 /// What a file says. Of any bytes.
@@ -248,13 +269,19 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
         return Err("its checksum is wrong".to_owned());
     }
     let body: Body = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let resource = |kind: &str| Resource::by_kind(kind).ok_or_else(|| format!("it has a `{kind}`"));
     let when = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(body.saved));
     let objects = body.objects.into_iter().map(|one| {
         let SavedObject { kind, namespace, name, uid, text } = one;
-        let resource = Resource::by_kind(&kind).ok_or_else(|| format!("it has a `{kind}`"))?;
-        Ok(Object { key: Key { resource, namespace, name }, uid, text: Some(text) })
+        let key = Key { resource: resource(&kind)?, namespace, name };
+        Ok(Object { key, uid, says: Says::Text(text) })
     });
-    Ok(Saved { when: when.ok_or("its time is none")?, objects: objects.collect::<Result<Vec<_>, String>>()? })
+    let read = body.read.iter().map(|kind| resource(kind)).collect::<Result<_, String>>()?;
+    Ok(Saved {
+        when: when.ok_or("its time is none")?,
+        read,
+        objects: objects.collect::<Result<Vec<_>, String>>()?,
+    })
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub enum Trouble {
     Absent,
     /// The place to watch from, or to list on from, is too old.
     Gone,
+    /// The answer has more than so many bytes.
+    TooLong(usize),
     /// The server's answer is not one to the question.
     Nonsense(String),
     /// Any other answer that is none.
@@ -62,7 +64,7 @@ impl Trouble {
             Self::Configuration(_) => {
                 "in a pod leave --kubeconfig out and mount the service account's token; elsewhere give --kubeconfig"
             }
-            Self::Unreachable(_) | Self::Nonsense(_) | Self::Refused(..) => {
+            Self::Unreachable(_) | Self::TooLong(_) | Self::Nonsense(_) | Self::Refused(..) => {
                 "what was read before stays in force; trying again"
             }
             Self::Unauthorized(_) => {
@@ -88,6 +90,7 @@ impl fmt::Display for Trouble {
             Self::Forbidden(why) => write!(f, "the API server refuses: {why}"),
             Self::Absent => f.write_str("the API server knows no such kind"),
             Self::Gone => f.write_str("the place in the API server's history is too old"),
+            Self::TooLong(most) => write!(f, "the API server's answer has more than {most} bytes"),
             Self::Nonsense(why) => write!(f, "the API server's answer makes no sense: {why}"),
             Self::Refused(code, why) => write!(f, "the API server answers {code}: {why}"),
         }

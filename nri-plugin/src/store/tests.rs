@@ -270,6 +270,27 @@ fn policies_of_the_api_server_are_merged_and_those_of_directories_count() {
         (vec!["default/same".into()], "/file".into(), PostureAction::Allow)
     );
 
+    // a namespace that sets no posture switches off none; one whose posture is misspelt is meant to set one
+    for (annotation, expected) in [
+        ("other/annotation: x", PostureAction::Block),
+        ("kubearmor-file-posture: blok", PostureAction::Audit),
+    ] {
+        let silent = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: n, annotations: {{{annotation}}}}}\n"
+        );
+        f.write("a.yaml", "");
+        f.store.reload();
+        f.write("a.yaml", &silent);
+        let reload = f.store.reload();
+        assert_eq!(
+            (posture(&f), reload.problems.is_empty()),
+            (expected, expected == PostureAction::Block),
+            "{annotation}"
+        );
+    }
+    f.write("a.yaml", &format!("{}---\n{NAMESPACE}allow}}}}\n", policy("same", "/file")));
+    f.store.reload();
+
     // a change there is one, also where it changes no file; an error names the object and the field, and no line
     let before = f.store.set();
     let wrong = policy("wrong", "relative");

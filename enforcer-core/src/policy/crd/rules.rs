@@ -169,6 +169,9 @@ fn protocols() -> Value {
     described(matching(&pattern), "One protocol, or several with commas between them, in any case.")
 }
 
+/// A port or a range of ports.
+const PORTS: &str = "^\\s*[0-9]+\\s*(-\\s*[0-9]+\\s*)?$";
+
 fn network() -> Vec<Field> {
     let endpoint = || {
         // A number, a text or a list of them: no type, which rules of CEL cannot look into.
@@ -177,9 +180,15 @@ fn network() -> Vec<Field> {
             "minimum": 0,
             "maximum": u16::MAX,
             "multipleOf": 1,
-            "pattern": "^\\s*[0-9]+\\s*(-\\s*[0-9]+\\s*)?$",
+            "pattern": PORTS,
             "minItems": 1,
             "maxItems": MAX_ENTRIES,
+            "items": {
+                "x-kubernetes-int-or-string": true,
+                "minimum": 0,
+                "maximum": u16::MAX,
+                "pattern": PORTS,
+            },
             "description": "A port, a range such as `8000-8999`, or a list of them.",
         });
         let cidr = described(

@@ -124,6 +124,8 @@ fn mistakes_are_refused() {
         ("{selector: {}, network: {matchListeners: [{ports: 70000}]}}".to_owned(), "out of bounds"),
         ("{selector: {}, network: {matchListeners: [{ports: 1.5}]}}".to_owned(), "out of bounds"),
         ("{selector: {}, network: {matchListeners: [{ports: http}]}}".to_owned(), "does not match"),
+        ("{selector: {}, network: {matchListeners: [{ports: [http]}]}}".to_owned(), "does not match"),
+        ("{selector: {}, network: {matchListeners: [{ports: [[[80]]]}]}}".to_owned(), "integer or string"),
         ("{selector: {}, capabilities: {matchCapabilities: [{capability: foonet_raw}]}}".to_owned(), "does not match"),
         ("{selector: {}, syscalls: {matchSyscalls: [{syscall: [unlnik]}]}}".to_owned(), "\"unlnik\" is not supported"),
         ("{selector: {}, syscalls: {matchSyscalls: [{syscall: []}]}}".to_owned(), "0 items"),

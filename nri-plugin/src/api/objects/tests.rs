@@ -1,9 +1,20 @@
 use super::*;
+use crate::api::object::{Item, MAX_TEXT};
 use enforcer_core::policy::Kind;
 use enforcer_core::ruleset::{PostureAction, Postures};
 use serde_json::Value;
+use serde_json::value::to_raw_value;
 
 const KIND: Resource = Resource::Policies(Kind::KubeArmorPolicy);
+
+fn object(resource: Resource, value: &Value) -> Option<Object> {
+    Item::new(&to_raw_value(value).unwrap()).object(resource)
+}
+
+fn text(object: &Object) -> &str {
+    let Says::Text(text) = &object.says else { panic!("{object:?}") };
+    text
+}
 
 /// A policy as an API server gives it, bookkeeping and all.
 fn policy(name: &str, uid: &str, path: &str) -> Object {
@@ -29,12 +40,12 @@ fn policy(name: &str, uid: &str, path: &str) -> Object {
         },
         "status": {"conditions": [{"type": "Accepted"}]},
     });
-    Object::new(KIND, value).unwrap()
+    object(KIND, &value).unwrap()
 }
 
 fn broken(name: &str, uid: &str) -> Object {
     let mut object = policy(name, uid, "/x");
-    object.text = object.text.map(|text| text.replace("matchPaths", "matchPathz"));
+    object.says = Says::Text(text(&object).replace("matchPaths", "matchPathz"));
     object
 }
 
@@ -45,7 +56,7 @@ fn namespace(annotations: Value) -> Object {
         "spec": {"finalizers": ["kubernetes"]},
         "status": {"phase": "Active"},
     });
-    Object::new(Resource::Namespaces, value).unwrap()
+    object(Resource::Namespaces, &value).unwrap()
 }
 
 fn paths(objects: &Objects) -> Vec<String> {
@@ -185,7 +196,7 @@ fn a_namespace_counts_where_it_sets_postures() {
 #[test]
 fn more_than_there_is_room_for_is_left_out_and_told() {
     let mut objects = Objects::default();
-    let one = policy("a", "1", "/a").text.unwrap().len();
+    let one = text(&policy("a", "1", "/a")).len();
     objects.most = (3, 4 * one);
     for name in ["a", "b", "c", "d"] {
         objects.apply(Change::Set(policy(name, name, "/a")));
@@ -198,7 +209,7 @@ fn more_than_there_is_room_for_is_left_out_and_told() {
     );
     // a version that is too large leaves the last one in force
     let mut large = policy("a", "a", "/b");
-    large.text = large.text.map(|text| text + &" ".repeat(2 * one));
+    large.says = Says::Text(text(&large).to_owned() + &" ".repeat(2 * one));
     objects.apply(Change::Set(large));
     assert_eq!((paths(&objects)[0].as_str(), objects.snapshot().errors.len()), ("shop/a /a", 2));
     objects.apply(Change::Set(policy("a", "a", "/a")));
@@ -218,7 +229,7 @@ fn what_is_no_object_is_none() {
     for value in
         [json!(null), json!([]), json!({}), json!({"metadata": {"name": ""}}), json!({"metadata": "x"})]
     {
-        assert_eq!(Object::new(KIND, value.clone()), None, "{value}");
+        assert_eq!(object(KIND, &value), None, "{value}");
     }
     // of any shape, it is read and told
     let mut objects = Objects::default();
@@ -226,12 +237,157 @@ fn what_is_no_object_is_none() {
         .into_iter()
         .enumerate()
     {
-        let object = Object::new(
-            KIND,
-            json!({"kind": "List", "items": [], "spec": spec, "metadata": {"name": format!("p{number}")}}),
-        );
-        objects.apply(Change::Set(object.unwrap()));
+        let value =
+            json!({"kind": "List", "items": [], "spec": spec, "metadata": {"name": format!("p{number}")}});
+        objects.apply(Change::Set(object(KIND, &value).unwrap()));
         assert!(objects.snapshot().errors.len() > number);
     }
     assert!(paths(&objects).is_empty());
+}
+
+fn nested(depth: usize, inner: &str) -> String {
+    format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth))
+}
+
+fn with_spec(name: &str, spec: &str) -> Object {
+    let raw =
+        format!(r#"{{"metadata": {{"name": "{name}", "namespace": "shop", "uid": "1"}}, "spec": {spec}}}"#);
+    let raw = serde_json::value::RawValue::from_string(raw).unwrap();
+    Item::new(&raw).object(KIND).unwrap()
+}
+
+/// Deeper than the decoder goes: an error of that object alone, which keeps its last good version.
+#[test]
+fn an_object_that_cannot_be_decoded_is_an_error_of_its_own() {
+    let mut objects = Objects::default();
+    objects.apply(Change::Set(policy("a", "1", "/a")));
+    objects.apply(Change::All(
+        KIND,
+        vec![with_spec("a", &nested(100_000, "7")), with_spec("b", &nested(200, ""))],
+    ));
+    objects.apply(Change::Set(policy("c", "3", "/c")));
+    assert_eq!(paths(&objects), ["shop/a /a", "shop/c /c"]);
+    let snapshot = objects.snapshot();
+    assert_eq!(snapshot.kept, ["KubeArmorPolicy shop/a"]);
+    let told: Vec<_> =
+        snapshot.errors.iter().map(|error| (error.file.as_str(), error.message.as_str())).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().all(|(_, message)| message.contains("cannot be read: recursion limit")), "{told:?}");
+    // what is saved is the good version
+    assert_eq!(paths(&again(&objects)), ["shop/a /a", "shop/c /c"]);
+    assert!(objects.apply(Change::Set(policy("a", "1", "/mended"))));
+    assert_eq!((paths(&objects)[0].as_str(), objects.snapshot().errors.len()), ("shop/a /mended", 1));
+}
+
+/// Annotations that cannot be read do not switch postures off.
+#[test]
+fn a_namespace_that_cannot_be_decoded_keeps_its_postures() {
+    let mut objects = Objects::default();
+    objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "block"}))));
+    for annotations in [
+        r#"{"kubearmor-file-posture": DEEP}"#,
+        r#"{"kubearmor-file-posture": "\\ud800"}"#,
+        r#"{"\\ud800": ""}"#,
+    ] {
+        let annotations = annotations.replace("DEEP", &nested(200, "")).replace("\\\\", "\\");
+        let raw = format!(r#"{{"metadata": {{"name": "shop", "uid": "n", "annotations": {annotations}}}}}"#);
+        let raw = serde_json::value::RawValue::from_string(raw).unwrap();
+        objects.apply(Change::Set(Item::new(&raw).object(Resource::Namespaces).unwrap()));
+        assert_eq!(
+            (posture(&objects)[0], objects.snapshot().errors.len()),
+            (PostureAction::Block, 1),
+            "{annotations}"
+        );
+    }
+}
+
+/// Depth makes no object large, and one that is large by itself takes no room from others.
+#[test]
+fn a_deep_or_large_object_takes_no_room_from_others() {
+    // some 600 kB of fields, 18 levels down; indented it had 24 MB
+    let fields: Vec<String> = (0..60_000).map(|number| format!("\"f{number}\":1")).collect();
+    let deep = nested(100, &format!("{{{}}}", fields.join(",")));
+    let deep = with_spec("deep", &deep);
+    assert!(text(&deep).len() < 2 * 60_000 * 11, "{}", text(&deep).len());
+    let large = with_spec("large", &format!("\"{}\"", "x".repeat(MAX_TEXT)));
+    assert!(
+        matches!(&large.says, Says::Wrong(why) if why.contains("more than 4194304")),
+        "{:.100?}",
+        large.says
+    );
+    // each number gets a line
+    let lines = with_spec("lines", &format!("[{}0]", "0,".repeat(MAX_TEXT / 3)));
+    assert!(
+        matches!(&lines.says, Says::Wrong(why) if why.contains("more than 4194304")),
+        "{:.100?}",
+        lines.says
+    );
+    let mut objects = Objects::default();
+    for object in [large, lines, policy("a", "1", "/a")] {
+        objects.apply(Change::Set(object));
+    }
+    assert!(objects.bytes < 2000, "{}", objects.bytes);
+    assert_eq!((paths(&objects).len(), objects.snapshot().errors.len()), (1, 2));
+}
+
+#[test]
+fn what_was_left_out_is_wanted_once_there_is_room() {
+    let mut objects = Objects::default();
+    let one = text(&policy("a", "1", "/a")).len();
+    objects.most = (10, 2 * one);
+    let large = |name: &str| Object { says: Says::NoRoom(10 * one), ..policy(name, name, "/a") };
+    objects.apply(Change::All(
+        KIND,
+        vec![policy("a", "1", "/a"), policy("b", "2", "/b"), policy("c", "3", "/c"), large("l")],
+    ));
+    assert_eq!((paths(&objects).len(), objects.snapshot().errors.len()), (2, 2));
+    assert!(objects.wanted().is_empty(), "there is no room");
+    objects.apply(Change::Gone(policy("a", "1", "/a").key));
+    assert_eq!(objects.wanted(), BTreeSet::from([KIND]));
+    assert!(objects.wanted().is_empty(), "it was told");
+    objects.apply(Change::All(KIND, vec![policy("b", "2", "/b"), policy("c", "3", "/c"), large("l")]));
+    assert_eq!(paths(&objects), ["shop/b /b", "shop/c /c"]);
+    assert!(objects.wanted().is_empty());
+    // one for which there was no room keeps its old version, unless it was made anew
+    objects.apply(Change::Set(large("c")));
+    assert_eq!(paths(&objects).len(), 1);
+    objects.apply(Change::Set(Object { uid: "2".into(), ..large("b") }));
+    assert_eq!(paths(&objects), ["shop/b /b"]);
+    objects.apply(Change::Gone(policy("b", "2", "/b").key));
+    assert!(objects.wanted().is_empty(), "neither fits");
+    // more than are kept in mind
+    objects.most = (3, one);
+    objects.apply(Change::All(
+        KIND,
+        ["1", "2", "3", "4", "5", "6"].map(|name| policy(name, name, "/a")).to_vec(),
+    ));
+    let errors = objects.snapshot().errors;
+    let last = errors.last().unwrap();
+    assert_eq!(errors.len(), 4, "{errors:?}");
+    assert!(last.file == "KubeArmorPolicy" && last.message.starts_with("more are left out"), "{last:?}");
+    objects.apply(Change::All(KIND, vec![]));
+    assert!(objects.snapshot().errors.is_empty());
+}
+
+#[test]
+fn of_an_object_with_many_errors_some_are_told() {
+    let paths: Vec<String> = (0..25).map(|number| format!(r#"{{"path": "relative/{number}"}}"#)).collect();
+    let spec = format!(
+        r#"{{"selector": {{"matchLabels": {{"app": "web"}}}}, "file": {{"matchPaths": [{}]}}, "action": "Block"}}"#,
+        paths.join(",")
+    );
+    let mut objects = Objects::default();
+    objects.apply(Change::Set(with_spec("a", &spec)));
+    let errors = objects.snapshot().errors;
+    assert_eq!((errors.len(), errors[10].message.as_str()), (11, "and 15 more errors"), "{errors:?}");
+}
+
+#[test]
+fn of_which_kinds_all_is_known_is_kept_in_mind() {
+    let mut objects = Objects::default();
+    objects.apply(Change::Set(policy("a", "1", "/a")));
+    assert!(objects.read().is_empty(), "one object is not all of them");
+    objects.apply(Change::All(KIND, vec![]));
+    assert!(!objects.apply(Change::Missing(Resource::Namespaces)));
+    assert_eq!(*objects.read(), BTreeSet::from([KIND, Resource::Namespaces]));
 }

@@ -8,11 +8,15 @@ fn object(name: &str, text: &str) -> Object {
         namespace: "shop".into(),
         name: name.into(),
     };
-    Object { key, uid: format!("uid of {name}"), text: Some(text.into()) }
+    Object { key, uid: format!("uid of {name}"), says: Says::Text(text.into()) }
 }
 
 fn when() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000)
+}
+
+fn set(objects: Vec<Object>) -> Saved {
+    Saved { when: when(), read: BTreeSet::from([Resource::Namespaces]), objects }
 }
 
 fn saved(dir: &Path) -> Vec<u8> {
@@ -26,9 +30,9 @@ fn what_is_saved_is_loaded_and_nobody_else_gets_at_it() {
     let dir = Directory::open(&path).unwrap();
     assert_eq!(dir.load().unwrap(), None);
     let objects = vec![object("a", "old"), object("a", "text\n\u{1f600}"), object("b", "")];
-    dir.save(when(), vec![object("z", "an earlier set")]).unwrap();
-    dir.save(when(), objects.clone()).unwrap();
-    assert_eq!(dir.load().unwrap(), Some(Saved { when: when(), objects }));
+    dir.save(set(vec![object("z", "an earlier set")])).unwrap();
+    dir.save(set(objects.clone())).unwrap();
+    assert_eq!(dir.load().unwrap(), Some(set(objects)));
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
     assert_eq!((mode(&path), mode(&path.join(FILE))), (0o700, 0o600));
     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1, "nothing is left beside it");
@@ -47,12 +51,35 @@ fn what_is_saved_is_loaded_and_nobody_else_gets_at_it() {
     assert!(matches!(Directory::open(&path.join(FILE)), Err(SavedError::Io { .. })));
 }
 
+/// A disk that fails for a moment is no reason to lose the set: it is read the next time.
+#[test]
+fn a_file_that_cannot_be_read_now_stays() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = Directory::open(&parent.path().join("state")).unwrap();
+    dir.save(set(vec![object("a", "x")])).unwrap();
+    let path = dir.path.join(FILE);
+    // reading fails: it is open for writing alone
+    let unreadable = OpenOptions::new().write(true).open(&path).unwrap();
+    assert!(read(&unreadable, MAX_FILE).is_err());
+    assert!(dir.load().unwrap().is_some());
+
+    // nor is one put aside that cannot be opened
+    std::fs::rename(&path, dir.path.join("kept")).unwrap();
+    std::os::unix::fs::symlink("kept", &path).unwrap();
+    let error = dir.load().unwrap_err();
+    assert!(matches!(error, SavedError::Io { .. }) && !error.help().contains("kept beside"), "{error}");
+    assert!(path.symlink_metadata().is_ok() && !dir.path.join(REFUSED).exists());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "x\n").unwrap();
+    assert!(dir.load().unwrap_err().help().contains("kept beside"));
+}
+
 /// However a file was cut off or changed: it is refused, put aside, and the next start finds none.
 #[test]
 fn a_damaged_file_is_refused_and_put_aside() {
     let parent = tempfile::tempdir().unwrap();
     let dir = Directory::open(&parent.path().join("state")).unwrap();
-    dir.save(when(), vec![object("a", "some text"), object("b", "more")]).unwrap();
+    dir.save(set(vec![object("a", "some text"), object("b", "more")])).unwrap();
     let good = saved(&dir.path);
     for end in 0..good.len() {
         assert!(parse(good.get(..end).unwrap()).is_err(), "cut off after {end} bytes");
@@ -90,10 +117,10 @@ fn a_file_of_another_version_sort_or_owner_is_refused() {
     assert!(chain_of("").contains("no first line"));
     assert!(load(&[b'{'; 4096]).contains("no first line"));
 
-    dir.save(when(), vec![]).unwrap();
+    dir.save(set(vec![])).unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
     assert!(chain(&dir.load().unwrap_err()).contains("others may have written it"));
-    dir.save(when(), vec![]).unwrap();
+    dir.save(set(vec![])).unwrap();
     std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
     assert!(chain(&dir.load().unwrap_err()).contains("others may have written it"));
     // what is no file neither hangs nor is followed
@@ -101,7 +128,7 @@ fn a_file_of_another_version_sort_or_owner_is_refused() {
     assert!(chain(&dir.load().unwrap_err()).contains("no regular file"));
     std::os::unix::fs::symlink(dir.path.join(REFUSED), &path).unwrap();
     assert!(matches!(dir.load().unwrap_err(), SavedError::Io { .. }));
-    assert!(dir.save(when(), vec![object("a", "x")]).is_ok(), "a link is replaced");
+    assert!(dir.save(set(vec![object("a", "x")])).is_ok(), "a link is replaced");
     assert_eq!(dir.load().unwrap().unwrap().objects.len(), 1);
 }
 
@@ -109,22 +136,22 @@ fn a_file_of_another_version_sort_or_owner_is_refused() {
 fn a_set_that_cannot_be_written_leaves_the_one_before() {
     let parent = tempfile::tempdir().unwrap();
     let dir = Directory::open(&parent.path().join("state")).unwrap();
-    dir.save(when(), vec![object("a", "x")]).unwrap();
+    dir.save(set(vec![object("a", "x")])).unwrap();
     let before = saved(&dir.path);
     // what an earlier daemon left when it was killed is no hindrance
     std::fs::write(dir.path.join(".policies.json.new"), "half a f").unwrap();
-    dir.save(when(), vec![object("a", "x")]).unwrap();
+    dir.save(set(vec![object("a", "x")])).unwrap();
     assert_eq!(saved(&dir.path), before);
     // a full or broken disk, as far as a test can have one
     std::fs::create_dir(dir.path.join(".policies.json.new")).unwrap();
-    assert!(dir.save(when(), vec![]).is_err());
+    assert!(dir.save(set(vec![])).is_err());
     assert_eq!(saved(&dir.path), before);
     std::fs::remove_dir(dir.path.join(".policies.json.new")).unwrap();
     let small = Directory { most: 300, ..dir.clone() };
     let large = "x".repeat(300);
-    assert!(matches!(small.save(when(), vec![object("a", &large)]), Err(SavedError::TooLong { .. })));
+    assert!(matches!(small.save(set(vec![object("a", &large)])), Err(SavedError::TooLong { .. })));
     assert_eq!(saved(&dir.path), before);
     // nor is a longer one read
-    dir.save(when(), vec![object("a", &large)]).unwrap();
+    dir.save(set(vec![object("a", &large)])).unwrap();
     assert!(chain(&small.load().unwrap_err()).contains("longer than 300 bytes"));
 }

@@ -1,0 +1,66 @@
+use super::*;
+use enforcer_core::policy::Kind;
+use std::time::Duration;
+
+const KIND: Resource = Resource::Policies(Kind::KubeArmorPolicy);
+
+/// A program that gives credentials may take its time; what answers the runtime goes on.
+#[test]
+fn a_slow_program_for_credentials_holds_nobody_up() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let [program, began, kubeconfig] = ["program", "began", "kubeconfig"].map(|name| dir.path().join(name));
+    std::fs::write(&program, format!("#!/bin/sh\n: > {}\nexec sleep 30\n", began.display())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let exec = serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "command": program, "interactiveMode": "Never",
+    });
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "c", "user": {"exec": exec}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    std::fs::write(&kubeconfig, config.to_string()).unwrap();
+    let api = Api::load(Some(kubeconfig), &dir.path().join("state")).unwrap();
+    // one thread alone, where the daemon has two
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let begin = Instant::now();
+    runtime.block_on(async {
+        let (end, ends) = oneshot::channel();
+        let following = tokio::spawn(api.run(ends));
+        while !began.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(begin.elapsed() < Duration::from_secs(10), "the program was not started");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!following.is_finished());
+        drop(end);
+    });
+    runtime.shutdown_background();
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+}
+
+/// What is saved says of which kinds it is the whole, and an empty list is worth a saving.
+#[test]
+fn a_kind_that_was_read_and_is_empty_is_saved_and_known_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = || Api::load(None, dir.path()).unwrap();
+    let mut api = load();
+    let empty = |resource| vec![Change::All(resource, vec![])];
+    assert!(api.apply(empty(KIND)), "it is known now that there are none");
+    assert!(!api.apply(empty(KIND)));
+    let save = |api: &Api| {
+        let (objects, read) = (api.objects.saved(), api.objects.read().clone());
+        api.directory.save(Saved { when: SystemTime::now(), read, objects }).unwrap();
+    };
+    save(&api);
+    assert!(!load().health().has_set(), "of the others nothing is known");
+    for resource in Resource::ALL {
+        api.apply(empty(resource));
+    }
+    save(&api);
+    let again = load();
+    assert!(again.health().has_set());
+    assert_eq!(again.objects.read().len(), Resource::ALL.len());
+}
