@@ -160,9 +160,16 @@ fn counter(enforcer: &Enforcer, name: &str) -> u64 {
 }
 
 fn events(enforcer: &Enforcer) -> Vec<Event> {
-    let mut events = Vec::new();
-    enforcer.events().unwrap().poll(Duration::from_millis(200), |event| events.push(event)).unwrap();
-    events
+    let (mut events, mut stream) = (Vec::new(), enforcer.events().unwrap());
+    let mut wait = Duration::from_millis(200);
+    loop {
+        let before = events.len();
+        stream.poll(wait, |event| events.push(event)).unwrap();
+        if events.len() == before {
+            return events;
+        }
+        wait = Duration::ZERO; // a flood is handed over in parts
+    }
 }
 
 /// Who is confined, from when on, and how it ends.
