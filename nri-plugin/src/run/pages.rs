@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use crate::kernel::Kernel;
+use crate::lock::Lock;
 use crate::metrics::Metrics;
 use crate::metrics::health::{Health, Pulse};
 use crate::metrics::node::Node;
@@ -49,6 +50,11 @@ pub(super) fn pages<K: Kernel>(
             false => Err("the API server has not been read, and no last known policies are here".into()),
         });
     }
+    let observes = status.selection.lock == Lock::Nothing && !status.selection.seccomp_only;
+    health.ready("lock", move || match observes {
+        true => Err("none works on this node: no rule but seccomp policies is enforced".into()),
+        false => Ok(()),
+    });
     let injection = Arc::clone(&status.injection);
     // looks at the hook's path, a few components of the host's own disk, as the creation of each selected container does
     health.ready("hook", move || injection.problem().map_or(Ok(()), Err));
@@ -79,9 +85,10 @@ mod tests {
         reconciler: &Arc<Pulse>,
         writer: Weak<()>,
         synced: bool,
+        lock: Lock,
     ) -> (String, bool, bool) {
         let (dir, registry) = (tempfile::tempdir().unwrap(), Arc::<Registry>::default());
-        let selection = Selection::default();
+        let selection = Selection { lock, ..Selection::default() };
         let status = Status {
             seccomp: crate::seccomp::tests::seccomp(&selection, &registry, dir.path()),
             selection,
@@ -108,14 +115,19 @@ mod tests {
         let there = Arc::new(());
         let writer = || Arc::downgrade(&there);
         let all = "events: ok\nreconciler: ok\nalerts: ok\n".to_owned();
-        assert_eq!(health(&well, &well, writer(), true), (all.clone(), true, true));
-        assert_eq!(health(&well, &well, writer(), false), (all, true, false));
+        assert_eq!(health(&well, &well, writer(), true, Lock::Bpf), (all.clone(), true, true));
+        assert_eq!(health(&well, &well, writer(), false, Lock::Bpf), (all.clone(), true, false));
+        assert_eq!(
+            health(&well, &well, writer(), true, Lock::Nothing),
+            (all, true, false),
+            "it only observes"
+        );
         for (events, reconciler, writer, failed) in [
             (&stuck, &well, writer(), "events: no sign of life for 60 s\n"),
             (&well, &stuck, writer(), "reconciler: no sign of life for 60 s\n"),
             (&well, &well, Weak::new(), "alerts: the thread that writes them is gone\n"),
         ] {
-            let (text, alive, ready) = health(events, reconciler, writer, true);
+            let (text, alive, ready) = health(events, reconciler, writer, true, Lock::Bpf);
             assert!(!alive && !ready && text.contains(failed), "{text}");
             assert_eq!(text.matches(": ok\n").count(), 2, "{text}");
         }
