@@ -88,6 +88,7 @@ pub mod host;
 pub mod links;
 pub mod network;
 mod object;
+pub mod parallel;
 pub mod path;
 pub mod pattern;
 pub mod policy;

@@ -363,7 +363,7 @@ impl Linking<'_> {
     }
 
     fn sources(&mut self, rule: &Rule) -> Vec<Meant<Option<AbsPath>>> {
-        let mut meant = vec![(rule.source.clone(), Arc::from([]))];
+        let mut meant = vec![(rule.source.clone(), Arc::default())];
         if let Some(path) = &rule.source {
             for (path, via) in self.names(rule, path, Executed::Source) {
                 if path.is_rotating() {
@@ -379,7 +379,7 @@ impl Linking<'_> {
     }
 
     fn objects(&mut self, rule: &Rule) -> Vec<Meant<Object>> {
-        let mut meant = vec![(rule.object.clone(), Arc::from([]))];
+        let mut meant = vec![(rule.object.clone(), Arc::default())];
         match &rule.object {
             Object::Path(path) => {
                 let process = rule.class == Class::Process;

@@ -152,8 +152,10 @@ impl Ruleset {
 
     /// The same ruleset with rules of the same origins and, sorted, the links that they come from.
     pub(crate) fn with_more(&self, added: Vec<Rule>, links: Vec<Link>) -> Self {
-        let Self { rules, origins, whitelists, links: _, digest: _ } = self.clone();
-        let mut rules = [rules, added].concat();
+        let (origins, whitelists) = (self.origins.clone(), self.whitelists);
+        let mut rules = Vec::with_capacity(self.rules.len() + added.len());
+        rules.extend_from_slice(&self.rules);
+        rules.extend(added);
         rules.sort_unstable();
         rules.dedup();
         let digest = digest::digest(&rules, &origins, whitelists, &links);

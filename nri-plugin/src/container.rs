@@ -7,6 +7,7 @@ use enforcer_core::compile::apparmor::Native;
 use enforcer_core::coverage::{Coverage, Gap, GapReason};
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::links::LookUps;
+use enforcer_core::parallel;
 use enforcer_core::policy::{Policy, PolicyId};
 use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
@@ -151,59 +152,106 @@ impl Memo {
     }
 }
 
+/// What is to be made a ruleset.
+struct Selected<'s> {
+    policies: Vec<&'s Arc<Policy>>,
+    subject: &'s Subject,
+    postures: Postures,
+    wish: Wish,
+}
+
+impl Selected<'_> {
+    fn made_of(&self) -> Made {
+        (self.policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect(), self.postures, self.wish)
+    }
+}
+
+/// Rulesets for which it is worth to begin a thread: making one of 20 rules takes some 20 microseconds.
+const WORTH: usize = 16;
+
 impl Selection {
     /// What the policies say about the subject; `None` where none selects it, its namespace is exempt, or it wishes to
     /// be left alone and may.
     #[must_use]
     pub fn resolve(&self, set: &PolicySet, subject: &Subject, wish: Wish) -> Option<Arc<Merged>> {
+        self.resolve_all(set, &[(subject, wish)]).pop().flatten()
+    }
+
+    /// The same for many, in their order, on as many CPUs as this process may use. Subjects that the same policies select
+    /// share the result.
+    #[must_use]
+    pub fn resolve_all(&self, set: &PolicySet, subjects: &[(&Subject, Wish)]) -> Vec<Option<Arc<Merged>>> {
+        let selected: Vec<_> =
+            subjects.iter().map(|(subject, wish)| self.selected(set, subject, *wish)).collect();
+        let made_of: Vec<_> = selected.iter().map(|one| one.as_ref().map(Selected::made_of)).collect();
+        let mut known = HashMap::new();
+        let mut new = Vec::new();
+        for (made, one) in made_of.iter().zip(&selected) {
+            if let (Some(made), Some(one)) = (made, one)
+                && !known.contains_key(made)
+            {
+                let before = self.memo().get(made);
+                if before.is_none() {
+                    new.push((made, one));
+                }
+                known.insert(made, before);
+            }
+        }
+        let merged = parallel::map(&new, WORTH, |(_, one)| Arc::new(self.merge(one)));
+        for ((made, one), merged) in new.into_iter().zip(merged) {
+            let policies = one.policies.iter().copied().cloned().collect();
+            self.memo().put(made.clone(), policies, Arc::clone(&merged));
+            known.insert(made, Some(merged));
+        }
+        // a policy may select a container and yet have no rule that can be expressed: then there are only gaps
+        let says = |merged: &Arc<Merged>| !merged.is_nothing() || !merged.coverage.gaps.is_empty();
+        let of = |made: &Option<Made>| known.get(made.as_ref()?).cloned().flatten().filter(says);
+        made_of.iter().map(of).collect()
+    }
+
+    /// What is to be made one for the subject; `None` where nothing is.
+    fn selected<'s>(&self, set: &'s PolicySet, subject: &'s Subject, wish: Wish) -> Option<Selected<'s>> {
         let wish = if self.honour_pod_annotations { wish } else { Wish::None };
         if self.exempt.contains(&subject.namespace) || wish == Wish::Disabled {
             return None;
         }
         let policies = set.selecting(subject);
-        if policies.is_empty() {
-            return None;
-        }
         let postures = set.postures(&subject.namespace, self.postures);
-        let made = (policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect(), postures, wish);
-        let known = self.memo().get(&made);
-        let merged = known.unwrap_or_else(|| {
-            let mut resolved = Ruleset::resolve(policies.iter().map(AsRef::as_ref), &postures, subject);
-            if wish == Wish::Audited {
-                resolved.ruleset = resolved.ruleset.audited();
+        (!policies.is_empty()).then_some(Selected { policies, subject, postures, wish })
+    }
+
+    fn merge(&self, selected: &Selected<'_>) -> Merged {
+        let Selected { policies, subject, postures, wish } = selected;
+        let mut resolved = Ruleset::resolve(policies.iter().map(AsRef::as_ref), postures, subject);
+        if *wish == Wish::Audited {
+            resolved.ruleset = resolved.ruleset.audited();
+        }
+        let mut natives = Vec::new();
+        match self.lock {
+            _ if self.seccomp_only => {
+                resolved = without_kernel(&resolved, postures, subject, GapReason::OtherThanSeccomp);
             }
-            let mut natives = Vec::new();
-            match self.lock {
-                _ if self.seccomp_only => {
-                    resolved = without_kernel(&resolved, &postures, subject, GapReason::OtherThanSeccomp);
-                }
-                Lock::Nothing => resolved = without_kernel(&resolved, &postures, subject, GapReason::NoLock),
-                Lock::Bpf => {}
-                // native rules deny, which is not what an audited pod gets
-                Lock::Both if wish == Wish::Audited => {}
-                Lock::Both => {
+            Lock::Nothing => resolved = without_kernel(&resolved, postures, subject, GapReason::NoLock),
+            Lock::Bpf => {}
+            // native rules deny, which is not what an audited pod gets
+            Lock::Both if *wish == Wish::Audited => {}
+            Lock::Both => {
+                natives = Native::of(policies.iter().map(AsRef::as_ref), subject);
+                let of_natives = apparmor::gaps(&none(postures, subject), &natives);
+                resolved.coverage = held_by_apparmor(&resolved.coverage, of_natives);
+            }
+            Lock::AppArmor => {
+                if *wish != Wish::Audited {
                     natives = Native::of(policies.iter().map(AsRef::as_ref), subject);
-                    let of_natives = apparmor::gaps(&none(&postures, subject), &natives);
-                    resolved.coverage = held_by_apparmor(&resolved.coverage, of_natives);
                 }
-                Lock::AppArmor => {
-                    if wish != Wish::Audited {
-                        natives = Native::of(policies.iter().map(AsRef::as_ref), subject);
-                    }
-                    let gaps = apparmor::gaps(&resolved.ruleset, &natives);
-                    resolved.coverage = match natives.is_empty() {
-                        true => Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps)),
-                        false => held_by_apparmor(&resolved.coverage, gaps),
-                    };
-                }
+                let gaps = apparmor::gaps(&resolved.ruleset, &natives);
+                resolved.coverage = match natives.is_empty() {
+                    true => Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps)),
+                    false => held_by_apparmor(&resolved.coverage, gaps),
+                };
             }
-            let merged = Arc::new(Merged { natives, ..Merged::from(resolved) });
-            let policies = policies.into_iter().cloned().collect();
-            self.memo().put(made, policies, Arc::clone(&merged));
-            merged
-        });
-        // a policy may select a container and yet have no rule that can be expressed: then there are only gaps
-        (!merged.is_nothing() || !merged.coverage.gaps.is_empty()).then_some(merged)
+        }
+        Merged { natives, ..Merged::from(resolved) }
     }
 
     /// Forgets rulesets that were not wanted lately.

@@ -271,16 +271,17 @@ impl<K: Kernel> Reconciler<K> {
         ids.into_iter().for_each(|id| self.enqueue(id));
     }
 
-    /// What the policies say now; an empty ruleset is `None`.
-    fn wanted(&self, container: &Container) -> Option<Arc<Merged>> {
+    /// What the policies say now about each; an empty ruleset is `None`.
+    fn wanted(&self, containers: &[&Container]) -> Vec<Option<Arc<Merged>>> {
         let set = Arc::clone(&self.policies.borrow());
-        let merged = self.selection.resolve(&set, &container.subject, container.wish)?;
-        (!merged.is_nothing()).then_some(merged)
+        let subjects: Vec<_> = containers.iter().map(|one| (&one.subject, one.wish)).collect();
+        let merged = self.selection.resolve_all(&set, &subjects).into_iter();
+        merged.map(|merged| merged.filter(|merged| !merged.is_nothing())).collect()
     }
 
     fn start(&mut self, container: Arc<Container>, pid: i32) -> Result<(), Refusal> {
         let process = self.find(pid);
-        let wanted = self.wanted(&container);
+        let wanted = self.wanted(&[&container]).pop().flatten();
         let known = self.know(Arc::clone(&container));
         let before = std::mem::replace(&mut known.process, process);
         (known.stage, known.root) = (Stage::Running, RootAt::Process); // for whatever comes after this start
@@ -300,7 +301,7 @@ impl<K: Kernel> Reconciler<K> {
         container: &Arc<Container>,
         (pid, process): (i32, Option<Process>),
         other: bool,
-        merged: &Merged,
+        merged: &Arc<Merged>,
         stage: Stage,
     ) -> Result<(), Refusal> {
         let id = container.id.clone();
@@ -329,7 +330,8 @@ impl<K: Kernel> Reconciler<K> {
             Some((question, _)) => self.roots.look_up(question),
             None => all(&merged.paths, Unknown::Unreadable),
         };
-        let linked = self.link(&id, process, merged, found, None);
+        let unlinked = self.unlinked(&id, process, Arc::clone(merged), found, None);
+        let linked = self.link(&unlinked);
         let ruleset = &linked.ruleset;
         if self.selection.strict && !linked.gaps.is_empty() {
             return refuse(

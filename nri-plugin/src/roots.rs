@@ -59,15 +59,36 @@ impl Asked {
     /// No more questions come: the thread is free once it has answered these.
     pub fn end(&mut self) {
         if let Some(thread) = &mut self.thread {
+            thread.send();
             thread.questions = None;
         }
     }
 }
 
+/// Questions that a thread is woken for: waking it for each takes longer than answering it.
+const TOGETHER: usize = 32;
+
 #[derive(Debug)]
 struct Asking {
-    questions: Option<Sender<Sent>>, // None once no more come
+    questions: Option<Sender<Vec<Sent>>>, // None once no more come
+    unsent: Vec<Sent>,
     answers: Receiver<Found>,
+}
+
+impl Asking {
+    fn ask(&mut self, question: Sent) {
+        self.unsent.push(question);
+        if self.unsent.len() >= TOGETHER {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if let Some(questions) = self.questions.as_ref().filter(|_| !self.unsent.is_empty()) {
+            // one that panicked gives no answer either
+            let _gone = questions.send(std::mem::take(&mut self.unsent));
+        }
+    }
 }
 
 /// What a thread has to know of a question.
@@ -76,7 +97,7 @@ type Sent = (Process, PathBuf, Arc<LookUps>);
 #[derive(Debug)]
 struct Job {
     procs: Procs,
-    questions: Receiver<Sent>,
+    questions: Receiver<Vec<Sent>>,
     reply: Sender<Found>,
 }
 
@@ -103,7 +124,7 @@ impl Roots {
             if asked.questions.iter().all(|(_, sent)| !sent) {
                 asked.thread = self.begin();
             }
-            self.send(asked.thread.as_ref(), &question);
+            self.send(asked.thread.as_mut(), &question);
         }
         asked.questions.push_back((question, sent));
     }
@@ -126,8 +147,10 @@ impl Roots {
                 all(&question.paths, Unknown::Late)
             };
         }
-        let answer = match asked.thread.as_ref().map(|thread| thread.answers.recv_timeout(LIMIT + LIMIT / 4))
-        {
+        let answer = match asked.thread.as_mut().map(|thread| {
+            thread.send();
+            thread.answers.recv_timeout(LIMIT + LIMIT / 4)
+        }) {
             Some(Ok(found)) => {
                 self.slow.remove(&question.id);
                 return found;
@@ -143,7 +166,7 @@ impl Roots {
         if asked.questions.iter().any(|(_, sent)| *sent) {
             asked.thread = self.begin();
             for (question, _) in asked.questions.iter().filter(|(_, sent)| *sent) {
-                self.send(asked.thread.as_ref(), question);
+                self.send(asked.thread.as_mut(), question);
             }
         }
         if !more {
@@ -178,15 +201,14 @@ impl Roots {
             jobs.send(job).ok()?;
             self.jobs = Some(jobs);
         }
-        Some(Asking { questions: Some(questions), answers })
+        Some(Asking { questions: Some(questions), unsent: Vec::new(), answers })
     }
 
-    fn send(&self, thread: Option<&Asking>, question: &Question) {
-        let Some(questions) = thread.and_then(|thread| thread.questions.as_ref()) else { return };
+    fn send(&self, thread: Option<&mut Asking>, question: &Question) {
+        let Some(thread) = thread else { return };
         let below = question.below.strip_prefix("/").unwrap_or(&question.below);
         let root = self.procs.path().join(question.process.pid.to_string()).join("root").join(below);
-        // one that panicked gives no answer either
-        let _gone = questions.send((question.process, root, Arc::clone(&question.paths)));
+        thread.ask((question.process, root, Arc::clone(&question.paths)));
     }
 
     fn spawn(&self) -> Option<Sender<Job>> {
@@ -222,7 +244,7 @@ impl Drop for Counted {
 
 fn work(jobs: &Receiver<Job>) {
     for Job { procs, questions, reply } in jobs {
-        for (process, root, paths) in questions {
+        for (process, root, paths) in questions.into_iter().flatten() {
             let found = Root::at(&root).ok().map(|root| root.until(Instant::now() + LIMIT).look_up(&paths));
             let found =
                 found.filter(|_| procs.alive(process)).unwrap_or_else(|| all(&paths, Unknown::Unreadable));

@@ -45,7 +45,6 @@ use crate::gate::podman::PodmanGate;
 use crate::inject::Injection;
 use crate::kernel::{Kernel, Unopened};
 use crate::lock::{self, Chosen, Lock};
-use crate::memory;
 use crate::metrics::health;
 use crate::metrics::timed::Timed;
 use crate::metrics::{self, Metrics};
@@ -82,7 +81,6 @@ pub fn run<K: Kernel>(
     open: impl FnOnce(&Config) -> Result<K, Unopened>,
     apparmor: impl FnOnce() -> Result<apparmor::Profiles, Unopened>,
 ) -> anyhow::Result<()> {
-    memory::share_arenas();
     if let Some(path) = &config.ready_file {
         remove_ready(path)?;
     }

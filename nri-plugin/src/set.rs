@@ -127,17 +127,17 @@ impl PolicySet {
                 .map(|(_, policy)| Arc::clone(policy))
                 .collect()
         };
-        let policies = [only(&mine, &others), only(&others, &mine)].concat();
+        let changed = Self::new([only(&mine, &others), only(&others, &mine)].concat());
         let names = self.namespaces.keys().chain(other.namespaces.keys());
         let namespaces = names.filter(|name| self.namespaces.get(*name) != other.namespaces.get(*name));
-        Difference { policies, namespaces: namespaces.cloned().collect() }
+        Difference { changed, namespaces: namespaces.cloned().collect() }
     }
 }
 
 /// What came, went or is another version in another set.
 #[derive(Debug)]
 pub struct Difference {
-    policies: Vec<Arc<Policy>>,
+    changed: PolicySet, // as it was and as it is
     namespaces: BTreeSet<String>,
 }
 
@@ -145,8 +145,7 @@ impl Difference {
     /// Whether it can make any difference to a container.
     #[must_use]
     pub fn touches(&self, subject: &Subject) -> bool {
-        self.namespaces.contains(&subject.namespace)
-            || self.policies.iter().any(|policy| policy.selects(subject))
+        self.namespaces.contains(&subject.namespace) || !self.changed.selecting(subject).is_empty()
     }
 }
 

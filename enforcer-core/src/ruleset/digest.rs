@@ -54,23 +54,24 @@ impl fmt::Debug for RulesetDigest {
     }
 }
 
-struct Encoder(Sha256);
+/// The whole encoding, hashed at once: thousands of small pieces cost more than the hash.
+struct Encoder(Vec<u8>);
 
 impl Encoder {
     fn tag(&mut self, tag: u8) {
-        self.0.update([tag]);
+        self.0.push(tag);
     }
 
     fn number(&mut self, number: usize) {
         // A usize has at most 64 bits on every target, and little-endian zero padding keeps its value.
         let mut bytes = [0u8; 8];
         bytes.iter_mut().zip(number.to_le_bytes()).for_each(|(to, from)| *to = from);
-        self.0.update(bytes);
+        self.0.extend_from_slice(&bytes);
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len());
-        self.0.update(bytes);
+        self.0.extend_from_slice(bytes);
     }
 
     fn option(&mut self, bytes: Option<&[u8]>) {
@@ -87,7 +88,7 @@ pub(super) fn digest(
     whitelists: Whitelists,
     links: &[Link],
 ) -> RulesetDigest {
-    let mut encoder = Encoder(Sha256::new());
+    let mut encoder = Encoder(Vec::with_capacity(256 * (origins.len() + rules.len())));
     encoder.bytes(VERSION);
     encoder.number(origins.len());
     origins.iter().for_each(|origin| encode_origin(&mut encoder, origin));
@@ -104,7 +105,7 @@ pub(super) fn digest(
             encoder.bytes(target.as_bytes());
         }
     }
-    RulesetDigest(encoder.0.finalize().into())
+    RulesetDigest(Sha256::digest(&encoder.0).into())
 }
 
 fn encode_origin(encoder: &mut Encoder, origin: &Origin) {

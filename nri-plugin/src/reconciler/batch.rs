@@ -8,14 +8,14 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
-use super::Reconciler;
 use super::linked::Kept;
+use super::{Known, Reconciler};
 use crate::container::{Container, Merged, name_policies};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::Notice;
 use crate::procs::Process;
-use crate::roots::{Asked, all};
+use crate::roots::{Asked, Found, all};
 
 /// Containers that are made up to date before the next order is taken.
 const TOGETHER: usize = 256;
@@ -52,29 +52,46 @@ impl<K: Kernel> Reconciler<K> {
         let Batch { again, looked, mut asked } = self.ahead.take().unwrap_or_else(|| self.next_batch());
         let mut looked = looked.into_iter();
         let begin = Instant::now();
-        let mut exchanges = Vec::new();
+        let mut found = Vec::new();
         for (one, kept) in looked.by_ref() {
-            let ruleset = one.wanted.as_ref().map(|merged| {
-                let found = match &kept {
-                    Some(_) => self.roots.answer(&mut asked),
-                    None => all(&merged.paths, Unknown::Unreadable),
-                };
-                let kept = kept.as_ref().and_then(Option::as_ref);
-                if kept.is_some() {
-                    self.partly.insert(one.id.clone());
-                }
-                Arc::clone(&self.link(&one.id, one.process, merged, found, kept).ruleset)
+            let answer = one.wanted.as_ref().map(|merged| match &kept {
+                Some(_) => self.roots.answer(&mut asked),
+                None => all(&merged.paths, Unknown::Unreadable),
             });
-            exchanges.extend(self.settle_one(one, ruleset));
+            found.push((one, kept.flatten(), answer));
             if begin.elapsed() > PATIENCE {
                 break;
             }
         }
         let complete = looked.len() == 0;
         self.put_back(Batch { again, looked: looked.collect(), asked });
-        // the paths of the next ones are looked up while the rules of these are exchanged
+        // the paths of the next ones are looked up while the rules of these are worked out and exchanged
         if complete && !self.queue.is_empty() {
             self.ahead = Some(self.next_batch());
+        }
+        self.apply(found);
+    }
+
+    fn apply(&mut self, found: Vec<(Looked, Option<Kept>, Option<Found>)>) {
+        let mut pending = Vec::new();
+        let mut without = Vec::new();
+        for (one, kept, found) in found {
+            let Some((merged, found)) = one.wanted.clone().zip(found) else {
+                without.push(one);
+                continue;
+            };
+            if kept.is_some() {
+                self.partly.insert(one.id.clone());
+            }
+            let unlinked = self.unlinked(&one.id, one.process, merged, found, kept.as_ref());
+            pending.push((one, unlinked));
+        }
+        let (with, unlinked): (Vec<_>, Vec<_>) = pending.into_iter().unzip();
+        let linked = self.link_all(&unlinked);
+        let with = with.into_iter().zip(linked).map(|(one, linked)| (one, Some(Arc::clone(&linked.ruleset))));
+        let mut exchanges = Vec::new();
+        for (one, ruleset) in with.chain(without.into_iter().map(|one| (one, None))) {
+            exchanges.extend(self.settle_one(one, ruleset));
         }
         self.exchange(&exchanges);
     }
@@ -83,12 +100,15 @@ impl<K: Kernel> Reconciler<K> {
     fn next_batch(&mut self) -> Batch {
         let again = self.queue.is_empty();
         let mut asked = Asked::default();
-        let mut looked = Vec::new();
-        while looked.len() < TOGETHER
+        let mut ids = Vec::new();
+        while ids.len() < TOGETHER
             && let Some(id) = if again { self.partly.pop_first() } else { self.queue.pop_front() }
         {
             self.queued.remove(&id);
-            let Some(one) = self.look(id) else { continue };
+            ids.push(id);
+        }
+        let mut looked = Vec::new();
+        for one in self.look(ids) {
             let question =
                 one.wanted.as_ref().and_then(|merged| self.question(&one.id, one.process, merged, again));
             let kept = question.map(|(question, kept)| {
@@ -120,18 +140,23 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// What is to be done about a container; `None`: nothing at present.
-    fn look(&self, id: ContainerId) -> Option<Looked> {
-        let known = self.known.get(&id)?;
-        let (container, process, stage) = (Arc::clone(&known.container), known.process, known.stage);
-        let wanted = self.wanted(&container);
+    /// What is to be done about containers, but for those about which nothing is at present.
+    fn look(&self, ids: Vec<ContainerId>) -> Vec<Looked> {
+        let ids: Vec<_> = ids.into_iter().filter_map(|id| Some((self.known.get(&id)?, id))).collect();
+        let containers: Vec<&Container> = ids.iter().map(|(known, _)| known.container.as_ref()).collect();
+        let looked = ids.iter().zip(self.wanted(&containers));
         // StartContainer arms what has no process yet; what is over, as after a refused start, has nothing to arm
-        let waits = process.is_none() && stage == Stage::Created;
-        let over = || process.is_some_and(|process| !self.procs.alive(process));
-        if wanted.is_some() && known.armed.is_none() && (waits || over()) {
-            return None;
-        }
-        Some(Looked { id, container, process, stage, wanted })
+        let armable = |known: &Known| match known.process {
+            None => known.stage != Stage::Created,
+            Some(process) => self.procs.alive(process),
+        };
+        looked
+            .filter(|((known, _), wanted)| wanted.is_none() || known.armed.is_some() || armable(known))
+            .map(|((known, id), wanted)| {
+                let (process, stage) = (known.process, known.stage);
+                Looked { id: id.clone(), container: Arc::clone(&known.container), process, stage, wanted }
+            })
+            .collect()
     }
 
     /// Arms a container, or finds that its rules are to be exchanged, which is left to the caller.

@@ -21,7 +21,7 @@ impl<K: Kernel> Reconciler<K> {
             return if exempt || !reached { Gated::Nothing } else { Gated::Unknown };
         };
         let container = Arc::clone(&known.container);
-        let Some(merged) = self.wanted(&container) else {
+        let Some(merged) = self.wanted(&[&container]).pop().flatten() else {
             return self.observed(&container).map_or(Gated::Nothing, Gated::Refused);
         };
         let process = self.find(caller.pid);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::links::{LookUps, Resolution};
+use enforcer_core::parallel;
 use enforcer_core::path::AbsPath;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
@@ -52,11 +53,14 @@ pub(super) struct Linked {
 }
 
 impl Linked {
+    /// `found` is sorted.
     fn new(merged: &Merged, found: &Found) -> Self {
-        let answers: HashMap<&AbsPath, &Resolution> =
-            found.iter().map(|(path, answer)| (path, answer)).collect();
+        let answer = |path: &AbsPath| {
+            let at = found.binary_search_by(|(found, _)| found.cmp(path)).ok()?;
+            found.get(at).map(|(_, answer)| answer.clone())
+        };
         let enforcer_core::links::Linked { ruleset, gaps } =
-            merged.ruleset.with_links(|path| answers.get(path).copied().cloned().unwrap_or_default());
+            merged.ruleset.with_links(|path| answer(path).unwrap_or_default());
         let ruleset = match ruleset.digest() == merged.ruleset.digest() {
             true => Arc::clone(&merged.ruleset),
             false => Arc::new(ruleset),
@@ -64,6 +68,32 @@ impl Linked {
         Self { ruleset, gaps }
     }
 }
+
+/// A container, and what its links are followed by.
+#[derive(Debug)]
+pub(super) struct Unlinked {
+    id: ContainerId,
+    process: Option<Process>,
+    merged: Arc<Merged>,
+    found: Arc<Found>, // now
+    first: Arc<Found>,
+}
+
+impl Unlinked {
+    fn answered(&self, first: &Arc<Found>) -> Answered {
+        (self.merged.ruleset.digest(), Arc::as_ptr(&self.found).addr(), Arc::as_ptr(first).addr())
+    }
+
+    /// The rules by all names, and the names that were found first from now on.
+    fn link(&self) -> (Linked, Found) {
+        let mut all_names = Found::clone(&self.found);
+        let names = remember(&self.first, &self.merged.paths.paths, &mut all_names);
+        (Linked::new(&self.merged, &all_names), names)
+    }
+}
+
+/// Rulesets for which it is worth to begin a thread: following the links of 20 paths takes some 40 microseconds.
+const WORTH: usize = 16;
 
 impl<K: Kernel> Reconciler<K> {
     /// What has to be looked up for a container, and what stands in for the rest unless the `whole` is asked for; `None`
@@ -98,15 +128,15 @@ impl<K: Kernel> Reconciler<K> {
         Some((Question { id: id.clone(), process: process?, below, paths }, kept))
     }
 
-    /// The rules by all names that their paths have in the root of a container's first process, in which this was found.
-    pub(super) fn link(
+    /// What the links of a container are followed by, in whose first process's root this was found.
+    pub(super) fn unlinked(
         &mut self,
         id: &ContainerId,
         process: Option<Process>,
-        merged: &Merged,
+        merged: Arc<Merged>,
         found: Found,
         kept: Option<&Kept>,
-    ) -> Arc<Linked> {
+    ) -> Unlinked {
         let mut found = self.shared(found);
         if let Some(Kept { asked, found: before }) = kept {
             let share = |found| share(&mut self.names, found);
@@ -116,44 +146,61 @@ impl<K: Kernel> Reconciler<K> {
             Some(known) => Arc::clone(&known.names),
             None => self.shared(Found::new()),
         };
-        let answered = |first: &Arc<Found>| {
-            (merged.ruleset.digest(), Arc::as_ptr(&found).addr(), Arc::as_ptr(first).addr())
-        };
-        let made = self
-            .linked
-            .get(&answered(&first))
-            .and_then(|answer| Some((answer.linked.upgrade()?, Arc::clone(&answer.names))));
-        let (linked, names) = made.unwrap_or_else(|| {
-            let mut all_names = Found::clone(&found);
-            let names = self.shared(remember(&first, &merged.paths.paths, &mut all_names));
-            let linked = Arc::new(Linked::new(merged, &all_names));
-            // the same comes of it the next time, when those names were first
-            for first in [&first, &names] {
-                let answer = Answer {
-                    linked: Arc::downgrade(&linked),
-                    names: Arc::clone(&names),
-                    _found: [&found, first].map(Arc::clone),
-                };
-                self.linked.insert(answered(first), answer);
-            }
-            (linked, names)
-        });
-        if let Some(known) = self.known.get_mut(id) {
-            let complete = found.iter().all(|(_, answer)| answer.unknown.is_none());
+        Unlinked { id: id.clone(), process, merged, found, first }
+    }
+
+    /// The rules of each by all names that their paths have, in their order.
+    pub(super) fn link_all(&mut self, all: &[Unlinked]) -> Vec<Arc<Linked>> {
+        let mut new = HashMap::new();
+        for one in all.iter().filter(|one| self.answer(one).is_none()) {
+            new.entry(one.answered(&one.first)).or_insert(one);
+        }
+        let new: Vec<&Unlinked> = new.into_values().collect();
+        let made = parallel::map(&new, WORTH, |one| one.link());
+        let made: Vec<_> = new.into_iter().zip(made).map(|(one, made)| self.keep(one, made)).collect();
+        let linked = all.iter().map(|one| self.link(one)).collect();
+        drop(made); // had to live until it was found again
+        linked
+    }
+
+    /// The rules by all names that their paths have in the root of the container's first process.
+    pub(super) fn link(&mut self, one: &Unlinked) -> Arc<Linked> {
+        let (linked, names) = self.answer(one).unwrap_or_else(|| self.keep(one, one.link()));
+        if let Some(known) = self.known.get_mut(&one.id) {
+            let complete = one.found.iter().all(|(_, answer)| answer.unknown.is_none());
             known.looked_up = complete.then(|| LookedUp {
-                process,
+                process: one.process,
                 root: known.root.clone(),
-                paths: Arc::clone(&merged.paths),
-                found,
+                paths: Arc::clone(&one.merged.paths),
+                found: Arc::clone(&one.found),
             });
             known.names = names;
-            self.registry.has_gaps(id, linked.gaps.len());
+            self.registry.has_gaps(&one.id, linked.gaps.len());
             let before = known.linked.replace(Arc::clone(&linked));
             if before.is_none_or(|before| !Arc::ptr_eq(&before, &linked)) {
                 tell_links(&known.container, &linked);
             }
         }
         linked
+    }
+
+    fn answer(&self, one: &Unlinked) -> Option<(Arc<Linked>, Arc<Found>)> {
+        let answer = self.linked.get(&one.answered(&one.first))?;
+        Some((answer.linked.upgrade()?, Arc::clone(&answer.names)))
+    }
+
+    fn keep(&mut self, one: &Unlinked, (linked, names): (Linked, Found)) -> (Arc<Linked>, Arc<Found>) {
+        let (linked, names) = (Arc::new(linked), self.shared(names));
+        // the same comes of it the next time, when those names were first
+        for first in [&one.first, &names] {
+            let answer = Answer {
+                linked: Arc::downgrade(&linked),
+                names: Arc::clone(&names),
+                _found: [&one.found, first].map(Arc::clone),
+            };
+            self.linked.insert(one.answered(first), answer);
+        }
+        (linked, names)
     }
 
     /// The same for all in which the same was found.

@@ -20,11 +20,9 @@ mod tree;
 pub use image::{BpfImage, CELL_BYTES, MAX_CELLS};
 
 use std::cmp::Reverse;
-use std::num::NonZero;
-use std::sync::OnceLock;
-use std::thread;
 
 use crate::coverage::GapReason;
+use crate::parallel;
 use crate::ruleset::{Class, Conditions, Effect, Object, PostureAction, Rule, Ruleset};
 use crate::support::Support;
 pub(crate) use args::{MAX_ALTERNATIVES, MAX_LISTS};
@@ -81,41 +79,13 @@ pub enum CompileError {
     },
 }
 
-/// Threads that compile at once, at most.
-const MAX_THREADS: usize = 8;
 /// Rulesets for which it is worth to begin a thread: compiling one of 50 rules takes some 100 microseconds.
 const WORTH: usize = 16;
 
 /// Compiles many rulesets, on as many CPUs as this process may use; what comes of each, in their order.
 #[must_use]
 pub fn compile_all(rulesets: &[&Ruleset]) -> Vec<Result<BpfImage, CompileError>> {
-    let each = |part: &[&Ruleset]| part.iter().map(|ruleset| compile(ruleset)).collect::<Vec<_>>();
-    // finding it out reads files of cgroups, which takes longer than compiling a few
-    static CPUS: OnceLock<usize> = OnceLock::new();
-    let cpus = *CPUS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
-    let threads = cpus.min(MAX_THREADS).min(rulesets.len() / WORTH);
-    if threads < 2 {
-        return each(rulesets);
-    }
-    let mut parts = rulesets.chunks(rulesets.len().div_ceil(threads));
-    let own = parts.next().unwrap_or_default();
-    thread::scope(|scope| {
-        let begin = |part| {
-            let spawned =
-                thread::Builder::new().name("compile".into()).spawn_scoped(scope, move || each(part));
-            (part, spawned.ok()) // none to be had: compiled below
-        };
-        let others: Vec<_> = parts.map(begin).collect();
-        let mut compiled = each(own);
-        for (part, thread) in others {
-            compiled.extend(match thread.map(thread::ScopedJoinHandle::join) {
-                Some(Ok(done)) => done,
-                Some(Err(panic)) => std::panic::resume_unwind(panic),
-                None => each(part),
-            });
-        }
-        compiled
-    })
+    parallel::map(rulesets, WORTH, |ruleset| compile(ruleset))
 }
 
 /// Compiles `ruleset`.
