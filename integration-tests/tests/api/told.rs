@@ -271,6 +271,16 @@ async fn the_status_of_a_policy_is_what_all_nodes_say_and_one_of_them_writes_it(
         .await;
     cluster.mend().await;
     until(&client, &three, &[&lives], |three| three["status"]["observedGeneration"] == 3).await;
+
+    // whoever may not read what he needs is told so once, and goes on when he may
+    cluster.forbid("status nri-enforcer-status nodepolicyreports");
+    cluster.cut().await;
+    cluster.mend().await;
+    client.apply(&calls("three", "chown")).await;
+    lives.says("cannot stand for election as the one who writes the statuses of policies").await;
+    lives.says("writes the statuses of policies no more").await;
+    cluster.forbid("");
+    until(&client, &three, &[&lives], |three| three["status"]["observedGeneration"] == 4).await;
     let (_, report) = client.get(&format!("{REPORTS}/{}", if holder == "a" { "b" } else { "a" })).await;
     assert_eq!(report["daemon"]["lock"], "none", "{report:#}");
     lives.stop();

@@ -231,13 +231,22 @@ mod tests {
         }
     }
 
+    fn of_pod() -> PodSandbox {
+        let mut pod = PodSandbox::default();
+        (pod.namespace, pod.name, pod.uid) = ("n".into(), "web-1".into(), "u".into());
+        pod
+    }
+
     #[tokio::test]
     async fn a_refusal_of_each_handler_is_handed_on_and_timed() {
         use nri::Plugin as _;
         let metrics = Metrics::default();
-        let timed = Timed::new(Refuses, metrics.clone(), None);
+        let (events, mut told) = crate::api::reports::events::recorded();
+        let timed = Timed::new(Refuses, metrics.clone(), Some(events));
         let context = || Context::detached(std::time::Duration::from_secs(1), RuntimeInfo::default());
-        let (pod, container) = (PodSandbox::default, Container::default);
+        let (pod, container) = (of_pod, Container::default);
+        let mut validation = Validation::default();
+        validation.pod = of_pod();
         let refusals = [
             ("configure", timed.configure(context(), RuntimeInfo::default()).await.err()),
             ("synchronize", timed.synchronize(context(), vec![], vec![]).await.err()),
@@ -247,12 +256,18 @@ mod tests {
             ("post_create_container", timed.post_create_container(context(), pod(), container()).await.err()),
             (
                 "validate_container_adjustment",
-                timed.validate_container_adjustment(context(), Validation::default()).await.err(),
+                timed.validate_container_adjustment(context(), validation).await.err(),
             ),
             ("start_container", timed.start_container(context(), pod(), container()).await.err()),
             ("stop_container", timed.stop_container(context(), pod(), container()).await.err()),
             ("remove_container", timed.remove_container(context(), pod(), container()).await.err()),
         ];
+        let starts = ["create_container", "validate_container_adjustment", "start_container"];
+        assert_eq!(
+            told(),
+            starts.map(|handler| ["web-1", "u", handler].map(str::to_owned)),
+            "of starts alone"
+        );
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &metrics.registry()).unwrap();
         for (handler, refusal) in refusals {

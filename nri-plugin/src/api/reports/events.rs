@@ -96,6 +96,16 @@ pub(super) fn queue(metrics: &Metrics) -> (Refusals, Queue) {
     (Refusals { sender, lost: metrics.events_lost.clone() }, Queue(queue))
 }
 
+/// What takes occurrences, and what was taken: pod, uid and note of each.
+#[cfg(test)]
+pub(crate) fn recorded() -> (Refusals, impl FnMut() -> Vec<[String; 3]>) {
+    let (refusals, Queue(mut queue)) = queue(&Metrics::default());
+    let taken = move || {
+        std::iter::from_fn(|| queue.try_recv().ok()).map(|one| [one.name, one.uid, one.note]).collect()
+    };
+    (refusals, taken)
+}
+
 impl Refusals {
     /// A container of the pod was not allowed to start. Never waits.
     pub fn start(&self, pod: Pod, why: &str) {

@@ -97,9 +97,9 @@ impl Pace {
         self.interval / 2
     }
 
-    /// How long the lease lasts.
+    /// How long the lease lasts: not too short for a server that is slow, nor so long that nobody follows a dead holder.
     fn lease(self) -> Duration {
-        self.interval.max(Duration::from_secs(3))
+        self.interval.clamp(Duration::from_secs(3), DEFAULT_INTERVAL)
     }
 }
 
