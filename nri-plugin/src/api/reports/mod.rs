@@ -22,7 +22,7 @@
 //!
 //! A report has some 150 bytes for each policy, 150 KB here, and never more than [`wire::MAX_BYTES`]: what it leaves out it
 //! counts, and that is said in no policy's favour: a node counts for a policy only where its report has it. The holder keeps
-//! some 32 bytes for each node and policy, 32 MB here.
+//! 40 bytes for each node and policy, 40 MB here.
 //!
 //! What a dead holder had not written the next one writes, since all it was made of is in the reports. Nothing here is on a
 //! container's start path, and nothing that fails here changes what is enforced.
