@@ -184,7 +184,8 @@ impl<'a> Leader<'a> {
                 Err(trouble) => {
                     let _told = self.line.note::<()>("write the statuses of policies", Err(trouble));
                     self.blocked = Some(Instant::now() + self.shared.pace.look().max(Duration::from_secs(1)));
-                    (self.from, all) = (at, false);
+                    // one that is always in trouble must not stop the others
+                    (self.from, all) = (at.saturating_add(1), false);
                     break;
                 }
             }
