@@ -98,7 +98,11 @@ impl Nodes {
             _ if self.unlisted.is_some() => now.checked_sub(age).unwrap_or(now),
             _ => now,
         };
-        let entries = report.policies.into_iter().map(|one| self.entry(one)).collect();
+        // not collected: that would keep the report's memory, which is five times as much
+        let mut entries = Vec::with_capacity(report.policies.len());
+        for one in report.policies {
+            entries.push(self.entry(one));
+        }
         self.nodes.insert(name, Node { renewed, entries });
     }
 
