@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use enforcer_core::ruleset::Postures;
 use serde::Deserialize;
 
+use crate::api::reports;
 use crate::cli::{LogFormat, Posture, RunArgs, postures};
 use crate::feed::address::Address;
 use crate::lock::{self, Lsm};
@@ -38,6 +40,12 @@ pub struct Config {
     pub kube_api: bool,
     /// How to reach it; `None`: as pods do.
     pub kubeconfig: Option<PathBuf>,
+    /// Whether the cluster is told how policies stand, and of starts that are refused.
+    pub kube_status: bool,
+    /// The least time between two reports of this node to it.
+    pub kube_status_interval: Duration,
+    /// The daemon's own namespace, where that is known.
+    pub own_namespace: Option<String>,
     /// Where its last known policies are kept.
     pub state_dir: PathBuf,
     /// The runtime's NRI socket.
@@ -105,6 +113,9 @@ struct File {
     #[serde(default)]
     kube_api: bool,
     kubeconfig: Option<PathBuf>,
+    #[serde(default)]
+    kube_status: bool,
+    kube_status_interval: Option<u64>,
     state_dir: Option<PathBuf>,
     nri_socket: Option<PathBuf>,
     gate_socket: Option<PathBuf>,
@@ -177,6 +188,12 @@ pub enum ConfigError {
     /// It would be of no use, and the policies that were meant to come never would.
     #[error("--kubeconfig without --kube-api; give both, or neither")]
     KubeconfigAlone,
+    /// There would be nothing to tell.
+    #[error("--kube-status without --kube-api; give both, or neither")]
+    StatusAlone,
+    /// No time between reports that makes sense.
+    #[error("bad --kube-status-interval `{0}`; give seconds from 1 to 3600")]
+    StatusInterval(u64),
     /// The runtime takes exactly two digits.
     #[error("bad plugin index `{0}`; use two digits, for example 10")]
     PluginIndex(String),
@@ -211,6 +228,16 @@ impl Config {
         if kubeconfig.is_some() && !kube_api {
             return Err(ConfigError::KubeconfigAlone);
         }
+        let kube_status = args.kube_status || file.kube_status;
+        if kube_status && !kube_api {
+            return Err(ConfigError::StatusAlone);
+        }
+        let interval = args.kube_status_interval.or(file.kube_status_interval);
+        let interval = interval.unwrap_or(reports::DEFAULT_INTERVAL.as_secs());
+        if !(1..=3600).contains(&interval) {
+            return Err(ConfigError::StatusInterval(interval));
+        }
+        let own_namespace = own_namespace.filter(|namespace| !namespace.is_empty());
         let plugin_index = args.plugin_index.or(file.plugin_index).unwrap_or_else(|| "10".into());
         if plugin_index.len() != 2 || !plugin_index.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(ConfigError::PluginIndex(plugin_index));
@@ -225,7 +252,7 @@ impl Config {
         } else {
             args.exempt_namespaces.into_iter().collect()
         };
-        exempt.extend(own_namespace.filter(|namespace| !namespace.is_empty()));
+        exempt.extend(own_namespace.clone());
         let libseccomp = args
             .libseccomp
             .or(file.libseccomp)
@@ -246,6 +273,9 @@ impl Config {
             policy_dirs,
             kube_api,
             kubeconfig,
+            kube_status,
+            kube_status_interval: Duration::from_secs(interval),
+            own_namespace,
             state_dir: args.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             nri_socket: args.nri_socket.or(file.nri_socket).unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()),
             gate_socket: args.gate_socket.or(file.gate_socket).unwrap_or_else(|| DEFAULT_GATE_SOCKET.into()),
@@ -376,6 +406,18 @@ mod tests {
         assert_eq!((config.kube_api, config.state_dir), (true, PathBuf::from("/s")));
         let alone = with_file("policyDirs: [/p]\nkubeconfig: /k\n", RunArgs::default());
         assert!(matches!(alone, Err(ConfigError::KubeconfigAlone)));
+    }
+
+    #[test]
+    fn the_cluster_is_told_only_where_it_is_read() {
+        let told = |text: &str| with_file(text, RunArgs::default());
+        let config = told("kubeApi: true\nkubeStatus: true\nkubeStatusInterval: 30\n").expect("valid");
+        assert!(config.kube_status && config.kube_status_interval == Duration::from_secs(30));
+        assert!(!told("kubeApi: true\n").expect("valid").kube_status);
+        let alone = told("policyDirs: [/p]\nkubeStatus: true\n");
+        assert!(matches!(alone, Err(ConfigError::StatusAlone)));
+        let never = told("kubeApi: true\nkubeStatusInterval: 0\n");
+        assert!(matches!(never, Err(ConfigError::StatusInterval(0))));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Container {
     pub id: ContainerId,
     /// Namespace, pod, labels, name.
     pub subject: Subject,
+    /// The uid that its pod has in Kubernetes; empty where the runtime does not tell.
+    pub pod_uid: String,
     /// The image's name; empty where the runtime does not tell.
     pub image: String,
     /// What its pod wishes.

@@ -32,8 +32,16 @@ const LONGEST: Duration = Duration::from_secs(5);
 const CALLERS: usize = 64;
 
 /// The gate, open to callers. The socket goes when it is dropped.
-#[derive(Debug)]
-pub struct Gate(Socket);
+pub struct Gate {
+    socket: Socket,
+    refused: Option<Refused>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
 
 impl Gate {
     /// Makes the socket.
@@ -41,7 +49,13 @@ impl Gate {
     /// # Errors
     /// When it cannot be made, others could get at it, or somebody listens there.
     pub fn open(path: &Path) -> Result<Self, SocketError> {
-        Socket::open(path, "--gate-socket").map(Self)
+        Ok(Self { socket: Socket::open(path, "--gate-socket")?, refused: None })
+    }
+
+    /// The same, and `refused` is told of those who may not start.
+    #[must_use]
+    pub fn telling(self, refused: Option<Refused>) -> Self {
+        Self { refused, ..self }
     }
 
     /// Answers callers, by what the reconciler says, and `given`. `synced` says whether the runtime has told what there is.
@@ -55,11 +69,12 @@ impl Gate {
         podman: Arc<PodmanGate>,
         metrics: Metrics,
     ) {
-        let asked = Asked { orders, synced, injection, given, podman, metrics };
+        let refused = self.refused;
+        let asked = Asked { orders, synced, injection, given, podman, metrics, refused };
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let caller = self.0.accept().await;
+            let caller = self.socket.accept().await;
             let asked = asked.clone();
             tokio::spawn(async move {
                 if let Err(problem) = attend(caller, &asked).await {
@@ -80,7 +95,11 @@ struct Asked {
     given: Given,
     podman: Arc<PodmanGate>,
     metrics: Metrics,
+    refused: Option<Refused>,
 }
+
+/// Is told who asked and was refused, and why. Must not wait.
+pub type Refused = Arc<dyn Fn(&Request, &str) + Send + Sync>;
 
 /// Whether a container that a runtime has told about was given the profile of its seccomp policies.
 pub type Given = Arc<dyn Fn(&ContainerId) -> Result<(), Refusal> + Send + Sync>;
@@ -132,9 +151,11 @@ async fn answer_one(
         }
         Stage::Precreate => adjustment(request, asked, deadline).await.unwrap_or_else(|answer| answer),
         Stage::CreateRuntime => {
+            let told = asked.refused.as_ref().map(|refused| (refused, request.clone()));
             let said = judge(request, asked, deadline).await;
             if let Answer::Refused { reason } = &said {
                 tracing::error!(reason, "refused at the gate");
+                told.iter().for_each(|(refused, request)| refused(request, reason));
             }
             said
         }

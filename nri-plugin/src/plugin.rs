@@ -105,7 +105,10 @@ impl Plugin {
         let (subject, image) = describe(Some(pod), container);
         let wish = Wish::of(&pod.annotations);
         match ContainerId::new(container.id.clone()) {
-            Ok(id) => Ok(Some(Arc::new(Container { id, subject, image, wish }))),
+            Ok(id) => {
+                let pod_uid = pod.uid.clone();
+                Ok(Some(Arc::new(Container { id, subject, pod_uid, image, wish })))
+            }
             Err(error) => {
                 let set = Arc::clone(&self.policies.borrow());
                 if self.selection.resolve(&set, &subject, wish).is_some()
@@ -272,7 +275,8 @@ impl nri::Plugin for Plugin {
             let id = ContainerId::new(one.id.clone())
                 .inspect_err(|error| tracing::error!(%error, "a container that cannot be armed"))
                 .ok()?;
-            let container = Arc::new(Container { id, subject, image, wish });
+            let pod_uid = pod.map(|pod| pod.uid.clone()).unwrap_or_default();
+            let container = Arc::new(Container { id, subject, pod_uid, image, wish });
             let pid = i32::try_from(one.pid).unwrap_or(0);
             seccomp.push((Arc::clone(&container), created(pod, one), pid));
             Some(Present {

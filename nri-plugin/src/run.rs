@@ -34,6 +34,7 @@ use self::news::News;
 use self::pages::{Pulses, pages};
 use self::sweep::sweep;
 use crate::alert::Alerts;
+use crate::api::reports::Reports;
 use crate::api::{Api, Health};
 use crate::apparmor;
 use crate::config::Config;
@@ -169,6 +170,11 @@ async fn daemon(
         None => None,
     };
     let reporter = reporter.with_feed(feed.as_ref().map(|(_, feed)| Arc::clone(feed)));
+    let reports = api.as_ref().filter(|_| config.kube_status).map(|api| {
+        let (node_name, namespace) = (&config.node_name, config.own_namespace.clone());
+        api.reports(node_name, namespace, config.kube_status_interval, &counted)
+    });
+    let refusals = reports.as_ref().map(Reports::refusals);
     let gate = Gate::open(&config.gate_socket)?;
     let window = Window::open(&config.status_socket)?;
     let listener = match config.metrics {
@@ -177,6 +183,7 @@ async fn daemon(
     };
     report_open_starts(&config.open_starts, &alerts, &reporter);
     let registry = Arc::new(Registry::default());
+    let gate = gate.telling(refusals.clone().map(|refusals| refusals.at_gate(Arc::clone(&registry))));
     let stop = Arc::new(AtomicBool::new(false));
     let pulses = Pulses::default();
     counted.read_policies(news.problems(), true);
@@ -306,9 +313,11 @@ async fn daemon(
         tokio::spawn(feed::serve::serve(listener, feed))
     });
     let pages = listener.map(|listener| tokio::spawn(metrics::serve::serve(listener, Arc::new(pages))));
+    let (end_reports, reports_end) = oneshot::channel::<()>();
+    let reporting = reports.map(|reports| tokio::spawn(reports.run(Arc::clone(&status), reports_end)));
     let window = tokio::spawn(window.serve(status));
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
-    let plugin = Timed::new(plugin.with_profiles(profiles), counted);
+    let plugin = Timed::new(plugin.with_profiles(profiles), counted, refusals);
     let state = stub.state();
     let observing = tokio::spawn(observe(state, is_synced, api_health, config.ready_file.clone()));
     let (end_stub, stub_ends) = oneshot::channel::<()>();
@@ -354,7 +363,10 @@ async fn daemon(
     [pages, feeding].into_iter().flatten().for_each(|serving| serving.abort());
     observing.abort();
     watching.abort();
-    drop(end_api);
+    drop((end_api, end_reports));
+    if let Some(reporting) = reporting {
+        let _late = tokio::time::timeout(DRAIN, reporting).await;
+    }
     if !following.is_finished() && tokio::time::timeout(DRAIN, following).await.is_err() {
         tracing::warn!("the policies of the API server could not be saved in time");
     }

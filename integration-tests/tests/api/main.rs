@@ -11,6 +11,7 @@
 
 mod crowd;
 mod server;
+mod told;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -87,6 +88,7 @@ struct Node {
     plugin: Option<FakePlugin>,
     port: u16,
     created: u32,
+    flags: Vec<String>,
 }
 
 impl Node {
@@ -100,6 +102,7 @@ impl Node {
             plugin: None,
             port: server::free_port(),
             created: 0,
+            flags: Vec::new(),
         }
     }
 
@@ -114,6 +117,7 @@ impl Node {
             .args([at("alerts", "alerts"), at("gate-socket", "run/gate"), at("status-socket", "run/status")])
             .args([at("open-starts", "open"), at("seccomp-dir", "seccomp"), at("ready-file", "ready")])
             .arg(format!("--metrics=127.0.0.1:{}", self.port))
+            .args(&self.flags)
             .env_remove("RUST_LOG");
         self.daemon = Some(Process::start(&mut command, &self.dir.join("log")));
         let registered = tokio::time::timeout(server::LONGEST, self.runtime.accept()).await;
@@ -168,11 +172,12 @@ impl Node {
         wait(text, look, || self.log()).await;
     }
 
-    /// Creates a container of `app: web`; whether it gets a profile, which policies make alone.
-    async fn creates_confined(&mut self) -> bool {
+    /// A container of `app: web` that there was not before, and its pod.
+    fn another(&mut self) -> (PodSandbox, Container) {
         self.created += 1;
         let mut pod = PodSandbox::default();
         (pod.id, pod.name, pod.namespace) = ("pod".into(), "web-1".into(), "default".into());
+        pod.uid = "uid of web-1".into();
         pod.labels.insert("app".into(), "web".into());
         let mut container = Container::default();
         (container.id, container.name) = (format!("c{}", self.created), "main".into());
@@ -180,6 +185,12 @@ impl Node {
         let mut linux = LinuxContainer::default();
         linux.seccomp_profile = Some(SecurityProfile::default());
         container.linux = Some(linux);
+        (pod, container)
+    }
+
+    /// Creates a container of `app: web`; whether it gets a profile, which policies make alone.
+    async fn creates_confined(&mut self) -> bool {
+        let (pod, container) = self.another();
         let plugin = self.plugin.as_ref().unwrap();
         let adjustment = plugin.create_container(&pod, &container).await.unwrap();
         plugin.remove_container(&pod, &container).await.unwrap();

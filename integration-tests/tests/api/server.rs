@@ -260,8 +260,10 @@ impl Client {
     /// Waits until the objects of the definitions are served.
     pub async fn served(&self, definitions: &[Value]) {
         for definition in definitions {
-            let plural = definition["spec"]["names"]["plural"].as_str().unwrap();
-            let path = format!("/apis/security.kubearmor.com/v1/{plural}");
+            let text = |pointer: &str| definition.pointer(pointer).unwrap().as_str().unwrap();
+            let (group, version) = (text("/spec/group"), text("/spec/versions/0/name"));
+            let plural = text("/spec/names/plural");
+            let path = format!("/apis/{group}/{version}/{plural}");
             let served = async || (self.get(&path).await.0 == 200).then_some(());
             wait("the kind is served", served, || plural.to_owned()).await;
         }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::helm::{at, containers, list, of_kind, pod};
+use super::helm::{self, at, containers, list, of_kind, pod};
 use super::releases::{RELEASES, release};
 
 #[test]
@@ -59,10 +59,34 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
         ensure!(asked == host.contains(&"/"), "{name}: the host's root");
         let sockets = ["/run", "/var/run", "/run/containerd", "/run/k3s", "/run/k3s/containerd", "/run/k0s"];
         ensure!(!host.iter().any(|path| sockets.contains(path)), "{name}: {host:?} has the runtime's socket");
-        for role in of_kind(&objects, "ClusterRole").flat_map(|role| list(role, "/rules")) {
-            ensure!(role.get("verbs") == Some(&serde_json::json!(["list", "watch"])), "{name}: {role}");
+        let rules = |kind: &str| -> Vec<String> {
+            let all = of_kind(&objects, kind).flat_map(|role| list(role, "/rules"));
+            let words = |rule: &Value, field: &str| {
+                let words = rule.get(field).and_then(Value::as_array).into_iter().flatten();
+                words.filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+            };
+            all.map(|rule| ["resources", "resourceNames", "verbs"].map(|field| words(rule, field)).join(" "))
+                .collect()
+        };
+        let told = helm::config(&objects, "config.yaml").is_ok_and(|text| text.contains("kubeStatus: true"));
+        let (mut cluster, mut own): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+        if of_kind(&objects, "ClusterRole").count() > 0 {
+            let kinds = ["policies", "clusterpolicies", "hostpolicies", "seccomppolicies"];
+            let kinds = |sub: &str| kinds.map(|kind| format!("kubearmor{kind}{sub}")).join(",");
+            cluster.push(format!("{}  list,watch", kinds("")));
+            cluster.push("namespaces  list,watch".to_owned());
+            if told {
+                cluster.push(format!("{}  get,patch", kinds("/status")));
+                cluster.push("nodepolicyreports  list,watch,create,patch,delete".to_owned());
+                cluster.push("events  create,patch".to_owned());
+                own.push("leases  create".to_owned());
+                own.push("leases nri-enforcer-status get,update,patch".to_owned());
+            }
         }
-        ensure!(of_kind(&objects, "Role").count() == 0, "{name}: a role");
+        ensure!(rules("ClusterRole") == cluster, "{name}: {:?}", rules("ClusterRole"));
+        ensure!(rules("Role") == own, "{name}: {:?}", rules("Role"));
+        let asked = name != "privileged" && !cluster.is_empty();
+        ensure!(asked != own.is_empty(), "{name}: {own:?}");
         // the daemon alone has a token, by a volume, and none that nothing may be asked with
         ensure!(
             pod.get("automountServiceAccountToken") == Some(&Value::from(false)),

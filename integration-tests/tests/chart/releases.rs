@@ -59,7 +59,7 @@ pub const RELEASES: [(&str, Values<'static>); 15] = [
             "priorityClassName=",
         ],
     ),
-    ("privileged", &["privileged=true"]),
+    ("privileged", &["privileged=true", "policies.kubeStatus=false"]),
     ("uninstall", &["uninstall=true"]),
     (
         "uninstall-apparmor",

@@ -49,6 +49,7 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("lsmOrder={}", &["lsmOrder"]),
         ("lsmOrder={bpf,bpf}", &["lsmOrder"]),
         ("libseccomp=2.5", &["libseccomp"]),
+        ("policies.kubeStatus=maybe", &["policies", "kubeStatus"]),
         ("policies.files.web=kind", &["policies", "files", "web"]),
         ("policies.files.\\.web\\.yaml=kind", &["policies", "files", ".web.yaml"]),
         ("policies.hostDir=policies", &["hostDir"]),

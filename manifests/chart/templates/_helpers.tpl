@@ -157,7 +157,10 @@ none that the daemon listens at.
 {{- if $action -}}{{- $_ := set $posture $class $action -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $config "posture" $posture -}}
-{{- if $v.policies.kubeApi -}}{{- $_ := set $config "kubeApi" true -}}{{- end -}}
+{{- if $v.policies.kubeApi -}}
+{{- $_ := set $config "kubeApi" true -}}
+{{- if $v.policies.kubeStatus -}}{{- $_ := set $config "kubeStatus" true -}}{{- end -}}
+{{- end -}}
 {{- $dirs := list -}}
 {{- if $v.policies.files -}}{{- $dirs = append $dirs "/policies/files" -}}{{- end -}}
 {{- if $v.policies.hostDir -}}{{- $dirs = append $dirs "/policies/host" -}}{{- end -}}

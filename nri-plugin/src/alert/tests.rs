@@ -36,6 +36,7 @@ fn container() -> Arc<Container> {
     Arc::new(Container {
         id: ContainerId::new("c1").unwrap(),
         subject,
+        pod_uid: String::new(),
         image: "example.com/web:1".into(),
         wish: Default::default(),
     })

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig, NamedCluster};
+use serde_json::Value;
 use tokio::time::timeout;
 use tower::ServiceBuilder;
 
@@ -26,6 +28,8 @@ const PROBE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 /// The most bytes of one page of a list. Objects have at most some 1.5 MB each; of those fewer are asked for at once.
 pub(super) const MAX_PAGE: usize = 32 << 20;
+
+const JSON: &str = "application/json";
 
 /// A way to a server.
 #[derive(Clone)]
@@ -93,8 +97,55 @@ fn unreachable(error: &kube::Error) -> Trouble {
 
 /// Asks for `path`; the answer is a good one, and its body has not been read.
 pub(super) async fn get(client: &kube::Client, path: &str) -> Result<Response<Body>, Trouble> {
-    let request = Request::get(path).header(http::header::ACCEPT, "application/json").body(Body::empty());
-    let request = request.map_err(|error| unusable(&error))?;
+    let request = Request::get(path).header(ACCEPT, JSON).body(Body::empty());
+    ask(client, request.map_err(|error| unusable(&error))?).await
+}
+
+/// How the server is to take a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    /// As a new object.
+    Create,
+    /// In the place of the object, which must still have the version that the body tells.
+    Replace,
+    /// By server-side apply.
+    Apply,
+    /// As a merge patch.
+    Merge,
+    /// Not at all: the object goes.
+    Delete,
+}
+
+/// Changes what is at `path`; the object as it is then.
+pub(super) async fn write(
+    client: &kube::Client,
+    how: Write,
+    path: &str,
+    body: &Value,
+) -> Result<Value, Trouble> {
+    let (method, sort) = match how {
+        Write::Create => (Method::POST, JSON),
+        Write::Replace => (Method::PUT, JSON),
+        // JSON is YAML
+        Write::Apply => (Method::PATCH, "application/apply-patch+yaml"),
+        Write::Merge => (Method::PATCH, "application/merge-patch+json"),
+        Write::Delete => (Method::DELETE, JSON),
+    };
+    let body = if how == Write::Delete { Vec::new() } else { body.to_string().into_bytes() };
+    let request = Request::builder().method(method).uri(path).header(ACCEPT, JSON).header(CONTENT_TYPE, sort);
+    let request = request.body(Body::from(body)).map_err(|error| unusable(&error))?;
+    let answer = whole(ask(client, request).await?.into_body()).await?;
+    serde_json::from_slice(&answer).map_err(|error| Trouble::Nonsense(error.to_string()))
+}
+
+/// The object at `path`.
+pub(super) async fn read(client: &kube::Client, path: &str) -> Result<Value, Trouble> {
+    let answer = whole(get(client, path).await?.into_body()).await?;
+    serde_json::from_slice(&answer).map_err(|error| Trouble::Nonsense(error.to_string()))
+}
+
+/// The answer is a good one, and its body has not been read.
+async fn ask(client: &kube::Client, request: Request<Body>) -> Result<Response<Body>, Trouble> {
     let late = |_| Trouble::Unreachable(format!("no answer within {} seconds", ANSWER.as_secs()));
     let answer = timeout(ANSWER, client.send(request)).await.map_err(late)?;
     let answer = answer.map_err(|error| match &error {

@@ -354,7 +354,7 @@ fn nonsense(what: &dyn std::fmt::Display) -> Trouble {
 }
 
 /// A value of a query.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {

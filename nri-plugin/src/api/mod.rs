@@ -17,13 +17,15 @@
 //! - Of a policy in a directory and one of the API with the same kind, namespace and name, that of the directory counts.
 //! - What is in force is kept on disk ([`saved`]) and loaded before the runtime is told that there is a plugin.
 //!
-//! What it needs of the cluster: `list` and `watch` on the four kinds of `security.kubearmor.com` and on namespaces.
+//! What it needs of the cluster: `list` and `watch` on the four kinds of `security.kubearmor.com` and on namespaces; what is
+//! told to the cluster, and what that needs, is in [`reports`].
 
 mod client;
 mod follow;
 pub mod health;
 mod object;
 pub mod objects;
+pub mod reports;
 pub mod saved;
 mod saving;
 mod trouble;
@@ -43,7 +45,7 @@ pub use self::health::Health;
 use self::health::{News, Restored};
 pub use self::object::{Item, Key, Object, Resource, Says};
 pub use self::objects::Snapshot;
-use self::objects::{Change, Objects};
+use self::objects::{About, Change, Objects};
 use self::saved::{Directory, Saved, SavedError};
 use self::saving::Schedule;
 use crate::exit::chain;
@@ -60,8 +62,12 @@ pub struct Api {
     directory: Directory,
     objects: Objects,
     snapshots: watch::Sender<Arc<Snapshot>>,
+    abouts: watch::Sender<Abouts>,
     health: Health,
 }
+
+/// What can be told of each policy of the API server.
+type Abouts = Vec<Arc<About>>;
 
 impl Api {
     /// Loads the last known set. A set that cannot be used is told, and no error: the node must not be without a daemon
@@ -105,7 +111,8 @@ impl Api {
             }
         }
         let snapshots = watch::channel(Arc::new(objects.snapshot())).0;
-        Ok(Self { connector: Connector { kubeconfig }, directory, objects, snapshots, health })
+        let abouts = watch::channel(objects.abouts()).0;
+        Ok(Self { connector: Connector { kubeconfig }, directory, objects, snapshots, abouts, health })
     }
 
     /// What is in force of the API, now and later.
@@ -194,6 +201,9 @@ impl Api {
         let (mut changed, read) = (false, self.objects.read().len());
         for change in changes {
             changed |= self.objects.apply(change);
+        }
+        if self.objects.told() {
+            self.abouts.send_replace(self.objects.abouts());
         }
         if changed {
             for resource in Resource::ALL {

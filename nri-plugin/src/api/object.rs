@@ -99,6 +99,8 @@ pub struct Object {
     pub key: Key,
     /// Tells it from an earlier object of the same name; empty where the server gave none.
     pub uid: String,
+    /// Which version of its spec the server calls it, from 1; 0: not told.
+    pub generation: i64,
     /// What it says.
     pub says: Says,
 }
@@ -164,7 +166,8 @@ impl<'a> Item<'a> {
     pub fn object(&self, resource: Resource) -> Option<Object> {
         let key = self.key(resource)?;
         let says = self.says(&key).unwrap_or_else(Says::Wrong);
-        Some(Object { uid: self.text("uid"), key, says })
+        let generation = self.metadata.get("generation").and_then(|raw| serde_json::from_str(raw.get()).ok());
+        Some(Object { uid: self.text("uid"), generation: generation.unwrap_or_default(), key, says })
     }
 
     fn says(&self, key: &Key) -> Result<Says, String> {

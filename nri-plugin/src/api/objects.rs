@@ -37,6 +37,7 @@ pub struct Objects {
     left_out: BTreeMap<Key, usize>, // for want of room, with the bytes that they want
     unnamed: BTreeSet<Resource>,    // of which there are more of those than are kept in mind
     freed: bool,                    // there may be room for some of them
+    told: bool,                     // an entry's `about` is another one
     read: BTreeSet<Resource>,       // of which a whole list is known
     most: (usize, usize),           // objects, bytes
 }
@@ -49,6 +50,7 @@ impl Default for Objects {
             left_out: BTreeMap::new(),
             unnamed: BTreeSet::new(),
             freed: false,
+            told: false,
             read: BTreeSet::new(),
             most: (MAX_OBJECTS, MAX_BYTES),
         }
@@ -58,11 +60,28 @@ impl Default for Objects {
 /// An object that says something.
 #[derive(Debug)]
 struct Entry {
-    uid: String,
+    about: Arc<About>,
     text: Result<String, String>, // as the API has it, or why it cannot be read
     good: Option<String>,         // a text that yields what is older than `text` in `yields`
     yields: Option<Yields>,       // in force
     errors: Vec<PolicyError>,     // of `text`, at most `MAX_ERRORS` and one
+}
+
+/// What can be told of an object that says something, beside what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// What identifies it.
+    pub key: Key,
+    /// Tells it from an earlier object of the same name.
+    pub uid: String,
+    /// See [`Object::generation`].
+    pub generation: i64,
+    /// Why it is not in force as it is: its first mistake, with what to do. `None`: it has none.
+    pub refused: Option<String>,
+    /// The policy in force, be it of an older version; `None`: nothing of it is.
+    pub policy: Option<Arc<Policy>>,
+    /// The same of a seccomp policy.
+    pub seccomp: Option<Arc<SeccompPolicy>>,
 }
 
 #[derive(Debug, Clone)]
@@ -160,7 +179,8 @@ impl Objects {
         let versions = |(key, entry): (&Key, &Entry)| {
             let object = |text: &String| Object {
                 key: key.clone(),
-                uid: entry.uid.clone(),
+                uid: entry.about.uid.clone(),
+                generation: entry.about.generation,
                 says: Says::Text(text.clone()),
             };
             entry.good.iter().chain(&entry.text).map(object).collect::<Vec<_>>()
@@ -168,8 +188,21 @@ impl Objects {
         self.entries.iter().flat_map(versions).collect()
     }
 
+    /// What can be told of each policy, by kind, namespace and name.
+    #[must_use]
+    pub fn abouts(&self) -> Vec<Arc<About>> {
+        let policies = self.entries.iter().filter(|(key, _)| key.resource != Resource::Namespaces);
+        policies.map(|(_, entry)| Arc::clone(&entry.about)).collect()
+    }
+
+    /// Whether [`abouts`](Self::abouts) has something else to tell than the last time that this was asked.
+    pub const fn told(&mut self) -> bool {
+        std::mem::replace(&mut self.told, false)
+    }
+
     fn remove(&mut self, key: &Key) -> bool {
         let Some(entry) = self.entries.remove(key) else { return false };
+        self.told = true;
         self.bytes = self.bytes.saturating_sub(entry.bytes());
         self.freed = true;
         true
@@ -183,10 +216,10 @@ impl Objects {
     }
 
     fn set(&mut self, object: Object) -> bool {
-        let Object { key, uid, says } = object;
+        let Object { key, uid, generation, says } = object;
         // an object that was deleted and made again takes nothing over from the one before
         let mut changed = false;
-        if self.entries.get(&key).is_some_and(|before| before.uid != uid) {
+        if self.entries.get(&key).is_some_and(|before| before.about.uid != uid) {
             changed = self.remove(&key);
         }
         let text = match says {
@@ -195,19 +228,25 @@ impl Objects {
             Says::Text(text) => Ok(text),
             Says::Wrong(why) => Err(why),
         };
-        let before = self.entries.get(&key);
-        if before.is_some_and(|before| before.text == text) {
+        let before = self.entries.get_mut(&key);
+        if let Some(before) = before.filter(|before| before.text == text) {
+            // the server may count on where nothing changed that counts here
+            if before.about.generation != generation {
+                before.about = Arc::new(About { generation, ..About::clone(&before.about) });
+                self.told = true;
+            }
             return self.left_out.remove(&key).is_some() | changed;
         }
         let (most_objects, most_bytes) = self.most;
-        let room = before.is_some() || self.entries.len() < most_objects;
+        let room = self.entries.contains_key(&key) || self.entries.len() < most_objects;
         let bytes = text.as_ref().map_or_else(String::len, String::len);
         if !room || self.bytes.saturating_add(bytes) > most_bytes {
             return self.leave_out(key, bytes) | changed;
         }
         let before = self.entries.remove(&key);
         let old = before.as_ref().map_or(0, Entry::bytes);
-        let entry = entry(&key, uid, text, before);
+        let entry = entry(&key, (uid, generation), text, before);
+        self.told = true;
         self.freed |= entry.bytes() < old;
         self.bytes = self.bytes.saturating_sub(old).saturating_add(entry.bytes());
         self.left_out.remove(&key);
@@ -253,7 +292,12 @@ const fn error(file: String, message: String) -> PolicyError {
 }
 
 /// The object with this text, which an older version may help out.
-fn entry(key: &Key, uid: String, text: Result<String, String>, before: Option<Entry>) -> Entry {
+fn entry(
+    key: &Key,
+    (uid, generation): (String, i64),
+    text: Result<String, String>,
+    before: Option<Entry>,
+) -> Entry {
     let ParsedFile { policies, seccomp, namespaces, mut errors } = match &text {
         Ok(text) => parse(&key.to_string(), text),
         Err(why) => ParsedFile { errors: vec![error(key.to_string(), why.clone())], ..ParsedFile::default() },
@@ -282,7 +326,25 @@ fn entry(key: &Key, uid: String, text: Result<String, String>, before: Option<En
         (None, Some(old)) => (Some(old), old_text),
         (None, None) => (None, None),
     };
-    Entry { uid, text, good, yields, errors }
+    let (policy, seccomp) = match &yields {
+        Some(Yields::Policy(policy)) => (Some(Arc::clone(policy)), None),
+        Some(Yields::Seccomp(policy)) => (None, Some(Arc::clone(policy))),
+        Some(Yields::Namespace(_)) | None => (None, None),
+    };
+    let about = About { key: key.clone(), uid, generation, refused: refused(&errors), policy, seccomp };
+    Entry { about: Arc::new(about), text, good, yields, errors }
+}
+
+/// The first mistake for people, and how many more there are. Lines mean nothing: the text is not as it was written.
+fn refused(errors: &[PolicyError]) -> Option<String> {
+    let PolicyError { field, message, help, .. } = errors.first()?;
+    let colon = if field.is_empty() { "" } else { ": " };
+    let help = help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+    let more = match errors.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    Some(format!("{field}{colon}{message}{help}{more}"))
 }
 
 /// A namespace that sets these postures: they may come from several versions.

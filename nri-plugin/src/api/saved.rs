@@ -208,7 +208,7 @@ fn digest(bytes: &[u8]) -> String {
 
 fn write(Saved { when, read, objects }: Saved) -> Vec<u8> {
     let saved = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let objects = objects.into_iter().filter_map(|Object { key, uid, says }| {
+    let objects = objects.into_iter().filter_map(|Object { key, uid, says, generation: _ }| {
         let Key { resource, namespace, name } = key;
         let Says::Text(text) = says else { return None };
         Some(SavedObject { kind: resource.kind().to_owned(), namespace, name, uid, text })
@@ -274,7 +274,7 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
     let objects = body.objects.into_iter().map(|one| {
         let SavedObject { kind, namespace, name, uid, text } = one;
         let key = Key { resource: resource(&kind)?, namespace, name };
-        Ok(Object { key, uid, says: Says::Text(text) })
+        Ok(Object { key, uid, generation: 0, says: Says::Text(text) })
     });
     let read = body.read.iter().map(|kind| resource(kind)).collect::<Result<_, String>>()?;
     Ok(Saved {

@@ -51,6 +51,12 @@ pub struct RunArgs {
     /// How to reach the API server [default: as pods do, by their service account]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Tell the cluster how policies stand, in their status, and of refused starts, by events; with --kube-api
+    #[arg(long)]
+    pub kube_status: bool,
+    /// The least time between two reports of this node to the API server; other times follow from it [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub kube_status_interval: Option<u64>,
     /// Directory in which the last known policies of the API server are kept, for a start without it
     /// [default: /var/lib/nri-enforcer/state]
     #[arg(long, value_name = "DIR")]

@@ -36,6 +36,7 @@ struct Node {
     registry: Arc<Registry>,
     serving: tokio::task::JoinHandle<()>,
     metrics: Metrics,
+    told: Box<dyn FnMut() -> Vec<[String; 3]> + Send>,
 }
 
 impl Node {
@@ -64,7 +65,9 @@ impl Node {
         );
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(true);
+        let (events, told) = crate::api::reports::events::recorded();
         let gate = Gate::open(&dir.path().join("gate/sock")).unwrap();
+        let gate = gate.telling(Some(events.at_gate(Arc::clone(&registry))));
         let metrics = Metrics::default();
         let serving = tokio::spawn(gate.serve(
             orders.clone(),
@@ -74,7 +77,7 @@ impl Node {
             podman,
             metrics.clone(),
         ));
-        Self { dir, kernel, orders, synced, policies, registry, serving, metrics }
+        Self { dir, kernel, orders, synced, policies, registry, serving, metrics, told: Box::new(told) }
     }
 
     fn socket(&self) -> PathBuf {
@@ -303,12 +306,15 @@ async fn what_seccomp_policies_select_does_not_start_without_its_profile() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_arming_that_fails_or_takes_too_long_refuses() {
-    let node = Node::new();
+    let mut node = Node::new();
     node.created("c1", "web");
     assert!(reason(node.ask(&request("c1")).await).contains("hostPID"), "no process");
     node.lives("c1");
     node.kernel.breaks("arm", true);
     assert!(reason(node.ask(&request("c1")).await).contains("arm is broken"));
+    let told = (node.told)();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1][..2] == ["pod", "uid"] && told[1][2].contains("arm is broken"), "{told:?}");
     node.kernel.breaks("arm", false);
     node.kernel.slow(Duration::from_millis(600));
     let begin = std::time::Instant::now();

@@ -45,6 +45,15 @@ pub struct Question {
     pub answer: &'static str,
 }
 
+/// A write to the API server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiWrite {
+    /// What is written: `report`, `lease`, `status` or `event`.
+    pub object: &'static str,
+    /// `ok` or `failed`.
+    pub outcome: &'static str,
+}
+
 /// What is counted where it happens. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -68,6 +77,10 @@ pub struct Metrics {
     pub summarized: Counter,
     /// What could not be read while a page of metrics was made.
     pub scrape_errors: Counter,
+    /// What was written to the API server.
+    pub api_writes: Family<ApiWrite, Counter>,
+    /// Refused starts of which no event tells.
+    pub events_lost: Counter,
 }
 
 impl Default for Metrics {
@@ -84,6 +97,8 @@ impl Default for Metrics {
             lost: Counter::default(),
             summarized: Counter::default(),
             scrape_errors: Counter::default(),
+            api_writes: Family::default(),
+            events_lost: Counter::default(),
         }
     }
 }
@@ -126,11 +141,13 @@ impl Metrics {
             ("alerts_written", "Lines of alerts that were written", &self.written),
             ("alerts_lost", "Alerts that were not written", &self.lost),
             ("alerts_summarized", "Alerts that are told by a summary alone", &self.summarized),
+            ("api_events_lost", "Refused starts of which no event tells", &self.events_lost),
             ("scrape_errors", "What could not be read while this page was made", &self.scrape_errors),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
         }
+        registry.register("api_writes", "What was written to the API server", self.api_writes.clone());
         registry.register(
             "policy_problems",
             "What is wrong with the policies as they were read last",

@@ -9,19 +9,21 @@ use nri::{
 };
 
 use super::{Metrics, Request};
+use crate::api::reports::events::{Pod, Refusals};
 
 /// A plugin whose answers are timed.
 #[derive(Debug)]
 pub struct Timed<P> {
     plugin: P,
     metrics: Metrics,
+    refusals: Option<Refusals>,
 }
 
 impl<P: nri::Plugin> Timed<P> {
-    /// Times the answers of `plugin`.
+    /// Times the answers of `plugin`, and tells `refusals` of containers that may not start.
     #[must_use]
-    pub fn new(plugin: P, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { plugin, metrics })
+    pub fn new(plugin: P, metrics: Metrics, refusals: Option<Refusals>) -> Arc<Self> {
+        Arc::new(Self { plugin, metrics, refusals })
     }
 
     /// The events that are handed on. A plugin that needs others would be asked in vain.
@@ -35,6 +37,25 @@ impl<P: nri::Plugin> Timed<P> {
             | Event::StopContainer
             | Event::RemoveContainer
             | Event::ValidateContainerAdjustment
+    }
+
+    /// The same where a refusal is one of the container's start.
+    async fn timed_start<T>(
+        &self,
+        handler: &'static str,
+        pod: Option<Pod>,
+        answer: impl Future<Output = Result<T, Refusal>> + Send,
+    ) -> Result<T, Refusal> {
+        let answer = self.timed(handler, answer).await;
+        if let (Some(refusals), Some(pod), Err(refusal)) = (&self.refusals, pod, &answer) {
+            refusals.start(pod, refusal.message());
+        }
+        answer
+    }
+
+    /// The pod, where anybody is told of it.
+    fn pod(&self, pod: &PodSandbox, container: &Container) -> Option<Pod> {
+        self.refusals.as_ref().map(|_| Pod::of(pod, container))
     }
 
     async fn timed<T>(
@@ -81,7 +102,9 @@ impl<P: nri::Plugin> nri::Plugin for Timed<P> {
         pod: PodSandbox,
         container: Container,
     ) -> Result<ContainerAdjustment, Refusal> {
-        self.timed("create_container", self.plugin.create_container(context, pod, container)).await
+        let told = self.pod(&pod, &container);
+        let answer = self.plugin.create_container(context, pod, container);
+        self.timed_start("create_container", told, answer).await
     }
 
     async fn post_create_container(
@@ -98,8 +121,9 @@ impl<P: nri::Plugin> nri::Plugin for Timed<P> {
         context: Context,
         request: Validation,
     ) -> Result<(), Refusal> {
+        let told = self.pod(&request.pod, &request.container);
         let answer = self.plugin.validate_container_adjustment(context, request);
-        self.timed("validate_container_adjustment", answer).await
+        self.timed_start("validate_container_adjustment", told, answer).await
     }
 
     async fn start_container(
@@ -108,7 +132,9 @@ impl<P: nri::Plugin> nri::Plugin for Timed<P> {
         pod: PodSandbox,
         container: Container,
     ) -> Result<(), Refusal> {
-        self.timed("start_container", self.plugin.start_container(context, pod, container)).await
+        let told = self.pod(&pod, &container);
+        let answer = self.plugin.start_container(context, pod, container);
+        self.timed_start("start_container", told, answer).await
     }
 
     async fn stop_container(
@@ -205,13 +231,22 @@ mod tests {
         }
     }
 
+    fn of_pod() -> PodSandbox {
+        let mut pod = PodSandbox::default();
+        (pod.namespace, pod.name, pod.uid) = ("n".into(), "web-1".into(), "u".into());
+        pod
+    }
+
     #[tokio::test]
     async fn a_refusal_of_each_handler_is_handed_on_and_timed() {
         use nri::Plugin as _;
         let metrics = Metrics::default();
-        let timed = Timed::new(Refuses, metrics.clone());
+        let (events, mut told) = crate::api::reports::events::recorded();
+        let timed = Timed::new(Refuses, metrics.clone(), Some(events));
         let context = || Context::detached(std::time::Duration::from_secs(1), RuntimeInfo::default());
-        let (pod, container) = (PodSandbox::default, Container::default);
+        let (pod, container) = (of_pod, Container::default);
+        let mut validation = Validation::default();
+        validation.pod = of_pod();
         let refusals = [
             ("configure", timed.configure(context(), RuntimeInfo::default()).await.err()),
             ("synchronize", timed.synchronize(context(), vec![], vec![]).await.err()),
@@ -221,12 +256,18 @@ mod tests {
             ("post_create_container", timed.post_create_container(context(), pod(), container()).await.err()),
             (
                 "validate_container_adjustment",
-                timed.validate_container_adjustment(context(), Validation::default()).await.err(),
+                timed.validate_container_adjustment(context(), validation).await.err(),
             ),
             ("start_container", timed.start_container(context(), pod(), container()).await.err()),
             ("stop_container", timed.stop_container(context(), pod(), container()).await.err()),
             ("remove_container", timed.remove_container(context(), pod(), container()).await.err()),
         ];
+        let starts = ["create_container", "validate_container_adjustment", "start_container"];
+        assert_eq!(
+            told(),
+            starts.map(|handler| ["web-1", "u", handler].map(str::to_owned)),
+            "of starts alone"
+        );
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &metrics.registry()).unwrap();
         for (handler, refusal) in refusals {

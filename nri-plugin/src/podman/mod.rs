@@ -135,7 +135,13 @@ impl Podman {
         labels.extend(state.labels);
         name_image(&mut labels, &metadata.image_name);
         let subject = Subject { namespace: PODMAN_NAMESPACE.to_owned(), pod, labels, container: name };
-        Ok(Some(Container { id: id.clone(), subject, image: metadata.image_name, wish: Wish::None }))
+        Ok(Some(Container {
+            id: id.clone(),
+            subject,
+            pod_uid: String::new(),
+            image: metadata.image_name,
+            wish: Wish::None,
+        }))
     }
 
     /// What containers/storage says of a container.

@@ -32,6 +32,7 @@ pub(crate) fn container(id: &str, namespace: &str, app: &str) -> Arc<Container> 
     Arc::new(Container {
         id: ContainerId::new(id).unwrap(),
         subject,
+        pod_uid: "uid".into(),
         image: "image".into(),
         wish: Default::default(),
     })

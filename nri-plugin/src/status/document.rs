@@ -17,6 +17,46 @@ pub struct Document {
     pub daemon: Daemon,
     /// The containers that the runtime has, by namespace, pod and name.
     pub containers: Vec<ContainerStatus>,
+    /// The policies in force, by kind, namespace and name. Empty: there are none, or the daemon is older than this field.
+    #[serde(default)]
+    pub policies: Vec<PolicyStatus>,
+}
+
+/// A policy, and how the node's containers that it selects stand to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatus {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace; empty for the kinds that live in none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The containers on which it is in force, but for gaps.
+    pub containers: u32,
+    /// The containers that it selects, and on which it is not.
+    #[serde(default)]
+    pub uncovered: u32,
+    /// Why, of the first of these; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What it says and nothing enforces on this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<PolicyGap>,
+}
+
+/// A part of a policy that is not enforced.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyGap {
+    /// Where it stands: `spec.network.matchProtocols[0]`.
+    pub field: String,
+    /// Why it is not enforced.
+    pub reason: String,
+    /// What happens instead, and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub advice: String,
 }
 
 /// The daemon.

@@ -5,14 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer_core::policy::SeccompPolicy;
+use enforcer_core::policy::{Policy, SeccompPolicy};
 use enforcer_core::ruleset::{Class, Postures};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::document::{API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, Seccomp, State};
+use super::document::{
+    API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, PolicyStatus, Seccomp, State,
+};
+use super::policies::{Policies, Stands};
 use crate::api::Health;
 use crate::api::health::Restored;
 use crate::apparmor::Profiles;
@@ -59,8 +62,14 @@ impl Status {
     #[must_use]
     pub fn document(&self) -> Document {
         let set = Arc::clone(&self.policies.borrow());
+        let mut policies = Policies::new(&set, self.selection.lock);
+        let look = |entry: &Entry| {
+            let (status, stands) = self.describe(&set, entry);
+            policies.add(&stands);
+            status
+        };
         let mut containers: Vec<ContainerStatus> =
-            self.registry.seccomp().entries_now().iter().map(|entry| self.describe(&set, entry)).collect();
+            self.registry.seccomp().entries_now().iter().map(look).collect();
         let name = |one: &ContainerStatus| {
             (one.namespace.clone(), one.pod.clone(), one.container.clone(), one.id.clone())
         };
@@ -79,7 +88,19 @@ impl Status {
                 api: self.api.as_ref().map(api),
             },
             containers,
+            policies: policies.told(),
         }
+    }
+
+    /// How each policy in force stands on this node. Takes as long as the document.
+    #[must_use]
+    pub fn policies(&self) -> Vec<PolicyStatus> {
+        let set = Arc::clone(&self.policies.borrow());
+        let mut policies = Policies::new(&set, self.selection.lock);
+        for entry in self.registry.seccomp().entries_now() {
+            policies.add(&self.describe(&set, &entry).1);
+        }
+        policies.told()
     }
 
     /// Whether the daemon is connected to the runtime, and knows what runs.
@@ -94,14 +115,15 @@ impl Status {
         let set = Arc::clone(&self.policies.borrow());
         let (mut states, mut gaps) = (BTreeMap::new(), 0);
         for entry in self.registry.seccomp().entries_now() {
-            let one = self.describe(&set, &entry);
+            let (one, _) = self.describe(&set, &entry);
             *states.entry(one.state).or_insert(0) += 1;
             gaps += one.gaps;
         }
         (states, gaps)
     }
 
-    fn describe(&self, set: &PolicySet, entry: &Entry) -> ContainerStatus {
+    /// How the container stands, for people and to each policy.
+    fn describe(&self, set: &PolicySet, entry: &Entry) -> (ContainerStatus, Stands) {
         let container = &entry.container;
         let subject = &container.subject;
         let switched_off = self.selection.honour_pod_annotations && container.wish == Wish::Disabled;
@@ -113,10 +135,11 @@ impl Status {
         let by_seccomp = self.seccomp.selecting(set, container);
         let merged = self.selection.resolve(set, subject, container.wish);
         let standing = self.registry.standing(&container.id);
-        let mut policies: Vec<String> = match exempt {
+        let by_rules: Vec<Arc<Policy>> = match exempt {
             Some(_) => Vec::new(),
-            None => set.selecting(subject).iter().map(|policy| policy.id().to_string()).collect(),
+            None => set.selecting(subject).into_iter().cloned().collect(),
         };
+        let mut policies: Vec<String> = by_rules.iter().map(|policy| policy.id().to_string()).collect();
         policies.extend(by_seccomp.iter().map(|policy| policy.id().to_string()));
         policies.sort_unstable();
         let of_rules = merged.as_ref().map_or(0, |merged| merged.coverage.gaps.len() + standing.gaps);
@@ -127,6 +150,20 @@ impl Status {
         let held = self.held(merged.as_deref(), &by_seccomp);
         let rules = merged.as_ref().is_some_and(|merged| !merged.is_nothing());
         let uncovered = not_in_force(&standing, rules, merged.is_some());
+        let stands = Stands {
+            ended: entry.state == Profile::Ended,
+            without_profile: match (entry.state, &seccomp) {
+                (Profile::NotApplied | Profile::PendingRestart, Some(profile)) => {
+                    Some(profile.reason.clone())
+                }
+                _ => None,
+            },
+            profile_gaps: of_profile,
+            without_rules: uncovered.clone(),
+            rules: by_rules,
+            seccomp: by_seccomp.clone(),
+            merged: merged.clone(),
+        };
         let (state, reason) = match (entry.state, exempt, uncovered) {
             (Profile::Ended, _, _) => (State::Ended, String::new()),
             (_, Some(why), _) if entry.state == Profile::InForce => (State::Exempt, why.to_owned()),
@@ -143,7 +180,7 @@ impl Status {
             (_, _, _) if policies.is_empty() => (State::NotSelected, String::new()),
             (_, _, _) => (State::Armed, String::new()),
         };
-        ContainerStatus {
+        let status = ContainerStatus {
             id: container.id.to_string(),
             namespace: subject.namespace.clone(),
             pod: subject.pod.clone(),
@@ -162,7 +199,8 @@ impl Status {
                 .map(|name| name.to_string()),
             names: standing.names,
             seccomp,
-        }
+        };
+        (status, stands)
     }
 }
 

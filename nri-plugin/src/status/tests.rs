@@ -146,6 +146,44 @@ fn rules_that_are_all_gaps_are_not_covered() {
 }
 
 #[test]
+fn each_policy_is_told_with_the_containers_that_it_is_and_is_not_in_force_on() {
+    let node = Node::new(&format!("{FILES}---\n{CALLS}"), Selection::default());
+    let told = || -> Vec<(String, u32, u32, String)> {
+        let each = node.status.document().policies.into_iter();
+        assert_eq!(node.status.policies(), node.status.document().policies);
+        each.map(|one| (one.name, one.containers, one.uncovered, one.reason)).collect()
+    };
+    let is = |name: &str, containers, uncovered, reason: &str| {
+        (name.to_owned(), containers, uncovered, reason.to_owned())
+    };
+    assert_eq!(told(), [is("files", 0, 0, ""), is("calls", 0, 0, "")]);
+    let [web, db, late] =
+        [("c1", "web"), ("c2", "db"), ("c3", "web")].map(|(id, app)| container(id, "n", app));
+    for one in [&web, &db, &late] {
+        node.add(one, Created { policies: Some("d".into()), ..Created::default() });
+    }
+    node.arm(&web);
+    node.registry.seccomp().compare(|_| Ok(Some("d".into())));
+    let why = "not armed yet: it was not started, or its turn has not come";
+    assert_eq!(told(), [is("files", 1, 1, why), is("calls", 2, 0, "")]);
+    // one of them has no profile, which is nothing to the policy of files
+    node.registry.seccomp().not_applied(&web.id, "its pod does not name it".into());
+    node.registry.fail(&late.id, Some("no memory".into()));
+    assert_eq!(told(), [is("files", 1, 1, "no memory"), is("calls", 1, 1, "its pod does not name it")]);
+    node.registry.seccomp().ended(&late.id);
+    assert_eq!(told(), [is("files", 1, 0, ""), is("calls", 0, 1, "its pod does not name it")]);
+
+    let gaps = Node::new(FILES, Selection { seccomp_only: true, ..Selection::default() });
+    gaps.add(&web, Created::default());
+    let one = gaps.status.document().policies.remove(0);
+    assert_eq!(
+        (one.uncovered, one.gaps.len(), one.gaps[0].field.as_str()),
+        (1, 1, "spec.file.matchPaths[0]")
+    );
+    assert!(one.reason.contains("they are gaps"), "{}", one.reason);
+}
+
+#[test]
 fn what_policies_go_by_is_told_and_an_older_daemon_told_less() {
     use enforcer_core::ruleset::{Class, PostureAction, Postures};
     let postures = Postures::default().with(Class::Process, PostureAction::Block);

@@ -391,3 +391,28 @@ fn of_which_kinds_all_is_known_is_kept_in_mind() {
     assert!(!objects.apply(Change::Missing(Resource::Namespaces)));
     assert_eq!(*objects.read(), BTreeSet::from([KIND, Resource::Namespaces]));
 }
+
+/// What is told to the cluster names the version that it is about, and a version alone is no reason to compile.
+#[test]
+fn the_generation_is_told_and_changes_nothing_else() {
+    let mut objects = Objects::default();
+    let mut object = policy("p", "1", "/a");
+    assert!(objects.apply(Change::Set(object.clone())) && objects.told() && !objects.told());
+    let about = objects.abouts().remove(0);
+    assert_eq!((about.generation, about.uid.as_str(), &about.refused), (2, "1", &None));
+    object.generation = 3;
+    assert!(!objects.apply(Change::Set(object.clone())) && objects.told(), "nothing to compile");
+    let later = objects.abouts().remove(0);
+    assert_eq!(later.generation, 3);
+    assert!(Arc::ptr_eq(later.policy.as_ref().unwrap(), about.policy.as_ref().unwrap()));
+    assert!(!objects.apply(Change::Set(object)) && !objects.told());
+    let mut worse = broken("p", "1");
+    worse.generation = 4;
+    assert!(objects.apply(Change::Set(worse)) && objects.told());
+    let about = objects.abouts().remove(0);
+    assert!(about.refused.as_ref().unwrap().contains("spec.file.matchPathz: "), "{about:?}");
+    assert!(about.policy.is_some(), "the last good version is in force");
+    assert!(objects.apply(Change::Gone(about.key.clone())) && objects.told() && objects.abouts().is_empty());
+    objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "block"}))));
+    assert!(objects.abouts().is_empty(), "namespaces are none");
+}

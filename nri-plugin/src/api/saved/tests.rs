@@ -8,7 +8,7 @@ fn object(name: &str, text: &str) -> Object {
         namespace: "shop".into(),
         name: name.into(),
     };
-    Object { key, uid: format!("uid of {name}"), says: Says::Text(text.into()) }
+    Object { key, uid: format!("uid of {name}"), generation: 0, says: Says::Text(text.into()) }
 }
 
 fn when() -> SystemTime {

@@ -1,0 +1,132 @@
+//! The status of a policy, of what all nodes say. No I/O, no clock.
+
+use enforcer_core::policy::Kind;
+use serde_json::{Value, json};
+
+use super::aggregate::Sum;
+use super::cut;
+use crate::api::Resource;
+use crate::api::objects::About;
+
+/// The most bytes of a message.
+const MAX_MESSAGE: usize = 4096;
+/// KubeArmor's words in its field `status.status`.
+const WORDS: [&str; 2] = ["OK", "Not OK"];
+
+/// Yes, no, or not known, with why.
+type Verdict = (&'static str, &'static str, String);
+
+/// The status as it is to be, where `before` is what the policy has. A condition that stays as it was keeps the time at which
+/// it became so; else that is `now`.
+pub(super) fn status(about: &About, sum: &Sum, before: &Value, now: &str) -> Value {
+    let (accepted, enforced) = (accepted(sum), enforced(about, sum));
+    let word = WORDS.get(usize::from(accepted.0 == "False")).copied().unwrap_or_default();
+    let condition = |name: &str, (status, reason, message): Verdict| {
+        let all = before.pointer("/conditions").and_then(Value::as_array);
+        let its = all.and_then(|all| all.iter().find(|one| one.get("type") == Some(&json!(name))));
+        let same = its.filter(|its| its.get("status") == Some(&json!(status)));
+        let since = same.and_then(|its| its.get("lastTransitionTime")).and_then(Value::as_str);
+        json!({
+            "type": name,
+            "status": status,
+            "observedGeneration": about.generation,
+            "lastTransitionTime": since.unwrap_or(now),
+            "reason": reason,
+            "message": cut(&message, MAX_MESSAGE),
+        })
+    };
+    let gaps = sum.gaps.iter().map(|(gap, nodes)| {
+        let mut told = json!({"field": gap.field, "reason": gap.reason, "nodes": nodes});
+        if let Some(fields) = told.as_object_mut().filter(|_| !gap.advice.is_empty()) {
+            fields.insert("advice".to_owned(), json!(gap.advice));
+        }
+        told
+    });
+    json!({
+        "status": word,
+        "observedGeneration": about.generation,
+        "nodes": sum.nodes,
+        "containers": i32::try_from(sum.containers).unwrap_or(i32::MAX),
+        "conditions": [condition("Accepted", accepted), condition("Enforced", enforced)],
+        "gaps": gaps.collect::<Vec<_>>(),
+    })
+}
+
+fn accepted(sum: &Sum) -> Verdict {
+    match &sum.refused {
+        Some((nodes, why)) if *nodes < sum.nodes => {
+            let message = format!("{why} (so say {nodes} of {})", count(sum.nodes, "node"));
+            ("False", "Invalid", message)
+        }
+        Some((_, why)) => ("False", "Invalid", why.clone()),
+        None if sum.nodes > 0 => ("True", "Accepted", "it has no mistake".to_owned()),
+        None => not_reported(sum),
+    }
+}
+
+fn enforced(about: &About, sum: &Sum) -> Verdict {
+    let nodes = || count(sum.nodes, "node");
+    if sum.nodes == 0 {
+        return not_reported(sum);
+    }
+    if sum.refused.is_some() {
+        let (containers, older) = (count(sum.containers, "container"), count(sum.older, "node"));
+        return match sum.older {
+            0 => ("False", "NotAccepted", "nothing of it is in force".to_owned()),
+            _ => (
+                "False",
+                "OlderVersion",
+                format!("its last good version is in force on {containers} of {older}"),
+            ),
+        };
+    }
+    if about.key.resource == Resource::Policies(Kind::KubeArmorHostPolicy) {
+        return ("False", "NotSupported", "policies of hosts are read, and not enforced yet".to_owned());
+    }
+    if sum.uncovered > 0 {
+        let (node, reason) = sum.why.clone().unwrap_or_default();
+        let all = count(sum.uncovered.saturating_add(sum.containers), "container");
+        return (
+            "False",
+            "ContainersUncovered",
+            format!("{} of {all} without it; first on {node}: {reason}", sum.uncovered),
+        );
+    }
+    if let Some((on, first)) = &sum.overridden {
+        let on = count(*on, "node");
+        let message = format!("a policy of its name in a directory counts on {on}, {first} among them");
+        return ("False", "Overridden", message);
+    }
+    if sum.behind > 0 {
+        let all = count(sum.nodes.saturating_add(sum.behind), "node");
+        return ("Unknown", "Progressing", format!("{} of {all} still have an earlier version", sum.behind));
+    }
+    if sum.containers == 0 {
+        return ("True", "NoContainers", format!("it selects no container on {}", nodes()));
+    }
+    let on = format!("on {} of {}", count(sum.containers, "container"), nodes());
+    match sum.gaps.len() {
+        0 => ("True", "Enforced", on),
+        gaps => ("True", "WithGaps", format!("{on}, but for {}", count(number(gaps), "gap"))),
+    }
+}
+
+fn not_reported(sum: &Sum) -> Verdict {
+    match sum.behind {
+        0 => ("Unknown", "NotReported", "no node has told that it knows it".to_owned()),
+        behind => {
+            ("Unknown", "Progressing", format!("{} still have an earlier version", count(behind, "node")))
+        }
+    }
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+fn count(number: impl Into<u64>, thing: &str) -> String {
+    match number.into() {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}

@@ -1,0 +1,187 @@
+use std::collections::BTreeMap;
+
+use enforcer_core::policy::Kind;
+use serde_json::{Value, json};
+
+use super::aggregate::{Nodes, Sum};
+use super::conditions::status;
+use super::wire::{Daemon, MAX_BYTES, NodeReport, PolicyReport};
+use super::*;
+use crate::api::objects::About;
+use crate::api::{Key, Resource};
+use crate::set::PolicySet;
+use crate::status::document::{PolicyGap, PolicyStatus};
+
+fn about(name: &str, generation: i64) -> Arc<About> {
+    let resource = Resource::Policies(Kind::KubeArmorPolicy);
+    let key = Key { resource, namespace: "n".into(), name: name.into() };
+    Arc::new(About {
+        key,
+        uid: format!("uid of {name}"),
+        generation,
+        refused: None,
+        policy: None,
+        seccomp: None,
+    })
+}
+
+fn report(node: &str, policies: Vec<PolicyReport>) -> NodeReport {
+    let mut report = NodeReport::new(node, Daemon::default(), &PolicySet::default(), Vec::new(), &Vec::new());
+    report.policies = policies;
+    report
+}
+
+fn one(name: &str, generation: i64, containers: u32) -> PolicyReport {
+    PolicyReport { uid: format!("uid of {name}"), generation, containers, ..PolicyReport::default() }
+}
+
+fn gap(field: &str) -> PolicyGap {
+    PolicyGap { field: field.into(), reason: "no".into(), advice: String::new() }
+}
+
+const FRESH: Duration = Duration::ZERO;
+const STALE: Duration = Duration::from_secs(1800);
+
+fn sums(nodes: &Nodes, generation: i64) -> Sum {
+    nodes.sum(&[about("p", generation)], STALE).remove(0)
+}
+
+#[test]
+fn nodes_are_added_up_by_generation_and_those_that_are_silent_do_not_count() {
+    let mut nodes = Nodes::default();
+    nodes.list();
+    nodes.set(report("a", vec![one("p", 2, 3), one("other", 1, 9)]), FRESH);
+    nodes.set(report("b", vec![one("p", 1, 5)]), FRESH);
+    nodes.set(report("c", vec![one("p", 2, 7)]), STALE * 2);
+    nodes.listed();
+    let sum = sums(&nodes, 2);
+    assert_eq!((sum.nodes, sum.behind, sum.containers), (1, 1, 3));
+    // it lives, whatever its clock says
+    nodes.set(report("c", vec![one("p", 2, 7)]), STALE * 2);
+    assert_eq!(sums(&nodes, 2).containers, 10);
+    assert!(nodes.silent(FRESH + Duration::from_secs(1)).is_empty());
+    // another list, in which one is missing
+    nodes.list();
+    nodes.set(
+        report(
+            "a",
+            vec![PolicyReport { uncovered: 1, reason: "why".into(), gaps: vec![gap("x")], ..one("p", 2, 3) }],
+        ),
+        FRESH,
+    );
+    nodes.set(report("c", vec![PolicyReport { gaps: vec![gap("x"), gap("y")], ..one("p", 3, 7) }]), FRESH);
+    nodes.listed();
+    let sum = sums(&nodes, 2);
+    assert_eq!((sum.nodes, sum.behind, sum.uncovered), (2, 0, 1), "a later generation than the holder knows");
+    assert_eq!(sum.why, Some(("a".into(), "why".into())));
+    assert_eq!(sum.gaps, BTreeMap::from([(gap("x"), 2), (gap("y"), 1)]));
+    nodes.gone("a");
+    assert_eq!(sums(&nodes, 2).nodes, 1);
+    // another policy under the name
+    let anew = About { uid: "another".into(), ..About::clone(&about("p", 1)) };
+    assert_eq!(nodes.sum(&[Arc::new(anew)], STALE), [Sum::default()]);
+}
+
+/// The condition's status and reason.
+fn said(about: &About, sum: &Sum, name: &str) -> (String, String) {
+    let status = status(about, sum, &json!({}), "now");
+    let all = status["conditions"].as_array().unwrap().clone();
+    let its = all.into_iter().find(|one| one["type"] == name).unwrap();
+    assert!(its["message"].as_str().is_some_and(|message| !message.is_empty()), "{its}");
+    (its["status"].as_str().unwrap().into(), its["reason"].as_str().unwrap().into())
+}
+
+#[test]
+fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known() {
+    let all = Sum { nodes: 2, containers: 3, ..Sum::default() };
+    let (policy, refused) = (about("p", 1), Some((1, "no such path".to_owned())));
+    for (sum, accepted, enforced) in [
+        (Sum::default(), ("Unknown", "NotReported"), ("Unknown", "NotReported")),
+        (Sum { behind: 2, ..Sum::default() }, ("Unknown", "Progressing"), ("Unknown", "Progressing")),
+        (all.clone(), ("True", "Accepted"), ("True", "Enforced")),
+        (Sum { containers: 0, ..all.clone() }, ("True", "Accepted"), ("True", "NoContainers")),
+        (Sum { gaps: [(gap("x"), 1)].into(), ..all.clone() }, ("True", "Accepted"), ("True", "WithGaps")),
+        (Sum { behind: 1, ..all.clone() }, ("True", "Accepted"), ("Unknown", "Progressing")),
+        (
+            Sum { uncovered: 1, behind: 1, ..all.clone() },
+            ("True", "Accepted"),
+            ("False", "ContainersUncovered"),
+        ),
+        (
+            Sum { overridden: Some((1, "a".into())), ..all.clone() },
+            ("True", "Accepted"),
+            ("False", "Overridden"),
+        ),
+        (Sum { refused: refused.clone(), ..all.clone() }, ("False", "Invalid"), ("False", "NotAccepted")),
+        (Sum { refused, older: 1, ..all.clone() }, ("False", "Invalid"), ("False", "OlderVersion")),
+    ] {
+        let told = |name| said(&policy, &sum, name);
+        let wanted = |(status, reason): (&str, &str)| (status.to_owned(), reason.to_owned());
+        assert_eq!((told("Accepted"), told("Enforced")), (wanted(accepted), wanted(enforced)), "{sum:?}");
+    }
+    let mut host = About::clone(&policy);
+    host.key.resource = Resource::Policies(Kind::KubeArmorHostPolicy);
+    assert_eq!(said(&host, &all, "Enforced"), ("False".into(), "NotSupported".into()));
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_it_is_another() {
+    let policy = about("p", 1);
+    let sum = Sum { nodes: 1, containers: 3, ..Sum::default() };
+    let first = status(&policy, &sum, &json!({}), "1");
+    assert_eq!(first["status"], "OK");
+    assert_eq!(status(&policy, &sum, &first, "2"), first, "nothing to write");
+    let more = status(&policy, &Sum { containers: 4, ..sum.clone() }, &first, "3");
+    assert_eq!(more["conditions"][1]["lastTransitionTime"], "1", "another message");
+    assert_ne!(more, first);
+    let worse = status(&policy, &Sum { uncovered: 1, ..sum }, &more, "4");
+    let times: Vec<&Value> =
+        worse["conditions"].as_array().unwrap().iter().map(|one| &one["lastTransitionTime"]).collect();
+    assert_eq!(times, ["1", "4"]);
+}
+
+#[test]
+fn a_report_has_a_bound_and_what_matters_is_not_what_is_left_out() {
+    let long = "x".repeat(200);
+    let abouts: Abouts = (0..9_000).map(|number| about(&format!("{long}{number}"), 1)).collect();
+    let told = |name: &str, containers, uncovered| PolicyStatus {
+        kind: "KubeArmorPolicy".into(),
+        namespace: "n".into(),
+        name: format!("{long}{name}"),
+        containers,
+        uncovered,
+        reason: "\u{e4}".repeat(10_000),
+        gaps: Vec::new(),
+    };
+    let report =
+        |told, abouts: &Abouts| NodeReport::new("a", Daemon::default(), &PolicySet::default(), told, abouts);
+    let some = report(Vec::new(), &abouts);
+    assert_eq!(some.total, 9_000);
+    assert!(some.omitted > 0 && some.policies.len() > 1_500, "{}", some.omitted);
+    assert!(serde_json::to_vec(&some).unwrap().len() < MAX_BYTES + 1_000);
+    assert_eq!(usize::try_from(some.omitted).unwrap() + some.policies.len(), 9_000);
+    // nothing before the server has told which version it is
+    let mut unknown = About::clone(&abouts[0]);
+    unknown.generation = 0;
+    assert!(report(Vec::new(), &vec![Arc::new(unknown)]).policies.is_empty());
+    // a directory's policy of the same name counts
+    let overridden = report(vec![told("0", 5, 0)], &abouts);
+    let first = &overridden.policies[0];
+    assert!(first.overridden && first.containers == 0 && first.name.ends_with("x0"), "{}", first.name);
+}
+
+#[test]
+fn texts_are_cut_between_signs() {
+    assert_eq!(cut("abcdef", 6), "abcdef");
+    assert_eq!(cut("abcdefg", 6), "abc...");
+    assert_eq!(cut("\u{e4}\u{e4}\u{e4}\u{e4}", 6), "\u{e4}...");
+}
+
+/// The numbers that the module tells.
+#[test]
+fn a_thousand_policies_fit_into_a_report() {
+    let abouts: Abouts = (0..1_000).map(|number| about(&format!("policy-of-a-team-{number}"), 3)).collect();
+    let report = NodeReport::new("a", Daemon::default(), &PolicySet::default(), Vec::new(), &abouts);
+    let bytes = serde_json::to_vec(&report).unwrap().len();
+    assert!(report.omitted == 0 && (100_000..160_000).contains(&bytes), "{bytes}");
+}

@@ -1,0 +1,142 @@
+//! How the node's containers stand to each policy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use enforcer_core::coverage::{Gap, GapReason};
+use enforcer_core::policy::{Policy, PolicyId, SeccompPolicy};
+
+use super::document::{PolicyGap, PolicyStatus};
+use crate::container::Merged;
+use crate::lock::Lock;
+use crate::set::PolicySet;
+
+/// The most gaps that are told of one policy.
+const MAX_GAPS: usize = 100;
+
+/// How one container stands to the policies that select it.
+#[derive(Debug)]
+pub(super) struct Stands {
+    /// Whether it is over; then it stands to none.
+    pub(super) ended: bool,
+    /// Why the rules are not in force on it; `None`: they are, but for gaps.
+    pub(super) without_rules: Option<String>,
+    /// Why it has not the profile of its seccomp policies.
+    pub(super) without_profile: Option<String>,
+    /// How many parts of the seccomp policies are not in its profile as written.
+    pub(super) profile_gaps: usize,
+    /// The policies other than seccomp policies that select it.
+    pub(super) rules: Vec<Arc<Policy>>,
+    /// The seccomp policies that select it.
+    pub(super) seccomp: Vec<Arc<SeccompPolicy>>,
+    /// What the rules come to.
+    pub(super) merged: Option<Arc<Merged>>,
+}
+
+/// Every policy in force, and what is known of it.
+#[derive(Debug, Default)]
+pub(super) struct Policies(BTreeMap<PolicyId, One>);
+
+#[derive(Debug, Default)]
+struct One {
+    containers: u32,
+    uncovered: u32,
+    reason: String,
+    gaps: BTreeSet<PolicyGap>,
+}
+
+impl Policies {
+    /// The policies of the set, of which no container is known yet. `lock`: what holds rules; native AppArmor rules are no
+    /// gap by themselves where AppArmor does.
+    pub(super) fn new(set: &PolicySet, lock: Lock) -> Self {
+        let native = matches!(lock, Lock::AppArmor | Lock::Both);
+        let mut all = Self::default();
+        for policy in set.iter() {
+            let gaps = policy.gaps().iter().filter(|gap| !native || gap.reason != GapReason::AppArmor);
+            let one = One { gaps: gaps.map(told).take(MAX_GAPS).collect(), ..One::default() };
+            all.0.insert(policy.id().clone(), one);
+        }
+        for policy in set.seccomp() {
+            all.0.insert(policy.id().clone(), One::default());
+        }
+        all
+    }
+
+    /// Takes how a container stands.
+    pub(super) fn add(&mut self, stands: &Stands) {
+        if stands.ended {
+            return;
+        }
+        for policy in &stands.rules {
+            let id = policy.id();
+            let Some(one) = self.0.get_mut(id) else { continue };
+            let gaps =
+                stands.merged.iter().flat_map(|merged| &merged.coverage.gaps).filter(|gap| gap.policy == *id);
+            let mut has_gaps = false;
+            for gap in gaps {
+                has_gaps = true;
+                if one.gaps.len() < MAX_GAPS {
+                    one.gaps.insert(told(gap));
+                }
+            }
+            // other policies of the container may have rules that are in force
+            let has_rules = stands.merged.iter().any(|merged| {
+                merged.ruleset.origins().iter().any(|origin| origin.policy == *id)
+                    || merged.natives.iter().any(|native| native.policy == *id)
+            });
+            let nothing = has_gaps && !has_rules;
+            let why = stands.without_rules.clone().or_else(|| {
+                nothing.then(|| "nothing of its rules can be enforced: they are gaps".to_owned())
+            });
+            one.count(why);
+        }
+        for policy in &stands.seccomp {
+            let Some(one) = self.0.get_mut(policy.id()) else { continue };
+            one.count(stands.without_profile.clone());
+            if stands.profile_gaps > 0 && one.gaps.len() < MAX_GAPS {
+                one.gaps.insert(PolicyGap {
+                    field: "spec.syscalls".to_owned(),
+                    reason: format!(
+                        "parts of the container's seccomp policies that its profile does not say as written: {}",
+                        stands.profile_gaps
+                    ),
+                    advice: "the log of the node's daemon names each".to_owned(),
+                });
+            }
+        }
+    }
+
+    /// The policies, by kind, namespace and name.
+    pub(super) fn told(self) -> Vec<PolicyStatus> {
+        let each = self.0.into_iter().map(|(id, one)| PolicyStatus {
+            kind: id.kind.as_str().to_owned(),
+            namespace: id.namespace,
+            name: id.name,
+            containers: one.containers,
+            uncovered: one.uncovered,
+            reason: one.reason,
+            gaps: one.gaps.into_iter().collect(),
+        });
+        each.collect()
+    }
+}
+
+impl One {
+    /// Counts a container. `why`: it is without the policy.
+    fn count(&mut self, why: Option<String>) {
+        match why {
+            None => self.containers = self.containers.saturating_add(1),
+            Some(why) => {
+                self.uncovered = self.uncovered.saturating_add(1);
+                if self.reason.is_empty() {
+                    self.reason = why;
+                }
+            }
+        }
+    }
+}
+
+fn told(gap: &Gap) -> PolicyGap {
+    let Gap { field, reason, advice, .. } = gap;
+    PolicyGap { field: field.clone(), reason: reason.to_string(), advice: advice.clone() }
+}
