@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use enforcer_core::policy::SeccompPolicy;
 use enforcer_core::ruleset::{Class, Postures};
+use enforcer_core::subject::Subject;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::document::{API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, Seccomp, State};
+use super::document::{
+    API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, HostStatus, Seccomp, State,
+};
 use crate::api::Health;
 use crate::api::health::Restored;
 use crate::apparmor::Profiles;
@@ -52,6 +55,10 @@ pub struct Status {
     pub profiles: Option<Arc<Profiles>>,
     /// The name of the node.
     pub node_name: String,
+    /// The host, as policies select it.
+    pub host: Subject,
+    /// Why policies on it are not enforced though they should be, or what is exempt and not there.
+    pub host_exempt: Result<Vec<String>, String>,
 }
 
 impl Status {
@@ -76,6 +83,7 @@ impl Status {
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),
+                host: Some(self.host(&set)),
                 api: self.api.as_ref().map(api),
             },
             containers,
@@ -99,6 +107,20 @@ impl Status {
             gaps += one.gaps;
         }
         (states, gaps)
+    }
+
+    /// How policies on the host's own processes stand.
+    fn host(&self, set: &PolicySet) -> HostStatus {
+        let enforced = self.selection.holds_host();
+        let not_enforced = if enforced { 0 } else { set.selecting(&self.host).len() };
+        let postures = self.selection.host.filter(|_| enforced);
+        HostStatus {
+            enforced,
+            problem: self.host_exempt.as_ref().err().cloned(),
+            not_enforced,
+            postures: postures.as_ref().map(self::postures).unwrap_or_default(),
+            not_found: self.host_exempt.clone().unwrap_or_default(),
+        }
     }
 
     fn describe(&self, set: &PolicySet, entry: &Entry) -> ContainerStatus {
@@ -147,7 +169,8 @@ impl Status {
             id: container.id.to_string(),
             namespace: subject.namespace.clone(),
             pod: subject.pod.clone(),
-            container: subject.container.clone(),
+            container: if subject.host { "(host)".to_owned() } else { subject.container.clone() },
+            host: subject.host,
             labels: Some(subject.labels.clone()),
             audited: self.selection.honour_pod_annotations && container.wish == Wish::Audited,
             state,
