@@ -31,6 +31,9 @@ enum enforcer_op op_type;
 enum enforcer_reason reason_type;
 enum enforcer_counter counter_type;
 enum mark_mode mark_mode_type;
+enum host_exempt host_exempt_type;
+struct exempt_cgroup exempt_cgroup_type;
+struct exempt_program exempt_program_type;
 enum enforcer_preset preset_type;
 enum enforcer_socket_kind socket_kind_type;
 

@@ -13,7 +13,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENFORCER_LAYOUT 4
+#define ENFORCER_LAYOUT 5
 #define EVENT_VERSION 2
 
 /* Linux PATH_MAX: what a path given to a system call can hold, the terminating NUL included. */
@@ -104,9 +104,11 @@ enum enforcer_reason {
 	REASON_FOREIGN_TASK = 9, /* another container's process, or the host's */
 };
 
-/* state of a subject */
-#define SUBJECT_PENDING 1u /* the runtime's own work: not judged until the first exec inside the container */
-#define SUBJECT_ACTIVE 2u
+/* state of a subject; from SUBJECT_ACTIVE on it is judged */
+#define SUBJECT_EXEMPT 1u  /* the host's, and left alone for good, as its children are: only a container takes them */
+#define SUBJECT_PENDING 2u /* the runtime's own work: not judged until the first exec inside the container */
+#define SUBJECT_ACTIVE 3u
+#define SUBJECT_HOST 4u /* the host's, and judged: a container may take it */
 
 /* source of a subject whose acting executable is the runtime's, at the container's first exec: nobody's source. No
  * ruleset has the id in its upper half. */
@@ -152,6 +154,7 @@ _Static_assert(sizeof(struct armed) == 96, "armed");
 #define HINT_NEAR 1u	    /* the image has near cells of the class */
 #define HINT_ANYWHERE 0x100u /* patterns begin at "/" */
 #define HINT_TOLD 0x10000u   /* a first component may tell that a path passes: without this, only the rules can */
+#define HINT_HOST 0x80000000u /* the host: paths are what they are called in whatever mount namespace its task is in */
 
 /* An armed container. Absent means that user space has disarmed it. */
 struct container {
@@ -178,6 +181,41 @@ struct entry_ns {
 	__u64 container;
 	__u64 seq;
 };
+
+/* ---- the host: processes outside containers, armed as one container ---- */
+
+/* Who is left alone. The order is the order of strength. */
+enum host_exempt {
+	HOST_EXEMPT_NOT = 0,
+	HOST_EXEMPT_HERE = 1,	    /* as long as it is there: its children are judged once they execute elsewhere */
+	HOST_EXEMPT_BELOW = 2,	    /* with all its descendants, wherever they go: a container runtime */
+	HOST_EXEMPT_CONTAINERS = 3, /* the same, and so is a process of the host that executes something there */
+};
+
+/* Where the host is. 0 in `container`: no host policy is in force. */
+struct host {
+	__u64 container; /* key of the containers map */
+	__u32 mnt_ns;
+	__u32 slot;
+};
+_Static_assert(sizeof(struct host) == 16, "host");
+
+/* A cgroup that is exempt, by its name in another one: services are started anew in a new cgroup of the same name. */
+#define EXEMPT_NAME_BYTES 56 /* with the terminating NUL; zero-filled */
+#define EXEMPT_LEVELS 8	     /* so far below the root of the hierarchy cgroups are looked at */
+struct exempt_cgroup {
+	__u64 parent;
+	__u8 name[EXEMPT_NAME_BYTES];
+};
+_Static_assert(sizeof(struct exempt_cgroup) == 64, "exempt_cgroup");
+
+/* A program that is exempt. */
+struct exempt_program {
+	__u64 inode;
+	__u32 device;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct exempt_program) == 16, "exempt_program");
 
 /* ---- descriptors that are older than the rules ---- */
 
@@ -208,6 +246,7 @@ enum mark_mode {
 	MARK_PROCESS = 2,   /* give all its threads the identity */
 	MARK_CONTAINER = 3, /* give it to every task in the container's cgroup or below, or in its mount namespace,
 			     * that does not have it yet */
+	MARK_HOST = 4,	    /* give it to every process of the mount namespace that is of no container and not exempt */
 };
 
 struct mark {

@@ -53,15 +53,63 @@ enum barrier {
 	BARRIER_FAILED,
 };
 
-static __noinline enum barrier pass_barrier(struct task_struct *task, struct subject *own)
+/* A task that is of no container executes a program; `s` is what it was: NULL, or the host's. */
+static __noinline enum barrier pass_host(struct task_struct *task, struct subject *s, __u64 file)
+{
+	__u32 zero = 0, exempt;
+	struct host *h = bpf_map_lookup_elem(&host, &zero);
+	struct exempt_question q = {.task = (__u64)task};
+	struct subject now = {};
+
+	if (!h || !h->container || (s && s->state == SUBJECT_EXEMPT))
+		return BARRIER_NOBODY;
+	if (s && s->container == h->container) {
+		/* it stays wherever it goes, but as a runtime that starts a container */
+		exempt = exempt_of(&q);
+		now = *s;
+		now.state = exempt == HOST_EXEMPT_CONTAINERS ? SUBJECT_EXEMPT : SUBJECT_HOST;
+		if (!subject_set(task, &now))
+			return BARRIER_FAILED;
+		return now.state == SUBJECT_EXEMPT ? BARRIER_NOBODY : BARRIER_PAST;
+	}
+	if (mount_namespace_of(task) != h->mnt_ns || is_kernels_or_init(task))
+		return BARRIER_NOBODY;
+	q.file = file;
+	exempt = exempt_of(&q);
+	if (exempt == HOST_EXEMPT_HERE)
+		return BARRIER_NOBODY;
+	now.container = h->container;
+	now.mnt_ns = h->mnt_ns;
+	now.slot = h->slot;
+	now.state = exempt ? SUBJECT_EXEMPT : SUBJECT_HOST;
+	if (!subject_set(task, &now))
+		return BARRIER_FAILED;
+	if (exempt)
+		return BARRIER_NOBODY;
+	count(COUNTER_ACTIVATED);
+	return BARRIER_BEGINS;
+}
+
+static __always_inline int is_hosts(struct subject *s)
+{
+	return s->state == SUBJECT_HOST || s->state == SUBJECT_EXEMPT;
+}
+
+static __noinline enum barrier pass_barrier(struct task_struct *task, struct subject *own, __u64 file)
 {
 	struct subject *s = own ? own : subject_elsewhere(task), now;
 	enum barrier passed = BARRIER_PAST;
 
-	if (s)
+	if (s && !is_hosts(s)) {
 		now = *s;
-	else if (!subject_entering(task, &now))
-		return BARRIER_NOBODY;
+	} else if (subject_entering(task, &now)) {
+		s = 0;
+	} else {
+		passed = pass_host(task, s, file);
+		if (passed == BARRIER_FAILED)
+			count(COUNTER_IDENTIFY_FAILED);
+		return passed;
+	}
 	if (now.state != SUBJECT_ACTIVE) {
 		struct entry_ns *e;
 
@@ -106,7 +154,7 @@ int BPF_PROG(bprm_check_security, struct linux_binprm *bprm, int ret)
 	s = subject_of_own(task);
 	/* its own, and past the barrier, in nearly every exec of a container */
 	if (use_pointer_map || !s || s->state != SUBJECT_ACTIVE) {
-		passed = pass_barrier(task, s);
+		passed = pass_barrier(task, s, (__u64)bprm->file);
 		if (passed == BARRIER_NOBODY)
 			return 0;
 		s = passed == BARRIER_FAILED ? 0 : subject_of(task);

@@ -19,7 +19,7 @@
 /* Whose descriptors are looked at; NULL: not this task's. */
 static __always_inline struct armed *searched(struct subject *s)
 {
-	struct armed *a = s && s->state == SUBJECT_ACTIVE ? armed_of(s) : 0;
+	struct armed *a = s && s->state >= SUBJECT_ACTIVE ? armed_of(s) : 0;
 
 	return a && a->held && a->classes >> CLASS_FILE & 1 ? a : 0;
 }
@@ -82,7 +82,7 @@ int find_held(struct bpf_iter__task_file *ctx)
 	h = bpf_map_lookup_elem(&held, &zero);
 	if (!a || !h || file->f_mode & (FMODE_PATH | FMODE_NOACCOUNT))
 		return 0;
-	place = mount_place(file->f_path.mnt, a->mnt_ns);
+	place = mount_place(file->f_path.mnt, a->mnt_ns, a->mnt_ns);
 	if (place == MOUNT_KERNEL && is_ring(file)) {
 		h->rings++;
 		a->held |= HELD_ALL;
@@ -146,7 +146,7 @@ static __always_inline int judge_held(struct subject *s, struct armed *a, __u64 
 	if (!(a->held & HELD_ALL) && !bpf_map_lookup_elem(&held_files, &file))
 		return 0;
 	r.mnt = (__u64)BPF_CORE_READ(f, f_path.mnt);
-	if (mount_place((struct vfsmount *)r.mnt, a->mnt_ns) != MOUNT_OURS)
+	if (mount_place((struct vfsmount *)r.mnt, a->mnt_ns, a->mnt_ns) != MOUNT_OURS)
 		return 0;
 	r.dentry = (__u64)BPF_CORE_READ(f, f_path.dentry);
 	r.inode = (__u64)BPF_CORE_READ(f, f_inode);

@@ -23,7 +23,7 @@ static __always_inline __u32 source_find(struct attempt *a, struct scratch *s)
 	if (!exe)
 		return 0;
 	mnt = BPF_CORE_READ(exe, f_path.mnt);
-	switch (mount_place(mnt, a->our_ns)) {
+	switch (mount_place(mnt, a->our_ns, a->task_ns)) {
 	case MOUNT_KERNEL:
 		return 0;
 	case MOUNT_OURS:
@@ -108,11 +108,16 @@ static __noinline int class_read(struct attempt *a, __u32 slot, __u64 container)
 	struct query *q = &a->query;
 	struct cell *h, *c;
 	__u32 zero = 0, class_ = q->class_ & CLASS_MASK;
+	struct task_struct *task;
 	void *image;
 
 	if (!armed_ || armed_->container != container || !armed_->ruleset)
 		return -1;
-	a->our_ns = armed_->mnt_ns;
+	a->our_ns = a->task_ns = armed_->mnt_ns;
+	if (armed_->hints & HINT_HOST) {
+		task = (struct task_struct *)a->task;
+		a->task_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	}
 	q->ruleset = armed_->ruleset;
 	q->place = armed_->place;
 	image = bpf_map_lookup_elem(&rulesets, &armed_->place);
@@ -207,7 +212,7 @@ static __always_inline __u32 decide_in(struct scratch *s, struct subject *subjec
 		if (!known)
 			continue;
 		decision = a->unresolved;
-		place = mount_place((struct vfsmount *)r->mnt, a->our_ns);
+		place = mount_place((struct vfsmount *)r->mnt, a->our_ns, a->task_ns);
 		if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE && !r->reason)
 			return DECISION_NOTHING;
 		if (r->reason || place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
@@ -290,7 +295,7 @@ static __always_inline struct subject *confined(void)
 {
 	struct subject *s = subject_of(bpf_get_current_task_btf());
 
-	return s && s->state == SUBJECT_ACTIVE ? s : 0;
+	return s && s->state >= SUBJECT_ACTIVE ? s : 0;
 }
 
 /* The same, if its container has rules of the class. */

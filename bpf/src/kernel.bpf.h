@@ -49,7 +49,7 @@ struct hlist_node { struct hlist_node *next; } __kernel_type;
 struct hlist_head { struct hlist_node *first; } __kernel_type;
 struct pid { unsigned int level; struct hlist_head tasks[1]; struct upid numbers[1]; } __kernel_type;
 struct proc_inode { struct pid *pid; struct inode vfs_inode; } __kernel_type;
-struct kernfs_node { __u64 id; } __kernel_type;
+struct kernfs_node { __u64 id; const char *name; } __kernel_type;
 /* ancestors: since 6.1 (7f203bc89eb6, "cgroup: Replace cgroup->ancestor_ids[] with ->ancestors[]") */
 struct cgroup { struct kernfs_node *kn; int level; struct cgroup *ancestors[1]; } __kernel_type;
 struct css_set { struct cgroup *dfl_cgrp; } __kernel_type;

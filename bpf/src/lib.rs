@@ -17,7 +17,7 @@ mod skeleton {
 pub use skeleton::types;
 
 /// `ENFORCER_LAYOUT` of `enforcer.h`: programs and a daemon that disagree about a layout never meet.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
@@ -71,6 +71,9 @@ shared!(
     container,
     decision_cell,
     door_match,
+    exempt_cgroup,
+    exempt_program,
+    host,
     door_plain,
     entry_ns,
     event,

@@ -58,6 +58,32 @@ struct {
 	__type(value, struct entry_ns);
 } namespace_containers SEC(".maps");
 
+/* Absent: no host policy is in force. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct host);
+} host SEC(".maps");
+
+/* How far a cgroup is exempt from the host's policies, enum host_exempt. Absent: not at all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct exempt_cgroup);
+	__type(value, __u32);
+} exempt_cgroups SEC(".maps");
+
+/* The same of a program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct exempt_program);
+	__type(value, __u32);
+} exempt_programs SEC(".maps");
+
 /* Absent: any task may enter. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -22,16 +22,6 @@ static __always_inline int is_process(struct task_struct *task, __u32 nr)
 	       BPF_CORE_READ(upid_at(theirs, level), ns) == BPF_CORE_READ(upid_at(mine, level), ns);
 }
 
-/* the cgroup at a level on the way from the root to `cgroup`, which is at that level or deeper */
-static __always_inline struct cgroup *ancestor_of(struct cgroup *cgroup, int level)
-{
-	struct cgroup *above = 0;
-
-	bpf_probe_read_kernel(&above, sizeof(above),
-			      (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(above));
-	return above;
-}
-
 static __always_inline int is_in_container(struct task_struct *task, struct mark *m)
 {
 	struct cgroup *cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
@@ -63,6 +53,53 @@ static __always_inline void report(struct task_struct *task, struct mark *m)
 	m->root_dev = BPF_CORE_READ(task, fs, root.dentry, d_inode, i_sb, s_dev);
 }
 
+static __always_inline int mark_one(struct task_struct *task, struct mark *m, struct subject *value)
+{
+	if (subject_set(task, value)) {
+		m->marked++;
+	} else {
+		m->failed++;
+		count(COUNTER_IDENTIFY_FAILED);
+	}
+	return 0;
+}
+
+/* how far up a process is looked for that is exempt with its descendants */
+#define EXEMPT_ANCESTORS 16
+
+/* A process of the host that is older than the host's policies. What it was started by is told by who its parents are. */
+static __always_inline int mark_host(struct task_struct *task, struct mark *m)
+{
+	struct exempt_question q = {.task = (__u64)task};
+	struct task_struct *of = task;
+	__u32 exempt, i;
+	struct subject value, *now = subject_of(task);
+
+	if (mount_namespace_of(task) != m->mnt_ns || is_kernels_or_init(task))
+		return 0;
+	m->found++;
+	if (now && (now->state != SUBJECT_HOST || now->container == m->subject.container))
+		return 0; /* a container's, or exempt for good */
+	value = m->subject;
+	q.file = (__u64)BPF_CORE_READ(task, mm, exe_file);
+	exempt = exempt_of(&q);
+	for (i = 0; i < EXEMPT_ANCESTORS && !exempt; i++) {
+		of = BPF_CORE_READ(of, real_parent);
+		if (!of || BPF_CORE_READ(of, tgid) <= 1)
+			break;
+		q.task = (__u64)of;
+		q.file = (__u64)BPF_CORE_READ(of, mm, exe_file);
+		exempt = exempt_of(&q);
+		if (exempt < HOST_EXEMPT_BELOW)
+			exempt = 0;
+	}
+	if (exempt == HOST_EXEMPT_HERE)
+		return 0;
+	if (exempt)
+		value.state = SUBJECT_EXEMPT;
+	return mark_one(task, m, &value);
+}
+
 SEC("iter/task")
 int mark_tasks(struct bpf_iter__task *ctx)
 {
@@ -73,6 +110,8 @@ int mark_tasks(struct bpf_iter__task *ctx)
 
 	if (!task || !m)
 		return 0;
+	if (m->mode == MARK_HOST)
+		return mark_host(task, m);
 	if (m->mode == MARK_CONTAINER ? !is_in_container(task, m) : !is_process(task, m->pid))
 		return 0;
 	m->found++;
@@ -85,11 +124,5 @@ int mark_tasks(struct bpf_iter__task *ctx)
 	if (now && now->container == m->subject.container && m->mode == MARK_CONTAINER)
 		return 0;
 	value = m->subject;
-	if (subject_set(task, &value)) {
-		m->marked++;
-	} else {
-		m->failed++;
-		count(COUNTER_IDENTIFY_FAILED);
-	}
-	return 0;
+	return mark_one(task, m, &value);
 }

@@ -81,10 +81,11 @@ static long search_step(__u32 i, struct search *s)
 	return 0;
 }
 
-/* The vfsmount of r->dentry's name number r->nth in the namespace, or NAME_NONE, NAME_UNKNOWN. Verified once, on its own. */
+/* The vfsmount of r->dentry's name number r->nth in the namespace, 0: the task's own; or NAME_NONE, NAME_UNKNOWN. Verified once, on its own. */
 __noinline __u64 name_of(struct request *r, __u32 our_ns)
 {
-	struct search s = {.our_ns = our_ns};
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct search s = {.our_ns = our_ns ? our_ns : mount_namespace_of(task)};
 	struct super_block *sb;
 	struct dentry *d;
 
@@ -119,6 +120,7 @@ enum named {
 /* The verdict on r->dentry under each of its names; r->mnt is filled in. In line, for eight calls may be nested. */
 static __always_inline enum named judge_names(struct subject *subject, struct request *r)
 {
+	__u32 our_ns = subject->state == SUBJECT_HOST ? 0 : subject->mnt_ns;
 	struct sequence q = {};
 	__u64 mnt;
 	__u32 i; /* which attempt, and in its lower digits which name: one counter, since stacks are small */
@@ -128,7 +130,7 @@ static __always_inline enum named judge_names(struct subject *subject, struct re
 		r->nth = i % MAX_NAMES;
 		if (!r->nth && !sequence_begin(&q))
 			break;
-		mnt = name_of(r, subject->mnt_ns);
+		mnt = name_of(r, our_ns);
 		if (mnt != NAME_NONE && mnt != NAME_UNKNOWN) {
 			r->mnt = mnt;
 			if (judge(subject, r))

@@ -72,13 +72,19 @@ struct attempt {
 	__u64 task;	  /* who acts; a kernel address */
 	__u64 cached;	  /* the subject's source; out: the source found out now, or the same */
 	__u32 our_ns;
+	__u32 task_ns;	  /* of the task, where its paths count as they are called there; else our_ns */
 	__u32 pathless;	  /* memfd and the like: no rule on paths applies */
 	__u32 has_source; /* some rule has a source */
 	__u32 otherwise;  /* the class's decision where no rule decides */
 	__u32 unresolved;
 	__u32 conditions; /* that matter */
 	__u32 decision;	  /* out */
-	__u32 pad;
+};
+
+/* Who may be exempt from the host's policies: kernel addresses. */
+struct exempt_question {
+	__u64 task;
+	__u64 file; /* the program that it runs, or is to run; 0 = not asked about */
 };
 
 /* A socket, and the address that is spoken to or offered. */

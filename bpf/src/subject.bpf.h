@@ -187,6 +187,58 @@ static __always_inline int subject_entering(struct task_struct *task, struct sub
 	return 1;
 }
 
+/* the cgroup at a level on the way from the root to `cgroup`, which is at that level or deeper */
+static __always_inline struct cgroup *ancestor_of(struct cgroup *cgroup, int level)
+{
+	struct cgroup *above = 0;
+
+	bpf_probe_read_kernel(&above, sizeof(above),
+			      (void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(above));
+	return above;
+}
+
+/* How far a task is exempt from the host's policies: by its cgroup, or one above it, and by its program. Verified once, on
+ * its own. */
+__noinline __u32 exempt_of(struct exempt_question *q)
+{
+	__u32 exempt = HOST_EXEMPT_NOT, *found, level, i;
+	struct exempt_program program = {};
+	struct exempt_cgroup key = {};
+	struct task_struct *task;
+	struct cgroup *cgroup, *at;
+	struct file *file;
+
+	if (!q)
+		return HOST_EXEMPT_NOT;
+	task = (struct task_struct *)q->task;
+	cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	level = BPF_CORE_READ(cgroup, level);
+	at = ancestor_of(cgroup, 0);
+	for (i = 1; i <= EXEMPT_LEVELS && i <= level; i++) {
+		key.parent = BPF_CORE_READ(at, kn, id);
+		at = ancestor_of(cgroup, i);
+		__builtin_memset(key.name, 0, sizeof(key.name));
+		bpf_probe_read_kernel_str(key.name, sizeof(key.name), BPF_CORE_READ(at, kn, name));
+		found = bpf_map_lookup_elem(&exempt_cgroups, &key);
+		if (found && *found > exempt)
+			exempt = *found;
+	}
+	if (!q->file)
+		return exempt;
+	file = (struct file *)q->file;
+	program.inode = BPF_CORE_READ(file, f_inode, i_ino);
+	program.device = BPF_CORE_READ(file, f_inode, i_sb, s_dev);
+	found = bpf_map_lookup_elem(&exempt_programs, &program);
+	return found && *found > exempt ? *found : exempt;
+}
+
+/* Not judged, whatever the policies: the first process, and what the kernel itself runs (it has no memory of its own
+ * yet when it executes a helper such as modprobe). */
+static __always_inline int is_kernels_or_init(struct task_struct *task)
+{
+	return task->tgid == 1 || !task->mm;
+}
+
 /* Has the workload begun? The runtime's init, and whoever it sends in by exec, works in the container's cgroup and
  * namespaces before it executes the container's program; OCI createContainer hooks are executed there too, while
  * the root directory is still the one that init had when it was armed early (createRuntime). Armed after

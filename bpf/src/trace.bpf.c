@@ -10,7 +10,7 @@ static __always_inline int is_foreign(struct subject *s, struct task_struct *tas
 {
 	struct subject *other = subject_of(task);
 
-	return !other || other->container != s->container || other->state != SUBJECT_ACTIVE;
+	return !other || other->container != s->container || other->state < SUBJECT_ACTIVE;
 }
 
 /* Unresolved, of both classes: there is no saying what the other could do. `task` is for the event. */
@@ -55,7 +55,7 @@ int BPF_PROG(ptrace_traceme, struct task_struct *parent, int ret)
 	if (ret)
 		return ret;
 	s = subject_of(parent);
-	if (!s || s->state != SUBJECT_ACTIVE)
+	if (!s || s->state < SUBJECT_ACTIVE)
 		return 0;
 	return is_foreign(s, task) ? judge_control(s, task) : 0;
 }

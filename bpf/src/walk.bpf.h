@@ -189,15 +189,17 @@ enum mount_place {
 	MOUNT_FOREIGN,	/* another namespace, detached, anonymous: what the path means cannot be said */
 };
 
-static __always_inline enum mount_place mount_place(struct vfsmount *mnt, __u32 our_ns)
+static __always_inline enum mount_place mount_place(struct vfsmount *mnt, __u32 our_ns, __u32 or_ns)
 {
 	__u64 ns = (__u64)KERNEL_READ(direct_loads, struct mount, mount_of((__u64)mnt), mnt_ns);
+	__u32 inum;
 
 	if (!ns)
 		return MOUNT_FOREIGN;
 	if (ns >= (__u64)-MAX_ERRNO)
 		return BPF_CORE_READ(mnt, mnt_sb, s_flags) & SB_KERNMOUNT ? MOUNT_KERNEL : MOUNT_LAYER;
-	return KERNEL_READ(direct_loads, struct mnt_namespace, ns, ns.inum) == our_ns ? MOUNT_OURS : MOUNT_FOREIGN;
+	inum = KERNEL_READ(direct_loads, struct mnt_namespace, ns, ns.inum);
+	return inum == our_ns || inum == or_ns ? MOUNT_OURS : MOUNT_FOREIGN;
 }
 
 #endif

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::policy::{Kind, PolicyId};
+use crate::policy::PolicyId;
 
 /// What of a container's policies is not enforced. Empty means: everything is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -62,8 +62,10 @@ impl fmt::Display for Gap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum GapReason {
-    /// A whole document of this kind.
-    Kind(Kind),
+    /// Policies on the host's own processes, on a node that does not enforce those.
+    HostPolicies,
+    /// Names of hosts by a regular expression.
+    HostPattern,
     /// The network section.
     Network,
     /// The capabilities section.
@@ -129,12 +131,10 @@ pub enum GapReason {
 }
 
 impl GapReason {
-    /// The reason in one word, such as `SyscallPath`; of a [`Kind`](Self::Kind), that alone.
+    /// The reason in one word, such as `SyscallPath`.
     #[must_use]
     pub fn name(self) -> String {
-        let mut name = format!("{self:?}");
-        name.truncate(name.find('(').unwrap_or(name.len()));
-        name
+        format!("{self:?}")
     }
 
     /// What to do where this is a gap, whatever the rule says.
@@ -158,11 +158,12 @@ impl GapReason {
 impl fmt::Display for GapReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
-            Self::Kind(kind) => return write!(f, "`{kind}` is not enforced"),
+            Self::HostPolicies => "this node does not enforce policies on the host's own processes",
+            Self::HostPattern => "hosts are not selected by regular expressions",
             Self::SyscallPath => "the paths that system calls are given are not looked at",
             Self::SourceDirectory => "directories are no sources of system calls",
             Self::Dns => "DNS queries are not looked at",
-            Self::Device => "device rules are about the host",
+            Self::Device => "devices are not looked at",
             Self::AppArmor => "native AppArmor rules are not read",
             Self::Network => "network rules are not enforced yet",
             Self::Capabilities => "capability rules are not enforced yet",

@@ -1,4 +1,4 @@
-//! The container that policies are asked about.
+//! The container that policies are asked about, or the host.
 
 use std::collections::BTreeMap;
 
@@ -15,4 +15,18 @@ pub struct Subject {
     pub labels: BTreeMap<String, String>,
     /// The container's name within the pod.
     pub container: String,
+    /// The host's own processes, which are in no container: then `labels` are those of the node, and the names are empty.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host: bool,
+}
+
+/// The label with the node's name.
+pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+impl Subject {
+    /// The processes of a host, by the labels of its node.
+    #[must_use]
+    pub fn of_host(labels: BTreeMap<String, String>) -> Self {
+        Self { labels, host: true, ..Self::default() }
+    }
 }

@@ -37,6 +37,7 @@ fn subjects() -> Vec<Subject> {
         pod: "pod".into(),
         container: container.into(),
         labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+        ..Subject::default()
     };
     vec![
         subject("default", "main", &[("app", "my-web-app"), ("pod-template-hash", "5d5f")]),

@@ -184,6 +184,7 @@ fn hint(policies: &[Policy], pod: &Pod, container: &str) {
         pod: pod.name.clone(),
         labels: pod.labels.clone(),
         container: container.to_owned(),
+        ..Subject::default()
     };
     let resolved = Ruleset::resolve(policies, &Postures::default(), &subject);
     if !policies.is_empty() && resolved.ruleset.is_empty() {

@@ -66,6 +66,7 @@ guest_tests! {
     volumes_linux_6_1: spec(OLD_KERNEL), volumes;
     volumes_linux_6_12: spec(OLD_RUNTIME), volumes;
     what_is_not_selected_linux_6_12: spec(OLD_RUNTIME), what_is_not_selected;
+    host_policies_linux_6_12: spec(NEW), host_policies;
 }
 
 /// Every way in which a program gets into a container is judged from its first system call; all else is left alone.
@@ -489,6 +490,104 @@ async fn volumes(node: &mut Node) -> Result<()> {
         true,
     );
     Ok(())
+}
+
+const HOST: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {name: no-users}\n\
+    spec:\n  nodeSelector: {matchLabels: {kubernetes.io/os: linux, rack: a}}\n  file: {matchPaths: [{path: /etc/passwd}]}\n  \
+    action: Block\n";
+
+/// A host policy is about processes of the host, and about no container; and a change that locks out ends by itself.
+async fn host_policies(node: &mut Node) -> Result<()> {
+    let plain = node.pod("default", "plain", &[]).await?;
+    let older = node.idle(&plain, "older").await?;
+    node.daemon.write_policy("host.yaml", HOST)?;
+    node.check("a daemon that is not to enforce it", on_host()?, Some(OPENED));
+    node.daemon.end(Signal::SIGTERM)?;
+    let containerd = which("containerd")?;
+    let arguments = ["--host-policies", "--node-label=rack=a", &format!("--host-exempt={containerd}")];
+    node.daemon.options_mut().arguments.extend(arguments.map(str::to_owned));
+    node.daemon.start().await?;
+    node.check("process of the host", host_becomes(DENIED)?, true);
+    let alerts = node
+        .daemon
+        .wait_for_alert(Duration::from_secs(10), |alert| alert["Type"] == "MatchedHostPolicy")
+        .await?;
+    let alert =
+        alerts.iter().rev().find(|alert| alert["Type"] == "MatchedHostPolicy").cloned().unwrap_or_default();
+    let told =
+        ["PolicyName", "Resource", "Action", "PodName", "NamespaceName", "ContainerID", "ContainerName"];
+    node.check(
+        "its alert",
+        told.map(|name| alert.get(name).map(text).unwrap_or_default()),
+        ["no-users", "/etc/passwd", "Block", "", "", "", ""].map(str::to_owned),
+    );
+    node.check("names the host", alert.get("HostName").map(text).unwrap_or_default().is_empty(), false);
+
+    // Containers: one from before, its next process, another one of the same pod, and one that has a policy of its own.
+    let exit = node.exec(&older, "/bin/first").await?.exit;
+    node.check("exec in a container that no policy selects, from before", exit, OPENED);
+    let exit = node.entry(&plain, "newer", 0, &["/bin/first"]).await?;
+    node.check("entry of a container that no policy selects", exit, OPENED);
+    let newer = node.idle(&plain, "idle").await?;
+    let exit = node.exec(&newer, "/bin/first").await?.exit;
+    node.check("exec in it", exit, OPENED);
+    node.daemon.apply("policy.yaml", &POLICY.replace("- path: /etc/passwd", "- path: /etc/group")).await?;
+    let web = node.pod("default", "web", &[LABEL]).await?;
+    let own = node.idle(&web, "own").await?;
+    let exit = node.exec(&own, "/bin/first").await?.exit;
+    node.check("exec in a container with a policy of its own", exit, OPENED);
+    let exit = node.exec(&own, "cat /etc/group").await?.exit;
+    node.check("what that denies", exit, 1);
+
+    // The daemon dies; a change that is not confirmed does not outlive it.
+    let program = node.daemon.options_mut().program.clone();
+    let ask = |what: &[&str]| Command::new(&program).args(what).stdin(std::process::Stdio::null()).output();
+    std::fs::write("/tmp/host.yaml", HOST.replace("/etc/passwd", "/etc/group"))?;
+    let mut waiting = Command::new(&program)
+        .args(["apply", "--confirm-within", "1h", "/tmp/host.yaml"])
+        .stdin(std::process::Stdio::null())
+        .spawn()?;
+    node.check("the change is in force", host_becomes(OPENED)?, true);
+    node.daemon.end(Signal::SIGKILL)?;
+    node.check("the command ends", waiting.wait()?.code(), Some(3));
+    let reads = |path: &str| Command::new("cat").arg(path).output().map(|output| output.status.success());
+    node.check("what is in force stays", (on_host()?, reads("/etc/group")?), (Some(OPENED), false));
+    node.daemon.start().await?;
+    node.check("it is reverted", host_becomes(DENIED)?, true);
+    let confirm = ask(&["apply", "--confirm-within", "2s", "/tmp/host.yaml"])?;
+    node.check("a change that nobody confirms", confirm.status.code(), Some(3));
+    node.check("is reverted in time", host_becomes(DENIED)?, true);
+    let status = ask(&["status", "-o", "json"])?;
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
+    let host = status.get("containers").and_then(serde_json::Value::as_array);
+    let host = host.and_then(|all| all.iter().find(|one| one.get("host").is_some_and(|host| host == true)));
+    let host = host.cloned().unwrap_or_default();
+    node.check(
+        "status",
+        (host.get("state").map(text).unwrap_or_default(), host.get("policies").cloned().unwrap_or_default()),
+        ("armed".into(), serde_json::json!(["no-users"])),
+    );
+
+    node.daemon.remove_policy("host.yaml")?;
+    node.check("lifted", host_becomes(OPENED)?, true);
+    Ok(())
+}
+
+/// Waits up to half a minute until a process of the host ends so.
+fn host_becomes(exit: i32) -> Result<bool> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        if on_host()? == Some(exit) {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(false)
+}
+
+fn which(program: &str) -> Result<String> {
+    let output = Command::new("sh").args(["-c", &format!("readlink -f $(command -v {program})")]).output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 /// Waits up to half a minute until the container is denied.

@@ -14,6 +14,7 @@ use std::fmt::Write;
 use std::time::SystemTime;
 
 use enforcer_core::decide::Verdict;
+use enforcer_core::enforce::ContainerId;
 use enforcer_core::event::{Detail, Event, EventBy};
 use enforcer_core::explain::DEFAULT_POSTURE;
 use enforcer_core::preset::Preset;
@@ -30,6 +31,9 @@ pub const UNKNOWN: &str = "unknown";
 
 /// The type of an alert in which the daemon speaks of itself.
 pub const SYSTEM_EVENT: &str = "SystemEvent";
+
+/// The type of an alert about a process of the host.
+pub const HOST_EVENT: &str = "MatchedHostPolicy";
 
 /// One line of the alerts. See the [module](self) for what all fields have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -90,7 +94,7 @@ pub struct Alert {
     pub a_tags: Vec<String>,
     /// Message of the rule.
     pub message: String,
-    /// `MatchedPolicy`, or `SystemEvent` for what the daemon itself has to say.
+    /// `MatchedPolicy`, `MatchedHostPolicy` for a process of the host, or `SystemEvent` for what the daemon itself has to say.
     #[serde(rename = "Type")]
     pub kind: &'static str,
     /// The acting executable.
@@ -149,6 +153,9 @@ impl Alerts {
                     *name = UNKNOWN.into();
                 }
             }
+        }
+        if event.container.as_ref().is_some_and(ContainerId::is_host) {
+            alert.kind = HOST_EVENT;
         }
         let by = match event.by {
             EventBy::Unresolved(_) => event.strongest.unwrap_or(event.by),
@@ -326,6 +333,17 @@ impl Alerts {
         alert
     }
 
+    /// The alert of a change of the policies that was reverted.
+    #[must_use]
+    pub fn reverted(&self, files: &[String], why: &str, now: SystemTime) -> Alert {
+        let mut alert = self.blank(now);
+        (alert.kind, alert.operation, alert.action, alert.result) =
+            (SYSTEM_EVENT, "Process", "Audit", "Passed");
+        alert.message = format!("a change of the policies was reverted: {why}: {}", files.join(", "));
+        alert.data = "notice=reverted".into();
+        alert
+    }
+
     /// The alert that says for how many events the kernel's ring buffer had no room: whose they were is not known.
     #[must_use]
     pub fn ring_full(&self, count: u64, now: SystemTime) -> Alert {
@@ -363,6 +381,9 @@ impl Alerts {
 impl Alert {
     fn about(&mut self, container: &Container) {
         let subject = &container.subject;
+        if subject.host {
+            return; // it is in no container, and `HostName` says where it is
+        }
         self.namespace_name.clone_from(&subject.namespace);
         self.pod_name.clone_from(&subject.pod);
         self.container_name.clone_from(&subject.container);

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use enforcer_core::compile::apparmor::Native;
 use enforcer_core::coverage::{Gap, GapReason};
 use enforcer_core::host::{self, Check as HostCheck};
-use enforcer_core::policy::{Policy, PolicyError, PolicyId, SeccompPolicy};
+use enforcer_core::policy::{Kind, Policy, PolicyError, PolicyId, SeccompPolicy};
 use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 use serde::Serialize;
 
 use crate::apparmor;
 use crate::cli::{CheckArgs, Output};
+use crate::container::HOST_ADVICE;
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
 use crate::term::{BAD, BOLD, GOOD, WARN, complain, paint, render, say, say_json, table};
@@ -95,7 +96,17 @@ fn here() -> Host {
 }
 
 /// What of a policy is not enforced.
-fn gaps(policy: &Policy, combine: bool) -> Vec<Gap> {
+fn gaps(policy: &Policy, combine: bool, host: bool) -> Vec<Gap> {
+    let id = policy.id();
+    if id.kind == Kind::KubeArmorHostPolicy && !host {
+        let gap = Gap {
+            policy: id.clone(),
+            field: "kind".to_owned(),
+            reason: GapReason::HostPolicies,
+            advice: HOST_ADVICE.to_owned(),
+        };
+        return vec![gap];
+    }
     let Some(native) = policy.native_apparmor().filter(|_| combine) else { return policy.gaps().to_vec() };
     let native = Native { policy: policy.id().clone(), text: native.to_owned() };
     let none = Ruleset::resolve([], &Postures::default(), &Subject::default()).ruleset;
@@ -136,7 +147,8 @@ fn report(inputs: &[Input], host: Option<Host>, args: &CheckArgs) -> Report {
         .into_iter()
         .map(|(policy, first, second)| Duplicate { policy, first, second })
         .collect();
-    let gaps: Vec<Gap> = input::policies(inputs).flat_map(|policy| gaps(policy, args.combine)).collect();
+    let gaps: Vec<Gap> =
+        input::policies(inputs).flat_map(|policy| gaps(policy, args.combine, args.host_policies)).collect();
     let errors = !duplicates.is_empty() || files.iter().any(|file| !file.errors.is_empty());
     let incomplete = !gaps.is_empty() || host.as_ref().is_some_and(|host| !host.enforces);
     let ok = !(errors || args.strict && incomplete);

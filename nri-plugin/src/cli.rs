@@ -1,6 +1,7 @@
 //! The command line: what a user may type. Each command's own module says what it does.
 
 mod alerts;
+mod apply;
 mod daemon;
 mod diff;
 mod documents;
@@ -13,6 +14,7 @@ mod values;
 use clap::{Parser, Subcommand};
 
 use self::alerts::ALERTS_HELP;
+use self::apply::{APPLY_HELP, CONFIRM_HELP};
 use self::daemon::{RUN_HELP, STATUS_HELP};
 use self::diff::DIFF_HELP;
 use self::documents::{COMPLETIONS_HELP, CRDS_HELP, MAN_HELP};
@@ -21,6 +23,7 @@ use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
 use self::test::TEST_HELP;
 
 pub use self::alerts::{AlertAction, AlertsArgs, Since};
+pub use self::apply::{ApplyArgs, ConfirmArgs};
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::diff::DiffArgs;
 pub use self::documents::{CompletionsArgs, CrdsArgs, ManArgs};
@@ -66,6 +69,12 @@ pub enum Command {
     /// Say what a change of the policies alters for a container, or for all that run on this node
     #[command(after_help = DIFF_HELP)]
     Diff(Box<DiffArgs>),
+    /// Put policy files into the running daemon's policy directory, for a while unless that is confirmed
+    #[command(after_help = APPLY_HELP)]
+    Apply(ApplyArgs),
+    /// Keep a change that `apply --confirm-within` made, or end it now
+    #[command(after_help = CONFIRM_HELP)]
+    Confirm(ConfirmArgs),
     /// Show what this host supports, and what to do about the rest
     #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
     Probe(ProbeArgs),

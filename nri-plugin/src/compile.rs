@@ -103,6 +103,7 @@ fn subject(args: &CompileArgs) -> Subject {
         pod: String::new(),
         labels: args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),
         container: args.container.clone(),
+        ..Subject::default()
     }
 }
 

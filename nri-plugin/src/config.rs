@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use enforcer_core::enforce::host::Exempt;
 use enforcer_core::ruleset::Postures;
 use serde::Deserialize;
 
 use crate::api::reports;
 use crate::cli::{LogFormat, Posture, RunArgs, postures};
 use crate::feed::address::Address;
+use crate::host::HostConfig;
 use crate::lock::{self, Lsm};
 
 /// Where programs and maps are pinned unless told otherwise.
@@ -26,6 +28,8 @@ pub use crate::api::DEFAULT_STATE_DIR;
 pub use nri_enforcer_hook::config::DEFAULT_SOCKET as DEFAULT_GATE_SOCKET;
 /// The socket at which `status` asks.
 pub const DEFAULT_STATUS_SOCKET: &str = "/run/nri-enforcer/status.sock";
+/// The socket at which `apply` and `confirm` ask.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/nri-enforcer/admin.sock";
 /// Where the OCI hook records what it let through.
 pub use nri_enforcer_hook::config::DEFAULT_SPOOL as DEFAULT_OPEN_STARTS;
 /// Environment variable with the daemon's own namespace (the downward API's `metadata.namespace`), always exempt.
@@ -54,6 +58,8 @@ pub struct Config {
     pub gate_socket: PathBuf,
     /// The socket at which `status` asks.
     pub status_socket: PathBuf,
+    /// The socket at which `apply` and `confirm` ask.
+    pub admin_socket: PathBuf,
     /// The OCI hook for containers that a policy selects, on the host; `None`: they get none.
     pub hook: Option<PathBuf>,
     /// Directory in which the OCI hook records what it let through.
@@ -84,6 +90,8 @@ pub struct Config {
     pub lsm_order: Vec<Lsm>,
     /// Whether AppArmor is to hold what BPF-LSM cannot take.
     pub combine: bool,
+    /// Policies on the host's own processes.
+    pub host: HostConfig,
     /// kubelet's directories of seccomp profiles; empty: those of the kubelets that are found.
     pub seccomp_dirs: Vec<PathBuf>,
     /// Version of the runtime's libseccomp, where it was given.
@@ -120,6 +128,7 @@ struct File {
     nri_socket: Option<PathBuf>,
     gate_socket: Option<PathBuf>,
     status_socket: Option<PathBuf>,
+    admin_socket: Option<PathBuf>,
     hook: Option<PathBuf>,
     open_starts: Option<PathBuf>,
     podman_storage: Option<PathBuf>,
@@ -140,6 +149,15 @@ struct File {
     lsm_order: Option<Vec<String>>,
     #[serde(default)]
     combine: bool,
+    #[serde(default)]
+    host_policies: bool,
+    #[serde(default)]
+    host_exempt: Vec<String>,
+    default_host_exempt: Option<bool>,
+    #[serde(default)]
+    host_posture: BTreeMap<String, String>,
+    #[serde(default)]
+    node_labels: BTreeMap<String, String>,
     #[serde(default)]
     seccomp_dirs: Vec<PathBuf>,
     libseccomp: Option<String>,
@@ -203,6 +221,9 @@ pub enum ConfigError {
     /// No order of locks.
     #[error("bad order of locks (--lsm-order, `lsmOrder`): {0}")]
     LsmOrder(String),
+    /// Neither a program nor a cgroup.
+    #[error("bad exemption from host policies (--host-exempt, `hostExempt`): {0}")]
+    HostExempt(String),
     /// Not three numbers.
     #[error("bad version of libseccomp `{0}`; write it as `runc --version` does, for example 2.5.4")]
     Libseccomp(String),
@@ -214,9 +235,21 @@ impl Config {
     /// # Errors
     /// When the file cannot be read or a value makes no sense.
     pub fn new(args: RunArgs, own_namespace: Option<String>) -> Result<Self, ConfigError> {
-        let (file, file_postures) = match &args.config {
+        let (file, file_postures, file_host_postures) = match &args.config {
             Some(path) => File::read(path)?,
-            None => (File::default(), Vec::new()),
+            None => (File::default(), Vec::new(), Vec::new()),
+        };
+        let named = [file.host_exempt, args.host_exempt].concat();
+        let exempt_of_host: Result<Vec<Exempt>, String> =
+            named.iter().map(|text| Exempt::parse(text)).collect();
+        let mut node_labels = file.node_labels;
+        node_labels.extend(args.node_labels.into_iter().map(|label| (label.key, label.value)));
+        let host = HostConfig {
+            enforce: args.host_policies || file.host_policies,
+            exempt: exempt_of_host.map_err(ConfigError::HostExempt)?,
+            defaults: !args.no_default_host_exempt && file.default_host_exempt.unwrap_or(true),
+            postures: postures(&[file_host_postures, args.host_postures].concat()),
+            labels: node_labels,
         };
         let flag_postures = args.postures;
         let policy_dirs = if args.policy_dirs.is_empty() { file.policy_dirs } else { args.policy_dirs };
@@ -268,6 +301,8 @@ impl Config {
                 "with `combine` it begins with `bpf`, which holds all that it can; AppArmor has the rest";
             return Err(ConfigError::LsmOrder(why.into()));
         }
+        let status_socket =
+            args.status_socket.or(file.status_socket).unwrap_or_else(|| DEFAULT_STATUS_SOCKET.into());
         let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
         Ok(Self {
             policy_dirs,
@@ -279,10 +314,11 @@ impl Config {
             state_dir: args.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             nri_socket: args.nri_socket.or(file.nri_socket).unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()),
             gate_socket: args.gate_socket.or(file.gate_socket).unwrap_or_else(|| DEFAULT_GATE_SOCKET.into()),
-            status_socket: args
-                .status_socket
-                .or(file.status_socket)
-                .unwrap_or_else(|| DEFAULT_STATUS_SOCKET.into()),
+            admin_socket: args
+                .admin_socket
+                .or(file.admin_socket)
+                .unwrap_or_else(|| status_socket.with_file_name("admin.sock")),
+            status_socket,
             hook: args.hook.or(file.hook),
             open_starts: args.open_starts.or(file.open_starts).unwrap_or_else(|| DEFAULT_OPEN_STARTS.into()),
             podman_storage: args.podman_storage.or(file.podman_storage),
@@ -299,6 +335,7 @@ impl Config {
             seccomp_only: args.seccomp_only || file.seccomp_only,
             lsm_order,
             combine,
+            host,
             seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
             libseccomp: libseccomp.transpose()?,
             metrics: args.metrics.or(file.metrics),
@@ -313,7 +350,8 @@ impl Config {
 }
 
 impl File {
-    fn read(path: &Path) -> Result<(Self, Vec<Posture>), ConfigError> {
+    /// With its postures, and those of the host.
+    fn read(path: &Path) -> Result<(Self, Vec<Posture>, Vec<Posture>), ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
         let file = if text.trim().is_empty() {
@@ -322,13 +360,13 @@ impl File {
             serde_yaml::from_str::<Self>(&text)
                 .map_err(|source| ConfigError::Parse { path: path.to_path_buf(), source })?
         };
-        let mut postures = Vec::new();
-        for (class, action) in &file.posture {
-            let posture = Posture::new(class, action)
-                .map_err(|problem| ConfigError::Posture { path: path.to_path_buf(), problem })?;
-            postures.push(posture);
-        }
-        Ok((file, postures))
+        let read = |postures: &BTreeMap<String, String>| -> Result<Vec<Posture>, ConfigError> {
+            let one = |(class, action): (&String, &String)| Posture::new(class, action);
+            let read: Result<_, String> = postures.iter().map(one).collect();
+            read.map_err(|problem| ConfigError::Posture { path: path.to_path_buf(), problem })
+        };
+        let (postures, of_host) = (read(&file.posture)?, read(&file.host_posture)?);
+        Ok((file, postures, of_host))
     }
 }
 

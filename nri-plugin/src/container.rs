@@ -33,7 +33,10 @@ pub struct Container {
 
 impl std::fmt::Display for Container {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Subject { namespace, pod, container, .. } = &self.subject;
+        let Subject { namespace, pod, container, host, .. } = &self.subject;
+        if *host {
+            return f.write_str("the host");
+        }
         write!(f, "container `{container}` of pod `{namespace}/{pod}`")
     }
 }
@@ -81,6 +84,8 @@ pub struct Selection {
     pub seccomp_only: bool,
     /// What holds the others.
     pub lock: Lock,
+    /// The postures of the host's own processes; `None`: policies on those are not enforced.
+    pub host: Option<Postures>,
     /// Whether a container whose rules no lock holds must not start: the node has the OCI hook put into containers.
     pub must_hold: bool,
     /// Rulesets made already, for every clone of this.
@@ -218,7 +223,10 @@ impl Selection {
             return None;
         }
         let policies = set.selecting(subject);
-        let postures = set.postures(&subject.namespace, self.postures);
+        let postures = match subject.host {
+            true => self.host.unwrap_or_default(),
+            false => set.postures(&subject.namespace, self.postures),
+        };
         (!policies.is_empty()).then_some(Selected { policies, subject, postures, wish })
     }
 
@@ -233,10 +241,13 @@ impl Selection {
             _ if self.seccomp_only => {
                 resolved = without_kernel(&resolved, postures, subject, GapReason::OtherThanSeccomp);
             }
+            _ if subject.host && !self.holds_host() => {
+                resolved = without_kernel(&resolved, postures, subject, GapReason::HostPolicies);
+            }
             Lock::Nothing => resolved = without_kernel(&resolved, postures, subject, GapReason::NoLock),
             Lock::Bpf => {}
             // native rules deny, which is not what an audited pod gets
-            Lock::Both if *wish == Wish::Audited => {}
+            Lock::Both if *wish == Wish::Audited || subject.host => {}
             Lock::Both => {
                 natives = Native::of(policies.iter().map(AsRef::as_ref), subject);
                 let of_natives = apparmor::gaps(&none(postures, subject), &natives);
@@ -254,6 +265,12 @@ impl Selection {
             }
         }
         Merged { natives, ..Merged::from(resolved) }
+    }
+
+    /// Whether policies on the host's own processes are enforced: only BPF-LSM can, and only if it is to.
+    #[must_use]
+    pub fn holds_host(&self) -> bool {
+        self.host.is_some() && !self.seccomp_only && matches!(self.lock, Lock::Bpf | Lock::Both)
     }
 
     /// Forgets rulesets that were not wanted lately.
@@ -282,6 +299,10 @@ fn none(postures: &Postures, subject: &Subject) -> Ruleset {
     Ruleset::resolve([], postures, subject).ruleset
 }
 
+/// What to do where policies on the host's own processes are not enforced.
+pub const HOST_ADVICE: &str =
+    "it has no effect; run the daemon with --host-policies, on a node with BPF-LSM and cgroup v2";
+
 /// The same where nothing but seccomp policies is enforced: no rule, and a gap for each.
 fn without_kernel(
     resolved: &Resolved,
@@ -289,11 +310,15 @@ fn without_kernel(
     subject: &Subject,
     reason: GapReason,
 ) -> Resolved {
+    let advice = match reason {
+        GapReason::HostPolicies => HOST_ADVICE,
+        _ => "it has no effect; `nri-enforcer probe` says what BPF-LSM and AppArmor need",
+    };
     let gaps = resolved.ruleset.origins().iter().map(|origin| Gap {
         policy: origin.policy.clone(),
         field: origin.rule.clone(),
         reason,
-        advice: "it has no effect; `nri-enforcer probe` says what BPF-LSM and AppArmor need".into(),
+        advice: advice.into(),
     });
     let coverage = Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps));
     Resolved { ruleset: none(postures, subject), coverage }

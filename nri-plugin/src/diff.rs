@@ -210,7 +210,7 @@ fn named(args: &DiffArgs) -> Asked {
     let labels: BTreeMap<_, _> =
         args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
     let namespace = args.namespace.clone().unwrap_or_default();
-    let subject = Subject { namespace, pod: String::new(), labels, container: args.container.clone() };
+    let subject = Subject { namespace, labels, container: args.container.clone(), ..Subject::default() };
     Asked { subject, node: postures(&args.postures), audited: false, seccomp_only: false }
 }
 
@@ -224,6 +224,9 @@ fn running(args: &DiffArgs) -> Result<Vec<Asked>, String> {
     let node =
         node.collect::<Result<Vec<_>, _>>().map_err(|error| format!("the daemon's postures: {error}"))?;
     let node = postures(&node);
+    let host = daemon.host.as_ref().map(|host| &host.postures).into_iter().flatten();
+    let host: Result<Vec<_>, _> = host.map(|(class, action)| Posture::new(class, action)).collect();
+    let host = postures(&host.map_err(|error| format!("the daemon's postures of the host: {error}"))?);
     let wanted = |namespace: &String| args.namespace.as_ref().is_none_or(|wanted| wanted == namespace);
     containers
         .into_iter()
@@ -231,8 +234,14 @@ fn running(args: &DiffArgs) -> Result<Vec<Asked>, String> {
         .map(|one| {
             let labels =
                 one.labels.ok_or("the daemon is of a version that does not tell the labels of containers")?;
-            let subject =
-                Subject { namespace: one.namespace, pod: one.pod, labels, container: one.container };
+            let subject = match one.host {
+                true => Subject::of_host(labels),
+                false => {
+                    let (namespace, pod, container) = (one.namespace, one.pod, one.container);
+                    Subject { namespace, pod, labels, container, host: false }
+                }
+            };
+            let node = if one.host { host } else { node };
             let seccomp_only = daemon.seccomp_only || daemon.lock == "none";
             Ok(Asked { subject, node, audited: one.audited, seccomp_only })
         })

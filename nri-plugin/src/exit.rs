@@ -11,6 +11,8 @@ pub enum Exit {
     No,
     /// 2: the question makes no sense, as the command line or what it names is bad.
     BadInput,
+    /// 3: what was done has been undone.
+    Reverted,
 }
 
 impl From<Exit> for ExitCode {
@@ -19,6 +21,7 @@ impl From<Exit> for ExitCode {
             Exit::Ok => Self::SUCCESS,
             Exit::No => Self::from(1),
             Exit::BadInput => Self::from(2),
+            Exit::Reverted => Self::from(3),
         }
     }
 }

@@ -64,13 +64,13 @@ fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
     let source = source.map_err(|error| format!("{flag}: {}", chain(&error)))?;
     let inputs = input::load(&args.policies).map_err(|error| chain(&error))?;
     input::refuse_bad(&inputs)?;
-    if args.host {
-        return Ok((host().into(), Coverage::default()));
-    }
     let labels: BTreeMap<String, String> =
         args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
     let namespace = args.namespace.clone().unwrap_or_default();
-    let subject = Subject { namespace, pod: String::new(), labels, container: args.container.clone() };
+    let subject = match args.host {
+        true => Subject::of_host(labels),
+        false => Subject { namespace, labels, container: args.container.clone(), ..Subject::default() },
+    };
     let judge = Judge::new(&inputs, &subject, postures(&args.postures), args.root.as_deref())?;
     let asked = Asked {
         question: &question,
@@ -102,17 +102,6 @@ fn print(explanation: &Explanation) {
         if let Some(value) = value {
             say(format!("  {} {}\n", paint(DIM, format!("{title:<6}")), paint(BOLD, value)));
         }
-    }
-}
-
-/// What holds for a process of the host today.
-fn host() -> Explanation {
-    Explanation {
-        verdict: Verdict::Allow,
-        policy: None,
-        rule: None,
-        reason: "processes of the host are not judged: this version does not enforce KubeArmorHostPolicy yet"
-            .into(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use enforcer_core::enforce::host::HostExempt;
 use enforcer_core::enforce::{ContainerId, Enforcer, Occupancy, Options, Target};
 use enforcer_core::event::Event;
 use enforcer_core::host;
@@ -10,6 +11,7 @@ use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::apparmor::Profiles;
 use crate::config::Config;
+use crate::exit::chain;
 use crate::lock::unsupported::{self, Securityfs};
 
 /// Rulesets of containers, in force. [`Enforcer`] is the real one; every call may block for
@@ -66,6 +68,14 @@ pub trait Kernel: Send + Sync + 'static {
     /// How full the maps are; `None`: there are none.
     fn occupancy(&self) -> Option<Occupancy> {
         None
+    }
+
+    /// Told who is left alone when the host is armed, before that; what of it is not on this host.
+    ///
+    /// # Errors
+    /// When the host cannot be armed here.
+    fn exempt(&self, _: &HostExempt) -> Result<Vec<String>, KernelError> {
+        Err(KernelError::new("only BPF-LSM enforces policies on the host's own processes"))
     }
 
     /// Told where to say what of its rules a container lacks that has the others.
@@ -179,6 +189,10 @@ impl Kernel for Box<dyn Kernel> {
         self.as_ref().occupancy()
     }
 
+    fn exempt(&self, exempt: &HostExempt) -> Result<Vec<String>, KernelError> {
+        self.as_ref().exempt(exempt)
+    }
+
     fn lacking(&self, lacks: Lacks) {
         self.as_ref().lacking(lacks);
     }
@@ -250,6 +264,20 @@ impl Kernel for Enforcer {
 
     fn occupancy(&self) -> Option<Occupancy> {
         Some(self.occupancy())
+    }
+
+    fn exempt(&self, exempt: &HostExempt) -> Result<Vec<String>, KernelError> {
+        self.exempt(exempt).map_err(KernelError::new)
+    }
+
+    fn tend(&self) {
+        // programs are replaced, cgroups come
+        if let Err(error) = self.exempt_again() {
+            tracing::warn!(
+                error = chain(&error),
+                "who of the host's processes is exempt is not looked for again"
+            );
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
 use nri_plugin::{
-    alerts, check, compile, crds, diff, documents, explain, install, kernel, log, policy_test, probe, run,
-    seccomp, status, unload,
+    alerts, apply, check, compile, crds, diff, documents, explain, install, kernel, log, policy_test, probe,
+    run, seccomp, status, unload,
 };
 
 fn main() -> ExitCode {
@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => policy_test::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Apply(args) => apply::command::apply(&args),
+        Command::Confirm(args) => apply::command::confirm(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Status(args) => status::show::run(&args),
         Command::Alerts(args) => alerts::run(&args),

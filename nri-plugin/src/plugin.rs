@@ -510,6 +510,7 @@ fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> (Subject, S
             pod: pod.name.clone(),
             labels: own_labels(pod),
             container: container.name.clone(),
+            ..Subject::default()
         },
         None => {
             // only a runtime that contradicts itself lists a container without its pod; kubelet's labels remain
@@ -523,6 +524,7 @@ fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> (Subject, S
                 pod: label("io.kubernetes.pod.name"),
                 labels: BTreeMap::new(),
                 container: container.name.clone(),
+                ..Subject::default()
             }
         }
     };

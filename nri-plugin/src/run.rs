@@ -37,12 +37,14 @@ use crate::alert::Alerts;
 use crate::api::reports::Reports;
 use crate::api::{Api, Health};
 use crate::apparmor;
+use crate::apply::serve::{Changes, Desk, revert_left};
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
 use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
+use crate::host;
 use crate::inject::Injection;
 use crate::kernel::{Kernel, Unopened};
 use crate::lock::{self, Chosen, Lock};
@@ -89,6 +91,7 @@ pub fn run<K: Kernel>(
         std::fs::read_dir(dir)
             .with_context(|| format!("cannot list the policy directory `{}`", dir.display()))?;
     }
+    let left = revert_left(&config.policy_dirs);
     let mut store = Store::new(config.policy_dirs.clone());
     let mut api = None;
     if config.kube_api {
@@ -123,14 +126,14 @@ pub fn run<K: Kernel>(
         let why = if config.seccomp_only { GapReason::OtherThanSeccomp } else { GapReason::NoLock };
         news.unenforced(why, &set);
     }
-    serve(&config, store, api, news, set, chosen)
+    serve(&config, store, api, (news, left), set, chosen)
 }
 
 fn serve(
     config: &Config,
     store: Store,
     api: Option<Api>,
-    news: News,
+    news: (News, Vec<String>),
     set: Arc<PolicySet>,
     chosen: Chosen,
 ) -> anyhow::Result<()> {
@@ -152,11 +155,13 @@ async fn daemon(
     config: &Config,
     store: Store,
     api: Option<Api>,
-    mut news: News,
+    (mut news, left): (News, Vec<String>),
     set: Arc<PolicySet>,
     Chosen { lock, kernel, profiles, .. }: Chosen,
 ) -> anyhow::Result<()> {
     let kernel = Arc::new(kernel);
+    let host = host::subject(&config.host, &config.node_name);
+    let host_exempt = host::begin(kernel.as_ref(), &config.host);
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -177,6 +182,7 @@ async fn daemon(
     let refusals = reports.as_ref().map(Reports::refusals);
     let gate = Gate::open(&config.gate_socket)?;
     let window = Window::open(&config.status_socket)?;
+    let desk = Desk::open(&config.admin_socket)?;
     let listener = match config.metrics {
         Some(address) => Some(metrics::serve::open(address).await?),
         None => None,
@@ -207,8 +213,10 @@ async fn daemon(
         must_hold: config.hook.is_some(),
         honour_pod_annotations: config.honour_pod_annotations,
         seccomp_only: config.seccomp_only,
+        host: (config.host.enforce && host_exempt.is_ok()).then_some(config.host.postures),
         ..Selection::default()
     };
+    news.host(selection.holds_host(), &seen.borrow());
     let notify = {
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
         move |notice: Notice| reporter.report(alerts.notice(&notice, SystemTime::now()))
@@ -238,6 +246,10 @@ async fn daemon(
         Ok(())
     })?;
 
+    if selection.holds_host() {
+        host::enter(&host, &registry, &orders);
+    }
+
     let nudge = Arc::new(Notify::new());
     let mut watching = {
         let (dirs, nudge, orders) = (config.policy_dirs.clone(), Arc::clone(&nudge), orders.clone());
@@ -252,6 +264,15 @@ async fn daemon(
         };
         tokio::spawn(crate::watch::watch(store, dirs, RESCAN, policies, nudge, each))
     };
+    let reverted = {
+        let (alerts, reporter) = (alerts.clone(), reporter.clone());
+        move |files: &[String], why: &str| reporter.report(alerts.reverted(files, why, SystemTime::now()))
+    };
+    if !left.is_empty() {
+        reverted(&left, "the daemon ended before it was confirmed");
+    }
+    let changes = Changes::new(&config.policy_dirs, Arc::clone(&nudge), Box::new(reverted));
+    let desk = tokio::spawn(desk.serve(changes));
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {
@@ -305,6 +326,8 @@ async fn daemon(
         api: api_health.clone(),
         profiles: profiles.clone(),
         node_name: config.node_name.clone(),
+        host,
+        host_exempt,
     };
     let status = Arc::new(status);
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
@@ -357,6 +380,7 @@ async fn daemon(
     drop(end_stub);
     gate.abort();
     window.abort();
+    desk.abort();
     stop.store(true, Ordering::Relaxed);
     sweeping.abort();
     pinging.abort();

@@ -20,6 +20,8 @@ pub struct PolicySet {
     by_namespace: HashMap<String, Vec<usize>>,
     /// Those that look in every namespace.
     anywhere: Vec<usize>,
+    /// Those about the host's own processes.
+    host: Vec<usize>,
 }
 
 impl PolicySet {
@@ -41,7 +43,7 @@ impl PolicySet {
                 }
                 (Scope::Namespace(namespace), None) => set.by_namespace.entry(namespace.clone()).or_default(),
                 (Scope::Cluster, _) => &mut set.anywhere,
-                (Scope::Host, _) => continue,
+                (Scope::Host, _) => &mut set.host,
             };
             list.push(position);
         }
@@ -89,6 +91,10 @@ impl PolicySet {
     /// The policies that select a container, in their order. What the others want is not looked at one by one.
     #[must_use]
     pub fn selecting(&self, subject: &Subject) -> Vec<&Arc<Policy>> {
+        if subject.host {
+            let policies = self.host.iter().filter_map(|position| self.policies.get(*position));
+            return policies.filter(|policy| policy.selects(subject)).collect();
+        }
         let namespace = &subject.namespace;
         let labels = subject.labels.iter();
         let by_label = labels

@@ -273,16 +273,21 @@ fn explain_refuses_bad_input_with_exit_code_2() {
 }
 
 #[test]
-fn explain_answers_for_the_host_what_holds() {
+fn explain_asks_host_policies_about_the_host() {
     let dir = Dir::new();
-    let p = dir.write("p.yaml", POLICY);
-    let args = ["explain", "--policy", p.to_str().unwrap(), "--host", "--access", "file:read:/etc/passwd"];
-    let output = nri_enforcer(args.iter().chain(&["-o", "json"]));
-    assert_eq!(code(&output), 0, "{}", err(&output));
-    let value: Value = serde_json::from_str(&out(&output)).unwrap();
-    assert_eq!(value["verdict"], "allow");
-    assert!(value["reason"].as_str().unwrap().contains("not enforce KubeArmorHostPolicy"), "{value}");
-    assert_eq!(code(&nri_enforcer(args.iter().chain(&["--expect", "block"]))), 1);
+    let host =
+        POLICY.replace("KubeArmorPolicy", "KubeArmorHostPolicy").replace("  selector:", "  nodeSelector:");
+    let (of_pods, of_host) = (dir.write("p.yaml", POLICY), dir.write("h.yaml", &host));
+    let verdict = |policy: &Path, label: &str| {
+        let args = ["--host", "--label", label, "--access", "file:read:/etc/passwd", "-o", "json"];
+        let output = nri_enforcer(["explain", "--policy", policy.to_str().unwrap()].iter().chain(&args));
+        assert_eq!(code(&output), 0, "{}", err(&output));
+        let value: Value = serde_json::from_str(&out(&output)).unwrap();
+        value["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(verdict(&of_host, "app=web"), "block");
+    assert_eq!(verdict(&of_host, "app=db"), "allow");
+    assert_eq!(verdict(&of_pods, "app=web"), "allow");
 }
 
 #[test]

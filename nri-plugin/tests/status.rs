@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "status/apply.rs"]
+mod apply;
 #[path = "status/feed.rs"]
 mod feed;
 #[path = "status/metrics.rs"]
@@ -46,11 +48,16 @@ impl Daemon {
         for (name, text) in policies {
             fs::write(dir.path().join("policies").join(name), text).unwrap();
         }
-        let log = File::create(dir.path().join("log")).unwrap();
-        let at = |flag: &str, name: &str| format!("--{flag}={}", dir.path().join(name).display());
+        let process = Self::spawn(dir.path(), more);
+        Self { dir, process }
+    }
+
+    fn spawn(dir: &Path, more: &[&str]) -> Child {
+        let log = File::create(dir.join("log")).unwrap();
+        let at = |flag: &str, name: &str| format!("--{flag}={}", dir.join(name).display());
         // what securityfs tells of locks is there on any machine: where it is not mounted a lock fails, and none is missing
         let mounted = "/bin/mount -t securityfs securityfs /sys/kernel/security 2>&- ; exec \"$0\" \"$@\"";
-        let process = Command::new("/usr/bin/unshare")
+        Command::new("/usr/bin/unshare")
             .args(["--mount", "/bin/sh", "-c", mounted, env!("CARGO_BIN_EXE_nri-enforcer"), "run"])
             .args([at("policy-dir", "policies"), at("nri-socket", "nri.sock"), at("alerts", "alerts")])
             .args([at("gate-socket", "run/gate"), at("status-socket", "run/status")])
@@ -62,8 +69,7 @@ impl Daemon {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap();
-        Self { dir, process }
+            .unwrap()
     }
 
     /// The same, in service.

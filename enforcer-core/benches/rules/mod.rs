@@ -63,6 +63,7 @@ pub fn subject() -> Subject {
         pod: "web".into(),
         labels: [("app".into(), "web".into())].into(),
         container: "main".into(),
+        ..Subject::default()
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::{During, EnforceError};
 use super::held::SEARCHED;
+use super::host::HINT_HOST;
 use super::state::{Entry, InForce, place_of};
 use super::{Armed, ContainerId, Enforcer, ID_BYTES, Stage, Target, lock};
 use crate::ruleset::Ruleset;
@@ -23,6 +24,9 @@ const READ_BACK_ROUNDS: usize = 8;
 
 impl Enforcer {
     pub(super) fn arm_target(&self, target: &Target, ruleset: &Ruleset) -> Result<Armed, EnforceError> {
+        if target.id.is_host() {
+            return self.arm_host(ruleset);
+        }
         let pidfd = open_process(target.pid)?;
         if lock(&self.state).containers.contains_key(&target.id) {
             self.update(&target.id, ruleset)?;
@@ -46,12 +50,13 @@ impl Enforcer {
         };
         let cgroup_id = own_cgroup;
         let (mnt_ns, held) = (facts.mnt_ns, target.stage == Stage::Running);
-        let entry = Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns, held };
+        let entry =
+            Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns, held, host: false };
         self.names.learn_container(entry.key, target.id.clone());
         let armed = self
             .attach_for(&state)
             .and_then(|()| self.settle_namespaces(&state, Some(entry.mnt_ns)))
-            .and_then(|()| self.insert(target, &entry, rules, barrier(target, &facts)))
+            .and_then(|()| self.insert(&target.id, &entry, rules, barrier(target, &facts)))
             .and_then(|()| self.mark_and_publish(target, &facts, &entry, &pidfd));
         match armed {
             Ok(tasks) => {
@@ -74,6 +79,9 @@ impl Enforcer {
 
     /// Takes a container's entries out of the maps; the container itself last, so that nothing finds half of it.
     pub(super) fn remove(&self, entry: &Entry) -> Result<(), EnforceError> {
+        if entry.host {
+            self.maps.host.set(0, &types::host::default(), MapFlags::ANY)?;
+        }
         if entry.cgroup_id != 0 && self.maps.cgroups.get(entry.cgroup_id)? == Some(entry.key) {
             self.maps.cgroups.remove(entry.cgroup_id)?;
         }
@@ -109,7 +117,7 @@ impl Enforcer {
     }
 
     /// One run of the task iterator.
-    fn run(&self, question: types::mark) -> Result<types::mark, EnforceError> {
+    pub(super) fn run(&self, question: types::mark) -> Result<types::mark, EnforceError> {
         let loaded = lock(&self.loaded);
         self.maps.mark.set(0, &question, MapFlags::ANY)?;
         let mut iterator = Iter::new(&loaded.mark).during("walk the tasks")?;
@@ -118,16 +126,16 @@ impl Enforcer {
     }
 
     /// The container's entries, under a key that was never used before.
-    fn insert(
+    pub(super) fn insert(
         &self,
-        target: &Target,
+        id: &ContainerId,
         entry: &Entry,
         rules: &InForce,
         (root_ino, root_dev): (u64, u32),
     ) -> Result<(), EnforceError> {
-        let bytes = target.id.as_str().as_bytes();
-        let mut id = [0; ID_BYTES];
-        id.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        let bytes = id.as_str().as_bytes();
+        let mut name = [0; ID_BYTES];
+        name.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         let value = types::container {
             slot: entry.slot,
             mnt_ns: entry.mnt_ns,
@@ -135,7 +143,7 @@ impl Enforcer {
             root_ino,
             root_dev,
             id_len: u32::try_from(bytes.len()).unwrap_or(0),
-            id,
+            id: name,
         };
         self.maps.armed.set(entry.slot, &armed(entry, rules), MapFlags::ANY)?;
         self.maps.containers.set(entry.key, &value, MapFlags::NO_EXIST)
@@ -149,8 +157,8 @@ impl Enforcer {
         pidfd: &OwnedFd,
     ) -> Result<u32, EnforceError> {
         let state = match target.stage {
-            Stage::Creating { .. } | Stage::Created => 1, // SUBJECT_PENDING
-            Stage::Running => 2,                          // SUBJECT_ACTIVE
+            Stage::Creating { .. } | Stage::Created => 2, // SUBJECT_PENDING
+            Stage::Running => 3,                          // SUBJECT_ACTIVE
         };
         let (root_ino, root_dev) = barrier(target, facts);
         let subject = types::subject {
@@ -179,7 +187,7 @@ impl Enforcer {
         Ok(tasks)
     }
 
-    fn mark(
+    pub(super) fn mark(
         &self,
         id: &ContainerId,
         ask: types::mark,
@@ -193,9 +201,20 @@ impl Enforcer {
     }
 
     fn mark_all(&self, id: &ContainerId, ask: types::mark) -> Result<u32, EnforceError> {
-        let mut tasks = self.mark(id, ask, types::mark_mode::MARK_PROCESS)?.marked;
+        let tasks = self.mark(id, ask, types::mark_mode::MARK_PROCESS)?.marked;
+        Ok(tasks + self.mark_until_none(id, ask, types::mark_mode::MARK_CONTAINER)?)
+    }
+
+    /// Marks until every task that should be is.
+    pub(super) fn mark_until_none(
+        &self,
+        id: &ContainerId,
+        ask: types::mark,
+        mode: types::mark_mode,
+    ) -> Result<u32, EnforceError> {
+        let mut tasks = 0;
         for _ in 0..MARK_ROUNDS {
-            let marked = self.mark(id, ask, types::mark_mode::MARK_CONTAINER)?.marked;
+            let marked = self.mark(id, ask, mode)?.marked;
             if marked == 0 {
                 return Ok(tasks);
             }
@@ -254,7 +273,7 @@ pub(super) fn armed(entry: &Entry, rules: &InForce) -> types::armed {
         place: rules.place,
         classes: rules.classes,
         first: rules.first,
-        hints: rules.hints,
+        hints: rules.hints | if entry.host { HINT_HOST } else { 0 },
         held: if entry.held { SEARCHED } else { 0 },
         mnt_ns: entry.mnt_ns,
     }
@@ -286,7 +305,7 @@ fn levels_below(target: &Target) -> u32 {
     u32::try_from(above.unwrap_or(0)).unwrap_or(0)
 }
 
-fn boottime_ns() -> u64 {
+pub(super) fn boottime_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)

@@ -70,6 +70,9 @@ pub enum EnforceError {
         /// As the runtime gave it.
         pid: i32,
     },
+    /// Processes of the host cannot be told from those of containers.
+    #[error("the host's policies cannot be put in force: {0}")]
+    Host(String),
     /// Deeper than the programs look.
     #[error("the container's cgroup is {level} levels deep, more than {max}")]
     CgroupTooDeep {

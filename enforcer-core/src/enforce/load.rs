@@ -15,7 +15,7 @@ use super::error::{During, EnforceError};
 use super::held::Iterators;
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 16] = [
     "task_subjects",
     "pointer_subjects",
     "armed",
@@ -23,6 +23,9 @@ const PINNED: [&str; 13] = [
     "cgroup_containers",
     "namespace_containers",
     "armed_namespaces",
+    "host",
+    "exempt_cgroups",
+    "exempt_programs",
     "rulesets",
     "automata",
     "published",

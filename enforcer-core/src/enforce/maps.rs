@@ -38,6 +38,23 @@ macro_rules! integer_key {
 }
 integer_key!(u32, u64, i32);
 
+macro_rules! struct_key {
+    ($($name:ident),*) => {$(
+        impl Key for types::$name {
+            type Bytes = [u8; size_of::<types::$name>()];
+            fn bytes(self) -> Self::Bytes {
+                let mut bytes = [0; size_of::<types::$name>()];
+                bytes.iter_mut().zip(Shared::bytes(&self)).for_each(|(to, from)| *to = *from);
+                bytes
+            }
+            fn from_bytes(bytes: &[u8]) -> Option<Self> {
+                Self::of(bytes)
+            }
+        }
+    )*};
+}
+struct_key!(exempt_cgroup, exempt_program);
+
 impl<K: Key, V: Shared> Table<K, V> {
     pub(super) fn of(object: &Object, name: &'static str) -> Result<Self, EnforceError> {
         Ok(Self { map: handle(object, name)?, name, types: PhantomData })
@@ -99,6 +116,9 @@ pub(super) struct Maps {
     pub(super) cgroups: Table<u64, u64>,
     pub(super) namespaces: Table<u32, types::entry_ns>,
     pub(super) armed_namespaces: Table<u32, types::namespace_bits>,
+    pub(super) host: Table<u32, types::host>,
+    pub(super) exempt_cgroups: Table<types::exempt_cgroup, u32>,
+    pub(super) exempt_programs: Table<types::exempt_program, u32>,
     pub(super) subjects: Table<i32, types::subject>, // by pidfd
     pub(super) mark: Table<u32, types::mark>,
     pub(super) held: Table<u32, types::held_search>,
@@ -117,6 +137,9 @@ impl Maps {
             cgroups: Table::of(object, "cgroup_containers")?,
             namespaces: Table::of(object, "namespace_containers")?,
             armed_namespaces: Table::of(object, "armed_namespaces")?,
+            host: Table::of(object, "host")?,
+            exempt_cgroups: Table::of(object, "exempt_cgroups")?,
+            exempt_programs: Table::of(object, "exempt_programs")?,
             subjects: Table::of(object, "task_subjects")?,
             mark: Table::of(object, "mark")?,
             held: Table::of(object, "held")?,

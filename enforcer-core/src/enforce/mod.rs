@@ -23,6 +23,7 @@ mod error;
 mod events;
 mod held;
 mod hooks;
+pub mod host;
 mod image;
 pub(crate) mod load;
 mod maps;
@@ -46,6 +47,7 @@ use crate::ruleset::{Ruleset, RulesetDigest};
 use error::During;
 use held::{Search, Searcher};
 use hooks::HELD;
+use host::HostExempt;
 use load::Loaded;
 use maps::Maps;
 use state::{Entry, InForce, Names, State};
@@ -68,6 +70,18 @@ impl ContainerId {
     pub fn new(id: impl Into<String>) -> Result<Self, EnforceError> {
         let id = id.into();
         if id.is_empty() || id.len() > ID_BYTES { Err(EnforceError::BadId(id)) } else { Ok(Self(id)) }
+    }
+
+    /// The host's own processes, which are armed as one container. No runtime gives this id.
+    #[must_use]
+    pub fn host() -> Self {
+        Self("(host)".to_owned())
+    }
+
+    /// Whether it is [the host](Self::host).
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.0 == "(host)"
     }
 
     /// The id.
@@ -159,6 +173,7 @@ pub struct Enforcer {
     loaded: Arc<Mutex<Loaded>>,
     maps: Arc<Maps>,
     names: Arc<Names>,
+    exempt: Mutex<Option<HostExempt>>, // None: not told, so that the host cannot be armed
 }
 
 /// A lock whose holder panicked: the maps are the truth, and every operation reads back what it wrote.
@@ -180,9 +195,10 @@ impl Enforcer {
         let names = Arc::new(Names::default());
         let state = Mutex::new(State::adopt(&maps, &names)?);
         let bpffs = options.bpffs.clone();
+        let exempt = Mutex::new(None);
         let search =
             Search { maps: Arc::clone(&maps), loaded: Arc::clone(&loaded), iterators, dir: dir.clone() };
-        let enforcer = Self { searcher: Searcher::start(search)?, bpffs, state, loaded, maps, names };
+        let enforcer = Self { searcher: Searcher::start(search)?, bpffs, state, loaded, maps, names, exempt };
         {
             let state = lock(&enforcer.state);
             enforcer.settle_namespaces(&state, None)?;

@@ -104,6 +104,7 @@ pub(super) struct Entry {
     pub(super) cgroup_id: u64,
     pub(super) mnt_ns: u32,
     pub(super) held: bool, // it ran when its present rules came: descriptors may be older than those
+    pub(super) host: bool, // the host itself
 }
 
 /// A ruleset in the kernel.
@@ -211,7 +212,8 @@ impl State {
             let armed = maps.armed.get(slot)?.filter(|armed| armed.container == key);
             let (ruleset, held) = armed.map_or((0, 0), |armed| (armed.ruleset, armed.held));
             let types::container { cgroup_id, mnt_ns, .. } = value;
-            let entry = Entry { key, slot, ruleset, cgroup_id, mnt_ns, held: held != 0 };
+            let host = id.is_host();
+            let entry = Entry { key, slot, ruleset, cgroup_id, mnt_ns, held: held != 0, host };
             if let Some(digest) = state.by_id.get(&ruleset)
                 && let Some(in_force) = state.rulesets.get_mut(digest)
             {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::error::{Errors, Located, shown};
 use super::inherit::{action, inherit, severity};
-use super::names::{is_dns_label, is_dns_name};
+use super::names::{HOST_NAMES, HOST_PATTERN, is_dns_label, is_dns_name};
 use super::objects::{self, file_path};
 use super::rules::{ArgsDoc, ObjectDoc, RuleDoc, SectionDoc};
 use super::select::selector;
@@ -51,17 +51,14 @@ pub(super) fn policy(errors: &Errors<'_>, doc: PolicyDoc, support: Support) -> P
     for section in sections {
         lowering.section(section, &meta);
     }
-    let Lowering { mut rules, mut whitelists, mut native, mut gaps, .. } = lowering;
-    if kind == Kind::KubeArmorHostPolicy {
-        rules.clear();
-        whitelists.clear();
-        native = None;
-        gaps = vec![Gap {
+    let Lowering { rules, whitelists, native, mut gaps, .. } = lowering;
+    if kind == Kind::KubeArmorHostPolicy && selector.labels().contains_key(HOST_PATTERN) {
+        gaps.push(Gap {
             policy: id.clone(),
-            field: "kind".to_owned(),
-            reason: GapReason::Kind(kind),
-            advice: "the host's own processes are in no container, and are left alone".to_owned(),
-        }];
+            field: "spec.nodeSelector.matchLabels".to_owned(),
+            reason: GapReason::HostPattern,
+            advice: format!("it selects no node; name the hosts under `{HOST_NAMES}`, with commas"),
+        });
     }
     Policy { id, selector, rules, whitelists: whitelists.into_iter().collect(), native, gaps }
 }

@@ -6,8 +6,10 @@ pub(super) const API_VERSION: &str = "security.kubearmor.com/v1";
 /// The label that narrows a selector to containers; it is no label of a pod.
 pub(super) const CONTAINER_NAME: &str = "kubearmor.io/container.name";
 
-/// What the labels that pick hosts by name start with.
-pub(super) const HOST_LABELS: &str = "kubearmor.io/hostname";
+/// The label that picks hosts by name: `*`, or names with commas.
+pub(super) const HOST_NAMES: &str = "kubearmor.io/hostname";
+/// The same by a regular expression.
+pub(super) const HOST_PATTERN: &str = "kubearmor.io/hostnamereg";
 
 /// Labels that controllers set anew with every rollout. Nothing selects by them.
 pub(super) const IGNORED_LABELS: [&str; 3] =

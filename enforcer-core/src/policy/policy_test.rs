@@ -312,7 +312,8 @@ fn subject(cursor: Cursor<'_>) -> Option<(Subject, String)> {
         }
         of_pod.insert(key.value, value.value);
     }
-    Some((Subject { namespace: namespace.value, pod, labels: of_pod, container }, image))
+    let namespace = namespace.value;
+    Some((Subject { namespace, pod, labels: of_pod, container, host: false }, image))
 }
 
 fn postures(cursor: &Cursor<'_>) -> Postures {

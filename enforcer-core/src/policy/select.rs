@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{Errors, Located, Place, shown, suggest};
-use super::names::{CONTAINER_NAME, HOST_LABELS, IGNORED_LABELS, is_dns_label, is_label_key, is_label_value};
+use super::names::{
+    CONTAINER_NAME, HOST_NAMES, HOST_PATTERN, IGNORED_LABELS, is_dns_label, is_label_key, is_label_value,
+};
 use super::selector::{Expression, Scope, Selector, Values};
 use super::wire::{ExpressionDoc, SelectorDoc};
 use super::{Kind, PolicyId};
@@ -12,9 +14,18 @@ pub(super) fn selector(errors: &Errors<'_>, id: &PolicyId, doc: &SelectorDoc) ->
     let SelectorDoc { labels, expressions } = doc;
     let mut selected = BTreeMap::new();
     let mut containers = BTreeSet::new();
+    let mut hosts = BTreeSet::new();
     for (key, value) in labels {
-        if id.kind == Kind::KubeArmorHostPolicy && key.value.starts_with(HOST_LABELS) {
-            // Names of hosts, with wildcards and commas: to be read when host policies are enforced.
+        let of_host = id.kind == Kind::KubeArmorHostPolicy;
+        if of_host && key.value == HOST_NAMES {
+            let names = value.value.split(',').map(str::trim).filter(|name| !name.is_empty());
+            let names: BTreeSet<String> = names.map(str::to_owned).collect();
+            if !names.contains("*") {
+                hosts = names;
+            }
+        } else if of_host && key.value == HOST_PATTERN {
+            // a gap (lower.rs); a label that no node has, so that no node is taken for one that is meant
+            selected.insert(key.value.clone(), value.value.clone());
         } else if key.value == CONTAINER_NAME {
             containers = self::containers(errors, value);
         } else {
@@ -28,7 +39,7 @@ pub(super) fn selector(errors: &Errors<'_>, id: &PolicyId, doc: &SelectorDoc) ->
         Kind::KubeArmorClusterPolicy => Scope::Cluster,
         Kind::KubeArmorHostPolicy => Scope::Host,
     };
-    Selector { scope, labels: selected, containers, expressions }
+    Selector { scope, labels: selected, containers, expressions, hosts }
 }
 
 fn label(errors: &Errors<'_>, key_place: &Place, key: &str, value_place: &Place, value: &str) {

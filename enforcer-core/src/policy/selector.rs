@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::subject::Subject;
+use crate::subject::{HOSTNAME_LABEL, Subject};
 
 /// Selects containers. Everything it says must hold.
 ///
@@ -15,6 +15,8 @@ pub struct Selector {
     /// Empty selects every container of a pod.
     pub(super) containers: BTreeSet<String>,
     pub(super) expressions: Vec<Expression>,
+    /// Names of hosts; empty selects every host.
+    pub(super) hosts: BTreeSet<String>,
 }
 
 /// Where a policy looks for containers.
@@ -24,7 +26,7 @@ pub enum Scope {
     Namespace(String),
     /// In all of them.
     Cluster,
-    /// Nowhere: it is about the host's own processes.
+    /// On nodes: it is about the host's own processes.
     Host,
 }
 
@@ -58,15 +60,17 @@ impl Selector {
     /// Whether it selects this container.
     #[must_use]
     pub fn selects(&self, subject: &Subject) -> bool {
-        let Self { scope, labels, containers, expressions } = self;
+        let Self { scope, labels, containers, expressions, hosts } = self;
         let in_scope = match scope {
-            Scope::Namespace(namespace) => *namespace == subject.namespace,
-            Scope::Cluster => true,
-            Scope::Host => false,
+            Scope::Namespace(namespace) => !subject.host && *namespace == subject.namespace,
+            Scope::Cluster => !subject.host,
+            Scope::Host => subject.host,
         };
         in_scope
             && labels.iter().all(|(key, value)| subject.labels.get(key) == Some(value))
             && (containers.is_empty() || containers.contains(&subject.container))
+            && (hosts.is_empty()
+                || subject.labels.get(HOSTNAME_LABEL).is_some_and(|name| hosts.contains(name)))
             && expressions.iter().all(|expression| expression.holds(subject))
     }
 }

@@ -62,6 +62,7 @@ fn subject(labels: &[(&str, &str)]) -> Subject {
         pod: "p".into(),
         labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
         container: "main".into(),
+        ..Subject::default()
     }
 }
 

@@ -61,6 +61,23 @@ impl Container {
         container
     }
 
+    /// A process of the host, in a cgroup of its own where one is named.
+    pub fn of_host(program: &str, cgroup: Option<&str>) -> Self {
+        let enter =
+            cgroup.map_or(String::new(), |name| format!("echo $$ > /sys/fs/cgroup/{name}/cgroup.procs; "));
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{enter}exec {program}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut process = Self { child, stdin, stdout, id: ContainerId::host(), cgroup: None };
+        assert_eq!(process.run("true"), 0);
+        process
+    }
+
     pub fn target(&self, stage: Stage) -> Target {
         Target { id: self.id.clone(), pid: self.pid(), stage }
     }

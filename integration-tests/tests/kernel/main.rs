@@ -15,6 +15,7 @@ mod args;
 mod classes;
 mod container;
 mod held;
+mod host;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,6 +36,7 @@ use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Postures, Ruleset, RulesetDigest};
 use enforcer_core::subject::Subject;
 use held::held;
+use host::host;
 use lab::vm::{self, Job, Kernel, Spec, Streams};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -81,12 +83,19 @@ on_both_kernels! {
     arguments => arguments_on_6_1, arguments_on_6_12;
     applets => applets_on_6_1, applets_on_6_12;
     held => held_on_6_1, held_on_6_12;
+    host => host_on_6_1, host_on_6_12;
 }
 
 /// Kernels change what programs stand on: who is confined is asked on the newest one too.
 #[test]
 fn identity_on_the_newest() {
     in_guest("identity_on_the_newest", Kernel::Newest, identity);
+}
+
+/// And so is who is the host's.
+#[test]
+fn host_on_the_newest() {
+    in_guest("host_on_the_newest", Kernel::Newest, host);
 }
 
 /// And so is the search through open files.

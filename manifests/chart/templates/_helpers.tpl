@@ -171,6 +171,10 @@ none that the daemon listens at.
 {{- else -}}
 {{- $_ := set $config "lsmOrder" $v.lsmOrder -}}
 {{- if $v.combine -}}{{- $_ := set $config "combine" true -}}{{- end -}}
+{{- if $v.hostPolicies.enabled -}}
+{{- $_ := set $config "hostPolicies" true -}}
+{{- if $v.hostPolicies.exempt -}}{{- $_ := set $config "hostExempt" $v.hostPolicies.exempt -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if $v.libseccomp -}}{{- $_ := set $config "libseccomp" $v.libseccomp -}}{{- end -}}
 {{- if $v.alerts.hostDir -}}{{- $_ := set $config "alerts" "/var/log/nri-enforcer/alerts.jsonl" -}}{{- end -}}

@@ -32,7 +32,8 @@ fn alerts() -> Alerts {
 fn container() -> Arc<Container> {
     let labels =
         [("app", "web"), ("tier", "front")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-    let subject = Subject { namespace: "shop".into(), pod: "web-1".into(), labels, container: "main".into() };
+    let (namespace, pod, container) = ("shop".into(), "web-1".into(), "main".into());
+    let subject = Subject { namespace, pod, labels, container, ..Subject::default() };
     Arc::new(Container {
         id: ContainerId::new("c1").unwrap(),
         subject,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use enforcer_core::enforce::host::HostExempt;
 use enforcer_core::enforce::{ContainerId, Occupancy, Stage, Target};
 use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
@@ -60,6 +61,9 @@ impl<K: Kernel> Beside<K> {
 impl<K: Kernel> Kernel for Beside<K> {
     fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
         self.first.arm(target, ruleset)?;
+        if target.id.is_host() {
+            return Ok(());
+        }
         match self.natives(target) {
             Ok(()) => Ok(()),
             // what runs already would be without any rule; what lacks is told, and tried again by the next sweep
@@ -111,11 +115,16 @@ impl<K: Kernel> Kernel for Beside<K> {
         self.first.counters()
     }
 
+    fn exempt(&self, exempt: &HostExempt) -> Result<Vec<String>, KernelError> {
+        self.first.exempt(exempt)
+    }
+
     fn lacking(&self, lacks: Lacks) {
         let _once = self.lacks.set(lacks);
     }
 
     fn tend(&self) {
+        self.first.tend();
         self.profiles.want_nothing();
         self.profiles.tend();
         let armed = match self.first.armed() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Output, Posture};
+use super::{Label, Output, Posture};
 use crate::feed::address::Address;
 
 pub(super) const RUN_HELP: &str = "\
@@ -29,7 +29,7 @@ States:
 
 Exit codes:
   0  every container that policies select is covered, and the daemon is connected to the runtime
-  1  some container is not covered or pending restart, or no lock works here, the daemon is not connected, it has no policies
+  1  some container, or the host, is not covered or pending restart, or no lock works here, the daemon is not connected, it has no policies
      of the API server though it is to have them, or none answers
   2  bad usage
 
@@ -70,6 +70,9 @@ pub struct RunArgs {
     /// Socket at which `nri-enforcer status` asks [default: /run/nri-enforcer/status.sock]
     #[arg(long, value_name = "PATH")]
     pub status_socket: Option<PathBuf>,
+    /// Socket at which `nri-enforcer apply` and `confirm` ask [default: admin.sock beside the status socket]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
     /// The OCI hook `nri-enforcer-hook` on the host: put into each container that a policy selects
     #[arg(long, value_name = "PATH")]
     pub hook: Option<PathBuf>,
@@ -117,6 +120,24 @@ pub struct RunArgs {
     /// Let AppArmor hold what BPF-LSM cannot take: native `apparmor` rules
     #[arg(long)]
     pub combine: bool,
+    /// Enforce KubeArmorHostPolicy on processes outside containers. Needs BPF-LSM and cgroup v2
+    #[arg(long)]
+    pub host_policies: bool,
+    /// Leave a cgroup (such as `system.slice/backup.service`) or a program (an absolute path) alone when host policies are
+    /// enforced, with all that it starts; may be repeated, and adds to the defaults
+    #[arg(long, value_name = "CGROUP|PROGRAM")]
+    pub host_exempt: Vec<String>,
+    /// Leave nobody alone but who --host-exempt names, the first process and the daemon: kubelet, the container runtime and
+    /// sshd may be denied what they need
+    #[arg(long)]
+    pub no_default_host_exempt: bool,
+    /// The same as --posture for the host's own processes; may be repeated [default: audit]
+    #[arg(long = "host-posture", value_name = "CLASS=ACTION")]
+    pub host_postures: Vec<Posture>,
+    /// Label of this node, by which host policies select it beside `kubernetes.io/hostname`, `kubernetes.io/arch` and
+    /// `kubernetes.io/os`; may be repeated
+    #[arg(long = "node-label", value_name = "KEY=VALUE")]
+    pub node_labels: Vec<Label>,
     /// kubelet's directory of seccomp profiles (`KUBELET_ROOT/seccomp`); may be repeated [default: those of the kubelets
     /// that are found]
     #[arg(long = "seccomp-dir", value_name = "DIR")]

@@ -57,6 +57,9 @@ pub struct CheckArgs {
     /// Judge for a daemon with --combine: native `apparmor` rules are held by AppArmor
     #[arg(long)]
     pub combine: bool,
+    /// Judge for a daemon with --host-policies
+    #[arg(long)]
+    pub host_policies: bool,
 }
 
 /// `compile`.

@@ -134,7 +134,8 @@ impl Podman {
         };
         labels.extend(state.labels);
         name_image(&mut labels, &metadata.image_name);
-        let subject = Subject { namespace: PODMAN_NAMESPACE.to_owned(), pod, labels, container: name };
+        let namespace = PODMAN_NAMESPACE.to_owned();
+        let subject = Subject { namespace, pod, labels, container: name, ..Subject::default() };
         Ok(Some(Container {
             id: id.clone(),
             subject,

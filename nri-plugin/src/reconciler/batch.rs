@@ -175,6 +175,11 @@ impl<K: Kernel> Reconciler<K> {
                 self.arm_late(&id, &container, process, stage, ruleset);
                 None
             }
+            // who is the host's is told anew when it is armed again
+            (None, Some(_)) if id.is_host() => {
+                self.disarm(&id, "no policy selects this node");
+                None
+            }
             (None, Some(armed)) => self.lifted(id, container, armed),
             (None, None) => {
                 (known.failed, known.unwatched) = (None, false);

@@ -41,6 +41,9 @@ impl<K: Kernel> Reconciler<K> {
             // the runtime may leave out a container that lives: only what is dead is over, and the sweep knows that
             let lives =
                 self.known.get(&id).and_then(|known| known.process).is_some_and(|one| self.procs.alive(one));
+            if id.is_host() {
+                continue; // no runtime lists it
+            }
             if lives {
                 tracing::warn!(container = %id, "lives, but the runtime did not list it; it stays armed");
             } else if self.known.get(&id).is_some_and(|known| known.armed.is_none()) {

@@ -27,8 +27,13 @@ pub(crate) fn policies(named: &[(&str, &str)]) -> Arc<PolicySet> {
 
 pub(crate) fn container(id: &str, namespace: &str, app: &str) -> Arc<Container> {
     let labels = [("app".to_owned(), app.to_owned())].into();
-    let subject =
-        Subject { namespace: namespace.into(), pod: "pod".into(), labels, container: "main".into() };
+    let subject = Subject {
+        namespace: namespace.into(),
+        pod: "pod".into(),
+        labels,
+        container: "main".into(),
+        ..Subject::default()
+    };
     Arc::new(Container {
         id: ContainerId::new(id).unwrap(),
         subject,
@@ -904,3 +909,5 @@ fn a_cluster_policy_and_a_policy_of_the_same_name_are_two() {
     assert_eq!((f.exec("c1", "/a"), f.exec("c1", "/b")), (Verdict::Block, Verdict::Block));
     assert_eq!(f.kernel.ids(), ["c1"]);
 }
+
+mod host;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use enforcer_core::coverage::GapReason;
-use enforcer_core::policy::{Policy, PolicyId};
+use enforcer_core::policy::{Kind, Policy, PolicyId};
 
+use crate::container::HOST_ADVICE;
 use crate::set::PolicySet;
 use crate::store::Reload;
 
@@ -14,6 +15,7 @@ pub(super) struct News {
     problems: BTreeSet<String>,
     kept: BTreeSet<(String, String)>,
     gaps: BTreeSet<(PolicyId, String)>,
+    host: Option<bool>, // whether policies on the host's own processes are enforced, once that is known
     unenforced: Option<GapReason>, // why nothing but seccomp policies is enforced
 }
 
@@ -21,6 +23,13 @@ impl News {
     /// From now on policies other than seccomp policies are told as not enforced, beginning with these.
     pub(super) fn unenforced(&mut self, why: GapReason, set: &PolicySet) {
         self.unenforced = Some(why);
+        self.tell_gaps(set);
+    }
+
+    /// Whether policies on the host's own processes are enforced from now on; where they are not, they are told, beginning
+    /// with these.
+    pub(super) fn host(&mut self, enforced: bool, set: &PolicySet) {
+        self.host = Some(enforced);
         self.tell_gaps(set);
     }
 
@@ -70,6 +79,15 @@ impl News {
                     GapReason::NoLock => tracing::error!(policy = %id, advice, "NOT ENFORCED: {reason}"),
                     _ => tracing::warn!(policy = %id, advice, "{reason}"),
                 }
+            }
+            now.insert(gap_of);
+        }
+        let of_host = |policy: &&Policy| policy.id().kind == Kind::KubeArmorHostPolicy;
+        for policy in set.iter().filter(of_host).filter(|_| self.host == Some(false)) {
+            let id = policy.id();
+            let gap_of = (id.clone(), GapReason::HostPolicies.to_string());
+            if !self.gaps.contains(&gap_of) {
+                tracing::warn!(policy = %id, advice = HOST_ADVICE, "{}", GapReason::HostPolicies);
             }
             now.insert(gap_of);
         }

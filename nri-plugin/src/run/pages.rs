@@ -100,6 +100,8 @@ mod tests {
             api: None,
             profiles: None,
             node_name: "node".into(),
+            host: enforcer_core::subject::Subject::default(),
+            host_exempt: Ok(Vec::new()),
         };
         let pulses = Pulses { events: Arc::clone(events), reconciler: Arc::clone(reconciler) };
         let kernel = Arc::<Recording>::default();

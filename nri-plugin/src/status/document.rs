@@ -15,7 +15,8 @@ pub struct Document {
     pub api_version: String,
     /// The daemon.
     pub daemon: Daemon,
-    /// The containers that the runtime has, by namespace, pod and name.
+    /// The containers that the runtime has, by namespace, pod and name; before them the host, where policies on its own
+    /// processes are enforced.
     pub containers: Vec<ContainerStatus>,
     /// The policies in force, by kind, namespace and name. Empty: there are none, or the daemon is older than this field.
     #[serde(default)]
@@ -83,9 +84,32 @@ pub struct Daemon {
     /// Why selected containers do not get the OCI hook, though the daemon is to put it into them (`--hook`); `None`: they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_hook: Option<String>,
+    /// How policies on the host's own processes stand; `None`: the daemon is older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostStatus>,
     /// How the watch of the API server stands; `None`: no policies come from there (`--kube-api`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<ApiStatus>,
+}
+
+/// How policies on the host's own processes stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostStatus {
+    /// Whether they are enforced.
+    pub enforced: bool,
+    /// Why they are not, though they should be (`--host-policies`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// How many there are that select this node and are not enforced.
+    #[serde(default)]
+    pub not_enforced: usize,
+    /// The postures of the host.
+    #[serde(default)]
+    pub postures: BTreeMap<String, String>,
+    /// What is exempt and was not found on this host when the daemon started: cgroups and programs.
+    #[serde(default)]
+    pub not_found: Vec<String>,
 }
 
 /// How the watch of the API server stands.
@@ -127,6 +151,9 @@ pub struct ContainerStatus {
     /// The labels that policies select it by; `None`: the daemon is older than this field.
     #[serde(default)]
     pub labels: Option<BTreeMap<String, String>>,
+    /// Whether it is no container, but the host's own processes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host: bool,
     /// Whether its pod may have what policies deny reported instead, and does.
     #[serde(default)]
     pub audited: bool,

@@ -106,6 +106,15 @@ impl Policies {
         }
     }
 
+    /// Takes that policies on the host's own processes are not enforced, though they select this node.
+    pub(super) fn without_host(&mut self, policies: &[&Arc<Policy>], why: &str) {
+        for policy in policies {
+            if let Some(one) = self.0.get_mut(policy.id()) {
+                one.count(Some(why.to_owned()));
+            }
+        }
+    }
+
     /// The policies, by kind, namespace and name.
     pub(super) fn told(self) -> Vec<PolicyStatus> {
         let each = self.0.into_iter().map(|(id, one)| PolicyStatus {

@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enforcer_core::coverage::GapReason;
 use enforcer_core::policy::{Policy, SeccompPolicy};
 use enforcer_core::ruleset::{Class, Postures};
+use enforcer_core::subject::Subject;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::document::{
-    API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, PolicyStatus, Seccomp, State,
+    API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, HostStatus, PolicyStatus, Seccomp, State,
 };
 use super::policies::{Policies, Stands};
 use crate::api::Health;
@@ -55,6 +57,10 @@ pub struct Status {
     pub profiles: Option<Arc<Profiles>>,
     /// The name of the node.
     pub node_name: String,
+    /// The host, as policies select it.
+    pub host: Subject,
+    /// Why policies on it are not enforced though they should be, or what is exempt and not there.
+    pub host_exempt: Result<Vec<String>, String>,
 }
 
 impl Status {
@@ -62,7 +68,7 @@ impl Status {
     #[must_use]
     pub fn document(&self) -> Document {
         let set = Arc::clone(&self.policies.borrow());
-        let mut policies = Policies::new(&set, self.selection.lock);
+        let mut policies = self.no_container(&set);
         let look = |entry: &Entry| {
             let (status, stands) = self.describe(&set, entry);
             policies.add(&stands);
@@ -85,6 +91,7 @@ impl Status {
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),
+                host: Some(self.host(&set)),
                 api: self.api.as_ref().map(api),
             },
             containers,
@@ -96,11 +103,22 @@ impl Status {
     #[must_use]
     pub fn policies(&self) -> Vec<PolicyStatus> {
         let set = Arc::clone(&self.policies.borrow());
-        let mut policies = Policies::new(&set, self.selection.lock);
+        let mut policies = self.no_container(&set);
         for entry in self.registry.seccomp().entries_now() {
             policies.add(&self.describe(&set, &entry).1);
         }
         policies.told()
+    }
+
+    /// How policies stand before any container is looked at.
+    fn no_container(&self, set: &PolicySet) -> Policies {
+        let mut policies = Policies::new(set, self.selection.lock);
+        if !self.selection.holds_host() {
+            let why = self.host_exempt.as_ref().err().cloned();
+            let why = why.unwrap_or_else(|| format!("the host: {}", GapReason::HostPolicies));
+            policies.without_host(&set.selecting(&self.host), &why);
+        }
+        policies
     }
 
     /// Whether the daemon is connected to the runtime, and knows what runs.
@@ -120,6 +138,20 @@ impl Status {
             gaps += one.gaps;
         }
         (states, gaps)
+    }
+
+    /// How policies on the host's own processes stand.
+    fn host(&self, set: &PolicySet) -> HostStatus {
+        let enforced = self.selection.holds_host();
+        let not_enforced = if enforced { 0 } else { set.selecting(&self.host).len() };
+        let postures = self.selection.host.filter(|_| enforced);
+        HostStatus {
+            enforced,
+            problem: self.host_exempt.as_ref().err().cloned(),
+            not_enforced,
+            postures: postures.as_ref().map(self::postures).unwrap_or_default(),
+            not_found: self.host_exempt.clone().unwrap_or_default(),
+        }
     }
 
     /// How the container stands, for people and to each policy.
@@ -184,7 +216,8 @@ impl Status {
             id: container.id.to_string(),
             namespace: subject.namespace.clone(),
             pod: subject.pod.clone(),
-            container: subject.container.clone(),
+            container: if subject.host { "(host)".to_owned() } else { subject.container.clone() },
+            host: subject.host,
             labels: Some(subject.labels.clone()),
             audited: self.selection.honour_pod_annotations && container.wish == Wish::Audited,
             state,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, Color};
 
-use super::document::{API_VERSION, ApiStatus, ContainerStatus, Document, State};
+use super::document::{API_VERSION, ApiStatus, ContainerStatus, Document, HostStatus, State};
 use crate::cli::{Output, StatusArgs};
 use crate::exit::Exit;
 use crate::seccomp::ledger::State as Profile;
@@ -57,6 +57,7 @@ pub fn run(args: &StatusArgs) -> Exit {
     let good = daemon.connected
         && !observes
         && daemon.without_hook.is_none()
+        && daemon.host.as_ref().is_none_or(|host| host.problem.is_none() && host.not_enforced == 0)
         && daemon.api.as_ref().is_none_or(|api| api.has_set)
         && document.containers.iter().all(|one| one.state.is_good());
     if args.pending {
@@ -136,6 +137,9 @@ fn print(document: &Document, good: bool) {
         let text = "The daemon is not connected to the runtime: what starts now without the OCI hook starts unprotected.";
         say(format!("{}\n", paint(BAD, text)));
     }
+    if let Some(host) = &daemon.host {
+        print_host(host);
+    }
     if let Some(why) = &daemon.without_hook {
         say(format!(
             "{}\n",
@@ -154,6 +158,27 @@ fn print(document: &Document, good: bool) {
     };
     if !verdict.is_empty() {
         say(format!("{verdict}\n"));
+    }
+}
+
+fn print_host(host: &HostStatus) {
+    let told = |style, text: String| say(format!("{}\n", paint(style, clean(&text))));
+    if let Some(why) = &host.problem {
+        told(BAD, format!("Policies on the host's own processes are not enforced: {why}."));
+    } else if host.not_enforced > 0 {
+        told(
+            WARN,
+            format!(
+                "Policies on the host's own processes that are not enforced (--host-policies): {}.",
+                host.not_enforced
+            ),
+        );
+    }
+    if host.enforced && !host.not_found.is_empty() {
+        told(
+            WARN,
+            format!("Exempt from policies on the host, and not found on it: {}.", host.not_found.join(", ")),
+        );
     }
 }
 

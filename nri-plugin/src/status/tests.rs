@@ -41,6 +41,8 @@ impl Node {
             api: None,
             profiles: None,
             node_name: "node".into(),
+            host: enforcer_core::subject::Subject::default(),
+            host_exempt: Ok(Vec::new()),
         };
         Self { registry, status, dir }
     }

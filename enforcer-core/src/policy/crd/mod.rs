@@ -82,7 +82,7 @@ const fn names(kind: Kind) -> (&'static str, &'static str, &'static str) {
         Kind::KubeArmorHostPolicy => (
             "kubearmorhostpolicies",
             "hsp",
-            "What the host's own processes may do. It is read and checked; nothing enforces it yet.",
+            "What the host's own processes may do, on nodes whose daemon runs with `--host-policies`.",
         ),
         Kind::KubeArmorSeccompPolicy => (
             "kubearmorseccomppolicies",
@@ -94,10 +94,18 @@ const fn names(kind: Kind) -> (&'static str, &'static str, &'static str) {
 
 /// `selector`, or `nodeSelector`.
 fn selector(kind: Kind) -> (&'static str, Value) {
+    let whose = match kind {
+        Kind::KubeArmorHostPolicy => {
+            "a node must have, all of them: those of its daemon's configuration, `kubernetes.io/hostname`, `kubernetes.io/arch` \
+             and `kubernetes.io/os`. `kubearmor.io/hostname: \"a,b\"` names hosts."
+                .to_owned()
+        }
+        _ => format!("a pod must have, all of them. `{CONTAINER_NAME}: \"[a,b]\"` narrows to containers."),
+    };
     let labels = json!({
         "type": "object",
         "additionalProperties": {"type": "string"},
-        "description": format!("Labels that a pod must have, all of them. `{CONTAINER_NAME}: \"[a,b]\"` narrows to containers."),
+        "description": format!("Labels that {whose}"),
         "x-kubernetes-validations": IGNORED_LABELS.map(|label| json!({
             "rule": format!("!('{label}' in self)"),
             "message": format!("nothing is selected by the label `{label}`, which a controller sets anew with every rollout"),

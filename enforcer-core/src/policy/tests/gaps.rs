@@ -101,16 +101,51 @@ fn an_allowed_pattern_keeps_its_class_a_whitelist() {
     assert!(policy.whitelists().is_empty());
 }
 
+fn host_policy(selector: &str) -> Policy {
+    let text = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: h}}\nspec:\n  \
+         nodeSelector: {{matchLabels: {selector}}}\n  process: {{matchPaths: [{{path: /x}}]}}\n"
+    );
+    let mut parsed = parse("f", &text);
+    assert_eq!(messages(&parsed), Vec::<String>::new());
+    parsed.policies.remove(0)
+}
+
 #[test]
-fn a_policy_about_hosts_is_a_gap_as_a_whole() {
+fn a_host_policy_is_about_nodes_and_no_container() {
+    let node = |labels: &[(&str, &str)]| Subject::of_host(subject(labels).labels);
+    let one = node(&[("a", "b"), ("kubernetes.io/hostname", "one")]);
+    let selects = |selector: &str, subject: &Subject| host_policy(selector).selects(subject);
+    assert!(selects("{}", &one) && selects("{a: b}", &one) && !selects("{a: c}", &one));
+    assert!(!selects("{}", &subject(&[("a", "b")])), "a container");
+    assert!(
+        selects("{kubernetes.io/hostname: one}", &one) && !selects("{kubernetes.io/hostname: two}", &one)
+    );
+    for (names, selected) in
+        [("'*'", true), ("one", true), ("'two, one'", true), ("two", false), ("'two,*'", true)]
+    {
+        assert_eq!(selects(&format!("{{a: b, kubearmor.io/hostname: {names}}}"), &one), selected, "{names}");
+    }
+    assert!(!selects("{kubearmor.io/hostname: one}", &node(&[])), "a node whose name is not known");
+    let pattern = host_policy("{kubearmor.io/hostnamereg: 'one|.*'}");
+    assert!(!pattern.selects(&one));
+    assert_eq!(gaps(&pattern), [("spec.nodeSelector.matchLabels".into(), GapReason::HostPattern)]);
+    // and what is about containers is not about the host
+    let every = good("  selector: {}\n  file: {matchPaths: [{path: /x}]}");
+    let host = Subject { namespace: "default".into(), ..node(&[]) };
+    assert!(every.selects(&subject(&[])) && !every.selects(&host));
+}
+
+#[test]
+fn what_a_host_policy_says_about_devices_is_a_gap() {
     let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {name: h, namespace: n}\nspec:\n  \
                 nodeSelector: {matchLabels: {a: b, kubearmor.io/hostname: '*'}}\n  process: {matchPaths: [{path: /x}]}\n  device: \
                 {matchDevice: [{class: MASS-STORAGE, subClass: 2, protocol: 0x50, level: 1}]}\n";
     let parsed = parse("f", text);
     assert_eq!(messages(&parsed), Vec::<String>::new());
     let [host] = &parsed.policies[..] else { panic!() };
-    assert_eq!(gaps(host), [("kind".into(), GapReason::Kind(Kind::KubeArmorHostPolicy))]);
-    assert_eq!((host.rules().len(), host.whitelists().len(), host.id().to_string()), (0, 0, "h".into()));
+    assert_eq!(gaps(host).iter().map(|(_, reason)| *reason).collect::<Vec<_>>(), [GapReason::Device]);
+    assert_eq!((host.rules().len(), host.whitelists().len(), host.id().to_string()), (1, 0, "h".into()));
     let resolved = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject(&[("a", "b")]));
     assert!(resolved.ruleset.is_empty() && resolved.coverage.is_full(), "it selects no container");
     for (device, expected) in [

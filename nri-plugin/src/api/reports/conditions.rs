@@ -80,9 +80,6 @@ fn enforced(about: &About, sum: &Sum) -> Verdict {
             ),
         };
     }
-    if about.key.resource == Resource::Policies(Kind::KubeArmorHostPolicy) {
-        return ("False", "NotSupported", "policies of hosts are read, and not enforced yet".to_owned());
-    }
     if sum.uncovered > 0 {
         let (node, reason) = sum.why.clone().unwrap_or_default();
         let all = count(sum.uncovered.saturating_add(sum.containers), "container");

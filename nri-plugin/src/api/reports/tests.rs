@@ -119,9 +119,6 @@ fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known()
         let wanted = |(status, reason): (&str, &str)| (status.to_owned(), reason.to_owned());
         assert_eq!((told("Accepted"), told("Enforced")), (wanted(accepted), wanted(enforced)), "{sum:?}");
     }
-    let mut host = About::clone(&policy);
-    host.key.resource = Resource::Policies(Kind::KubeArmorHostPolicy);
-    assert_eq!(said(&host, &all, "Enforced"), ("False".into(), "NotSupported".into()));
 }
 
 #[test]

@@ -1,0 +1,155 @@
+//! The host's own processes: who is judged, who is left alone, and that containers are none of them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use enforcer_core::enforce::host::{Exempt, HostExempt, Reach};
+use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Stage, Target, unload};
+
+use crate::container::Container;
+use crate::{block, counter, events, options, ruleset, sh};
+
+/// A command in a cgroup, by a process that executes it there.
+fn moved(cgroup: &str, command: &str) -> String {
+    format!("sh -c 'echo $$ > /sys/fs/cgroup/{cgroup}/cgroup.procs; exec {command}'")
+}
+
+fn exempt() -> HostExempt {
+    let cgroup = |path: &str| Exempt::parse(path).unwrap();
+    HostExempt {
+        entries: vec![
+            (cgroup("test-here"), Reach::Here),
+            (cgroup("test-runtime/a.service"), Reach::Below),
+            (cgroup("test-machine"), Reach::Containers),
+            (cgroup("test-none/b.service"), Reach::Below),
+            (Exempt::Program("/tmp/busybox-runtime".into()), Reach::Below),
+            (Exempt::Program("/tmp/none".into()), Reach::Here),
+        ],
+        ..HostExempt::nothing()
+    }
+}
+
+pub fn host() {
+    sh("cd /sys/fs/cgroup; mkdir -p test-here test-runtime test-machine/c test-session test-elsewhere");
+    sh("echo x > /tmp/secret; echo x > /tmp/other; cp /bin/busybox /tmp/busybox-runtime");
+    fs::write("/tmp/tool", lab::image::FIRST).unwrap();
+    sh("chmod +x /tmp/tool");
+    let rules = ruleset(
+        "  file: {matchPaths: [{path: /tmp/secret}]}\n  process: {matchPaths: [{path: /tmp/tool}]}\n  action: Block\n",
+    );
+    let target = Target { id: ContainerId::host(), pid: 1, stage: Stage::Running };
+    let enforcer = Enforcer::open(&options()).unwrap();
+    assert!(matches!(enforcer.arm(&target, &rules), Err(EnforceError::Host(_))), "nobody is exempt yet");
+    assert!(enforcer.armed().unwrap().is_empty());
+    let none = ["test-runtime/a.service", "test-none/b.service", "/tmp/none"];
+    assert_eq!(enforcer.exempt(&exempt()).unwrap(), none);
+    // a service that is started anew has another cgroup of the same name
+    sh("mkdir /sys/fs/cgroup/test-runtime/a.service");
+    assert_eq!(enforcer.exempt(&exempt()).unwrap(), none[1..]);
+    sh("rmdir /sys/fs/cgroup/test-runtime/a.service; mkdir /sys/fs/cgroup/test-runtime/a.service");
+
+    // Older than the policies: an ordinary process with a child, a master like sshd's, a runtime, what that has started
+    // elsewhere, and a container.
+    let mut older = Container::of_host("/bin/sh", None);
+    older.run("( while [ ! -e /tmp/go ]; do sleep 0.1; done; cat /tmp/secret && echo x > /tmp/opened; echo x > /tmp/tried ) </dev/null >/dev/null 2>&1 &");
+    let mut master = Container::of_host("/bin/sh", Some("test-here"));
+    let mut runtime = Container::of_host("/bin/sh", Some("test-runtime/a.service"));
+    let mut program = Container::of_host("/tmp/busybox-runtime sh", None);
+    // a child of its own, not of a shell that has ended
+    runtime.open(&format!(
+        "5>/dev/null; {} >/dev/null 2>&1 & true",
+        moved(
+            "test-session",
+            "sh -c \"while [ ! -e /tmp/go ]; do sleep 0.1; done; cat /tmp/secret > /tmp/shim; echo x > /tmp/shimmed\""
+        )
+    ));
+    let mut plain = Container::created("plain", true);
+    plain.start();
+
+    let armed = enforcer.arm(&target, &rules).unwrap();
+    assert!(!armed.already && armed.tasks >= 4, "{armed:?}");
+    fs::write("/tmp/go", "").unwrap();
+    assert!(!older.reads("/tmp/secret"));
+    assert!(older.reads("/tmp/other"));
+    assert_eq!(older.run("/tmp/tool"), 126, "an execution");
+    let found = events(&enforcer);
+    let event =
+        found.iter().find(|event| event.path == b"/tmp/secret").unwrap_or_else(|| panic!("{found:#?}"));
+    assert_eq!(event.container, Some(ContainerId::host()));
+    assert_eq!(event.ruleset, Some(rules.digest()));
+    // It stays the host's, and names count as they are where it is.
+    for outside in ["cat", "unshare -m cat", "unshare -m -p -f cat", "chroot / cat"] {
+        assert_ne!(older.run(&format!("{outside} /tmp/secret")), 0, "{outside}");
+        assert_eq!(older.run(&format!("{outside} /tmp/other")), 0, "{outside}");
+    }
+    for cgroup in ["test-here", "test-runtime/a.service", "test-session", "test-elsewhere"] {
+        assert_ne!(older.run(&moved(cgroup, "cat /tmp/secret")), 0, "{cgroup}");
+        assert_ne!(older.run(&moved(cgroup, "unshare -m cat /tmp/secret")), 0, "{cgroup}");
+    }
+    assert_ne!(older.run("unshare -m sh -c 'mount --bind /tmp /mnt && cat /mnt/secret'"), 0, "other names");
+    assert_ne!(
+        older.run("/tmp/busybox-runtime cat /tmp/secret"),
+        0,
+        "it does not become exempt by a program"
+    );
+    // Exempt while it is there, but not what it sends elsewhere.
+    assert!(master.reads("/tmp/secret"));
+    assert_eq!(master.run("cat /tmp/secret"), 0);
+    assert_ne!(master.run(&moved("test-session", "cat /tmp/secret")), 0);
+    assert_eq!(master.run(&moved("test-session", "cat /tmp/other")), 0);
+    // Exempt with all that it starts.
+    for exempt in [&mut runtime, &mut program] {
+        assert!(exempt.reads("/tmp/secret"));
+        assert_eq!(exempt.run("/tmp/tool"), 0);
+        for inside in ["cat", "unshare -m cat", "sh -c \"cat /tmp/secret\" ;:"] {
+            assert_eq!(exempt.run(&moved("test-session", &format!("{inside} /tmp/secret"))), 0, "{inside}");
+        }
+    }
+    assert!(fs::read("/tmp/secret").is_ok(), "the daemon itself");
+    assert!(Command::new("cat").arg("/tmp/secret").output().unwrap().status.success(), "and its children");
+    while !Path::new("/tmp/tried").exists() || !Path::new("/tmp/shimmed").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(!Path::new("/tmp/opened").exists(), "an older child opened it");
+    assert_ne!(fs::read("/tmp/shim").unwrap(), b"", "what a runtime had started elsewhere");
+
+    // Containers are none of the host's: neither one that no policy selects, nor one that a process of the host starts
+    // where containers are.
+    assert!(plain.reads("/tmp/secret"));
+    assert_eq!(plain.run("/tmp/tool"), 0);
+    assert_eq!(older.run(&moved("test-machine/c", "unshare -m cat /tmp/secret")), 0);
+    let mut own = Container::created("own", true);
+    enforcer.arm(&own.target(Stage::Created), &block("/tmp/other")).unwrap();
+    own.start();
+    assert!(own.reads("/tmp/secret") && !own.reads("/tmp/other"), "its own rules, and no others");
+    let enter = |file: &str| moved("test-own", &format!("nsenter -m -t {} cat {file}", own.pid()));
+    assert_eq!(older.run(&enter("/tmp/secret")), 0, "who enters is the container's");
+    assert_ne!(older.run(&enter("/tmp/other")), 0);
+    enforcer.disarm(&own.id).unwrap();
+
+    // The daemon goes and comes back.
+    drop(enforcer);
+    assert!(!older.reads("/tmp/secret"), "enforcement outlives the process");
+    assert_ne!(master.run(&moved("test-session", "cat /tmp/secret")), 0);
+    let enforcer = Enforcer::open(&options()).unwrap();
+    assert_eq!(enforcer.armed().unwrap()[0].id, ContainerId::host());
+    enforcer.exempt(&exempt()).unwrap();
+    assert!(enforcer.arm(&target, &block("/tmp/other")).unwrap().already);
+    assert!(older.reads("/tmp/secret") && !older.reads("/tmp/other"));
+
+    // The end, and once more.
+    enforcer.disarm(&target.id).unwrap();
+    assert!(older.reads("/tmp/other"));
+    assert_eq!(master.run(&moved("test-session", "cat /tmp/other")), 0);
+    let mut between = Container::of_host("/bin/sh", None); // by an exempt process, so exempt for good
+    enforcer.arm(&target, &rules).unwrap();
+    assert!(!older.reads("/tmp/secret"));
+    assert_ne!(older.run("cat /tmp/secret"), 0);
+    assert!(between.reads("/tmp/secret"));
+    assert_eq!(counter(&enforcer, "recursion_misses"), 0);
+    assert_eq!(counter(&enforcer, "inherit_failed") + counter(&enforcer, "identify_failed"), 0);
+    drop(enforcer);
+    unload(&options().bpffs).unwrap();
+    assert!(older.reads_soon("/tmp/secret"));
+}

@@ -1,0 +1,182 @@
+//! The commands' side: asks the daemon, waits, and prints.
+
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use enforcer_core::policy::{Policy, SeccompPolicy};
+
+use super::NewFile;
+use super::serve::{Answer, Request};
+use crate::cli::{ApplyArgs, ConfirmArgs};
+use crate::exit::{Exit, chain};
+use crate::input::{self, Input};
+use crate::term::{BAD, BOLD, GOOD, WARN, clean, complain, paint, say};
+
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn fail(problem: impl std::fmt::Display, exit: Exit) -> Exit {
+    complain(format!("{}: {problem}\n", paint(BAD, "error")));
+    exit
+}
+
+/// A connection to the daemon.
+struct Daemon {
+    answers: BufReader<UnixStream>,
+    requests: UnixStream,
+}
+
+impl Daemon {
+    fn reach(socket: &Path) -> Result<Self, String> {
+        let nobody = |error: std::io::Error| {
+            format!(
+                "no daemon answers at `{}`: {error}; is `nri-enforcer run` running, with the same --admin-socket? (only root may ask)",
+                socket.display()
+            )
+        };
+        let requests = UnixStream::connect(socket).map_err(nobody)?;
+        let answers = BufReader::new(requests.try_clone().map_err(nobody)?);
+        Ok(Self { answers, requests })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer, String> {
+        send(&mut self.requests, request)?;
+        self.requests.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+        self.next()?.ok_or_else(|| "the daemon ended without an answer (only root may ask)".to_owned())
+    }
+
+    /// The next answer; `None`: the daemon has ended.
+    fn next(&mut self) -> Result<Option<Answer>, String> {
+        let mut line = String::new();
+        match self.answers.read_line(&mut line) {
+            Ok(0) => Ok(None),
+            Ok(_) => serde_json::from_str(&line)
+                .map(Some)
+                .map_err(|error| format!("the daemon's answer makes no sense: {error}")),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(format!("the daemon does not answer: {error}")),
+        }
+    }
+}
+
+fn send(daemon: &mut UnixStream, request: &Request) -> Result<(), String> {
+    let mut line = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    daemon.write_all(&line).map_err(|error| format!("the daemon takes no request: {error}"))
+}
+
+/// `apply`.
+pub fn apply(args: &ApplyArgs) -> Exit {
+    if let Some(dir) = args.files.iter().find(|path| path.is_dir()) {
+        return fail(format_args!("`{}` is a directory; name files", dir.display()), Exit::BadInput);
+    }
+    let inputs = match input::load(&args.files) {
+        Ok(inputs) => inputs,
+        Err(error) => return fail(chain(&error), Exit::BadInput),
+    };
+    if let Err(problem) = input::refuse_bad(&inputs) {
+        return fail(problem, Exit::BadInput);
+    }
+    let name = |input: &Input| input.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let files: Vec<NewFile> =
+        inputs.iter().map(|input| NewFile { name: name(input), text: input.text.clone() }).collect();
+    let within = args.confirm_within.map(Duration::from);
+    let confirm_within = within.map(|within| u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+    let mut daemon = match Daemon::reach(&args.admin_socket) {
+        Ok(daemon) => daemon,
+        Err(problem) => return fail(problem, Exit::No),
+    };
+    match daemon.ask(&Request::Apply { files, confirm_within }) {
+        Ok(Answer::Applied { dir }) => {
+            print(&inputs, &dir);
+            say(format!("{}\n", paint(GOOD, "Applied.")));
+            Exit::Ok
+        }
+        Ok(Answer::Pending { dir }) => {
+            print(&inputs, &dir);
+            wait(daemon, within.unwrap_or_default())
+        }
+        Ok(answer) => end(answer),
+        Err(problem) => fail(problem, Exit::No),
+    }
+}
+
+/// What is put where.
+fn print(inputs: &[Input], dir: &Path) {
+    for Input { path, parsed, .. } in inputs {
+        let policies =
+            parsed.policies.iter().map(Policy::id).chain(parsed.seccomp.iter().map(SeccompPolicy::id));
+        let policies: Vec<String> = policies.map(|id| format!("{} {id}", id.kind)).collect();
+        let policies = if policies.is_empty() { "no policy".to_owned() } else { policies.join(", ") };
+        let to = dir.join(path.file_name().unwrap_or_default());
+        say(format!("{}: {}\n", paint(BOLD, clean(&to.display().to_string())), clean(&policies)));
+    }
+}
+
+fn wait(mut daemon: Daemon, within: Duration) -> Exit {
+    let terminal = std::io::stdin().is_terminal();
+    let or_here = if terminal { ", or press Enter here" } else { "" };
+    say(format!(
+        "{}: all of it is undone in {} unless you run `nri-enforcer confirm`{or_here}.\n",
+        paint(WARN, "In force for now"),
+        humantime::format_duration(within)
+    ));
+    if let (true, Ok(mut requests)) = (terminal, daemon.requests.try_clone()) {
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            if std::io::stdin().lock().read_line(&mut line).is_ok_and(|length| length > 0) {
+                let _ended = send(&mut requests, &Request::Confirm);
+            }
+        });
+    }
+    let _unbounded = daemon.requests.set_read_timeout(Some(within + PATIENCE));
+    loop {
+        match daemon.next() {
+            Ok(Some(Answer::Refused { why })) => complain(format!("{}: {why}\n", paint(WARN, "warning"))),
+            Ok(Some(answer)) => return end(answer),
+            Ok(None) => {
+                return fail(
+                    "the daemon ended before the change was confirmed: it is reverted when the daemon starts again, and in \
+                     force until then",
+                    Exit::Reverted,
+                );
+            }
+            Err(problem) => return fail(problem, Exit::Reverted),
+        }
+    }
+}
+
+fn end(answer: Answer) -> Exit {
+    let list = |files: Vec<String>| clean(&files.join(", "));
+    match answer {
+        Answer::Confirmed { files } => {
+            say(format!("{}: {} stays in force.\n", paint(GOOD, "Confirmed"), list(files)));
+            Exit::Ok
+        }
+        Answer::Reverted { files, why } => {
+            complain(format!("{}: {}: {why}\n", paint(BAD, "Reverted"), list(files)));
+            Exit::Reverted
+        }
+        Answer::Nothing => fail("no change waits to be confirmed", Exit::No),
+        Answer::Refused { why } => fail(why, Exit::No),
+        Answer::Applied { .. } | Answer::Pending { .. } => {
+            fail("the daemon's answer makes no sense", Exit::No)
+        }
+    }
+}
+
+/// `confirm`.
+pub fn confirm(args: &ConfirmArgs) -> Exit {
+    let request = if args.revert { Request::Revert } else { Request::Confirm };
+    let answer = Daemon::reach(&args.admin_socket).and_then(|mut daemon| daemon.ask(&request));
+    match answer {
+        Ok(Answer::Reverted { files, .. }) if args.revert => {
+            say(format!("{}: {}\n", paint(GOOD, "Reverted"), clean(&files.join(", "))));
+            Exit::Ok
+        }
+        Ok(answer) => end(answer),
+        Err(problem) => fail(problem, Exit::No),
+    }
+}
