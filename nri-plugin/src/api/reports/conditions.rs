@@ -1,11 +1,9 @@
 //! The status of a policy, of what all nodes say. No I/O, no clock.
 
-use enforcer_core::policy::Kind;
 use serde_json::{Value, json};
 
 use super::aggregate::Sum;
 use super::cut;
-use crate::api::Resource;
 use crate::api::objects::About;
 
 /// The most bytes of a message.
@@ -19,7 +17,7 @@ type Verdict = (&'static str, &'static str, String);
 /// The status as it is to be, where `before` is what the policy has. A condition that stays as it was keeps the time at which
 /// it became so; else that is `now`.
 pub(super) fn status(about: &About, sum: &Sum, before: &Value, now: &str) -> Value {
-    let (accepted, enforced) = (accepted(sum), enforced(about, sum));
+    let (accepted, enforced) = (accepted(sum), enforced(sum));
     let word = WORDS.get(usize::from(accepted.0 == "False")).copied().unwrap_or_default();
     let condition = |name: &str, (status, reason, message): Verdict| {
         let all = before.pointer("/conditions").and_then(Value::as_array);
@@ -64,7 +62,7 @@ fn accepted(sum: &Sum) -> Verdict {
     }
 }
 
-fn enforced(about: &About, sum: &Sum) -> Verdict {
+fn enforced(sum: &Sum) -> Verdict {
     let nodes = || count(sum.nodes, "node");
     if sum.nodes == 0 {
         return not_reported(sum);
