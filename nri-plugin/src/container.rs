@@ -355,3 +355,40 @@ pub fn name_gaps(gaps: &[Gap]) -> String {
         gaps.iter().map(|gap| format!("`{}` {}: {}", gap.policy, gap.field, gap.reason)).collect();
     gaps.join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use enforcer_core::policy::parse;
+
+    #[test]
+    fn many_at_once_are_what_each_is_alone_and_share_what_is_the_same() {
+        let policy = |name: &str, selector: &str| {
+            format!(
+                "---\napiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+                 spec:\n  selector: {selector}\n  file: {{matchPaths: [{{path: /{name}}}]}}\n"
+            )
+        };
+        let apps: String = (0..40)
+            .map(|n| policy(&format!("app-{n}"), &format!("{{matchLabels: {{app: app-{n}}}}}")))
+            .collect();
+        let parsed = parse("p.yaml", &apps);
+        assert_eq!(parsed.errors, []);
+        let set = PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect());
+        let subject = |n: usize| Subject {
+            namespace: if n.is_multiple_of(7) { "other" } else { "shop" }.into(),
+            labels: [("app".into(), format!("app-{}", n % 50))].into(),
+            ..Subject::default()
+        };
+        let subjects: Vec<Subject> = (0..500).map(subject).collect();
+        let asked: Vec<_> = subjects.iter().map(|subject| (subject, Wish::None)).collect();
+        let all = Selection::default().resolve_all(&set, &asked);
+        assert_eq!(all.len(), asked.len());
+        for (n, (merged, subject)) in all.iter().zip(&subjects).enumerate() {
+            assert_eq!(*merged, Selection::default().resolve(&set, subject, Wish::None), "{n}");
+            assert_eq!(merged.is_some(), !n.is_multiple_of(7) && n % 50 < 40, "{n}");
+        }
+        let [Some(one), Some(other)] = [&all[1], &all[51]] else { panic!("both are selected") };
+        assert!(Arc::ptr_eq(one, other), "the same policies select them");
+    }
+}

@@ -112,6 +112,7 @@ pub fn enter(host: &Subject, registry: &Registry, orders: &Sender<Order>) {
     let container = Arc::new(Container {
         id: ContainerId::host(),
         subject: host.clone(),
+        pod_uid: String::new(),
         image: String::new(),
         wish: Wish::None,
     });

@@ -73,6 +73,7 @@ fn main() -> Result<ExitCode> {
         pod: String::new(),
         labels: arguments.labels.into_iter().collect(),
         container: arguments.container,
+        host: false,
     };
     let resolved = Ruleset::resolve(&policies, &Postures::default(), &subject);
     println!("ruleset {}", resolved.ruleset.digest());

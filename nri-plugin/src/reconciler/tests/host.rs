@@ -9,7 +9,7 @@ use crate::lock::Lock;
 fn host() -> Arc<Container> {
     let labels = [("rack".to_owned(), "a".to_owned())].into();
     let (id, subject) = (ContainerId::host(), Subject::of_host(labels));
-    Arc::new(Container { id, subject, image: String::new(), wish: Wish::None })
+    Arc::new(Container { id, subject, pod_uid: String::new(), image: String::new(), wish: Wish::None })
 }
 
 fn host_policy(path: &str) -> Arc<PolicySet> {
