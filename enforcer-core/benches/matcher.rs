@@ -109,13 +109,13 @@ fn floor(criterion: &mut Criterion, doors: &mut Doors) -> Result<(), Box<dyn Err
     Ok(())
 }
 
-/// This many Block rules about directories with all below, or patterns, each in a directory of its own, with a path that
-/// one of them is about and one as long that none is.
+/// This many Block rules about directories with all below, or patterns, each in a directory of its own, a hundred of which
+/// stand side by side, with a path that one of them is about and one as long that none is.
 fn elsewhere(kind: Kind, count: usize, depth: usize) -> Result<(Ruleset, String, String), Box<dyn Error>> {
-    let place = |n: usize| format!("/srv{n}{}", "/component".repeat(depth.saturating_sub(3)));
+    let place = |n: usize| format!("/srv{}{}/dir-{n}", n / 100, "/component".repeat(depth.saturating_sub(3)));
     let (section, rule): (_, fn(String) -> String) = match kind {
-        Kind::Directories => ("matchDirectories", |place| format!("{{dir: {place}/dir/, recursive: true}}")),
-        Kind::Patterns => ("matchPatterns", |place| format!("{{pattern: '{place}/dir/f*e'}}")),
+        Kind::Directories => ("matchDirectories", |place| format!("{{dir: {place}/, recursive: true}}")),
+        Kind::Patterns => ("matchPatterns", |place| format!("{{pattern: '{place}/f*e'}}")),
     };
     let list: Vec<String> = (0..count).map(|n| rule(place(n))).collect();
     let text = format!(
@@ -125,7 +125,8 @@ fn elsewhere(kind: Kind, count: usize, depth: usize) -> Result<(Ruleset, String,
     );
     let ruleset = Ruleset::resolve(&rules::policies(&text)?, &Postures::default(), &rules::subject()).ruleset;
     let place = place(count / 2);
-    Ok((ruleset, format!("{place}/dir/file"), format!("{place}/der/filx")))
+    let beside = place.replace("/dir-", "/der-");
+    Ok((ruleset, format!("{place}/file"), format!("{beside}/filx")))
 }
 
 /// What rules are about.
