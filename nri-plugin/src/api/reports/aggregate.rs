@@ -6,12 +6,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::wire::{NodeReport, PolicyReport};
-use crate::api::objects::About;
+use super::cut;
+use super::wire::{MAX_GAPS, MAX_TEXT, NodeReport, PolicyReport};
+use crate::api::objects::{About, MAX_OBJECTS};
 use crate::status::document::PolicyGap;
 
-/// The most gaps that are told of one policy.
-const MAX_GAPS: usize = 100;
+/// The most nodes. Kubernetes is made for 5,000.
+pub(super) const MAX_NODES: usize = 10_000;
+/// The most bytes that all reports have here: three times what 1,000 nodes with 1,000 policies have.
+const MAX_BYTES: usize = 128 << 20;
+/// The longest uid that is one, in bytes; the API server's have 36.
+const MAX_UID: usize = 64;
+/// Fewer texts than this are not looked through for those that nobody has any more.
+const FEW: usize = 1024;
 
 /// The last report of each node, brought down to what counts.
 #[derive(Debug, Default)]
@@ -22,12 +29,25 @@ pub(super) struct Nodes {
     /// Each uid once, and each set of troubles: a thousand nodes tell the same.
     uids: HashSet<Arc<str>>,
     troubles: HashSet<Arc<Troubles>>,
+    /// How many of both there were when last those went that nobody had any more.
+    tidied: usize,
+    /// The bytes of both, and of all entries.
+    bytes: usize,
+    /// When a report had no place last.
+    full: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Node {
     renewed: Instant, // by our clock
+    connected: bool,  // to the runtime
     entries: Vec<Entry>,
+}
+
+impl Node {
+    const fn bytes(&self) -> usize {
+        self.entries.capacity().saturating_mul(size_of::<Entry>())
+    }
 }
 
 #[derive(Debug)]
@@ -49,6 +69,18 @@ struct Troubles {
     gaps: Vec<PolicyGap>,
 }
 
+impl Troubles {
+    /// Roughly.
+    fn bytes(&self) -> usize {
+        let gap = |gap: &PolicyGap| {
+            [&gap.field, &gap.reason, &gap.advice].iter().map(|text| text.len()).sum::<usize>()
+                + size_of::<PolicyGap>()
+        };
+        let gaps: usize = self.gaps.iter().map(gap).sum();
+        size_of::<Self>() + self.reason.len() + self.refused.len() + gaps
+    }
+}
+
 /// What all nodes together say of a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Sum {
@@ -56,6 +88,10 @@ pub(super) struct Sum {
     pub(super) nodes: u32,
     /// The nodes that have an earlier one.
     pub(super) behind: u32,
+    /// The nodes that have told of no version of it: their reports leave it out, or had no place here.
+    pub(super) untold: u32,
+    /// The nodes among `nodes` whose runtime is not connected, and the first of them: their containers are not known.
+    pub(super) disconnected: Option<(u32, String)>,
     /// The containers that it is enforced on.
     pub(super) containers: u64,
     /// The containers that are without it.
@@ -81,14 +117,31 @@ impl Nodes {
     /// That were all.
     pub(super) fn listed(&mut self) {
         for name in self.unlisted.take().unwrap_or_default() {
-            self.nodes.remove(&name);
+            self.gone(&name);
         }
-        self.uids.retain(|uid| Arc::strong_count(uid) > 1);
-        self.troubles.retain(|troubles| Arc::strong_count(troubles) > 1);
+        self.tidy();
     }
 
-    /// Takes a report, which was written so long ago by its own clock.
+    /// Lets texts go that stand in no report any more.
+    pub(super) fn tidy(&mut self) {
+        self.uids.retain(|uid| Arc::strong_count(uid) > 1);
+        self.troubles.retain(|troubles| Arc::strong_count(troubles) > 1);
+        self.uids.shrink_to(self.uids.len().saturating_mul(2));
+        self.troubles.shrink_to(self.troubles.len().saturating_mul(2));
+        self.tidied = self.uids.len() + self.troubles.len();
+        let entries: usize = self.nodes.values().map(Node::bytes).sum();
+        let uids: usize = self.uids.iter().map(|uid| bytes(uid)).sum();
+        let troubles: usize = self.troubles.iter().map(|troubles| troubles.bytes()).sum();
+        self.bytes = entries.saturating_add(uids).saturating_add(troubles);
+    }
+
+    /// Takes a report, which was written so long ago by its own clock. For which there is no room, that node's policies are
+    /// not known.
     pub(super) fn set(&mut self, report: NodeReport, age: Duration) {
+        self.set_within(report, age, MAX_BYTES);
+    }
+
+    fn set_within(&mut self, report: NodeReport, age: Duration, most: usize) {
         let name = report.metadata.name;
         let listed = self.unlisted.as_mut().is_some_and(|unlisted| unlisted.remove(&name));
         let now = Instant::now();
@@ -98,17 +151,52 @@ impl Nodes {
             _ if self.unlisted.is_some() => now.checked_sub(age).unwrap_or(now),
             _ => now,
         };
+        self.gone(&name);
+        if self.nodes.len() >= MAX_NODES {
+            self.is_full(&name);
+            return;
+        }
+        let mut policies = report.policies;
+        policies.retain(|one| one.uid.len() <= MAX_UID);
+        // a policy counts once for a node, however often its report has it
+        policies.sort_by(|one, other| one.uid.cmp(&other.uid));
+        policies.dedup_by(|one, other| one.uid == other.uid);
+        policies.truncate(MAX_OBJECTS);
         // not collected: that would keep the report's memory, which is five times as much
-        let mut entries = Vec::with_capacity(report.policies.len());
-        for one in report.policies {
+        let mut entries = Vec::with_capacity(policies.len());
+        for one in policies {
             entries.push(self.entry(one));
         }
-        self.nodes.insert(name, Node { renewed, entries });
+        let mut node = Node { renewed, connected: report.daemon.connected, entries };
+        self.bytes = self.bytes.saturating_add(node.bytes());
+        if self.bytes > most {
+            self.bytes = self.bytes.saturating_sub(node.bytes());
+            node.entries = Vec::new();
+            self.tidy();
+            // what was there before may have had the room: the next report finds it
+            self.is_full(&name);
+        }
+        self.nodes.insert(name, node);
+        if self.uids.len() + self.troubles.len() > self.tidied.saturating_mul(2).max(FEW) {
+            self.tidy();
+        }
+    }
+
+    fn is_full(&mut self, name: &str) {
+        if self.full.replace(Instant::now()).is_none() {
+            tracing::warn!(
+                node = name,
+                "there is no room for its report, so how policies stand there is not told; there are more than \
+                 {MAX_NODES} reports or {MAX_BYTES} bytes of them: delete those of nodes that are gone"
+            );
+        }
     }
 
     /// The node's report is gone.
     pub(super) fn gone(&mut self, name: &str) {
-        self.nodes.remove(name);
+        if let Some(node) = self.nodes.remove(name) {
+            self.bytes = self.bytes.saturating_sub(node.bytes());
+        }
     }
 
     /// The nodes whose reports were not renewed for so long.
@@ -123,7 +211,11 @@ impl Nodes {
         let mut sums = vec![Sum::default(); abouts.len()];
         let places: HashMap<&str, usize> =
             abouts.iter().enumerate().map(|(place, about)| (about.uid.as_str(), place)).collect();
+        // of nodes that have no place at all there is one at least
+        let mut live =
+            u32::from(self.nodes.len() >= MAX_NODES && self.full.is_some_and(|full| full.elapsed() <= stale));
         for (name, node) in self.nodes.iter().filter(|(_, node)| node.renewed.elapsed() <= stale) {
+            live = live.saturating_add(1);
             for entry in &node.entries {
                 let place = places.get(entry.uid.as_ref()).copied();
                 let Some((sum, about)) = place.and_then(|at| Some((sums.get_mut(at)?, abouts.get(at)?)))
@@ -132,9 +224,12 @@ impl Nodes {
                 };
                 match entry.generation < about.generation {
                     true => sum.behind = sum.behind.saturating_add(1),
-                    false => sum.add(name, entry),
+                    false => sum.add(name, node.connected, entry),
                 }
             }
+        }
+        for sum in &mut sums {
+            sum.untold = live.saturating_sub(sum.nodes).saturating_sub(sum.behind);
         }
         sums
     }
@@ -152,11 +247,20 @@ impl Nodes {
             gaps,
             ..
         } = one;
-        let troubles = Troubles { reason, refused, older, overridden, gaps };
-        let troubles = (troubles != Troubles::default()).then(|| interned(&mut self.troubles, troubles));
+        // as whoever writes one cuts it; a daemon that was taken over may not
+        let short = |text: String| if text.len() > MAX_TEXT { cut(&text, MAX_TEXT) } else { text };
+        let gap = |gap: PolicyGap| PolicyGap {
+            field: short(gap.field),
+            reason: short(gap.reason),
+            advice: short(gap.advice),
+        };
+        let gaps = gaps.into_iter().take(MAX_GAPS).map(gap).collect();
+        let troubles = Troubles { reason: short(reason), refused: short(refused), older, overridden, gaps };
+        let troubles = (troubles != Troubles::default()).then(|| self.troubles(troubles));
         let uid = match self.uids.get(uid.as_str()) {
             Some(uid) => Arc::clone(uid),
             None => {
+                self.bytes = self.bytes.saturating_add(bytes(&uid));
                 let uid = Arc::<str>::from(uid);
                 self.uids.insert(Arc::clone(&uid));
                 uid
@@ -164,20 +268,30 @@ impl Nodes {
         };
         Entry { uid, generation, containers, uncovered, troubles }
     }
+
+    fn troubles(&mut self, one: Troubles) -> Arc<Troubles> {
+        if let Some(known) = self.troubles.get(&one) {
+            return Arc::clone(known);
+        }
+        self.bytes = self.bytes.saturating_add(one.bytes());
+        let one = Arc::new(one);
+        self.troubles.insert(Arc::clone(&one));
+        one
+    }
 }
 
-fn interned(all: &mut HashSet<Arc<Troubles>>, one: Troubles) -> Arc<Troubles> {
-    if let Some(known) = all.get(&one) {
-        return Arc::clone(known);
-    }
-    let one = Arc::new(one);
-    all.insert(Arc::clone(&one));
-    one
+/// Roughly those of a uid, with its counts and its place in the set.
+const fn bytes(uid: &str) -> usize {
+    uid.len().saturating_add(64)
 }
 
 impl Sum {
-    fn add(&mut self, name: &str, entry: &Entry) {
+    fn add(&mut self, name: &str, connected: bool, entry: &Entry) {
         self.nodes = self.nodes.saturating_add(1);
+        if !connected {
+            let (nodes, _) = self.disconnected.get_or_insert_with(|| (0, name.to_owned()));
+            *nodes = nodes.saturating_add(1);
+        }
         self.containers = self.containers.saturating_add(entry.containers.into());
         self.uncovered = self.uncovered.saturating_add(entry.uncovered.into());
         let Some(troubles) = &entry.troubles else { return };
@@ -203,3 +317,6 @@ impl Sum {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

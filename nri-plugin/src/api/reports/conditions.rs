@@ -92,9 +92,17 @@ fn enforced(sum: &Sum) -> Verdict {
         let message = format!("a policy of its name in a directory counts on {on}, {first} among them");
         return ("False", "Overridden", message);
     }
-    if sum.behind > 0 {
-        let all = count(sum.nodes.saturating_add(sum.behind), "node");
-        return ("Unknown", "Progressing", format!("{} of {all} still have an earlier version", sum.behind));
+    let missing = sum.behind.saturating_add(sum.untold);
+    if missing > 0 {
+        let all = count(sum.nodes.saturating_add(missing), "node");
+        return ("Unknown", "Progressing", format!("{missing} of {all} have not told of this version"));
+    }
+    if let Some((on, first)) = &sum.disconnected {
+        let message = format!(
+            "the runtime of {on} of {} is not connected, so their containers are not known; {first} is one",
+            nodes()
+        );
+        return ("Unknown", "NotConnected", message);
     }
     if sum.containers == 0 {
         return ("True", "NoContainers", format!("it selects no container on {}", nodes()));

@@ -367,8 +367,14 @@ impl Told {
                 (known.event, known.told, known.first) = (None, 0, now);
             }
             // the namespace is gone, or the API does not take it: never will
-            (Err(Trouble::Refused(400 | 409 | 422, _)), _) => self.drop(&key.clone()),
-            (Err(_), _) => self.blocked = Some(now + again),
+            (Err(Trouble::Absent | Trouble::Refused(400 | 409 | 422, _)), _) => self.drop(&key.clone()),
+            // what is in the way of this one, as a namespace that ends, must not be in that of others
+            (Err(trouble), _) => {
+                known.next = now + again;
+                if trouble.is_everywhere() {
+                    self.blocked = Some(now + again);
+                }
+            }
         }
     }
 }

@@ -71,6 +71,7 @@ async fn lead(shared: &Shared, refusals: &Refusals) {
                 if aging <= now {
                     aging = now + pace.interval;
                     dirty = true;
+                    leader.nodes.tidy();
                     leader.forget().await;
                 }
                 // before everything is known nothing can be said of it

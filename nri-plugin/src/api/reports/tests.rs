@@ -25,24 +25,25 @@ fn about(name: &str, generation: i64) -> Arc<About> {
     })
 }
 
-fn report(node: &str, policies: Vec<PolicyReport>) -> NodeReport {
-    let mut report = NodeReport::new(node, Daemon::default(), &PolicySet::default(), Vec::new(), &Vec::new());
+pub(super) fn report(node: &str, policies: Vec<PolicyReport>) -> NodeReport {
+    let daemon = Daemon { connected: true, ..Daemon::default() };
+    let mut report = NodeReport::new(node, daemon, &PolicySet::default(), Vec::new(), &Vec::new());
     report.policies = policies;
     report
 }
 
-fn one(name: &str, generation: i64, containers: u32) -> PolicyReport {
+pub(super) fn one(name: &str, generation: i64, containers: u32) -> PolicyReport {
     PolicyReport { uid: format!("uid of {name}"), generation, containers, ..PolicyReport::default() }
 }
 
-fn gap(field: &str) -> PolicyGap {
+pub(super) fn gap(field: &str) -> PolicyGap {
     PolicyGap { field: field.into(), reason: "no".into(), advice: String::new() }
 }
 
-const FRESH: Duration = Duration::ZERO;
+pub(super) const FRESH: Duration = Duration::ZERO;
 const STALE: Duration = Duration::from_secs(1800);
 
-fn sums(nodes: &Nodes, generation: i64) -> Sum {
+pub(super) fn sums(nodes: &Nodes, generation: i64) -> Sum {
     nodes.sum(&[about("p", generation)], STALE).remove(0)
 }
 
@@ -79,7 +80,27 @@ fn nodes_are_added_up_by_generation_and_those_that_are_silent_do_not_count() {
     assert_eq!(sums(&nodes, 2).nodes, 1);
     // another policy under the name
     let anew = About { uid: "another".into(), ..About::clone(&about("p", 1)) };
-    assert_eq!(nodes.sum(&[Arc::new(anew)], STALE), [Sum::default()]);
+    assert_eq!(nodes.sum(&[Arc::new(anew)], STALE), [Sum { untold: 1, ..Sum::default() }]);
+}
+
+#[test]
+fn nothing_is_in_force_that_a_node_has_not_told_or_cannot_know() {
+    let mut nodes = Nodes::default();
+    nodes.set(report("a", vec![one("p", 1, 3)]), FRESH);
+    let enforced = |nodes: &Nodes| said(&about("p", 1), &sums(nodes, 1), "Enforced");
+    let wanted = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+    assert_eq!(enforced(&nodes), wanted("True", "Enforced"));
+    nodes.set(report("b", vec![one("other", 1, 3)]), FRESH);
+    assert_eq!(enforced(&nodes), wanted("Unknown", "Progressing"), "without it");
+    nodes.set(report("b", vec![one("p", 1, 0)]), FRESH);
+    assert_eq!(enforced(&nodes), wanted("True", "Enforced"));
+    let apart = |policies| NodeReport { daemon: Daemon::default(), ..report("b", policies) };
+    nodes.set(apart(vec![one("p", 1, 0)]), FRESH);
+    assert_eq!(enforced(&nodes), wanted("Unknown", "NotConnected"));
+    nodes.gone("a");
+    assert_eq!(enforced(&nodes), wanted("Unknown", "NotConnected"), "no node knows a container");
+    nodes.set(apart(vec![PolicyReport { uncovered: 1, ..one("p", 1, 0) }]), FRESH);
+    assert_eq!(enforced(&nodes), wanted("False", "ContainersUncovered"), "what is worse comes first");
 }
 
 /// The condition's status and reason.
@@ -102,6 +123,12 @@ fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known()
         (Sum { containers: 0, ..all.clone() }, ("True", "Accepted"), ("True", "NoContainers")),
         (Sum { gaps: [(gap("x"), 1)].into(), ..all.clone() }, ("True", "Accepted"), ("True", "WithGaps")),
         (Sum { behind: 1, ..all.clone() }, ("True", "Accepted"), ("Unknown", "Progressing")),
+        (Sum { untold: 1, ..all.clone() }, ("True", "Accepted"), ("Unknown", "Progressing")),
+        (
+            Sum { disconnected: Some((1, "a".into())), ..all.clone() },
+            ("True", "Accepted"),
+            ("Unknown", "NotConnected"),
+        ),
         (
             Sum { uncovered: 1, behind: 1, ..all.clone() },
             ("True", "Accepted"),

@@ -16,9 +16,9 @@ use crate::status::document::{PolicyGap, PolicyStatus};
 /// The most bytes that the policies of a report have as JSON. etcd takes 1.5 MB.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 /// The most bytes of a text in it.
-const MAX_TEXT: usize = 1024;
+pub(super) const MAX_TEXT: usize = 1024;
 /// The most gaps of one policy in it.
-const MAX_GAPS: usize = 100;
+pub(super) const MAX_GAPS: usize = 100;
 
 /// The report of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

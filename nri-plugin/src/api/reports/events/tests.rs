@@ -74,6 +74,33 @@ fn a_flood_has_a_budget_and_a_bound_and_what_is_lost_is_counted() {
 }
 
 #[test]
+fn what_is_in_the_way_of_one_is_not_in_that_of_others() {
+    let (mut told, begin, lost) = told();
+    let at = |seconds: u64| begin + Duration::from_secs(seconds);
+    told.take(occurrence("a", "no"), at(0));
+    let (a, create) = told.next(at(0)).unwrap();
+    told.take(occurrence("b", "no"), at(0));
+    // its namespace ends
+    told.wrote(&a, &create, Err(Trouble::Forbidden("it ends".into())), at(0));
+    let (b, other) = told.next(at(0)).unwrap();
+    assert_eq!((a.name.as_str(), b.name.as_str()), ("a", "b"));
+    told.wrote(&b, &other, Ok(()), at(0));
+    assert!(told.next(at(59)).is_none());
+    // it has ended
+    let (again, create) = told.next(at(60)).unwrap();
+    assert_eq!(again, a);
+    told.wrote(&again, &create, Err(Trouble::Absent), at(60));
+    assert_eq!((told.known.contains_key(&a), lost.get(), told.due()), (false, 1, None));
+    // the server is away: nothing is tried
+    for pod in ["c", "d"] {
+        told.take(occurrence(pod, "no"), at(61));
+    }
+    let (c, create) = told.next(at(61)).unwrap();
+    told.wrote(&c, &create, Err(Trouble::Unreachable("no".into())), at(61));
+    assert!(told.next(at(62)).is_none() && told.next(at(121)).is_some());
+}
+
+#[test]
 fn a_name_is_one_that_the_api_takes() {
     let long = occurrence(&format!("{}.{}", "a".repeat(199), "b".repeat(50)), "no");
     let name = name(&long, SystemTime::UNIX_EPOCH + Duration::from_nanos(255));
