@@ -1,9 +1,9 @@
 //! The policies in force at one moment, with an index by what they select.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use enforcer_core::policy::{Namespace, Policy, Scope, SeccompPolicy};
+use enforcer_core::policy::{Namespace, Policy, PolicyId, Scope, SeccompPolicy};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
 
@@ -22,6 +22,8 @@ pub struct PolicySet {
     anywhere: Vec<usize>,
     /// Those about the host's own processes.
     host: Vec<usize>,
+    /// What a directory has a policy of: of the API server's none of that name counts.
+    of_files: HashSet<PolicyId>,
 }
 
 impl PolicySet {
@@ -57,6 +59,19 @@ impl PolicySet {
     pub fn with_seccomp(mut self, policies: Vec<Arc<SeccompPolicy>>) -> Self {
         self.seccomp = policies;
         self
+    }
+
+    /// This set, of which policies with these identities come from directories.
+    #[must_use]
+    pub fn with_those_of_files(mut self, of_files: HashSet<PolicyId>) -> Self {
+        self.of_files = of_files;
+        self
+    }
+
+    /// Whether the policy with this identity comes from a directory.
+    #[must_use]
+    pub fn is_of_file(&self, id: &PolicyId) -> bool {
+        self.of_files.contains(id)
     }
 
     /// The seccomp policies, by directory, file and place in the file.

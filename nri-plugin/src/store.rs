@@ -256,7 +256,14 @@ impl Store {
             self.merge(|file| &file.seccomp, &self.told.seccomp, |policy| policy.id(), &mut problems);
         let namespaces = self.merge_namespaces(&mut problems);
         if changed {
-            self.set = Arc::new(PolicySet::with_namespaces(policies, namespaces).with_seccomp(seccomp));
+            let files = self.files.values();
+            let of_files = files.flat_map(|file| {
+                let rules = file.policies.iter().map(|policy| policy.id().clone());
+                rules.chain(file.seccomp.iter().map(|policy| policy.id().clone()))
+            });
+            let of_files = of_files.collect();
+            let set = PolicySet::with_namespaces(policies, namespaces).with_seccomp(seccomp);
+            self.set = Arc::new(set.with_those_of_files(of_files));
         }
         let kept = self
             .files

@@ -65,22 +65,24 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
                 let words = rule.get(field).and_then(Value::as_array).into_iter().flatten();
                 words.filter_map(Value::as_str).collect::<Vec<_>>().join(",")
             };
-            all.map(|rule| ["resources", "resourceNames", "verbs"].map(|field| words(rule, field)).join(" "))
-                .collect()
+            all.map(|rule| {
+                ["apiGroups", "resources", "resourceNames", "verbs"].map(|field| words(rule, field)).join(" ")
+            })
+            .collect()
         };
         let told = helm::config(&objects, "config.yaml").is_ok_and(|text| text.contains("kubeStatus: true"));
         let (mut cluster, mut own): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
         if of_kind(&objects, "ClusterRole").count() > 0 {
             let kinds = ["policies", "clusterpolicies", "hostpolicies", "seccomppolicies"];
             let kinds = |sub: &str| kinds.map(|kind| format!("kubearmor{kind}{sub}")).join(",");
-            cluster.push(format!("{}  list,watch", kinds("")));
-            cluster.push("namespaces  list,watch".to_owned());
+            cluster.push(format!("security.kubearmor.com {}  list,watch", kinds("")));
+            cluster.push(" namespaces  list,watch".to_owned());
             if told {
-                cluster.push(format!("{}  get,patch", kinds("/status")));
-                cluster.push("nodepolicyreports  list,watch,create,patch,delete".to_owned());
-                cluster.push("events  create,patch".to_owned());
-                own.push("leases  create".to_owned());
-                own.push("leases nri-enforcer-status get,update,patch".to_owned());
+                cluster.push(format!("security.kubearmor.com {}  get,patch", kinds("/status")));
+                cluster.push("nri-enforcer.io nodepolicyreports  list,watch,create,patch,delete".to_owned());
+                cluster.push("events.k8s.io events  create,patch".to_owned());
+                own.push("coordination.k8s.io leases  create".to_owned());
+                own.push("coordination.k8s.io leases nri-enforcer-status get,update,patch".to_owned());
             }
         }
         ensure!(rules("ClusterRole") == cluster, "{name}: {:?}", rules("ClusterRole"));

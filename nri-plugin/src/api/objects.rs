@@ -15,6 +15,8 @@ pub const MAX_OBJECTS: usize = 20_000;
 pub const MAX_BYTES: usize = 32 << 20;
 /// The most errors that are told of one object.
 const MAX_ERRORS: usize = 10;
+/// What to do where there is no room.
+const REMOVE: &str = "remove policies that nobody needs";
 
 /// What the API server told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,13 +35,13 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Objects {
     entries: BTreeMap<Key, Entry>,
-    bytes: usize,                   // of every text
-    left_out: BTreeMap<Key, usize>, // for want of room, with the bytes that they want
-    unnamed: BTreeSet<Resource>,    // of which there are more of those than are kept in mind
-    freed: bool,                    // there may be room for some of them
-    told: bool,                     // an entry's `about` is another one
-    read: BTreeSet<Resource>,       // of which a whole list is known
-    most: (usize, usize),           // objects, bytes
+    bytes: usize,                     // of every text
+    left_out: BTreeMap<Key, LeftOut>, // for want of room
+    unnamed: BTreeSet<Resource>,      // of which there are more of those than are kept in mind
+    freed: bool,                      // there may be room for some of them
+    told: bool,                       // an entry's `about` is another one
+    read: BTreeSet<Resource>,         // of which a whole list is known
+    most: (usize, usize),             // objects, bytes
 }
 
 impl Default for Objects {
@@ -55,6 +57,14 @@ impl Default for Objects {
             most: (MAX_OBJECTS, MAX_BYTES),
         }
     }
+}
+
+/// An object for which there is no room.
+#[derive(Debug)]
+struct LeftOut {
+    bytes: usize, // that it wants
+    uid: String,
+    generation: i64,
 }
 
 /// An object that says something.
@@ -124,7 +134,9 @@ impl Objects {
                 self.read.insert(resource);
                 let before = self.left_out.len();
                 self.left_out.retain(|key, _| key.resource != resource);
-                let mut changed = self.unnamed.remove(&resource) | (before != self.left_out.len());
+                let gave_up = before != self.left_out.len();
+                self.told |= gave_up;
+                let mut changed = self.unnamed.remove(&resource) | gave_up;
                 for key in gone {
                     changed |= self.remove(&key);
                 }
@@ -134,7 +146,7 @@ impl Objects {
                 changed
             }
             Change::Set(object) => self.set(object),
-            Change::Gone(key) => self.remove(&key) | self.left_out.remove(&key).is_some(),
+            Change::Gone(key) => self.remove(&key) | self.leave_in(&key),
             Change::Missing(resource) => {
                 self.read.insert(resource);
                 false
@@ -166,9 +178,9 @@ impl Objects {
             return BTreeSet::new();
         }
         let (most_objects, most_bytes) = self.most;
-        let fits = |(key, bytes): &(&Key, &usize)| {
+        let fits = |(key, one): &(&Key, &LeftOut)| {
             (self.entries.contains_key(key) || self.entries.len() < most_objects)
-                && self.bytes.saturating_add(**bytes) <= most_bytes
+                && self.bytes.saturating_add(one.bytes) <= most_bytes
         };
         let wanted = self.left_out.iter().filter(fits).map(|(key, _)| key.resource);
         wanted.chain(self.unnamed.iter().copied()).collect()
@@ -188,11 +200,31 @@ impl Objects {
         self.entries.iter().flat_map(versions).collect()
     }
 
-    /// What can be told of each policy, by kind, namespace and name.
+    /// What can be told of each policy, by kind, namespace and name; also of those that are left out, but for those of which
+    /// the names are not kept either.
     #[must_use]
     pub fn abouts(&self) -> Vec<Arc<About>> {
-        let policies = self.entries.iter().filter(|(key, _)| key.resource != Resource::Namespaces);
-        policies.map(|(_, entry)| Arc::clone(&entry.about)).collect()
+        let mut abouts: BTreeMap<&Key, Arc<About>> =
+            self.entries.iter().map(|(key, entry)| (key, Arc::clone(&entry.about))).collect();
+        for (key, LeftOut { uid, generation, .. }) in &self.left_out {
+            // what is in force of it is an older version
+            let old = self.entries.get(key).filter(|entry| entry.about.uid == *uid);
+            let about = About {
+                key: key.clone(),
+                uid: uid.clone(),
+                generation: *generation,
+                refused: Some(format!("is left out: {}; {REMOVE}", self.why_left_out())),
+                policy: old.and_then(|entry| entry.about.policy.clone()),
+                seccomp: old.and_then(|entry| entry.about.seccomp.clone()),
+            };
+            abouts.insert(key, Arc::new(about));
+        }
+        abouts.into_values().filter(|about| about.key.resource != Resource::Namespaces).collect()
+    }
+
+    fn why_left_out(&self) -> String {
+        let (most_objects, most_bytes) = self.most;
+        format!("there are more than {most_objects} objects or {most_bytes} bytes")
     }
 
     /// Whether [`abouts`](Self::abouts) has something else to tell than the last time that this was asked.
@@ -208,11 +240,18 @@ impl Objects {
         true
     }
 
-    fn leave_out(&mut self, key: Key, bytes: usize) -> bool {
+    fn leave_in(&mut self, key: &Key) -> bool {
+        let was_out = self.left_out.remove(key).is_some();
+        self.told |= was_out;
+        was_out
+    }
+
+    fn leave_out(&mut self, key: Key, one: LeftOut) -> bool {
         if self.left_out.len() >= self.most.0 && !self.left_out.contains_key(&key) {
             return self.unnamed.insert(key.resource);
         }
-        self.left_out.insert(key, bytes).is_none()
+        self.told = true;
+        self.left_out.insert(key, one).is_none()
     }
 
     fn set(&mut self, object: Object) -> bool {
@@ -223,8 +262,8 @@ impl Objects {
             changed = self.remove(&key);
         }
         let text = match says {
-            Says::Nothing => return self.remove(&key) | self.left_out.remove(&key).is_some() | changed,
-            Says::NoRoom(bytes) => return self.leave_out(key, bytes) | changed,
+            Says::Nothing => return self.remove(&key) | self.leave_in(&key) | changed,
+            Says::NoRoom(bytes) => return self.leave_out(key, LeftOut { bytes, uid, generation }) | changed,
             Says::Text(text) => Ok(text),
             Says::Wrong(why) => Err(why),
         };
@@ -235,13 +274,13 @@ impl Objects {
                 before.about = Arc::new(About { generation, ..About::clone(&before.about) });
                 self.told = true;
             }
-            return self.left_out.remove(&key).is_some() | changed;
+            return self.leave_in(&key) | changed;
         }
         let (most_objects, most_bytes) = self.most;
         let room = self.entries.contains_key(&key) || self.entries.len() < most_objects;
         let bytes = text.as_ref().map_or_else(String::len, String::len);
         if !room || self.bytes.saturating_add(bytes) > most_bytes {
-            return self.leave_out(key, bytes) | changed;
+            return self.leave_out(key, LeftOut { bytes, uid, generation }) | changed;
         }
         let before = self.entries.remove(&key);
         let old = before.as_ref().map_or(0, Entry::bytes);
@@ -249,7 +288,7 @@ impl Objects {
         self.told = true;
         self.freed |= entry.bytes() < old;
         self.bytes = self.bytes.saturating_sub(old).saturating_add(entry.bytes());
-        self.left_out.remove(&key);
+        self.leave_in(&key);
         self.entries.insert(key, entry);
         true
     }
@@ -270,12 +309,9 @@ impl Objects {
             }
             snapshot.errors.extend(entry.errors.iter().cloned());
         }
-        let (most_objects, most_bytes) = self.most;
-        let why = format!("there are more than {most_objects} objects or {most_bytes} bytes");
-        let left_out = |file: String, message| PolicyError {
-            help: Some("remove policies that nobody needs".to_owned()),
-            ..error(file, message)
-        };
+        let why = self.why_left_out();
+        let left_out =
+            |file: String, message| PolicyError { help: Some(REMOVE.to_owned()), ..error(file, message) };
         let each = self.left_out.keys().map(|key| left_out(key.to_string(), format!("is left out: {why}")));
         let more = self
             .unnamed

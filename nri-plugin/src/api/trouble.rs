@@ -40,6 +40,15 @@ impl Trouble {
         matches!(self, Self::Configuration(_) | Self::Unreachable(_) | Self::Unauthorized(_))
     }
 
+    /// Whether what was written is too large for the server, or for its store.
+    pub(super) fn is_too_large(&self) -> bool {
+        match self {
+            Self::Refused(413, _) => true,
+            Self::Refused(500, why) => why.contains("too large") || why.contains("larger than max"),
+            _ => false,
+        }
+    }
+
     /// An answer with this HTTP status and body.
     pub(super) fn of_status(code: u16, body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);

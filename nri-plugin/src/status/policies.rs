@@ -1,6 +1,6 @@
 //! How the node's containers stand to each policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use enforcer_core::coverage::{Gap, GapReason};
@@ -67,24 +67,29 @@ impl Policies {
         if stands.ended {
             return;
         }
+        // once, and not for each policy: all of them together have as many as the container has
+        let (mut gaps_of, mut with_rules) = (HashMap::<&PolicyId, Vec<&Gap>>::new(), HashSet::new());
+        if let Some(merged) = stands.merged.as_deref().filter(|_| !stands.rules.is_empty()) {
+            for gap in &merged.coverage.gaps {
+                let gaps = gaps_of.entry(&gap.policy).or_default();
+                if gaps.len() < MAX_GAPS {
+                    gaps.push(gap);
+                }
+            }
+            with_rules.extend(merged.ruleset.origins().iter().map(|origin| &origin.policy));
+            with_rules.extend(merged.natives.iter().map(|native| &native.policy));
+        }
         for policy in &stands.rules {
             let id = policy.id();
             let Some(one) = self.0.get_mut(id) else { continue };
-            let gaps =
-                stands.merged.iter().flat_map(|merged| &merged.coverage.gaps).filter(|gap| gap.policy == *id);
-            let mut has_gaps = false;
+            let gaps = gaps_of.get(id).map(Vec::as_slice).unwrap_or_default();
             for gap in gaps {
-                has_gaps = true;
                 if one.gaps.len() < MAX_GAPS {
                     one.gaps.insert(told(gap));
                 }
             }
             // other policies of the container may have rules that are in force
-            let has_rules = stands.merged.iter().any(|merged| {
-                merged.ruleset.origins().iter().any(|origin| origin.policy == *id)
-                    || merged.natives.iter().any(|native| native.policy == *id)
-            });
-            let nothing = has_gaps && !has_rules;
+            let nothing = !gaps.is_empty() && !with_rules.contains(id);
             let why = stands.without_rules.clone().or_else(|| {
                 nothing.then(|| "nothing of its rules can be enforced: they are gaps".to_owned())
             });

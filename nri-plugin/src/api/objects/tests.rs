@@ -225,6 +225,30 @@ fn more_than_there_is_room_for_is_left_out_and_told() {
 }
 
 #[test]
+fn of_what_is_left_out_it_is_told_too() {
+    let mut objects = Objects::default();
+    objects.most = (1, 1 << 20);
+    for name in ["a", "b"] {
+        objects.apply(Change::Set(Object { generation: 3, ..policy(name, name, "/a") }));
+    }
+    let abouts = objects.abouts();
+    assert_eq!(abouts.len(), 2);
+    assert_eq!(abouts[0].refused, None);
+    let left_out = &abouts[1];
+    assert!(left_out.refused.as_ref().is_some_and(|why| why.contains("is left out: there are more than 1")));
+    assert_eq!((left_out.uid.as_str(), left_out.generation, &left_out.policy), ("b", 3, &None));
+    assert!(objects.told());
+    objects.apply(Change::Gone(policy("b", "b", "/a").key));
+    assert!(objects.told() && objects.abouts().len() == 1);
+    // a version that has no room leaves an older one in force
+    let large = Object { says: Says::NoRoom(2 << 20), generation: 4, ..policy("a", "a", "/b") };
+    objects.apply(Change::Set(large));
+    assert!(objects.told());
+    let first = objects.abouts().remove(0);
+    assert!(first.refused.is_some() && first.policy.is_some() && first.generation == 4, "{first:?}");
+}
+
+#[test]
 fn what_is_no_object_is_none() {
     for value in
         [json!(null), json!([]), json!({}), json!({"metadata": {"name": ""}}), json!({"metadata": "x"})]

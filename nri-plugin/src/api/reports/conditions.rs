@@ -8,6 +8,8 @@ use crate::api::objects::About;
 
 /// The most bytes of a message.
 const MAX_MESSAGE: usize = 4096;
+/// The most bytes of a text of a gap: a hundred of these are far less than etcd takes.
+const MAX_GAP: usize = 512;
 /// KubeArmor's words in its field `status.status`.
 const WORDS: [&str; 2] = ["OK", "Not OK"];
 
@@ -34,9 +36,10 @@ pub(super) fn status(about: &About, sum: &Sum, before: &Value, now: &str) -> Val
         })
     };
     let gaps = sum.gaps.iter().map(|(gap, nodes)| {
-        let mut told = json!({"field": gap.field, "reason": gap.reason, "nodes": nodes});
+        let mut told =
+            json!({"field": cut(&gap.field, MAX_GAP), "reason": cut(&gap.reason, MAX_GAP), "nodes": nodes});
         if let Some(fields) = told.as_object_mut().filter(|_| !gap.advice.is_empty()) {
-            fields.insert("advice".to_owned(), json!(gap.advice));
+            fields.insert("advice".to_owned(), json!(cut(&gap.advice, MAX_GAP)));
         }
         told
     });

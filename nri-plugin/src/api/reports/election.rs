@@ -30,14 +30,21 @@ pub(super) async fn stand(shared: Shared, leading: watch::Sender<bool>, mut resi
             () = sleep_until(next) => {}
         }
         let begin = Instant::now();
+        // not for longer than it is held either
+        let left =
+            seen.taken.filter(|_| *leading.borrow()).map(|taken| lease.saturating_sub(taken.elapsed()));
+        let longest = left.map_or(lease / 2, |left| left.min(lease / 2));
         // an answer that comes too late is none: the lease is over by then
         let asked = async {
             let way = line.way(&shared.connector).await?;
-            round(&shared, &way, &mut seen).await
+            match round(&shared, &way, &mut seen).await? {
+                Some(held) => Ok(held),
+                None => Ok(round(&shared, &way, &mut seen).await?.unwrap_or(false)),
+            }
         };
-        let answer = tokio::time::timeout(lease / 2, asked).await;
+        let answer = tokio::time::timeout(longest, asked).await;
         let answer = answer.unwrap_or_else(|_| {
-            Err(Trouble::Unreachable(format!("no answer within {} seconds", (lease / 2).as_secs_f32())))
+            Err(Trouble::Unreachable(format!("no answer within {} seconds", longest.as_secs_f32())))
         });
         let held =
             match line.note("stand for election as the one who writes the statuses of policies", answer) {
@@ -92,8 +99,9 @@ impl Seen {
     }
 }
 
-/// Takes or renews the lease, where that is possible; whether it is held.
-async fn round(shared: &Shared, way: &Way, seen: &mut Seen) -> Result<bool, Trouble> {
+/// Takes or renews the lease, where that is possible; whether it is held. `None`: it was, and changed meanwhile, be it by
+/// nobody else: an earlier write may have come late.
+async fn round(shared: &Shared, way: &Way, seen: &mut Seen) -> Result<Option<bool>, Trouble> {
     let (all, one) = paths(shared, way);
     // many look, and for them the server's cache will do, as whoever takes it names the version; the holder must not be
     // refused for a cache that is behind
@@ -120,7 +128,7 @@ async fn round(shared: &Shared, way: &Way, seen: &mut Seen) -> Result<bool, Trou
         }
     };
     if !free {
-        return Ok(false);
+        return Ok(Some(false));
     }
     let time = now();
     let changes = lease
@@ -150,10 +158,10 @@ async fn round(shared: &Shared, way: &Way, seen: &mut Seen) -> Result<bool, Trou
         Ok(_) => {
             seen.see(&shared.node_name, &time);
             seen.taken = Some(begin);
-            Ok(true)
+            Ok(Some(true))
         }
         // somebody was faster
-        Err(Trouble::Refused(409, _)) => Ok(false),
+        Err(Trouble::Refused(409, _)) => Ok((!mine).then_some(false)),
         Err(trouble) => Err(trouble),
     }
 }

@@ -21,8 +21,8 @@
 //! - A new holder reads 1,000 statuses, 20 a second, and writes those that differ.
 //!
 //! A report has some 150 bytes for each policy, 150 KB here, and never more than [`wire::MAX_BYTES`]: what it leaves out it
-//! counts, and that is said in no policy's favour: a node counts for a policy only where its report has it. The holder keeps
-//! 40 bytes for each node and policy, 40 MB here.
+//! counts, and that is said in no policy's favour: a policy is in force where all nodes have told of it. The holder keeps
+//! 40 bytes for each node and policy, 40 MB here, and never more than 128 MiB: what has no room is not known.
 //!
 //! What a dead holder had not written the next one writes, since all it was made of is in the reports. Nothing here is on a
 //! container's start path, and nothing that fails here changes what is enforced.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::definition::path;
-use super::wire::{Daemon, NodeReport};
+use super::wire::{Daemon, MAX_BYTES, NodeReport};
 use super::{Line, Pace, Shared, jittered, now};
 use crate::api::client::{Write, write};
 use crate::api::follow::encoded;
@@ -14,6 +14,8 @@ use crate::status::serve::Status;
 
 /// The field manager of reports. Each has one writer: the daemon of its node.
 const MANAGER: &str = "nri-enforcer";
+/// A report that is this small is never too large, in bytes.
+const MIN_BYTES: usize = 16 << 10;
 /// The longest wait after a failure.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -23,6 +25,7 @@ pub(super) async fn report(mut shared: Shared, status: Arc<Status>) {
     let (mut line, mut schedule) = (Line::default(), Schedule::new(pace));
     let mut written: Option<NodeReport> = None;
     let mut policies = status.policies.clone();
+    let mut most = MAX_BYTES;
     let path = format!("{}/{}?fieldManager={MANAGER}&force=true", path(), encoded(&shared.node_name));
     loop {
         tokio::select! {
@@ -37,7 +40,7 @@ pub(super) async fn report(mut shared: Shared, status: Arc<Status>) {
             () = sleep_until(schedule.next()) => {
                 // before the first lists there is nothing to tell, and it would read as "no policies"
                 let report = match shared.health.staleness() {
-                    Some(_) => make(&shared, &status).await,
+                    Some(_) => make(&shared, &status, most).await,
                     None => None,
                 };
                 let Some(mut report) = report else {
@@ -54,6 +57,12 @@ pub(super) async fn report(mut shared: Shared, status: Arc<Status>) {
                 let answer = async { write(&line.way(&shared.connector).await?.client, Write::Apply, &path, &body).await };
                 let answer = answer.await;
                 shared.count("report", &answer);
+                most = match &answer {
+                    Err(trouble) if trouble.is_too_large() => (most / 2).max(MIN_BYTES),
+                    // else the next one would be too large again
+                    Ok(_) if report.bytes() < most / 2 => MAX_BYTES,
+                    _ => most,
+                };
                 let well = line.note("write the report of this node", answer).is_ok();
                 if well {
                     written = Some(told);
@@ -65,7 +74,7 @@ pub(super) async fn report(mut shared: Shared, status: Arc<Status>) {
 }
 
 /// The report as it would be now, without its time.
-async fn make(shared: &Shared, status: &Arc<Status>) -> Option<NodeReport> {
+async fn make(shared: &Shared, status: &Arc<Status>, most: usize) -> Option<NodeReport> {
     let abouts = shared.abouts.borrow().clone();
     let (status, node_name) = (Arc::clone(status), shared.node_name.clone());
     let made = tokio::task::spawn_blocking(move || {
@@ -75,7 +84,7 @@ async fn make(shared: &Shared, status: &Arc<Status>) -> Option<NodeReport> {
             lock: status.selection.lock.name().to_owned(),
             connected: status.connected(),
         };
-        NodeReport::new(&node_name, daemon, &set, status.policies(), &abouts)
+        NodeReport::new(&node_name, daemon, &set, status.policies(), &abouts, most)
     });
     made.await.ok() // it panicked: the next look may not
 }

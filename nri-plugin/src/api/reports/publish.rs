@@ -28,6 +28,8 @@ const MANAGER: &str = "nri-enforcer-status";
 const CHANGES: usize = 8;
 /// Questions and writes one after the other, before changes are taken again.
 const SLICE: usize = 100;
+/// The longest wait after failures with one policy.
+const LONGEST: Duration = Duration::from_secs(600);
 /// The wait after each of them: at most 20 a second.
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -102,8 +104,10 @@ struct Leader<'a> {
 
 struct Known {
     status: Value,
-    /// When this daemon wrote it.
+    /// When this daemon wrote it, or tried to.
     written: Option<Instant>,
+    /// How often one after the other that failed.
+    failures: u32,
 }
 
 impl<'a> Leader<'a> {
@@ -209,7 +213,7 @@ impl<'a> Leader<'a> {
             None => {
                 asked = true;
                 let Some(status) = current(&way, about, &path).await? else { return Ok(Done::Asked) };
-                self.known.entry(about.uid.clone()).or_insert(Known { status, written: None })
+                self.known.entry(about.uid.clone()).or_insert(Known { status, written: None, failures: 0 })
             }
         };
         let done = if asked { Done::Asked } else { Done::Nothing };
@@ -223,7 +227,8 @@ impl<'a> Leader<'a> {
         if wanted == known.status {
             return Ok(done);
         }
-        if known.written.is_some_and(|written| written.elapsed() < self.shared.pace.rewrite()) {
+        let wait = self.shared.pace.rewrite().saturating_mul(1 << known.failures.min(10)).min(LONGEST);
+        if known.written.is_some_and(|written| written.elapsed() < wait.max(self.shared.pace.rewrite())) {
             return Ok(Done::Later);
         }
         let answer = put(&way, about, &path, &wanted).await;
@@ -240,12 +245,24 @@ impl<'a> Leader<'a> {
                 return Ok(Done::Asked);
             }
             // the same would be refused again
-            Err(Trouble::Refused(code @ (400 | 413 | 422), why)) => {
-                tracing::warn!(policy = %about.key, code, "the API server does not take the status: {why}");
+            Err(trouble) if trouble.is_too_large() || matches!(trouble, Trouble::Refused(400 | 422, _)) => {
+                tracing::warn!(policy = %about.key, "the API server does not take the status: {trouble}");
+            }
+            // others can be written: what is in the way of all of them is excepted
+            Err(trouble @ Trouble::Refused(code, _)) if !matches!(code, 429 | 503 | 504) => {
+                if let Some(known) = self.known.get_mut(&about.uid) {
+                    if known.failures == 0 {
+                        tracing::warn!(policy = %about.key, "cannot write the status, trying again: {trouble}");
+                    }
+                    (known.written, known.failures) =
+                        (Some(Instant::now()), known.failures.saturating_add(1));
+                }
+                return Ok(Done::Asked);
             }
             Err(trouble) => return Err(trouble),
         }
-        self.known.insert(about.uid.clone(), Known { status: wanted, written: Some(Instant::now()) });
+        self.known
+            .insert(about.uid.clone(), Known { status: wanted, written: Some(Instant::now()), failures: 0 });
         Ok(Done::Asked)
     }
 }

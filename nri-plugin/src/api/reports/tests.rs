@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use enforcer_core::policy::Kind;
+use enforcer_core::policy::{Kind, Policy, parse};
 use serde_json::{Value, json};
 
 use super::aggregate::{Nodes, Sum};
@@ -27,7 +27,7 @@ fn about(name: &str, generation: i64) -> Arc<About> {
 
 pub(super) fn report(node: &str, policies: Vec<PolicyReport>) -> NodeReport {
     let daemon = Daemon { connected: true, ..Daemon::default() };
-    let mut report = NodeReport::new(node, daemon, &PolicySet::default(), Vec::new(), &Vec::new());
+    let mut report = NodeReport::new(node, daemon, &PolicySet::default(), Vec::new(), &Vec::new(), MAX_BYTES);
     report.policies = policies;
     report
 }
@@ -168,18 +168,10 @@ fn a_condition_keeps_its_time_until_it_is_another() {
 fn a_report_has_a_bound_and_what_matters_is_not_what_is_left_out() {
     let long = "x".repeat(200);
     let abouts: Abouts = (0..9_000).map(|number| about(&format!("{long}{number}"), 1)).collect();
-    let told = |name: &str, containers, uncovered| PolicyStatus {
-        kind: "KubeArmorPolicy".into(),
-        namespace: "n".into(),
-        name: format!("{long}{name}"),
-        containers,
-        uncovered,
-        reason: "\u{e4}".repeat(10_000),
-        gaps: Vec::new(),
+    let report = |abouts: &Abouts| {
+        NodeReport::new("a", Daemon::default(), &PolicySet::default(), Vec::new(), abouts, MAX_BYTES)
     };
-    let report =
-        |told, abouts: &Abouts| NodeReport::new("a", Daemon::default(), &PolicySet::default(), told, abouts);
-    let some = report(Vec::new(), &abouts);
+    let some = report(&abouts);
     assert_eq!(some.total, 9_000);
     assert!(some.omitted > 0 && some.policies.len() > 1_500, "{}", some.omitted);
     assert!(serde_json::to_vec(&some).unwrap().len() < MAX_BYTES + 1_000);
@@ -187,11 +179,94 @@ fn a_report_has_a_bound_and_what_matters_is_not_what_is_left_out() {
     // nothing before the server has told which version it is
     let mut unknown = About::clone(&abouts[0]);
     unknown.generation = 0;
-    assert!(report(Vec::new(), &vec![Arc::new(unknown)]).policies.is_empty());
-    // a directory's policy of the same name counts
-    let overridden = report(vec![told("0", 5, 0)], &abouts);
-    let first = &overridden.policies[0];
-    assert!(first.overridden && first.containers == 0 && first.name.ends_with("x0"), "{}", first.name);
+    assert!(report(&vec![Arc::new(unknown)]).policies.is_empty());
+}
+
+fn policy(name: &str) -> Arc<Policy> {
+    let text = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {name}, namespace: n}}\n\
+         spec: {{selector: {{}}, file: {{matchPaths: [{{path: /x}}]}}, action: Block}}\n"
+    );
+    Arc::new(parse("p", &text).policies.remove(0))
+}
+
+fn told(name: &str, gaps: Vec<PolicyGap>) -> PolicyStatus {
+    PolicyStatus {
+        kind: "KubeArmorPolicy".into(),
+        namespace: "n".into(),
+        name: name.into(),
+        containers: 5,
+        uncovered: 1,
+        reason: "\u{e4}".repeat(10_000),
+        gaps,
+    }
+}
+
+/// A policy of the API server.
+fn of(policy: &Arc<Policy>) -> Arc<About> {
+    let name = &policy.id().name;
+    Arc::new(About { policy: Some(Arc::clone(policy)), ..About::clone(&about(name, 1)) })
+}
+
+#[test]
+fn a_policy_that_is_not_in_the_set_yet_is_left_out_unless_a_directory_has_its_name() {
+    let (old, new) = (policy("p"), policy("p"));
+    let made = |set: PolicySet, about: &Arc<About>| {
+        let told = vec![told("p", Vec::new())];
+        NodeReport::new("a", Daemon::default(), &set, told, &vec![Arc::clone(about)], MAX_BYTES).policies
+    };
+    let set = || PolicySet::new(vec![Arc::clone(&old)]);
+    assert_eq!(made(PolicySet::default(), &of(&new)), []);
+    assert_eq!(made(set(), &of(&new)), [], "the set has another version");
+    let known = made(set(), &of(&old));
+    assert!(!known[0].overridden && known[0].containers == 5, "{known:?}");
+    let of_file = set().with_those_of_files([old.id().clone()].into());
+    let overridden = made(of_file, &of(&new));
+    assert!(overridden[0].overridden && overridden[0].containers == 0, "{overridden:?}");
+    // nothing of it is in force, but its last version is in the set yet
+    let refused = About { refused: Some("no".into()), ..About::clone(&about("p", 2)) };
+    let refused = made(set(), &Arc::new(refused));
+    assert_eq!((refused[0].refused.as_str(), refused[0].containers, refused[0].overridden), ("no", 0, false));
+}
+
+#[test]
+fn gaps_of_some_do_not_leave_the_troubles_of_others_out() {
+    let long = |n: usize| PolicyGap { advice: "y".repeat(300), ..gap(&format!("{n}{}", "x".repeat(300))) };
+    let policies: Vec<_> = (0..101).map(|n| policy(&format!("p{n:03}"))).collect();
+    let told = (0..101).map(|n| told(&format!("p{n:03}"), (0..100).map(long).collect())).collect();
+    let abouts: Abouts = policies.iter().map(of).collect();
+    let report = NodeReport::new("a", Daemon::default(), &PolicySet::new(policies), told, &abouts, MAX_BYTES);
+    assert_eq!((report.policies.len(), report.omitted), (101, 0));
+    assert_eq!(report.policies[0].gaps.len(), 100);
+    assert_eq!(report.policies[100].gaps, [long(0)], "it must not read as if it had none");
+    assert!(report.bytes() > MAX_BYTES / 2 && report.bytes() <= MAX_BYTES, "{}", report.bytes());
+}
+
+#[test]
+fn a_report_is_not_larger_than_its_bound_as_the_api_server_writes_it() {
+    let refused =
+        |n| About { refused: Some("<\u{2028}".repeat(150)), ..About::clone(&about(&format!("p{n}"), 1)) };
+    let abouts: Abouts = (0..3_000).map(|n| Arc::new(refused(n))).collect();
+    let made =
+        |most| NodeReport::new("a", Daemon::default(), &PolicySet::default(), Vec::new(), &abouts, most);
+    let as_go_does = |report: &NodeReport| {
+        let text = serde_json::to_string(&report.policies).unwrap();
+        text.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").len()
+    };
+    let report = made(MAX_BYTES);
+    let bytes = as_go_does(&report);
+    assert!(bytes <= MAX_BYTES + 1 && bytes > MAX_BYTES / 2, "{bytes}");
+    assert!(report.policies.len() > 1_500, "texts are short then: {}", report.policies.len());
+    let half = as_go_does(&made(MAX_BYTES / 2));
+    assert!(half <= MAX_BYTES / 2 + 1, "{half}");
+}
+
+#[test]
+fn what_is_too_large_is_told_from_other_refusals() {
+    let refused = |code, why: &str| Trouble::Refused(code, why.into()).is_too_large();
+    assert!(refused(413, "") && refused(500, "etcdserver: request is too large"));
+    assert!(refused(500, "rpc error: trying to send message larger than max (3 vs. 2)"));
+    assert!(!refused(500, "etcdserver: leader changed") && !refused(422, "too large"));
 }
 
 #[test]
@@ -205,7 +280,8 @@ fn texts_are_cut_between_signs() {
 #[test]
 fn a_thousand_policies_fit_into_a_report() {
     let abouts: Abouts = (0..1_000).map(|number| about(&format!("policy-of-a-team-{number}"), 3)).collect();
-    let report = NodeReport::new("a", Daemon::default(), &PolicySet::default(), Vec::new(), &abouts);
+    let report =
+        NodeReport::new("a", Daemon::default(), &PolicySet::default(), Vec::new(), &abouts, MAX_BYTES);
     let bytes = serde_json::to_vec(&report).unwrap().len();
     assert!(report.omitted == 0 && (100_000..160_000).contains(&bytes), "{bytes}");
 }

@@ -3,20 +3,22 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use enforcer_core::policy::{Policy, SeccompPolicy};
+use enforcer_core::policy::{Policy, PolicyId, SeccompPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::cut;
 use super::definition::{GROUP, KIND, VERSION};
 use crate::api::objects::About;
-use crate::api::{Abouts, Key};
+use crate::api::{Abouts, Key, Resource};
 use crate::set::PolicySet;
 use crate::status::document::{PolicyGap, PolicyStatus};
 
-/// The most bytes that the policies of a report have as JSON. etcd takes 1.5 MB.
+/// The most bytes that the policies of a report have as JSON, as the API server writes it. etcd takes 1.5 MB.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 /// The most bytes of a text in it.
 pub(super) const MAX_TEXT: usize = 1024;
+/// The most bytes of a text where there is no room for all.
+const SHORT: usize = 128;
 /// The most gaps of one policy in it.
 pub(super) const MAX_GAPS: usize = 100;
 
@@ -86,14 +88,21 @@ const fn is_zero(count: &u32) -> bool {
 }
 
 impl NodeReport {
-    /// The report of a node, of what its status tells and the API server has. Objects of which the server has not told
-    /// since the daemon started are left out.
+    /// The bytes of its policies, as the API server writes them.
+    pub(super) fn bytes(&self) -> usize {
+        self.policies.iter().map(size).sum()
+    }
+
+    /// The report of a node, of what its status tells and the API server has, with at most so many bytes of policies.
+    /// Objects of which the server has not told since the daemon started are left out; so are those that the set does not
+    /// have yet as the server told them, since nothing is known of these.
     pub(super) fn new(
         node_name: &str,
         daemon: Daemon,
         set: &PolicySet,
         told: Vec<PolicyStatus>,
         abouts: &Abouts,
+        most: usize,
     ) -> Self {
         let address = |policy: &Arc<Policy>| Arc::as_ptr(policy).addr();
         let address_of_seccomp = |policy: &Arc<SeccompPolicy>| Arc::as_ptr(policy).addr();
@@ -103,14 +112,16 @@ impl NodeReport {
             .into_iter()
             .map(|one| ((one.kind.clone(), one.namespace.clone(), one.name.clone()), one))
             .collect();
-        let each = abouts.iter().filter(|about| about.generation > 0).map(|about| {
+        let each = abouts.iter().filter(|about| about.generation > 0).filter_map(|about| {
             let About { key: Key { resource, namespace, name }, .. } = about.as_ref();
             let kind = resource.kind().to_owned();
             let told = told.remove(&(kind, namespace.clone(), name.clone()));
             let its = about.policy.as_ref().map(address);
             let its = its.or_else(|| about.seccomp.as_ref().map(address_of_seccomp));
-            let overridden = told.is_some() && its.is_none_or(|its| !in_force.contains(&its));
-            one(about, told.filter(|_| !overridden), overridden)
+            let known = its.is_some_and(|its| in_force.contains(&its));
+            let overridden = !known && is_of_file(set, &about.key);
+            let comes = its.is_some() && !known && !overridden;
+            (!comes).then(|| one(about, told.filter(|_| known), overridden))
         });
         let mut policies: Vec<PolicyReport> = each.collect();
         // what matters comes first: of the rest something may be left out
@@ -120,11 +131,7 @@ impl NodeReport {
         });
         let total = number(policies.len());
         let uncovered = number(policies.iter().filter(|one| one.uncovered > 0).count());
-        let mut bytes = 0_usize;
-        policies.retain(|one| {
-            bytes = bytes.saturating_add(serde_json::to_vec(one).map_or(MAX_BYTES, |text| text.len() + 1));
-            bytes <= MAX_BYTES
-        });
+        let policies = fitting(policies, most);
         let omitted = total.saturating_sub(number(policies.len()));
         Self {
             api_version: format!("{GROUP}/{VERSION}"),
@@ -138,6 +145,55 @@ impl NodeReport {
             policies,
         }
     }
+}
+
+/// Of these, in their order, as many as fit into so many bytes. First each with one gap, if it has any, as without it would
+/// say that it has none; then more gaps. Where not all texts fit, all are short.
+fn fitting(mut policies: Vec<PolicyReport>, most: usize) -> Vec<PolicyReport> {
+    let mut gaps: HashMap<String, Vec<PolicyGap>> = HashMap::new();
+    for one in policies.iter_mut().filter(|one| one.gaps.len() > 1) {
+        gaps.insert(one.uid.clone(), one.gaps.split_off(1));
+    }
+    if policies.iter().map(size).sum::<usize>() > most {
+        for one in &mut policies {
+            let short = |text: &mut String| *text = cut(text, SHORT);
+            [&mut one.refused, &mut one.reason].into_iter().for_each(short);
+            for PolicyGap { field, reason, advice } in &mut one.gaps {
+                [field, reason, advice].into_iter().for_each(short);
+            }
+        }
+    }
+    let mut room = most;
+    let mut takes = |bytes: usize| match room.checked_sub(bytes) {
+        Some(left) => {
+            room = left;
+            true
+        }
+        None => false,
+    };
+    policies.retain(|one| takes(size(one)));
+    for one in &mut policies {
+        let more = gaps.remove(&one.uid).unwrap_or_default();
+        one.gaps.extend(more.into_iter().take_while(|gap| takes(size(gap))));
+    }
+    policies
+}
+
+/// The bytes of an element of a list, as the API server writes it into its store: Go's encoder has six bytes for each `<`,
+/// `>`, `&`, and for the two line separators of Unicode.
+fn size(one: &impl Serialize) -> usize {
+    let Ok(text) = serde_json::to_string(one) else { return MAX_BYTES };
+    let more = text.chars().map(|sign| match sign {
+        '<' | '>' | '&' => 5,
+        '\u{2028}' | '\u{2029}' => 3,
+        _ => 0,
+    });
+    text.len().saturating_add(more.sum()).saturating_add(1) // the comma
+}
+
+fn is_of_file(set: &PolicySet, Key { resource, namespace, name }: &Key) -> bool {
+    let Resource::Policies(kind) = *resource else { return false };
+    set.is_of_file(&PolicyId { kind, namespace: namespace.clone(), name: name.clone() })
 }
 
 fn one(about: &About, told: Option<PolicyStatus>, overridden: bool) -> PolicyReport {
