@@ -226,8 +226,7 @@ fn more_than_there_is_room_for_is_left_out_and_told() {
 
 #[test]
 fn of_what_is_left_out_it_is_told_too() {
-    let mut objects = Objects::default();
-    objects.most = (1, 1 << 20);
+    let mut objects = Objects { most: (1, 1 << 20), ..Objects::default() };
     for name in ["a", "b"] {
         objects.apply(Change::Set(Object { generation: 3, ..policy(name, name, "/a") }));
     }
