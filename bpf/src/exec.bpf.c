@@ -20,7 +20,8 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, in
 		return 0;
 	if (!subject_give(task, s)) {
 		count(COUNTER_INHERIT_FAILED);
-		return -EPERM; /* the fork fails, nothing runs unconfined */
+		/* the fork fails, nothing runs unconfined; but what keeps the node alive is not to fail for want of room */
+		return s->state == SUBJECT_EXEMPT ? 0 : -EPERM;
 	}
 	count(COUNTER_INHERITED);
 	return 0;
@@ -68,8 +69,10 @@ static __noinline enum barrier pass_host(struct task_struct *task, struct subjec
 		exempt = exempt_of(&q);
 		now = *s;
 		now.state = exempt == HOST_EXEMPT_CONTAINERS ? SUBJECT_EXEMPT : SUBJECT_HOST;
-		if (!subject_set(task, &now))
-			return BARRIER_FAILED;
+		if (!subject_set(task, &now)) {
+			count(COUNTER_IDENTIFY_FAILED);
+			return now.state == SUBJECT_EXEMPT ? BARRIER_NOBODY : BARRIER_FAILED;
+		}
 		return now.state == SUBJECT_EXEMPT ? BARRIER_NOBODY : BARRIER_PAST;
 	}
 	if (mount_namespace_of(task) != h->mnt_ns || is_kernels_or_init(task))
@@ -82,22 +85,19 @@ static __noinline enum barrier pass_host(struct task_struct *task, struct subjec
 	now.mnt_ns = h->mnt_ns;
 	now.slot = h->slot;
 	now.state = exempt ? SUBJECT_EXEMPT : SUBJECT_HOST;
-	if (!subject_set(task, &now))
-		return BARRIER_FAILED;
+	if (!(s ? subject_replace(task, &now) : subject_set(task, &now))) {
+		count(COUNTER_IDENTIFY_FAILED);
+		return exempt ? BARRIER_NOBODY : BARRIER_FAILED;
+	}
 	if (exempt)
 		return BARRIER_NOBODY;
 	count(COUNTER_ACTIVATED);
 	return BARRIER_BEGINS;
 }
 
-static __always_inline int is_hosts(struct subject *s)
-{
-	return s->state == SUBJECT_HOST || s->state == SUBJECT_EXEMPT;
-}
-
 static __noinline enum barrier pass_barrier(struct task_struct *task, struct subject *own, __u64 file)
 {
-	struct subject *s = own ? own : subject_elsewhere(task), now;
+	struct subject *was = own ? own : subject_elsewhere(task), *s = was, now;
 	enum barrier passed = BARRIER_PAST;
 
 	if (s && !is_hosts(s)) {
@@ -105,16 +105,15 @@ static __noinline enum barrier pass_barrier(struct task_struct *task, struct sub
 	} else if (subject_entering(task, &now)) {
 		s = 0;
 	} else {
-		passed = pass_host(task, s, file);
-		if (passed == BARRIER_FAILED)
-			count(COUNTER_IDENTIFY_FAILED);
-		return passed;
+		return pass_host(task, was, file);
 	}
 	if (now.state != SUBJECT_ACTIVE) {
 		struct entry_ns *e;
 
+		/* the runtime executes its own init: it stays, or is found again, as it is; one that is the host's is the
+		 * host's still, whatever cgroup it has gone to */
 		if (!subject_begins(task, &now))
-			return BARRIER_NOBODY; /* the runtime executes its own init: it stays, or is found again, as it is */
+			return s || !was ? BARRIER_NOBODY : pass_host(task, was, file);
 		now.state = SUBJECT_ACTIVE;
 		now.source = SOURCE_RUNTIME;
 		now.exe = acting_exe();
@@ -125,7 +124,7 @@ static __noinline enum barrier pass_barrier(struct task_struct *task, struct sub
 			e->seq = namespace_seq_of(task);
 	}
 	/* also when nothing changed: the task that survives an exec may be a thread whose identity is its leader's */
-	if (subject_set(task, &now))
+	if (was && !s ? subject_replace(task, &now) : subject_set(task, &now))
 		return passed;
 	count(COUNTER_IDENTIFY_FAILED);
 	return BARRIER_FAILED;

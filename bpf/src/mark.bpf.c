@@ -64,6 +64,22 @@ static __always_inline int mark_one(struct task_struct *task, struct mark *m, st
 	return 0;
 }
 
+/* Programs are found by the text of a path, and a process of another mount namespace has a root of its own that it may
+ * have filled itself: such a one is nobody to exempt, nor one that a container has, nor one that is judged already, nor
+ * one that is not the machine's root. */
+static __always_inline int may_be_exempt(struct task_struct *task, struct mark *m)
+{
+	struct subject *now = subject_of(task);
+
+	if (now && !is_hosts(now))
+		return 0;
+	if (!m->mnt_ns)
+		return 1; /* the daemon, which says this of itself, wherever it runs */
+	if (now && now->state == SUBJECT_HOST && now->container == m->subject.container)
+		return 0;
+	return mount_namespace_of(task) == m->mnt_ns && is_root(task);
+}
+
 /* how far up a process is looked for that is exempt with its descendants */
 #define EXEMPT_ANCESTORS 16
 
@@ -120,6 +136,8 @@ int mark_tasks(struct bpf_iter__task *ctx)
 			report(task, m);
 		return 0;
 	}
+	if (m->subject.state == SUBJECT_EXEMPT && !may_be_exempt(task, m))
+		return 0;
 	now = bpf_task_storage_get(&task_subjects, task, 0, 0);
 	if (now && now->container == m->subject.container && m->mode == MARK_CONTAINER)
 		return 0;

@@ -55,6 +55,12 @@ static __always_inline struct subject *subject_of(struct task_struct *task)
 	return s ? s : subject_elsewhere(task);
 }
 
+/* of the host, be it judged or not: a container may take it */
+static __always_inline int is_hosts(struct subject *s)
+{
+	return s->state == SUBJECT_HOST || s->state == SUBJECT_EXEMPT;
+}
+
 static __always_inline int subject_point(struct task_struct *task, struct subject *s, struct subject *value)
 {
 	__u64 key = (__u64)task;
@@ -77,6 +83,18 @@ static __always_inline int subject_set(struct task_struct *task, struct subject 
 
 	if (s)
 		*s = *value;
+	return subject_point(task, s, value);
+}
+
+/* The same for a task that is somebody else from now on: in its storage too, which is asked first and would say who it
+ * was. */
+static __always_inline int subject_replace(struct task_struct *task, struct subject *value)
+{
+	struct subject *s = bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE);
+
+	if (!s)
+		return 0;
+	*s = *value;
 	return subject_point(task, s, value);
 }
 
@@ -197,8 +215,14 @@ static __always_inline struct cgroup *ancestor_of(struct cgroup *cgroup, int lev
 	return above;
 }
 
-/* How far a task is exempt from the host's policies: by its cgroup, or one above it, and by its program. Verified once, on
- * its own. */
+/* The machine's root: the root of a user namespace has another number. */
+static __always_inline int is_root(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, real_cred, uid.val) == 0;
+}
+
+/* How far a task is exempt from the host's policies: by its cgroup, or one above it, and by its program, which exempts
+ * root alone, since anyone may execute it. Verified once, on its own. */
 __noinline __u32 exempt_of(struct exempt_question *q)
 {
 	__u32 exempt = HOST_EXEMPT_NOT, *found, level, i;
@@ -223,7 +247,7 @@ __noinline __u32 exempt_of(struct exempt_question *q)
 		if (found && *found > exempt)
 			exempt = *found;
 	}
-	if (!q->file)
+	if (!q->file || !is_root(task))
 		return exempt;
 	file = (struct file *)q->file;
 	program.inode = BPF_CORE_READ(file, f_inode, i_ino);

@@ -49,8 +49,8 @@ pub enum Reach {
 pub enum Exempt {
     /// A cgroup of the v2 hierarchy with all below it, by its path from the root, such as `system.slice/ssh.service`.
     Cgroup(String),
-    /// A program, by its absolute path on the host, links followed. It counts for who runs it when the host is armed, and, but on
-    /// overlayfs and btrfs, for who executes it later and is not the host's yet.
+    /// A program, by its absolute path on the host, links followed. It counts for root (by the real user id), for who runs
+    /// it when the host is armed, and, but on overlayfs and btrfs, for who executes it later and is not the host's yet.
     Program(PathBuf),
 }
 
@@ -174,8 +174,18 @@ const BELOW: &[&str] = &[
 ];
 const CONTAINERS: &[&str] = &["kubepods", "kubepods.slice", "machine.slice", "libpod_parent"];
 // what starts services before their program is executed, in a mount namespace that it makes for them
-const PROGRAMS_HERE: &[&str] =
-    &["/usr/lib/systemd/systemd", "/usr/lib/systemd/systemd-executor", "/usr/sbin/sshd"];
+const PROGRAMS_HERE: &[&str] = &[
+    "/usr/lib/systemd/systemd",
+    "/usr/lib/systemd/systemd-executor",
+    "/usr/sbin/sshd",
+    // since OpenSSH 9.8 and 10.0 the master executes these for each connection
+    "/usr/lib/openssh/sshd-session",
+    "/usr/lib/openssh/sshd-auth",
+    "/usr/libexec/openssh/sshd-session",
+    "/usr/libexec/openssh/sshd-auth",
+    "/usr/lib/ssh/sshd-session",
+    "/usr/lib/ssh/sshd-auth",
+];
 const PROGRAMS_BELOW: &[&str] = &[
     "/usr/bin/kubelet",
     "/usr/local/bin/kubelet",
@@ -279,9 +289,12 @@ impl Enforcer {
         self.exempt(&exempt)?;
         let id = ContainerId::host();
         if lock(&self.state).containers.contains_key(&id) {
-            self.exempt_self(&id)?;
             self.update(&id, ruleset)?;
-            return Ok(Armed { ruleset: ruleset.digest(), tasks: 0, already: true });
+            let state = lock(&self.state);
+            let entry = state.containers.get(&id).ok_or_else(|| EnforceError::NotArmed(id.to_string()))?;
+            // the daemon before may have been killed while it armed the host, or disarmed it
+            let tasks = self.put_processes(&id, entry)?;
+            return Ok(Armed { ruleset: ruleset.digest(), tasks, already: true });
         }
         let mnt_ns = self.namespace_of_first()?;
         let mut state = lock(&self.state);
@@ -330,11 +343,18 @@ impl Enforcer {
         self.attach_for(state)?;
         self.settle_namespaces(state, Some(entry.mnt_ns))?;
         self.insert(id, entry, rules, (0, 0))?;
+        self.put_processes(id, entry)
+    }
+
+    /// Those that run, and from here on those to come. What is done already stays as it is.
+    fn put_processes(&self, id: &ContainerId, entry: &Entry) -> Result<u32, EnforceError> {
         // itself first: from the next statement on it would be found like any other
         self.exempt_caller(id, entry)?;
-        self.exempt_running(id, entry)?;
-        let host = types::host { container: entry.key, mnt_ns: entry.mnt_ns, slot: entry.slot };
-        self.maps.host.set(0, &host, MapFlags::ANY)?;
+        if self.maps.host.get(0)?.is_none_or(|held| held.container != entry.key) {
+            self.exempt_running(id, entry)?;
+            let host = types::host { container: entry.key, mnt_ns: entry.mnt_ns, slot: entry.slot };
+            self.maps.host.set(0, &host, MapFlags::ANY)?;
+        }
         let ask = types::mark { subject: subject(entry, HOST), mnt_ns: entry.mnt_ns, ..Default::default() };
         let tasks = self.mark_until_none(id, ask, types::mark_mode::MARK_HOST)?;
         let held = self.maps.host.get(0)?;
@@ -342,7 +362,7 @@ impl Enforcer {
             return Err(EnforceError::ReadBack("the host".into()));
         }
         let held = self.maps.armed.get(entry.slot)?;
-        if held.is_none_or(|held| held.container != entry.key || held.ruleset != rules.id) {
+        if held.is_none_or(|held| held.container != entry.key || held.ruleset != entry.ruleset) {
             return Err(EnforceError::ReadBack("the rules of the host".into()));
         }
         let (word, bit) = place_of(entry.mnt_ns);
@@ -354,12 +374,6 @@ impl Enforcer {
     }
 
     /// The calling process is exempt, with what it starts.
-    fn exempt_self(&self, id: &ContainerId) -> Result<(), EnforceError> {
-        let entry = lock(&self.state).containers.get(id).copied();
-        let entry = entry.ok_or_else(|| EnforceError::NotArmed(id.to_string()))?;
-        self.exempt_caller(id, &entry)
-    }
-
     fn exempt_caller(&self, id: &ContainerId, entry: &Entry) -> Result<(), EnforceError> {
         let pid = std::process::id();
         let ask = types::mark { subject: subject(entry, EXEMPT), pid, ..Default::default() };
@@ -367,7 +381,8 @@ impl Enforcer {
         if marked == 0 { Err(EnforceError::Host("the daemon cannot exempt itself".into())) } else { Ok(()) }
     }
 
-    /// What runs an exempt program is exempt, with what it starts. By the program's path: the numbers that the kernel has
+    /// What runs an exempt program as root, in the host's mount namespace, is exempt, with what it starts. By the
+    /// program's path: the numbers that the kernel has
     /// for a file are others than those that it tells on overlayfs and btrfs, where a program is exempt in this way alone.
     fn exempt_running(&self, id: &ContainerId, entry: &Entry) -> Result<(), EnforceError> {
         let exempt = lock(&self.exempt).clone();
@@ -387,7 +402,12 @@ impl Enforcer {
                 && programs.contains(&program)
             {
                 // one that has ended by now is nobody
-                let ask = types::mark { subject: subject(entry, EXEMPT), pid, ..Default::default() };
+                let ask = types::mark {
+                    subject: subject(entry, EXEMPT),
+                    pid,
+                    mnt_ns: entry.mnt_ns,
+                    ..Default::default()
+                };
                 self.mark(id, ask, types::mark_mode::MARK_PROCESS)?;
             }
         }

@@ -20,6 +20,10 @@ pub(super) fn selector(errors: &Errors<'_>, id: &PolicyId, doc: &SelectorDoc) ->
         if of_host && key.value == HOST_NAMES {
             let names = value.value.split(',').map(str::trim).filter(|name| !name.is_empty());
             let names: BTreeSet<String> = names.map(str::to_owned).collect();
+            if names.is_empty() {
+                let help = "name hosts, with commas, or every one by `*`".to_owned();
+                errors.add(&value.place, format!("`{HOST_NAMES}` names no host"), Some(help));
+            }
             if !names.contains("*") {
                 hosts = names;
             }

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use enforcer_core::enforce::host::{Exempt, HostExempt, Reach};
 use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Stage, Target, unload};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::container::Container;
 use crate::{block, counter, events, options, ruleset, sh};
@@ -13,6 +15,24 @@ use crate::{block, counter, events, options, ruleset, sh};
 /// A command in a cgroup, by a process that executes it there.
 fn moved(cgroup: &str, command: &str) -> String {
     format!("sh -c 'echo $$ > /sys/fs/cgroup/{cgroup}/cgroup.procs; exec {command}'")
+}
+
+/// Executes a program as a user, by a program that is exempt while it is there, as systemd starts a service.
+fn managed(user: u32, program: &str) -> String {
+    let (program, arguments) = program.split_once(' ').unwrap_or((program, ""));
+    format!("/tmp/busybox-manager start-stop-daemon -S -n none -c {user}:{user} -a {program} -- {arguments}")
+}
+
+/// For a shell: waits for the file `go`, and without another execution writes `tried`, and before it `opened` where it could
+/// open `file`.
+fn waiting(go: &str, file: &str, opened: &str, tried: &str) -> String {
+    format!("while [ ! -e {go} ]; do sleep 0.1; done; true < {file} && echo x > {opened}; echo x > {tried}")
+}
+
+fn wait_for(path: &str) {
+    while !Path::new(path).exists() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn exempt() -> HostExempt {
@@ -24,15 +44,25 @@ fn exempt() -> HostExempt {
             (cgroup("test-machine"), Reach::Containers),
             (cgroup("test-none/b.service"), Reach::Below),
             (Exempt::Program("/tmp/busybox-runtime".into()), Reach::Below),
+            (Exempt::Program("/tmp/busybox-manager".into()), Reach::Here),
             (Exempt::Program("/tmp/none".into()), Reach::Here),
         ],
         ..HostExempt::nothing()
     }
 }
 
+/// Leaves of the armed host what a daemon leaves that is killed on the way: all but who is to be judged from now on.
+fn forget_host() {
+    let pins = fs::read_dir(options().bpffs).unwrap().map(|layout| layout.unwrap().path().join("host"));
+    let map = MapHandle::from_pinned_path(pins.last().unwrap()).unwrap();
+    map.update(&0_u32.to_ne_bytes(), &vec![0; map.value_size() as usize], MapFlags::ANY).unwrap();
+}
+
 pub fn host() {
     sh("cd /sys/fs/cgroup; mkdir -p test-here test-runtime test-machine/c test-session test-elsewhere");
     sh("echo x > /tmp/secret; echo x > /tmp/other; cp /bin/busybox /tmp/busybox-runtime");
+    sh("echo x > /tmp/confined; cp /bin/busybox /tmp/busybox-manager");
+    sh("mkdir -p /etc; printf '%s:x:%s:%s::/:/bin/sh\\n' root 0 0 user 1000 1000 > /etc/passwd");
     fs::write("/tmp/tool", lab::image::FIRST).unwrap();
     sh("chmod +x /tmp/tool");
     let rules = ruleset(
@@ -66,6 +96,17 @@ pub fn host() {
     ));
     let mut plain = Container::created("plain", true);
     plain.start();
+    // The path of an exempt program says nothing in another mount namespace, nor of who is not root.
+    let mut manager = Container::of_host("/tmp/busybox-manager sh", None);
+    let mut user = Container::of_host(&managed(1000, "/tmp/busybox-runtime sh"), None);
+    let mut confined = Container::created("confined", true);
+    enforcer.arm(&confined.target(Stage::Created), &block("/tmp/confined")).unwrap();
+    confined.start();
+    confined.run(&format!(
+        "/tmp/busybox-runtime sh -c 'echo x > /tmp/inside; {}' </dev/null &",
+        waiting("/tmp/go", "/tmp/confined", "/tmp/escaped", "/tmp/unescaped")
+    ));
+    wait_for("/tmp/inside");
 
     let armed = enforcer.arm(&target, &rules).unwrap();
     assert!(!armed.already && armed.tasks >= 4, "{armed:?}");
@@ -108,8 +149,20 @@ pub fn host() {
     }
     assert!(fs::read("/tmp/secret").is_ok(), "the daemon itself");
     assert!(Command::new("cat").arg("/tmp/secret").output().unwrap().status.success(), "and its children");
-    while !Path::new("/tmp/tried").exists() || !Path::new("/tmp/shimmed").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+    for tried in ["/tmp/tried", "/tmp/shimmed", "/tmp/unescaped"] {
+        wait_for(tried);
+    }
+    assert!(!Path::new("/tmp/escaped").exists(), "arming the host let a container's process out");
+    assert!(!confined.reads("/tmp/confined"));
+    enforcer.disarm(&confined.id).unwrap();
+    // A program exempts root alone.
+    assert!(manager.reads("/tmp/secret"));
+    assert!(!user.reads("/tmp/secret") && user.reads("/tmp/other"), "an older one");
+    for program in ["/tmp/busybox-manager", "/tmp/busybox-runtime"] {
+        let reads = |user, file| managed(user, &format!("{program} cat {file}"));
+        assert_eq!(manager.run(&reads(0, "/tmp/secret")), 0, "{program}");
+        assert_eq!(manager.run(&reads(1000, "/tmp/other")), 0, "{program}");
+        assert_ne!(manager.run(&reads(1000, "/tmp/secret")), 0, "{program}");
     }
     assert!(!Path::new("/tmp/opened").exists(), "an older child opened it");
     assert_ne!(fs::read("/tmp/shim").unwrap(), b"", "what a runtime had started elsewhere");
@@ -126,6 +179,7 @@ pub fn host() {
     let enter = |file: &str| moved("test-own", &format!("nsenter -m -t {} cat {file}", own.pid()));
     assert_eq!(older.run(&enter("/tmp/secret")), 0, "who enters is the container's");
     assert_ne!(older.run(&enter("/tmp/other")), 0);
+    assert_eq!(older.run(&moved("test-own", "/tmp/tool")), 126, "who only goes to its cgroup is the host's");
     enforcer.disarm(&own.id).unwrap();
 
     // The daemon goes and comes back.
@@ -135,8 +189,22 @@ pub fn host() {
     let enforcer = Enforcer::open(&options()).unwrap();
     assert_eq!(enforcer.armed().unwrap()[0].id, ContainerId::host());
     enforcer.exempt(&exempt()).unwrap();
+    // It was killed while it disarmed the host, or armed it: what is started then is nobody's.
+    forget_host();
+    assert_eq!(master.run(&moved("test-session", "cat /tmp/secret")), 0);
+    master.open(&format!(
+        "5>/dev/null; {} >/dev/null 2>&1 & true",
+        moved(
+            "test-session",
+            &format!("sh -c \"{}\"", waiting("/tmp/again", "/tmp/other", "/tmp/reopened", "/tmp/retried"))
+        )
+    ));
     assert!(enforcer.arm(&target, &block("/tmp/other")).unwrap().already);
     assert!(older.reads("/tmp/secret") && !older.reads("/tmp/other"));
+    assert_ne!(master.run(&moved("test-session", "cat /tmp/other")), 0);
+    fs::write("/tmp/again", "").unwrap();
+    wait_for("/tmp/retried");
+    assert!(!Path::new("/tmp/reopened").exists(), "one that was started in between opened it");
 
     // The end, and once more.
     enforcer.disarm(&target.id).unwrap();

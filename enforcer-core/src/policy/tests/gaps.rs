@@ -101,12 +101,15 @@ fn an_allowed_pattern_keeps_its_class_a_whitelist() {
     assert!(policy.whitelists().is_empty());
 }
 
-fn host_policy(selector: &str) -> Policy {
-    let text = format!(
+fn host_policy_text(selector: &str) -> String {
+    format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: h}}\nspec:\n  \
          nodeSelector: {{matchLabels: {selector}}}\n  process: {{matchPaths: [{{path: /x}}]}}\n"
-    );
-    let mut parsed = parse("f", &text);
+    )
+}
+
+fn host_policy(selector: &str) -> Policy {
+    let mut parsed = parse("f", &host_policy_text(selector));
     assert_eq!(messages(&parsed), Vec::<String>::new());
     parsed.policies.remove(0)
 }
@@ -127,6 +130,12 @@ fn a_host_policy_is_about_nodes_and_no_container() {
         assert_eq!(selects(&format!("{{a: b, kubearmor.io/hostname: {names}}}"), &one), selected, "{names}");
     }
     assert!(!selects("{kubearmor.io/hostname: one}", &node(&[])), "a node whose name is not known");
+    for nobody in ["''", "','", "' , '"] {
+        let parsed = parse("f", &host_policy_text(&format!("{{kubearmor.io/hostname: {nobody}}}")));
+        let [message] = &messages(&parsed)[..] else { panic!("{nobody}: {:?}", parsed.errors) };
+        assert!(message.contains("`kubearmor.io/hostname` names no host"), "{message}");
+        assert!(parsed.policies.is_empty(), "it would select every node");
+    }
     let pattern = host_policy("{kubearmor.io/hostnamereg: 'one|.*'}");
     assert!(!pattern.selects(&one));
     assert_eq!(gaps(&pattern), [("spec.nodeSelector.matchLabels".into(), GapReason::HostPattern)]);
