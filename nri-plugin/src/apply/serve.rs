@@ -4,6 +4,7 @@
 //! another one follows when the change has ended, and the caller may send [`Request::Confirm`] or [`Request::Revert`]
 //! meanwhile. That a caller goes changes nothing: the change ends in time, by a clock that nobody sets.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{NewFile, Pending, keep};
 use crate::exit::chain;
 use crate::socket::{Socket, SocketError, is_root};
+use crate::store::read;
 
 /// The longest request, in bytes.
 const MAX_REQUEST: u64 = 64 << 20;
@@ -136,6 +138,25 @@ fn refused(why: impl Into<String>) -> Answer {
     Answer::Refused { why: why.into() }
 }
 
+/// Why what the file replaces could not come back into force with the file: of one that has errors, or cannot be read, the
+/// last good version is in force, and that is nowhere but in memory until another version comes.
+fn not_to_come_back(dir: &Path, name: &str) -> Option<String> {
+    let path = dir.join(name);
+    match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        _ => {}
+    }
+    let what = match read(&path) {
+        Ok(text) => format!("has errors: {}", parse(name, &text).errors.first()?),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    Some(format!(
+        "`{}` {what}; reverting would not bring back what is in force of it: mend or remove it first, or apply without \
+         --confirm-within",
+        path.display()
+    ))
+}
+
 impl Changes {
     /// Of the first of these directories. `nudge` is notified when files have changed.
     #[must_use]
@@ -164,6 +185,11 @@ impl Changes {
             if let Some(error) = parse(&file.name, &file.text).errors.first() {
                 return (refused(format!("`{}` has errors: {error}", file.name)), None);
             }
+        }
+        if within.is_some()
+            && let Some(why) = files.iter().find_map(|file| not_to_come_back(dir, &file.name))
+        {
+            return (refused(why), None);
         }
         let mut waiting = self.waiting();
         let result = match within {
@@ -297,11 +323,12 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
                     None => return Ok(()),
                 };
                 // it is this caller's change as long as that has not ended
-                let answer = tokio::task::block_in_place(|| match ends.borrow().is_some() {
-                    true => None,
-                    false => Some(changes.end(keep, "that was asked for")),
-                });
-                if let Some(answer @ Answer::Refused { .. }) = answer {
+                let over = ends.borrow().is_some(); // not within the call below, which tells how it ended
+                if over {
+                    continue;
+                }
+                let answer = tokio::task::block_in_place(|| changes.end(keep, "that was asked for"));
+                if let Answer::Refused { .. } = answer {
                     send(&mut writes, &answer).await?;
                 }
             }

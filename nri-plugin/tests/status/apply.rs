@@ -1,6 +1,8 @@
 //! Changes that wait to be confirmed: the daemon's program and the commands.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -145,4 +147,55 @@ async fn a_change_for_good_and_what_is_no_change() {
         assert_eq!((code, err.contains("1 second to 1 hour")), (1, true), "{err}");
     }
     assert_eq!(files(&daemon), ["calls.yaml"]);
+}
+
+/// A caller that stays, as `apply` at a terminal does.
+struct Caller(BufReader<UnixStream>);
+
+impl Caller {
+    fn new(daemon: &Daemon) -> Self {
+        let caller = UnixStream::connect(daemon.dir.path().join("run/admin.sock")).unwrap();
+        caller.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self(BufReader::new(caller))
+    }
+
+    /// Asks; the next answer.
+    fn ask(&mut self, request: &serde_json::Value) -> serde_json::Value {
+        self.0.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_confirmed_and_reverted_on_its_own_connection() {
+    let (daemon, _runtime, _plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &["--seccomp-only"]).await;
+    let (_, text) = another(&daemon);
+    let files = serde_json::json!([{"name": "calls.yaml", "text": text}]);
+    let apply = serde_json::json!({"request": "apply", "files": files, "confirmWithin": 60_000});
+    for (request, ended, left) in [("revert", "reverted", SECCOMP), ("confirm", "confirmed", &text)] {
+        let mut caller = Caller::new(&daemon);
+        assert_eq!(caller.ask(&apply)["answer"], "pending");
+        assert_eq!(caller.ask(&serde_json::json!({"request": request}))["answer"], ended);
+        assert_eq!(fs::read_to_string(in_force(&daemon)).unwrap(), left, "{request}");
+    }
+    assert_eq!(ask(&daemon, "confirm", &[]).0, 1, "the daemon answers on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_not_come_back_is_not_replaced_for_a_while() {
+    let bad = SECCOMP.replace("action: Block", "action: Blokk");
+    let (daemon, _runtime, _plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &["--seccomp-only"]).await;
+    let (path, text) = another(&daemon);
+    let path = path.to_str().unwrap();
+    daemon.write("calls.yaml", &bad);
+    let (code, _, err) = ask(&daemon, "apply", &["--confirm-within", "1h", path]);
+    assert_eq!((code, err.contains("has errors") && err.contains("would not bring back")), (1, true), "{err}");
+    assert_eq!(fs::read_to_string(in_force(&daemon)).unwrap(), bad);
+    fs::write(in_force(&daemon), [0xff, 0xfe]).unwrap();
+    let (code, _, err) = ask(&daemon, "apply", &["--confirm-within", "1h", path]);
+    assert_eq!((code, err.contains("cannot be read")), (1, true), "{err}");
+    assert_eq!(ask(&daemon, "apply", &[path]).0, 0, "for good it is");
+    assert_eq!(fs::read_to_string(in_force(&daemon)).unwrap(), text);
 }
