@@ -500,9 +500,13 @@ const HOST: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPo
 async fn host_policies(node: &mut Node) -> Result<()> {
     let plain = node.pod("default", "plain", &[]).await?;
     let older = node.idle(&plain, "older").await?;
-    node.daemon.write_policy("host.yaml", HOST)?;
-    node.check("a daemon that is not to enforce it", on_host()?, Some(OPENED));
+    // this daemon has no label of its own
+    node.daemon.write_policy("host.yaml", &HOST.replace(", rack: a", ""))?;
+    let known = becomes_known(node)?;
+    node.check("a daemon that is not to enforce it knows it", known, true);
+    node.check("and leaves the host alone", on_host()?, Some(OPENED));
     node.daemon.end(Signal::SIGTERM)?;
+    node.daemon.write_policy("host.yaml", HOST)?;
     let containerd = which("containerd")?;
     let arguments = ["--host-policies", "--node-label=rack=a", &format!("--host-exempt={containerd}")];
     node.daemon.options_mut().arguments.extend(arguments.map(str::to_owned));
@@ -571,6 +575,21 @@ async fn host_policies(node: &mut Node) -> Result<()> {
     node.daemon.remove_policy("host.yaml")?;
     node.check("lifted", host_becomes(OPENED)?, true);
     Ok(())
+}
+
+/// Waits up to half a minute until the daemon says that there is one host policy, and that it does not enforce it.
+fn becomes_known(node: &mut Node) -> Result<bool> {
+    let program = node.daemon.options_mut().program.clone();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        let status = Command::new(&program).args(["status", "-o", "json"]).output()?;
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        if status.pointer("/daemon/host/notEnforced").and_then(serde_json::Value::as_u64) == Some(1) {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(false)
 }
 
 /// Waits up to half a minute until a process of the host ends so.

@@ -22,6 +22,7 @@ use enforcer_core::ruleset::{Class, Origin};
 use serde::Serialize;
 
 use self::owner::Owner;
+use crate::apply::changes::News;
 use crate::container::{Container, name_policies};
 use crate::order::Notice;
 use crate::registry::Registry;
@@ -333,14 +334,22 @@ impl Alerts {
         alert
     }
 
-    /// The alert of a change of the policies that was reverted.
+    /// The alert of a change of the policies that was reverted, or could not be.
     #[must_use]
-    pub fn reverted(&self, files: &[String], why: &str, now: SystemTime) -> Alert {
+    pub fn change(&self, news: News<'_>, now: SystemTime) -> Alert {
         let mut alert = self.blank(now);
         (alert.kind, alert.operation, alert.action, alert.result) =
             (SYSTEM_EVENT, "Process", "Audit", "Passed");
-        alert.message = format!("a change of the policies was reverted: {why}: {}", files.join(", "));
-        alert.data = "notice=reverted".into();
+        (alert.message, alert.data) = match news {
+            News::Reverted(files, why) => (
+                format!("a change of the policies was reverted: {why}: {}", files.join(", ")),
+                "notice=reverted".into(),
+            ),
+            News::NotReverted(why) => (
+                format!("a change of the policies that was not confirmed cannot be reverted: {why}"),
+                "notice=not-reverted".into(),
+            ),
+        };
         alert
     }
 

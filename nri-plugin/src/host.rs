@@ -125,7 +125,34 @@ pub fn enter(host: &Subject, registry: &Registry, orders: &Sender<Order>) {
 
 #[cfg(test)]
 mod tests {
+    use enforcer_core::enforce::{Stage, Target};
+    use enforcer_core::policy::parse;
+
     use super::*;
+    use crate::container::Selection;
+    use crate::kernel::recording::Recording;
+    use crate::set::PolicySet;
+
+    #[test]
+    fn a_daemon_that_is_not_to_enforce_host_policies_ends_those_of_an_earlier_one() {
+        let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {name: h}\n\
+            spec: {nodeSelector: {matchLabels: {a: b}}, file: {matchPaths: [{path: /x}]}, action: Block}\n";
+        let set = PolicySet::new(parse("h.yaml", text).policies.into_iter().map(Arc::new).collect());
+        let selection = Selection { host: Some(Postures::default()), ..Selection::default() };
+        let host = Subject::of_host([("a".to_owned(), "b".to_owned())].into());
+        let merged = selection.resolve(&set, &host, Wish::None).unwrap();
+        let kernel = Recording::default();
+        let target = Target { id: ContainerId::host(), pid: 1, stage: Stage::Running };
+        kernel.arm(&target, &merged.ruleset).unwrap();
+        kernel.calls();
+        assert_eq!(begin(&kernel, &HostConfig::default()), Ok(vec![]));
+        assert_eq!((kernel.calls(), kernel.ids()), (vec!["disarm (host)".to_owned()], vec![]));
+        assert_eq!(begin(&kernel, &HostConfig::default()), Ok(vec![]));
+        assert_eq!(kernel.calls(), [""; 0], "once");
+        kernel.arm(&target, &merged.ruleset).unwrap();
+        kernel.breaks("disarm", true);
+        assert!(begin(&kernel, &HostConfig::default()).is_err(), "it is in force still");
+    }
 
     #[test]
     fn a_node_has_the_labels_of_every_node_and_its_own() {

@@ -37,7 +37,8 @@ use crate::alert::Alerts;
 use crate::api::reports::Reports;
 use crate::api::{Api, Health};
 use crate::apparmor;
-use crate::apply::serve::{Changes, Desk, revert_left};
+use crate::apply::changes::{Changes, Found, News as OfChange, revert_left};
+use crate::apply::serve::Desk;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
@@ -133,7 +134,7 @@ fn serve(
     config: &Config,
     store: Store,
     api: Option<Api>,
-    news: (News, Vec<String>),
+    news: (News, Found),
     set: Arc<PolicySet>,
     chosen: Chosen,
 ) -> anyhow::Result<()> {
@@ -155,7 +156,7 @@ async fn daemon(
     config: &Config,
     store: Store,
     api: Option<Api>,
-    (mut news, left): (News, Vec<String>),
+    (mut news, left): (News, Found),
     set: Arc<PolicySet>,
     Chosen { lock, kernel, profiles, .. }: Chosen,
 ) -> anyhow::Result<()> {
@@ -264,15 +265,12 @@ async fn daemon(
         };
         tokio::spawn(crate::watch::watch(store, dirs, RESCAN, policies, nudge, each))
     };
-    let reverted = {
+    let of_change = {
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
-        move |files: &[String], why: &str| reporter.report(alerts.reverted(files, why, SystemTime::now()))
+        Box::new(move |news: OfChange<'_>| reporter.report(alerts.change(news, SystemTime::now())))
     };
-    if !left.is_empty() {
-        reverted(&left, "the daemon ended before it was confirmed");
-    }
-    let changes = Changes::new(&config.policy_dirs, Arc::clone(&nudge), Box::new(reverted));
-    let desk = tokio::spawn(desk.serve(changes));
+    let changes = Changes::new(&config.policy_dirs, left, selection.clone(), Arc::clone(&nudge), of_change);
+    let desk = tokio::spawn(desk.serve(Arc::clone(&changes)));
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {
@@ -328,6 +326,7 @@ async fn daemon(
         node_name: config.node_name.clone(),
         host,
         host_exempt,
+        changes,
     };
     let status = Arc::new(status);
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());

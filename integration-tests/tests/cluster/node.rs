@@ -1,13 +1,14 @@
 //! How the test gets its node: it starts itself again in namespaces, and tidies up when that has ended.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lab::image;
 use lab::podman::Podman;
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
 use super::cluster::Cluster;
@@ -17,7 +18,7 @@ const INSIDE: &str = "NRI_ENFORCER_CLUSTER_DIR";
 /// The image of the chart, as podman names it.
 pub const IMAGE: &str = "localhost/nri-enforcer";
 /// What `make image-programs` makes.
-const PROGRAMS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/../image");
+pub const PROGRAMS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/../image");
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/node.sh");
 
 /// Runs the body of the test `name` in a fresh cluster. What cannot be had fails the test.
@@ -29,6 +30,11 @@ pub fn within(name: &str, body: fn(&mut Cluster) -> Result<()>) -> Result<()> {
     }
     ensure!(Uid::effective().is_root(), "a node needs root");
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster");
+    let lock = File::create(dir.with_extension("lock"))?;
+    let _alone = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("another run has `{}`", dir.display()))?;
+    remove_cgroups(&dir)?; // of a run that was killed: the list is in the directory
     let _none = fs::remove_dir_all(&dir);
     fs::create_dir_all(dir.join("images"))?;
     images(&dir)?;

@@ -58,16 +58,26 @@ impl Pod<'_> {
             .with_context(|| self.describe().unwrap_or_default())
     }
 
-    /// Starts it where it must be refused: what `kubectl describe pod` says, as soon as that has `reason`, or after a
-    /// while. The pod is deleted.
+    /// Starts it where it must be refused: what `kubectl describe pod` says, as soon as kubelet has failed to start its
+    /// container and that has `reason`, or after a while. The pod is deleted.
     pub fn refused(&self, reason: &str) -> Result<String> {
         apply(&self.manifest().to_string())?;
-        let told = || Ok(Some(self.describe()?).filter(|told| told.contains(reason)));
+        let failed = |told: &str| {
+            let event = |line: &str| line.split_whitespace().take(2).eq(["Warning", "Failed"]);
+            told.lines().any(event) || told.contains("StartError")
+        };
+        let told = || Ok(Some(self.describe()?).filter(|told| failed(told) && told.contains(reason)));
         let told = until(&format!("{} is refused", self.name), Duration::from_secs(60), told);
-        let told = told.or_else(|_| self.describe());
-        let ran = phase(&self.get()?) == "Succeeded" || exit_code(&self.get()?) == Some(0);
+        let pod = self.get()?;
+        let ran = phase(&pod) == "Succeeded" || exit_code(&pod) == Some(0);
+        let told = match told {
+            _ if ran => "it ran".to_owned(),
+            Ok(told) => told,
+            // a reason without a failure is none
+            Err(_) => self.describe()?.replace(reason, "(the reason, and no failure)"),
+        };
         self.delete()?;
-        Ok(if ran { "it ran".into() } else { told? })
+        Ok(told)
     }
 
     pub fn get(&self) -> Result<Value> {

@@ -10,7 +10,7 @@ use super::release;
 use super::tools::{apply, must, try_apply, until};
 
 /// Tries one system call.
-const MKDIR: &str = "mkdir /tmp/made && echo made";
+pub const MKDIR: &str = "mkdir /tmp/made && echo made";
 /// The file of the policy `web` of the namespace `default`.
 pub const WEB_PROFILE: &str = "nri-enforcer/default.web.json";
 /// A pod that it selects.
@@ -101,13 +101,14 @@ fn strictly(cluster: &mut Cluster) -> Result<()> {
         "nri-enforcer/default.web.json",
     );
     cluster.check("one with it starts", WEB.run()?.0, 1);
-    apply(&file_policy("shop", "files", "files", "/etc/passwd"))?;
+    // the pod has another name, which is in what is told of it anyhow
+    apply(&file_policy("shop", "no-passwd", "files", "/etc/passwd"))?;
     known(2)?;
     let files =
         Pod { namespace: "shop", name: "files", app: "files", profile: None, command: "cat /etc/passwd" };
-    let told = files.refused("shop/files")?;
-    cluster.check_has("a pod under a file policy is refused where nothing holds it", &told, "shop/files");
-    must(&["delete", "kubearmorpolicy", "-n", "shop", "files"])?;
+    let told = files.refused("shop/no-passwd")?;
+    cluster.check_has("a pod under a file policy is refused where nothing holds it", &told, "shop/no-passwd");
+    must(&["delete", "kubearmorpolicy", "-n", "shop", "no-passwd"])?;
     known(1)?;
     cluster.check("and starts when the policy is gone", files.run()?.0, 0);
     release::apply(cluster, "helm-3", &[&ON[..], &[SECCOMP]].concat())?;

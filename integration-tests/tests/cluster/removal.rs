@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::cluster::{Cluster, LONGEST};
-use super::install::{ON, SECCOMP};
+use super::install::{CONTAINERD, ON, SECCOMP, containerd_before};
 use super::pods::Pod;
 use super::release;
 use super::tools::{NAMESPACE, helm, kubectl, must, until};
@@ -30,8 +30,8 @@ pub fn lets_pods_start_again(cluster: &mut Cluster) -> Result<()> {
     }
     cluster.check("it goes when containerd was restarted", done.is_ok(), true);
     release::rolled_out()?;
-    let config = fs::read_to_string("/etc/containerd/config.toml")?;
-    cluster.check("containerd's configuration is as it was", config.contains("base_runtime_spec"), false);
+    let (config, before) = (fs::read_to_string(CONTAINERD)?, fs::read_to_string(containerd_before(cluster))?);
+    cluster.check("containerd's configuration is as it was", config, before);
     let said = helm("helm-3", &["uninstall", "nri-enforcer", "--wait"])?;
     ensure!(said.good, "{}", said.all());
     until("its pods are gone", LONGEST, || {

@@ -89,22 +89,22 @@ pub fn apply(args: &ApplyArgs) -> Exit {
         Err(problem) => return fail(problem, Exit::No),
     };
     match daemon.ask(&Request::Apply { files, confirm_within }) {
-        Ok(Answer::Applied { dir }) => {
-            print(&inputs, &dir);
+        Ok(Answer::Applied { dir, remarks }) => {
+            print(&inputs, &dir, &remarks);
             say(format!("{}\n", paint(GOOD, "Applied.")));
             Exit::Ok
         }
-        Ok(Answer::Pending { dir }) => {
-            print(&inputs, &dir);
-            wait(daemon, within.unwrap_or_default())
+        Ok(Answer::Pending { dir, remarks }) => {
+            print(&inputs, &dir, &remarks);
+            wait(daemon, within.unwrap_or_default(), remarks.is_empty())
         }
         Ok(answer) => end(answer),
         Err(problem) => fail(problem, Exit::No),
     }
 }
 
-/// What is put where.
-fn print(inputs: &[Input], dir: &Path) {
+/// What is put where, and what of it is not in force.
+fn print(inputs: &[Input], dir: &Path, remarks: &[String]) {
     for Input { path, parsed, .. } in inputs {
         let policies =
             parsed.policies.iter().map(Policy::id).chain(parsed.seccomp.iter().map(SeccompPolicy::id));
@@ -113,14 +113,17 @@ fn print(inputs: &[Input], dir: &Path) {
         let to = dir.join(path.file_name().unwrap_or_default());
         say(format!("{}: {}\n", paint(BOLD, clean(&to.display().to_string())), clean(&policies)));
     }
+    for remark in remarks {
+        complain(format!("{}: not in force: {}\n", paint(WARN, "warning"), clean(remark)));
+    }
 }
 
-fn wait(mut daemon: Daemon, within: Duration) -> Exit {
+fn wait(mut daemon: Daemon, within: Duration, all: bool) -> Exit {
     let terminal = std::io::stdin().is_terminal();
     let or_here = if terminal { ", or press Enter here" } else { "" };
     say(format!(
         "{}: all of it is undone in {} unless you run `nri-enforcer confirm`{or_here}.\n",
-        paint(WARN, "In force for now"),
+        paint(WARN, if all { "In force for now" } else { "In force in part for now" }),
         humantime::format_duration(within)
     ));
     if let (true, Ok(mut requests)) = (terminal, daemon.requests.try_clone()) {

@@ -5,7 +5,10 @@
 //! back the very files that were there before. The record stands in the same directory, so that nothing can part it from
 //! what it is about, and is written before anything changes and removed after everything is as it is to stay.
 
+pub mod changes;
 pub mod command;
+mod left;
+mod remarks;
 pub mod serve;
 
 use std::ffi::OsStr;
@@ -74,6 +77,9 @@ pub enum ApplyError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Somebody else has ended the change.
+    #[error("`{}` is gone: somebody else has ended the change", .0.display())]
+    Gone(PathBuf),
     /// The record is none.
     #[error("`{}` says nothing that can be understood; put the policies in order by hand, and remove it", path.display())]
     Record {
@@ -103,6 +109,9 @@ struct Replaced {
 pub struct Pending {
     dir: PathBuf,
     record: Record,
+    // Whether files may have been put in place: the record has been there. That it is gone does not say that they are not:
+    // confirming removes it first, and may fail then.
+    entered: bool,
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ApplyError {
@@ -110,19 +119,33 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ApplyEr
     move |source| ApplyError::Io { what, path, source }
 }
 
+/// Called before each step that changes the directory. A test has one fail.
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "it fails in tests")]
+const fn step() -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use tests::step;
+
 /// Makes what was done in the directory outlive a loss of power.
 fn settle(dir: &Path) -> Result<(), ApplyError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("write", dir))
+    step().and_then(|()| File::open(dir)).and_then(|dir| dir.sync_all()).map_err(io("write", dir))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), ApplyError> {
-    let mut file = File::create(path).map_err(io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", path))
+    let mut file = step().and_then(|()| File::create(path)).map_err(io("create", path))?;
+    step().and_then(|()| file.write_all(bytes)).and_then(|()| file.sync_all()).map_err(io("write", path))
+}
+
+fn rename(what: &'static str, from: &Path, to: &Path) -> Result<(), ApplyError> {
+    step().and_then(|()| std::fs::rename(from, to)).map_err(io(what, to))
 }
 
 /// Removes a file; one that is not there is fine.
 fn remove(path: &Path) -> Result<(), ApplyError> {
-    match std::fs::remove_file(path) {
+    match step().and_then(|()| std::fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io("remove", path)(error)),
         _ => Ok(()),
     }
@@ -154,8 +177,7 @@ fn put(dir: &Path, files: &[NewFile]) -> Result<(), ApplyError> {
         write(&hidden(file), file.text.as_bytes())?;
     }
     for file in files {
-        let path = dir.join(&file.name);
-        std::fs::rename(hidden(file), &path).map_err(io("put in place", &path))?;
+        rename("put in place", &hidden(file), &dir.join(&file.name))?;
     }
     settle(dir)
 }
@@ -176,7 +198,8 @@ impl Pending {
     /// Puts files into the directory until they are confirmed.
     ///
     /// # Errors
-    /// When a name is none, a change is pending, or the directory cannot be written: then nothing has changed.
+    /// When a name is none, a change is pending, or the directory cannot be written: then nothing has changed, unless what
+    /// has cannot be reverted either. It is [`left`](Self::left) then.
     pub fn begin(dir: &Path, files: &[NewFile]) -> Result<Self, ApplyError> {
         check(files)?;
         if exists(&dir.join(RECORD))? {
@@ -187,7 +210,8 @@ impl Pending {
             Ok(Replaced { name: file.name.clone(), before })
         };
         let files_before: Result<_, ApplyError> = files.iter().map(replaced).collect();
-        let pending = Self { dir: dir.to_owned(), record: Record { files: files_before? } };
+        let mut pending =
+            Self { dir: dir.to_owned(), record: Record { files: files_before? }, entered: false };
         if let Err(error) = pending.enter(files) {
             // as far as it came
             pending.revert()?;
@@ -196,7 +220,7 @@ impl Pending {
         Ok(pending)
     }
 
-    fn enter(&self, files: &[NewFile]) -> Result<(), ApplyError> {
+    fn enter(&mut self, files: &[NewFile]) -> Result<(), ApplyError> {
         let new = self.dir.join(format!("{NEW}record"));
         let text = serde_json::to_vec(&self.record)
             .map_err(|source| ApplyError::Record { path: new.clone(), source })?;
@@ -206,12 +230,12 @@ impl Pending {
             remove(&hidden)?; // of a change that was confirmed, and cut off then
             if *before {
                 let path = self.dir.join(name);
-                std::fs::hard_link(&path, &hidden).map_err(io("keep", &path))?;
+                step().and_then(|()| std::fs::hard_link(&path, &hidden)).map_err(io("keep", &path))?;
             }
         }
         settle(&self.dir)?;
-        let record = self.dir.join(RECORD);
-        std::fs::rename(&new, &record).map_err(io("put in place", &record))?;
+        rename("put in place", &new, &self.dir.join(RECORD))?;
+        self.entered = true;
         settle(&self.dir)?;
         put(&self.dir, files)
     }
@@ -228,7 +252,7 @@ impl Pending {
                     .map_err(|source| ApplyError::Record { path: path.clone(), source })?;
                 let whole = |file: &Replaced| NewFile { name: file.name.clone(), text: String::new() };
                 check(&record.files.iter().map(whole).collect::<Vec<_>>())?;
-                Ok(Some(Self { dir: dir.to_owned(), record }))
+                Ok(Some(Self { dir: dir.to_owned(), record, entered: true }))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io("read", &path)(error)),
@@ -248,30 +272,36 @@ impl Pending {
     ///
     /// # Errors
     /// When the directory cannot be written: it is to be tried again.
-    pub fn revert(&self) -> Result<(), ApplyError> {
-        let recorded = exists(&self.dir.join(RECORD))?;
+    pub fn revert(&mut self) -> Result<(), ApplyError> {
         for Replaced { name, before } in &self.record.files {
             let (path, hidden) = (self.dir.join(name), self.hidden(name));
             remove(&self.dir.join(format!("{NEW}{name}")))?;
             match before {
-                _ if !recorded => {} // nothing has been put in place
-                true if exists(&hidden)? => std::fs::rename(&hidden, &path).map_err(io("put back", &path))?,
+                _ if !self.entered => {} // nothing has been put in place
+                true if exists(&hidden)? => rename("put back", &hidden, &path)?,
                 true => {} // it has been put back already
                 false => remove(&path)?,
             }
-            remove(&hidden)?; // renaming one name of a file over another one of it does nothing
+            // renaming one name of a file over another one of it does nothing
+            remove(&hidden)?;
         }
         remove(&self.dir.join(format!("{NEW}record")))?;
         settle(&self.dir)?;
         remove(&self.dir.join(RECORD))?;
-        settle(&self.dir)
+        settle(&self.dir)?;
+        self.entered = false;
+        Ok(())
     }
 
     /// Keeps what is there now.
     ///
     /// # Errors
-    /// When the directory cannot be written: then it is still pending.
+    /// When the directory cannot be written, or the record is gone: then it is still pending here, and may be reverted. Where
+    /// the record could be removed, but not for good, another daemon takes it as confirmed.
     pub fn confirm(&self) -> Result<(), ApplyError> {
+        if !exists(&self.dir.join(RECORD))? {
+            return Err(ApplyError::Gone(self.dir.join(RECORD)));
+        }
         remove(&self.dir.join(RECORD))?;
         settle(&self.dir)?;
         // what is left of the old files counts for nothing, and goes with the next change

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -40,7 +41,7 @@ fn reverting_brings_back_the_very_files() {
     let (_top, dir) = policies();
     let before = all(&dir);
     let files = [file("a.yaml", "new"), file("link.yaml", "new"), file("c.yaml", "new")];
-    let pending = Pending::begin(&dir, &files).unwrap();
+    let mut pending = Pending::begin(&dir, &files).unwrap();
     assert_eq!(text(&dir, "a.yaml") + &text(&dir, "c.yaml") + &text(&dir, "link.yaml"), "newnewnew");
     assert_eq!(text(&dir, "b.yaml"), "b");
     let visible: Vec<String> = all(&dir).into_keys().filter(|name| !name.starts_with('.')).collect();
@@ -65,61 +66,145 @@ fn another_daemon_reverts_from_the_record_alone() {
     let (_top, dir) = policies();
     let before = all(&dir);
     drop(Pending::begin(&dir, &[file("a.yaml", "new"), file("c.yaml", "new")]).unwrap());
-    let left = Pending::left(&dir).unwrap().unwrap();
+    let mut left = Pending::left(&dir).unwrap().unwrap();
     assert_eq!(left.names().collect::<Vec<_>>(), ["a.yaml", "c.yaml"]);
     left.revert().unwrap();
     assert_eq!(all(&dir), before);
 }
 
-/// Whatever step a daemon dies after, the next one finds what was before, or, once it is confirmed, what is new.
+thread_local! {
+    /// The steps that are still done, and how many fail after them.
+    static STEPS: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+}
+
+pub(super) fn step() -> std::io::Result<()> {
+    let (now, result) = match STEPS.get() {
+        Some((0, 0)) | None => (None, Ok(())),
+        Some((0, failing)) => (Some((0, failing - 1)), Err(std::io::Error::other("cut off"))),
+        Some((done, failing)) => (Some((done - 1, failing)), Ok(())),
+    };
+    STEPS.set(now);
+    result
+}
+
+/// For each of its steps, what it comes to where that fails, and with `failing` so many after it; then it is well. Each finds
+/// a directory of its own in which a change waits, where `waits` says so. The number of steps.
+fn after_each_step(
+    failing: usize,
+    waits: bool,
+    act: impl Fn(&Path, Option<&mut Pending>) -> Result<(), ApplyError>,
+    look: impl Fn(&str, &Path, Option<Pending>, &BTreeMap<String, (u64, Vec<u8>)>),
+) -> usize {
+    for done in 0..1000 {
+        let (_top, dir) = policies();
+        let before = all(&dir);
+        let mut pending = waits.then(|| Pending::begin(&dir, &CHANGE()).unwrap());
+        STEPS.set(Some((done, failing)));
+        let result = act(&dir, pending.as_mut());
+        let untouched = STEPS.replace(None).is_some_and(|(_, left)| left == failing);
+        if untouched {
+            assert!(result.is_ok(), "it has fewer steps");
+            return done;
+        }
+        look(&format!("{failing} fail after {done}"), &dir, pending, &before);
+    }
+    panic!("it has no end");
+}
+
+/// Puts in place, replaces and replaces a link.
+const CHANGE: fn() -> [NewFile; 3] =
+    || [file("a.yaml", "new"), file("c.yaml", "new"), file("link.yaml", "new")];
+
+fn visible(dir: &Path) -> BTreeMap<String, (u64, Vec<u8>)> {
+    all(dir).into_iter().filter(|(name, _)| !name.starts_with('.')).collect()
+}
+
+/// What is there is what was before, and the next change finds nothing in its way and leaves nothing.
+fn is_as_before(what: &str, dir: &Path, before: &BTreeMap<String, (u64, Vec<u8>)>) {
+    assert_eq!(visible(dir), *before, "{what}");
+    Pending::begin(dir, &CHANGE()).unwrap().revert().unwrap();
+    assert_eq!(all(dir), *before, "{what}");
+}
+
+/// Steps fail for good: the daemon has died. The next one finds the record, or none.
 #[test]
 fn it_may_be_cut_off_after_any_step() {
+    let next = |dir: &Path| Pending::left(dir).unwrap().map(|mut left| left.revert().unwrap()).is_some();
+    let dies = usize::MAX;
+    let begin = after_each_step(
+        dies,
+        false,
+        |dir, _| Pending::begin(dir, &CHANGE()).map(drop),
+        |what, dir, _, before| {
+            next(dir);
+            is_as_before(what, dir, before);
+        },
+    );
+    let revert = after_each_step(
+        dies,
+        true,
+        |_, pending| pending.unwrap().revert(),
+        |what, dir, _, before| {
+            next(dir);
+            is_as_before(what, dir, before);
+        },
+    );
+    let confirm = after_each_step(
+        dies,
+        true,
+        |_, pending| pending.unwrap().confirm(),
+        |what, dir, _, before| match next(dir) {
+            true => is_as_before(what, dir, before),
+            false => {
+                let new = ["a.yaml", "c.yaml", "link.yaml"].map(|name| text(dir, name));
+                assert_eq!(new, ["new"; 3], "{what}");
+                Pending::begin(dir, &CHANGE()).unwrap().confirm().unwrap();
+                assert_eq!(all(dir).len(), before.len() + 1, "{what}");
+            }
+        },
+    );
+    assert!(begin > 15 && revert > 8 && confirm > 1, "{begin} {revert} {confirm}");
+}
+
+/// One step fails, and the next works: what is said to be pending still is, and can be reverted.
+#[test]
+fn any_step_may_fail_once() {
+    after_each_step(
+        1,
+        false,
+        |dir, _| Pending::begin(dir, &CHANGE()).map(drop),
+        |what, dir, _, before| is_as_before(what, dir, before),
+    );
+    let again = |what: &str, dir: &Path, pending: Option<Pending>, before: &_| {
+        pending.unwrap().revert().unwrap();
+        is_as_before(what, dir, before);
+    };
+    after_each_step(1, true, |_, pending| pending.unwrap().revert(), again);
+    // where only the old files' names could not go it is confirmed, and has no error
+    let confirm = |_: &Path, pending: Option<&mut Pending>| {
+        let result = pending.unwrap().confirm();
+        CONFIRMED.set(result.is_ok());
+        result
+    };
+    after_each_step(1, true, confirm, |what, dir, pending, before| match CONFIRMED.get() {
+        true => assert_eq!(text(dir, "a.yaml") + &text(dir, "c.yaml"), "newnew", "{what}"),
+        false => again(what, dir, pending, before),
+    });
+}
+
+thread_local! {
+    static CONFIRMED: Cell<bool> = const { Cell::new(false) };
+}
+
+#[test]
+fn a_change_whose_record_is_gone_is_not_confirmed_and_can_be_reverted() {
     let (_top, dir) = policies();
     let before = all(&dir);
-    let files = [file("a.yaml", "new"), file("c.yaml", "new")];
-    let hidden = |name: &str| dir.join(format!("{BEFORE}{name}"));
-    let record = Record {
-        files: vec![
-            Replaced { name: "a.yaml".into(), before: true },
-            Replaced { name: "c.yaml".into(), before: false },
-        ],
-    };
-    let steps: [&dyn Fn(); 6] = [
-        &|| fs::write(dir.join(format!("{NEW}record")), "{\"fil").unwrap(),
-        &|| fs::hard_link(dir.join("a.yaml"), hidden("a.yaml")).unwrap(),
-        &|| fs::write(dir.join(RECORD), serde_json::to_vec(&record).unwrap()).unwrap(),
-        &|| fs::write(dir.join(format!("{NEW}a.yaml")), "ne").unwrap(),
-        &|| {
-            fs::remove_file(dir.join("a.yaml")).unwrap();
-            fs::write(dir.join("a.yaml"), "new").unwrap();
-        },
-        &|| fs::write(dir.join("c.yaml"), "new").unwrap(),
-    ];
-    for done in 0..=steps.len() {
-        steps.iter().take(done).for_each(|step| step());
-        match Pending::left(&dir).unwrap() {
-            Some(left) => left.revert().unwrap(),
-            None => assert!(done < 3, "{done}"),
-        }
-        let visible = |all: BTreeMap<String, (u64, Vec<u8>)>| -> Vec<_> {
-            all.into_iter().filter(|(name, _)| !name.starts_with('.')).collect()
-        };
-        assert_eq!(visible(all(&dir)), visible(before.clone()), "after {done} steps");
-        // and what is left in the way of nobody goes with the next change
-        Pending::begin(&dir, &files).unwrap().revert().unwrap();
-        assert_eq!(all(&dir), before, "after {done} steps");
-    }
-    // reverting, cut off between two files
-    let pending = Pending::begin(&dir, &[file("a.yaml", "new"), file("b.yaml", "new")]).unwrap();
-    fs::rename(hidden("a.yaml"), dir.join("a.yaml")).unwrap();
-    Pending::left(&dir).unwrap().unwrap().revert().unwrap();
+    let mut pending = Pending::begin(&dir, &CHANGE()).unwrap();
+    fs::remove_file(dir.join(RECORD)).unwrap(); // as confirming does first
+    assert!(matches!(pending.confirm(), Err(ApplyError::Gone(_))));
+    pending.revert().unwrap();
     assert_eq!(all(&dir), before);
-    // confirming, cut off before the old files went
-    let again = Pending::begin(&dir, &[file("a.yaml", "new")]).unwrap();
-    fs::remove_file(dir.join(RECORD)).unwrap();
-    assert!(Pending::left(&dir).unwrap().is_none());
-    assert_eq!(text(&dir, "a.yaml"), "new");
-    drop((pending, again));
 }
 
 #[test]
@@ -135,7 +220,7 @@ fn one_change_at_a_time_and_only_files_that_are_read() {
         assert!(matches!(Pending::begin(&dir, &files), Err(ApplyError::Names)));
     }
     assert_eq!(all(&dir), before);
-    let pending = Pending::begin(&dir, &[file("x.yaml", "1")]).unwrap();
+    let mut pending = Pending::begin(&dir, &[file("x.yaml", "1")]).unwrap();
     assert!(matches!(Pending::begin(&dir, &[file("y.yaml", "2")]), Err(ApplyError::Pending)));
     assert!(matches!(keep(&dir, &[file("y.yaml", "2")]), Err(ApplyError::Pending)));
     pending.revert().unwrap();

@@ -102,6 +102,7 @@ mod tests {
             node_name: "node".into(),
             host: enforcer_core::subject::Subject::default(),
             host_exempt: Ok(Vec::new()),
+            changes: crate::apply::changes::Changes::nowhere(),
         };
         let pulses = Pulses { events: Arc::clone(events), reconciler: Arc::clone(reconciler) };
         let kernel = Arc::<Recording>::default();

@@ -84,6 +84,9 @@ pub struct Daemon {
     /// Why selected containers do not get the OCI hook, though the daemon is to put it into them (`--hook`); `None`: they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_hook: Option<String>,
+    /// Why a change of the policies that was not confirmed could not be reverted; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_reverted: Option<String>,
     /// How policies on the host's own processes stand; `None`: the daemon is older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostStatus>,

@@ -21,6 +21,7 @@ use super::policies::{Policies, Stands};
 use crate::api::Health;
 use crate::api::health::Restored;
 use crate::apparmor::Profiles;
+use crate::apply::changes::Changes;
 use crate::container::{Merged, Selection, Wish};
 use crate::inject::Injection;
 use crate::lock::Lock;
@@ -61,6 +62,8 @@ pub struct Status {
     pub host: Subject,
     /// Why policies on it are not enforced though they should be, or what is exempt and not there.
     pub host_exempt: Result<Vec<String>, String>,
+    /// Changes of the policies that wait to be confirmed.
+    pub changes: Arc<Changes>,
 }
 
 impl Status {
@@ -91,6 +94,7 @@ impl Status {
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),
+                not_reverted: self.changes.not_reverted(),
                 host: Some(self.host(&set)),
                 api: self.api.as_ref().map(api),
             },

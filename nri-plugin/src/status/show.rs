@@ -57,6 +57,7 @@ pub fn run(args: &StatusArgs) -> Exit {
     let good = daemon.connected
         && !observes
         && daemon.without_hook.is_none()
+        && daemon.not_reverted.is_none()
         && daemon.host.as_ref().is_none_or(|host| host.problem.is_none() && host.not_enforced == 0)
         && daemon.api.as_ref().is_none_or(|api| api.has_set)
         && document.containers.iter().all(|one| one.state.is_good());
@@ -144,6 +145,12 @@ fn print(document: &Document, good: bool) {
         say(format!(
             "{}\n",
             paint(BAD, clean(&format!("Containers are created without the OCI hook: {why}.")))
+        ));
+    }
+    if let Some(why) = &daemon.not_reverted {
+        say(format!(
+            "{}\n",
+            paint(BAD, clean(&format!("A change that was not confirmed is not reverted: {why}.")))
         ));
     }
     if let Some(api) = &daemon.api {

@@ -43,6 +43,7 @@ impl Node {
             node_name: "node".into(),
             host: enforcer_core::subject::Subject::default(),
             host_exempt: Ok(Vec::new()),
+            changes: crate::apply::changes::Changes::nowhere(),
         };
         Self { registry, status, dir }
     }

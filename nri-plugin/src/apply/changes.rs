@@ -1,0 +1,284 @@
+//! The daemon's changes of its policies: one at a time, each with the clock that ends it.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use enforcer_core::policy::parse;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::left::{Left, Outcome};
+use super::remarks::remarks;
+use super::serve::Answer;
+use super::{ApplyError, NewFile, Pending, keep};
+use crate::container::Selection;
+use crate::exit::chain;
+use crate::store::read;
+
+/// The least and the most that a change waits to be confirmed.
+pub const WITHIN: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// When reverting is tried again after it has failed.
+const AGAIN: Duration = Duration::from_secs(1);
+/// When it is tried again with what was left by an earlier daemon.
+const STUCK: Duration = Duration::from_secs(3);
+
+/// What there is to tell about a change.
+#[derive(Debug, Clone, Copy)]
+pub enum News<'a> {
+    /// These files were put back, and why.
+    Reverted(&'a [String], &'a str),
+    /// Those of a change that was not confirmed cannot be, and why; it is tried on.
+    NotReverted(&'a str),
+}
+
+/// Called with what there is to tell.
+pub type Tell = Box<dyn Fn(News<'_>) + Send + Sync>;
+
+/// Changes of the first policy directory, one at a time.
+pub struct Changes {
+    dirs: Vec<PathBuf>,
+    selection: Selection,
+    nudge: Arc<Notify>,
+    tell: Tell,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    left: Left,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    pending: Pending,
+    until: Instant,
+    ended: watch::Sender<Option<Answer>>,
+    stuck: Option<String>, // why it could not be reverted
+}
+
+/// What was found at the start.
+#[derive(Debug, Default)]
+pub struct Found {
+    left: Left,
+    outcomes: Vec<Outcome>,
+}
+
+/// Locks the policy directories, and reverts what a daemon that has died left pending, before the policies are read.
+pub fn revert_left(dirs: &[PathBuf]) -> Found {
+    let (left, outcomes) = Left::begin(dirs);
+    Found { left, outcomes }
+}
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Changes").field("dirs", &self.dirs).finish_non_exhaustive()
+    }
+}
+
+fn refused(why: impl Into<String>) -> Answer {
+    Answer::Refused { why: why.into() }
+}
+
+/// Why what the file replaces could not come back into force with the file: of one that has errors, or cannot be read, the
+/// last good version is in force, and that is nowhere but in memory until another version comes.
+fn not_to_come_back(dir: &Path, name: &str) -> Option<String> {
+    let path = dir.join(name);
+    match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        _ => {}
+    }
+    let what = match read(&path) {
+        Ok(text) => format!("has errors: {}", parse(name, &text).errors.first()?),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    Some(format!(
+        "`{}` {what}; reverting would not bring back what is in force of it: mend or remove it first, or apply without \
+         --confirm-within",
+        path.display()
+    ))
+}
+
+impl Changes {
+    /// Of the first of these directories, where a daemon found this. `nudge` is notified when files have changed.
+    #[must_use]
+    pub fn new(
+        dirs: &[PathBuf],
+        Found { left, outcomes }: Found,
+        selection: Selection,
+        nudge: Arc<Notify>,
+        tell: Tell,
+    ) -> Arc<Self> {
+        let now = Mutex::new(Now { left, waiting: None });
+        let changes = Arc::new(Self { dirs: dirs.to_vec(), selection, nudge, tell, now });
+        changes.tell_left(&outcomes);
+        changes
+    }
+
+    /// Of a daemon without a policy directory.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Arc<Self> {
+        Self::new(&[], Found::default(), Selection::default(), Arc::default(), Box::new(|_| {}))
+    }
+
+    // after a panic of a holder what is in the directory is the truth, and the next start of the daemon reverts it
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a change that was not confirmed is still there; `None`: none is.
+    #[must_use]
+    pub fn not_reverted(&self) -> Option<String> {
+        let now = self.now();
+        now.left.stuck().or_else(|| now.waiting.as_ref()?.stuck.clone())
+    }
+
+    fn tell_left(&self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Reverted(files) => {
+                    let why = "the daemon ended before it was confirmed";
+                    tracing::warn!(files = files.join(", "), why, "reverted");
+                    (self.tell)(News::Reverted(files, why));
+                    self.nudge.notify_one();
+                }
+                Outcome::Stuck(why) => (self.tell)(News::NotReverted(why)),
+            }
+        }
+    }
+
+    /// Tries again, now and then, what could not be reverted. Never ends.
+    pub(super) async fn settle(&self) {
+        loop {
+            sleep(STUCK).await;
+            let outcomes = tokio::task::block_in_place(|| self.now().left.try_again());
+            self.tell_left(&outcomes);
+        }
+    }
+
+    /// Puts files in place. Where they are to be confirmed, also what tells how that ends.
+    pub(super) fn apply(
+        self: &Arc<Self>,
+        files: &[NewFile],
+        within: Option<Duration>,
+    ) -> (Answer, Option<watch::Receiver<Option<Answer>>>) {
+        let Some(dir) = self.dirs.first() else {
+            return (refused("the daemon has no policy directory (--policy-dir)"), None);
+        };
+        if within.is_some_and(|within| !WITHIN.contains(&within)) {
+            return (refused("a change waits for 1 second to 1 hour"), None);
+        }
+        let mut parsed = Vec::new();
+        for NewFile { name, text } in files {
+            let of_this = parse(name, text);
+            if let Some(error) = of_this.errors.first() {
+                return (refused(format!("`{name}` has errors: {error}")), None);
+            }
+            parsed.push((name.clone(), of_this));
+        }
+        let ends = match self.enter(dir, files, within) {
+            Ok(ends) => ends,
+            Err(why) => return (refused(why), None),
+        };
+        self.nudge.notify_one();
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        tracing::info!(files = names.join(", "), ?within, "applied");
+        let (dir, remarks) = (dir.clone(), remarks(&self.dirs, dir, &parsed, &self.selection));
+        match ends {
+            None => (Answer::Applied { dir, remarks }, None),
+            Some(ends) => (Answer::Pending { dir, remarks }, Some(ends)),
+        }
+    }
+
+    /// Why not is the error.
+    fn enter(
+        self: &Arc<Self>,
+        dir: &Path,
+        files: &[NewFile],
+        within: Option<Duration>,
+    ) -> Result<Option<watch::Receiver<Option<Answer>>>, String> {
+        let mut now = self.now();
+        if let Some(why) = now.left.obstacle() {
+            return Err(why);
+        }
+        if now.waiting.is_some() {
+            return Err(chain(&ApplyError::Pending));
+        }
+        let Some(within) = within else {
+            return keep(dir, files).map(|()| None).map_err(|error| chain(&error));
+        };
+        if let Some(why) = files.iter().find_map(|file| not_to_come_back(dir, &file.name)) {
+            return Err(why);
+        }
+        let pending = match Pending::begin(dir, files) {
+            Ok(pending) => pending,
+            Err(error) => {
+                let outcome = now.left.look();
+                drop(now);
+                self.tell_left(outcome.as_slice());
+                return Err(chain(&error));
+            }
+        };
+        let (ended, ends) = watch::channel(None);
+        let until = Instant::now() + within;
+        now.waiting = Some(Waiting { pending, until, ended, stuck: None });
+        drop(now);
+        let changes = Arc::clone(self);
+        tokio::spawn(async move { changes.end_in_time(until).await });
+        Ok(Some(ends))
+    }
+
+    async fn end_in_time(&self, until: Instant) {
+        sleep_until(until).await;
+        loop {
+            // another one may wait by now
+            let due = self.now().waiting.as_ref().is_some_and(|waiting| waiting.until <= Instant::now());
+            if !due {
+                return;
+            }
+            match tokio::task::block_in_place(|| self.end(false, "it was not confirmed in time")) {
+                Answer::Refused { why } => tracing::error!(why, "cannot revert; will try again"),
+                _ => return,
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Ends what is pending.
+    pub(super) fn end(&self, keep: bool, why: &str) -> Answer {
+        let mut now = self.now();
+        let Now { left, waiting } = &mut *now;
+        let Some(Waiting { pending, until, ended, stuck }) = waiting else {
+            return left.obstacle().map_or(Answer::Nothing, refused);
+        };
+        if keep && *until <= Instant::now() {
+            return refused("it comes too late: the change is being reverted");
+        }
+        let done = if keep { pending.confirm() } else { pending.revert() };
+        if let Err(error) = done {
+            let why = chain(&error);
+            if !keep && stuck.as_ref() != Some(&why) {
+                (self.tell)(News::NotReverted(&why));
+                *stuck = Some(why.clone());
+            }
+            return refused(why);
+        }
+        let files: Vec<String> = pending.names().map(str::to_owned).collect();
+        let answer = match keep {
+            true => {
+                tracing::info!(files = files.join(", "), "confirmed");
+                Answer::Confirmed { files }
+            }
+            false => {
+                tracing::warn!(files = files.join(", "), why, "reverted");
+                (self.tell)(News::Reverted(&files, why));
+                Answer::Reverted { files, why: why.to_owned() }
+            }
+        };
+        ended.send_replace(Some(answer.clone()));
+        *waiting = None;
+        drop(now);
+        self.nudge.notify_one();
+        answer
+    }
+}
