@@ -94,6 +94,7 @@ struct Known {
     stage: Stage,             // of `process`
     root: RootAt,
     armed: Option<RulesetDigest>,
+    armed_here: bool,       // by this daemon
     failed: Option<String>, // why the container is not what the policies say, until it is
     unwatched: bool,        // ran while nobody could have armed it
     gone_once: bool,        // its process was dead at the last sweep already
@@ -246,6 +247,7 @@ impl<K: Kernel> Reconciler<K> {
             stage: Stage::Created,
             root: RootAt::Process,
             armed: None,
+            armed_here: false,
             failed: None,
             unwatched: false,
             gone_once: false,
@@ -383,7 +385,8 @@ impl<K: Kernel> Reconciler<K> {
         if let Some(known) = self.known.get_mut(id) {
             match result {
                 Ok(()) => {
-                    (known.armed, known.failed, known.unwatched) = (Some(ruleset.digest()), None, false)
+                    (known.armed, known.failed, known.unwatched) = (Some(ruleset.digest()), None, false);
+                    known.armed_here = true;
                 }
                 Err(error) => known.failed = Some(chain(error)),
             }

@@ -269,6 +269,20 @@ mod tests {
         prop_oneof![0..20_u64, any::<u64>(), Just(u64::MAX), (0..64_u32).prop_map(|shift| 1 << shift)]
     }
 
+    #[test]
+    fn what_differs_in_one_bit_is_one_in_as_many_steps_as_it_takes() {
+        let part = |value| {
+            let mut region = Region::ANY;
+            region.0[2] = Cube::new(0xff, value);
+            (region, 1)
+        };
+        let joined = |values: &[u64]| join(values.iter().map(|value| part(*value)).collect()).len();
+        assert_eq!(joined(&[4, 5]), 1);
+        assert_eq!(joined(&[4, 5, 6, 7]), 1);
+        assert_eq!(joined(&[0, 1, 3]), 2);
+        assert_eq!(joined(&[1, 2, 4, 8]), 4);
+    }
+
     proptest! {
         #[test]
         fn a_range_has_what_is_within(low in value(), high in value(), x in value(), narrow in any::<bool>()) {

@@ -19,8 +19,12 @@ use crate::roots::{Asked, Found, all};
 
 /// Containers that are made up to date before the next order is taken.
 const TOGETHER: usize = 256;
-/// No more paths are waited for after this: a start is waiting, or may be.
+/// No more paths are waited for after this, and no more links followed: a start is waiting, or may be.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// Containers whose links are followed before it is looked how long that took, and how long so many may take for twice as
+/// many to be next.
+const FIRST: usize = 4;
+const QUICK: Duration = Duration::from_millis(25);
 
 /// A container of the queue, and what the policies say about it now.
 struct Looked {
@@ -38,6 +42,9 @@ struct Exchange {
     ruleset: Arc<Ruleset>,
     lifted: bool, // no policy selects the container any more
 }
+
+/// A container, what of its look-ups before still counts, and what was found now; `None` where nothing is wanted of it.
+type Answered = (Looked, Option<Kept>, Option<Found>);
 
 /// Containers whose paths are being looked up.
 pub(super) struct Batch {
@@ -69,10 +76,29 @@ impl<K: Kernel> Reconciler<K> {
         if complete && !self.queue.is_empty() {
             self.ahead = Some(self.next_batch());
         }
-        self.apply(found);
+        self.apply(again, begin, found);
     }
 
-    fn apply(&mut self, found: Vec<(Looked, Option<Kept>, Option<Found>)>) {
+    /// Puts the rules of containers in force, in whose roots this was found, or gives containers back.
+    fn apply(&mut self, again: bool, begin: Instant, found: Vec<Answered>) {
+        let mut found = found.into_iter();
+        let mut exchanges = Vec::new();
+        let mut together = FIRST;
+        while found.len() > 0 {
+            let part = Instant::now();
+            let some = found.by_ref().take(together).collect();
+            exchanges.extend(self.settle_some(some));
+            if begin.elapsed() > PATIENCE {
+                break;
+            }
+            together = if part.elapsed() < QUICK { together.saturating_mul(2) } else { FIRST };
+        }
+        let rest = found.map(|(one, kept, _)| (one, Some(kept))).collect();
+        self.put_back(Batch { again, looked: rest, asked: Asked::default() });
+        self.exchange(&exchanges);
+    }
+
+    fn settle_some(&mut self, found: Vec<Answered>) -> Vec<Exchange> {
         let mut pending = Vec::new();
         let mut without = Vec::new();
         for (one, kept, found) in found {
@@ -89,11 +115,8 @@ impl<K: Kernel> Reconciler<K> {
         let (with, unlinked): (Vec<_>, Vec<_>) = pending.into_iter().unzip();
         let linked = self.link_all(&unlinked);
         let with = with.into_iter().zip(linked).map(|(one, linked)| (one, Some(Arc::clone(&linked.ruleset))));
-        let mut exchanges = Vec::new();
-        for (one, ruleset) in with.chain(without.into_iter().map(|one| (one, None))) {
-            exchanges.extend(self.settle_one(one, ruleset));
-        }
-        self.exchange(&exchanges);
+        let all = with.chain(without.into_iter().map(|one| (one, None)));
+        all.filter_map(|(one, ruleset)| self.settle_one(one, ruleset)).collect()
     }
 
     /// The first containers of the queue, whose paths begin to be looked up.
@@ -164,6 +187,11 @@ impl<K: Kernel> Reconciler<K> {
         let Looked { id, container, process, stage, .. } = looked;
         let known = self.known.get_mut(&id)?;
         match (wanted, known.armed) {
+            // an earlier daemon may have been killed on the way: what it had not done is done by arming it again
+            (Some(ruleset), Some(_)) if id.is_host() && !known.armed_here => {
+                self.arm_late(&id, &container, process, stage, ruleset);
+                None
+            }
             (Some(ruleset), Some(armed)) if ruleset.digest() == armed => {
                 known.failed = None;
                 self.registry.fail(&id, None);

@@ -65,6 +65,19 @@ fn the_next_daemon_lifts_what_no_policy_says_any_more() {
 }
 
 #[test]
+fn the_next_daemon_does_what_is_not_done_of_arming_it() {
+    for path in ["/x", "/y"] {
+        let kernel = Arc::<Recording>::default();
+        drop(Fixture::of_host(Arc::clone(&kernel), host_policy("/x")));
+        kernel.calls();
+        let mut f = Fixture::of_host(Arc::clone(&kernel), host_policy(path));
+        assert_eq!(f.kernel.calls(), ["arm (host) 1 Running"], "{path}");
+        f.take(Order::Sweep);
+        assert_eq!(f.kernel.calls(), Vec::<String>::new(), "once");
+    }
+}
+
+#[test]
 fn host_policies_are_gaps_unless_they_are_enforced() {
     let (set, host) = (host_policy("/x"), host());
     let mut selection = Selection { host: Some(Postures::default()), ..Selection::default() };
