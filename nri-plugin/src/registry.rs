@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
@@ -35,7 +36,7 @@ struct Entry {
     ruleset: Option<RulesetDigest>,
     ended: bool,
     problem: Option<String>,
-    gaps: usize,
+    gaps: Arc<[Gap]>,
     lacks: Option<String>,
 }
 
@@ -48,8 +49,8 @@ pub struct Standing {
     pub problem: Option<String>,
     /// What of its rules is not in force beside those that are, and why.
     pub lacks: Option<String>,
-    /// How many of its paths have gaps, by their links.
-    pub gaps: usize,
+    /// The links among its paths that are not followed, each a gap.
+    pub gaps: Arc<[Gap]>,
     /// Other names by which paths of its rules count, by links in the container, in words; the first `NAMES`.
     pub names: Vec<String>,
 }
@@ -95,8 +96,8 @@ impl Registry {
         }
     }
 
-    /// Remembers how many gaps the links of a container make.
-    pub fn has_gaps(&self, id: &ContainerId, gaps: usize) {
+    /// Remembers the gaps that the links of a container make.
+    pub fn has_gaps(&self, id: &ContainerId, gaps: Arc<[Gap]>) {
         if let Some(entry) = self.write().containers.get_mut(id) {
             entry.gaps = gaps;
         }
@@ -113,7 +114,7 @@ impl Registry {
             armed: entry.ruleset.is_some(),
             problem: entry.problem.clone(),
             lacks: entry.lacks.clone(),
-            gaps: entry.gaps,
+            gaps: Arc::clone(&entry.gaps),
             names: links.iter().take(NAMES).map(ToString::to_string).collect(),
         }
     }

@@ -49,7 +49,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Linked {
     pub(super) ruleset: Arc<Ruleset>,
-    pub(super) gaps: Vec<Gap>,
+    pub(super) gaps: Arc<[Gap]>,
 }
 
 impl Linked {
@@ -65,7 +65,7 @@ impl Linked {
             true => Arc::clone(&merged.ruleset),
             false => Arc::new(ruleset),
         };
-        Self { ruleset, gaps }
+        Self { ruleset, gaps: gaps.into() }
     }
 }
 
@@ -175,7 +175,7 @@ impl<K: Kernel> Reconciler<K> {
                 found: Arc::clone(&one.found),
             });
             known.names = names;
-            self.registry.has_gaps(&one.id, linked.gaps.len());
+            self.registry.has_gaps(&one.id, Arc::clone(&linked.gaps));
             let before = known.linked.replace(Arc::clone(&linked));
             if before.is_none_or(|before| !Arc::ptr_eq(&before, &linked)) {
                 tell_links(&known.container, &linked);

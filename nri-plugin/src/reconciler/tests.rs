@@ -718,6 +718,17 @@ fn links_in_the_container_are_followed_when_it_is_armed_and_when_policies_change
 }
 
 #[test]
+fn a_link_that_is_not_followed_is_told_with_its_policy() {
+    let mut f = Fixture::new(processes("p", "/bin/ls"));
+    f.lives(7, "c1");
+    f.link(7, "bin/ls", "toybox");
+    assert_eq!(f.start(&container("c1", "default", "web"), 7), Ok(()));
+    let gaps = f.registry.standing(&ContainerId::new("c1").unwrap()).gaps;
+    let told: Vec<_> = gaps.iter().map(|gap| (gap.policy.name.as_str(), gap.reason)).collect();
+    assert_eq!(told, [("p", enforcer_core::coverage::GapReason::MultiCall)]);
+}
+
+#[test]
 fn what_a_container_makes_of_its_links_takes_no_name_away() {
     let mut f = Fixture::new(processes("p", "/bin/ls"));
     f.lives(7, "c1");

@@ -31,6 +31,8 @@ pub(super) struct Stands {
     pub(super) seccomp: Vec<Arc<SeccompPolicy>>,
     /// What the rules come to.
     pub(super) merged: Option<Arc<Merged>>,
+    /// The links among their paths that are not followed.
+    pub(super) links: Arc<[Gap]>,
 }
 
 /// Every policy in force, and what is known of it.
@@ -70,7 +72,7 @@ impl Policies {
         // once, and not for each policy: all of them together have as many as the container has
         let (mut gaps_of, mut with_rules) = (HashMap::<&PolicyId, Vec<&Gap>>::new(), HashSet::new());
         if let Some(merged) = stands.merged.as_deref().filter(|_| !stands.rules.is_empty()) {
-            for gap in &merged.coverage.gaps {
+            for gap in merged.coverage.gaps.iter().chain(stands.links.iter()) {
                 let gaps = gaps_of.entry(&gap.policy).or_default();
                 if gaps.len() < MAX_GAPS {
                     gaps.push(gap);

@@ -27,6 +27,7 @@ use crate::inject::Injection;
 use crate::lock::Lock;
 use crate::registry::{Registry, Standing};
 use crate::seccomp::ledger::{Created, Entry, State as Profile};
+use crate::seccomp::profiles::selecting;
 use crate::set::PolicySet;
 use crate::socket::{Socket, SocketError, is_root};
 
@@ -162,23 +163,30 @@ impl Status {
     fn describe(&self, set: &PolicySet, entry: &Entry) -> (ContainerStatus, Stands) {
         let container = &entry.container;
         let subject = &container.subject;
-        let switched_off = self.selection.honour_pod_annotations && container.wish == Wish::Disabled;
-        let exempt = match (self.selection.exempt.contains(&subject.namespace), switched_off) {
-            (true, _) => Some("its namespace is exempt"),
-            (false, true) => Some("its pod switched enforcement off, and may"),
-            (false, false) => None,
+        let wish = if self.selection.honour_pod_annotations { container.wish } else { Wish::None };
+        let wished = match wish {
+            Wish::None => None,
+            Wish::Disabled => Some("its pod switched enforcement off, and may"),
+            Wish::Audited => Some("its pod has policies audited only, and may"),
+        };
+        // a namespace is exempt by the node's configuration, so policies do not count it against themselves
+        let of_namespace = self.selection.exempt.contains(&subject.namespace);
+        let exempt = match of_namespace {
+            true => Some("its namespace is exempt"),
+            false => wished.filter(|_| wish == Wish::Disabled),
         };
         let by_seccomp = self.seccomp.selecting(set, container);
         let merged = self.selection.resolve(set, subject, container.wish);
         let standing = self.registry.standing(&container.id);
-        let by_rules: Vec<Arc<Policy>> = match exempt {
-            Some(_) => Vec::new(),
-            None => set.selecting(subject).into_iter().cloned().collect(),
+        let by_rules: Vec<Arc<Policy>> = match of_namespace {
+            true => Vec::new(),
+            false => set.selecting(subject).into_iter().cloned().collect(),
         };
-        let mut policies: Vec<String> = by_rules.iter().map(|policy| policy.id().to_string()).collect();
+        let in_force = by_rules.iter().filter(|_| exempt.is_none());
+        let mut policies: Vec<String> = in_force.map(|policy| policy.id().to_string()).collect();
         policies.extend(by_seccomp.iter().map(|policy| policy.id().to_string()));
         policies.sort_unstable();
-        let of_rules = merged.as_ref().map_or(0, |merged| merged.coverage.gaps.len() + standing.gaps);
+        let of_rules = merged.as_ref().map_or(0, |merged| merged.coverage.gaps.len() + standing.gaps.len());
         let of_profile = entry.gaps.unwrap_or_else(|| self.seccomp.gaps_alone(&by_seccomp, &entry.created));
         let gaps = of_rules + if by_seccomp.is_empty() { 0 } else { of_profile };
         let seccomp = profile(entry, !by_seccomp.is_empty());
@@ -192,13 +200,17 @@ impl Status {
                 (Profile::NotApplied | Profile::PendingRestart, Some(profile)) => {
                     Some(profile.reason.clone())
                 }
-                _ => None,
+                _ => wished.map(str::to_owned),
             },
             profile_gaps: of_profile,
-            without_rules: uncovered.clone(),
+            without_rules: uncovered.clone().or_else(|| wished.map(str::to_owned)),
             rules: by_rules,
-            seccomp: by_seccomp.clone(),
+            seccomp: match wished.filter(|_| !of_namespace) {
+                Some(_) => selecting(set, subject),
+                None => by_seccomp.clone(),
+            },
             merged: merged.clone(),
+            links: Arc::clone(&standing.gaps),
         };
         let (state, reason) = match (entry.state, exempt, uncovered) {
             (Profile::Ended, _, _) => (State::Ended, String::new()),
@@ -223,7 +235,7 @@ impl Status {
             container: if subject.host { "(host)".to_owned() } else { subject.container.clone() },
             host: subject.host,
             labels: Some(subject.labels.clone()),
-            audited: self.selection.honour_pod_annotations && container.wish == Wish::Audited,
+            audited: wish == Wish::Audited,
             state,
             reason,
             policies,

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use enforcer_core::coverage::{Gap, GapReason};
 use enforcer_core::policy::parse;
 use tokio::sync::watch;
 
@@ -74,8 +75,17 @@ fn rules_of_the_kernel_are_armed_or_it_is_told_why_not() {
     assert!(state == State::NotCovered && reason.contains("not armed yet"), "{reason}");
     node.arm(&web);
     assert_eq!(node.state(), (State::Armed, String::new(), 0));
-    node.registry.has_gaps(&web.id, 2);
+    let link = |path: &str| Gap {
+        policy: node.status.policies.borrow().policies()[0].id().clone(),
+        field: path.into(),
+        reason: GapReason::Link,
+        advice: String::new(),
+    };
+    node.registry.has_gaps(&web.id, [link("/a"), link("/b")].into());
     assert_eq!(node.state().2, 2, "links that are not followed");
+    let told = node.status.policies().remove(0);
+    let fields: Vec<_> = told.gaps.iter().map(|gap| gap.field.as_str()).collect();
+    assert_eq!((fields, told.containers, told.uncovered), (vec!["/a", "/b"], 1, 0));
     node.registry.fail(&web.id, Some("no memory".into()));
     assert_eq!(node.state(), (State::NotCovered, "no memory".into(), 2));
     node.registry.add(Arc::clone(&web));
@@ -184,6 +194,35 @@ fn each_policy_is_told_with_the_containers_that_it_is_and_is_not_in_force_on() {
         (1, 1, "spec.file.matchPaths[0]")
     );
     assert!(one.reason.contains("they are gaps"), "{}", one.reason);
+}
+
+/// Nothing of a policy is denied where a pod has it switched off, or audited only.
+#[test]
+fn a_policy_is_not_in_force_where_a_pod_wished_it_away() {
+    for (honour_pod_annotations, wish, wanted) in [
+        (false, Wish::Disabled, (1, 0, "")),
+        (false, Wish::Audited, (1, 0, "")),
+        (true, Wish::None, (1, 0, "")),
+        (true, Wish::Disabled, (0, 1, "its pod switched enforcement off, and may")),
+        (true, Wish::Audited, (0, 1, "its pod has policies audited only, and may")),
+    ] {
+        let selection = Selection { honour_pod_annotations, ..Selection::default() };
+        let node = Node::new(&format!("{FILES}---\n{CALLS}"), selection);
+        let one = Arc::new(Container { wish, ..Container::clone(&container("c1", "n", "web")) });
+        node.add(&one, Created { policies: Some("d".into()), ..Created::default() });
+        if (honour_pod_annotations, wish) != (true, Wish::Disabled) {
+            node.arm(&one);
+        }
+        for told in node.status.policies() {
+            let stands = (told.containers, told.uncovered, told.reason.as_str());
+            assert_eq!(stands, wanted, "{honour_pod_annotations} {wish:?} {}", told.name);
+        }
+    }
+    // what the node's configuration takes out is not selected
+    let exempt = Selection { exempt: ["n".to_owned()].into(), ..Selection::default() };
+    let node = Node::new(&format!("{FILES}---\n{CALLS}"), exempt);
+    node.add(&container("c1", "n", "web"), Created::default());
+    assert!(node.status.policies().iter().all(|one| (one.containers, one.uncovered) == (0, 0)));
 }
 
 #[test]
