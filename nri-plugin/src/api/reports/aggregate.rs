@@ -15,6 +15,8 @@ use crate::status::document::PolicyGap;
 pub(super) const MAX_NODES: usize = 10_000;
 /// The most bytes that all reports have here: three times what 1,000 nodes with 1,000 policies have.
 const MAX_BYTES: usize = 128 << 20;
+/// The most bytes of a text of a gap: a hundred of these are far less than etcd takes.
+const MAX_GAP: usize = 512;
 /// The longest uid that is one, in bytes; the API server's have 36.
 const MAX_UID: usize = 64;
 /// Fewer texts than this are not looked through for those that nobody has any more.
@@ -81,9 +83,9 @@ impl Troubles {
     }
 }
 
-/// What all nodes together say of a policy.
+/// What all nodes together say of a policy. The texts are those of the reports: many policies may have the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Sum {
+pub(super) struct Sum<'a> {
     /// The nodes that have this generation, or a later one.
     pub(super) nodes: u32,
     /// The nodes that have an earlier one.
@@ -91,21 +93,21 @@ pub(super) struct Sum {
     /// The nodes that have told of no version of it: their reports leave it out, or had no place here.
     pub(super) untold: u32,
     /// The nodes among `nodes` whose runtime is not connected, and the first of them: their containers are not known.
-    pub(super) disconnected: Option<(u32, String)>,
+    pub(super) disconnected: Option<(u32, &'a str)>,
     /// The containers that it is enforced on.
     pub(super) containers: u64,
     /// The containers that are without it.
     pub(super) uncovered: u64,
     /// The first node with such, and why.
-    pub(super) why: Option<(String, String)>,
+    pub(super) why: Option<(&'a str, &'a str)>,
     /// The nodes that refuse it, and what the first of them says.
-    pub(super) refused: Option<(u32, String)>,
+    pub(super) refused: Option<(u32, &'a str)>,
     /// The nodes on which an older version is in force.
     pub(super) older: u32,
     /// The nodes on which another policy counts in its place, and the first of them.
-    pub(super) overridden: Option<(u32, String)>,
+    pub(super) overridden: Option<(u32, &'a str)>,
     /// What is not enforced, and on how many nodes.
-    pub(super) gaps: BTreeMap<PolicyGap, u32>,
+    pub(super) gaps: BTreeMap<&'a PolicyGap, u32>,
 }
 
 impl Nodes {
@@ -133,6 +135,11 @@ impl Nodes {
         let uids: usize = self.uids.iter().map(|uid| bytes(uid)).sum();
         let troubles: usize = self.troubles.iter().map(|troubles| troubles.bytes()).sum();
         self.bytes = entries.saturating_add(uids).saturating_add(troubles);
+    }
+
+    #[cfg(test)]
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes a report, which was written so long ago by its own clock. For which there is no room, that node's policies are
@@ -168,14 +175,15 @@ impl Nodes {
             entries.push(self.entry(one));
         }
         let mut node = Node { renewed, connected: report.daemon.connected, entries };
-        self.bytes = self.bytes.saturating_add(node.bytes());
-        if self.bytes > most {
-            self.bytes = self.bytes.saturating_sub(node.bytes());
+        if self.bytes.saturating_add(node.bytes()) > most {
+            self.tidy(); // texts that nobody has any more may have the room
+        }
+        if self.bytes.saturating_add(node.bytes()) > most {
             node.entries = Vec::new();
             self.tidy();
-            // what was there before may have had the room: the next report finds it
             self.is_full(&name);
         }
+        self.bytes = self.bytes.saturating_add(node.bytes());
         self.nodes.insert(name, node);
         if self.uids.len() + self.troubles.len() > self.tidied.saturating_mul(2).max(FEW) {
             self.tidy();
@@ -207,7 +215,7 @@ impl Nodes {
 
     /// What the nodes say of each policy, in the order of `abouts`. Reports that were not renewed for longer than `stale` do
     /// not count.
-    pub(super) fn sum(&self, abouts: &[Arc<About>], stale: Duration) -> Vec<Sum> {
+    pub(super) fn sum(&self, abouts: &[Arc<About>], stale: Duration) -> Vec<Sum<'_>> {
         let mut sums = vec![Sum::default(); abouts.len()];
         let places: HashMap<&str, usize> =
             abouts.iter().enumerate().map(|(place, about)| (about.uid.as_str(), place)).collect();
@@ -248,14 +256,18 @@ impl Nodes {
             ..
         } = one;
         // as whoever writes one cuts it; a daemon that was taken over may not
-        let short = |text: String| if text.len() > MAX_TEXT { cut(&text, MAX_TEXT) } else { text };
+        let short = |text: String, most| if text.len() > most { cut(&text, most) } else { text };
         let gap = |gap: PolicyGap| PolicyGap {
-            field: short(gap.field),
-            reason: short(gap.reason),
-            advice: short(gap.advice),
+            field: short(gap.field, MAX_GAP),
+            reason: short(gap.reason, MAX_GAP),
+            advice: short(gap.advice, MAX_GAP),
         };
-        let gaps = gaps.into_iter().take(MAX_GAPS).map(gap).collect();
-        let troubles = Troubles { reason: short(reason), refused: short(refused), older, overridden, gaps };
+        let mut gaps: Vec<PolicyGap> = gaps.into_iter().take(MAX_GAPS).map(gap).collect();
+        // each counts once for a node, also where two differ in what was cut off
+        gaps.sort_unstable();
+        gaps.dedup();
+        let (reason, refused) = (short(reason, MAX_TEXT), short(refused, MAX_TEXT));
+        let troubles = Troubles { reason, refused, older, overridden, gaps };
         let troubles = (troubles != Troubles::default()).then(|| self.troubles(troubles));
         let uid = match self.uids.get(uid.as_str()) {
             Some(uid) => Arc::clone(uid),
@@ -285,11 +297,11 @@ const fn bytes(uid: &str) -> usize {
     uid.len().saturating_add(64)
 }
 
-impl Sum {
-    fn add(&mut self, name: &str, connected: bool, entry: &Entry) {
+impl<'a> Sum<'a> {
+    fn add(&mut self, name: &'a str, connected: bool, entry: &'a Entry) {
         self.nodes = self.nodes.saturating_add(1);
         if !connected {
-            let (nodes, _) = self.disconnected.get_or_insert_with(|| (0, name.to_owned()));
+            let (nodes, _) = self.disconnected.get_or_insert((0, name));
             *nodes = nodes.saturating_add(1);
         }
         self.containers = self.containers.saturating_add(entry.containers.into());
@@ -297,22 +309,22 @@ impl Sum {
         let Some(troubles) = &entry.troubles else { return };
         let Troubles { reason, refused, older, overridden, gaps } = troubles.as_ref();
         if entry.uncovered > 0 && self.why.is_none() {
-            self.why = Some((name.to_owned(), reason.clone()));
+            self.why = Some((name, reason.as_str()));
         }
         if !refused.is_empty() {
-            let (nodes, _) = self.refused.get_or_insert_with(|| (0, refused.clone()));
+            let (nodes, _) = self.refused.get_or_insert((0, refused.as_str()));
             *nodes = nodes.saturating_add(1);
         }
         self.older = self.older.saturating_add((*older).into());
         if *overridden {
-            let (nodes, _) = self.overridden.get_or_insert_with(|| (0, name.to_owned()));
+            let (nodes, _) = self.overridden.get_or_insert((0, name));
             *nodes = nodes.saturating_add(1);
         }
         for gap in gaps {
             if let Some(nodes) = self.gaps.get_mut(gap) {
                 *nodes = nodes.saturating_add(1);
             } else if self.gaps.len() < MAX_GAPS {
-                self.gaps.insert(gap.clone(), 1);
+                self.gaps.insert(gap, 1);
             }
         }
     }

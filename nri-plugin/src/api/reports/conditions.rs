@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use super::aggregate::Sum;
 use super::cut;
+use super::known::Digest;
 use crate::api::objects::About;
 
 /// The most bytes of a message.
 const MAX_MESSAGE: usize = 4096;
-/// The most bytes of a text of a gap: a hundred of these are far less than etcd takes.
-const MAX_GAP: usize = 512;
+/// The most bytes of a message in a status that the server did not take whole.
+const SHORT_MESSAGE: usize = 256;
 /// KubeArmor's words in its field `status.status`.
 const WORDS: [&str; 2] = ["OK", "Not OK"];
 
@@ -18,28 +19,23 @@ type Verdict = (&'static str, &'static str, String);
 
 /// The status as it is to be, where `before` is what the policy has. A condition that stays as it was keeps the time at which
 /// it became so; else that is `now`.
-pub(super) fn status(about: &About, sum: &Sum, before: &Value, now: &str) -> Value {
+pub(super) fn status(about: &About, sum: &Sum<'_>, before: &Digest, now: &str) -> Value {
     let (accepted, enforced) = (accepted(sum), enforced(sum));
     let word = WORDS.get(usize::from(accepted.0 == "False")).copied().unwrap_or_default();
     let condition = |name: &str, (status, reason, message): Verdict| {
-        let all = before.pointer("/conditions").and_then(Value::as_array);
-        let its = all.and_then(|all| all.iter().find(|one| one.get("type") == Some(&json!(name))));
-        let same = its.filter(|its| its.get("status") == Some(&json!(status)));
-        let since = same.and_then(|its| its.get("lastTransitionTime")).and_then(Value::as_str);
         json!({
             "type": name,
             "status": status,
             "observedGeneration": about.generation,
-            "lastTransitionTime": since.unwrap_or(now),
+            "lastTransitionTime": before.since(name, status).unwrap_or(now),
             "reason": reason,
             "message": cut(&message, MAX_MESSAGE),
         })
     };
     let gaps = sum.gaps.iter().map(|(gap, nodes)| {
-        let mut told =
-            json!({"field": cut(&gap.field, MAX_GAP), "reason": cut(&gap.reason, MAX_GAP), "nodes": nodes});
+        let mut told = json!({"field": gap.field, "reason": gap.reason, "nodes": nodes});
         if let Some(fields) = told.as_object_mut().filter(|_| !gap.advice.is_empty()) {
-            fields.insert("advice".to_owned(), json!(cut(&gap.advice, MAX_GAP)));
+            fields.insert("advice".to_owned(), json!(gap.advice));
         }
         told
     });
@@ -53,19 +49,34 @@ pub(super) fn status(about: &About, sum: &Sum, before: &Value, now: &str) -> Val
     })
 }
 
-fn accepted(sum: &Sum) -> Verdict {
+/// What matters most of a status, where the server does not take the whole: no gaps, of which the condition tells how many
+/// there are, and short messages.
+pub(super) fn reduced(mut status: Value) -> Value {
+    if let Some(gaps) = status.get_mut("gaps") {
+        *gaps = json!([]);
+    }
+    let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        if let Some(Value::String(message)) = condition.get_mut("message") {
+            *message = cut(message, SHORT_MESSAGE);
+        }
+    }
+    status
+}
+
+fn accepted(sum: &Sum<'_>) -> Verdict {
     match &sum.refused {
         Some((nodes, why)) if *nodes < sum.nodes => {
             let message = format!("{why} (so say {nodes} of {})", count(sum.nodes, "node"));
             ("False", "Invalid", message)
         }
-        Some((_, why)) => ("False", "Invalid", why.clone()),
+        Some((_, why)) => ("False", "Invalid", (*why).to_owned()),
         None if sum.nodes > 0 => ("True", "Accepted", "it has no mistake".to_owned()),
         None => not_reported(sum),
     }
 }
 
-fn enforced(sum: &Sum) -> Verdict {
+fn enforced(sum: &Sum<'_>) -> Verdict {
     let nodes = || count(sum.nodes, "node");
     if sum.nodes == 0 {
         return not_reported(sum);
@@ -82,7 +93,7 @@ fn enforced(sum: &Sum) -> Verdict {
         };
     }
     if sum.uncovered > 0 {
-        let (node, reason) = sum.why.clone().unwrap_or_default();
+        let (node, reason) = sum.why.unwrap_or_default();
         let all = count(sum.uncovered.saturating_add(sum.containers), "container");
         return (
             "False",
@@ -117,7 +128,7 @@ fn enforced(sum: &Sum) -> Verdict {
     }
 }
 
-fn not_reported(sum: &Sum) -> Verdict {
+fn not_reported(sum: &Sum<'_>) -> Verdict {
     match sum.behind {
         0 => ("Unknown", "NotReported", "no node has told that it knows it".to_owned()),
         behind => {

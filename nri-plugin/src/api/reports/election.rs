@@ -30,10 +30,8 @@ pub(super) async fn stand(shared: Shared, leading: watch::Sender<bool>, mut resi
             () = sleep_until(next) => {}
         }
         let begin = Instant::now();
-        // not for longer than it is held either
-        let left =
-            seen.taken.filter(|_| *leading.borrow()).map(|taken| lease.saturating_sub(taken.elapsed()));
-        let longest = left.map_or(lease / 2, |left| left.min(lease / 2));
+        let since = seen.taken.filter(|_| *leading.borrow()).map(|taken| taken.elapsed());
+        let longest = patience(lease, since);
         // an answer that comes too late is none: the lease is over by then
         let asked = async {
             let way = line.way(&shared.connector).await?;
@@ -74,6 +72,11 @@ pub(super) async fn stand(shared: Shared, leading: watch::Sender<bool>, mut resi
     {
         tracing::info!("another daemon may write the statuses of policies now");
     }
+}
+
+/// How long an answer may take. `since`: how long ago the lease was asked for, where it is held; no longer than it is held.
+fn patience(lease: Duration, since: Option<Duration>) -> Duration {
+    since.map_or(lease / 2, |since| lease.saturating_sub(since).min(lease / 2))
 }
 
 /// The lease as it was seen last.
@@ -154,14 +157,22 @@ async fn round(shared: &Shared, way: &Way, seen: &mut Seen) -> Result<Option<boo
         Some(_) => write(&way.client, Write::Replace, &one, &body).await,
     };
     shared.count("lease", &answer);
+    let held = taken(mine, answer.map(drop))?;
+    if held == Some(true) {
+        seen.see(&shared.node_name, &time);
+        seen.taken = Some(begin);
+    }
+    Ok(held)
+}
+
+/// Whether the lease is held after an answer to taking it; `None`: it has to be read again. `mine`: it was held before.
+fn taken(mine: bool, answer: Result<(), Trouble>) -> Result<Option<bool>, Trouble> {
     match answer {
-        Ok(_) => {
-            seen.see(&shared.node_name, &time);
-            seen.taken = Some(begin);
-            Ok(Some(true))
-        }
+        Ok(()) => Ok(Some(true)),
+        // an earlier write of this daemon that came late may have changed it
+        Err(Trouble::Refused(409, _)) if mine => Ok(None),
         // somebody was faster
-        Err(Trouble::Refused(409, _)) => Ok((!mine).then_some(false)),
+        Err(Trouble::Refused(409, _)) => Ok(Some(false)),
         Err(trouble) => Err(trouble),
     }
 }
@@ -187,4 +198,33 @@ fn paths(shared: &Shared, way: &Way) -> (String, String) {
     let all = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", encoded(namespace));
     let one = format!("{all}/{NAME}");
     (all, one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_not_waited_for_when_the_lease_is_over() {
+        let seconds = Duration::from_secs;
+        for (since, wanted) in [(None, 30), (Some(0), 30), (Some(30), 30), (Some(50), 10), (Some(61), 0)] {
+            assert_eq!(patience(seconds(60), since.map(seconds)), seconds(wanted), "{since:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_changed_meanwhile_is_read_again_by_its_holder_and_lost_to_all_others() {
+        let (conflict, other) =
+            (|| Trouble::Refused(409, String::new()), || Trouble::Refused(500, String::new()));
+        for (mine, answer, wanted) in [
+            (false, Ok(()), Ok(Some(true))),
+            (true, Ok(()), Ok(Some(true))),
+            (true, Err(conflict()), Ok(None)),
+            (false, Err(conflict()), Ok(Some(false))),
+            (true, Err(other()), Err(other())),
+            (false, Err(Trouble::Absent), Err(Trouble::Absent)),
+        ] {
+            assert_eq!(taken(mine, answer.clone()), wanted, "{mine} {answer:?}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::wire::{Daemon, MAX_BYTES, NodeReport};
 use super::{Line, Pace, Shared, jittered, now};
 use crate::api::client::{Write, write};
 use crate::api::follow::encoded;
+use crate::api::trouble::Trouble;
 use crate::status::serve::Status;
 
 /// The field manager of reports. Each has one writer: the daemon of its node.
@@ -57,12 +58,7 @@ pub(super) async fn report(mut shared: Shared, status: Arc<Status>) {
                 let answer = async { write(&line.way(&shared.connector).await?.client, Write::Apply, &path, &body).await };
                 let answer = answer.await;
                 shared.count("report", &answer);
-                most = match &answer {
-                    Err(trouble) if trouble.is_too_large() => (most / 2).max(MIN_BYTES),
-                    // else the next one would be too large again
-                    Ok(_) if report.bytes() < most / 2 => MAX_BYTES,
-                    _ => most,
-                };
+                most = budget(most, answer.as_ref().map(|_| report.bytes()));
                 let well = line.note("write the report of this node", answer).is_ok();
                 if well {
                     written = Some(told);
@@ -70,6 +66,17 @@ pub(super) async fn report(mut shared: Shared, status: Arc<Status>) {
                 schedule.wrote(Instant::now(), well);
             }
         }
+    }
+}
+
+/// How many bytes the next report may have, where this one was allowed `most`. `answer`: the bytes that this one has, or why
+/// it is not written.
+fn budget(most: usize, answer: Result<usize, &Trouble>) -> usize {
+    match answer {
+        Err(trouble) if trouble.is_too_large() => (most / 2).max(MIN_BYTES),
+        // else the next one would be too large again
+        Ok(bytes) if bytes < most / 2 => MAX_BYTES,
+        _ => most,
     }
 }
 
@@ -177,6 +184,24 @@ mod tests {
         // what went back to what it was is nothing to write
         assert!(!schedule.looked(at(681), true) && !schedule.looked(at(690), false));
         assert_eq!(schedule.due, None);
+    }
+
+    #[test]
+    fn a_report_that_is_too_large_is_made_smaller_until_it_is_small_by_itself() {
+        let (large, other) = (Trouble::Refused(413, String::new()), Trouble::Refused(503, String::new()));
+        for (most, answer, wanted) in [
+            (MAX_BYTES, Err(&large), MAX_BYTES / 2),
+            (MAX_BYTES / 2, Err(&large), MAX_BYTES / 4),
+            (MIN_BYTES + 1, Err(&large), MIN_BYTES),
+            (MIN_BYTES, Err(&large), MIN_BYTES),
+            (MAX_BYTES / 2, Err(&other), MAX_BYTES / 2),
+            (MAX_BYTES / 2, Err(&Trouble::Absent), MAX_BYTES / 2),
+            (MAX_BYTES / 2, Ok(MAX_BYTES / 4), MAX_BYTES / 2),
+            (MAX_BYTES / 2, Ok(MAX_BYTES / 4 - 1), MAX_BYTES),
+            (MAX_BYTES, Ok(MAX_BYTES), MAX_BYTES),
+        ] {
+            assert_eq!(budget(most, answer), wanted, "{most} {answer:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the holder of the lease does: makes the status of each policy of all reports, and writes it where it is another one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,9 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::aggregate::{Nodes, Sum};
-use super::conditions::status;
+use super::conditions::{reduced, status};
 use super::events::Refusals;
 use super::follow::{Change, follow};
+use super::known::{Digest, Known};
 use super::wire::NodeReport;
 use super::{Line, Shared, definition};
 use crate::api::client::{Way, Write, read, write};
@@ -28,8 +30,6 @@ const MANAGER: &str = "nri-enforcer-status";
 const CHANGES: usize = 8;
 /// Questions and writes one after the other, before changes are taken again.
 const SLICE: usize = 100;
-/// The longest wait after failures with one policy.
-const LONGEST: Duration = Duration::from_secs(600);
 /// The wait after each of them: at most 20 a second.
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -73,8 +73,7 @@ async fn lead(shared: &Shared, refusals: &Refusals) {
                 if aging <= now {
                     aging = now + pace.interval;
                     dirty = true;
-                    leader.nodes.tidy();
-                    leader.forget().await;
+                    leader.tidy().await;
                 }
                 // before everything is known nothing can be said of it
                 if dirty && leader.listed && shared.health.staleness().is_some() {
@@ -88,40 +87,37 @@ async fn lead(shared: &Shared, refusals: &Refusals) {
 }
 
 struct Leader<'a> {
-    shared: &'a Shared,
-    refusals: &'a Refusals,
-    line: Line,
     nodes: Nodes,
     /// Whether all reports were seen.
     listed: bool,
-    /// The status that each policy has, by uid.
+    statuses: Statuses<'a>,
+}
+
+struct Statuses<'a> {
+    shared: &'a Shared,
+    refusals: &'a Refusals,
+    line: Line,
+    /// What is known of the status that each policy has, by uid.
     known: HashMap<String, Known>,
+    hashes: RandomState,
     /// Where the next slice begins.
     from: usize,
     /// After trouble nothing is tried before this time.
     blocked: Option<Instant>,
 }
 
-struct Known {
-    status: Value,
-    /// When this daemon wrote it, or tried to.
-    written: Option<Instant>,
-    /// How often one after the other that failed.
-    failures: u32,
-}
-
 impl<'a> Leader<'a> {
     fn new(shared: &'a Shared, refusals: &'a Refusals) -> Self {
-        Self {
+        let statuses = Statuses {
             shared,
             refusals,
             line: Line::default(),
-            nodes: Nodes::default(),
-            listed: false,
             known: HashMap::new(),
+            hashes: RandomState::new(),
             from: 0,
             blocked: None,
-        }
+        };
+        Self { nodes: Nodes::default(), listed: false, statuses }
     }
 
     fn take(&mut self, change: Change) {
@@ -139,19 +135,21 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Deletes the reports of nodes that are long gone.
-    async fn forget(&mut self) {
-        for name in self.nodes.silent(self.shared.pace.forgotten()) {
+    /// Lets texts go that no report has any more, and deletes the reports of nodes that are long gone.
+    async fn tidy(&mut self) {
+        self.nodes.tidy();
+        let Statuses { shared, line, .. } = &mut self.statuses;
+        for name in self.nodes.silent(shared.pace.forgotten()) {
             let path = format!("{}/{}", definition::path(), encoded(&name));
             let deleted = async {
-                let way = self.line.way(&self.shared.connector).await?;
+                let way = line.way(&shared.connector).await?;
                 match write(&way.client, Write::Delete, &path, &Value::Null).await {
                     Ok(_) | Err(Trouble::Absent) => Ok(()),
                     Err(trouble) => Err(trouble),
                 }
             };
             let deleted = deleted.await;
-            if self.line.note("delete the report of a node that is gone", deleted).is_err() {
+            if line.note("delete the report of a node that is gone", deleted).is_err() {
                 return;
             }
             tracing::info!(node = name, "its report was not renewed for long, and is deleted");
@@ -161,13 +159,18 @@ impl<'a> Leader<'a> {
 
     /// Writes what differs; whether that is all for now.
     async fn round(&mut self, abouts: &[Arc<About>]) -> bool {
+        self.statuses.round(&self.nodes, abouts).await
+    }
+}
+
+impl Statuses<'_> {
+    async fn round(&mut self, nodes: &Nodes, abouts: &[Arc<About>]) -> bool {
         if self.blocked.is_some_and(|until| until > Instant::now()) {
             return false;
         }
-        let sums = self.nodes.sum(abouts, self.shared.pace.stale());
+        let sums = nodes.sum(abouts, self.shared.pace.stale());
         if self.known.len() > abouts.len() {
-            let present: std::collections::HashSet<&str> =
-                abouts.iter().map(|about| about.uid.as_str()).collect();
+            let present: HashSet<&str> = abouts.iter().map(|about| about.uid.as_str()).collect();
             self.known.retain(|uid, _| present.contains(uid.as_str()));
         }
         let from = if self.from < abouts.len() { self.from } else { 0 };
@@ -204,67 +207,74 @@ impl<'a> Leader<'a> {
     }
 
     /// One policy.
-    async fn one(&mut self, about: &Arc<About>, sum: &Sum) -> Result<Done, Trouble> {
+    async fn one(&mut self, about: &Arc<About>, sum: &Sum<'_>) -> Result<Done, Trouble> {
         let way = self.line.way(&self.shared.connector).await?;
         let path = path(&about.key);
         let mut asked = false;
-        let known = match self.known.get(&about.uid) {
-            Some(known) => known,
-            None => {
-                asked = true;
-                let Some(status) = current(&way, about, &path).await? else { return Ok(Done::Asked) };
-                self.known.entry(about.uid.clone()).or_insert(Known { status, written: None, failures: 0 })
-            }
-        };
+        if !self.known.contains_key(&about.uid) {
+            asked = true;
+            let Some(status) = current(&way, about, &path).await? else { return Ok(Done::Asked) };
+            self.known.insert(about.uid.clone(), Known::read(Digest::of(&status, &self.hashes)));
+        }
+        let Some(known) = self.known.get_mut(&about.uid) else { return Ok(Done::Nothing) };
         let done = if asked { Done::Asked } else { Done::Nothing };
         // until the first node knows it, what is there stays: it tells of which generation it is. Nor is it news that
         // nobody knows it yet.
-        if sum.nodes == 0 && (sum.behind > 0 || known.status.get("conditions").is_none()) {
+        if sum.nodes == 0 && (sum.behind > 0 || !known.digest.told) {
             return Ok(done);
         }
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let wanted = status(about, sum, &known.status, &now);
-        if wanted == known.status {
+        let wanted = status(about, sum, &known.digest, &now);
+        if known.digest.is_of(&wanted, &self.hashes) {
             return Ok(done);
         }
-        let wait = self.shared.pace.rewrite().saturating_mul(1 << known.failures.min(10)).min(LONGEST);
-        if known.written.is_some_and(|written| written.elapsed() < wait.max(self.shared.pace.rewrite())) {
+        if !known.may_write(Instant::now(), self.shared.pace) {
             return Ok(Done::Later);
         }
-        let answer = put(&way, about, &path, &wanted).await;
+        let news = known.digest.refused_since(&wanted, &self.hashes).map(str::to_owned);
+        // what is not known as written is wanted the next time, too
+        let digest = Digest::of(&wanted, &self.hashes);
+        let mut answer = put(&way, about, &path, &wanted).await;
         self.shared.count("status", &answer);
+        if let Err(trouble) = &answer
+            && is_about_content(trouble)
+        {
+            tracing::warn!(policy = %about.key, "the API server does not take the whole status, trying less of it: {trouble}");
+            answer = put(&way, about, &path, &reduced(wanted)).await;
+            self.shared.count("status", &answer);
+        }
         match answer {
             Ok(()) => {
-                if let Some(why) = refused_since(&known.status, &wanted) {
+                if let Some(why) = news {
                     self.refusals.policy(about, &why);
                 }
+                *known = Known::written(digest, Instant::now());
             }
             // it is gone, or another one has its name
             Err(Trouble::Absent | Trouble::Refused(409, _)) => {
                 self.known.remove(&about.uid);
-                return Ok(Done::Asked);
             }
-            // the same would be refused again
-            Err(trouble) if trouble.is_too_large() || matches!(trouble, Trouble::Refused(400 | 422, _)) => {
-                tracing::warn!(policy = %about.key, "the API server does not take the status: {trouble}");
+            // the same would be refused again, as long as the server is as it is
+            Err(trouble) if is_about_content(&trouble) => {
+                if known.refused(Instant::now()) {
+                    tracing::warn!(policy = %about.key, "the API server does not take the status: {trouble}");
+                }
             }
             // others can be written: what is in the way of all of them is excepted
             Err(trouble @ Trouble::Refused(code, _)) if !matches!(code, 429 | 503 | 504) => {
-                if let Some(known) = self.known.get_mut(&about.uid) {
-                    if known.failures == 0 {
-                        tracing::warn!(policy = %about.key, "cannot write the status, trying again: {trouble}");
-                    }
-                    (known.written, known.failures) =
-                        (Some(Instant::now()), known.failures.saturating_add(1));
+                if known.failed(Instant::now()) {
+                    tracing::warn!(policy = %about.key, "cannot write the status, trying again: {trouble}");
                 }
-                return Ok(Done::Asked);
             }
             Err(trouble) => return Err(trouble),
         }
-        self.known
-            .insert(about.uid.clone(), Known { status: wanted, written: Some(Instant::now()), failures: 0 });
         Ok(Done::Asked)
     }
+}
+
+/// Whether the server refuses what a status says, and not that it is written.
+fn is_about_content(trouble: &Trouble) -> bool {
+    trouble.is_too_large() || matches!(trouble, Trouble::Refused(400 | 422, _))
 }
 
 enum Done {
@@ -320,14 +330,5 @@ async fn put(way: &Way, about: &About, path: &str, status: &Value) -> Result<(),
     write(&way.client, Write::Apply, &path, &body).await.map(drop)
 }
 
-/// The message, where a policy is refused now that was not, or in other words.
-fn refused_since(before: &Value, now: &Value) -> Option<String> {
-    let refused = |status: &Value| -> Option<String> {
-        let all = status.get("conditions")?.as_array()?;
-        let its = all.iter().find(|one| one.get("type") == Some(&json!("Accepted")))?;
-        let refused = its.get("status")? == "False";
-        refused.then(|| its.get("message").and_then(Value::as_str).unwrap_or_default().to_owned())
-    };
-    let now = refused(now)?;
-    (refused(before).as_ref() != Some(&now)).then_some(now)
-}
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use enforcer_core::policy::{Kind, Policy, parse};
 use serde_json::{Value, json};
 
 use super::aggregate::{Nodes, Sum};
-use super::conditions::status;
+use super::conditions::{reduced, status};
+use super::known::Digest;
 use super::wire::{Daemon, MAX_BYTES, NodeReport, PolicyReport};
 use super::*;
 use crate::api::objects::About;
@@ -12,7 +13,7 @@ use crate::api::{Key, Resource};
 use crate::set::PolicySet;
 use crate::status::document::{PolicyGap, PolicyStatus};
 
-fn about(name: &str, generation: i64) -> Arc<About> {
+pub(super) fn about(name: &str, generation: i64) -> Arc<About> {
     let resource = Resource::Policies(Kind::KubeArmorPolicy);
     let key = Key { resource, namespace: "n".into(), name: name.into() };
     Arc::new(About {
@@ -41,9 +42,9 @@ pub(super) fn gap(field: &str) -> PolicyGap {
 }
 
 pub(super) const FRESH: Duration = Duration::ZERO;
-const STALE: Duration = Duration::from_secs(1800);
+pub(super) const STALE: Duration = Duration::from_secs(1800);
 
-pub(super) fn sums(nodes: &Nodes, generation: i64) -> Sum {
+pub(super) fn sums(nodes: &Nodes, generation: i64) -> Sum<'_> {
     nodes.sum(&[about("p", generation)], STALE).remove(0)
 }
 
@@ -74,8 +75,8 @@ fn nodes_are_added_up_by_generation_and_those_that_are_silent_do_not_count() {
     nodes.listed();
     let sum = sums(&nodes, 2);
     assert_eq!((sum.nodes, sum.behind, sum.uncovered), (2, 0, 1), "a later generation than the holder knows");
-    assert_eq!(sum.why, Some(("a".into(), "why".into())));
-    assert_eq!(sum.gaps, BTreeMap::from([(gap("x"), 2), (gap("y"), 1)]));
+    assert_eq!(sum.why, Some(("a", "why")));
+    assert_eq!(sum.gaps, BTreeMap::from([(&gap("x"), 2), (&gap("y"), 1)]));
     nodes.gone("a");
     assert_eq!(sums(&nodes, 2).nodes, 1);
     // another policy under the name
@@ -104,8 +105,8 @@ fn nothing_is_in_force_that_a_node_has_not_told_or_cannot_know() {
 }
 
 /// The condition's status and reason.
-fn said(about: &About, sum: &Sum, name: &str) -> (String, String) {
-    let status = status(about, sum, &json!({}), "now");
+fn said(about: &About, sum: &Sum<'_>, name: &str) -> (String, String) {
+    let status = status(about, sum, &Digest::default(), "now");
     let all = status["conditions"].as_array().unwrap().clone();
     let its = all.into_iter().find(|one| one["type"] == name).unwrap();
     assert!(its["message"].as_str().is_some_and(|message| !message.is_empty()), "{its}");
@@ -115,17 +116,18 @@ fn said(about: &About, sum: &Sum, name: &str) -> (String, String) {
 #[test]
 fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known() {
     let all = Sum { nodes: 2, containers: 3, ..Sum::default() };
-    let (policy, refused) = (about("p", 1), Some((1, "no such path".to_owned())));
+    let (policy, refused) = (about("p", 1), Some((1, "no such path")));
+    let x = gap("x");
     for (sum, accepted, enforced) in [
         (Sum::default(), ("Unknown", "NotReported"), ("Unknown", "NotReported")),
         (Sum { behind: 2, ..Sum::default() }, ("Unknown", "Progressing"), ("Unknown", "Progressing")),
         (all.clone(), ("True", "Accepted"), ("True", "Enforced")),
         (Sum { containers: 0, ..all.clone() }, ("True", "Accepted"), ("True", "NoContainers")),
-        (Sum { gaps: [(gap("x"), 1)].into(), ..all.clone() }, ("True", "Accepted"), ("True", "WithGaps")),
+        (Sum { gaps: [(&x, 1)].into(), ..all.clone() }, ("True", "Accepted"), ("True", "WithGaps")),
         (Sum { behind: 1, ..all.clone() }, ("True", "Accepted"), ("Unknown", "Progressing")),
         (Sum { untold: 1, ..all.clone() }, ("True", "Accepted"), ("Unknown", "Progressing")),
         (
-            Sum { disconnected: Some((1, "a".into())), ..all.clone() },
+            Sum { disconnected: Some((1, "a")), ..all.clone() },
             ("True", "Accepted"),
             ("Unknown", "NotConnected"),
         ),
@@ -134,12 +136,8 @@ fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known()
             ("True", "Accepted"),
             ("False", "ContainersUncovered"),
         ),
-        (
-            Sum { overridden: Some((1, "a".into())), ..all.clone() },
-            ("True", "Accepted"),
-            ("False", "Overridden"),
-        ),
-        (Sum { refused: refused.clone(), ..all.clone() }, ("False", "Invalid"), ("False", "NotAccepted")),
+        (Sum { overridden: Some((1, "a")), ..all.clone() }, ("True", "Accepted"), ("False", "Overridden")),
+        (Sum { refused, ..all.clone() }, ("False", "Invalid"), ("False", "NotAccepted")),
         (Sum { refused, older: 1, ..all.clone() }, ("False", "Invalid"), ("False", "OlderVersion")),
     ] {
         let told = |name| said(&policy, &sum, name);
@@ -152,16 +150,42 @@ fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known()
 fn a_condition_keeps_its_time_until_it_is_another() {
     let policy = about("p", 1);
     let sum = Sum { nodes: 1, containers: 3, ..Sum::default() };
-    let first = status(&policy, &sum, &json!({}), "1");
+    let hashes = std::hash::RandomState::new();
+    let of = |status: &Value| Digest::of(status, &hashes);
+    let first = status(&policy, &sum, &of(&json!({})), "1");
     assert_eq!(first["status"], "OK");
-    assert_eq!(status(&policy, &sum, &first, "2"), first, "nothing to write");
-    let more = status(&policy, &Sum { containers: 4, ..sum.clone() }, &first, "3");
+    assert_eq!(status(&policy, &sum, &of(&first), "2"), first, "nothing to write");
+    let more = status(&policy, &Sum { containers: 4, ..sum.clone() }, &of(&first), "3");
     assert_eq!(more["conditions"][1]["lastTransitionTime"], "1", "another message");
     assert_ne!(more, first);
-    let worse = status(&policy, &Sum { uncovered: 1, ..sum }, &more, "4");
+    let worse = status(&policy, &Sum { uncovered: 1, ..sum }, &of(&more), "4");
     let times: Vec<&Value> =
         worse["conditions"].as_array().unwrap().iter().map(|one| &one["lastTransitionTime"]).collect();
     assert_eq!(times, ["1", "4"]);
+}
+
+#[test]
+fn a_status_that_the_server_does_not_take_loses_its_gaps_and_long_messages_alone() {
+    let long = "x".repeat(2_000);
+    let gaps: Vec<_> = (0..100).map(|n| gap(&format!("{n}{}", "y".repeat(500)))).collect();
+    let sum = Sum {
+        nodes: 2,
+        uncovered: 1,
+        why: Some(("a", &long)),
+        gaps: gaps.iter().map(|gap| (gap, 1)).collect(),
+        ..Sum::default()
+    };
+    let whole = status(&about("p", 3), &sum, &Digest::default(), "1");
+    let less = reduced(whole.clone());
+    assert!(serde_json::to_vec(&less).unwrap().len() < 1_000, "{less:#}");
+    assert_eq!(less["gaps"], json!([]));
+    let fields = ["type", "status", "reason", "lastTransitionTime", "observedGeneration"];
+    for (less, whole) in [0, 1].map(|at| (&less["conditions"][at], &whole["conditions"][at])) {
+        assert!(fields.iter().all(|field| less[field] == whole[field]), "{less:#}");
+        let message = less["message"].as_str().unwrap();
+        assert!(message == whole["message"] || message.len() == 256 && message.ends_with("..."), "{less:#}");
+    }
+    assert_eq!(["status", "nodes"].map(|field| &less[field]), ["status", "nodes"].map(|field| &whole[field]));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use super::super::tests::{FRESH, gap, one, report, sums};
+use super::super::tests::{FRESH, STALE, about, gap, one, report, sums};
 use super::*;
 
 #[test]
@@ -31,6 +31,47 @@ fn what_a_report_has_twice_counts_once_and_what_is_more_than_any_daemon_writes_n
     nodes.set(report("a", vec![PolicyReport { gaps, ..one("p", 1, 3) }, long]), FRESH);
     assert_eq!(nodes.nodes["a"].entries.len(), 1);
     assert_eq!(nodes.nodes["a"].entries[0].troubles.as_ref().unwrap().gaps.len(), MAX_GAPS);
+}
+
+#[test]
+fn what_is_summed_up_has_no_texts_of_its_own() {
+    let gaps: Vec<_> = (0..10).map(|number| gap(&format!("{number}{}", "x".repeat(100)))).collect();
+    let names: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    let each = || names.iter().map(|name| PolicyReport { gaps: gaps.clone(), ..one(name, 1, 1) }).collect();
+    let mut nodes = Nodes::default();
+    nodes.set(report("a", each()), FRESH);
+    nodes.set(report("b", each()), FRESH);
+    assert_eq!(nodes.troubles.len(), 1);
+    let of_reports = nodes.troubles.iter().next().unwrap().gaps.as_ptr_range();
+    let abouts: Vec<_> = names.iter().map(|name| about(name, 1)).collect();
+    for sum in nodes.sum(&abouts, STALE) {
+        assert!(sum.gaps.len() == 10 && sum.gaps.values().all(|nodes| *nodes == 2), "{sum:?}");
+        assert!(sum.gaps.keys().all(|gap| of_reports.contains(&std::ptr::from_ref(*gap))));
+    }
+}
+
+#[test]
+fn a_gap_is_as_long_as_a_status_has_it_and_counts_once_for_a_node() {
+    let long = |end: &str| gap(&format!("{}{end}", "x".repeat(MAX_TEXT)));
+    let mut nodes = Nodes::default();
+    nodes.set(report("a", vec![PolicyReport { gaps: vec![long("1"), long("2")], ..one("p", 1, 1) }]), FRESH);
+    let sum = sums(&nodes, 1);
+    let lengths: Vec<_> = sum.gaps.iter().map(|(gap, nodes)| (gap.field.len(), *nodes)).collect();
+    assert_eq!(lengths, [(MAX_GAP, 1)]);
+}
+
+#[test]
+fn texts_that_nobody_has_any_more_take_no_room_from_a_report() {
+    let mut nodes = Nodes::default();
+    let most = 10 * (MAX_TEXT + size_of::<Troubles>() + 200);
+    for number in 0..1_000 {
+        let refused = format!("{number} {}", "x".repeat(MAX_TEXT));
+        nodes.set_within(report("a", vec![PolicyReport { refused, ..one("p", 1, 0) }]), FRESH, most);
+        assert_eq!(sums(&nodes, 1).untold, 0, "{number}");
+    }
+    nodes.set_within(report("b", vec![one("p", 1, 3)]), FRESH, most);
+    assert_eq!((sums(&nodes, 1).nodes, sums(&nodes, 1).untold), (2, 0));
+    assert!(nodes.bytes <= most && nodes.full.is_none(), "{}", nodes.bytes);
 }
 
 #[test]
