@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::left::{Left, Outcome};
 use super::remarks::remarks;
 use super::serve::Answer;
-use super::{ApplyError, NewFile, Pending, keep};
+use super::{ApplyError, NewFile, Pending, keep, with_others};
 use crate::container::Selection;
 use crate::exit::chain;
 use crate::store::read;
@@ -43,6 +43,7 @@ pub struct Changes {
     nudge: Arc<Notify>,
     tell: Tell,
     now: Mutex<Now>,
+    not_reverted: Mutex<Option<String>>, // of what is now; on its own, since `now` is held while the disk is written
 }
 
 struct Now {
@@ -55,6 +56,14 @@ struct Waiting {
     until: Instant,
     ended: watch::Sender<Option<Answer>>,
     stuck: Option<String>, // why it could not be reverted
+}
+
+/// What the one who made a change that waits has of it.
+pub(super) struct Own {
+    /// Which one it is: when it ends.
+    pub until: Instant,
+    /// How it ended. [`Answer::Refused`]: it could not be, and that is tried on.
+    pub ends: watch::Receiver<Option<Answer>>,
 }
 
 /// What was found at the start.
@@ -110,7 +119,9 @@ impl Changes {
         tell: Tell,
     ) -> Arc<Self> {
         let now = Mutex::new(Now { left, waiting: None });
-        let changes = Arc::new(Self { dirs: dirs.to_vec(), selection, nudge, tell, now });
+        let not_reverted = Mutex::default();
+        let changes = Arc::new(Self { dirs: dirs.to_vec(), selection, nudge, tell, now, not_reverted });
+        changes.note(&changes.now());
         changes.tell_left(&outcomes);
         changes
     }
@@ -126,18 +137,22 @@ impl Changes {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why a change that was not confirmed is still there; `None`: none is.
+    /// Why a change that was not confirmed is still there; `None`: none is. Waits for nobody.
     #[must_use]
     pub fn not_reverted(&self) -> Option<String> {
-        let now = self.now();
-        now.left.stuck().or_else(|| now.waiting.as_ref()?.stuck.clone())
+        self.not_reverted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// To be called where `now` has changed.
+    fn note(&self, now: &Now) {
+        let why = now.left.stuck().or_else(|| now.waiting.as_ref()?.stuck.clone());
+        *self.not_reverted.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     fn tell_left(&self, outcomes: &[Outcome]) {
         for outcome in outcomes {
             match outcome {
-                Outcome::Reverted(files) => {
-                    let why = "the daemon ended before it was confirmed";
+                Outcome::Reverted(files, why) => {
                     tracing::warn!(files = files.join(", "), why, "reverted");
                     (self.tell)(News::Reverted(files, why));
                     self.nudge.notify_one();
@@ -151,17 +166,22 @@ impl Changes {
     pub(super) async fn settle(&self) {
         loop {
             sleep(STUCK).await;
-            let outcomes = tokio::task::block_in_place(|| self.now().left.try_again());
+            let outcomes = tokio::task::block_in_place(|| {
+                let mut now = self.now();
+                let outcomes = now.left.try_again();
+                self.note(&now);
+                outcomes
+            });
             self.tell_left(&outcomes);
         }
     }
 
-    /// Puts files in place. Where they are to be confirmed, also what tells how that ends.
+    /// Puts files in place. Where they are to be confirmed, also what its maker has of the change.
     pub(super) fn apply(
         self: &Arc<Self>,
         files: &[NewFile],
         within: Option<Duration>,
-    ) -> (Answer, Option<watch::Receiver<Option<Answer>>>) {
+    ) -> (Answer, Option<Own>) {
         let Some(dir) = self.dirs.first() else {
             return (refused("the daemon has no policy directory (--policy-dir)"), None);
         };
@@ -176,17 +196,17 @@ impl Changes {
             }
             parsed.push((name.clone(), of_this));
         }
-        let ends = match self.enter(dir, files, within) {
-            Ok(ends) => ends,
+        let own = match self.enter(dir, files, within) {
+            Ok(own) => own,
             Err(why) => return (refused(why), None),
         };
         self.nudge.notify_one();
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
         tracing::info!(files = names.join(", "), ?within, "applied");
         let (dir, remarks) = (dir.clone(), remarks(&self.dirs, dir, &parsed, &self.selection));
-        match ends {
+        match own {
             None => (Answer::Applied { dir, remarks }, None),
-            Some(ends) => (Answer::Pending { dir, remarks }, Some(ends)),
+            Some(own) => (Answer::Pending { dir, remarks }, Some(own)),
         }
     }
 
@@ -196,7 +216,7 @@ impl Changes {
         dir: &Path,
         files: &[NewFile],
         within: Option<Duration>,
-    ) -> Result<Option<watch::Receiver<Option<Answer>>>, String> {
+    ) -> Result<Option<Own>, String> {
         let mut now = self.now();
         if let Some(why) = now.left.obstacle() {
             return Err(why);
@@ -204,16 +224,20 @@ impl Changes {
         if now.waiting.is_some() {
             return Err(chain(&ApplyError::Pending));
         }
-        let Some(within) = within else {
-            return keep(dir, files).map(|()| None).map_err(|error| chain(&error));
-        };
-        if let Some(why) = files.iter().find_map(|file| not_to_come_back(dir, &file.name)) {
+        let bad = |file: &NewFile| not_to_come_back(dir, &file.name);
+        if let Some(why) = within.and_then(|_| files.iter().find_map(bad)) {
             return Err(why);
         }
-        let pending = match Pending::begin(dir, files) {
-            Ok(pending) => pending,
+        let begun = match within {
+            None => keep(dir, files).map(|()| None),
+            Some(within) => Pending::begin(dir, files).map(|pending| Some((pending, within))),
+        };
+        let (pending, within) = match begun {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return Ok(None),
             Err(error) => {
                 let outcome = now.left.look();
+                self.note(&now);
                 drop(now);
                 self.tell_left(outcome.as_slice());
                 return Err(chain(&error));
@@ -225,44 +249,47 @@ impl Changes {
         drop(now);
         let changes = Arc::clone(self);
         tokio::spawn(async move { changes.end_in_time(until).await });
-        Ok(Some(ends))
+        Ok(Some(Own { until, ends }))
     }
 
     async fn end_in_time(&self, until: Instant) {
         sleep_until(until).await;
-        loop {
-            // another one may wait by now
-            let due = self.now().waiting.as_ref().is_some_and(|waiting| waiting.until <= Instant::now());
-            if !due {
-                return;
-            }
-            match tokio::task::block_in_place(|| self.end(false, "it was not confirmed in time")) {
-                Answer::Refused { why } => tracing::error!(why, "cannot revert; will try again"),
-                _ => return,
-            }
+        let end = || self.end(Some(until), false, "it was not confirmed in time");
+        while let Answer::Refused { why } = tokio::task::block_in_place(end) {
+            tracing::error!(why, "cannot revert; will try again");
             sleep(AGAIN).await;
         }
     }
 
-    /// Ends what is pending.
-    pub(super) fn end(&self, keep: bool, why: &str) -> Answer {
+    /// Ends what is pending; with `only`, that one alone: another one may wait by now.
+    pub(super) fn end(&self, only: Option<Instant>, keep: bool, why: &str) -> Answer {
         let mut now = self.now();
         let Now { left, waiting } = &mut *now;
-        let Some(Waiting { pending, until, ended, stuck }) = waiting else {
-            return left.obstacle().map_or(Answer::Nothing, refused);
+        let is_meant = |waiting: &&mut Waiting| only.is_none_or(|only| waiting.until == only);
+        let Some(Waiting { pending, until, ended, stuck }) = waiting.as_mut().filter(is_meant) else {
+            let obstacle = left.obstacle().filter(|_| only.is_none());
+            return obstacle.map_or(Answer::Nothing, refused);
         };
         if keep && *until <= Instant::now() {
             return refused("it comes too late: the change is being reverted");
         }
-        let done = if keep { pending.confirm() } else { pending.revert() };
-        if let Err(error) = done {
-            let why = chain(&error);
-            if !keep && stuck.as_ref() != Some(&why) {
-                (self.tell)(News::NotReverted(&why));
-                *stuck = Some(why.clone());
+        let done = if keep { pending.confirm().map(|()| Vec::new()) } else { pending.revert() };
+        let others = match done {
+            Ok(others) => others,
+            Err(error) => {
+                let answer = refused(chain(&error));
+                if let (false, Answer::Refused { why }) = (keep, &answer)
+                    && stuck.as_ref() != Some(why)
+                {
+                    (self.tell)(News::NotReverted(why));
+                    *stuck = Some(why.clone());
+                    ended.send_replace(Some(answer.clone()));
+                    self.note(&now);
+                }
+                return answer;
             }
-            return refused(why);
-        }
+        };
+        let why = with_others(why, &others);
         let files: Vec<String> = pending.names().map(str::to_owned).collect();
         let answer = match keep {
             true => {
@@ -271,14 +298,18 @@ impl Changes {
             }
             false => {
                 tracing::warn!(files = files.join(", "), why, "reverted");
-                (self.tell)(News::Reverted(&files, why));
-                Answer::Reverted { files, why: why.to_owned() }
+                (self.tell)(News::Reverted(&files, &why));
+                Answer::Reverted { files, why }
             }
         };
         ended.send_replace(Some(answer.clone()));
         *waiting = None;
+        self.note(&now);
         drop(now);
         self.nudge.notify_one();
         answer
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,7 +96,7 @@ pub fn apply(args: &ApplyArgs) -> Exit {
         }
         Ok(Answer::Pending { dir, remarks }) => {
             print(&inputs, &dir, &remarks);
-            wait(daemon, within.unwrap_or_default(), remarks.is_empty())
+            wait(daemon, within.unwrap_or_default(), PATIENCE, remarks.is_empty())
         }
         Ok(answer) => end(answer),
         Err(problem) => fail(problem, Exit::No),
@@ -118,7 +118,8 @@ fn print(inputs: &[Input], dir: &Path, remarks: &[String]) {
     }
 }
 
-fn wait(mut daemon: Daemon, within: Duration, all: bool) -> Exit {
+/// How the change ends. `patience`: how much longer than `within` the daemon may say nothing.
+fn wait(mut daemon: Daemon, within: Duration, patience: Duration, all: bool) -> Exit {
     let terminal = std::io::stdin().is_terminal();
     let or_here = if terminal { ", or press Enter here" } else { "" };
     say(format!(
@@ -134,7 +135,7 @@ fn wait(mut daemon: Daemon, within: Duration, all: bool) -> Exit {
             }
         });
     }
-    let _unbounded = daemon.requests.set_read_timeout(Some(within + PATIENCE));
+    let _unbounded = daemon.requests.set_read_timeout(Some(within + patience));
     loop {
         match daemon.next() {
             Ok(Some(Answer::Refused { why })) => complain(format!("{}: {why}\n", paint(WARN, "warning"))),
@@ -146,7 +147,14 @@ fn wait(mut daemon: Daemon, within: Duration, all: bool) -> Exit {
                     Exit::Reverted,
                 );
             }
-            Err(problem) => return fail(problem, Exit::Reverted),
+            Err(problem) => {
+                return fail(
+                    format_args!(
+                        "{problem}; the change may still be in force: `nri-enforcer status` tells what cannot be reverted"
+                    ),
+                    Exit::No,
+                );
+            }
         }
     }
 }
@@ -181,5 +189,34 @@ pub fn confirm(args: &ConfirmArgs) -> Exit {
         }
         Ok(answer) => end(answer),
         Err(problem) => fail(problem, Exit::No),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a change comes to for its maker where the daemon answers this; it stays, or ends.
+    fn ends(answers: &[Answer], stays: bool) -> Exit {
+        let (requests, mut daemon) = UnixStream::pair().unwrap();
+        let answers_read = BufReader::new(requests.try_clone().unwrap());
+        for answer in answers {
+            daemon.write_all(&[&serde_json::to_vec(answer).unwrap()[..], b"\n"].concat()).unwrap();
+        }
+        let _until_the_end = stays.then_some(daemon);
+        let short = Duration::from_millis(50);
+        wait(Daemon { answers: answers_read, requests }, short, short, true)
+    }
+
+    #[test]
+    fn reverted_is_said_of_what_is_reverted_alone() {
+        let stuck = || Answer::Refused { why: "cannot put back".into() };
+        let reverted = || Answer::Reverted { files: vec!["a.yaml".into()], why: "in time".into() };
+        assert_eq!(ends(&[stuck()], true), Exit::No, "tried on, for ever");
+        assert_eq!(ends(&[], true), Exit::No, "the daemon hangs");
+        assert_eq!(ends(&[Answer::Nothing], true), Exit::No);
+        assert_eq!(ends(&[stuck(), stuck(), reverted()], true), Exit::Reverted);
+        assert_eq!(ends(&[stuck()], false), Exit::Reverted, "the next daemon begins with it");
+        assert_eq!(ends(&[Answer::Confirmed { files: vec![] }], true), Exit::Ok);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::Pending;
+use super::{Pending, with_others};
 use crate::exit::chain;
 
 /// Policy directories, each once, in the order they were given.
@@ -19,8 +19,8 @@ pub(super) struct Left(Vec<Dir>);
 /// What became of one directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Files that were put back.
-    Reverted(Vec<String>),
+    /// Files that were put back, and why.
+    Reverted(Vec<String>, String),
     /// Why they cannot be, where that is another reason than before.
     Stuck(String),
 }
@@ -115,13 +115,14 @@ impl Dir {
         }
         let reverted = Pending::left(&self.path).and_then(|left| {
             let Some(mut left) = left else { return Ok(None) };
-            left.revert()?;
-            Ok(Some(left.names().map(str::to_owned).collect()))
+            let others = left.revert()?;
+            let why = with_others("the daemon ended before it was confirmed", &others);
+            Ok(Some((left.names().map(str::to_owned).collect(), why)))
         });
         match reverted {
-            Ok(names) => {
+            Ok(reverted) => {
                 self.stuck = None;
-                names.map(Outcome::Reverted)
+                reverted.map(|(files, why)| Outcome::Reverted(files, why))
             }
             Err(error) => {
                 let why = chain(&error);
@@ -155,7 +156,8 @@ mod tests {
         assert!(second.obstacle().is_some_and(|why| why.contains("another daemon")));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
         drop(first);
-        assert_eq!(second.try_again(), [Outcome::Reverted(vec!["a.yaml".into()])]);
+        let why = "the daemon ended before it was confirmed";
+        assert_eq!(second.try_again(), [Outcome::Reverted(vec!["a.yaml".into()], why.into())]);
         assert_eq!((second.obstacle(), second.try_again()), (None, vec![]));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
     }

@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod command;
+mod file_id;
 mod left;
 mod remarks;
 pub mod serve;
@@ -17,6 +18,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use self::file_id::FileId;
 
 /// The record.
 const RECORD: &str = ".nri-enforcer-pending.json";
@@ -80,6 +83,9 @@ pub enum ApplyError {
     /// Somebody else has ended the change.
     #[error("`{}` is gone: somebody else has ended the change", .0.display())]
     Gone(PathBuf),
+    /// What is to be put back is not there.
+    #[error("`{}` is gone, and with it what is to be put back; put that there again", .0.display())]
+    Lost(PathBuf),
     /// The record is none.
     #[error("`{}` says nothing that can be understood; put the policies in order by hand, and remove it", path.display())]
     Record {
@@ -101,7 +107,8 @@ struct Record {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Replaced {
     name: String,
-    before: bool, // there was a file of this name
+    old: Option<FileId>, // what had this name; `None`: nothing
+    new: FileId,
 }
 
 /// A change that is in the directory, and not confirmed.
@@ -112,6 +119,8 @@ pub struct Pending {
     // Whether files may have been put in place: the record has been there. That it is gone does not say that they are not:
     // confirming removes it first, and may fail then.
     entered: bool,
+    // Confirming has removed the record, and is to be done on.
+    unrecorded: bool,
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ApplyError {
@@ -134,9 +143,11 @@ fn settle(dir: &Path) -> Result<(), ApplyError> {
     step().and_then(|()| File::open(dir)).and_then(|dir| dir.sync_all()).map_err(io("write", dir))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), ApplyError> {
+fn write(path: &Path, bytes: &[u8]) -> Result<FileId, ApplyError> {
     let mut file = step().and_then(|()| File::create(path)).map_err(io("create", path))?;
-    step().and_then(|()| file.write_all(bytes)).and_then(|()| file.sync_all()).map_err(io("write", path))
+    let written = step().and_then(|()| file.write_all(bytes)).and_then(|()| file.sync_all());
+    let about = written.and_then(|()| file.metadata()).map_err(io("write", path))?;
+    Ok(FileId::of(&about))
 }
 
 fn rename(what: &'static str, from: &Path, to: &Path) -> Result<(), ApplyError> {
@@ -151,12 +162,8 @@ fn remove(path: &Path) -> Result<(), ApplyError> {
     }
 }
 
-fn exists(path: &Path) -> Result<bool, ApplyError> {
-    match std::fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(io("look at", path)(error)),
-    }
+fn at(path: &Path) -> Result<Option<FileId>, ApplyError> {
+    FileId::at(path).map_err(io("look at", path))
 }
 
 fn check(files: &[NewFile]) -> Result<(), ApplyError> {
@@ -170,28 +177,53 @@ fn check(files: &[NewFile]) -> Result<(), ApplyError> {
     good.then_some(()).ok_or(ApplyError::Names)
 }
 
-fn put(dir: &Path, files: &[NewFile]) -> Result<(), ApplyError> {
-    let hidden = |file: &NewFile| dir.join(format!("{NEW}{}", file.name));
-    // all are complete before one counts
-    for file in files {
-        write(&hidden(file), file.text.as_bytes())?;
-    }
-    for file in files {
-        rename("put in place", &hidden(file), &dir.join(&file.name))?;
-    }
-    settle(dir)
+fn is_free(dir: &Path) -> Result<(), ApplyError> {
+    at(&dir.join(RECORD))?.map_or(Ok(()), |_| Err(ApplyError::Pending))
 }
 
-/// Puts files into the directory for good.
+fn new(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{NEW}{name}"))
+}
+
+fn hidden(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{BEFORE}{name}"))
+}
+
+/// Writes the files beside their places: all are complete before one counts.
+fn stage(dir: &Path, files: &[NewFile]) -> Result<Vec<Replaced>, ApplyError> {
+    let one = |file: &NewFile| {
+        let new = write(&new(dir, &file.name), file.text.as_bytes())?;
+        Ok(Replaced { name: file.name.clone(), old: None, new })
+    };
+    let staged: Result<_, ApplyError> = files.iter().map(one).collect();
+    if staged.is_err() {
+        // what is left of them counts for nothing
+        files.iter().for_each(|file| drop(remove(&new(dir, &file.name))));
+    }
+    staged
+}
+
+/// Puts files into the directory for good: all or none of them.
 ///
 /// # Errors
-/// When a name is none, a change is pending, or the directory cannot be written.
+/// As [`Pending::begin`] and [`Pending::confirm`]: then nothing has changed, unless what has cannot be reverted either.
 pub fn keep(dir: &Path, files: &[NewFile]) -> Result<(), ApplyError> {
-    check(files)?;
-    if exists(&dir.join(RECORD))? {
-        return Err(ApplyError::Pending);
+    let mut pending = Pending::begin(dir, files)?;
+    if let Err(error) = pending.confirm() {
+        pending.revert()?;
+        return Err(error);
     }
-    put(dir, files)
+    Ok(())
+}
+
+/// Why a change was reverted, with what of it was not: somebody else has put another file there meanwhile.
+fn with_others(why: &str, others: &[String]) -> String {
+    match others {
+        [] => why.to_owned(),
+        _ => {
+            format!("{why}; left as they are, since somebody else has put them there: {}", others.join(", "))
+        }
+    }
 }
 
 impl Pending {
@@ -202,17 +234,10 @@ impl Pending {
     /// has cannot be reverted either. It is [`left`](Self::left) then.
     pub fn begin(dir: &Path, files: &[NewFile]) -> Result<Self, ApplyError> {
         check(files)?;
-        if exists(&dir.join(RECORD))? {
-            return Err(ApplyError::Pending);
-        }
-        let replaced = |file: &NewFile| {
-            let before = exists(&dir.join(&file.name))?;
-            Ok(Replaced { name: file.name.clone(), before })
-        };
-        let files_before: Result<_, ApplyError> = files.iter().map(replaced).collect();
-        let mut pending =
-            Self { dir: dir.to_owned(), record: Record { files: files_before? }, entered: false };
-        if let Err(error) = pending.enter(files) {
+        is_free(dir)?;
+        let record = Record { files: stage(dir, files)? };
+        let mut pending = Self { dir: dir.to_owned(), record, entered: false, unrecorded: false };
+        if let Err(error) = pending.enter() {
             // as far as it came
             pending.revert()?;
             return Err(error);
@@ -220,24 +245,29 @@ impl Pending {
         Ok(pending)
     }
 
-    fn enter(&mut self, files: &[NewFile]) -> Result<(), ApplyError> {
-        let new = self.dir.join(format!("{NEW}record"));
-        let text = serde_json::to_vec(&self.record)
-            .map_err(|source| ApplyError::Record { path: new.clone(), source })?;
-        write(&new, &text)?;
-        for Replaced { name, before } in &self.record.files {
-            let hidden = self.hidden(name);
+    fn enter(&mut self) -> Result<(), ApplyError> {
+        for Replaced { name, old, .. } in &mut self.record.files {
+            let (path, hidden) = (self.dir.join(&*name), hidden(&self.dir, name));
             remove(&hidden)?; // of a change that was confirmed, and cut off then
-            if *before {
-                let path = self.dir.join(name);
-                step().and_then(|()| std::fs::hard_link(&path, &hidden)).map_err(io("keep", &path))?;
+            match step().and_then(|()| std::fs::hard_link(&path, &hidden)) {
+                // by this name: overlayfs may have made another file of it for the link
+                Ok(()) => *old = Some(at(&hidden)?.ok_or(ApplyError::Lost(hidden))?),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(io("keep", &path)(error)),
             }
         }
+        let record = new(&self.dir, "record");
+        let text = serde_json::to_vec(&self.record)
+            .map_err(|source| ApplyError::Record { path: record.clone(), source })?;
+        write(&record, &text)?;
         settle(&self.dir)?;
-        rename("put in place", &new, &self.dir.join(RECORD))?;
+        rename("put in place", &record, &self.dir.join(RECORD))?;
         self.entered = true;
         settle(&self.dir)?;
-        put(&self.dir, files)
+        for Replaced { name, .. } in &self.record.files {
+            rename("put in place", &new(&self.dir, name), &self.dir.join(name))?;
+        }
+        settle(&self.dir)
     }
 
     /// What an earlier daemon left pending in the directory.
@@ -252,7 +282,7 @@ impl Pending {
                     .map_err(|source| ApplyError::Record { path: path.clone(), source })?;
                 let whole = |file: &Replaced| NewFile { name: file.name.clone(), text: String::new() };
                 check(&record.files.iter().map(whole).collect::<Vec<_>>())?;
-                Ok(Some(Self { dir: dir.to_owned(), record, entered: true }))
+                Ok(Some(Self { dir: dir.to_owned(), record, entered: true, unrecorded: false }))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io("read", &path)(error)),
@@ -264,48 +294,66 @@ impl Pending {
         self.record.files.iter().map(|file| file.name.as_str())
     }
 
-    fn hidden(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{BEFORE}{name}"))
-    }
-
-    /// Puts back what was there before. May be done again after it was cut off.
+    /// Puts back what was there before. May be done again after it was cut off. The names of those files that are left as
+    /// they are: nothing was there before, and what is there now is not what the change put there.
     ///
     /// # Errors
-    /// When the directory cannot be written: it is to be tried again.
-    pub fn revert(&mut self) -> Result<(), ApplyError> {
-        for Replaced { name, before } in &self.record.files {
-            let (path, hidden) = (self.dir.join(name), self.hidden(name));
-            remove(&self.dir.join(format!("{NEW}{name}")))?;
-            match before {
-                _ if !self.entered => {} // nothing has been put in place
-                true if exists(&hidden)? => rename("put back", &hidden, &path)?,
-                true => {} // it has been put back already
-                false => remove(&path)?,
+    /// When the directory cannot be written, or what is to be put back is gone: it is to be tried again.
+    pub fn revert(&mut self) -> Result<Vec<String>, ApplyError> {
+        let (mut others, mut failed) = (Vec::new(), None);
+        for file in &self.record.files {
+            match self.put_back(file) {
+                Ok(true) => {}
+                Ok(false) => others.push(file.name.clone()),
+                // the next ones are put back nevertheless: it may be one of them that locks somebody out
+                Err(error) => failed = failed.or(Some(error)),
             }
-            // renaming one name of a file over another one of it does nothing
-            remove(&hidden)?;
         }
-        remove(&self.dir.join(format!("{NEW}record")))?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        remove(&new(&self.dir, "record"))?;
         settle(&self.dir)?;
         remove(&self.dir.join(RECORD))?;
         settle(&self.dir)?;
         self.entered = false;
-        Ok(())
+        Ok(others)
     }
 
-    /// Keeps what is there now.
+    /// False: what is there is not of this change, and stays.
+    fn put_back(&self, Replaced { name, old, new: ours }: &Replaced) -> Result<bool, ApplyError> {
+        let (path, hidden) = (self.dir.join(name), hidden(&self.dir, name));
+        remove(&new(&self.dir, name))?;
+        let now = at(&path)?;
+        let mut done = true;
+        match old {
+            _ if !self.entered => {} // nothing has been put in place
+            Some(_) if at(&hidden)?.is_some() => rename("put back", &hidden, &path)?,
+            Some(_) if now == *old => {} // it has been put back already
+            Some(_) => return Err(ApplyError::Lost(hidden)),
+            None if now == Some(*ours) => remove(&path)?,
+            None => done = now.is_none(),
+        }
+        // renaming one name of a file over another one of it does nothing
+        remove(&hidden)?;
+        Ok(done)
+    }
+
+    /// Keeps what is there now. May be done again after it was cut off.
     ///
     /// # Errors
-    /// When the directory cannot be written, or the record is gone: then it is still pending here, and may be reverted. Where
-    /// the record could be removed, but not for good, another daemon takes it as confirmed.
-    pub fn confirm(&self) -> Result<(), ApplyError> {
-        if !exists(&self.dir.join(RECORD))? {
-            return Err(ApplyError::Gone(self.dir.join(RECORD)));
+    /// When the directory cannot be written, or somebody else has removed the record: then it is still pending here, and may
+    /// be reverted. Where the record could be removed, but not for good, another daemon takes it as confirmed.
+    pub fn confirm(&mut self) -> Result<(), ApplyError> {
+        let record = self.dir.join(RECORD);
+        if !self.unrecorded && at(&record)?.is_none() {
+            return Err(ApplyError::Gone(record));
         }
-        remove(&self.dir.join(RECORD))?;
+        remove(&record)?;
+        self.unrecorded = true;
         settle(&self.dir)?;
         // what is left of the old files counts for nothing, and goes with the next change
-        self.record.files.iter().for_each(|file| drop(remove(&self.hidden(&file.name))));
+        self.record.files.iter().for_each(|file| drop(remove(&hidden(&self.dir, &file.name))));
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::NewFile;
-use super::changes::Changes;
+use super::changes::{Changes, Own};
 use crate::socket::{Socket, SocketError, is_root};
 
 /// The longest request, in bytes.
@@ -126,23 +126,25 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
     let mut reads = BufReader::new(reads.take(MAX_REQUEST));
     let request = timeout(PATIENCE, next(&mut reads)).await.map_err(|_| "sends no request")??;
     let Some(request) = request else { return Ok(()) };
-    let (answer, ends) = tokio::task::block_in_place(|| match request {
+    let (answer, own) = tokio::task::block_in_place(|| match request {
         Request::Apply { files, confirm_within } => {
             changes.apply(&files, confirm_within.map(Duration::from_millis))
         }
-        Request::Confirm => (changes.end(true, ""), None),
-        Request::Revert => (changes.end(false, "that was asked for"), None),
+        Request::Confirm => (changes.end(None, true, ""), None),
+        Request::Revert => (changes.end(None, false, "that was asked for"), None),
     });
     send(&mut writes, &answer).await?;
-    let Some(mut ends) = ends else { return Ok(()) };
+    let Some(Own { until, mut ends }) = own else { return Ok(()) };
     loop {
         tokio::select! {
-            ended = ends.changed() => {
-                let answer = ends.borrow().clone();
-                return match (ended, answer) {
-                    (Ok(()), Some(answer)) => send(&mut writes, &answer).await,
-                    _ => Ok(()),
-                };
+            changed = ends.changed() => {
+                let answer = changed.ok().and_then(|()| ends.borrow_and_update().clone());
+                let Some(answer) = answer else { return Ok(()) };
+                send(&mut writes, &answer).await?;
+                // of what cannot be reverted now there is more to tell
+                if !matches!(answer, Answer::Refused { .. }) {
+                    return Ok(());
+                }
             }
             request = next(&mut reads) => {
                 let keep = match request? {
@@ -151,13 +153,10 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
                     Some(Request::Apply { .. }) => return Err("asks for another change before this one has ended".into()),
                     None => return Ok(()),
                 };
-                // it is this caller's change as long as that has not ended
-                let over = ends.borrow().is_some(); // not within the call below, which tells how it ended
-                if over {
-                    continue;
-                }
-                let answer = tokio::task::block_in_place(|| changes.end(keep, "that was asked for"));
-                if let Answer::Refused { .. } = answer {
+                // this caller's change alone; how that ends is told above
+                let end = || changes.end(Some(until), keep, "that was asked for");
+                let answer = tokio::task::block_in_place(end);
+                if matches!(answer, Answer::Refused { .. }) && !ends.has_changed().unwrap_or_default() {
                     send(&mut writes, &answer).await?;
                 }
             }

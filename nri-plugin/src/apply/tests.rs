@@ -10,7 +10,9 @@ fn file(name: &str, text: &str) -> NewFile {
 }
 
 /// Every file with its inode number and text, and what links say.
-fn all(dir: &Path) -> BTreeMap<String, (u64, Vec<u8>)> {
+type All = BTreeMap<String, (u64, Vec<u8>)>;
+
+fn all(dir: &Path) -> All {
     let entry = |entry: std::io::Result<fs::DirEntry>| {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
@@ -93,7 +95,7 @@ fn after_each_step(
     failing: usize,
     waits: bool,
     act: impl Fn(&Path, Option<&mut Pending>) -> Result<(), ApplyError>,
-    look: impl Fn(&str, &Path, Option<Pending>, &BTreeMap<String, (u64, Vec<u8>)>),
+    look: impl Fn(&str, &Path, Option<Pending>, &All),
 ) -> usize {
     for done in 0..1000 {
         let (_top, dir) = policies();
@@ -115,21 +117,33 @@ fn after_each_step(
 const CHANGE: fn() -> [NewFile; 3] =
     || [file("a.yaml", "new"), file("c.yaml", "new"), file("link.yaml", "new")];
 
-fn visible(dir: &Path) -> BTreeMap<String, (u64, Vec<u8>)> {
+fn visible(dir: &Path) -> All {
     all(dir).into_iter().filter(|(name, _)| !name.starts_with('.')).collect()
 }
 
 /// What is there is what was before, and the next change finds nothing in its way and leaves nothing.
-fn is_as_before(what: &str, dir: &Path, before: &BTreeMap<String, (u64, Vec<u8>)>) {
+fn is_as_before(what: &str, dir: &Path, before: &All) {
     assert_eq!(visible(dir), *before, "{what}");
     Pending::begin(dir, &CHANGE()).unwrap().revert().unwrap();
     assert_eq!(all(dir), *before, "{what}");
 }
 
+/// All of the change is there, and the next one finds nothing in its way and leaves nothing.
+fn is_new(what: &str, dir: &Path, before: &All) {
+    let new = ["a.yaml", "c.yaml", "link.yaml"].map(|name| text(dir, name));
+    assert_eq!(new, ["new"; 3], "{what}");
+    Pending::begin(dir, &CHANGE()).unwrap().confirm().unwrap();
+    assert_eq!(all(dir).len(), before.len() + 1, "{what}");
+}
+
 /// Steps fail for good: the daemon has died. The next one finds the record, or none.
 #[test]
 fn it_may_be_cut_off_after_any_step() {
-    let next = |dir: &Path| Pending::left(dir).unwrap().map(|mut left| left.revert().unwrap()).is_some();
+    let next = |dir: &Path| {
+        let others = Pending::left(dir).unwrap().map(|mut left| left.revert().unwrap());
+        assert_eq!(others.clone().unwrap_or_default(), [""; 0]);
+        others.is_some()
+    };
     let dies = usize::MAX;
     let begin = after_each_step(
         dies,
@@ -143,27 +157,22 @@ fn it_may_be_cut_off_after_any_step() {
     let revert = after_each_step(
         dies,
         true,
-        |_, pending| pending.unwrap().revert(),
+        |_, pending| pending.unwrap().revert().map(drop),
         |what, dir, _, before| {
             next(dir);
             is_as_before(what, dir, before);
         },
     );
-    let confirm = after_each_step(
-        dies,
-        true,
-        |_, pending| pending.unwrap().confirm(),
-        |what, dir, _, before| match next(dir) {
-            true => is_as_before(what, dir, before),
-            false => {
-                let new = ["a.yaml", "c.yaml", "link.yaml"].map(|name| text(dir, name));
-                assert_eq!(new, ["new"; 3], "{what}");
-                Pending::begin(dir, &CHANGE()).unwrap().confirm().unwrap();
-                assert_eq!(all(dir).len(), before.len() + 1, "{what}");
-            }
-        },
-    );
-    assert!(begin > 15 && revert > 8 && confirm > 1, "{begin} {revert} {confirm}");
+    // all of it or nothing
+    let either = |what: &str, dir: &Path, _: Option<Pending>, before: &All| match next(dir)
+        || visible(dir) == *before
+    {
+        true => is_as_before(what, dir, before),
+        false => is_new(what, dir, before),
+    };
+    let confirm = after_each_step(dies, true, |_, pending| pending.unwrap().confirm(), either);
+    let keep = after_each_step(dies, false, |dir, _| keep(dir, &CHANGE()), either);
+    assert!(begin > 15 && revert > 8 && confirm > 1 && keep > begin, "{begin} {revert} {confirm} {keep}");
 }
 
 /// One step fails, and the next works: what is said to be pending still is, and can be reverted.
@@ -175,21 +184,38 @@ fn any_step_may_fail_once() {
         |dir, _| Pending::begin(dir, &CHANGE()).map(drop),
         |what, dir, _, before| is_as_before(what, dir, before),
     );
-    let again = |what: &str, dir: &Path, pending: Option<Pending>, before: &_| {
-        pending.unwrap().revert().unwrap();
+    let again = |what: &str, dir: &Path, pending: Option<Pending>, before: &All| {
+        assert_eq!(pending.unwrap().revert().unwrap(), [""; 0]);
         is_as_before(what, dir, before);
     };
-    after_each_step(1, true, |_, pending| pending.unwrap().revert(), again);
+    after_each_step(1, true, |_, pending| pending.unwrap().revert().map(drop), again);
     // where only the old files' names could not go it is confirmed, and has no error
-    let confirm = |_: &Path, pending: Option<&mut Pending>| {
-        let result = pending.unwrap().confirm();
+    let noted = |result: Result<(), ApplyError>| {
         CONFIRMED.set(result.is_ok());
         result
     };
+    let confirm = |_: &Path, pending: Option<&mut Pending>| noted(pending.unwrap().confirm());
     after_each_step(1, true, confirm, |what, dir, pending, before| match CONFIRMED.get() {
-        true => assert_eq!(text(dir, "a.yaml") + &text(dir, "c.yaml"), "newnew", "{what}"),
+        true => is_new(what, dir, before),
         false => again(what, dir, pending, before),
     });
+    after_each_step(1, true, confirm, |what, dir, pending, before| {
+        if !CONFIRMED.get() {
+            pending.unwrap().confirm().unwrap();
+        }
+        assert!(Pending::left(dir).unwrap().is_none(), "{what}");
+        is_new(what, dir, before);
+    });
+    // a change for good that is said to have failed has changed nothing
+    after_each_step(
+        1,
+        false,
+        |dir, _| noted(keep(dir, &CHANGE())),
+        |what, dir, _, before| match CONFIRMED.get() {
+            true => is_new(what, dir, before),
+            false => is_as_before(what, dir, before),
+        },
+    );
 }
 
 thread_local! {
@@ -232,8 +258,11 @@ fn one_change_at_a_time_and_only_files_that_are_read() {
 fn a_record_that_makes_no_sense_is_an_error_and_leads_nowhere() {
     let (top, dir) = policies();
     fs::write(top.path().join("victim.yaml"), "x").unwrap();
-    for record in ["", "{}", "{\"files\":[]}", "{\"files\":[{\"name\":\"../victim.yaml\",\"before\":false}]}"]
-    {
+    let victim = at(&top.path().join("victim.yaml")).unwrap().unwrap();
+    let elsewhere =
+        Record { files: vec![Replaced { name: "../victim.yaml".into(), old: None, new: victim }] };
+    let elsewhere = serde_json::to_string(&elsewhere).unwrap();
+    for record in ["", "{}", "{\"files\":[]}", "{\"files\":[{\"name\":\"a.yaml\"}]}", &elsewhere] {
         fs::write(dir.join(RECORD), record).unwrap();
         assert!(Pending::left(&dir).is_err(), "{record}");
     }
@@ -250,5 +279,59 @@ fn where_a_directory_cannot_be_written_nothing_changes() {
         Err(ApplyError::Io { .. })
     ));
     assert_eq!(fs::read(dir.join("a.yaml")).unwrap(), [0xff, b'a']);
-    assert!(!exists(&dir.join(RECORD)).unwrap());
+    assert!(at(&dir.join(RECORD)).unwrap().is_none());
+}
+
+/// Whose hidden old file is gone is not taken as put back; the others are put back nevertheless.
+#[test]
+fn what_is_to_be_put_back_and_is_gone_is_an_error() {
+    for restarted in [false, true] {
+        let (_top, dir) = policies();
+        let before = all(&dir);
+        let mut pending = Pending::begin(&dir, &CHANGE()).unwrap();
+        if restarted {
+            pending = Pending::left(&dir).unwrap().unwrap();
+        }
+        let hidden = hidden(&dir, "a.yaml");
+        fs::rename(&hidden, dir.join("elsewhere")).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(pending.revert(), Err(ApplyError::Lost(path)) if path == hidden));
+            assert_eq!((text(&dir, "a.yaml"), text(&dir, "link.yaml")), ("new".into(), "linked".into()));
+            assert!(at(&dir.join("c.yaml")).unwrap().is_none());
+            assert!(at(&dir.join(RECORD)).unwrap().is_some(), "it is still pending");
+        }
+        fs::rename(dir.join("elsewhere"), &hidden).unwrap();
+        assert_eq!(pending.revert().unwrap(), [""; 0]);
+        assert_eq!(all(&dir), before);
+    }
+}
+
+/// Where nothing was before, what somebody else has put there by now is not removed.
+#[test]
+fn what_somebody_else_has_put_there_stays() {
+    let replaced: [fn(&Path); 3] = [
+        |path| {
+            std::thread::sleep(std::time::Duration::from_millis(20)); // coarse clocks
+            fs::remove_file(path).unwrap(); // its number may be the next one's
+        },
+        |path| fs::rename(path, path.with_file_name("moved.yaml")).unwrap(),
+        |path| {
+            fs::write(path.with_file_name("x"), "").unwrap();
+            fs::rename(path.with_file_name("x"), path).unwrap();
+        },
+    ];
+    for replace in replaced {
+        let (_top, dir) = policies();
+        let before = visible(&dir);
+        let mut pending = Pending::begin(&dir, &CHANGE()).unwrap();
+        replace(&dir.join("c.yaml"));
+        fs::write(dir.join("c.yaml"), "another").unwrap();
+        assert_eq!(pending.revert().unwrap(), ["c.yaml"]);
+        assert_eq!(text(&dir, "c.yaml"), "another");
+        for name in ["c.yaml", "moved.yaml"] {
+            remove(&dir.join(name)).unwrap();
+        }
+        assert_eq!(all(&dir), before);
+    }
+    assert!(with_others("late", &["c.yaml".into()]).ends_with("somebody else has put them there: c.yaml"));
 }

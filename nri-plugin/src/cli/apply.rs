@@ -10,7 +10,7 @@ byte, unless the change is confirmed in time: also when this command ends, the c
 
 Exit codes:
   0  applied, and confirmed where that was asked for
-  1  not applied: the daemon refused or does not answer
+  1  not applied: the daemon refused or does not answer; or it cannot revert, and tries on
   2  bad usage, or files with errors
   3  reverted
 

@@ -1,0 +1,75 @@
+use std::fs;
+use std::sync::mpsc;
+
+use super::*;
+
+const POLICY: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\n\
+    metadata: {name: calls, namespace: default}\nspec:\n  selector: {matchLabels: {app: web}}\n  \
+    syscalls: [mkdir]\n  action: Block\n";
+
+fn changes(dir: &Path) -> Arc<Changes> {
+    let dirs = [dir.to_owned()];
+    Changes::new(&dirs, revert_left(&dirs), Selection::default(), Arc::default(), Box::new(|_| {}))
+}
+
+fn begin(changes: &Arc<Changes>) -> Own {
+    let files = [NewFile { name: "calls.yaml".into(), text: POLICY.into() }];
+    let (answer, own) = changes.apply(&files, Some(Duration::from_secs(3600)));
+    assert!(matches!(answer, Answer::Pending { .. }), "{answer:?}");
+    own.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_end_one_change_does_not_end_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let changes = changes(dir.path());
+    let first = begin(&changes);
+    assert!(matches!(changes.end(None, true, ""), Answer::Confirmed { .. }));
+    let second = begin(&changes);
+    for keep in [false, true] {
+        assert_eq!(changes.end(Some(first.until), keep, "it was not confirmed in time"), Answer::Nothing);
+        assert_eq!(*second.ends.borrow(), None, "it waits");
+    }
+    // the clock of the first, which is late
+    let late = Arc::clone(&changes);
+    tokio::spawn(async move { late.end_in_time(Instant::now()).await }).await.unwrap();
+    assert_eq!(*second.ends.borrow(), None, "it waits");
+    assert!(matches!(changes.end(Some(second.until), false, "of its own"), Answer::Reverted { .. }));
+    assert_eq!(changes.end(Some(second.until), false, "again"), Answer::Nothing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_made_a_change_that_cannot_be_reverted_is_told_each_reason_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("calls.yaml");
+    fs::write(&path, POLICY).unwrap();
+    let changes = changes(dir.path());
+    let mut own = begin(&changes);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir_all(path.join("in the way")).unwrap();
+    let answer = changes.end(None, false, "that was asked for");
+    let Answer::Refused { why } = &answer else { panic!("{answer:?}") };
+    assert_eq!(*own.ends.borrow_and_update(), Some(answer.clone()));
+    assert_eq!(changes.not_reverted().as_ref(), Some(why));
+    assert_eq!(changes.end(None, false, "once more"), answer);
+    assert!(!own.ends.has_changed().unwrap(), "it is the same reason");
+    fs::remove_dir_all(&path).unwrap();
+    assert!(matches!(changes.end(None, false, "again"), Answer::Reverted { .. }));
+    assert!(matches!(*own.ends.borrow(), Some(Answer::Reverted { .. })));
+    assert_eq!(changes.not_reverted(), None);
+}
+
+/// `status` is answered while a change is written to a disk that hangs.
+#[test]
+fn whether_something_is_not_reverted_is_told_while_a_change_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(super::super::RECORD), "{").unwrap();
+    let changes = changes(dir.path());
+    let being_made = changes.now();
+    let (tell, told) = mpsc::channel();
+    let asked = Arc::clone(&changes);
+    std::thread::spawn(move || tell.send(asked.not_reverted()));
+    let why = told.recv_timeout(Duration::from_secs(10)).expect("it is told").expect("it is stuck");
+    assert!(why.contains("says nothing that can be understood"), "{why}");
+    drop(being_made);
+}
