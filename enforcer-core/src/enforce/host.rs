@@ -373,12 +373,13 @@ impl Enforcer {
         Ok(tasks)
     }
 
-    /// The calling process is exempt, with what it starts.
+    /// The calling process is exempt, with what it starts, unless a container has it: then it stays under the rules of that,
+    /// which is none of the host's either.
     fn exempt_caller(&self, id: &ContainerId, entry: &Entry) -> Result<(), EnforceError> {
         let pid = std::process::id();
         let ask = types::mark { subject: subject(entry, EXEMPT), pid, ..Default::default() };
-        let marked = self.mark(id, ask, types::mark_mode::MARK_PROCESS)?.marked;
-        if marked == 0 { Err(EnforceError::Host("the daemon cannot exempt itself".into())) } else { Ok(()) }
+        let found = self.mark(id, ask, types::mark_mode::MARK_PROCESS)?.found;
+        if found == 0 { Err(EnforceError::Host("the daemon cannot exempt itself".into())) } else { Ok(()) }
     }
 
     /// What runs an exempt program as root, in the host's mount namespace, is exempt, with what it starts. By the
