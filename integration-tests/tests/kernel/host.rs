@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use enforcer_core::enforce::host::{Exempt, HostExempt, Reach};
 use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Stage, Target, unload};
+use enforcer_core::ruleset::Ruleset;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::container::Container;
@@ -27,6 +28,32 @@ fn managed(user: u32, program: &str) -> String {
 /// open `file`.
 fn waiting(go: &str, file: &str, opened: &str, tried: &str) -> String {
     format!("while [ ! -e {go} ]; do sleep 0.1; done; true < {file} && echo x > {opened}; echo x > {tried}")
+}
+
+/// Has [`arms_host`] arm the host, in a container.
+const ARM_HOST: &str = "NRI_ENFORCER_ARM_HOST";
+
+fn target() -> Target {
+    Target { id: ContainerId::host(), pid: 1, stage: Stage::Running }
+}
+
+fn rules() -> Ruleset {
+    ruleset(
+        "  file: {matchPaths: [{path: /tmp/secret}]}\n  process: {matchPaths: [{path: /tmp/tool}]}\n  action: Block\n",
+    )
+}
+
+/// No test of its own: a daemon that a container has, which arms the host all the same.
+#[test]
+fn arms_host() {
+    if std::env::var_os(ARM_HOST).is_none() {
+        return;
+    }
+    let enforcer = Enforcer::open(&options()).unwrap();
+    enforcer.exempt(&exempt()).unwrap();
+    enforcer.arm(&target(), &rules()).unwrap();
+    assert!(fs::read("/tmp/secret").is_ok(), "it is not the host's");
+    assert!(fs::read("/tmp/confined").is_err(), "it is under the rules of its container");
 }
 
 fn wait_for(path: &str) {
@@ -51,11 +78,39 @@ fn exempt() -> HostExempt {
     }
 }
 
+fn pinned(map: &str) -> MapHandle {
+    let pins = fs::read_dir(options().bpffs).unwrap().map(|layout| layout.unwrap().path().join(map));
+    MapHandle::from_pinned_path(pins.last().unwrap()).unwrap()
+}
+
 /// Leaves of the armed host what a daemon leaves that is killed on the way: all but who is to be judged from now on.
 fn forget_host() {
-    let pins = fs::read_dir(options().bpffs).unwrap().map(|layout| layout.unwrap().path().join("host"));
-    let map = MapHandle::from_pinned_path(pins.last().unwrap()).unwrap();
+    let map = pinned("host");
     map.update(&0_u32.to_ne_bytes(), &vec![0; map.value_size() as usize], MapFlags::ANY).unwrap();
+}
+
+/// Does `act` while other tasks leave no room in the map by which tasks are known below 6.2.
+fn without_room(act: impl FnOnce()) {
+    const AT_ONCE: u32 = 4096;
+    let map = pinned("pointer_subjects");
+    let keys = |part: u64| -> Vec<u8> {
+        let first = 1 + part * u64::from(AT_ONCE); // no address of a task
+        (first..first + u64::from(AT_ONCE)).flat_map(u64::to_ne_bytes).collect()
+    };
+    let values = vec![0; (AT_ONCE * map.value_size()) as usize];
+    let fill =
+        |part: &u64| map.update_batch(&keys(*part), &values, AT_ONCE, MapFlags::ANY, MapFlags::ANY).is_ok();
+    let parts = (0..).take_while(fill).count() as u64;
+    assert!(parts > 10, "{parts}");
+    let [one, value] = [u64::MAX.to_ne_bytes().to_vec(), vec![0; map.value_size() as usize]];
+    assert!(map.update(&one, &value, MapFlags::ANY).is_err(), "there is room");
+    act();
+    for part in 0..parts {
+        map.delete_batch(&keys(part), AT_ONCE, MapFlags::ANY, MapFlags::ANY).unwrap();
+    }
+    keys(parts).chunks(8).for_each(|key| drop(map.delete(key)));
+    map.update(&one, &value, MapFlags::ANY).unwrap();
+    map.delete(&one).unwrap();
 }
 
 pub fn host() {
@@ -65,10 +120,7 @@ pub fn host() {
     sh("mkdir -p /etc; printf '%s:x:%s:%s::/:/bin/sh\\n' root 0 0 user 1000 1000 > /etc/passwd");
     fs::write("/tmp/tool", lab::image::FIRST).unwrap();
     sh("chmod +x /tmp/tool");
-    let rules = ruleset(
-        "  file: {matchPaths: [{path: /tmp/secret}]}\n  process: {matchPaths: [{path: /tmp/tool}]}\n  action: Block\n",
-    );
-    let target = Target { id: ContainerId::host(), pid: 1, stage: Stage::Running };
+    let (target, rules) = (target(), rules());
     let enforcer = Enforcer::open(&options()).unwrap();
     assert!(matches!(enforcer.arm(&target, &rules), Err(EnforceError::Host(_))), "nobody is exempt yet");
     assert!(enforcer.armed().unwrap().is_empty());
@@ -96,6 +148,11 @@ pub fn host() {
     ));
     let mut plain = Container::created("plain", true);
     plain.start();
+    plain.run(
+        "/tmp/busybox-runtime sh -c 'echo x > /tmp/outside; while [ ! -e /tmp/go ]; do /bin/sleep 0.1; done; \
+         nsenter -m -t 1 /bin/cat /tmp/secret && echo x > /tmp/plain-opened; echo x > /tmp/plain-tried' </dev/null &",
+    );
+    wait_for("/tmp/outside");
     // The path of an exempt program says nothing in another mount namespace, nor of who is not root.
     let mut manager = Container::of_host("/tmp/busybox-manager sh", None);
     let mut user = Container::of_host(&managed(1000, "/tmp/busybox-runtime sh"), None);
@@ -149,9 +206,10 @@ pub fn host() {
     }
     assert!(fs::read("/tmp/secret").is_ok(), "the daemon itself");
     assert!(Command::new("cat").arg("/tmp/secret").output().unwrap().status.success(), "and its children");
-    for tried in ["/tmp/tried", "/tmp/shimmed", "/tmp/unescaped"] {
+    for tried in ["/tmp/tried", "/tmp/shimmed", "/tmp/unescaped", "/tmp/plain-tried"] {
         wait_for(tried);
     }
+    assert!(!Path::new("/tmp/plain-opened").exists(), "a path of its own made a container's process exempt");
     assert!(!Path::new("/tmp/escaped").exists(), "arming the host let a container's process out");
     assert!(!confined.reads("/tmp/confined"));
     enforcer.disarm(&confined.id).unwrap();
@@ -182,11 +240,17 @@ pub fn host() {
     assert_eq!(older.run(&moved("test-own", "/tmp/tool")), 126, "who only goes to its cgroup is the host's");
     enforcer.disarm(&own.id).unwrap();
 
-    // The daemon goes and comes back.
+    // The daemon goes and comes back; in between one of a container of its own.
+    let mut daemon = Container::created("daemon", true);
+    enforcer.arm(&daemon.target(Stage::Created), &block("/tmp/confined")).unwrap();
+    daemon.start();
     drop(enforcer);
     assert!(!older.reads("/tmp/secret"), "enforcement outlives the process");
     assert_ne!(master.run(&moved("test-session", "cat /tmp/secret")), 0);
+    assert_eq!(daemon.run(&format!("{ARM_HOST}=1 RUST_BACKTRACE=0 ./kernel --exact host::arms_host")), 0);
+    assert!(daemon.reads("/tmp/secret") && !daemon.reads("/tmp/confined"));
     let enforcer = Enforcer::open(&options()).unwrap();
+    enforcer.disarm(&daemon.id).unwrap();
     assert_eq!(enforcer.armed().unwrap()[0].id, ContainerId::host());
     enforcer.exempt(&exempt()).unwrap();
     // It was killed while it disarmed the host, or armed it: what is started then is nobody's.
@@ -217,6 +281,17 @@ pub fn host() {
     assert!(between.reads("/tmp/secret"));
     assert_eq!(counter(&enforcer, "recursion_misses"), 0);
     assert_eq!(counter(&enforcer, "inherit_failed") + counter(&enforcer, "identify_failed"), 0);
+
+    // What is exempt is not refused for want of room.
+    let old = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().starts_with("6.1.");
+    assert_eq!(pinned("pointer_subjects").max_entries() > 1, old);
+    if old {
+        without_room(|| {
+            assert_eq!(program.run("cat /tmp/secret"), 0, "its children");
+            assert_eq!(master.run("/tmp/busybox-runtime cat /tmp/secret"), 0, "what becomes exempt");
+        });
+        assert!(counter(&enforcer, "inherit_failed") > 0 && counter(&enforcer, "identify_failed") > 0);
+    }
     drop(enforcer);
     unload(&options().bpffs).unwrap();
     assert!(older.reads_soon("/tmp/secret"));
