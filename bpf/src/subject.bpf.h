@@ -68,9 +68,18 @@ static __always_inline int subject_point(struct task_struct *task, struct subjec
 	return use_pointer_map ? bpf_map_update_elem(&pointer_subjects, &key, value, BPF_ANY) == 0 : s != 0;
 }
 
-/* Gives `task`, which has none, the identity `value`. False: it could not be stored, and the caller must refuse the
- * operation. Below 6.2 the map by address is the one that must succeed; storage is best effort there, for it may be
- * busy. */
+/* The identity of `task`; where it has none, `value` from now on. Who makes one at the same time (the iterator marks a
+ * task that executes) is answered NULL by the kernel (bpf_local_storage_update: -EEXIST, -EAGAIN), and finds the other's. */
+static __always_inline struct subject *subject_made(struct task_struct *task, struct subject *value)
+{
+	struct subject *s = bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE);
+
+	return s ? s : bpf_task_storage_get(&task_subjects, task, 0, 0);
+}
+
+/* Gives `task`, which has none and which nobody else sees yet, the identity `value`. False: it could not be stored, and
+ * the caller must refuse the operation. Below 6.2 the map by address is the one that must succeed; storage is best
+ * effort there, for it may be busy. */
 static __always_inline int subject_give(struct task_struct *task, struct subject *value)
 {
 	return subject_point(task, bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE), value);
@@ -79,7 +88,7 @@ static __always_inline int subject_give(struct task_struct *task, struct subject
 /* The same for a task that may have one already. */
 static __always_inline int subject_set(struct task_struct *task, struct subject *value)
 {
-	struct subject *s = bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE);
+	struct subject *s = subject_made(task, value);
 
 	if (s)
 		*s = *value;
@@ -90,7 +99,7 @@ static __always_inline int subject_set(struct task_struct *task, struct subject 
  * was. */
 static __always_inline int subject_replace(struct task_struct *task, struct subject *value)
 {
-	struct subject *s = bpf_task_storage_get(&task_subjects, task, value, BPF_LOCAL_STORAGE_CREATE);
+	struct subject *s = subject_made(task, value);
 
 	if (!s)
 		return 0;
