@@ -20,14 +20,14 @@ use crate::roots::{Asked, Found, all};
 /// Containers that are made up to date before the next order is taken.
 const TOGETHER: usize = 256;
 /// No more paths are waited for after this, and no more links followed: a start is waiting, or may be.
-const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// Containers whose links are followed before it is looked how long that took, and how long so many may take for twice as
 /// many to be next.
-const FIRST: usize = 4;
+pub(super) const FIRST: usize = 4;
 const QUICK: Duration = Duration::from_millis(25);
 
 /// A container of the queue, and what the policies say about it now.
-struct Looked {
+pub(super) struct Looked {
     id: ContainerId,
     container: Arc<Container>,
     process: Option<Process>,
@@ -44,7 +44,7 @@ struct Exchange {
 }
 
 /// A container, what of its look-ups before still counts, and what was found now; `None` where nothing is wanted of it.
-type Answered = (Looked, Option<Kept>, Option<Found>);
+pub(super) type Answered = (Looked, Option<Kept>, Option<Found>);
 
 /// Containers whose paths are being looked up.
 pub(super) struct Batch {
@@ -56,9 +56,16 @@ pub(super) struct Batch {
 impl<K: Kernel> Reconciler<K> {
     /// Makes containers what the policies say. An error is remembered, told, and tried again by the next sweep.
     pub(super) fn reconcile(&mut self) {
-        let Batch { again, looked, mut asked } = self.ahead.take().unwrap_or_else(|| self.next_batch());
+        let batch = self.ahead.take().unwrap_or_else(|| self.next_batch());
+        let (again, begin) = (batch.again, Instant::now());
+        let found = self.answered(begin, batch);
+        self.apply(again, begin, found);
+    }
+
+    /// Waits for what is found in the roots of a batch's containers, or gives containers back.
+    pub(super) fn answered(&mut self, begin: Instant, batch: Batch) -> Vec<Answered> {
+        let Batch { again, looked, mut asked } = batch;
         let mut looked = looked.into_iter();
-        let begin = Instant::now();
         let mut found = Vec::new();
         for (one, kept) in looked.by_ref() {
             let answer = one.wanted.as_ref().map(|merged| match &kept {
@@ -76,11 +83,11 @@ impl<K: Kernel> Reconciler<K> {
         if complete && !self.queue.is_empty() {
             self.ahead = Some(self.next_batch());
         }
-        self.apply(again, begin, found);
+        found
     }
 
     /// Puts the rules of containers in force, in whose roots this was found, or gives containers back.
-    fn apply(&mut self, again: bool, begin: Instant, found: Vec<Answered>) {
+    pub(super) fn apply(&mut self, again: bool, begin: Instant, found: Vec<Answered>) {
         let mut found = found.into_iter();
         let mut exchanges = Vec::new();
         let mut together = FIRST;
@@ -120,7 +127,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// The first containers of the queue, whose paths begin to be looked up.
-    fn next_batch(&mut self) -> Batch {
+    pub(super) fn next_batch(&mut self) -> Batch {
         let again = self.queue.is_empty();
         let mut asked = Asked::default();
         let mut ids = Vec::new();

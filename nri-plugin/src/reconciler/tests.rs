@@ -201,48 +201,6 @@ fn where_no_lock_works_the_gate_refuses_what_policies_select() {
     assert_eq!(f.kernel.calls(), [] as [String; 0]);
 }
 
-/// A start waits for some containers' new rules, not for all: what is not done with stays in the queue.
-#[test]
-fn a_change_of_many_containers_is_made_in_parts() {
-    let mut f = Fixture::new(policies(&[("p", "/1")]));
-    let present: Vec<Present> = (0..600).map(|n| f.running(&format!("c{n:03}"), 1000 + n, "web")).collect();
-    f.synchronize(present);
-    f.kernel.calls();
-    f.policies.send_replace(policies(&[("p", "/2")]));
-    f.reconciler.take(Order::PoliciesChanged);
-    f.reconciler.step();
-    let first = f.kernel.calls().len();
-    assert!((1..=256).contains(&first), "{first}");
-    assert!(!f.reconciler.is_idle());
-    f.work();
-    assert_eq!(first + f.kernel.calls().len(), 600, "each once");
-    let digest = wanted(&policies(&[("p", "/2")]));
-    assert!((0..600).all(|n| f.kernel.digest(&format!("c{n:03}")) == Some(digest)));
-}
-
-/// What was begun ahead is for the policies of then.
-#[test]
-fn an_order_ends_what_was_begun_ahead() {
-    let mut f = Fixture::new(policies(&[("p", "/1")]));
-    let present: Vec<Present> = (0..600).map(|n| f.running(&format!("c{n:03}"), 1000 + n, "web")).collect();
-    f.synchronize(present);
-    f.policies.send_replace(policies(&[("p", "/2")]));
-    f.reconciler.take(Order::PoliciesChanged);
-    f.reconciler.step();
-    assert!(f.reconciler.ahead.is_some());
-    let after = policies(&[("p", "/3")]);
-    f.policies.send_replace(Arc::clone(&after));
-    f.reconciler.take(Order::PoliciesChanged);
-    assert!(f.reconciler.ahead.is_none());
-    f.reconciler.step();
-    assert!(f.reconciler.ahead.is_some());
-    // one of those that are begun
-    f.take(Order::Removed(ContainerId::new("c300").unwrap()));
-    let armed = f.kernel.armed().unwrap();
-    assert_eq!(armed.len(), 599);
-    assert!(armed.values().all(|digest| *digest == wanted(&after)));
-}
-
 fn wanted(set: &PolicySet) -> RulesetDigest {
     let subject = container("x", "default", "web").subject.clone();
     Selection::default().resolve(set, &subject, Default::default()).unwrap().ruleset.digest()
@@ -921,4 +879,5 @@ fn a_cluster_policy_and_a_policy_of_the_same_name_are_two() {
     assert_eq!(f.kernel.ids(), ["c1"]);
 }
 
+mod batch;
 mod host;
