@@ -293,6 +293,38 @@ async fn the_status_of_a_policy_is_what_all_nodes_say_and_one_of_them_writes_it(
     assert_eq!(lease["spec"]["holderIdentity"], "", "given back: {lease:#}");
 }
 
+/// A server whose definition of a policy has no room for gaps, as one whose store has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_the_server_does_not_take_is_written_without_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, client) = start(dir.path()).await;
+    let kind = |one: &Value| one["spec"]["names"]["kind"] == "KubeArmorPolicy";
+    let mut tight = definitions().into_iter().find(kind).unwrap();
+    let schema = &mut tight["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+    assert!(schema["properties"]["gaps"].is_object(), "{schema:#}");
+    schema["properties"]["gaps"]["maxItems"] = json!(0);
+    client.apply(&tight).await;
+    client.apply(&files("two", "/a")).await;
+    let mut node = node(dir.path(), "a", &[]);
+    node.start(&cluster).await;
+    node.policies(1).await;
+    node.creates().await.unwrap();
+    let two = format!("{POLICIES}/two");
+    let uncovered = |two: &Value| condition(two, "Enforced")[1] == "ContainersUncovered";
+    let found = until(&client, &two, &[&node], uncovered).await;
+    assert_eq!(found["status"]["gaps"], json!([]), "{:#}", found["status"]);
+    node.says("does not take the whole status").await;
+    // and nothing more is written, as it is what was wanted
+    let quiet = async || {
+        let before = node.writes("status");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        (before == node.writes("status")).then_some(before)
+    };
+    let writes = wait("nothing is written", quiet, || node.log()).await;
+    assert!(writes <= 6, "{writes}");
+    node.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_start_is_an_event_on_its_pod_and_the_same_again_counts_on() {
     let dir = tempfile::tempdir().unwrap();
