@@ -161,14 +161,17 @@ static __always_inline __u64 lists_word(__u64 at, __u32 i)
 	return word;
 }
 
-/* What a cell of lists has in common with what holds so far; whether anything is left. */
-static __always_inline int held_by(struct query *q, __u32 cell)
+/* What a cell of lists has in common with what holds so far; whether anything is left. Verified once, on its own. */
+__noinline int held_by(struct query *q, __u32 cell)
 {
-	__u64 at = cell_address(q, cell), any = 0;
+	__u64 at, any = 0;
 	__u32 i;
 
+	if (!q)
+		return 0;
+	at = cell_address(q, cell);
 	for (i = 0; i < LIST_WORDS; i++) {
-		q->held[i] &= cell ? lists_word(at, i) : 0;
+		q->held[i] = cell ? q->held[i] & lists_word(at, i) : 0;
 		any |= q->held[i];
 	}
 	return any != 0;
@@ -187,14 +190,15 @@ static __always_inline void runs_read(struct query *q, __u32 cell)
 /* The hash is worked out as in name_read: in a function for both the compiler loses the bound of `len` on the way to a
  * copy, for the verifier of 6.1.
  *
- * scratch->name from the `len` bytes that have been copied into it, which also stand at `from` */
-static __always_inline void name_settle(struct scratch *s, __u32 len, __u64 from, __u64 seed)
+ * scratch->name from the `len` bytes that have been copied into it, which also stand in scratch->args at `at`. Verified
+ * once, on its own. */
+__noinline int name_settle(struct scratch *s, __u32 len, __u32 at, __u64 seed)
 {
 	__u32 last = (len - 1) / 8;
 	__u64 hash;
 
-	if (last >= NAME_WORDS)
-		return;
+	if (!s || last >= NAME_WORDS || at >= ARGS_BYTES)
+		return 0;
 	s->name.words[last] = word_cut(s->name.words[last], len - 8 * last);
 	if (last < 3)
 		s->name.words[3] = 0;
@@ -203,7 +207,7 @@ static __always_inline void name_settle(struct scratch *s, __u32 len, __u64 from
 	if (last < 1)
 		s->name.words[1] = 0;
 	s->name.len = len;
-	s->name.address = from;
+	s->name.address = (__u64)&s->args[at];
 	hash = mix(seed, s->name.words[0]);
 	if (len > 8)
 		hash = mix(hash, s->name.words[1]);
@@ -214,6 +218,7 @@ static __always_inline void name_settle(struct scratch *s, __u32 len, __u64 from
 	if (len > NODE_INLINE)
 		hash = name_tail(s, hash);
 	s->name.hash = mix(hash, len);
+	return 0;
 }
 
 /* One piece of an argument. Arguments stand in the tree in pieces of ARG_PIECE bytes, the last one shorter. */
@@ -253,7 +258,7 @@ static long list_step(__u32 i, struct listing *c)
 			return !held_by(q, image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, no_arg)));
 		goto unseen;
 	}
-	name_settle(s, n, (__u64)&s->args[at], q->seed);
+	name_settle(s, n, at, q->seed);
 	found = node_find(direct_loads, q, s, c->node);
 	if (!found) {
 		held_by(q, 0);
@@ -335,7 +340,7 @@ static __always_inline void applet_find(struct query *q, struct scratch *s)
 		return;
 	if (bpf_probe_read_kernel_str(s->name.bytes, ARG_PIECE + 1, &s->args[begin]) < 0)
 		return;
-	name_settle(s, n, (__u64)&s->args[begin], q->seed);
+	name_settle(s, n, begin, q->seed);
 	found = node_find(direct_loads, q, s, root);
 	if (found)
 		runs_read(q, FIRST(cell_word(direct_loads, s, found, WORD_OF(cell, node.exact))));

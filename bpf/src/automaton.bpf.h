@@ -202,13 +202,22 @@ __noinline __u32 automaton_quickly(struct query *q, struct scratch *s, __u32 fir
 	return direct_loads ? automaton(1, q, s, first, n) : 0;
 }
 
-/* The strongest answer of the automata that the descent met; 0 = no pattern matches. */
+/* The stronger effect, then the smaller origin, then the plain one before the exemption. */
+static __always_inline int pattern_stronger(__u32 d, __u32 best)
+{
+	return decision_effect(d) && (!best || decision_stronger(d, best) ||
+				      ((d ^ best) == DECISION_EXEMPT && best & DECISION_EXEMPT));
+}
+
+/* The strongest answer of the automata that the descent met; 0 = no pattern matches. It is in scratch->descent.matched
+ * meanwhile, so that the verifier goes through each turn once. */
 static __always_inline __u32 patterns_decide(int quickly, struct query *q, struct scratch *s)
 {
-	__u32 best = 0, i, k, d, first;
+	__u32 i, k, d, first;
 
+	s->descent.matched = 0;
 	for (i = 0; i < MAX_BEGUN; i++) {
-		if (i >= s->descent.begun)
+		if (i >= unaccounted(&s->descent.begun))
 			break;
 		for (k = 0; k < MAX_AUTOMATA; k++) {
 			first = image_field(q, s->descent.begins[i].automata, 4 * k);
@@ -216,15 +225,13 @@ static __always_inline __u32 patterns_decide(int quickly, struct query *q, struc
 				break;
 			d = quickly ? automaton_quickly(q, s, first, s->descent.begins[i].n)
 				    : automaton_decide(q, s, first, s->descent.begins[i].n);
-			/* the stronger effect, then the smaller origin, then the plain one before the exemption */
-			if (decision_effect(d) && (!best || decision_stronger(d, best) ||
-						   ((d ^ best) == DECISION_EXEMPT && best & DECISION_EXEMPT)))
-				best = d;
 			if (q->reason)
 				return 0;
+			if (pattern_stronger(d, unaccounted(&s->descent.matched)))
+				s->descent.matched = d;
 		}
 	}
-	return best;
+	return unaccounted(&s->descent.matched);
 }
 
 #endif

@@ -195,6 +195,8 @@ struct descent {
 	__u32 fell; /* left the tree before the path's end */
 	__u32 unreadable;
 	__u32 begun; /* directories with automata that were met */
+	__u32 decided; /* what is known before the automata are asked */
+	__u32 matched; /* their answer so far */
 	__u32 pad;
 	struct {
 		__u32 automata; /* their cell */

@@ -67,24 +67,31 @@ static __always_inline __u64 word_cut(__u64 word, __u32 bytes)
 	return bytes < 8 ? word & ((1ULL << bytes * 8) - 1) : word;
 }
 
+/* A number that the verifier keeps no account of: what it knows of one would have it follow the code after it once for
+ * each thing that it may be. */
+static __always_inline __u32 unaccounted(__u32 *number)
+{
+	return *(volatile __u32 *)number;
+}
+
 /* The part of a name that a node does not hold; the hash with it. Verified once, on its own; a plain loop, since calls
  * nest eight deep at most. */
 __noinline __u64 name_tail(struct scratch *s, __u64 hash)
 {
 	__u64 word, address;
-	__u32 w, len;
+	__u32 w, left;
 
 	if (!s)
 		return 0;
-	len = s->name.len;
 	address = s->name.address;
 #pragma clang loop unroll(disable)
 	for (w = INLINE_WORDS; w < NAME_WORDS; w++) {
-		if (w * 8 >= len)
+		left = unaccounted(&s->name.len) - w * 8;
+		if ((__s32)left <= 0)
 			break;
 		word = s->name.words[w];
 		if (direct_loads) {
-			word = word_cut(direct_word(address + w * 8), len - w * 8);
+			word = word_cut(direct_word(address + w * 8), left);
 			s->name.words[w] = word;
 		}
 		hash = mix(hash, word);
@@ -264,32 +271,45 @@ static __always_inline int decision_stronger(__u32 a, __u32 b)
 	return ea > eb || (ea == eb && (a & DECISION_RULE) < (b & DECISION_RULE));
 }
 
-/* The answer of a decision that hangs on arguments. Verified once, on its own, turn by turn: so one turn has one branch. */
+struct choosing {
+	struct query *q;
+	__u64 at;
+	__u32 answer;
+};
+
+static long alternative_step(__u32 i, struct choosing *c)
+{
+	struct query *q = c->q;
+	__u64 word = LIST_ANY, held, runs;
+	__u32 list, applet;
+
+	if (direct_loads)
+		word = direct_word(c->at + 8 * (__u64)i);
+	else
+		bpf_probe_read_kernel(&word, sizeof(word), (void *)(c->at + 8 * (__u64)i));
+	list = FIRST(word);
+	applet = (list >> APPLET_SHIFT) & APPLET_MASK; /* 1 and on; 0 = any */
+	held = q->held[(list >> 6) & (LIST_WORDS - 1)] >> (list & 63);
+	runs = q->runs[((applet - 1) >> 6) & (LIST_WORDS - 1)] >> ((applet - 1) & 63);
+	held = (held ^ list / LIST_NOT) | list / LIST_ANY; /* in its last bit */
+	runs |= (__u64)((__s64)(__u64)applet - 1) >> 63;
+	if (!(held & runs & 1))
+		return 0;
+	c->answer = SECOND(word);
+	return 1;
+}
+
+/* The answer of a decision that hangs on arguments; 0: there is none, the compiler refuses such rules. Verified once, on
+ * its own. */
 __noinline __u32 alternative(struct query *q, __u32 decision)
 {
-	__u64 at, word, held, runs;
-	__u32 i, list, applet;
+	struct choosing c = {.q = q};
 
 	if (!q)
 		return 0;
-	at = q->image + 4 * (__u64)(decision & DECISION_RULE);
-#pragma clang loop unroll(disable)
-	for (i = 0; i < MAX_ALTERNATIVES; i++) {
-		word = LIST_ANY;
-		if (direct_loads)
-			word = direct_word(at + 8 * i);
-		else
-			bpf_probe_read_kernel(&word, sizeof(word), (void *)(at + 8 * i));
-		list = FIRST(word);
-		applet = (list >> APPLET_SHIFT) & APPLET_MASK; /* 1 and on; 0 = any */
-		held = q->held[(list >> 6) & (LIST_WORDS - 1)] >> (list & 63);
-		runs = q->runs[((applet - 1) >> 6) & (LIST_WORDS - 1)] >> ((applet - 1) & 63);
-		held = (held ^ list / LIST_NOT) | list / LIST_ANY; /* in its last bit */
-		runs |= (__u64)((__s64)(__u64)applet - 1) >> 63;
-		if (held & runs & 1)
-			return SECOND(word);
-	}
-	return 0; /* the compiler refuses such rules */
+	c.at = q->image + 4 * (__u64)(decision & DECISION_RULE);
+	bpf_loop(MAX_ALTERNATIVES, alternative_step, &c, 0);
+	return c.answer;
 }
 
 /* The entry of a decision cell for an access; 0 (EFFECT_NONE) where there is no such cell. */
@@ -378,13 +398,11 @@ static long descend_probing(__u32 i, struct descending *c)
 	return descend(0, c->q, c->s);
 }
 
-/* From the node in scratch->descent down the path in scratch->dentries. Verified once, on its own. */
-__noinline int descend_all(struct query *q, struct scratch *s)
+/* From the node in scratch->descent down the path in scratch->dentries. In line, for calls nest eight deep at most. */
+static __always_inline int descend_all(struct query *q, struct scratch *s)
 {
 	struct descending c = {.q = q, .s = s};
 
-	if (!q || !s)
-		return 0;
 	s->descent.best = 0;
 	s->descent.fell = 0;
 	s->descent.unreadable = 0;
@@ -468,8 +486,11 @@ static __always_inline __u32 root_decide(int direct, struct query *q, struct scr
 		return 0;
 decided:
 	if (m->begun && (!decision_effect(d) || q->condition & COND_TREE)) {
-		__u32 matched = patterns_decide(0, q, s);
+		__u32 matched;
 
+		m->decided = d;
+		matched = patterns_decide(0, q, s);
+		d = unaccounted(&m->decided);
 		if (!decision_effect(d))
 			d = matched;
 	}
