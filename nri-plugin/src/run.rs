@@ -42,6 +42,7 @@ use crate::apply::serve::Desk;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
+use crate::explain::inquiry::Inquiry;
 use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
@@ -270,7 +271,6 @@ async fn daemon(
         Box::new(move |news: OfChange<'_>| reporter.report(alerts.change(news, SystemTime::now())))
     };
     let changes = Changes::new(&config.policy_dirs, left, selection.clone(), Arc::clone(&nudge), of_change);
-    let desk = tokio::spawn(desk.serve(Arc::clone(&changes)));
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {
@@ -326,9 +326,12 @@ async fn daemon(
         node_name: config.node_name.clone(),
         host,
         host_exempt,
-        changes,
+        changes: Arc::clone(&changes),
     };
     let status = Arc::new(status);
+    let looking = Box::new(Arc::clone(&kernel));
+    let inquiry = Inquiry::new(Arc::clone(&status), looking, orders.clone(), Procs::default());
+    let desk = tokio::spawn(desk.serve(changes, Arc::new(inquiry)));
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
     let feeding = feed.map(|(listener, feed)| {
         feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));

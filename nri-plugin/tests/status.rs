@@ -4,6 +4,8 @@
 
 #[path = "status/apply.rs"]
 mod apply;
+#[path = "status/explain.rs"]
+mod explain;
 #[path = "status/feed.rs"]
 mod feed;
 #[path = "status/metrics.rs"]

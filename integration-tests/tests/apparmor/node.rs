@@ -92,6 +92,17 @@ fn status(container: &str) -> Result<(Value, Value, Option<i32>)> {
     Ok((one.clone(), document["daemon"].clone(), output.status.code()))
 }
 
+/// What `explain` says of an access of a container: verdict, policy, lock, and the verdict as written where that is another.
+fn explain(pod: &str, container: &str, access: &str) -> Result<[Value; 4]> {
+    let output = std::process::Command::new("./nri-enforcer")
+        .args(["explain", "-o", "json", "--pod", pod, "--container", container, "--access", access])
+        .output()?;
+    let told: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok(["/verdict", "/policy", "/lock", "/asWritten/verdict"]
+        .map(|at| told.pointer(at).cloned().unwrap_or_default()))
+}
+
 fn profiles() -> String {
     fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default()
 }
@@ -116,6 +127,16 @@ async fn primary(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     );
     node.check("the lock", of_daemon["lock"].as_str(), Some("apparmor"));
 
+    let answer =
+        |verdict: &str, policy: Value, lock: Value, written: Value| [verdict.into(), policy, lock, written];
+    let policy = || Value::from("block-etc-passwd-read");
+    let read = "file:read:/etc/passwd";
+    node.check(
+        "what explain says of it",
+        explain("default/web", "idle", read)?,
+        answer("block", policy(), "apparmor".into(), Value::Null),
+    );
+
     // a container of the same pod that does not name it
     let without = started(node, &web, &Container::idle("without")).await?;
     node.check("an exec without the profile", node.exec(&without, "/bin/first").await?.exit, 0);
@@ -123,6 +144,11 @@ async fn primary(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     let reason = told["reason"].as_str().unwrap_or_default().to_owned();
     node.check("its state", (told["state"].as_str(), code), (Some("notCovered"), Some(1)));
     node.check("what to do", reason.contains("localhostProfile: nri-enforcer.default.NAME"), true);
+    node.check(
+        "what explain says of it",
+        explain("default/web", "without", read)?,
+        answer("allow", Value::Null, Value::Null, "block".into()),
+    );
     let alerts = daemon.alerts().await?;
     let unprotected = alerts.iter().any(|a| {
         a["ContainerName"] == "without" && a["Data"].as_str().is_some_and(|d| d.contains("unprotected"))
@@ -222,6 +248,11 @@ async fn beside_bpf(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
         (Some("armed"), Some(0)),
     );
     node.check("the locks", of_daemon["lock"].as_str(), Some("bpf+apparmor"));
+    node.check(
+        "what explain says of it",
+        explain("default/both", "with", "file:read:/etc/passwd")?,
+        ["block".into(), "block-etc-passwd-read".into(), "bpf".into(), Value::Null],
+    );
     let without = started(node, &web, &Container::idle("without")).await?;
     node.check("BPF denies without the profile", node.exec(&without, "/bin/first").await?.exit, 13);
     node.check("AppArmor does not", node.exec(&without, "cat /etc/group").await?.exit, 0);

@@ -1,4 +1,4 @@
-//! The daemon's side: a socket at which whoever is root asks for a change.
+//! The daemon's side: a socket at which whoever is root asks for a change, or about a container.
 //!
 //! A caller sends one [`Request`] as a line of JSON and gets one [`Answer`] likewise. Where that is [`Answer::Pending`]
 //! another one follows when the change has ended, and the caller may send [`Request::Confirm`] or [`Request::Revert`]
@@ -17,7 +17,10 @@ use tokio::time::timeout;
 
 use super::NewFile;
 use super::changes::{Changes, Own};
+use crate::explain::document::{Query, Told};
+use crate::explain::inquiry::{Inquired, Inquiry};
 use crate::socket::{Socket, SocketError, is_root};
+use crate::status::document::ContainerStatus;
 
 /// The longest request, in bytes.
 const MAX_REQUEST: u64 = 64 << 20;
@@ -43,6 +46,11 @@ pub enum Request {
     Confirm,
     /// To end what is pending now.
     Revert,
+    /// What becomes of an access of a container.
+    Explain {
+        /// The access.
+        query: Box<Query>,
+    },
 }
 
 /// What is answered.
@@ -77,6 +85,16 @@ pub enum Answer {
         /// Why.
         why: String,
     },
+    /// What becomes of an access.
+    Explained {
+        /// All that is told.
+        told: Box<Told>,
+    },
+    /// One of these containers is to be named; none: there is no such container.
+    Choose {
+        /// The containers.
+        containers: Vec<ContainerStatus>,
+    },
     /// Nothing is pending.
     Nothing,
     /// What was asked is not done.
@@ -100,19 +118,19 @@ impl Desk {
     }
 
     /// Does what callers ask, and what an earlier daemon left to do.
-    pub async fn serve(self, changes: Arc<Changes>) {
-        tokio::join!(changes.settle(), self.answer(Arc::clone(&changes)));
+    pub async fn serve(self, changes: Arc<Changes>, inquiry: Arc<Inquiry>) {
+        tokio::join!(changes.settle(), self.answer(Arc::clone(&changes), inquiry));
     }
 
-    async fn answer(self, changes: Arc<Changes>) {
+    async fn answer(self, changes: Arc<Changes>, inquiry: Arc<Inquiry>) {
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let caller = self.0.accept().await;
-            let changes = Arc::clone(&changes);
+            let (changes, inquiry) = (Arc::clone(&changes), Arc::clone(&inquiry));
             tokio::spawn(async move {
-                if let Err(problem) = talk(caller, changes).await {
-                    tracing::warn!(problem, "a caller that asked for a change");
+                if let Err(problem) = talk(caller, changes, inquiry).await {
+                    tracing::warn!(problem, "a caller at the admin socket");
                 }
                 drop(place);
             });
@@ -120,19 +138,16 @@ impl Desk {
     }
 }
 
-async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
+async fn talk(caller: UnixStream, changes: Arc<Changes>, inquiry: Arc<Inquiry>) -> Result<(), String> {
     is_root(&caller)?;
     let (reads, mut writes) = caller.into_split();
     let mut reads = BufReader::new(reads.take(MAX_REQUEST));
     let request = timeout(PATIENCE, next(&mut reads)).await.map_err(|_| "sends no request")??;
     let Some(request) = request else { return Ok(()) };
-    let (answer, own) = tokio::task::block_in_place(|| match request {
-        Request::Apply { files, confirm_within } => {
-            changes.apply(&files, confirm_within.map(Duration::from_millis))
-        }
-        Request::Confirm => (changes.end(None, true, ""), None),
-        Request::Revert => (changes.end(None, false, "that was asked for"), None),
-    });
+    let (answer, own) = match request {
+        Request::Explain { query } => (explain(&inquiry, &query).await, None),
+        request => tokio::task::block_in_place(|| change(&changes, request)),
+    };
     send(&mut writes, &answer).await?;
     let Some(Own { until, mut ends }) = own else { return Ok(()) };
     loop {
@@ -150,7 +165,9 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
                 let keep = match request? {
                     Some(Request::Confirm) => true,
                     Some(Request::Revert) => false,
-                    Some(Request::Apply { .. }) => return Err("asks for another change before this one has ended".into()),
+                    Some(Request::Apply { .. } | Request::Explain { .. }) => {
+                        return Err("asks for something else before its change has ended".into());
+                    }
                     None => return Ok(()),
                 };
                 // this caller's change alone; how that ends is told above
@@ -161,6 +178,26 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
                 }
             }
         }
+    }
+}
+
+async fn explain(inquiry: &Inquiry, query: &Query) -> Answer {
+    match inquiry.explain(query).await {
+        Ok(Inquired::Told(told)) => Answer::Explained { told },
+        Ok(Inquired::Choose(containers)) => Answer::Choose { containers },
+        Err(why) => Answer::Refused { why },
+    }
+}
+
+/// Does what is asked; for what waits, how to see it end.
+fn change(changes: &Arc<Changes>, request: Request) -> (Answer, Option<Own>) {
+    match request {
+        Request::Apply { files, confirm_within } => {
+            changes.apply(&files, confirm_within.map(Duration::from_millis))
+        }
+        Request::Confirm => (changes.end(None, true, ""), None),
+        Request::Revert => (changes.end(None, false, "that was asked for"), None),
+        Request::Explain { .. } => (Answer::Refused { why: "that is no change".to_owned() }, None),
     }
 }
 

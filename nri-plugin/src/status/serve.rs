@@ -104,6 +104,13 @@ impl Status {
         }
     }
 
+    /// How one container stands now.
+    #[must_use]
+    pub fn of(&self, entry: &Entry) -> ContainerStatus {
+        let set = Arc::clone(&self.policies.borrow());
+        self.describe(&set, entry).0
+    }
+
     /// How each policy in force stands on this node. Takes as long as the document.
     #[must_use]
     pub fn policies(&self) -> Vec<PolicyStatus> {
