@@ -38,7 +38,7 @@ use crate::api::reports::Reports;
 use crate::api::{Api, Health};
 use crate::apparmor;
 use crate::apply::changes::{Changes, Found, News as OfChange, revert_left};
-use crate::apply::serve::Desk;
+use crate::apply::serve::{Clerks, Desk};
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
@@ -65,6 +65,7 @@ use crate::seccomp::{Seccomp, UnknownMachine, libseccomp};
 use crate::set::PolicySet;
 use crate::status::serve::{Status, Window};
 use crate::store::{Reload, Store};
+use crate::top::source::Source;
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -331,7 +332,9 @@ async fn daemon(
     let status = Arc::new(status);
     let looking = Box::new(Arc::clone(&kernel));
     let inquiry = Inquiry::new(Arc::clone(&status), looking, orders.clone(), Procs::default());
-    let desk = tokio::spawn(desk.serve(changes, Arc::new(inquiry)));
+    let source = Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone());
+    let clerks = Clerks { changes, inquiry: Arc::new(inquiry), source: Arc::new(source) };
+    let desk = tokio::spawn(desk.serve(clerks));
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
     let feeding = feed.map(|(listener, feed)| {
         feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));

@@ -10,6 +10,8 @@ mod explain;
 mod feed;
 #[path = "status/metrics.rs"]
 mod metrics;
+#[path = "status/top.rs"]
+mod top;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;

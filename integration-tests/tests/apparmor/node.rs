@@ -103,6 +103,29 @@ fn explain(pod: &str, container: &str, access: &str) -> Result<[Value; 4]> {
         .map(|at| told.pointer(at).cloned().unwrap_or_default()))
 }
 
+/// What `top` says: how often the container `with` was denied something, once it was denied that again while `top` looks;
+/// and whether the program that did so has a cost.
+async fn top(node: &Node, with: &RunningContainer) -> Result<(Option<u64>, bool)> {
+    let top = std::process::Command::new("./nri-enforcer")
+        .args(["top", "--once", "-o", "json", "--interval", "10s"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    node.exec(with, "/bin/first").await?;
+    let output = tokio::task::spawn_blocking(|| top.wait_with_output()).await??;
+    let told: Value = serde_json::from_slice(&output.stdout).context("top")?;
+    let all = |key: &str| told[key].as_array().cloned().unwrap_or_default();
+    let row = all("denials").into_iter().find(|row| {
+        row["container"] == "with" && row["policy"] == "block-etc-passwd-read" && row["action"] == "Block"
+    });
+    let opens = |one: &Value| {
+        let number = |key: &str| one[key].as_f64().unwrap_or_default();
+        one["section"] == "lsm/file_open" && number("callsPerSecond") > 0.0 && number("meanNanoseconds") > 0.0
+    };
+    let measured = all("programs").iter().any(opens) && told["cpu"].as_f64().is_some_and(|cpu| cpu > 0.0);
+    println!("{told:#}");
+    Ok((row.and_then(|row| row["total"].as_u64()), measured))
+}
+
 fn profiles() -> String {
     fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default()
 }
@@ -253,6 +276,9 @@ async fn beside_bpf(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
         explain("default/both", "with", "file:read:/etc/passwd")?,
         ["block".into(), "block-etc-passwd-read".into(), "bpf".into(), Value::Null],
     );
+    let (denied, measured) = top(node, &with).await?;
+    node.check("top has what was denied", denied, Some(2));
+    node.check("top has what that costs", measured, true);
     let without = started(node, &web, &Container::idle("without")).await?;
     node.check("BPF denies without the profile", node.exec(&without, "/bin/first").await?.exit, 13);
     node.check("AppArmor does not", node.exec(&without, "cat /etc/group").await?.exit, 0);

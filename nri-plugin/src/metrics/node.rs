@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use enforcer_core::enforce::{ContainerId, Occupancy};
+use enforcer_core::enforce::{ContainerId, Measuring, Occupancy, ProgramCost};
 use enforcer_core::policy::Policy;
 use enforcer_core::ruleset::RulesetDigest;
 use prometheus_client::collector::Collector;
@@ -50,6 +50,15 @@ pub trait KernelSide: Send + Sync {
     /// When the maps cannot be read.
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError>;
 
+    /// As [`Kernel::measure`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn measure(&self) -> Result<Option<Measuring>, KernelError>;
+
+    /// As [`Kernel::costs`].
+    fn costs(&self) -> Vec<ProgramCost>;
+
     /// As [`Kernel::occupancy`].
     fn occupancy(&self) -> Option<Occupancy>;
 }
@@ -61,6 +70,14 @@ impl<K: Kernel> KernelSide for Arc<K> {
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
         Kernel::armed(self.as_ref())
+    }
+
+    fn measure(&self) -> Result<Option<Measuring>, KernelError> {
+        Kernel::measure(self.as_ref())
+    }
+
+    fn costs(&self) -> Vec<ProgramCost> {
+        Kernel::costs(self.as_ref())
     }
 
     fn occupancy(&self) -> Option<Occupancy> {
