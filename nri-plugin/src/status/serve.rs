@@ -273,6 +273,7 @@ fn api(health: &Health) -> ApiStatus {
         has_set: health.has_set(),
         objects: health.objects().into_iter().map(named).collect(),
         troubles: health.troubles().into_iter().map(told).collect(),
+        untold: health.all_untold().into_iter().map(told).collect(),
         restored,
         not_restored,
         not_saved: health.save_problem(),
