@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use crate::access::{Access, PathAccess, PathClass, Target};
 use crate::applet::applet;
@@ -12,7 +12,7 @@ use crate::path::{components, same_components};
 use crate::ruleset::{AbsPath, Args, Conditions, Effect, Object, OriginId, PostureAction, Rule, Ruleset};
 
 /// What becomes of an access.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It passes.

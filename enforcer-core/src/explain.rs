@@ -4,7 +4,7 @@ mod question;
 mod seccomp;
 mod socket;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::question::{Question, QuestionError};
 pub use self::seccomp::SeccompExplanation;
@@ -16,7 +16,7 @@ use crate::ruleset::{Effect, Object, Origin, PostureAction, Rule, Ruleset};
 pub const DEFAULT_POSTURE: &str = "DefaultPosture";
 
 /// A decision in words, fit for JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// What would happen.
     pub verdict: Verdict,

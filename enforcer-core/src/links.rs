@@ -94,7 +94,9 @@ pub enum Unknown {
 }
 
 impl Unknown {
-    const fn why(self) -> &'static str {
+    /// In words.
+    #[must_use]
+    pub const fn why(self) -> &'static str {
         match self {
             Self::Unreadable => "the container's directories cannot be read",
             Self::TooMany => "it takes too many look-ups",

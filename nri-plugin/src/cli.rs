@@ -9,6 +9,7 @@ mod install;
 mod policy;
 mod seccomp;
 mod test;
+mod top;
 mod values;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +22,7 @@ use self::documents::{COMPLETIONS_HELP, CRDS_HELP, MAN_HELP};
 use self::install::INSTALL_HELP;
 use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
 use self::test::TEST_HELP;
+use self::top::TOP_HELP;
 
 pub use self::alerts::{AlertAction, AlertsArgs, Since};
 pub use self::apply::{ApplyArgs, ConfirmArgs};
@@ -31,6 +33,7 @@ pub use self::install::{InRootArgs, InstallArgs, Runtime};
 pub use self::policy::{CheckArgs, CompileArgs, ExplainArgs};
 pub use self::seccomp::{LearnCommand, LearnSeccompArgs, SeccompCommand, SystemdArgs};
 pub use self::test::{TestArgs, TestOutput};
+pub use self::top::{Sort, TopArgs};
 pub use self::values::{BaseChoice, ExpectedVerdict, Label, LibseccompVersion, Output, Posture, postures};
 
 const EXIT_CODES: &str = "\
@@ -81,6 +84,9 @@ pub enum Command {
     /// Ask the running daemon how each container stands to its policies
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
+    /// Watch what is denied on this node now, and what enforcement costs in the kernel
+    #[command(after_help = TOP_HELP)]
+    Top(TopArgs),
     /// Show the daemon's alerts: a file of them or stdin, filtered, for people
     #[command(after_help = ALERTS_HELP)]
     Alerts(Box<AlertsArgs>),

@@ -1,4 +1,9 @@
-//! `explain`: what the policies decide about one access, and why.
+//! `explain`: what the policies decide about one access, and why: by policy files, or by what a running container has.
+
+mod choose;
+pub mod document;
+pub mod inquiry;
+mod live;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +23,9 @@ use crate::term::{BAD, BOLD, DIM, WARN, complain, of_verdict, paint, say, say_js
 
 /// Answers, and prints the answer.
 pub fn run(args: &ExplainArgs) -> Exit {
+    if args.policies.is_empty() {
+        return live::run(args);
+    }
     let (answer, coverage) = match answer(args) {
         Ok(answer) => answer,
         Err(problem) => {
@@ -39,16 +47,22 @@ pub fn run(args: &ExplainArgs) -> Exit {
     for gap in &coverage.gaps {
         complain(format!("{}: not considered: {gap}\n", paint(WARN, "warning")));
     }
+    ended(args, answer.verdict())
+}
+
+/// Whether the verdict is the one that is expected.
+fn ended(args: &ExplainArgs, verdict: Verdict) -> Exit {
     match args.expect.map(Verdict::from) {
-        Some(expected) if expected != answer.verdict() => {
-            complain(format!("{}: expected {expected}, got {}\n", paint(BAD, "error"), answer.verdict()));
+        Some(expected) if expected != verdict => {
+            complain(format!("{}: expected {expected}, got {verdict}\n", paint(BAD, "error")));
             Exit::No
         }
         _ => Exit::Ok,
     }
 }
 
-fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
+/// The access, and the executable that acts.
+fn parse(args: &ExplainArgs) -> Result<(Question, Option<AbsPath>), String> {
     let question: Question = args.access.parse().map_err(|error| format!("--access: {}", chain(&error)))?;
     if question.class() != Class::Process {
         let flag = if args.parent.is_some() { Some("--parent") } else { None };
@@ -62,6 +76,11 @@ fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
     };
     let source = source.map(|path| path.parse::<AbsPath>()).transpose();
     let source = source.map_err(|error| format!("{flag}: {}", chain(&error)))?;
+    Ok((question, source))
+}
+
+fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
+    let (question, source) = parse(args)?;
     let inputs = input::load(&args.policies).map_err(|error| chain(&error))?;
     input::refuse_bad(&inputs)?;
     let labels: BTreeMap<String, String> =

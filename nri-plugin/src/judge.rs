@@ -7,7 +7,7 @@ use enforcer_core::coverage::Coverage;
 use enforcer_core::decide::{Access, DecidedBy, Target, Verdict};
 use enforcer_core::enforce::root::Root;
 use enforcer_core::explain::{Explanation, Question, SeccompExplanation};
-use enforcer_core::links::Link;
+use enforcer_core::links::{Link, OtherName};
 use enforcer_core::path::AbsPath;
 use enforcer_core::policy::{PolicyId, SeccompPolicy};
 use enforcer_core::ruleset::{Class, Postures, Resolved, Ruleset};
@@ -34,6 +34,15 @@ pub struct Asked<'a> {
     pub uid: u32,
     /// The user id that owns the object.
     pub owner: u32,
+}
+
+impl Asked<'_> {
+    /// The paths that it names, whose links matter.
+    pub fn paths(&self) -> impl Iterator<Item = AbsPath> {
+        let access = self.question.access(None, self.uid, self.owner);
+        let object = access.path().and_then(|access| AbsPath::new(access.path).ok());
+        object.into_iter().chain(self.source.cloned())
+    }
 }
 
 /// The answer of the rules that the kernel's programs have, and that of seccomp policies.
@@ -136,49 +145,62 @@ impl<'a> Judge<'a> {
         asked: &Asked<'_>,
         base: impl FnOnce() -> Result<Base, String>,
     ) -> Result<Answer, String> {
-        let Asked { question, source, args, terminal, uid, owner } = *asked;
-        let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
-        let access = question.access(source.map(AbsPath::as_bytes), uid, owner);
-        let mut access = Access { terminal, ..access }.with_args(&args);
-        let seen = |path, follow| self.root.as_ref().and_then(|root| seen(root, path, follow));
-        let object = access.path().and_then(|access| seen(access.path, question.follows_links()));
-        let acting = access.source.and_then(|source| seen(source, true));
-        if let (Target::Path(path), Some((seen, _))) = (&mut access.target, &object) {
-            path.path = seen;
-        }
-        if let Some((seen, _)) = &acting {
-            access.source = Some(seen);
-        }
-        let mut explanation = self.ruleset.explain(question, &access);
-        for (_, link) in [&object, &acting].into_iter().flatten() {
-            explanation.reason = format!("{link}: {}", explanation.reason);
-        }
-        let by = self.ruleset.decide(&access).by;
-        let ruled = by != DecidedBy::NoRule;
-        let policy = match by {
-            DecidedBy::Rule(id) | DecidedBy::Exempt(id) => self.ruleset.origin(id),
-            DecidedBy::DefaultPosture | DecidedBy::NoRule => None,
-        };
-        let policy = policy.map(|origin| origin.policy.clone());
-        Ok(Answer { explanation, seccomp: self.seccomp(question, base)?, policy, ruled })
+        let other_name =
+            |path: &AbsPath| self.root.as_ref().and_then(|root| root.resolve(path).names.into_iter().next());
+        let answer = of_rules(&self.ruleset, asked, &other_name);
+        Ok(Answer { seccomp: of_seccomp_policies(&self.seccomp, asked.question, base)?, ..answer })
     }
+}
 
-    /// What seccomp policies say about a system call, where one selects the container.
-    fn seccomp(
-        &self,
-        question: &Question,
-        base: impl FnOnce() -> Result<Base, String>,
-    ) -> Result<Option<SeccompExplanation>, String> {
-        let asked = question.class() == Class::Syscall && !self.seccomp.is_empty();
-        if !asked {
-            return Ok(None);
-        }
-        let arch = known(Arch::native())?;
-        // The meaning does not depend on the version, only what a profile says of it does.
-        let node = Node { arch, libseccomp: (u32::MAX, 0, 0) };
-        let base = BaseProfile::new(&base()?, &node).map_err(|error| below(&error))?;
-        Ok(question.explain_seccomp(&self.seccomp, &base, arch))
+/// What rules say. `other_name`: by what other name the kernel knows a path, by links on the way to it.
+pub fn of_rules(
+    ruleset: &Ruleset,
+    asked: &Asked<'_>,
+    other_name: &dyn Fn(&AbsPath) -> Option<OtherName>,
+) -> Answer {
+    let Asked { question, source, args, terminal, uid, owner } = *asked;
+    let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
+    let access = question.access(source.map(AbsPath::as_bytes), uid, owner);
+    let mut access = Access { terminal, ..access }.with_args(&args);
+    let object = access.path().and_then(|access| seen(other_name, access.path, question.follows_links()));
+    let acting = access.source.and_then(|source| seen(other_name, source, true));
+    if let (Target::Path(path), Some((seen, _))) = (&mut access.target, &object) {
+        path.path = seen;
     }
+    if let Some((seen, _)) = &acting {
+        access.source = Some(seen);
+    }
+    let mut explanation = ruleset.explain(question, &access);
+    for (_, link) in [&object, &acting].into_iter().flatten() {
+        explanation.reason = format!("{link}: {}", explanation.reason);
+    }
+    let by = ruleset.decide(&access).by;
+    let policy = match by {
+        DecidedBy::Rule(id) | DecidedBy::Exempt(id) => ruleset.origin(id),
+        DecidedBy::DefaultPosture | DecidedBy::NoRule => None,
+    };
+    let policy = policy.map(|origin| origin.policy.clone());
+    Answer { explanation, seccomp: None, policy, ruled: by != DecidedBy::NoRule }
+}
+
+/// What seccomp policies say about a system call, where one selects the container. `base` is asked for where they have a say.
+///
+/// # Errors
+/// When the profile below them cannot be read or is none, or none can be made on this architecture.
+pub fn of_seccomp_policies(
+    policies: &[&SeccompPolicy],
+    question: &Question,
+    base: impl FnOnce() -> Result<Base, String>,
+) -> Result<Option<SeccompExplanation>, String> {
+    let asked = question.class() == Class::Syscall && !policies.is_empty();
+    if !asked {
+        return Ok(None);
+    }
+    let arch = known(Arch::native())?;
+    // The meaning does not depend on the version, only what a profile says of it does.
+    let node = Node { arch, libseccomp: (u32::MAX, 0, 0) };
+    let base = BaseProfile::new(&base()?, &node).map_err(|error| below(&error))?;
+    Ok(question.explain_seccomp(policies, &base, arch))
 }
 
 /// The architecture whose system calls are meant.
@@ -194,9 +216,13 @@ fn below(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// The path as the kernel sees it, where that is another one, and both in words.
-fn seen(root: &Root, path: &[u8], follow: bool) -> Option<(Vec<u8>, Link)> {
+fn seen(
+    other_name: &dyn Fn(&AbsPath) -> Option<OtherName>,
+    path: &[u8],
+    follow: bool,
+) -> Option<(Vec<u8>, Link)> {
     let path = AbsPath::new(path).ok()?;
-    let name = root.resolve(&path).names.into_iter().next()?;
+    let name = other_name(&path)?;
     let target = if follow { name.target } else { name.place };
     // of the directories that replace one another, any
     let bytes = target

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use enforcer_core::enforce::host::HostExempt;
-use enforcer_core::enforce::{ContainerId, Enforcer, Occupancy, Options, Target};
+use enforcer_core::enforce::{ContainerId, Enforcer, Measuring, Occupancy, Options, ProgramCost, Target};
 use enforcer_core::event::Event;
 use enforcer_core::host;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
@@ -68,6 +68,19 @@ pub trait Kernel: Send + Sync + 'static {
     /// How full the maps are; `None`: there are none.
     fn occupancy(&self) -> Option<Occupancy> {
         None
+    }
+
+    /// Has the kernel measure what programs cost, as long as what is returned lives; `None`: there are no programs.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn measure(&self) -> Result<Option<Measuring>, KernelError> {
+        Ok(None)
+    }
+
+    /// What each program has cost while that was measured.
+    fn costs(&self) -> Vec<ProgramCost> {
+        Vec::new()
     }
 
     /// Told who is left alone when the host is armed, before that; what of it is not on this host.
@@ -189,6 +202,14 @@ impl Kernel for Box<dyn Kernel> {
         self.as_ref().occupancy()
     }
 
+    fn measure(&self) -> Result<Option<Measuring>, KernelError> {
+        self.as_ref().measure()
+    }
+
+    fn costs(&self) -> Vec<ProgramCost> {
+        self.as_ref().costs()
+    }
+
     fn exempt(&self, exempt: &HostExempt) -> Result<Vec<String>, KernelError> {
         self.as_ref().exempt(exempt)
     }
@@ -264,6 +285,14 @@ impl Kernel for Enforcer {
 
     fn occupancy(&self) -> Option<Occupancy> {
         Some(self.occupancy())
+    }
+
+    fn measure(&self) -> Result<Option<Measuring>, KernelError> {
+        Measuring::begin().map(Some).map_err(KernelError::new)
+    }
+
+    fn costs(&self) -> Vec<ProgramCost> {
+        self.costs()
     }
 
     fn exempt(&self, exempt: &HostExempt) -> Result<Vec<String>, KernelError> {

@@ -47,5 +47,6 @@ pub mod socket;
 pub mod status;
 pub mod store;
 pub mod term;
+pub mod top;
 pub mod unload;
 pub mod watch;

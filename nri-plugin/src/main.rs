@@ -11,7 +11,7 @@ use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
 use nri_plugin::{
     alerts, apply, check, compile, crds, diff, documents, explain, install, kernel, log, policy_test, probe,
-    run, seccomp, status, unload,
+    run, seccomp, status, top, unload,
 };
 
 fn main() -> ExitCode {
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Confirm(args) => apply::command::confirm(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Status(args) => status::show::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Alerts(args) => alerts::run(&args),
         Command::Install(args) => install::run(&args),
         Command::InRoot(args) => return install::tool::in_root(&args),

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::container::Container;
 use crate::metrics::health::Pulse;
+use crate::procs::Process;
 
 /// What the reconciler is told.
 #[derive(Debug)]
@@ -53,10 +54,26 @@ pub enum Order {
     },
     /// The policies are other ones.
     PoliciesChanged,
+    /// Say where a container's root is.
+    RootOf {
+        /// The container.
+        id: ContainerId,
+        /// `None`: it has no process, or its root cannot be told.
+        reply: oneshot::Sender<Option<RootOf>>,
+    },
     /// Give a sign of life.
     Ping(Arc<Pulse>),
     /// Compare with what lives and what the kernel has; try again what failed.
     Sweep,
+}
+
+/// Where the root of a container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootOf {
+    /// Its first process.
+    pub process: Process,
+    /// Where it is in the root of that process.
+    pub below: PathBuf,
 }
 
 /// A container in whose name the OCI hook asks.

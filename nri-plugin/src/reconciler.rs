@@ -191,6 +191,9 @@ impl<K: Kernel> Reconciler<K> {
                 self.enqueue_touched();
                 self.kernel.tend();
             }
+            Order::RootOf { id, reply } => {
+                let _gone = reply.send(self.root_of(&id));
+            }
             Order::Ping(pulse) => pulse.beat(),
             Order::Sweep => {
                 self.kernel.tend();

@@ -38,10 +38,11 @@ use crate::api::reports::Reports;
 use crate::api::{Api, Health};
 use crate::apparmor;
 use crate::apply::changes::{Changes, Found, News as OfChange, revert_left};
-use crate::apply::serve::Desk;
+use crate::apply::serve::{Clerks, Desk};
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
+use crate::explain::inquiry::Inquiry;
 use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
@@ -64,6 +65,7 @@ use crate::seccomp::{Seccomp, UnknownMachine, libseccomp};
 use crate::set::PolicySet;
 use crate::status::serve::{Status, Window};
 use crate::store::{Reload, Store};
+use crate::top::source::Source;
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -270,7 +272,6 @@ async fn daemon(
         Box::new(move |news: OfChange<'_>| reporter.report(alerts.change(news, SystemTime::now())))
     };
     let changes = Changes::new(&config.policy_dirs, left, selection.clone(), Arc::clone(&nudge), of_change);
-    let desk = tokio::spawn(desk.serve(Arc::clone(&changes)));
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {
@@ -326,9 +327,14 @@ async fn daemon(
         node_name: config.node_name.clone(),
         host,
         host_exempt,
-        changes,
+        changes: Arc::clone(&changes),
     };
     let status = Arc::new(status);
+    let looking = Box::new(Arc::clone(&kernel));
+    let inquiry = Inquiry::new(Arc::clone(&status), looking, orders.clone(), Procs::default());
+    let source = Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone());
+    let clerks = Clerks { changes, inquiry: Arc::new(inquiry), source: Arc::new(source) };
+    let desk = tokio::spawn(desk.serve(clerks));
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
     let feeding = feed.map(|(listener, feed)| {
         feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));

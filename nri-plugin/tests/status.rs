@@ -4,10 +4,14 @@
 
 #[path = "status/apply.rs"]
 mod apply;
+#[path = "status/explain.rs"]
+mod explain;
 #[path = "status/feed.rs"]
 mod feed;
 #[path = "status/metrics.rs"]
 mod metrics;
+#[path = "status/top.rs"]
+mod top;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;

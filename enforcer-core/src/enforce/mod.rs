@@ -18,6 +18,7 @@
 
 pub mod apparmor;
 mod arm;
+mod cost;
 pub mod door;
 mod error;
 mod events;
@@ -39,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use enforcer_bpf::types;
 use libbpf_rs::{MapCore, MapFlags};
 
+pub use cost::{Measuring, ProgramCost};
 pub use error::EnforceError;
 pub use events::EventStream;
 pub use state::{Entries, Occupancy};

@@ -22,7 +22,7 @@ use crate::coverage::{Coverage, Gap, GapReason};
 use crate::policy::SeccompPolicy;
 
 /// The profile that a container has before any policy.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// None at all.
     Unconfined,

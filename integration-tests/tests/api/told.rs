@@ -284,8 +284,14 @@ async fn the_status_of_a_policy_is_what_all_nodes_say_and_one_of_them_writes_it(
     client.apply(&calls("three", "chown")).await;
     lives.says("cannot stand for election as the one who writes the statuses of policies").await;
     lives.says("writes the statuses of policies no more").await;
+    let election = "stand for election as the one who writes the statuses of policies";
+    let untold = |daemon: &Value| daemon["api"]["untold"][election].as_str().map(str::to_owned);
+    lives.until("told", |daemon| untold(daemon).is_some_and(|why| why.contains("refuses"))).await;
+    let page = lives.page("/metrics");
+    assert!(page.contains("nri_enforcer_api_writes_total{object=\"lease\",outcome=\"failed\"}"), "{page}");
     cluster.forbid("");
     until(&client, &three, &[&lives], |three| three["status"]["observedGeneration"] == 4).await;
+    lives.until("it stands again", |daemon| untold(daemon).is_none()).await;
     let (_, report) = client.get(&format!("{REPORTS}/{}", if holder == "a" { "b" } else { "a" })).await;
     assert_eq!(report["daemon"]["lock"], "none", "{report:#}");
     lives.stop();

@@ -92,6 +92,40 @@ fn status(container: &str) -> Result<(Value, Value, Option<i32>)> {
     Ok((one.clone(), document["daemon"].clone(), output.status.code()))
 }
 
+/// What `explain` says of an access of a container: verdict, policy, lock, and the verdict as written where that is another.
+fn explain(pod: &str, container: &str, access: &str) -> Result<[Value; 4]> {
+    let output = std::process::Command::new("./nri-enforcer")
+        .args(["explain", "-o", "json", "--pod", pod, "--container", container, "--access", access])
+        .output()?;
+    let told: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok(["/verdict", "/policy", "/lock", "/asWritten/verdict"]
+        .map(|at| told.pointer(at).cloned().unwrap_or_default()))
+}
+
+/// What `top` says: how often the container `with` was denied something, once it was denied that again while `top` looks;
+/// and whether the program that did so has a cost.
+async fn top(node: &Node, with: &RunningContainer) -> Result<(Option<u64>, bool)> {
+    let top = std::process::Command::new("./nri-enforcer")
+        .args(["top", "--once", "-o", "json", "--interval", "10s"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    node.exec(with, "/bin/first").await?;
+    let output = tokio::task::spawn_blocking(|| top.wait_with_output()).await??;
+    let told: Value = serde_json::from_slice(&output.stdout).context("top")?;
+    let all = |key: &str| told[key].as_array().cloned().unwrap_or_default();
+    let row = all("denials").into_iter().find(|row| {
+        row["container"] == "with" && row["policy"] == "block-etc-passwd-read" && row["action"] == "Block"
+    });
+    let opens = |one: &Value| {
+        let number = |key: &str| one[key].as_f64().unwrap_or_default();
+        one["section"] == "lsm/file_open" && number("callsPerSecond") > 0.0 && number("meanNanoseconds") > 0.0
+    };
+    let measured = all("programs").iter().any(opens) && told["cpu"].as_f64().is_some_and(|cpu| cpu > 0.0);
+    println!("{told:#}");
+    Ok((row.and_then(|row| row["total"].as_u64()), measured))
+}
+
 fn profiles() -> String {
     fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default()
 }
@@ -116,6 +150,16 @@ async fn primary(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     );
     node.check("the lock", of_daemon["lock"].as_str(), Some("apparmor"));
 
+    let answer =
+        |verdict: &str, policy: Value, lock: Value, written: Value| [verdict.into(), policy, lock, written];
+    let policy = || Value::from("block-etc-passwd-read");
+    let read = "file:read:/etc/passwd";
+    node.check(
+        "what explain says of it",
+        explain("default/web", "idle", read)?,
+        answer("block", policy(), "apparmor".into(), Value::Null),
+    );
+
     // a container of the same pod that does not name it
     let without = started(node, &web, &Container::idle("without")).await?;
     node.check("an exec without the profile", node.exec(&without, "/bin/first").await?.exit, 0);
@@ -123,6 +167,11 @@ async fn primary(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     let reason = told["reason"].as_str().unwrap_or_default().to_owned();
     node.check("its state", (told["state"].as_str(), code), (Some("notCovered"), Some(1)));
     node.check("what to do", reason.contains("localhostProfile: nri-enforcer.default.NAME"), true);
+    node.check(
+        "what explain says of it",
+        explain("default/web", "without", read)?,
+        answer("allow", Value::Null, Value::Null, "block".into()),
+    );
     let alerts = daemon.alerts().await?;
     let unprotected = alerts.iter().any(|a| {
         a["ContainerName"] == "without" && a["Data"].as_str().is_some_and(|d| d.contains("unprotected"))
@@ -222,6 +271,14 @@ async fn beside_bpf(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
         (Some("armed"), Some(0)),
     );
     node.check("the locks", of_daemon["lock"].as_str(), Some("bpf+apparmor"));
+    node.check(
+        "what explain says of it",
+        explain("default/both", "with", "file:read:/etc/passwd")?,
+        ["block".into(), "block-etc-passwd-read".into(), "bpf".into(), Value::Null],
+    );
+    let (denied, measured) = top(node, &with).await?;
+    node.check("top has what was denied", denied, Some(2));
+    node.check("top has what that costs", measured, true);
     let without = started(node, &web, &Container::idle("without")).await?;
     node.check("BPF denies without the profile", node.exec(&without, "/bin/first").await?.exit, 13);
     node.check("AppArmor does not", node.exec(&without, "cat /etc/group").await?.exit, 0);

@@ -41,22 +41,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "nri-enforcer.presets" -}}
 kubeadm:
   containerdConfig: /etc/containerd/config.toml
+# https://docs.k3s.io/advanced#configuring-containerd
 k3s:
   containerdConfig: /var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl
 rke2:
   containerdConfig: /var/lib/rancher/rke2/agent/etc/containerd/config.toml.tmpl
 k0s:
-  # imported by the file that k0s writes anew at each start
+  # imported by the file that k0s writes anew at each start, from k0s 1.27.1 on: https://docs.k0sproject.io/stable/runtime/
   containerdConfig: /etc/k0s/containerd.d/nri-enforcer.toml
   kubeletDir: /var/lib/k0s/kubelet
+# the arguments' directory: https://canonical.com/microk8s/docs/configuring-services; the file is the snap's own,
+# microk8s-resources/default-args/containerd-template.toml of github.com/canonical/microk8s
 microk8s:
   containerdConfig: /var/snap/microk8s/current/args/containerd-template.toml
   kubeletDir: /var/snap/microk8s/common/var/lib/kubelet
+# Amazon Linux 2023: written at each boot by nodeadm, nodeadm/internal/containerd of github.com/awslabs/amazon-eks-ami.
+# Not Bottlerocket, whose root is read-only and whose configuration is made by its own API.
 eks:
   containerdConfig: /etc/containerd/config.toml
 gke:
   containerdConfig: /etc/containerd/config.toml
-  # the root file system is read-only there, and most others are mounted noexec
+  # Container-Optimized OS: the root file system is read-only, and most others are mounted noexec; /etc is gone at a reboot:
+  # https://cloud.google.com/container-optimized-os/docs/concepts/disks-and-filesystem
   hookDir: /home/kubernetes/bin/nri-enforcer
   quota: true
 aks:

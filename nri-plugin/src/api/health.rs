@@ -18,6 +18,8 @@ struct State {
     read_before: BTreeSet<Resource>, // of which everything was known to what was found on disk
     answered: Option<String>,        // the server that gave the last list
     save_problem: Option<String>,
+    /// What the cluster cannot be told, and why.
+    untold: BTreeMap<&'static str, String>,
 }
 
 /// What was found on disk at the start.
@@ -100,6 +102,20 @@ impl Health {
             let count = |one: Resource| state.resources.get(&one).map_or(0, |standing| standing.objects);
             Resource::ALL.into_iter().map(|one| (one.kind(), count(one))).collect()
         })
+    }
+
+    /// What the cluster cannot be told now, and why.
+    #[must_use]
+    pub fn all_untold(&self) -> BTreeMap<&'static str, String> {
+        self.with(|state| state.untold.clone())
+    }
+
+    /// Takes why the cluster cannot be told something; `None`: it can, or nobody tries any more.
+    pub(super) fn untold(&self, what: &'static str, why: Option<String>) {
+        self.with(|state| match why {
+            Some(why) => state.untold.insert(what, why),
+            None => state.untold.remove(what),
+        });
     }
 
     /// What was found on disk at the start.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use enforcer_core::enforce::host::HostExempt;
-use enforcer_core::enforce::{ContainerId, Occupancy, Stage, Target};
+use enforcer_core::enforce::{ContainerId, Measuring, Occupancy, ProgramCost, Stage, Target};
 use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
@@ -101,6 +101,14 @@ impl<K: Kernel> Kernel for Beside<K> {
 
     fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         self.first.events(go_on, sink)
+    }
+
+    fn measure(&self) -> Result<Option<Measuring>, KernelError> {
+        self.first.measure()
+    }
+
+    fn costs(&self) -> Vec<ProgramCost> {
+        self.first.costs()
     }
 
     fn occupancy(&self) -> Option<Occupancy> {

@@ -1,70 +1,22 @@
 //! The commands' side: asks the daemon, waits, and prints.
 
-use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
 use enforcer_core::policy::{Policy, SeccompPolicy};
 
 use super::NewFile;
+use super::client::{Daemon, PATIENCE, send};
 use super::serve::{Answer, Request};
 use crate::cli::{ApplyArgs, ConfirmArgs};
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
 use crate::term::{BAD, BOLD, GOOD, WARN, clean, complain, paint, say};
 
-/// How long the daemon may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 fn fail(problem: impl std::fmt::Display, exit: Exit) -> Exit {
     complain(format!("{}: {problem}\n", paint(BAD, "error")));
     exit
-}
-
-/// A connection to the daemon.
-struct Daemon {
-    answers: BufReader<UnixStream>,
-    requests: UnixStream,
-}
-
-impl Daemon {
-    fn reach(socket: &Path) -> Result<Self, String> {
-        let nobody = |error: std::io::Error| {
-            format!(
-                "no daemon answers at `{}`: {error}; is `nri-enforcer run` running, with the same --admin-socket? (only root may ask)",
-                socket.display()
-            )
-        };
-        let requests = UnixStream::connect(socket).map_err(nobody)?;
-        let answers = BufReader::new(requests.try_clone().map_err(nobody)?);
-        Ok(Self { answers, requests })
-    }
-
-    fn ask(&mut self, request: &Request) -> Result<Answer, String> {
-        send(&mut self.requests, request)?;
-        self.requests.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
-        self.next()?.ok_or_else(|| "the daemon ended without an answer (only root may ask)".to_owned())
-    }
-
-    /// The next answer; `None`: the daemon has ended.
-    fn next(&mut self) -> Result<Option<Answer>, String> {
-        let mut line = String::new();
-        match self.answers.read_line(&mut line) {
-            Ok(0) => Ok(None),
-            Ok(_) => serde_json::from_str(&line)
-                .map(Some)
-                .map_err(|error| format!("the daemon's answer makes no sense: {error}")),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
-            Err(error) => Err(format!("the daemon does not answer: {error}")),
-        }
-    }
-}
-
-fn send(daemon: &mut UnixStream, request: &Request) -> Result<(), String> {
-    let mut line = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-    line.push(b'\n');
-    daemon.write_all(&line).map_err(|error| format!("the daemon takes no request: {error}"))
 }
 
 /// `apply`.
@@ -172,9 +124,7 @@ fn end(answer: Answer) -> Exit {
         }
         Answer::Nothing => fail("no change waits to be confirmed", Exit::No),
         Answer::Refused { why } => fail(why, Exit::No),
-        Answer::Applied { .. } | Answer::Pending { .. } => {
-            fail("the daemon's answer makes no sense", Exit::No)
-        }
+        _ => fail("the daemon's answer makes no sense", Exit::No),
     }
 }
 
@@ -194,6 +144,9 @@ pub fn confirm(args: &ConfirmArgs) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufReader, Write as _};
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     /// What a change comes to for its maker where the daemon answers this; it stays, or ends.

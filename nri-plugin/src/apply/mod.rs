@@ -6,6 +6,7 @@
 //! what it is about, and is written before anything changes and removed after everything is as it is to stay.
 
 pub mod changes;
+pub(crate) mod client;
 pub mod command;
 mod file_id;
 mod left;

@@ -1,6 +1,6 @@
-//! The daemon's side: a socket at which whoever is root asks for a change.
+//! The daemon's side: a socket at which whoever is root asks for a change, or about a container.
 //!
-//! A caller sends one [`Request`] as a line of JSON and gets one [`Answer`] likewise. Where that is [`Answer::Pending`]
+//! A caller that looks on ([`Request::Top`]) may ask again and again. Any other one sends one [`Request`] as a line of JSON and gets one [`Answer`] likewise. Where that is [`Answer::Pending`]
 //! another one follows when the change has ended, and the caller may send [`Request::Confirm`] or [`Request::Revert`]
 //! meanwhile. That a caller goes changes nothing: the change ends in time, by a clock that nobody sets.
 
@@ -17,12 +17,19 @@ use tokio::time::timeout;
 
 use super::NewFile;
 use super::changes::{Changes, Own};
+use crate::explain::document::{Query, Told};
+use crate::explain::inquiry::{Inquired, Inquiry};
 use crate::socket::{Socket, SocketError, is_root};
+use crate::status::document::ContainerStatus;
+use crate::top::document::Snapshot;
+use crate::top::source::Source;
 
 /// The longest request, in bytes.
 const MAX_REQUEST: u64 = 64 << 20;
 /// How long a caller may take for its request, and to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long who looks on may ask nothing: the kernel measures meanwhile. More than the longest interval of `top`.
+const ONLOOKER: Duration = Duration::from_secs(180);
 /// Callers at a time; more wait for their turn.
 const CALLERS: usize = 16;
 
@@ -43,6 +50,13 @@ pub enum Request {
     Confirm,
     /// To end what is pending now.
     Revert,
+    /// What has been counted. The kernel measures its programs from the first time until the caller goes.
+    Top,
+    /// What becomes of an access of a container.
+    Explain {
+        /// The access.
+        query: Box<Query>,
+    },
 }
 
 /// What is answered.
@@ -77,6 +91,21 @@ pub enum Answer {
         /// Why.
         why: String,
     },
+    /// What becomes of an access.
+    Explained {
+        /// All that is told.
+        told: Box<Told>,
+    },
+    /// What has been counted.
+    Counted {
+        /// All of it.
+        counted: Box<Snapshot>,
+    },
+    /// One of these containers is to be named; none: there is no such container.
+    Choose {
+        /// The containers.
+        containers: Vec<ContainerStatus>,
+    },
     /// Nothing is pending.
     Nothing,
     /// What was asked is not done.
@@ -84,6 +113,17 @@ pub enum Answer {
         /// Why.
         why: String,
     },
+}
+
+/// Who does what is asked. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Clerks {
+    /// Changes of the policies.
+    pub changes: Arc<Changes>,
+    /// What becomes of accesses.
+    pub inquiry: Arc<Inquiry>,
+    /// What has been counted.
+    pub source: Arc<Source>,
 }
 
 /// The socket, open to callers. It goes when this is dropped.
@@ -100,19 +140,20 @@ impl Desk {
     }
 
     /// Does what callers ask, and what an earlier daemon left to do.
-    pub async fn serve(self, changes: Arc<Changes>) {
-        tokio::join!(changes.settle(), self.answer(Arc::clone(&changes)));
+    pub async fn serve(self, clerks: Clerks) {
+        let changes = Arc::clone(&clerks.changes);
+        tokio::join!(changes.settle(), self.answer(clerks));
     }
 
-    async fn answer(self, changes: Arc<Changes>) {
+    async fn answer(self, clerks: Clerks) {
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let caller = self.0.accept().await;
-            let changes = Arc::clone(&changes);
+            let clerks = clerks.clone();
             tokio::spawn(async move {
-                if let Err(problem) = talk(caller, changes).await {
-                    tracing::warn!(problem, "a caller that asked for a change");
+                if let Err(problem) = talk(caller, clerks).await {
+                    tracing::warn!(problem, "a caller at the admin socket");
                 }
                 drop(place);
             });
@@ -120,19 +161,18 @@ impl Desk {
     }
 }
 
-async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
+async fn talk(caller: UnixStream, clerks: Clerks) -> Result<(), String> {
     is_root(&caller)?;
+    let Clerks { changes, inquiry, source } = clerks;
     let (reads, mut writes) = caller.into_split();
     let mut reads = BufReader::new(reads.take(MAX_REQUEST));
     let request = timeout(PATIENCE, next(&mut reads)).await.map_err(|_| "sends no request")??;
     let Some(request) = request else { return Ok(()) };
-    let (answer, own) = tokio::task::block_in_place(|| match request {
-        Request::Apply { files, confirm_within } => {
-            changes.apply(&files, confirm_within.map(Duration::from_millis))
-        }
-        Request::Confirm => (changes.end(None, true, ""), None),
-        Request::Revert => (changes.end(None, false, "that was asked for"), None),
-    });
+    let (answer, own) = match request {
+        Request::Top => return look_on(&mut reads, &mut writes, &source).await,
+        Request::Explain { query } => (explain(&inquiry, &query).await, None),
+        request => tokio::task::block_in_place(|| change(&changes, request)),
+    };
     send(&mut writes, &answer).await?;
     let Some(Own { until, mut ends }) = own else { return Ok(()) };
     loop {
@@ -150,7 +190,9 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
                 let keep = match request? {
                     Some(Request::Confirm) => true,
                     Some(Request::Revert) => false,
-                    Some(Request::Apply { .. }) => return Err("asks for another change before this one has ended".into()),
+                    Some(Request::Apply { .. } | Request::Explain { .. } | Request::Top) => {
+                        return Err("asks for something else before its change has ended".into());
+                    }
                     None => return Ok(()),
                 };
                 // this caller's change alone; how that ends is told above
@@ -160,6 +202,47 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
                     send(&mut writes, &answer).await?;
                 }
             }
+        }
+    }
+}
+
+/// Tells what has been counted as often as that is asked.
+async fn look_on(
+    reads: &mut BufReader<Take<OwnedReadHalf>>,
+    writes: &mut tokio::net::unix::OwnedWriteHalf,
+    source: &Source,
+) -> Result<(), String> {
+    let look = tokio::task::block_in_place(|| source.look());
+    loop {
+        let counted = tokio::task::block_in_place(|| source.snapshot(&look));
+        send(writes, &Answer::Counted { counted: Box::new(counted) }).await?;
+        let asked = timeout(ONLOOKER, next(reads)).await;
+        match asked.map_err(|_| "looks on, and asks nothing any more")?? {
+            Some(Request::Top) => {}
+            Some(_) => return Err("looks on, and asks for something else".into()),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn explain(inquiry: &Inquiry, query: &Query) -> Answer {
+    match inquiry.explain(query).await {
+        Ok(Inquired::Told(told)) => Answer::Explained { told },
+        Ok(Inquired::Choose(containers)) => Answer::Choose { containers },
+        Err(why) => Answer::Refused { why },
+    }
+}
+
+/// Does what is asked; for what waits, how to see it end.
+fn change(changes: &Arc<Changes>, request: Request) -> (Answer, Option<Own>) {
+    match request {
+        Request::Apply { files, confirm_within } => {
+            changes.apply(&files, confirm_within.map(Duration::from_millis))
+        }
+        Request::Confirm => (changes.end(None, true, ""), None),
+        Request::Revert => (changes.end(None, false, "that was asked for"), None),
+        Request::Explain { .. } | Request::Top => {
+            (Answer::Refused { why: "that is no change".to_owned() }, None)
         }
     }
 }

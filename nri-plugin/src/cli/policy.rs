@@ -31,13 +31,20 @@ Accesses:
   file:write:PATH     change; or one of create, delete, rename, link, truncate, chmod, chown, mkdir, rmdir, symlink, mknod
   process:exec:PATH   execute
 
+With --policy, the answer is what those policies say. Without, the running daemon is asked what a container really has: the
+rules in the kernel, its links, its state; --host without --policy asks about the host.
+
 Exit codes:
   0  the question was answered, whatever the verdict
   1  the verdict is not the one that --expect names
-  2  bad usage, or a policy that cannot be read or has errors
+  2  bad usage, a policy that cannot be read or has errors, no daemon that answers, or no or more than one such container
 
-Example:
-  nri-enforcer explain --policy policies/ --namespace default --label app=web --access file:read:/etc/passwd";
+Examples:
+  nri-enforcer explain --policy policies/ --namespace default --label app=web --access file:read:/etc/passwd
+  nri-enforcer explain --pod default/web-0 --container nginx --access file:read:/etc/passwd";
+
+/// What says something about a container that does not run.
+const OFFLINE: [&str; 7] = ["policies", "namespace", "labels", "postures", "base", "capabilities", "root"];
 
 /// `check`.
 #[derive(Debug, Args)]
@@ -116,16 +123,26 @@ pub struct CompileArgs {
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Policy file, or directory of them; may be repeated
-    #[arg(long = "policy", required = true, value_name = "FILE_OR_DIR")]
+    #[arg(
+        long = "policy",
+        required_unless_present_any = ["pod", "id", "host"],
+        value_name = "FILE_OR_DIR"
+    )]
     pub policies: Vec<PathBuf>,
+    /// Ask the running daemon about a container of this pod
+    #[arg(long, value_name = "NS/NAME", conflicts_with_all = OFFLINE, conflicts_with_all = ["id", "host"])]
+    pub pod: Option<String>,
+    /// Ask the running daemon about the container whose id begins so: four characters at least
+    #[arg(long, value_name = "ID", conflicts_with_all = OFFLINE, conflicts_with_all = ["host", "container"])]
+    pub id: Option<String>,
     /// Namespace of the pod
-    #[arg(long, value_name = "NS", required_unless_present = "host")]
+    #[arg(long, value_name = "NS", required_unless_present_any = ["host", "pod", "id"])]
     pub namespace: Option<String>,
     /// Label of the pod; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<Label>,
     /// Name of the container in the pod
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(short, long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub container: String,
     /// What happens to an access that no rule matches, where a class has Allow rules; may be repeated
     #[arg(long = "posture", value_name = "CLASS=ACTION")]
@@ -139,7 +156,7 @@ pub struct ExplainArgs {
     /// Root of the container's image: symbolic links in it are followed, as they are when a container is armed
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Ask as a process of the host
+    /// Ask as a process of the host: by the policies of --policy, or by what this host has
     #[arg(long)]
     pub host: bool,
     /// The access: file:read:/etc/passwd, process:exec:/bin/sh, network:connect:tcp:10.0.0.1:443,
@@ -167,6 +184,9 @@ pub struct ExplainArgs {
     /// Fail unless this is the verdict
     #[arg(long, value_enum, value_name = "VERDICT")]
     pub expect: Option<ExpectedVerdict>,
+    /// The daemon's socket, as given to `run`
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -21,6 +21,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use self::verdicts::Verdicts;
+use crate::top::tally::Tally;
 
 /// How the names of all metrics begin that are not about the process as such.
 pub const PREFIX: &str = "nri_enforcer";
@@ -59,6 +60,8 @@ pub struct ApiWrite {
 pub struct Metrics {
     /// Denials and audited accesses.
     pub verdicts: Verdicts,
+    /// The same by container, for `top`.
+    pub tally: Tally,
     /// How long the runtime waited.
     pub requests: Family<Request, Histogram, fn() -> Histogram>,
     /// How long the OCI hook waited.
@@ -88,6 +91,7 @@ impl Default for Metrics {
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
         Self {
             verdicts: Verdicts::default(),
+            tally: Tally::default(),
             requests: Family::new_with_constructor(seconds),
             questions: Family::new_with_constructor(seconds),
             registrations: Counter::default(),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use enforcer_core::enforce::Occupancy;
+use enforcer_core::enforce::{ContainerId, Measuring, Occupancy, ProgramCost};
 use enforcer_core::policy::Policy;
+use enforcer_core::ruleset::RulesetDigest;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -35,13 +36,28 @@ pub struct Node {
     pub errors: Counter,
 }
 
-/// What the metrics need of a [`Kernel`].
+/// What those who only look need of a [`Kernel`].
 pub trait KernelSide: Send + Sync {
     /// As [`Kernel::counters`].
     ///
     /// # Errors
     /// When the map cannot be read.
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError>;
+
+    /// As [`Kernel::armed`].
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError>;
+
+    /// As [`Kernel::measure`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn measure(&self) -> Result<Option<Measuring>, KernelError>;
+
+    /// As [`Kernel::costs`].
+    fn costs(&self) -> Vec<ProgramCost>;
 
     /// As [`Kernel::occupancy`].
     fn occupancy(&self) -> Option<Occupancy>;
@@ -50,6 +66,18 @@ pub trait KernelSide: Send + Sync {
 impl<K: Kernel> KernelSide for Arc<K> {
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
         Kernel::counters(self.as_ref())
+    }
+
+    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        Kernel::armed(self.as_ref())
+    }
+
+    fn measure(&self) -> Result<Option<Measuring>, KernelError> {
+        Kernel::measure(self.as_ref())
+    }
+
+    fn costs(&self) -> Vec<ProgramCost> {
+        Kernel::costs(self.as_ref())
     }
 
     fn occupancy(&self) -> Option<Occupancy> {

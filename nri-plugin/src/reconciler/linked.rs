@@ -14,6 +14,7 @@ use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 use super::{Known, Reconciler, RootAt};
 use crate::container::{Container, Merged};
 use crate::kernel::Kernel;
+use crate::order::RootOf;
 use crate::procs::Process;
 use crate::roots::{Found, Question};
 
@@ -105,16 +106,8 @@ impl<K: Kernel> Reconciler<K> {
         merged: &Merged,
         whole: bool,
     ) -> Option<(Question, Option<Kept>)> {
+        let below = self.below(id, process)?;
         let known = self.known.get(id);
-        let below = match known.map(|known| &known.root) {
-            None | Some(RootAt::Process) => PathBuf::from("/"),
-            // podman tells nothing when it has changed
-            Some(RootAt::Below(_, Some(inode))) if self.procs.root_inode(process?) == Some(*inode) => {
-                PathBuf::from("/")
-            }
-            Some(RootAt::Below(root, _)) => root.clone(),
-            Some(RootAt::Unknown) => return None,
-        };
         let same = |known: &&Known| known.armed.is_some() && !whole;
         let same_root = |last: &&LookedUp, known: &Known| last.process == process && last.root == known.root;
         let last = known
@@ -126,6 +119,26 @@ impl<K: Kernel> Reconciler<K> {
         });
         let paths = Arc::clone(kept.as_ref().map_or(&merged.paths, |kept| &kept.asked));
         Some((Question { id: id.clone(), process: process?, below, paths }, kept))
+    }
+
+    /// Where the root of a container is, in the root of its first process; `None` where that cannot be told.
+    fn below(&self, id: &ContainerId, process: Option<Process>) -> Option<PathBuf> {
+        Some(match self.known.get(id).map(|known| &known.root) {
+            None | Some(RootAt::Process) => PathBuf::from("/"),
+            // podman tells nothing when it has changed
+            Some(RootAt::Below(_, Some(inode))) if self.procs.root_inode(process?) == Some(*inode) => {
+                PathBuf::from("/")
+            }
+            Some(RootAt::Below(root, _)) => root.clone(),
+            Some(RootAt::Unknown) => return None,
+        })
+    }
+
+    /// The same for whoever asks.
+    pub(super) fn root_of(&self, id: &ContainerId) -> Option<RootOf> {
+        let process = self.known.get(id)?.process?;
+        let below = self.below(id, Some(process))?;
+        Some(RootOf { process, below })
     }
 
     /// What the links of a container are followed by, in whose first process's root this was found.

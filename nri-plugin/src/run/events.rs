@@ -85,6 +85,7 @@ impl Events {
                 tell_due(); // there may be so many events that nobody asks to go on for long
                 let alert = alerts.event(&event, &registry, clock.time(event.time_ns));
                 metrics.verdicts.count(&alert);
+                metrics.tally.count(&alert);
                 if let Some(alert) = limiter.borrow_mut().take(alert, Instant::now()) {
                     reporter.report(alert);
                 }

@@ -8,6 +8,7 @@
 
 pub mod base;
 pub mod bundle;
+mod compiled;
 pub mod dropin;
 pub mod learn;
 pub mod ledger;
@@ -33,6 +34,7 @@ use enforcer_core::seccomp::{Base, Node, SeccompProfile, compile};
 use enforcer_core::subject::Subject;
 use nri::{ContainerAdjustment, Context, NriVersion};
 
+use self::compiled::Compiled;
 use self::ledger::{ANNOTATION, Created, Wanted};
 use self::profiles::{Contents, Profiles, Together, localhost_profile, selecting};
 use crate::container::{Container, Selection, Wish};
@@ -69,6 +71,7 @@ pub struct Seccomp {
     told: AtomicBool,         // what NRI loses
     adjusts: AtomicBool,      // the runtime takes profiles; false before one has connected
     digests: Mutex<Digests>,
+    compiled: Compiled,
     found: OnceLock<Contents>, // the files that were there when this daemon came
 }
 
@@ -122,7 +125,7 @@ impl Seccomp {
         notify: Notify,
     ) -> Self {
         let (synchronized, failed, told, adjusts) = Default::default();
-        let (digests, found) = Default::default();
+        let (digests, compiled, found) = Default::default();
         Self {
             selection,
             node,
@@ -135,6 +138,7 @@ impl Seccomp {
             told,
             adjusts,
             digests,
+            compiled,
             found,
         }
     }
@@ -164,6 +168,11 @@ impl Seccomp {
         let node = self.node.as_ref().map_err(Clone::clone)?;
         let policies: Vec<_> = policies.iter().map(AsRef::as_ref).collect();
         compile(&policies, base, node).map_err(|error| PlanError::Base(chain(&error)))
+    }
+
+    /// The same for a container that is waited for.
+    fn compile_once(&self, policies: &Together, base: &Base) -> Result<SeccompProfile, PlanError> {
+        self.compiled.get(policies, base, || self.compile(policies, base))
     }
 
     /// The digest of what the policies say by themselves, and the number of gaps in it.
@@ -217,7 +226,7 @@ impl Seccomp {
                 }
             };
             created.base_not_shown = base.is_none();
-            let mut profile = self.compile(policies, &base.unwrap_or_else(base::runtime_default))?;
+            let mut profile = self.compile_once(policies, &base.unwrap_or_else(base::runtime_default))?;
             self.tell_lost_errno();
             // of the whole profile; what is sent has another default
             profile.gaps.retain(|gap| gap.reason != GapReason::SeccompUnknown);
@@ -228,7 +237,7 @@ impl Seccomp {
             profile
         } else {
             created.file = Some(localhost_profile(policies));
-            self.compile(policies, &base::runtime_default())?
+            self.compile_once(policies, &base::runtime_default())?
         };
         created.profile = Some(profile.digest().to_string());
         for (key, value) in created.annotations() {
@@ -246,7 +255,7 @@ impl Seccomp {
         }
         let this = Arc::clone(self);
         let written = blocking(context, move || {
-            let profile = this.compile(&policies, &base::runtime_default())?;
+            let profile = this.compile_once(&policies, &base::runtime_default())?;
             this.profiles
                 .put(&policies, &profile.to_json())
                 .map_err(|error| PlanError::Profile(format!("cannot be written: {error}")))
@@ -342,7 +351,7 @@ impl Seccomp {
             return Ok(None);
         }
         let base = profile.map_or(Base::Unconfined, Base::Profile);
-        let profile = self.compile(&policies, &base).map_err(|error| {
+        let profile = self.compile_once(&policies, &base).map_err(|error| {
             Refusal::new(container, name(&policies), error, "mend the profile, or the policies")
         })?;
         self.tell_gaps(container, &policies, &profile.gaps)?;
@@ -383,7 +392,7 @@ impl Seccomp {
         let seen = {
             let policies = policies.clone();
             let seen = move || {
-                let wanted = this.compile(&policies, &base::runtime_default())?;
+                let wanted = this.compile_once(&policies, &base::runtime_default())?;
                 this.has_profile(&wanted, pid, &id)
             };
             blocking(context, seen).await

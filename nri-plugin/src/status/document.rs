@@ -128,6 +128,9 @@ pub struct ApiStatus {
     pub objects: BTreeMap<String, usize>,
     /// What stands in the way now, by kind.
     pub troubles: BTreeMap<String, String>,
+    /// What the cluster cannot be told now (`--kube-status`), and why. It changes nothing of what is enforced.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub untold: BTreeMap<String, String>,
     /// Where the daemon started from a last known set: how many objects it had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<usize>,

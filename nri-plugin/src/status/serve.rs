@@ -104,6 +104,13 @@ impl Status {
         }
     }
 
+    /// How one container stands now.
+    #[must_use]
+    pub fn of(&self, entry: &Entry) -> ContainerStatus {
+        let set = Arc::clone(&self.policies.borrow());
+        self.describe(&set, entry).0
+    }
+
     /// How each policy in force stands on this node. Takes as long as the document.
     #[must_use]
     pub fn policies(&self) -> Vec<PolicyStatus> {
@@ -266,6 +273,7 @@ fn api(health: &Health) -> ApiStatus {
         has_set: health.has_set(),
         objects: health.objects().into_iter().map(named).collect(),
         troubles: health.troubles().into_iter().map(told).collect(),
+        untold: health.all_untold().into_iter().map(told).collect(),
         restored,
         not_restored,
         not_saved: health.save_problem(),

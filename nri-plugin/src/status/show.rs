@@ -208,6 +208,9 @@ fn print_api(api: &ApiStatus) {
     for (trouble, kinds) in kinds {
         told(WARN, format!("{}: {trouble}.", kinds.join(", ")));
     }
+    for (what, why) in &api.untold {
+        told(WARN, format!("Cannot {}: {}; enforcement goes on.", clean(what), clean(why)));
+    }
     if let Some(why) = &api.not_restored {
         told(WARN, format!("At its start the daemon had no last known policies: {why}."));
     }

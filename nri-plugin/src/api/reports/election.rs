@@ -21,7 +21,7 @@ pub(super) const RESIGNING: Duration = Duration::from_secs(1);
 
 /// Stands for election until `resigned`; `leading` says whether this daemon holds the lease.
 pub(super) async fn stand(shared: Shared, leading: watch::Sender<bool>, mut resigned: oneshot::Receiver<()>) {
-    let (mut line, mut seen) = (Line::default(), Seen::default());
+    let (mut line, mut seen) = (Line::new(&shared.health), Seen::default());
     let lease = shared.pace.lease();
     let mut next = Instant::now() + jittered(shared.pace.look());
     loop {
@@ -67,7 +67,7 @@ pub(super) async fn stand(shared: Shared, leading: watch::Sender<bool>, mut resi
         };
     }
     if leading.send_replace(false)
-        && let Some(way) = line.way
+        && let Some(way) = line.way.clone()
         && give_back(&shared, &way).await.is_ok()
     {
         tracing::info!("another daemon may write the statuses of policies now");
@@ -113,7 +113,12 @@ async fn round(shared: &Shared, way: &Way, seen: &mut Seen) -> Result<Option<boo
     let lease = match read(&way.client, &path).await {
         Ok(lease) => Some(lease),
         Err(Trouble::Absent) => None,
-        Err(trouble) => return Err(trouble),
+        Err(trouble) => {
+            // it can be neither taken nor renewed
+            let failed = Err(trouble);
+            shared.count("lease", &failed);
+            return failed;
+        }
     };
     let begin = Instant::now();
     let text = |pointer: &str| -> String {

@@ -169,7 +169,7 @@ impl Refusals {
 
 /// Writes what is taken, until nobody can tell anything any more.
 pub(super) async fn tell(shared: Shared, Queue(mut queue): Queue) {
-    let mut line = Line::default();
+    let mut line = Line::new(&shared.health);
     let mut told =
         Told::new(shared.pace.evaluate(), shared.pace.interval, shared.metrics.events_lost.clone());
     loop {

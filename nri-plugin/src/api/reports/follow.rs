@@ -79,13 +79,13 @@ struct HeadMetadata {
 
 /// Follows until nobody takes changes any more.
 pub(super) async fn follow(shared: Shared, changes: mpsc::Sender<Change>) {
-    let (mut line, mut position) = (Line::default(), None);
+    let (mut line, mut position) = (Line::new(&shared.health), None);
     let mut wait = shared.pace.evaluate();
     while !changes.is_closed() {
         let begin = Instant::now();
         let round = async {
             let way = line.way(&shared.connector).await?;
-            round(&way, &mut position, &changes).await
+            round(&way, &line, &mut position, &changes).await
         };
         let ended = tokio::select! {
             ended = round => ended,
@@ -106,6 +106,7 @@ pub(super) async fn follow(shared: Shared, changes: mpsc::Sender<Change>) {
 /// Lists where nothing is known, then watches until the watch ends.
 async fn round(
     way: &Way,
+    line: &Line,
     position: &mut Option<String>,
     changes: &mpsc::Sender<Change>,
 ) -> Result<(), Trouble> {
@@ -119,6 +120,7 @@ async fn round(
     let mut body = get(&way.client, &format!("{}?{query}&resourceVersion={}", path(), encoded(&version)))
         .await?
         .into_body();
+    line.works();
     let mut text = Vec::new();
     while let Some(part) = next(&mut body, SILENT).await? {
         text.extend_from_slice(&part);

@@ -210,13 +210,34 @@ async fn work(
 }
 
 /// A connection to the server, made anew after trouble: another token or address may have come by then.
-#[derive(Default)]
 struct Line {
     way: Option<Way>,
-    said: Option<Trouble>,
+    /// What cannot be done, and why.
+    said: Option<(&'static str, Trouble)>,
+    health: Health,
+}
+
+/// Nobody tries any more.
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.forget();
+    }
 }
 
 impl Line {
+    fn new(health: &Health) -> Self {
+        Self { way: None, said: None, health: health.clone() }
+    }
+
+    /// What stood in the way does so no more; whether something did.
+    fn forget(&mut self) -> bool {
+        let before = self.said.take();
+        if let Some((what, _)) = &before {
+            self.health.untold(what, None);
+        }
+        before.is_some()
+    }
+
     async fn way(&mut self, connector: &Connector) -> Result<Way, Trouble> {
         match &self.way {
             Some(way) => Ok(way.clone()),
@@ -224,11 +245,18 @@ impl Line {
         }
     }
 
+    /// What goes on for long does so again: whether it ends well is known later.
+    fn works(&self) {
+        if let Some((what, _)) = &self.said {
+            self.health.untold(what, None);
+        }
+    }
+
     /// Takes how something ended, and tells what stands in the way once. `what`: what cannot be done.
-    fn note<T>(&mut self, what: &str, answer: Result<T, Trouble>) -> Result<T, Trouble> {
+    fn note<T>(&mut self, what: &'static str, answer: Result<T, Trouble>) -> Result<T, Trouble> {
         match &answer {
             Ok(_) => {
-                if self.said.take().is_some() {
+                if self.forget() {
                     tracing::info!("can again {what}");
                 }
             }
@@ -237,10 +265,12 @@ impl Line {
                 if !known {
                     self.way = None;
                 }
-                if !self.said.as_ref().is_some_and(|said| said.is_like(trouble)) {
+                if !self.said.as_ref().is_some_and(|(_, said)| said.is_like(trouble)) {
                     tracing::warn!("cannot {what}; enforcement goes on, trying again: {trouble}");
                 }
-                self.said = Some(trouble.clone());
+                self.forget();
+                self.health.untold(what, Some(trouble.to_string()));
+                self.said = Some((what, trouble.clone()));
             }
         }
         answer

@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// Writes the report whenever it is another one, and now and then though it is not.
 pub(super) async fn report(mut shared: Shared, status: Arc<Status>) {
     let pace = shared.pace;
-    let (mut line, mut schedule) = (Line::default(), Schedule::new(pace));
+    let (mut line, mut schedule) = (Line::new(&shared.health), Schedule::new(pace));
     let mut written: Option<NodeReport> = None;
     let mut policies = status.policies.clone();
     let mut most = MAX_BYTES;

@@ -111,7 +111,7 @@ impl<'a> Leader<'a> {
         let statuses = Statuses {
             shared,
             refusals,
-            line: Line::default(),
+            line: Line::new(&shared.health),
             known: HashMap::new(),
             hashes: RandomState::new(),
             from: 0,

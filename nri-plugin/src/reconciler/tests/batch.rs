@@ -8,7 +8,8 @@ use super::*;
 /// Containers `c000` and so on, which run since before.
 fn crowd(set: Arc<PolicySet>, many: usize) -> Fixture {
     let mut f = Fixture::new(set);
-    let present: Vec<Present> = (0..many).map(|n| f.running(&id(n), 1000 + n as i32, "web")).collect();
+    let present: Vec<Present> =
+        (0..many).map(|n| f.running(&id(n), 1000 + i32::try_from(n).unwrap(), "web")).collect();
     f.synchronize(present);
     f
 }

@@ -1,0 +1,222 @@
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::mpsc::channel;
+
+use enforcer_core::decide::Verdict;
+use enforcer_core::enforce::ContainerId;
+use enforcer_core::links::Resolution;
+use tokio::sync::watch;
+
+use super::*;
+use crate::container::{Container, Selection};
+use crate::explain::document::Which;
+use crate::kernel::recording::Recording;
+use crate::procs::tests::add;
+use crate::reconciler::tests::{container, policies};
+use crate::registry::Registry;
+use crate::seccomp::tests::{policy, set};
+
+const ID: &str = "c1aa";
+
+struct Node {
+    proc: tempfile::TempDir,
+    kernel: Arc<Recording>,
+    policies: watch::Sender<Arc<PolicySet>>,
+    registry: Arc<Registry>,
+    inquiry: Inquiry,
+}
+
+impl Node {
+    fn new(selection: Selection, set: Arc<PolicySet>, container: Arc<Container>) -> Self {
+        let proc = tempfile::tempdir().unwrap();
+        add(proc.path(), 7, 'S', 100, "/");
+        let procs = Procs::at(proc.path());
+        let process = procs.find(7).unwrap();
+        let (registry, kernel) = (Arc::<Registry>::default(), Arc::<Recording>::default());
+        registry.add(Arc::clone(&container));
+        registry.seccomp().put(container, Default::default());
+        let (policies, seen) = watch::channel(set);
+        let status = Status {
+            seccomp: crate::seccomp::tests::seccomp(&selection, &registry, proc.path()),
+            selection,
+            policies: seen,
+            registry: Arc::clone(&registry),
+            connection: watch::channel(nri::State::Synchronized(Arc::default())).1,
+            synced: watch::channel(true).1,
+            injection: Arc::default(),
+            api: None,
+            profiles: None,
+            node_name: "node".into(),
+            host: enforcer_core::subject::Subject::default(),
+            host_exempt: Ok(Vec::new()),
+            changes: crate::apply::changes::Changes::nowhere(),
+        };
+        let (orders, taken) = channel();
+        std::thread::spawn(move || {
+            for order in taken {
+                let Order::RootOf { reply, .. } = order else { panic!("{order:?}") };
+                let _gone = reply.send(Some(RootOf { process, below: "/".into() }));
+            }
+        });
+        let looking = Box::new(Arc::clone(&kernel));
+        let inquiry = Inquiry::new(Arc::new(status), looking, orders, procs);
+        Self { proc, kernel, policies, registry, inquiry }
+    }
+
+    fn root(&self) -> std::path::PathBuf {
+        self.proc.path().join("7/root")
+    }
+
+    /// Puts a ruleset in force, as the reconciler does.
+    fn arm(&self, ruleset: Ruleset) {
+        let id = ContainerId::new(ID).unwrap();
+        self.kernel.preset(ID, Some(ruleset.digest()));
+        self.registry.assign(&id, Some(Arc::new(ruleset)));
+    }
+
+    async fn ask(&self, access: &str) -> Result<Told, String> {
+        let query = Query {
+            which: Which::Id(ID.into()),
+            access: access.into(),
+            source: None,
+            args: Vec::new(),
+            terminal: false,
+            uid: 0,
+            owner: 0,
+        };
+        match self.inquiry.explain(&query).await? {
+            Inquired::Told(told) => Ok(*told),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn web() -> Arc<Container> {
+    container(ID, "default", "web")
+}
+
+/// The rules of the policies, for a container with this root.
+fn rules(selection: &Selection, set: &PolicySet, of: &Container, root: &Path) -> Ruleset {
+    let merged = selection.resolve(set, &of.subject, of.wish).unwrap();
+    let root = enforcer_core::enforce::root::Root::at(root).unwrap();
+    let found: BTreeMap<AbsPath, Resolution> = root.look_up(&merged.paths).into_iter().collect();
+    merged.ruleset.with_links(|path| found.get(path).cloned().unwrap_or_default()).ruleset
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_armed_container_is_answered_for_by_what_the_kernel_has_and_by_all_names() {
+    let (selection, named) = (Selection::default(), policies(&[("p", "/bin/ls")]));
+    let node = Node::new(selection.clone(), Arc::clone(&named), web());
+    std::fs::create_dir_all(node.root().join("usr/bin")).unwrap();
+    symlink("usr/bin", node.root().join("bin")).unwrap();
+    let ruleset = rules(&selection, &named, &web(), &node.root());
+    let digest = ruleset.digest().to_string();
+    node.arm(ruleset);
+    for path in ["/bin/ls", "/usr/bin/ls"] {
+        let told = node.ask(&format!("file:read:{path}")).await.unwrap();
+        assert_eq!(
+            (told.verdict(), told.explanation.policy.as_deref()),
+            (Verdict::Block, Some("p")),
+            "{told:?}"
+        );
+        assert!(told.explanation.reason.contains("/bin/ls (resolves to /usr/bin/ls)"), "{told:?}");
+        assert_eq!((told.lock.as_deref(), told.ruleset.as_deref()), (Some("bpf"), Some(digest.as_str())));
+        assert_eq!((told.as_written, told.container.state), (None, State::Armed));
+    }
+    let told = node.ask("file:read:/etc/hosts").await.unwrap();
+    assert_eq!((told.verdict(), told.explanation.policy), (Verdict::Allow, None));
+
+    // the policies change, and the kernel has not followed
+    node.policies.send_replace(policies(&[("p", "/etc/hosts")]));
+    for (path, now, written) in
+        [("/bin/ls", Verdict::Block, Verdict::Allow), ("/etc/hosts", Verdict::Allow, Verdict::Block)]
+    {
+        let told = node.ask(&format!("file:read:{path}")).await.unwrap();
+        let as_written = told.as_written.clone().unwrap();
+        assert_eq!((told.verdict(), as_written.explanation.verdict), (now, written));
+        assert!(as_written.not_in_force.contains("its turn has not come yet"), "{as_written:?}");
+    }
+
+    // a ruleset that nobody here knows is no answer, nor is a kernel that cannot be read
+    node.kernel.preset(ID, Some(enforcer_core::ruleset::RulesetDigest::from_bytes([1; 32])));
+    assert!(node.ask("file:read:/bin/ls").await.unwrap_err().contains("did not make"));
+    node.kernel.breaks("armed", true);
+    assert!(node.ask("file:read:/bin/ls").await.unwrap_err().contains("armed is broken"));
+    assert!(node.ask("file:eat:/bin/ls").await.unwrap_err().starts_with("--access: "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_armed_denies_nothing_and_says_why() {
+    let exempt = Selection { exempt: ["default".to_owned()].into(), ..Selection::default() };
+    let nothing = Selection { lock: Lock::Nothing, ..Selection::default() };
+    let audited = Arc::new(Container { wish: Wish::Disabled, ..Container::clone(&web()) });
+    let switched_off = Selection { honour_pod_annotations: true, ..Selection::default() };
+    for (selection, container, state, why) in [
+        (Selection::default(), web(), State::NotCovered, "not armed yet"),
+        (exempt, web(), State::Exempt, "its namespace is exempt"),
+        (nothing, web(), State::NotCovered, "nothing of its rules can be enforced"),
+        (switched_off, audited, State::Exempt, "its pod switched enforcement off"),
+    ] {
+        let node = Node::new(selection, policies(&[("p", "/x")]), container);
+        let told = node.ask("file:read:/x").await.unwrap();
+        assert_eq!((told.verdict(), told.container.state), (Verdict::Allow, state));
+        assert_eq!((told.lock, told.ruleset, told.explanation.policy), (None, None, None));
+        let reason = &told.explanation.reason;
+        assert!(reason.contains("nothing is denied") && reason.contains(why), "{reason}");
+        let as_written = told.as_written.unwrap();
+        assert_eq!(as_written.explanation.verdict, Verdict::Block);
+        assert!(as_written.not_in_force.contains(why), "{as_written:?}");
+    }
+    let node = Node::new(Selection::default(), policies(&[("p", "/x")]), container(ID, "default", "db"));
+    let told = node.ask("file:read:/x").await.unwrap();
+    assert!(
+        told.explanation.reason.ends_with("no policy selects it") && told.as_written.is_none(),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audited_pod_is_told_as_one() {
+    let selection = Selection { honour_pod_annotations: true, ..Selection::default() };
+    let audited = Arc::new(Container { wish: Wish::Audited, ..Container::clone(&web()) });
+    let named = policies(&[("p", "/x")]);
+    let node = Node::new(selection.clone(), Arc::clone(&named), Arc::clone(&audited));
+    node.arm(rules(&selection, &named, &audited, &node.root()));
+    let told = node.ask("file:read:/x").await.unwrap();
+    assert_eq!((told.verdict(), told.container.audited), (Verdict::Audit, true));
+    let as_written = told.as_written.unwrap();
+    assert_eq!(as_written.explanation.verdict, Verdict::Block);
+    assert!(as_written.not_in_force.contains("reported instead"), "{as_written:?}");
+}
+
+/// A process keeps its filter: what the policies say of a system call counts where it was created with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seccomp_policy_that_is_not_in_force_does_not_count() {
+    let calls = set(&policy("calls", "web", "  syscalls: [mkdir]\n  action: Block"));
+    let node = Node::new(Selection::default(), calls, web());
+    let told = node.ask("syscall:mkdir").await.unwrap();
+    let seccomp = told.seccomp.clone().unwrap();
+    assert_eq!((told.verdict(), seccomp.not_in_force), (Verdict::Block, None));
+    assert_eq!(seccomp.policy.as_deref(), Some("default/calls"));
+    assert!(told.notes.iter().all(|note| !note.contains("default profile")), "a rule decides: {told:?}");
+    let told = node.ask("syscall:rmdir").await.unwrap();
+    assert_eq!(told.verdict(), Verdict::Allow);
+    assert!(
+        told.notes.iter().any(|note| note.contains("taken for the runtime's default profile")),
+        "{told:?}"
+    );
+    node.registry.seccomp().not_applied(&ContainerId::new(ID).unwrap(), "its pod names another".into());
+    let told = node.ask("syscall:mkdir").await.unwrap();
+    assert_eq!(told.verdict(), Verdict::Allow);
+    assert_eq!(told.seccomp.unwrap().not_in_force.as_deref(), Some("its pod names another"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconciler_that_is_gone_is_no_answer() {
+    let node = Node::new(Selection::default(), policies(&[("p", "/x")]), web());
+    let (orders, taken) = channel();
+    drop(taken);
+    let inquiry = Inquiry { orders, ..node.inquiry };
+    let node = Node { inquiry, ..node };
+    assert_eq!(node.ask("file:read:/x").await.unwrap_err(), "the daemon ends");
+}
