@@ -30,6 +30,7 @@ pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod observe;
 pub mod order;
 pub mod plugin;
 pub mod podman;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::container::Container;
 use crate::metrics::health::Pulse;
+use crate::observe::watches::Who;
 
 /// What the reconciler is told.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub enum Order {
         /// Sent once each of them has been looked at.
         reply: oneshot::Sender<Synced>,
     },
+    /// Somebody begins to watch these containers, or has ended.
+    Watched(Who),
     /// The policies are other ones.
     PoliciesChanged,
     /// Give a sign of life.

@@ -52,6 +52,8 @@ use crate::lock::{self, Chosen, Lock};
 use crate::metrics::health;
 use crate::metrics::timed::Timed;
 use crate::metrics::{self, Metrics};
+use crate::observe::logs::Logs;
+use crate::observe::watches::Watches;
 use crate::order::{Notice, Order};
 use crate::plugin::Plugin;
 use crate::podman::Podman;
@@ -176,6 +178,15 @@ async fn daemon(
         None => None,
     };
     let reporter = reporter.with_feed(feed.as_ref().map(|(_, feed)| Arc::clone(feed)));
+    let logs = match &config.logs {
+        Some(path) => {
+            let path = Some(path.clone()).filter(|path| path != Path::new("-"));
+            let started = Reporter::start_logs(path, alerts.clone(), &counted);
+            Some(started.context("cannot open the logs file")?)
+        }
+        None => None,
+    };
+    let (log_reporter, log_writer) = logs.unzip();
     let reports = api.as_ref().filter(|_| config.kube_status).map(|api| {
         let (node_name, namespace) = (&config.node_name, config.own_namespace.clone());
         api.reports(node_name, namespace, config.kube_status_interval, &counted)
@@ -191,6 +202,7 @@ async fn daemon(
     report_open_starts(&config.open_starts, &alerts, &reporter);
     let registry = Arc::new(Registry::default());
     let gate = gate.telling(refusals.clone().map(|refusals| refusals.at_gate(Arc::clone(&registry))));
+    let watches = Arc::new(Watches::default());
     let stop = Arc::new(AtomicBool::new(false));
     let pulses = Pulses::default();
     counted.read_policies(news.problems(), true);
@@ -200,6 +212,13 @@ async fn daemon(
         reporter: reporter.clone(),
         metrics: counted.clone(),
         rate: config.alert_rate,
+        logs: Logs::new(
+            config.log_rate,
+            &counted,
+            log_reporter.clone(),
+            feed.as_ref().map(|(_, feed)| Arc::clone(feed)),
+        ),
+        watches: Arc::clone(&watches),
         pulse: Arc::clone(&pulses.events),
         stop: Arc::clone(&stop),
     };
@@ -208,6 +227,8 @@ async fn daemon(
     let (policies, seen) = watch::channel(set);
     let selection = Selection {
         postures: config.postures,
+        visibility: config.visibility,
+        watches: Arc::clone(&watches),
         exempt: config.exempt.clone(),
         strict: config.strict,
         lock,
@@ -354,7 +375,7 @@ async fn daemon(
             _ = interrupt.recv() => break Ok("SIGINT"),
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reading the policies again, opening the alerts file again");
-                reporter.reopen();
+                [Some(&reporter), log_reporter.as_ref()].into_iter().flatten().for_each(Reporter::reopen);
                 nudge.notify_one();
             }
             ended = &mut serving => {
@@ -396,9 +417,9 @@ async fn daemon(
     if !served {
         let _late = tokio::time::timeout(DRAIN, serving).await;
     }
-    drop((orders, reporter));
-    let threads = [reconciler.handle, events.handle, writer];
-    let joining = tokio::task::spawn_blocking(move || threads.map(|thread| thread.join().is_ok()));
+    drop((orders, reporter, log_reporter));
+    let threads = [reconciler.handle, events.handle, writer].into_iter().chain(log_writer);
+    let joining = tokio::task::spawn_blocking(move || threads.for_each(|thread| drop(thread.join())));
     if tokio::time::timeout(DRAIN, joining).await.is_err() {
         tracing::warn!("not every alert could be written in time");
     }

@@ -36,6 +36,7 @@ fn config(dir: &Path) -> Config {
         "run".into(),
         flag("policy-dir", "policies"),
         flag("alerts", "alerts"),
+        flag("logs", "logs"),
         flag("ready-file", "ready"),
         flag("nri-socket", "nri.sock"),
         flag("gate-socket", "gate/gate.sock"),
@@ -170,6 +171,20 @@ fn the_daemon_from_its_start_to_its_end() {
         assert!(page.lines().any(|told| told == line), "no `{line}` in\n{page}");
     }
 
+    // what is only to be seen is a log, and neither an alert nor a verdict of a policy; so is a flood of it
+    let seen =
+        Event { verdict: Verdict::Audit, by: EventBy::Observed, path: b"/seen".to_vec(), ..event.clone() };
+    for _ in 0..500 {
+        kernel.emit.send(seen.clone()).unwrap();
+    }
+    wait("logs", || metrics(address).contains("nri_enforcer_observations_total 500\n"));
+    wait("written logs", || !metrics(address).contains("nri_enforcer_logs_written_total 0\n"));
+    let log = std::fs::read_to_string(path("logs")).unwrap();
+    let log: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert_eq!((&log["Type"], &log["Resource"]), (&"ContainerLog".into(), &"/seen".into()));
+    assert_eq!(alerts(dir.path()).len(), 2);
+    assert!(!metrics(address).contains("action=\"Audit\""), "no policy has anything to do with it");
+
     // a change of the policies reaches the container; a bad one does not take the good one away
     std::fs::write(path("policies/p.yaml"), POLICY.replace("/etc/passwd", "/etc/shadow")).unwrap();
     wait("another ruleset", || kernel.digest("c1") != Some(before));
@@ -206,6 +221,11 @@ fn the_daemon_from_its_start_to_its_end() {
     daemon.join().unwrap().expect("a clean end");
     assert!(begin.elapsed() < Duration::from_secs(1), "it took {:?} to end", begin.elapsed());
     drop(open);
+    let logs = std::fs::read_to_string(path("logs")).unwrap();
+    let counts = logs
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["Count"].as_u64().unwrap());
+    assert_eq!(counts.sum::<u64>(), 500, "all logs are told, most in summaries");
     std::fs::rename(path("alerts"), path("alerts.2")).unwrap();
     let files = ["alerts.1", "alerts.2"].map(|name| std::fs::read_to_string(path(name)).unwrap());
     let all = files.iter().flat_map(|text| text.lines());

@@ -1,0 +1,63 @@
+//! Logs on their way out: to a file or stdout (`--logs`), and to subscribers of the feed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::alert::Alert;
+use crate::feed::Feed;
+use crate::limit::Limiter;
+use crate::metrics::Metrics;
+use crate::report::Reporter;
+
+/// Takes logs.
+#[derive(Debug)]
+pub struct Logs {
+    limiter: Limiter,
+    reporter: Option<Reporter>,
+    feed: Option<Arc<Feed>>,
+}
+
+impl Logs {
+    /// Logs for a file, where there is one, and the feed. So many of a container in each second are told one by one; 0: all.
+    #[must_use]
+    pub fn new(rate: u32, metrics: &Metrics, reporter: Option<Reporter>, feed: Option<Arc<Feed>>) -> Self {
+        Self { limiter: Limiter::new(rate, metrics.logs_summarized.clone()), reporter, feed }
+    }
+
+    /// Whether anybody reads them. Making one costs more than finding that out.
+    #[must_use]
+    pub fn are_read(&self) -> bool {
+        self.reporter.is_some() || self.feed.as_ref().is_some_and(|feed| feed.has_readers_of_logs())
+    }
+
+    /// Tells a log, now or in a summary. Never waits.
+    pub fn take(&mut self, log: Alert, now: Instant) {
+        if let Some(log) = self.limiter.take(log, now) {
+            self.tell(log);
+        }
+    }
+
+    /// Tells the summaries that are due.
+    pub fn due(&mut self, now: Instant) {
+        for log in self.limiter.due(now) {
+            self.tell(log);
+        }
+    }
+
+    /// Tells all summaries, at the end.
+    pub fn end(mut self) {
+        for log in self.limiter.rest() {
+            self.tell(log);
+        }
+    }
+
+    fn tell(&self, log: Alert) {
+        let log = Arc::new(log);
+        if let Some(feed) = &self.feed {
+            feed.publish_log(&log);
+        }
+        if let Some(reporter) = &self.reporter {
+            reporter.queue(log);
+        }
+    }
+}
