@@ -451,3 +451,32 @@ fn what_is_no_path_is_unresolved_and_not_allowed() {
     doors.withdraw().unwrap();
     assert_eq!(doors.ask(&Access::read(b"/a")).unwrap().decision(), None, "no such ruleset");
 }
+
+/// The root has no components, and a pattern can be about it.
+#[test]
+fn a_pattern_of_the_root_is_about_the_root_alone() {
+    let mut doors = Doors::open(Reading::AsHooks).expect("the kernel loads the matcher (needs root)");
+    let origin = Origin {
+        policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "ns".into(), name: "p".into() },
+        rule: "rule".into(),
+        severity: 1,
+        tags: vec![],
+        message: String::new(),
+        action: Effect::Allow,
+    };
+    let rule = Rule {
+        class: Class::File,
+        source: None,
+        object: Object::Pattern("/".parse().unwrap()),
+        conditions: Conditions { read_only: true, ..Conditions::default() },
+        effect: Effect::Allow,
+        origin: OriginId(0),
+    };
+    let block = Postures::default().with(Class::File, PostureAction::Block);
+    let ruleset = Ruleset::new(vec![rule], vec![origin], block).unwrap();
+    doors.publish(&ruleset).unwrap();
+    for access in [Access::read(b"/"), Access::write(b"/"), Access::read(b"/a"), Access::read(b"/a/b")] {
+        assert_eq!(doors.ask(&access).unwrap().decision(), Some(ruleset.decide(&access)), "{access:?}");
+    }
+    assert_eq!(ruleset.decide(&Access::read(b"/")).verdict, Verdict::Allow);
+}

@@ -6,6 +6,7 @@ mod daemon;
 mod diff;
 mod documents;
 mod install;
+mod learn;
 mod policy;
 mod seccomp;
 mod test;
@@ -28,8 +29,9 @@ pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::diff::DiffArgs;
 pub use self::documents::{CompletionsArgs, CrdsArgs, ManArgs};
 pub use self::install::{InRootArgs, InstallArgs, Runtime};
+pub use self::learn::{LearnCommand, LearnPolicyArgs, LearnSeccompArgs};
 pub use self::policy::{CheckArgs, CompileArgs, ExplainArgs};
-pub use self::seccomp::{LearnCommand, LearnSeccompArgs, SeccompCommand, SystemdArgs};
+pub use self::seccomp::{SeccompCommand, SystemdArgs};
 pub use self::test::{TestArgs, TestOutput};
 pub use self::values::{BaseChoice, ExpectedVerdict, Label, LibseccompVersion, Output, Posture, postures};
 

@@ -25,6 +25,7 @@ pub mod input;
 pub mod install;
 pub mod judge;
 pub mod kernel;
+pub mod learn;
 pub mod limit;
 pub mod lock;
 pub mod log;

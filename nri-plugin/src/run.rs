@@ -32,7 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::events::{Events, Thread};
 use self::news::News;
 use self::pages::{Pulses, pages};
-use self::sweep::sweep;
+use self::sweep::{ring_dropped, sweep};
 use crate::alert::Alerts;
 use crate::api::reports::Reports;
 use crate::api::{Api, Health};
@@ -48,6 +48,7 @@ use crate::gate::podman::PodmanGate;
 use crate::host;
 use crate::inject::Injection;
 use crate::kernel::{Kernel, Unopened};
+use crate::learn::serve::Observatory;
 use crate::lock::{self, Chosen, Lock};
 use crate::metrics::health;
 use crate::metrics::timed::Timed;
@@ -291,7 +292,12 @@ async fn daemon(
         Box::new(move |news: OfChange<'_>| reporter.report(alerts.change(news, SystemTime::now())))
     };
     let changes = Changes::new(&config.policy_dirs, left, selection.clone(), Arc::clone(&nudge), of_change);
-    let desk = tokio::spawn(desk.serve(Arc::clone(&changes)));
+    let observatory = {
+        let kernel = Arc::clone(&kernel);
+        let dropped = Box::new(move || ring_dropped(kernel.as_ref()));
+        Observatory::new(selection.clone(), seen.clone(), Arc::clone(&registry), orders.clone(), dropped)
+    };
+    let desk = tokio::spawn(desk.serve(Arc::clone(&changes), observatory));
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {

@@ -172,9 +172,11 @@ fn end(answer: Answer) -> Exit {
         }
         Answer::Nothing => fail("no change waits to be confirmed", Exit::No),
         Answer::Refused { why } => fail(why, Exit::No),
-        Answer::Applied { .. } | Answer::Pending { .. } => {
-            fail("the daemon's answer makes no sense", Exit::No)
-        }
+        Answer::Applied { .. }
+        | Answer::Pending { .. }
+        | Answer::Watching { .. }
+        | Answer::Progress { .. }
+        | Answer::Seen { .. } => fail("the daemon's answer makes no sense", Exit::No),
     }
 }
 

@@ -11,12 +11,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::NewFile;
 use super::changes::{Changes, Own};
+use crate::learn::serve::{Observatory, Wanted};
+use crate::learn::wire::Report;
 use crate::socket::{Socket, SocketError, is_root};
 
 /// The longest request, in bytes.
@@ -43,6 +45,8 @@ pub enum Request {
     Confirm,
     /// To end what is pending now.
     Revert,
+    /// To be told what containers do, until the time is over or the caller sends no more.
+    Watch(Wanted),
 }
 
 /// What is answered.
@@ -79,6 +83,25 @@ pub enum Answer {
     },
     /// Nothing is pending.
     Nothing,
+    /// Containers are watched; these run already.
+    Watching {
+        /// Their ids.
+        containers: Vec<String>,
+    },
+    /// How much was seen so far.
+    Progress {
+        /// Accesses.
+        events: u64,
+        /// Different ones.
+        accesses: usize,
+        /// Of so many containers.
+        containers: usize,
+    },
+    /// What was seen, at the end.
+    Seen {
+        /// All of it.
+        report: Box<Report>,
+    },
     /// What was asked is not done.
     Refused {
         /// Why.
@@ -100,18 +123,18 @@ impl Desk {
     }
 
     /// Does what callers ask, and what an earlier daemon left to do.
-    pub async fn serve(self, changes: Arc<Changes>) {
-        tokio::join!(changes.settle(), self.answer(Arc::clone(&changes)));
+    pub async fn serve(self, changes: Arc<Changes>, observatory: Arc<Observatory>) {
+        tokio::join!(changes.settle(), self.answer(Arc::clone(&changes), observatory));
     }
 
-    async fn answer(self, changes: Arc<Changes>) {
+    async fn answer(self, changes: Arc<Changes>, observatory: Arc<Observatory>) {
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let caller = self.0.accept().await;
-            let changes = Arc::clone(&changes);
+            let (changes, observatory) = (Arc::clone(&changes), Arc::clone(&observatory));
             tokio::spawn(async move {
-                if let Err(problem) = talk(caller, changes).await {
+                if let Err(problem) = talk(caller, changes, observatory).await {
                     tracing::warn!(problem, "a caller that asked for a change");
                 }
                 drop(place);
@@ -120,13 +143,21 @@ impl Desk {
     }
 }
 
-async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
+async fn talk(
+    caller: UnixStream,
+    changes: Arc<Changes>,
+    observatory: Arc<Observatory>,
+) -> Result<(), String> {
     is_root(&caller)?;
     let (reads, mut writes) = caller.into_split();
     let mut reads = BufReader::new(reads.take(MAX_REQUEST));
     let request = timeout(PATIENCE, next(&mut reads)).await.map_err(|_| "sends no request")??;
     let Some(request) = request else { return Ok(()) };
+    if let Request::Watch(wanted) = request {
+        return watch(reads, writes, wanted, observatory).await;
+    }
     let (answer, own) = tokio::task::block_in_place(|| match request {
+        Request::Watch(_) => (Answer::Nothing, None), // see above
         Request::Apply { files, confirm_within } => {
             changes.apply(&files, confirm_within.map(Duration::from_millis))
         }
@@ -150,7 +181,7 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
                 let keep = match request? {
                     Some(Request::Confirm) => true,
                     Some(Request::Revert) => false,
-                    Some(Request::Apply { .. }) => return Err("asks for another change before this one has ended".into()),
+                    Some(Request::Apply { .. } | Request::Watch(_)) => return Err("asks for another change before this one has ended".into()),
                     None => return Ok(()),
                 };
                 // this caller's change alone; how that ends is told above
@@ -164,6 +195,24 @@ async fn talk(caller: UnixStream, changes: Arc<Changes>) -> Result<(), String> {
     }
 }
 
+/// Tells what containers do until the time is over, the caller has sent its end, or does not take what it is told.
+async fn watch(
+    mut reads: BufReader<Take<OwnedReadHalf>>,
+    writes: OwnedWriteHalf,
+    wanted: Wanted,
+    observatory: Arc<Observatory>,
+) -> Result<(), String> {
+    let ended = async {
+        let _whatever = next(&mut reads).await;
+    };
+    let writes = Arc::new(tokio::sync::Mutex::new(writes));
+    let tell = |answer: Answer| {
+        let writes = Arc::clone(&writes);
+        async move { send(&mut *writes.lock().await, &answer).await }
+    };
+    observatory.watch(wanted, ended, tell).await
+}
+
 /// The next request; `None`: the caller has gone.
 async fn next(reads: &mut BufReader<Take<OwnedReadHalf>>) -> Result<Option<Request>, String> {
     let mut line = Vec::new();
@@ -174,7 +223,7 @@ async fn next(reads: &mut BufReader<Take<OwnedReadHalf>>) -> Result<Option<Reque
     serde_json::from_slice(&line).map(Some).map_err(|error| format!("no request: {error}"))
 }
 
-async fn send(writes: &mut tokio::net::unix::OwnedWriteHalf, answer: &Answer) -> Result<(), String> {
+async fn send(writes: &mut OwnedWriteHalf, answer: &Answer) -> Result<(), String> {
     let mut line = serde_json::to_vec(answer).map_err(|error| error.to_string())?;
     line.push(b'\n');
     let sent = timeout(PATIENCE, writes.write_all(&line)).await;

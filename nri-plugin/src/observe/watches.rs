@@ -45,7 +45,9 @@ impl Who {
             && self.labels.iter().all(|(key, value)| subject.labels.get(key) == Some(value))
     }
 
-    fn is_container(&self, container: &Container) -> bool {
+    /// Whether it is such a container.
+    #[must_use]
+    pub fn is_container(&self, container: &Container) -> bool {
         self.id.as_ref().is_none_or(|id| *id == container.id) && self.is(&container.subject)
     }
 }
