@@ -179,15 +179,9 @@ async fn daemon(
         None => None,
     };
     let reporter = reporter.with_feed(feed.as_ref().map(|(_, feed)| Arc::clone(feed)));
-    let logs = match &config.logs {
-        Some(path) => {
-            let path = Some(path.clone()).filter(|path| path != Path::new("-"));
-            let started = Reporter::start_logs(path, alerts.clone(), &counted);
-            Some(started.context("cannot open the logs file")?)
-        }
-        None => None,
-    };
-    let (log_reporter, log_writer) = logs.unzip();
+    let (logs, log_reporter, log_writer) =
+        Logs::open(config, alerts.clone(), &counted, feed.as_ref().map(|(_, feed)| Arc::clone(feed)))
+            .context("cannot open the logs file")?;
     let reports = api.as_ref().filter(|_| config.kube_status).map(|api| {
         let (node_name, namespace) = (&config.node_name, config.own_namespace.clone());
         api.reports(node_name, namespace, config.kube_status_interval, &counted)
@@ -213,12 +207,7 @@ async fn daemon(
         reporter: reporter.clone(),
         metrics: counted.clone(),
         rate: config.alert_rate,
-        logs: Logs::new(
-            config.log_rate,
-            &counted,
-            log_reporter.clone(),
-            feed.as_ref().map(|(_, feed)| Arc::clone(feed)),
-        ),
+        logs,
         watches: Arc::clone(&watches),
         pulse: Arc::clone(&pulses.events),
         stop: Arc::clone(&stop),
@@ -297,7 +286,7 @@ async fn daemon(
         let dropped = Box::new(move || ring_dropped(kernel.as_ref()));
         Observatory::new(selection.clone(), seen.clone(), Arc::clone(&registry), orders.clone(), dropped)
     };
-    let desk = tokio::spawn(desk.serve(Arc::clone(&changes), observatory));
+    let desk = tokio::spawn(desk.serve(Arc::clone(&changes), Arc::clone(&observatory)));
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {
@@ -423,6 +412,7 @@ async fn daemon(
     if !served {
         let _late = tokio::time::timeout(DRAIN, serving).await;
     }
+    observatory.close();
     drop((orders, reporter, log_reporter));
     let threads = [reconciler.handle, events.handle, writer].into_iter().chain(log_writer);
     let joining = tokio::task::spawn_blocking(move || threads.for_each(|thread| drop(thread.join())));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use enforcer_core::visibility::Visibility;
 
 use super::{Label, Output};
@@ -48,7 +48,7 @@ Example:
 
 /// `learn policy`.
 #[derive(Debug, Args)]
-#[group(id = "who", required = true, multiple = false, args = ["pod", "id", "namespace"])]
+#[command(group(ArgGroup::new("who").required(true).args(["pod", "id", "namespace"])))]
 pub struct LearnPolicyArgs {
     /// The pod, which need not run yet
     #[arg(long, value_name = "NAMESPACE/NAME")]
@@ -133,4 +133,40 @@ pub struct LearnSeccompArgs {
     /// Label of the pods that it selects; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<Label>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command, LearnCommand};
+
+    #[test]
+    fn one_of_three_ways_says_who_is_watched() {
+        let parse = |args: &[&str]| {
+            let all = ["nri-enforcer", "learn", "policy"].iter().chain(args);
+            match Cli::try_parse_from(all)?.command {
+                Command::Learn(LearnCommand::Policy(args)) => Ok::<_, clap::Error>(args),
+                other => panic!("{other:?}"),
+            }
+        };
+        let args = parse(&[
+            "--pod", "shop/web", "--for", "5s", "--wait", "1m", "--file", "f", "--test", "t", "-o", "json",
+        ]);
+        let args = args.unwrap();
+        assert_eq!(
+            (args.pod.as_deref(), args.classes.to_string().as_str()),
+            (Some("shop/web"), "process,file,network,capabilities")
+        );
+        assert!(parse(&["--id", "c1", "--class", "file"]).is_ok());
+        assert!(parse(&["--namespace", "shop", "--label", "app=web", "--container", "main"]).is_ok());
+        for bad in [
+            &["--namespace", "shop"][..],
+            &["--label", "app=web"],
+            &["--pod", "a/b", "--id", "c"],
+            &["--pod", "a/b", "--class", "files"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use enforcer_core::enforce::ContainerId;
@@ -58,7 +58,7 @@ pub struct Observatory {
     selection: Selection,
     policies: watch::Receiver<Arc<PolicySet>>,
     registry: Arc<Registry>,
-    orders: Sender<Order>,
+    orders: Mutex<Option<Sender<Order>>>, // None at the end
     dropped: Dropped,
 }
 
@@ -72,13 +72,13 @@ impl std::fmt::Debug for Observatory {
 struct Watch {
     watching: Option<Watching>,
     who: Who,
-    orders: Sender<Order>,
+    by: Arc<Observatory>,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         drop(self.watching.take());
-        let _ending = self.orders.send(Order::Watched(self.who.clone()));
+        self.by.order(&self.who);
     }
 }
 
@@ -92,7 +92,24 @@ impl Observatory {
         orders: Sender<Order>,
         dropped: Dropped,
     ) -> Arc<Self> {
+        let orders = Mutex::new(Some(orders));
         Arc::new(Self { selection, policies, registry, orders, dropped })
+    }
+
+    /// Gives no order any more: the reconciler ends when nobody can.
+    pub fn close(&self) {
+        drop(self.orders().take());
+    }
+
+    fn order(&self, who: &Who) {
+        if let Some(orders) = self.orders().as_ref() {
+            let _ending = orders.send(Order::Watched(who.clone()));
+        }
+    }
+
+    // a panic cannot leave it half done
+    fn orders(&self) -> MutexGuard<'_, Option<Sender<Order>>> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches until the time is over, or `ended`. `tell` is given what there is to tell; an error of it ends the watch.
@@ -113,11 +130,11 @@ impl Observatory {
             let why = format!("{WATCHES} others are watching already");
             return tell(Answer::Refused { why }).await;
         };
-        let watch = Watch { watching: Some(watching), who, orders: self.orders.clone() };
+        let watch = Watch { watching: Some(watching), who, by: Arc::clone(&self) };
         let dropped_before = self.dropped().await;
         let before = self.living(&watch.who);
         tracing::info!(namespace = watch.who.namespace, pod = watch.who.pod, %classes, "watched for a policy to be learned");
-        let _ending = self.orders.send(Order::Watched(watch.who.clone()));
+        self.order(&watch.who);
         let names = before.iter().map(|container| container.id.to_string()).collect();
         tell(Answer::Watching { containers: names }).await?;
 

@@ -1,9 +1,12 @@
 //! Logs on their way out: to a file or stdout (`--logs`), and to subscribers of the feed.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::alert::Alert;
+use crate::alert::{Alert, Alerts};
+use crate::config::Config;
 use crate::feed::Feed;
 use crate::limit::Limiter;
 use crate::metrics::Metrics;
@@ -18,10 +21,23 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Logs for a file, where there is one, and the feed. So many of a container in each second are told one by one; 0: all.
-    #[must_use]
-    pub fn new(rate: u32, metrics: &Metrics, reporter: Option<Reporter>, feed: Option<Arc<Feed>>) -> Self {
-        Self { limiter: Limiter::new(rate, metrics.logs_summarized.clone()), reporter, feed }
+    /// Logs for a file, where the configuration has one, and the feed; with what opens the file again, and the thread that
+    /// writes it.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or the thread not started.
+    pub fn open(
+        config: &Config,
+        alerts: Alerts,
+        metrics: &Metrics,
+        feed: Option<Arc<Feed>>,
+    ) -> std::io::Result<(Self, Option<Reporter>, Option<JoinHandle<()>>)> {
+        let stdout = |path: &PathBuf| path == Path::new("-");
+        let path = config.logs.as_ref().map(|path| Some(path.clone()).filter(|path| !stdout(path)));
+        let started = path.map(|path| Reporter::start_logs(path, alerts, metrics)).transpose()?;
+        let (reporter, writer) = started.unzip();
+        let limiter = Limiter::new(config.log_rate, metrics.logs_summarized.clone());
+        Ok((Self { limiter, reporter: reporter.clone(), feed }, reporter, writer))
     }
 
     /// Whether anybody reads them. Making one costs more than finding that out.
