@@ -370,7 +370,8 @@ async fn visibility(node: &mut Node) -> Result<()> {
         let text = std::fs::read_to_string(LOGS).unwrap_or_default();
         let logs = text.lines().filter_map(|line| serde_json::from_str::<Alert>(line).ok());
         let told = |log: Alert| {
-            ["Type", "NamespaceName", "Operation", "Resource", "Result"].map(|name| self::text(&log[name]))
+            ["Type", "NamespaceName", "Operation", "Resource", "Result"]
+                .map(|name| log.get(name).map(self::text).unwrap_or_default())
         };
         let of = |told: &[String; 5]| wanted.iter().any(|(_, resource)| told[3] == *resource);
         let found: BTreeSet<_> = logs.map(told).filter(of).collect();

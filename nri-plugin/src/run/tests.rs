@@ -263,10 +263,7 @@ fn watched(socket: &Path, kernel: &Recording, seen: &Event, before: enforcer_cor
     kernel.emit.send(seen.clone()).unwrap();
     let write = Event { op: Op::OpenWrite, path: b"/w\xff".to_vec(), ..seen.clone() };
     kernel.emit.send(write).unwrap();
-    kernel
-        .emit
-        .send(Event { verdict: Verdict::Block, by: EventBy::DefaultPosture, ..seen.clone() })
-        .unwrap();
+    kernel.emit.send(Event { verdict: Verdict::Block, by: EventBy::DefaultPosture, ..seen.clone() }).unwrap();
     let other = Some(ContainerId::new("c2").unwrap());
     kernel.emit.send(Event { container: other, path: b"/other".to_vec(), ..seen.clone() }).unwrap();
     let report = loop {
