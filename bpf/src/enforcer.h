@@ -407,6 +407,7 @@ _Static_assert(sizeof(struct lists_cell) == CELL_BYTES, "lists_cell");
 #define DECISION_EXEMPT 0x80000000u
 #define RULE_POSTURE DECISION_RULE	/* decided by the default posture */
 #define RULE_NONE (DECISION_RULE - 1)	/* no rule: allowed, or unresolved */
+#define RULE_OBSERVED (DECISION_RULE - 2) /* no rule: it passes, and is reported, since the class is to be seen */
 
 /* condition of an alternative: the number of a list that holds all arguments; with LIST_NOT, of one that does not */
 #define LIST_NOT 0x40000000u

@@ -553,7 +553,8 @@ static __always_inline __u32 match_class(struct query *q, struct scratch *s)
 	}
 	if (!q->reason && !decision_effect(d))
 		d = image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, otherwise));
-	if (decision_effect(q->below) > decision_effect(d))
+	/* what is only observed is weaker than what an Audit rule says of something below */
+	if (q->below && (decision_effect(q->below) > decision_effect(d) || (d & DECISION_RULE) == RULE_OBSERVED))
 		d = q->below;
 	return d;
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use enforcer_bpf::{Shared, types};
 
 use crate::capability::Capability;
-use crate::compile::bpf::image::{RULE_NONE, RULE_POSTURE, effect_of};
+use crate::compile::bpf::image::{RULE_NONE, RULE_OBSERVED, RULE_POSTURE, effect_of};
 use crate::decide::Verdict;
 use crate::enforce::ContainerId;
 use crate::network;
@@ -212,6 +212,8 @@ pub enum EventBy {
     Rule(OriginId),
     /// The default posture.
     DefaultPosture,
+    /// Nothing: no rule speaks about the access, and it is reported because its class is to be seen.
+    Observed,
     /// The access could not be resolved, and the class may not let such pass unnoticed.
     Unresolved(Unresolved),
 }
@@ -453,6 +455,18 @@ pub struct Event {
     pub time_ns: u64,
 }
 
+impl Event {
+    /// Whether it is an observation: no policy has anything to do with the access, which passed, and nobody is to be alerted.
+    #[must_use]
+    pub fn is_observation(&self) -> bool {
+        let by = match self.by {
+            EventBy::Unresolved(_) => self.strongest,
+            by => Some(by),
+        };
+        by == Some(EventBy::Observed) && self.verdict != Verdict::Block
+    }
+}
+
 /// Why bytes are no event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -509,6 +523,7 @@ impl RawEvent {
         let effect = effect_of(head.decision).ok_or(DecodeError::Field("decision", head.decision))?;
         let answer = match head.decision & RULE_POSTURE {
             RULE_POSTURE => Some(EventBy::DefaultPosture),
+            RULE_OBSERVED => Some(EventBy::Observed),
             RULE_NONE => None,
             rule => Some(EventBy::Rule(OriginId(rule))),
         };
@@ -585,6 +600,22 @@ mod tests {
             (&b"/etc/passwd"[..], &b"/bin/sh"[..])
         );
         assert_eq!(raw.event.comm, "cat");
+    }
+
+    #[test]
+    fn what_is_observed_is_no_answer_of_a_policy() {
+        let (mut head, bytes) = record();
+        let rest = &bytes[head.bytes().len()..];
+        let decode = |head: &types::event| RawEvent::decode(&[head.bytes(), rest].concat()).unwrap().event;
+        assert!(!decode(&head).is_observation());
+        head.decision = 2 << 28 | RULE_OBSERVED;
+        let event = decode(&head);
+        assert_eq!((event.by, event.verdict), (EventBy::Observed, Verdict::Audit));
+        assert!(event.is_observation());
+        head.reason = 4;
+        assert!(decode(&head).is_observation(), "its path cannot be told");
+        head.decision = 2 << 28 | RULE_POSTURE;
+        assert!(!decode(&head).is_observation());
     }
 
     #[test]

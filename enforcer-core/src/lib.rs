@@ -99,3 +99,4 @@ pub mod seccomp;
 pub mod subject;
 pub mod support;
 pub mod syscall;
+pub mod visibility;

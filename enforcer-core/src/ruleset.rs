@@ -17,6 +17,7 @@ pub use crate::path::AbsPath;
 pub use crate::pattern::Pattern;
 use crate::policy::PolicyId;
 pub use crate::posture::{Class, Effect, PostureAction, Postures, UnknownClass, UnknownPosture};
+use crate::visibility::Visibility;
 
 /// Which [`Origin`] of its [`Ruleset`] a rule comes from. It means nothing in another ruleset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -75,7 +76,8 @@ pub struct Ruleset {
     rules: Vec<Rule>,          // INVARIANT: sorted, no two equal, each origin within `origins`
     origins: Vec<Arc<Origin>>, // INVARIANT: sorted, no two equal, each used by a rule
     whitelists: Whitelists,
-    links: Vec<Link>, // INVARIANT: sorted, no two equal
+    observed: Visibility, // INVARIANT: only classes whose posture is Allow
+    links: Vec<Link>,     // INVARIANT: sorted, no two equal
     digest: RulesetDigest,
 }
 
@@ -146,20 +148,52 @@ impl Ruleset {
             let is_one = class.can(Effect::Allow) && (whitelists.contains(&class) || allows(class));
             is_one.then(|| postures.of(class))
         });
-        let digest = digest::digest(&rules, &origins, whitelists, &[]);
-        Self { rules, origins, whitelists, links: Vec::new(), digest }
+        let observed = Visibility::NONE;
+        let digest = digest::digest(&rules, &origins, whitelists, observed, &[]);
+        Self { rules, origins, whitelists, observed, links: Vec::new(), digest }
     }
 
     /// The same ruleset with rules of the same origins and, sorted, the links that they come from.
     pub(crate) fn with_more(&self, added: Vec<Rule>, links: Vec<Link>) -> Self {
-        let (origins, whitelists) = (self.origins.clone(), self.whitelists);
+        let (origins, whitelists, observed) = (self.origins.clone(), self.whitelists, self.observed);
         let mut rules = Vec::with_capacity(self.rules.len() + added.len());
         rules.extend_from_slice(&self.rules);
         rules.extend(added);
         rules.sort_unstable();
         rules.dedup();
-        let digest = digest::digest(&rules, &origins, whitelists, &links);
-        Self { rules, origins, whitelists, links, digest }
+        let digest = digest::digest(&rules, &origins, whitelists, observed, &links);
+        Self { rules, origins, whitelists, observed, links, digest }
+    }
+
+    /// The same rules, with the accesses of these classes reported that no rule matches and the posture lets through. In a
+    /// class whose posture is another one they are reported or denied anyway, and nothing changes.
+    #[must_use]
+    pub fn observing(mut self, classes: Visibility) -> Self {
+        let passes = |class: &Class| self.posture(*class) == PostureAction::Allow;
+        let observed = Visibility::of(classes.classes().filter(passes));
+        if observed != self.observed {
+            self.observed = observed;
+            self.digest = digest::digest(&self.rules, &self.origins, self.whitelists, observed, &self.links);
+        }
+        self
+    }
+
+    /// Whether accesses of the class are reported that no rule matches and that pass. Such a report is an observation: it
+    /// says nothing of any policy.
+    #[must_use]
+    pub fn observes(&self, class: Class) -> bool {
+        self.observed.contains(class)
+    }
+
+    /// Whether it denies nothing and has no rule, and is there to observe alone.
+    #[must_use]
+    pub fn only_observes(&self) -> bool {
+        !self.observed.is_none() && self.says_nothing()
+    }
+
+    /// Whether there is no rule, and no class is a whitelist.
+    fn says_nothing(&self) -> bool {
+        self.rules.is_empty() && self.whitelists.iter().all(Option::is_none)
     }
 
     /// The paths of rules that have other names in the container, each with one of them; sorted.
@@ -186,10 +220,11 @@ impl Ruleset {
         position(id).and_then(|index| self.origins.get(index)).map(AsRef::as_ref)
     }
 
-    /// Whether it says nothing at all: no rule, and no class is a whitelist. Such a container needs no enforcement.
+    /// Whether it says nothing at all: no rule, no class is a whitelist, and none is observed. Such a container needs no
+    /// enforcement.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty() && self.whitelists.iter().all(Option::is_none)
+        self.observed.is_none() && self.says_nothing()
     }
 
     /// Whether the class is a whitelist: it has an Allow rule, with or without a source, or had one that cannot be
@@ -218,15 +253,15 @@ impl Ruleset {
         }
     }
 
-    /// The identity of the ruleset: equal digests mean equal rules, equal origins, and the same whitelists
-    /// with the same postures.
+    /// The identity of the ruleset: equal digests mean equal rules, equal origins, the same whitelists with
+    /// the same postures, and the same observed classes.
     #[must_use]
     pub fn digest(&self) -> RulesetDigest {
         self.digest
     }
 }
 
-/// A line for each rule with its origin, one for each posture that matters, and one for each link; made to be read and
+/// A line for each rule with its origin, one for each posture that matters or class that is observed, and one for each link; made to be read and
 /// compared.
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -240,6 +275,9 @@ impl fmt::Display for Ruleset {
             if self.whitelisted(class) {
                 writeln!(f, "{} {class} otherwise [DefaultPosture]", self.posture(class))?;
             }
+        }
+        for class in self.observed.classes() {
+            writeln!(f, "observe {class} otherwise [visibility]")?;
         }
         self.links.iter().try_for_each(|link| writeln!(f, "{link}"))
     }

@@ -11,7 +11,7 @@
 )]
 
 use enforcer_core::compile::bpf::CompileError;
-use enforcer_core::decide::{Access, PathAccess, PathClass, Target, Verdict};
+use enforcer_core::decide::{Access, DecidedBy, Decision, PathAccess, PathClass, Target, Verdict};
 use enforcer_core::enforce::EnforceError;
 use enforcer_core::enforce::door::{Doors, Reading};
 use enforcer_core::path::AbsPath;
@@ -20,6 +20,7 @@ use enforcer_core::policy::{Kind, PolicyId};
 use enforcer_core::ruleset::{
     Args, Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Postures, Rule, Ruleset,
 };
+use enforcer_core::visibility::Visibility;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -177,7 +178,9 @@ impl World {
             capabilities: posture(),
             process: Some(posture()),
         };
-        Ruleset::new(rules, origins, postures).unwrap()
+        let observed =
+            Visibility::of([Class::File, Class::Process].into_iter().filter(|_| self.rng.random_bool(0.2)));
+        Ruleset::new(rules, origins, postures).unwrap().observing(observed)
     }
 
     /// A few arguments; some are long, and begin like others.
@@ -334,6 +337,18 @@ fn the_bpf_matcher_that_copies_decides_as_decide_does() {
     compare(Reading::Copying, number("DOOR_CASES", 1_000_000) / 4);
 }
 
+/// What the matcher answers: where visibility is asked for, what passes by no rule is reported.
+fn observed(ruleset: &Ruleset, access: &Access<'_>) -> Decision {
+    let decision = ruleset.decide(access);
+    match decision.by {
+        DecidedBy::NoRule | DecidedBy::DefaultPosture if ruleset.observes(access.class()) => {
+            assert_eq!(decision.verdict, Verdict::Allow);
+            Decision { verdict: Verdict::Audit, by: DecidedBy::NoRule }
+        }
+        _ => decision,
+    }
+}
+
 fn compare(reading: Reading, cases: u64) {
     let seed = number("DOOR_SEED", 0x5eed);
     let mut doors = Doors::open(reading).expect("the kernel loads the matcher (needs root)");
@@ -384,12 +399,12 @@ fn compare(reading: Reading, cases: u64) {
             let long = argv0.len() + 1 + given.iter().map(|arg| arg.len() + 1).sum::<usize>() > ARGS_BYTES;
             let cut: Vec<&[u8]> = given.iter().copied().take(20).chain([&b"unlisted"[..]]).collect();
             let seen = if long && known { access.with_args(&cut) } else { access };
-            let wanted = ruleset.decide(&seen);
+            let wanted = observed(&ruleset, &seen);
             assert!(long || !answer.unseen);
             let listed = ruleset.rules().iter().any(|rule| rule.conditions.args.is_some());
             by_args +=
-                u64::from(known && listed && wanted != ruleset.decide(&access.with_args(&[b"unlisted"])));
-            by_name += u64::from(known && wanted != ruleset.decide(&seen.called(b"nothing")));
+                u64::from(known && listed && wanted != observed(&ruleset, &access.with_args(&[b"unlisted"])));
+            by_name += u64::from(known && wanted != observed(&ruleset, &seen.called(b"nothing")));
             unseen += u64::from(answer.unseen);
             assert_eq!(
                 answer.decision(),
@@ -406,7 +421,7 @@ fn compare(reading: Reading, cases: u64) {
             }
             passed += u64::from(wanted.verdict == Verdict::Allow);
             quickly += u64::from(answer.passes);
-            decided += u64::from(!matches!(wanted.by, enforcer_core::decide::DecidedBy::NoRule));
+            decided += u64::from(!matches!(wanted.by, DecidedBy::NoRule));
             done += 1;
         }
     }
@@ -435,4 +450,33 @@ fn what_is_no_path_is_unresolved_and_not_allowed() {
     assert_eq!(doors.ask(&Access::read(&object)).unwrap().decision(), None);
     doors.withdraw().unwrap();
     assert_eq!(doors.ask(&Access::read(b"/a")).unwrap().decision(), None, "no such ruleset");
+}
+
+/// The root has no components, and a pattern can be about it.
+#[test]
+fn a_pattern_of_the_root_is_about_the_root_alone() {
+    let mut doors = Doors::open(Reading::AsHooks).expect("the kernel loads the matcher (needs root)");
+    let origin = Origin {
+        policy: PolicyId { kind: Kind::KubeArmorPolicy, namespace: "ns".into(), name: "p".into() },
+        rule: "rule".into(),
+        severity: 1,
+        tags: vec![],
+        message: String::new(),
+        action: Effect::Allow,
+    };
+    let rule = Rule {
+        class: Class::File,
+        source: None,
+        object: Object::Pattern("/".parse().unwrap()),
+        conditions: Conditions { read_only: true, ..Conditions::default() },
+        effect: Effect::Allow,
+        origin: OriginId(0),
+    };
+    let block = Postures::default().with(Class::File, PostureAction::Block);
+    let ruleset = Ruleset::new(vec![rule], vec![origin], block).unwrap();
+    doors.publish(&ruleset).unwrap();
+    for access in [Access::read(b"/"), Access::write(b"/"), Access::read(b"/a"), Access::read(b"/a/b")] {
+        assert_eq!(doors.ask(&access).unwrap().decision(), Some(ruleset.decide(&access)), "{access:?}");
+    }
+    assert_eq!(ruleset.decide(&Access::read(b"/")).verdict, Verdict::Allow);
 }

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_core::capability::Capability;
-use enforcer_core::decide::{Access, DecidedBy};
+use enforcer_core::decide::{Access, DecidedBy, Decision, Verdict};
 use enforcer_core::enforce::door::{Doors, Reading};
 use enforcer_core::network::{
     AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_SMC, AF_UNIX, Cidr, Endpoint, Ports, Protocol, SocketAccess,
@@ -22,6 +22,7 @@ use enforcer_core::ruleset::{
     Class, Conditions, Effect, Object, Origin, OriginId, PostureAction, Postures, Rule, Ruleset,
 };
 use enforcer_core::syscall::Syscall;
+use enforcer_core::visibility::Visibility;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -156,7 +157,8 @@ impl World {
         }
         let mut posture = || self.one_of(&[PostureAction::Allow, PostureAction::Audit, PostureAction::Block]);
         let postures = Postures { network: posture(), capabilities: posture(), ..Postures::default() };
-        Ruleset::new(rules, origins, postures).unwrap()
+        let observed = self.one_of(&[Visibility::NONE, Visibility::NONE, Visibility::ALL]);
+        Ruleset::new(rules, origins, postures).unwrap().observing(observed)
     }
 
     /// Mostly near a rule: its address or the next one, its port or the next one.
@@ -217,7 +219,13 @@ fn the_bpf_matcher_decides_as_decide_does_where_there_is_no_path() {
         doors.publish(&ruleset).unwrap();
         for _ in 0..500 {
             let access = world.access(&ruleset);
-            let wanted = ruleset.decide(&access);
+            let mut wanted = ruleset.decide(&access);
+            if ruleset.observes(access.class())
+                && matches!(wanted.by, DecidedBy::NoRule | DecidedBy::DefaultPosture)
+            {
+                assert_eq!(wanted.verdict, Verdict::Allow);
+                wanted = Decision { verdict: Verdict::Audit, by: DecidedBy::NoRule };
+            }
             let answer = doors.ask_plain(&access).unwrap();
             // what this machine has no number for is never seen
             let unseen = matches!(access.target, enforcer_core::decide::Target::Syscall(call) if call.number().is_none());

@@ -1,6 +1,7 @@
 //! What is enforced on real containers, and what goes on being enforced when things go wrong. Each test runs in a fresh
 //! guest; see `lab::testing`.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -348,6 +349,102 @@ async fn what_is_not_selected(node: &mut Node) -> Result<()> {
         let exit = node.entry(&pod, "main", 0, &["/bin/first"]).await?;
         node.check(&format!("labelled pod in namespace {namespace}"), exit, wanted);
     }
+    learned(node).await
+}
+
+/// Where the daemon writes logs in a guest.
+const LOGS: &str = "/run/logs.jsonl";
+
+/// What no policy selects can be seen, from its first instruction, and nobody is alerted.
+async fn visibility(node: &mut Node) -> Result<()> {
+    let seen = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: seen\n  annotations: {kubearmor-visibility: 'process,file'}\n";
+    node.daemon.apply("namespace.yaml", seen).await?;
+    for namespace in ["seen", "shop"] {
+        let pod = node.pod(namespace, "any", &[]).await?;
+        let exit = node.entry(&pod, "main", 0, &["/bin/first"]).await?;
+        node.check("nothing is denied", exit, OPENED);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let wanted = [("File", "/etc/passwd"), ("Process", "/bin/first")];
+    let found = loop {
+        let text = std::fs::read_to_string(LOGS).unwrap_or_default();
+        let logs = text.lines().filter_map(|line| serde_json::from_str::<Alert>(line).ok());
+        let told = |log: Alert| {
+            ["Type", "NamespaceName", "Operation", "Resource", "Result"]
+                .map(|name| log.get(name).map(self::text).unwrap_or_default())
+        };
+        let of = |told: &[String; 5]| wanted.iter().any(|(_, resource)| told[3] == *resource);
+        let found: BTreeSet<_> = logs.map(told).filter(of).collect();
+        if found.len() >= wanted.len() || Instant::now() > deadline {
+            break found;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let log =
+        |(operation, resource)| ["ContainerLog", "seen", operation, resource, "Passed"].map(str::to_owned);
+    let read = ("File", "/bin/first"); // to be executed
+    let found: BTreeSet<_> = found.into_iter().filter(|told| *told != log(read)).collect();
+    node.check("logs of the namespace, and of no other", found, wanted.map(log).into());
+    let alerts = node.daemon.alerts().await?;
+    node.check("alerts", alerts.iter().filter(|alert| alert["NamespaceName"] == "seen").count(), 0);
+    Ok(())
+}
+
+/// The policy of a container that starts while it is learned lets the same container do the same, and nothing else.
+async fn learned(node: &mut Node) -> Result<()> {
+    let program = node.daemon.options_mut().program.clone();
+    let learning = Command::new(&program)
+        .args([
+            "learn",
+            "policy",
+            "--pod",
+            "default/learned",
+            "--for",
+            "5s",
+            "--wait",
+            "60s",
+            "--name",
+            "learned",
+        ])
+        .args(["--file", "/run/learned.yaml", "--test", "/run/learned-test.yaml", "-o", "json"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !node.daemon.whole_log().contains("watched for a policy") && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let labels = [("app", "learned")];
+    let pod = node.pod("default", "learned", &labels).await?;
+    // the root itself is a path, too
+    let group = ["/bin/sh", "-c", "ls / && cat /etc/group"];
+    let passwd = ["/bin/sh", "-c", "ls / && cat /etc/passwd"];
+    let exit = node.entry(&pod, "main", 0, &group).await?;
+    node.check("while it is learned", exit, 0);
+    let output = learning.wait_with_output()?;
+    println!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    node.check("learn policy", output.status.code(), Some(0));
+    let policy = std::fs::read_to_string("/run/learned.yaml").unwrap_or_default();
+    println!("{policy}");
+    let test = Command::new(&program).args(["test", "/run/learned-test.yaml"]).output()?;
+    println!("{}", String::from_utf8_lossy(&test.stdout));
+    node.check("its test", test.status.code(), Some(0));
+    node.daemon.write_policy(
+        "default.yaml",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: default\n  annotations:\n    kubearmor-file-posture: block\n    \
+         kubearmor-network-posture: block\n    kubearmor-capabilities-posture: block\n",
+    )?;
+    node.daemon.apply("learned.yaml", &policy).await?;
+    for (what, command, wanted) in
+        [("the same", group, 0), ("another file", passwd, 1), ("the same, once more", group, 0)]
+    {
+        let again = node.pod("default", &format!("again-{}", what.len()), &labels).await?;
+        let exit = node.entry(&again, "main", 0, &command).await?;
+        node.check(what, exit, wanted);
+    }
+    let exit = node.entry(&pod, "first", 1, &["/bin/first"]).await;
+    node.check("another program", exit.is_ok_and(|exit| exit == OPENED), false);
     Ok(())
 }
 
@@ -508,7 +605,8 @@ async fn host_policies(node: &mut Node) -> Result<()> {
     node.daemon.end(Signal::SIGTERM)?;
     node.daemon.write_policy("host.yaml", HOST)?;
     let containerd = which("containerd")?;
-    let arguments = ["--host-policies", "--node-label=rack=a", &format!("--host-exempt={containerd}")];
+    let (exempt, logs) = (format!("--host-exempt={containerd}"), format!("--logs={LOGS}"));
+    let arguments = ["--host-policies", "--node-label=rack=a", &exempt, &logs];
     node.daemon.options_mut().arguments.extend(arguments.map(str::to_owned));
     node.daemon.start().await?;
     node.check("process of the host", host_becomes(DENIED)?, true);
@@ -542,6 +640,7 @@ async fn host_policies(node: &mut Node) -> Result<()> {
     node.check("exec in a container with a policy of its own", exit, OPENED);
     let exit = node.exec(&own, "cat /etc/group").await?.exit;
     node.check("what that denies", exit, 1);
+    visibility(node).await?;
 
     // The daemon dies; a change that is not confirmed does not outlive it.
     let program = node.daemon.options_mut().program.clone();

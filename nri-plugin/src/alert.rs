@@ -24,6 +24,7 @@ use serde::Serialize;
 use self::owner::Owner;
 use crate::apply::changes::News;
 use crate::container::{Container, name_policies};
+use crate::observe::log::{CONTAINER_LOG, HOST_LOG};
 use crate::order::Notice;
 use crate::registry::Registry;
 
@@ -36,7 +37,7 @@ pub const SYSTEM_EVENT: &str = "SystemEvent";
 /// The type of an alert about a process of the host.
 pub const HOST_EVENT: &str = "MatchedHostPolicy";
 
-/// One line of the alerts. See the [module](self) for what all fields have in common.
+/// One line of the alerts, or what a log is made of. See the [module](self) for what all fields have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Alert {
@@ -95,7 +96,8 @@ pub struct Alert {
     pub a_tags: Vec<String>,
     /// Message of the rule.
     pub message: String,
-    /// `MatchedPolicy`, `MatchedHostPolicy` for a process of the host, or `SystemEvent` for what the daemon itself has to say.
+    /// `MatchedPolicy`, `MatchedHostPolicy` for a process of the host, or `SystemEvent` for what the daemon itself has to say;
+    /// of a log `ContainerLog`, or `HostLog`.
     #[serde(rename = "Type")]
     pub kind: &'static str,
     /// The acting executable.
@@ -155,9 +157,14 @@ impl Alerts {
                 }
             }
         }
-        if event.container.as_ref().is_some_and(ContainerId::is_host) {
-            alert.kind = HOST_EVENT;
-        }
+        let of_host = event.container.as_ref().is_some_and(ContainerId::is_host);
+        let observed = event.is_observation();
+        alert.kind = match (observed, of_host) {
+            (false, false) => alert.kind,
+            (false, true) => HOST_EVENT,
+            (true, false) => CONTAINER_LOG,
+            (true, true) => HOST_LOG,
+        };
         let by = match event.by {
             EventBy::Unresolved(_) => event.strongest.unwrap_or(event.by),
             by => by,
@@ -175,6 +182,7 @@ impl Alerts {
                 alert.message = "no rule matches".into();
             }
             EventBy::Unresolved(_) => alert.policy_name = "Unresolved".into(),
+            EventBy::Observed => {} // by nobody
             _ => {
                 alert.policy_name = UNKNOWN.into();
                 alert.message = "decided in a way that this version cannot tell".into();
@@ -223,6 +231,9 @@ impl Alerts {
             Verdict::Block => ("Block", "Permission denied"),
             Verdict::Audit | Verdict::Allow => ("Audit", "Passed"),
         };
+        if observed {
+            (alert.action, alert.enforcer) = ("", "");
+        }
         // quoted, since a process chooses its own name
         alert.data = format!("op={} comm={:?} parent={:?}", event.op.as_str(), event.comm, event.parent_comm);
         match event.detail {
@@ -323,13 +334,13 @@ impl Alerts {
         alert
     }
 
-    /// The alert that says how many alerts there are not.
+    /// The alert that says how many alerts, or logs, there are not.
     #[must_use]
-    pub fn dropped(&self, count: u64, now: SystemTime) -> Alert {
+    pub fn dropped(&self, count: u64, what: &str, now: SystemTime) -> Alert {
         let mut alert = self.blank(now);
         (alert.kind, alert.operation, alert.action, alert.result) =
             (SYSTEM_EVENT, "AlertThreshold", "Audit", "Passed");
-        alert.message = format!("{count} alerts were dropped, since they could not be written fast enough");
+        alert.message = format!("{count} {what} were dropped, since they could not be written fast enough");
         alert.data = format!("notice=dropped count={count}");
         alert
     }
@@ -357,19 +368,24 @@ impl Alerts {
     #[must_use]
     pub fn ring_full(&self, count: u64, now: SystemTime) -> Alert {
         let message = format!(
-            "{count} accesses have no alert, since the kernel's ring buffer was full; they were denied or audited all the same"
+            "{count} accesses have no alert, or no log where they are to be seen, since the kernel's ring buffer was full; \
+             policies held all the same"
         );
-        Alert { message, data: format!("notice=ring-full count={count}"), ..self.dropped(count, now) }
+        Alert {
+            message,
+            data: format!("notice=ring-full count={count}"),
+            ..self.dropped(count, "alerts", now)
+        }
     }
 
     /// The alert that says to a subscriber of the feed how many it did not get; `most`: so many at most, since some of
     /// them would not have been for it.
     #[must_use]
-    pub fn too_slow(&self, count: u64, most: bool, now: SystemTime) -> Alert {
+    pub fn too_slow(&self, count: u64, what: &str, most: bool, now: SystemTime) -> Alert {
         let most = if most { "up to " } else { "" };
         let message =
-            format!("{most}{count} alerts are missing here, since this subscriber was too slow for them");
-        Alert { message, ..self.dropped(count, now) }
+            format!("{most}{count} {what} are missing here, since this subscriber was too slow for them");
+        Alert { message, ..self.dropped(count, what, now) }
     }
 
     fn blank(&self, time: SystemTime) -> Alert {
@@ -402,6 +418,12 @@ impl Alert {
             subject.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         self.labels = labels.join(",");
         self.owner = Owner::of(subject);
+    }
+
+    /// Whether it is a log, and no alert.
+    #[must_use]
+    pub fn is_log(&self) -> bool {
+        self.kind == CONTAINER_LOG || self.kind == HOST_LOG
     }
 
     /// Makes it stand for so many, the last of which it is.

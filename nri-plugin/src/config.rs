@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use enforcer_core::enforce::host::Exempt;
 use enforcer_core::ruleset::Postures;
+use enforcer_core::visibility::{UnknownVisibility, Visibility};
 use serde::Deserialize;
 
 use crate::api::reports;
@@ -74,6 +75,12 @@ pub struct Config {
     pub alerts: Option<PathBuf>,
     /// How many alerts of a container are told one by one in each second; 0: all.
     pub alert_rate: u32,
+    /// What is to be seen of containers whose namespace does not say.
+    pub visibility: Visibility,
+    /// Where logs go: `-` is stdout; `None`: nowhere but to the feed.
+    pub logs: Option<PathBuf>,
+    /// Logs of one container in a second that are told one by one; 0: all.
+    pub log_rate: u32,
     /// Where programs and maps are pinned.
     pub bpffs: PathBuf,
     /// Default postures of the node.
@@ -136,6 +143,9 @@ struct File {
     plugin_index: Option<String>,
     alerts: Option<PathBuf>,
     alert_rate: Option<u32>,
+    visibility: Option<Seen>,
+    logs: Option<PathBuf>,
+    log_rate: Option<u32>,
     bpffs: Option<PathBuf>,
     #[serde(default)]
     posture: BTreeMap<String, String>,
@@ -168,6 +178,24 @@ struct File {
     node_name: Option<String>,
     log_format: Option<LogFormat>,
     log_level: Option<String>,
+}
+
+/// Classes in the file: a list, or a text with commas, as KubeArmor has it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Seen {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Seen {
+    fn read(self) -> Result<Visibility, ConfigError> {
+        let text = match self {
+            Self::Text(text) => text,
+            Self::List(words) => words.join(","),
+        };
+        text.parse().map_err(ConfigError::Visibility)
+    }
 }
 
 /// Why there is no configuration.
@@ -224,6 +252,9 @@ pub enum ConfigError {
     /// Neither a program nor a cgroup.
     #[error("bad exemption from host policies (--host-exempt, `hostExempt`): {0}")]
     HostExempt(String),
+    /// A word of what is to be seen.
+    #[error("bad visibility: {0}")]
+    Visibility(UnknownVisibility),
     /// Not three numbers.
     #[error("bad version of libseccomp `{0}`; write it as `runc --version` does, for example 2.5.4")]
     Libseccomp(String),
@@ -252,6 +283,7 @@ impl Config {
             labels: node_labels,
         };
         let flag_postures = args.postures;
+        let file_visibility = file.visibility.map(Seen::read).transpose()?;
         let policy_dirs = if args.policy_dirs.is_empty() { file.policy_dirs } else { args.policy_dirs };
         let kube_api = args.kube_api || file.kube_api;
         let kubeconfig = args.kubeconfig.or(file.kubeconfig);
@@ -326,6 +358,9 @@ impl Config {
             plugin_index,
             alerts,
             alert_rate: args.alert_rate.or(file.alert_rate).unwrap_or(DEFAULT_ALERT_RATE),
+            visibility: args.visibility.or(file_visibility).unwrap_or_default(),
+            logs: args.logs.or(file.logs),
+            log_rate: args.log_rate.or(file.log_rate).unwrap_or(DEFAULT_ALERT_RATE),
             bpffs: args.bpffs.or(file.bpffs).unwrap_or_else(|| DEFAULT_BPFFS.into()),
             // flags come last, so they win
             postures: postures(&[file_postures, flag_postures].concat()),
@@ -410,6 +445,21 @@ mod tests {
         assert_eq!(config.alerts, None);
         assert_eq!(config.feed, Some("unix:/x".parse().expect("valid")));
         assert_eq!(config.metrics, Some("[::1]:9464".parse().expect("valid")));
+    }
+
+    #[test]
+    fn visibility_is_off_unless_somebody_asks_and_reads_as_kubearmors() {
+        let none = with_file("policyDirs: [/p]\n", RunArgs::default()).expect("valid");
+        assert_eq!((none.visibility, none.logs), (Visibility::NONE, None));
+        for text in ["process,file", "[process, file]", "\"process,file,dns\""] {
+            let text = format!("policyDirs: [/p]\nvisibility: {text}\nlogs: \"-\"\n");
+            let config = with_file(&text, RunArgs::default()).expect("valid");
+            assert_eq!(config.visibility.to_string(), "process,file");
+            let args = RunArgs { visibility: Some(Visibility::NONE), ..RunArgs::default() };
+            assert_eq!(with_file(&text, args).expect("valid").visibility, Visibility::NONE);
+        }
+        let bad = with_file("policyDirs: [/p]\nvisibility: files\n", RunArgs::default());
+        assert!(matches!(bad, Err(ConfigError::Visibility(_))));
     }
 
     #[test]

@@ -11,9 +11,11 @@ use enforcer_core::parallel;
 use enforcer_core::policy::{Policy, PolicyId};
 use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
+use enforcer_core::visibility::Visibility;
 
 use crate::apparmor;
 use crate::lock::Lock;
+use crate::observe::watches::Watches;
 use crate::set::PolicySet;
 
 /// A container of the runtime, with what policies select by and alerts tell.
@@ -88,6 +90,10 @@ pub struct Selection {
     pub host: Option<Postures>,
     /// Whether a container whose rules no lock holds must not start: the node has the OCI hook put into containers.
     pub must_hold: bool,
+    /// What is to be seen of containers whose namespace does not say.
+    pub visibility: Visibility,
+    /// Who wants to see more of single containers, for every clone of this.
+    pub watches: Arc<Watches>,
     /// Rulesets made already, for every clone of this.
     pub merged: Arc<Mutex<Memo>>,
 }
@@ -111,6 +117,18 @@ impl Merged {
     pub fn is_nothing(&self) -> bool {
         self.ruleset.is_empty() && self.natives.is_empty()
     }
+
+    /// Whether there are rules of policies, without which the container must not start. Where it is only observed, it may.
+    #[must_use]
+    pub fn binds(&self) -> bool {
+        !self.natives.is_empty() || !(self.ruleset.is_empty() || self.ruleset.only_observes())
+    }
+
+    /// Whether some policy selects the container, be it with gaps alone.
+    #[must_use]
+    pub fn is_of_policies(&self) -> bool {
+        self.binds() || !self.coverage.gaps.is_empty()
+    }
 }
 
 impl From<Resolved> for Merged {
@@ -132,8 +150,9 @@ pub struct Memo {
     old: HashMap<Made, (Vec<Arc<Policy>>, Arc<Merged>)>,
 }
 
-/// What a ruleset is made of: the addresses of policies, which the entry keeps in place, and how they are read.
-type Made = (Vec<usize>, Postures, Wish);
+/// What a ruleset is made of: the addresses of policies, which the entry keeps in place, how they are read, and what is
+/// seen besides.
+type Made = (Vec<usize>, Postures, Wish, Visibility);
 
 impl Memo {
     /// Forgets what was not wanted since the last time.
@@ -165,11 +184,13 @@ struct Selected<'s> {
     subject: &'s Subject,
     postures: Postures,
     wish: Wish,
+    visibility: Visibility,
 }
 
 impl Selected<'_> {
     fn made_of(&self) -> Made {
-        (self.policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect(), self.postures, self.wish)
+        let policies = self.policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect();
+        (policies, self.postures, self.wish, self.visibility)
     }
 }
 
@@ -177,8 +198,8 @@ impl Selected<'_> {
 const WORTH: usize = 16;
 
 impl Selection {
-    /// What the policies say about the subject; `None` where none selects it, its namespace is exempt, or it wishes to
-    /// be left alone and may.
+    /// What the policies say about the subject; `None` where none selects it and nothing of it is to be seen, its namespace
+    /// is exempt, or it wishes to be left alone and may.
     #[must_use]
     pub fn resolve(&self, set: &PolicySet, subject: &Subject, wish: Wish) -> Option<Arc<Merged>> {
         self.resolve_all(set, &[(subject, wish)]).pop().flatten()
@@ -227,11 +248,22 @@ impl Selection {
             true => self.host.unwrap_or_default(),
             false => set.postures(&subject.namespace, self.postures),
         };
-        (!policies.is_empty()).then_some(Selected { policies, subject, postures, wish })
+        let visibility = self.visibility_of(set, subject);
+        let any = !policies.is_empty() || !visibility.is_none();
+        any.then_some(Selected { policies, subject, postures, wish, visibility })
+    }
+
+    /// What is to be seen of the subject. Only BPF-LSM can tell it.
+    #[must_use]
+    pub fn visibility_of(&self, set: &PolicySet, subject: &Subject) -> Visibility {
+        if subject.host || self.seccomp_only || !matches!(self.lock, Lock::Bpf | Lock::Both) {
+            return Visibility::NONE;
+        }
+        set.visibility(&subject.namespace, self.visibility).with(self.watches.visibility(subject))
     }
 
     fn merge(&self, selected: &Selected<'_>) -> Merged {
-        let Selected { policies, subject, postures, wish } = selected;
+        let Selected { policies, subject, postures, wish, visibility } = selected;
         let mut resolved = Ruleset::resolve(policies.iter().map(AsRef::as_ref), postures, subject);
         if *wish == Wish::Audited {
             resolved.ruleset = resolved.ruleset.audited();
@@ -264,6 +296,7 @@ impl Selection {
                 };
             }
         }
+        resolved.ruleset = resolved.ruleset.observing(*visibility);
         Merged { natives, ..Merged::from(resolved) }
     }
 

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
+
 use crate::alert::Alert;
-use crate::metrics::Metrics;
 
 /// The time over which alerts are counted.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -49,7 +50,7 @@ struct Budget {
 #[derive(Debug)]
 pub struct Limiter {
     rate: u32,
-    metrics: Metrics,
+    summarized: Counter,
     containers: BTreeMap<String, Budget>,
     pruned: Option<Instant>,
     gathered: usize,      // summaries of all containers
@@ -58,10 +59,10 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// So many alerts of a container in each second are told one by one; 0: all.
+    /// So many alerts of a container in each second are told one by one; 0: all. `summarized` counts those that are not.
     #[must_use]
-    pub fn new(rate: u32, metrics: Metrics) -> Self {
-        Self { rate, metrics, containers: BTreeMap::new(), pruned: None, gathered: 0, bytes: 0, due: None }
+    pub fn new(rate: u32, summarized: Counter) -> Self {
+        Self { rate, summarized, containers: BTreeMap::new(), pruned: None, gathered: 0, bytes: 0, due: None }
     }
 
     /// Gives the alert back where it is to be told now. Otherwise its summary will be [due](Self::due).
@@ -148,7 +149,7 @@ impl Limiter {
         if count == 1 {
             return alert;
         }
-        self.metrics.summarized.inc_by(count);
+        self.summarized.inc_by(count);
         key.leave_out(&mut alert, "several=true");
         alert.summarize(count, first);
         alert
@@ -225,8 +226,8 @@ mod tests {
 
     #[test]
     fn what_is_past_the_limit_is_told_once_with_its_number_and_times() {
-        let metrics = Metrics::default();
-        let mut limiter = Limiter::new(3, metrics.clone());
+        let counter = Counter::default();
+        let mut limiter = Limiter::new(3, counter.clone());
         let begin = Instant::now();
         assert_eq!(told(&mut limiter, "noisy", 1000, begin), 3);
         assert_eq!(told(&mut limiter, "quiet", 3, begin), 3, "another one's noise is not theirs");
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!((one.count, one.first_time.as_str(), one.last_time.as_str()), (998, "00001", "9"));
         assert_eq!((one.policy_name.as_str(), one.resource.as_str(), one.action), ("p", "1", "Block"));
         assert!(one.data.ends_with("count=998 first=00001 last=9"), "{}", one.data);
-        assert_eq!(metrics.summarized.get(), 998);
+        assert_eq!(counter.get(), 998);
         assert_eq!(limiter.due(begin + GATHER * 9), [], "once");
         assert!(limiter.containers.is_empty(), "nothing is kept of those that are quiet");
         assert_eq!(told(&mut limiter, "noisy", 9, begin + GATHER), 3, "a new second");
@@ -247,20 +248,20 @@ mod tests {
 
     #[test]
     fn a_single_alert_past_the_limit_is_only_late() {
-        let metrics = Metrics::default();
-        let mut limiter = Limiter::new(1, metrics.clone());
+        let counter = Counter::default();
+        let mut limiter = Limiter::new(1, counter.clone());
         let begin = Instant::now();
         let all: Vec<_> = (1..=3).filter_map(|number| limiter.take(alert("c", number), begin)).collect();
         assert_eq!(all, [alert("c", 1)]);
         assert_eq!(limiter.rest(), [alert("c", 2), alert("c", 3)]);
-        assert_eq!(metrics.summarized.get(), 0);
-        let mut unlimited = Limiter::new(0, metrics);
+        assert_eq!(counter.get(), 0);
+        let mut unlimited = Limiter::new(0, counter);
         assert_eq!(told(&mut unlimited, "c", 1000, begin), 1000);
     }
 
     #[test]
     fn containers_that_come_and_go_leave_nothing_behind() {
-        let mut limiter = Limiter::new(10, Metrics::default());
+        let mut limiter = Limiter::new(10, Counter::default());
         let begin = Instant::now();
         for number in 0..10_000 {
             let now = begin + Duration::from_millis(10) * number;
@@ -272,7 +273,7 @@ mod tests {
     /// Whoever attacks chooses what is accessed: memory has a bound, and every alert is in some summary.
     #[test]
     fn many_different_ones_are_told_with_less_detail_and_counted_all() {
-        let mut limiter = Limiter::new(1, Metrics::default());
+        let mut limiter = Limiter::new(1, Counter::default());
         let begin = Instant::now();
         let mut sum = 0;
         for container in 0..100 {
@@ -294,7 +295,7 @@ mod tests {
     /// Paths of 4 KB whose bytes are all escaped, as the source and the resource of executions.
     #[test]
     fn long_paths_take_no_more_memory_than_there_is_for_them() {
-        let mut limiter = Limiter::new(1, Metrics::default());
+        let mut limiter = Limiter::new(1, Counter::default());
         let begin = Instant::now();
         let mut sum = 0;
         for container in 0..100 {
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn one_for_whose_details_there_is_no_room_says_so() {
-        let mut limiter = Limiter::new(1, Metrics::default());
+        let mut limiter = Limiter::new(1, Counter::default());
         let begin = Instant::now();
         limiter.bytes = BYTES;
         assert!(limiter.take(alert("c", 1), begin).is_some());

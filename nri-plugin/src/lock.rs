@@ -136,6 +136,9 @@ impl Chosen {
                 "an earlier daemon's BPF programs are in the kernel, with its rules: `nri-enforcer unload` takes them out"
             );
         }
+        if !config.visibility.is_none() && (!uses_bpf || config.seccomp_only) {
+            tracing::warn!(visibility = %config.visibility, "nothing can be seen: only BPF-LSM tells what no rule is about");
+        }
         match self.lock {
             Lock::Bpf | Lock::Both => tracing::info!(
                 bpffs = %config.bpffs.display(),

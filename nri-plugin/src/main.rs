@@ -10,8 +10,8 @@ use nri_plugin::config::{Config, OWN_NAMESPACE_ENV};
 use nri_plugin::exit::{Exit, chain};
 use nri_plugin::term::{BAD, complain, paint};
 use nri_plugin::{
-    alerts, apply, check, compile, crds, diff, documents, explain, install, kernel, log, policy_test, probe,
-    run, seccomp, status, top, unload,
+    alerts, apply, check, compile, crds, diff, documents, explain, install, kernel, learn, log, policy_test,
+    probe, run, seccomp, status, top, unload,
 };
 
 fn main() -> ExitCode {
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Install(args) => install::run(&args),
         Command::InRoot(args) => return install::tool::in_root(&args),
         Command::Seccomp(SeccompCommand::Systemd(args)) => seccomp::systemd::run(&args),
+        Command::Learn(LearnCommand::Policy(args)) => learn::command::run(&args),
         Command::Learn(LearnCommand::Seccomp(args)) => seccomp::learn::run(&args),
         Command::Unload(args) => unload::run(&args),
         Command::Completions(args) => documents::completions(&args),

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::container::Container;
 use crate::metrics::health::Pulse;
+use crate::observe::watches::Who;
 use crate::procs::Process;
 
 /// What the reconciler is told.
@@ -52,6 +53,8 @@ pub enum Order {
         /// Sent once each of them has been looked at.
         reply: oneshot::Sender<Synced>,
     },
+    /// Somebody begins to watch these containers, or has ended.
+    Watched(Who),
     /// The policies are other ones.
     PoliciesChanged,
     /// Say where a container's root is.

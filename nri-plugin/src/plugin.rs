@@ -92,7 +92,8 @@ impl Plugin {
 
     fn resolve(&self, container: &Container) -> Option<Arc<Merged>> {
         let set = Arc::clone(&self.policies.borrow());
-        self.selection.resolve(&set, &container.subject, container.wish)
+        let resolved = self.selection.resolve(&set, &container.subject, container.wish);
+        resolved.filter(|resolved| resolved.is_of_policies())
     }
 
     /// The container as the daemon knows it. `None` for one whose id the kernel side cannot hold and that no policy
@@ -111,7 +112,8 @@ impl Plugin {
             }
             Err(error) => {
                 let set = Arc::clone(&self.policies.borrow());
-                if self.selection.resolve(&set, &subject, wish).is_some()
+                let resolved = self.selection.resolve(&set, &subject, wish);
+                if resolved.is_some_and(|resolved| resolved.is_of_policies())
                     || self.seccomp.selects(&set, &subject, wish)
                 {
                     Err(error.into())
@@ -337,7 +339,7 @@ impl nri::Plugin for Plugin {
         };
         self.strict(&container, &resolved)
             .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
-        if resolved.is_nothing() {
+        if !resolved.binds() {
             self.order(Order::Created(container));
             return Ok(adjustment);
         }
@@ -372,9 +374,9 @@ impl nri::Plugin for Plugin {
         request: Validation,
     ) -> Result<(), nri::Refusal> {
         let Some(container) = self.known(&request.pod, &request.container)? else { return Ok(()) };
-        let unmarked = self.resolve(&container).filter(|resolved| {
-            !resolved.is_nothing() && !request.adjustment.annotations.contains_key(ANNOTATION)
-        });
+        let unmarked = self
+            .resolve(&container)
+            .filter(|resolved| resolved.binds() && !request.adjustment.annotations.contains_key(ANNOTATION));
         let (policies, missing) = match unmarked {
             Some(resolved) => (name_policies(&resolved.ruleset), format!("the annotation `{ANNOTATION}`")),
             None if self.seccomp.went_past(&self.set(), &container, &request.adjustment) => {
@@ -404,13 +406,13 @@ impl nri::Plugin for Plugin {
             .await
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         let Some(resolved) = self.resolve(&container) else {
-            self.order(Order::Started { container, pid });
+            self.start_free(&context, container, pid).await;
             return Ok(());
         };
         self.strict(&container, &resolved)
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
-        if resolved.is_nothing() {
-            self.order(Order::Started { container, pid });
+        if !resolved.binds() {
+            self.start_free(&context, container, pid).await;
             return Ok(());
         }
         let (reply, answer) = oneshot::channel();
@@ -444,6 +446,22 @@ impl nri::Plugin for Plugin {
         self.injection.removed(&id);
         self.order(Order::Removed(id));
         Ok(())
+    }
+}
+
+impl Plugin {
+    /// A container starts that no rule binds. Where it is to be observed that begins first, if that takes no longer than
+    /// the runtime waits; it starts in any case.
+    async fn start_free(&self, context: &Context, container: Arc<Container>, pid: i32) {
+        let resolved = self.selection.resolve(&self.set(), &container.subject, container.wish);
+        if resolved.is_none_or(|resolved| resolved.is_nothing()) {
+            return self.order(Order::Started { container, pid });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Start { container: Arc::clone(&container), pid, reply });
+        if !matches!(tokio::time::timeout(patience(context), answer).await, Ok(Ok(Ok(())))) {
+            tracing::warn!(%container, "starts, and what it does first may not be seen");
+        }
     }
 }
 

@@ -187,6 +187,11 @@ impl<K: Kernel> Reconciler<K> {
             }
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
+            Order::Watched(who) => {
+                let ids = self.known.iter().filter(|(_, known)| who.is(&known.container.subject));
+                let ids: Vec<ContainerId> = ids.map(|(id, _)| id.clone()).collect();
+                ids.into_iter().for_each(|id| self.enqueue(id));
+            }
             Order::PoliciesChanged => {
                 self.enqueue_touched();
                 self.kernel.tend();
@@ -296,7 +301,12 @@ impl<K: Kernel> Reconciler<K> {
             self.enqueue(container.id.clone()); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
         };
-        self.arm_first(&container, (pid, process), other, &merged, Stage::Created)
+        let armed = self.arm_first(&container, (pid, process), other, &merged, Stage::Created);
+        if merged.binds() {
+            return armed;
+        }
+        unobserved(armed);
+        Ok(())
     }
 
     /// Arms a container whose first process has not executed the workload yet, or refuses it. `other`: it is armed for
@@ -465,6 +475,13 @@ impl<K: Kernel> Reconciler<K> {
         if let Some((_, synced)) = &mut self.syncing {
             synced.failed += 1;
         }
+    }
+}
+
+/// A container that is only observed starts, observed or not.
+fn unobserved(armed: Result<(), Refusal>) {
+    if let Err(refusal) = armed {
+        tracing::warn!(%refusal, "starts all the same: it was only to be observed");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Alerts on their way out: one JSON object a line, to stdout or a file. Who reports never waits: what does not fit
+//! Alerts, and logs, on their way out: one JSON object a line, to stdout or a file. Who reports never waits: what does not fit
 //! into the queue is dropped and counted, and the count is an alert itself.
 
 use std::fs::{File, OpenOptions};
@@ -16,6 +16,7 @@ use crate::alert::{Alert, Alerts};
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::metrics::health::Pulse;
+use crate::observe::log::Line;
 
 /// How many alerts wait at most: about a second of a flood, some 10 MB.
 pub const QUEUE: usize = 8192;
@@ -36,6 +37,24 @@ pub struct Reporter {
     feed: Option<Arc<Feed>>,
 }
 
+/// What is written, and what counts it.
+#[derive(Debug, Clone)]
+struct Counts {
+    what: &'static str,
+    written: Counter,
+    lost: Counter,
+}
+
+impl Counts {
+    fn of_alerts(metrics: &Metrics) -> Self {
+        Self { what: "alerts", written: metrics.written.clone(), lost: metrics.lost.clone() }
+    }
+
+    fn of_logs(metrics: &Metrics) -> Self {
+        Self { what: "logs", written: metrics.logs_written.clone(), lost: metrics.logs_lost.clone() }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     pulse: Arc<Pulse>,  // of the thread that writes
@@ -54,19 +73,39 @@ impl Reporter {
         alerts: Alerts,
         metrics: &Metrics,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        Self::spawn(path, alerts, Counts::of_alerts(metrics))
+    }
+
+    /// The same for logs, which have a queue and a thread of their own: a flood of them costs no alert.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or the thread not started.
+    pub fn start_logs(
+        path: Option<PathBuf>,
+        alerts: Alerts,
+        metrics: &Metrics,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        Self::spawn(path, alerts, Counts::of_logs(metrics))
+    }
+
+    fn spawn(
+        path: Option<PathBuf>,
+        alerts: Alerts,
+        counts: Counts,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let sink = Sink::open(path)?;
-        let (mut reporter, queue) = Self::with_queue(QUEUE, metrics);
+        let (mut reporter, queue) = Self::with_queue(QUEUE, &counts);
         let alive = Arc::new(());
         reporter.writer = Arc::downgrade(&alive);
-        let (shared, metrics) = (Arc::clone(&reporter.shared), metrics.clone());
-        let writer = Writer { queue, shared, sink, alerts, metrics, broken: false, _alive: alive };
-        let thread = std::thread::Builder::new().name("alerts".into()).spawn(move || writer.run())?;
+        let (shared, name) = (Arc::clone(&reporter.shared), counts.what);
+        let writer = Writer { queue, shared, sink, alerts, counts, broken: false, _alive: alive };
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || writer.run())?;
         Ok((reporter, thread))
     }
 
-    fn with_queue(len: usize, metrics: &Metrics) -> (Self, Receiver<Arc<Alert>>) {
+    fn with_queue(len: usize, counts: &Counts) -> (Self, Receiver<Arc<Alert>>) {
         let (sender, queue) = sync_channel(len);
-        let lost = metrics.lost.clone();
+        let lost = counts.lost.clone();
         (Self { queue: sender, shared: Arc::default(), writer: Weak::new(), lost, feed: None }, queue)
     }
 
@@ -83,6 +122,11 @@ impl Reporter {
         if let Some(feed) = &self.feed {
             feed.publish(&alert);
         }
+        self.queue(alert);
+    }
+
+    /// Puts it into the queue alone. Never waits.
+    pub fn queue(&self, alert: Arc<Alert>) {
         let (count, size) = (alert.count, alert.size()); // of a summary, all that it stands for
         let before = self.shared.bytes.fetch_add(size, Ordering::Relaxed);
         if before >= BYTES || self.queue.try_send(alert).is_err() {
@@ -109,7 +153,7 @@ struct Writer {
     shared: Arc<Shared>,
     sink: Sink,
     alerts: Alerts,
-    metrics: Metrics,
+    counts: Counts,
     broken: bool, // the last write failed, perhaps in the middle of a line
     _alive: Arc<()>,
 }
@@ -131,8 +175,9 @@ impl Writer {
             }
             let dropped = self.shared.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                tracing::warn!(dropped, "alerts were dropped, since they could not be written fast enough");
-                push(&mut lines, &self.alerts.dropped(dropped, SystemTime::now()));
+                let what = self.counts.what;
+                tracing::warn!(dropped, "{what} were dropped, since they could not be written fast enough");
+                push(&mut lines, &self.alerts.dropped(dropped, what, SystemTime::now()));
             }
             if !lines.is_empty() {
                 self.write(&lines, &batch, dropped);
@@ -155,13 +200,14 @@ impl Writer {
         match result {
             Ok(()) => {
                 self.broken = false;
-                self.metrics.written.inc_by(batch.lines);
+                self.counts.written.inc_by(batch.lines);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.broken, true) {
-                    tracing::error!(%error, "cannot write alerts; enforcement goes on, they are dropped and counted");
+                    let what = self.counts.what;
+                    tracing::error!(%error, "cannot write {what}; enforcement goes on, they are dropped and counted");
                 }
-                self.metrics.lost.inc_by(batch.alerts);
+                self.counts.lost.inc_by(batch.alerts);
                 self.shared.dropped.fetch_add(batch.alerts + dropped, Ordering::Relaxed);
                 std::thread::sleep(IDLE); // a full disk is not made emptier by trying at once
                 self.reopen();
@@ -171,7 +217,8 @@ impl Writer {
 
     fn reopen(&mut self) {
         if let Err(error) = self.sink.reopen() {
-            tracing::error!(%error, "cannot open the alerts file again; the old one stays in use");
+            let what = self.counts.what;
+            tracing::error!(%error, "cannot open the file of {what} again; the old one stays in use");
         }
     }
 }
@@ -195,7 +242,11 @@ impl Batch {
 
 fn push(lines: &mut Vec<u8>, alert: &Alert) {
     let before = lines.len();
-    match serde_json::to_writer(&mut *lines, alert) {
+    let written = match Line::of(alert) {
+        Some(log) => serde_json::to_writer(&mut *lines, &log),
+        None => serde_json::to_writer(&mut *lines, alert),
+    };
+    match written {
         Ok(()) => lines.push(b'\n'),
         Err(error) => {
             lines.truncate(before);
@@ -250,8 +301,8 @@ mod tests {
     }
 
     fn writer(queue: Receiver<Arc<Alert>>, shared: &Arc<Shared>, sink: Sink, metrics: &Metrics) -> Writer {
-        let (shared, metrics) = (Arc::clone(shared), metrics.clone());
-        Writer { queue, shared, sink, alerts: alerts(), metrics, broken: false, _alive: Arc::default() }
+        let (shared, counts) = (Arc::clone(shared), Counts::of_alerts(metrics));
+        Writer { queue, shared, sink, alerts: alerts(), counts, broken: false, _alive: Arc::default() }
     }
 
     fn numbered(pid: u32) -> Alert {
@@ -282,7 +333,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("alerts");
         let metrics = Metrics::default();
-        let (reporter, queue) = Reporter::with_queue(2, &metrics);
+        let (reporter, queue) = Reporter::with_queue(2, &Counts::of_alerts(&metrics));
         (0..4).for_each(|pid| reporter.report(numbered(pid))); // nobody reads yet
         reporter.report(Alert { count: 40, ..numbered(4) });
         let shared = Arc::clone(&reporter.shared);
@@ -299,7 +350,7 @@ mod tests {
     #[test]
     fn long_paths_take_no_more_memory_than_there_is_for_them() {
         let metrics = Metrics::default();
-        let (reporter, queue) = Reporter::with_queue(QUEUE, &metrics);
+        let (reporter, queue) = Reporter::with_queue(QUEUE, &Counts::of_alerts(&metrics));
         let all = 2000;
         (0..all).for_each(|pid| reporter.report(Alert { resource: "x".repeat(16 << 10), ..numbered(pid) }));
         let lost = metrics.lost.get();
@@ -333,7 +384,7 @@ mod tests {
     #[test]
     fn a_sink_that_fails_counts_what_it_lost() {
         let metrics = Metrics::default();
-        let (reporter, queue) = Reporter::with_queue(8, &metrics);
+        let (reporter, queue) = Reporter::with_queue(8, &Counts::of_alerts(&metrics));
         reporter.report(numbered(1));
         reporter.report(Alert { count: 40, ..numbered(2) });
         let shared = Arc::clone(&reporter.shared);

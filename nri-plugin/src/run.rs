@@ -32,7 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::events::{Events, Thread};
 use self::news::News;
 use self::pages::{Pulses, pages};
-use self::sweep::sweep;
+use self::sweep::{ring_dropped, sweep};
 use crate::alert::Alerts;
 use crate::api::reports::Reports;
 use crate::api::{Api, Health};
@@ -49,10 +49,13 @@ use crate::gate::podman::PodmanGate;
 use crate::host;
 use crate::inject::Injection;
 use crate::kernel::{Kernel, Unopened};
+use crate::learn::serve::Observatory;
 use crate::lock::{self, Chosen, Lock};
 use crate::metrics::health;
 use crate::metrics::timed::Timed;
 use crate::metrics::{self, Metrics};
+use crate::observe::logs::Logs;
+use crate::observe::watches::Watches;
 use crate::order::{Notice, Order};
 use crate::plugin::Plugin;
 use crate::podman::Podman;
@@ -178,6 +181,9 @@ async fn daemon(
         None => None,
     };
     let reporter = reporter.with_feed(feed.as_ref().map(|(_, feed)| Arc::clone(feed)));
+    let (logs, log_reporter, log_writer) =
+        Logs::open(config, alerts.clone(), &counted, feed.as_ref().map(|(_, feed)| Arc::clone(feed)))
+            .context("cannot open the logs file")?;
     let reports = api.as_ref().filter(|_| config.kube_status).map(|api| {
         let (node_name, namespace) = (&config.node_name, config.own_namespace.clone());
         api.reports(node_name, namespace, config.kube_status_interval, &counted)
@@ -193,6 +199,7 @@ async fn daemon(
     report_open_starts(&config.open_starts, &alerts, &reporter);
     let registry = Arc::new(Registry::default());
     let gate = gate.telling(refusals.clone().map(|refusals| refusals.at_gate(Arc::clone(&registry))));
+    let watches = Arc::new(Watches::default());
     let stop = Arc::new(AtomicBool::new(false));
     let pulses = Pulses::default();
     counted.read_policies(news.problems(), true);
@@ -202,6 +209,8 @@ async fn daemon(
         reporter: reporter.clone(),
         metrics: counted.clone(),
         rate: config.alert_rate,
+        logs,
+        watches: Arc::clone(&watches),
         pulse: Arc::clone(&pulses.events),
         stop: Arc::clone(&stop),
     };
@@ -210,6 +219,8 @@ async fn daemon(
     let (policies, seen) = watch::channel(set);
     let selection = Selection {
         postures: config.postures,
+        visibility: config.visibility,
+        watches: Arc::clone(&watches),
         exempt: config.exempt.clone(),
         strict: config.strict,
         lock,
@@ -272,6 +283,11 @@ async fn daemon(
         Box::new(move |news: OfChange<'_>| reporter.report(alerts.change(news, SystemTime::now())))
     };
     let changes = Changes::new(&config.policy_dirs, left, selection.clone(), Arc::clone(&nudge), of_change);
+    let observatory = {
+        let kernel = Arc::clone(&kernel);
+        let dropped = Box::new(move || ring_dropped(kernel.as_ref()));
+        Observatory::new(selection.clone(), seen.clone(), Arc::clone(&registry), orders.clone(), dropped)
+    };
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
     let mut following = tokio::spawn(async {
@@ -333,7 +349,8 @@ async fn daemon(
     let looking = Box::new(Arc::clone(&kernel));
     let inquiry = Inquiry::new(Arc::clone(&status), looking, orders.clone(), Procs::default());
     let source = Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone());
-    let clerks = Clerks { changes, inquiry: Arc::new(inquiry), source: Arc::new(source) };
+    let (inquiry, source) = (Arc::new(inquiry), Arc::new(source));
+    let clerks = Clerks { changes, inquiry, source, observatory: Arc::clone(&observatory) };
     let desk = tokio::spawn(desk.serve(clerks));
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
     let feeding = feed.map(|(listener, feed)| {
@@ -360,7 +377,7 @@ async fn daemon(
             _ = interrupt.recv() => break Ok("SIGINT"),
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reading the policies again, opening the alerts file again");
-                reporter.reopen();
+                [Some(&reporter), log_reporter.as_ref()].into_iter().flatten().for_each(Reporter::reopen);
                 nudge.notify_one();
             }
             ended = &mut serving => {
@@ -402,9 +419,10 @@ async fn daemon(
     if !served {
         let _late = tokio::time::timeout(DRAIN, serving).await;
     }
-    drop((orders, reporter));
-    let threads = [reconciler.handle, events.handle, writer];
-    let joining = tokio::task::spawn_blocking(move || threads.map(|thread| thread.join().is_ok()));
+    observatory.close();
+    drop((orders, reporter, log_reporter));
+    let threads = [reconciler.handle, events.handle, writer].into_iter().chain(log_writer);
+    let joining = tokio::task::spawn_blocking(move || threads.for_each(|thread| drop(thread.join())));
     if tokio::time::timeout(DRAIN, joining).await.is_err() {
         tracing::warn!("not every alert could be written in time");
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use enforcer_core::policy::{Namespace, Policy, PolicyId, Scope, SeccompPolicy};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
+use enforcer_core::visibility::Visibility;
 
 /// Every policy in force at one moment, and what namespaces say. Never changed: a change makes another one, which has
 /// in common with it what did not change.
@@ -133,6 +134,12 @@ impl PolicySet {
     #[must_use]
     pub fn postures(&self, namespace: &str, node: Postures) -> Postures {
         self.namespaces.get(namespace).map_or(node, |namespace| namespace.over(node))
+    }
+
+    /// What is to be seen in a namespace of a node that says this.
+    #[must_use]
+    pub fn visibility(&self, namespace: &str, node: Visibility) -> Visibility {
+        self.namespaces.get(namespace).and_then(Namespace::visibility).unwrap_or(node)
     }
 
     /// What differs between two sets.

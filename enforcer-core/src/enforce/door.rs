@@ -11,7 +11,7 @@ use super::error::{During, EnforceError};
 use super::image::{Places, Publication};
 use super::load::{has_direct_loads, settle};
 use super::maps::{Table, handle};
-use crate::compile::bpf::image::{DECISION_EXEMPT, RULE_NONE, RULE_POSTURE, effect_of};
+use crate::compile::bpf::image::{DECISION_EXEMPT, RULE_NONE, RULE_OBSERVED, RULE_POSTURE, effect_of};
 use crate::compile::bpf::{BpfImage, compile};
 use crate::decide::{Access, DecidedBy, Decision, Target};
 use crate::ruleset::{OriginId, Ruleset};
@@ -56,7 +56,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer in the words of [`Ruleset::decide`]; `None` when the access was not resolved.
+    /// The answer in the words of [`Ruleset::decide`]; `None` when the access was not resolved. What is observed passes by no
+    /// rule and is reported, which `decide` does not tell: Audit by [`DecidedBy::NoRule`].
     #[must_use]
     pub fn decision(self) -> Option<Decision> {
         if self.reason != 0 {
@@ -65,7 +66,7 @@ impl Answer {
         let origin = OriginId(self.decision & RULE_POSTURE);
         let by = match self.decision & RULE_POSTURE {
             RULE_POSTURE => DecidedBy::DefaultPosture,
-            RULE_NONE => DecidedBy::NoRule,
+            RULE_NONE | RULE_OBSERVED => DecidedBy::NoRule,
             _ if self.decision & DECISION_EXEMPT != 0 => DecidedBy::Exempt(origin),
             _ => DecidedBy::Rule(origin),
         };

@@ -1,4 +1,4 @@
-//! Documents of the kind `Namespace`: the postures that a namespace sets for its pods, by annotations.
+//! Documents of the kind `Namespace`: the postures and the visibility that a namespace sets for its pods, by annotations.
 //!
 //! Everything else about a namespace is its own business, so that the output of `kubectl get namespaces -o yaml` can
 //! stand among the policies.
@@ -9,6 +9,7 @@ use super::decode::Cursor;
 use super::error::{Errors, Located, shown, suggest};
 use super::names::is_dns_label;
 use crate::posture::{Class, PostureAction, Postures};
+use crate::visibility::{UnknownVisibility, Visibility};
 
 /// The annotations, as KubeArmor calls them; the one for processes is ours.
 const ANNOTATIONS: [(&str, Class); 4] = [
@@ -18,12 +19,17 @@ const ANNOTATIONS: [(&str, Class); 4] = [
     ("kubearmor-capabilities-posture", Class::Capability),
 ];
 
-/// The postures of a namespace.
+/// The annotation with what is to be seen, as KubeArmor calls it.
+const VISIBILITY: &str = "kubearmor-visibility";
+
+/// The postures and the visibility of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
     name: String,
     postures: BTreeMap<Class, PostureAction>,
+    visibility: Option<Visibility>,
     invalid: BTreeSet<Class>,
+    invalid_visibility: bool,
 }
 
 impl Namespace {
@@ -39,19 +45,29 @@ impl Namespace {
         &self.postures
     }
 
-    /// Whether it says anything about postures, be it something that is no posture. Any other namespace is as good as none.
+    /// What is to be seen of its pods; `None`: what the node says.
     #[must_use]
-    pub fn sets_any(&self) -> bool {
-        !self.postures.is_empty() || !self.invalid.is_empty()
+    pub const fn visibility(&self) -> Option<Visibility> {
+        self.visibility
     }
 
-    /// Puts what an earlier version set in the place of what this one sets to something that is no posture. Those
-    /// classes that the earlier version says nothing about keep the node's posture.
+    /// Whether it says anything about postures or visibility, be it something that is none. Any other namespace is as good
+    /// as none.
+    #[must_use]
+    pub fn sets_any(&self) -> bool {
+        let visibility = self.visibility.is_some() || self.invalid_visibility;
+        visibility || !self.postures.is_empty() || !self.invalid.is_empty()
+    }
+
+    /// Puts what an earlier version set in the place of what this one sets to something that is no posture, or no
+    /// visibility. What the earlier version says nothing about stays the node's.
     pub fn keep(&mut self, earlier: &Self) -> bool {
         let kept = self.invalid.iter().filter_map(|class| Some((*class, *earlier.postures.get(class)?)));
         let kept: Vec<_> = kept.collect();
         self.postures.extend(kept.iter().copied());
-        !kept.is_empty()
+        let seen = earlier.visibility.filter(|_| self.invalid_visibility && self.visibility.is_none());
+        self.visibility = self.visibility.or(seen);
+        !kept.is_empty() || seen.is_some()
     }
 
     /// The postures of its pods on a node: its own before the node's. Where it sets one for files and none for
@@ -106,10 +122,29 @@ pub(super) fn decode(root: &Cursor<'_>, errors: &Errors<'_>) -> Option<(Namespac
     let annotations = metadata.get_unless_null("annotations").map(|cursor| cursor.entries());
     let mut postures = BTreeMap::new();
     let mut invalid = BTreeSet::new();
+    let (mut visibility, mut invalid_visibility) = (None, false);
     for (key, value) in annotations.unwrap_or_default() {
+        if key.value == VISIBILITY {
+            visibility = value.text().and_then(|text| {
+                let unknown = |UnknownVisibility(word): &UnknownVisibility| {
+                    let help = suggest(word, Visibility::words());
+                    let help = help + "; until then the last valid value holds, or the node's default";
+                    errors.add(
+                        &text.place,
+                        format!("`{}` is nothing that can be seen", shown(word)),
+                        Some(help),
+                    );
+                };
+                text.value.parse().inspect_err(unknown).ok()
+            });
+            invalid_visibility = visibility.is_none();
+            continue;
+        }
         let Some((_, class)) = ANNOTATIONS.iter().find(|(known, _)| *known == key.value) else {
-            if key.value.starts_with("kubearmor-") && key.value.ends_with("-posture") {
-                let help = suggest(&key.value, ANNOTATIONS.map(|(known, _)| known));
+            let looks = |end| key.value.starts_with("kubearmor-") && key.value.ends_with(end);
+            if looks("-posture") || looks("-visibility") {
+                let known = ANNOTATIONS.iter().map(|(known, _)| *known).chain([VISIBILITY]);
+                let help = suggest(&key.value, known);
                 errors.add(&key.place, format!("`{}` is no annotation", shown(&key.value)), Some(help));
             }
             continue;
@@ -128,7 +163,7 @@ pub(super) fn decode(root: &Cursor<'_>, errors: &Errors<'_>) -> Option<(Namespac
             None => drop(invalid.insert(*class)),
         }
     }
-    Some((Namespace { name: name.value.clone(), postures, invalid }, name))
+    Some((Namespace { name: name.value.clone(), postures, visibility, invalid, invalid_visibility }, name))
 }
 
 #[cfg(test)]
@@ -151,6 +186,8 @@ mod tests {
              kubearmor-visibility: process,file\n",
         );
         assert_eq!(parsed.errors, []);
+        let seen = Visibility::of([Class::Process, Class::File]);
+        assert_eq!(parsed.namespaces[0].visibility(), Some(seen));
         let node = Postures {
             file: PostureAction::Allow,
             network: PostureAction::Block,
@@ -183,6 +220,22 @@ mod tests {
         assert!(namespace.postures().is_empty());
         assert!(namespace.keep(&good.namespaces[0]));
         assert_eq!(*namespace.postures(), BTreeMap::from([(Class::File, PostureAction::Block)]));
+    }
+
+    #[test]
+    fn a_visibility_that_is_none_is_an_error_and_the_last_valid_one_holds() {
+        let good = namespace("    kubearmor-visibility: none\n");
+        assert_eq!(good.namespaces[0].visibility(), Some(Visibility::NONE));
+        let bad = namespace("    kubearmor-visibility: process,fil\n");
+        assert_eq!(bad.errors[0].message, "`fil` is nothing that can be seen");
+        assert!(bad.errors[0].help.as_deref().unwrap().contains("`file`"), "{:?}", bad.errors);
+        let mut namespace_ = bad.namespaces[0].clone();
+        assert!(namespace_.sets_any() && namespace_.visibility().is_none());
+        assert!(namespace_.keep(&good.namespaces[0]));
+        assert_eq!(namespace_.visibility(), Some(Visibility::NONE));
+        assert!(!namespace("    kubearmor-visibilty: file\n").namespaces[0].sets_any());
+        let misspelt = namespace("    kubearmor-pod-visibility: file\n");
+        assert!(misspelt.errors[0].help.as_deref().unwrap().contains(VISIBILITY), "{:?}", misspelt.errors);
     }
 
     #[test]

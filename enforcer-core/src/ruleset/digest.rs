@@ -13,9 +13,14 @@ use super::{Conditions, Object, Origin, Rule, Whitelists};
 use crate::links::Link;
 use crate::network::Endpoint;
 use crate::path::AbsPath;
+use crate::posture::Class;
+use crate::visibility::Visibility;
 
 /// Changes with the encoding, so that digests of two encodings never meet.
 const VERSION: &[u8] = b"nri-enforcer ruleset 2";
+
+/// Of a class that is observed; nothing of one that is not, so that the digest is what it is without visibility.
+const OBSERVED: u8 = 0x10;
 
 /// SHA-256 over the canonical encoding of a [`Ruleset`](super::Ruleset). Prints as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,6 +91,7 @@ pub(super) fn digest(
     rules: &[Rule],
     origins: &[Arc<Origin>],
     whitelists: Whitelists,
+    observed: Visibility,
     links: &[Link],
 ) -> RulesetDigest {
     let mut encoder = Encoder(Vec::with_capacity(256 * (origins.len() + rules.len())));
@@ -94,8 +100,9 @@ pub(super) fn digest(
     origins.iter().for_each(|origin| encode_origin(&mut encoder, origin));
     encoder.number(rules.len());
     rules.iter().for_each(|rule| encode_rule(&mut encoder, rule));
-    for posture in whitelists {
-        encoder.tag(posture.map_or(0, |posture| 1 + posture as u8));
+    for (class, posture) in Class::ALL.into_iter().zip(whitelists) {
+        let observed = if observed.contains(class) { OBSERVED } else { 0 };
+        encoder.tag(observed | posture.map_or(0, |posture| 1 + posture as u8));
     }
     // at the end, and nothing where there are none: most rulesets are what they are without a container
     if !links.is_empty() {

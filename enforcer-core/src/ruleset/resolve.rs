@@ -90,7 +90,7 @@ impl Ruleset {
                 PostureAction::Block => postures.with(*class, PostureAction::Audit),
                 action => postures.with(*class, action),
             });
-        Self::canonical(rules, postures, &whitelists)
+        Self::canonical(rules, postures, &whitelists).observing(self.observed)
     }
 }
 

@@ -280,3 +280,37 @@ fn audited_denies_nothing_and_keeps_the_rest() {
     assert!(audited.rules().iter().all(|rule| audited.origin(rule.origin).unwrap().action == rule.effect));
     assert_eq!(audited.audited(), audited);
 }
+
+#[test]
+fn visibility_changes_what_is_seen_and_nothing_else() {
+    let none = || Ruleset::new(vec![], vec![], Postures::default()).unwrap();
+    let seen = none().observing(Visibility::ALL);
+    assert!(seen.only_observes() && !seen.is_empty() && none().is_empty() && !none().only_observes());
+    assert!(!seen.whitelisted(Class::File) && seen.observes(Class::File) && !seen.observes(Class::Syscall));
+    assert_ne!(seen.digest(), none().digest());
+    assert_ne!(seen.digest(), none().observing(Visibility::of([Class::File])).digest());
+    assert_eq!(none().observing(Visibility::NONE), none());
+    assert_eq!(seen.clone().observing(Visibility::NONE), none());
+    assert!(seen.to_string().contains("observe file otherwise [visibility]"), "{seen}");
+    // what the posture does not let through is reported or denied anyway, in its own name
+    for (posture, observed) in
+        [(PostureAction::Allow, true), (PostureAction::Audit, false), (PostureAction::Block, false)]
+    {
+        let whitelist = Ruleset::new(
+            vec![file("/x", Effect::Allow, 0)],
+            vec![origin("a", "r0", Effect::Allow)],
+            Postures::default().with(Class::File, posture),
+        );
+        let whitelist = whitelist.unwrap();
+        let seen = whitelist.clone().observing(Visibility::ALL);
+        assert_eq!(seen.observes(Class::File), observed, "{posture}");
+        assert!(seen.observes(Class::Process) && !seen.only_observes());
+        assert_eq!(seen.audited().observes(Class::File), observed, "{posture}");
+        for path in [b"/x", b"/y"] {
+            let access = crate::decide::Access::read(path);
+            assert_eq!(seen.decide(&access), whitelist.decide(&access));
+        }
+        let more = seen.with_more(vec![file("/z", Effect::Allow, 0)], vec![]);
+        assert_eq!(more.observes(Class::File), observed, "links change nothing");
+    }
+}

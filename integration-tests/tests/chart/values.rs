@@ -37,6 +37,7 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("hook.dir=opt", &["hook", "dir"]),
         ("hook.deadlineMillis=10", &["deadlineMillis", "50"]),
         ("hook.deadlineMillis=10000", &["deadlineMillis"]),
+        ("visibility=files", &["visibility"]),
         ("failMode=closd", &["failMode", "closed"]),
         ("exemptNamespaces=kube-system", &["exemptNamespaces"]),
         ("exemptNamespaces={Kube_System}", &["exemptNamespaces"]),

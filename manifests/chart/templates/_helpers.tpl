@@ -163,6 +163,7 @@ none that the daemon listens at.
 {{- if $action -}}{{- $_ := set $posture $class $action -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $config "posture" $posture -}}
+{{- if $v.visibility -}}{{- $_ := set $config "visibility" $v.visibility -}}{{- end -}}
 {{- if $v.policies.kubeApi -}}
 {{- $_ := set $config "kubeApi" true -}}
 {{- if $v.policies.kubeStatus -}}{{- $_ := set $config "kubeStatus" true -}}{{- end -}}

@@ -91,6 +91,36 @@ fn time() -> SystemTime {
 }
 
 #[test]
+fn what_is_only_to_be_seen_is_a_log_without_a_policy() {
+    let (registry, ruleset) = registry();
+    let seen = Event {
+        verdict: Verdict::Audit,
+        by: EventBy::Observed,
+        ..event(&ruleset, "spec.file.matchPaths[0]")
+    };
+    let log = alerts().event(&seen, &registry, time());
+    assert!(
+        log.is_log() && log.kind == "ContainerLog" && log.policy_name.is_empty() && log.message.is_empty()
+    );
+    let line = serde_json::to_value(crate::observe::log::Line::of(&log).unwrap()).unwrap();
+    assert_eq!((&line["Type"], &line["Result"]), (&"ContainerLog".into(), &"Passed".into()));
+    assert_eq!((&line["Resource"], &line["PodName"]), (&"/etc/passwd".into(), &"web-1".into()));
+    let fields = line.as_object().unwrap();
+    assert!(["PolicyName", "Action", "Enforcer", "Severity"].iter().all(|name| !fields.contains_key(*name)));
+    let unresolved = Event {
+        by: EventBy::Unresolved(Unresolved::TooDeep),
+        strongest: Some(EventBy::Observed),
+        ..seen.clone()
+    };
+    let log = alerts().event(&unresolved, &registry, time());
+    assert!(log.is_log() && log.message.starts_with("could not be matched"), "{log:?}");
+    let host = Event { container: Some(ContainerId::host()), ..seen };
+    assert_eq!(alerts().event(&host, &registry, time()).kind, "HostLog");
+    let alert = alerts().event(&event(&ruleset, "spec.file.matchPaths[0]"), &registry, time());
+    assert!(!alert.is_log() && crate::observe::log::Line::of(&alert).is_none());
+}
+
+#[test]
 fn a_denied_file_access_field_by_field() {
     let (registry, ruleset) = registry();
     let alert = alerts().event(&event(&ruleset, "spec.file.matchPaths[0]"), &registry, time());

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 /// The longest text of one object, in bytes; API servers store 1.5 MB.
 pub const MAX_TEXT: usize = 4 << 20;
 
-/// What is watched: each kind of policy, and namespaces for their postures.
+/// What is watched: each kind of policy, and namespaces for their postures and visibility.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
     /// Policies of a kind.
@@ -108,7 +108,7 @@ pub struct Object {
 /// What an object says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Says {
-    /// Nothing to us: a namespace without postures.
+    /// Nothing to us: a namespace without postures and visibility.
     Nothing,
     /// The document that the parser of files reads.
     Text(String),
@@ -192,7 +192,10 @@ impl<'a> Item<'a> {
                         .map_err(|error| format!("has annotations that cannot be read: {error}"))
                 })?;
                 let annotations = annotations.unwrap_or_default();
-                let ours = |name: &str| name.starts_with("kubearmor-") && name.ends_with("-posture");
+                let ours = |name: &str| {
+                    name.starts_with("kubearmor-")
+                        && (name.ends_with("-posture") || name.ends_with("-visibility"))
+                };
                 let annotations = annotations.into_iter().filter(|(name, _)| ours(name));
                 let annotations =
                     annotations

@@ -383,7 +383,7 @@ fn refused(errors: &[PolicyError]) -> Option<String> {
     Some(format!("{field}{colon}{message}{help}{more}"))
 }
 
-/// A namespace that sets these postures: they may come from several versions.
+/// A namespace that sets these postures and this visibility: they may come from several versions.
 fn document(namespace: &Namespace) -> String {
     let annotations = namespace.postures().iter().map(|(class, action)| {
         let class = match class {
@@ -392,7 +392,8 @@ fn document(namespace: &Namespace) -> String {
         };
         (format!("kubearmor-{class}-posture"), action.to_string())
     });
-    let annotations: BTreeMap<String, String> = annotations.collect();
+    let visibility = namespace.visibility().map(|seen| ("kubearmor-visibility".to_owned(), seen.to_string()));
+    let annotations: BTreeMap<String, String> = annotations.chain(visibility).collect();
     let metadata = json!({"name": namespace.name(), "annotations": annotations});
     object::document(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -19,6 +19,8 @@ use super::NewFile;
 use super::changes::{Changes, Own};
 use crate::explain::document::{Query, Told};
 use crate::explain::inquiry::{Inquired, Inquiry};
+use crate::learn::serve::{Observatory, Wanted};
+use crate::learn::wire::Report;
 use crate::socket::{Socket, SocketError, is_root};
 use crate::status::document::ContainerStatus;
 use crate::top::document::Snapshot;
@@ -57,6 +59,8 @@ pub enum Request {
         /// The access.
         query: Box<Query>,
     },
+    /// To be told what containers do, until the time is over or the caller sends no more.
+    Watch(Wanted),
 }
 
 /// What is answered.
@@ -108,6 +112,25 @@ pub enum Answer {
     },
     /// Nothing is pending.
     Nothing,
+    /// Containers are watched; these run already.
+    Watching {
+        /// Their ids.
+        containers: Vec<String>,
+    },
+    /// How much was seen so far.
+    Progress {
+        /// Accesses.
+        events: u64,
+        /// Different ones.
+        accesses: usize,
+        /// Of so many containers.
+        containers: usize,
+    },
+    /// What was seen, at the end.
+    Seen {
+        /// All of it.
+        report: Box<Report>,
+    },
     /// What was asked is not done.
     Refused {
         /// Why.
@@ -124,6 +147,8 @@ pub struct Clerks {
     pub inquiry: Arc<Inquiry>,
     /// What has been counted.
     pub source: Arc<Source>,
+    /// What containers do.
+    pub observatory: Arc<Observatory>,
 }
 
 /// The socket, open to callers. It goes when this is dropped.
@@ -163,13 +188,14 @@ impl Desk {
 
 async fn talk(caller: UnixStream, clerks: Clerks) -> Result<(), String> {
     is_root(&caller)?;
-    let Clerks { changes, inquiry, source } = clerks;
+    let Clerks { changes, inquiry, source, observatory } = clerks;
     let (reads, mut writes) = caller.into_split();
     let mut reads = BufReader::new(reads.take(MAX_REQUEST));
     let request = timeout(PATIENCE, next(&mut reads)).await.map_err(|_| "sends no request")??;
     let Some(request) = request else { return Ok(()) };
     let (answer, own) = match request {
         Request::Top => return look_on(&mut reads, &mut writes, &source).await,
+        Request::Watch(wanted) => return watch(reads, writes, wanted, &observatory).await,
         Request::Explain { query } => (explain(&inquiry, &query).await, None),
         request => tokio::task::block_in_place(|| change(&changes, request)),
     };
@@ -190,7 +216,7 @@ async fn talk(caller: UnixStream, clerks: Clerks) -> Result<(), String> {
                 let keep = match request? {
                     Some(Request::Confirm) => true,
                     Some(Request::Revert) => false,
-                    Some(Request::Apply { .. } | Request::Explain { .. } | Request::Top) => {
+                    Some(Request::Apply { .. } | Request::Explain { .. } | Request::Top | Request::Watch(_)) => {
                         return Err("asks for something else before its change has ended".into());
                     }
                     None => return Ok(()),
@@ -209,7 +235,7 @@ async fn talk(caller: UnixStream, clerks: Clerks) -> Result<(), String> {
 /// Tells what has been counted as often as that is asked.
 async fn look_on(
     reads: &mut BufReader<Take<OwnedReadHalf>>,
-    writes: &mut tokio::net::unix::OwnedWriteHalf,
+    writes: &mut OwnedWriteHalf,
     source: &Source,
 ) -> Result<(), String> {
     let look = tokio::task::block_in_place(|| source.look());
@@ -241,10 +267,28 @@ fn change(changes: &Arc<Changes>, request: Request) -> (Answer, Option<Own>) {
         }
         Request::Confirm => (changes.end(None, true, ""), None),
         Request::Revert => (changes.end(None, false, "that was asked for"), None),
-        Request::Explain { .. } | Request::Top => {
+        Request::Explain { .. } | Request::Top | Request::Watch(_) => {
             (Answer::Refused { why: "that is no change".to_owned() }, None)
         }
     }
+}
+
+/// Tells what containers do until the time is over, the caller has sent its end, or does not take what it is told.
+async fn watch(
+    mut reads: BufReader<Take<OwnedReadHalf>>,
+    writes: OwnedWriteHalf,
+    wanted: Wanted,
+    observatory: &Arc<Observatory>,
+) -> Result<(), String> {
+    let ended = async {
+        let _whatever = next(&mut reads).await;
+    };
+    let writes = Arc::new(tokio::sync::Mutex::new(writes));
+    let tell = |answer: Answer| {
+        let writes = Arc::clone(&writes);
+        async move { send(&mut *writes.lock().await, &answer).await }
+    };
+    Arc::clone(observatory).watch(wanted, ended, tell).await
 }
 
 /// The next request; `None`: the caller has gone.
@@ -257,7 +301,7 @@ async fn next(reads: &mut BufReader<Take<OwnedReadHalf>>) -> Result<Option<Reque
     serde_json::from_slice(&line).map(Some).map_err(|error| format!("no request: {error}"))
 }
 
-async fn send(writes: &mut tokio::net::unix::OwnedWriteHalf, answer: &Answer) -> Result<(), String> {
+async fn send(writes: &mut OwnedWriteHalf, answer: &Answer) -> Result<(), String> {
     let mut line = serde_json::to_vec(answer).map_err(|error| error.to_string())?;
     line.push(b'\n');
     let sent = timeout(PATIENCE, writes.write_all(&line)).await;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use enforcer_core::visibility::Visibility;
 
 use super::{Label, Output, Posture};
 use crate::feed::address::Address;
@@ -95,6 +96,16 @@ pub struct RunArgs {
     /// many and from when to when; 0: no limit [default: 100]
     #[arg(long, value_name = "N")]
     pub alert_rate: Option<u32>,
+    /// What is told of containers whose namespace does not say, beside what policies tell: process, file, network,
+    /// capabilities, none; accesses of these classes that no rule speaks about are logs [default: none]
+    #[arg(long, value_name = "CLASS,...")]
+    pub visibility: Option<Visibility>,
+    /// Where logs go, one JSON object a line: `-` is stdout, else a file that is appended to [default: nowhere but --feed]
+    #[arg(long, value_name = "-|FILE")]
+    pub logs: Option<PathBuf>,
+    /// The same as --alert-rate for logs [default: 100]
+    #[arg(long, value_name = "N")]
+    pub log_rate: Option<u32>,
     /// Directory below a bpffs where programs and maps are pinned [default: /sys/fs/bpf/nri-enforcer]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,

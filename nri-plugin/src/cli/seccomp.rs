@@ -1,10 +1,10 @@
-//! `seccomp` and `learn`.
+//! `seccomp`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Label, LibseccompVersion};
+use super::LibseccompVersion;
 
 /// `seccomp`.
 #[derive(Debug, Subcommand)]
@@ -12,14 +12,6 @@ pub enum SeccompCommand {
     /// Write drop-ins for the systemd services that policies name (`spec.services`)
     #[command(after_help = SYSTEMD_HELP)]
     Systemd(SystemdArgs),
-}
-
-/// `learn`.
-#[derive(Debug, Subcommand)]
-pub enum LearnCommand {
-    /// Make a seccomp policy of the system calls that an Audit policy logged
-    #[command(after_help = LEARN_HELP)]
-    Seccomp(LearnSeccompArgs),
 }
 
 pub(super) const SYSTEMD_HELP: &str = "\
@@ -30,17 +22,6 @@ Exit codes:
   0  the drop-ins are as the policies say
   1  a drop-in cannot be written or removed (or, with --strict, there are gaps, and nothing was written)
   2  bad usage, or a policy that cannot be read or has errors";
-
-pub(super) const LEARN_HELP: &str = "\
-Give the container a policy with `syscalls: [\"@known\"]` and `action: Audit`, start it, and run this while it works.
-
-Exit codes:
-  0  a policy was printed
-  1  nothing was logged
-  2  bad usage, or a log that cannot be read
-
-Example:
-  nri-enforcer learn seccomp --for 60s --namespace default --label app=web --name web > web.yaml";
 
 /// `seccomp systemd`.
 #[derive(Debug, Args)]
@@ -63,39 +44,4 @@ pub struct SystemdArgs {
     /// Write nothing if a policy cannot be expressed completely
     #[arg(long)]
     pub strict: bool,
-}
-
-/// `learn seccomp`.
-#[derive(Debug, Args)]
-pub struct LearnSeccompArgs {
-    /// `audit` listens to the kernel, `-` is stdin, `/dev/kmsg` the kernel's log (which loses most), else a log file
-    #[arg(long, value_name = "audit|-|FILE", default_value = "audit")]
-    pub from: PathBuf,
-    /// How long to listen, for example 60s or 10m [default: 30s; for /dev/kmsg, until its end]
-    #[arg(long, value_name = "TIME")]
-    pub r#for: Option<humantime::Duration>,
-    /// Only this process; may be repeated
-    #[arg(long = "pid", value_name = "PID")]
-    pub pids: Vec<i32>,
-    /// Only tasks of this name; may be repeated
-    #[arg(long = "comm", value_name = "NAME")]
-    pub comms: Vec<String>,
-    /// Only this executable, as the container has it; may be repeated
-    #[arg(long = "exe", value_name = "PATH")]
-    pub exes: Vec<String>,
-    /// Only processes of the container with this id, as long as they live
-    #[arg(long, value_name = "ID")]
-    pub container: Option<String>,
-    /// System calls that were denied, too
-    #[arg(long)]
-    pub denied: bool,
-    /// Name of the policy
-    #[arg(long, value_name = "NAME")]
-    pub name: String,
-    /// Namespace of the policy
-    #[arg(long, value_name = "NS")]
-    pub namespace: String,
-    /// Label of the pods that it selects; may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE")]
-    pub labels: Vec<Label>,
 }

@@ -71,9 +71,132 @@ pub struct Podowner {
     pub namespace: String,
 }
 
-/// `Log`. There are none.
+/// `Log`: the fields of [`alert::Alert`] that it has, too.
+#[expect(missing_docs, reason = "they are told there")]
 #[derive(Clone, PartialEq, Eq, Prost)]
-pub struct Log {}
+pub struct Log {
+    #[prost(int64, tag = "1")]
+    pub timestamp: i64,
+    #[prost(string, tag = "2")]
+    pub updated_time: String,
+    #[prost(string, tag = "3")]
+    pub cluster_name: String,
+    #[prost(string, tag = "4")]
+    pub host_name: String,
+    #[prost(string, tag = "5")]
+    pub namespace_name: String,
+    #[prost(string, tag = "6")]
+    pub pod_name: String,
+    #[prost(string, tag = "7")]
+    pub container_id: String,
+    #[prost(string, tag = "8")]
+    pub container_name: String,
+    #[prost(int32, tag = "9")]
+    pub host_pid: i32,
+    #[prost(int32, tag = "10")]
+    pub ppid: i32,
+    #[prost(int32, tag = "11")]
+    pub pid: i32,
+    #[prost(int32, tag = "12")]
+    pub uid: i32,
+    #[prost(string, tag = "13")]
+    pub kind: String,
+    #[prost(string, tag = "14")]
+    pub source: String,
+    #[prost(string, tag = "15")]
+    pub operation: String,
+    #[prost(string, tag = "16")]
+    pub resource: String,
+    #[prost(string, tag = "17")]
+    pub data: String,
+    #[prost(string, tag = "18")]
+    pub result: String,
+    #[prost(string, tag = "19")]
+    pub container_image: String,
+    #[prost(string, tag = "20")]
+    pub parent_process_name: String,
+    #[prost(string, tag = "21")]
+    pub process_name: String,
+    #[prost(int32, tag = "22")]
+    pub host_ppid: i32,
+    #[prost(string, tag = "23")]
+    pub labels: String,
+    #[prost(message, optional, tag = "24")]
+    pub owner: Option<Podowner>,
+    #[prost(string, tag = "25")]
+    pub cwd: String,
+    #[prost(string, tag = "26")]
+    pub tty: String,
+    #[prost(btree_map = "string, string", tag = "33")]
+    pub event_data: BTreeMap<String, String>,
+}
+
+impl From<&alert::Alert> for Log {
+    fn from(log: &alert::Alert) -> Self {
+        // of what tells how many are missing; other logs say nothing here
+        let message = (!log.is_log()).then(|| ("Message".to_owned(), log.message.clone()));
+        let Alert {
+            timestamp,
+            updated_time,
+            cluster_name,
+            host_name,
+            namespace_name,
+            pod_name,
+            container_id,
+            container_name,
+            host_pid,
+            ppid,
+            pid,
+            uid,
+            kind,
+            source,
+            operation,
+            resource,
+            data,
+            result,
+            container_image,
+            parent_process_name,
+            process_name,
+            host_ppid,
+            labels,
+            owner,
+            cwd,
+            tty,
+            mut event_data,
+            ..
+        } = Alert::from(log);
+        event_data.extend(message);
+        Self {
+            timestamp,
+            updated_time,
+            cluster_name,
+            host_name,
+            namespace_name,
+            pod_name,
+            container_id,
+            container_name,
+            host_pid,
+            ppid,
+            pid,
+            uid,
+            kind,
+            source,
+            operation,
+            resource,
+            data,
+            result,
+            container_image,
+            parent_process_name,
+            process_name,
+            host_ppid,
+            labels,
+            owner,
+            cwd,
+            tty,
+            event_data,
+        }
+    }
+}
 
 /// `Alert`: the fields of [`alert::Alert`].
 #[expect(missing_docs, reason = "they are told there")]

@@ -1,6 +1,6 @@
 //! The alert feed (`--feed`): gRPC, as clients of KubeArmor speak it (`proto/feeder.proto`), to whoever subscribes.
 //! Whoever reports never waits: subscribers read from one ring of the last alerts, each at its own speed. One that is
-//! slower than the ring is long loses the oldest, is told how many, and holds up nobody.
+//! slower than the ring is long loses the oldest, is told how many, and holds up nobody. Logs have such a ring, too.
 
 pub mod address;
 pub mod messages;
@@ -9,7 +9,6 @@ pub mod serve;
 mod service;
 
 use std::collections::VecDeque;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
@@ -93,11 +92,45 @@ impl Held {
     }
 }
 
-/// Where alerts are handed to subscribers.
+/// Alerts, or logs, for whoever reads them.
+#[derive(Debug)]
+struct Ring {
+    sender: broadcast::Sender<Published>,
+    held: Mutex<Held>, // locked while the ring is written, so that all is in the ring's order
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(RING), held: Mutex::default() }
+    }
+}
+
+impl Ring {
+    fn publish(&self, alert: &Arc<Alert>) {
+        let mut held = self.held();
+        if self.sender.receiver_count() == 0 {
+            return held.clear();
+        }
+        held.push(alert);
+        held.through += alert.count;
+        let published = Published { alert: Arc::downgrade(alert), count: alert.count, through: held.through };
+        let _left = self.sender.send(published); // the last subscriber, meanwhile
+    }
+
+    // after a panic, too, there are alerts and numbers, if not quite the right ones
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The stream of logs; the others are made of alerts.
+const LOGS: &str = "logs";
+
+/// Where alerts and logs are handed to subscribers.
 #[derive(Debug)]
 pub struct Feed {
-    ring: broadcast::Sender<Published>,
-    held: Mutex<Held>, // locked while the ring is written, so that all is in the ring's order
+    ring: Ring,
+    logs: Ring, // of their own: a flood of logs pushes no alert out
     places: Arc<Semaphore>,
     peers: Peers,
     alerts: Alerts,
@@ -109,14 +142,14 @@ impl Feed {
     #[must_use]
     pub fn new(alerts: Alerts) -> Arc<Self> {
         let counts = Counts::default();
-        for stream in ["alerts", "logs", "messages"] {
+        for stream in ["alerts", LOGS, "messages"] {
             let labels = Labels { stream };
             let (_there, _too) = (counts.sent.get_or_create(&labels), counts.lost.get_or_create(&labels));
             let _also = counts.subscribers.get_or_create(&labels);
         }
         Arc::new(Self {
-            ring: broadcast::Sender::new(RING),
-            held: Mutex::default(),
+            ring: Ring::default(),
+            logs: Ring::default(),
             places: Arc::new(Semaphore::new(SUBSCRIBERS)),
             peers: Peers::default(),
             alerts,
@@ -126,19 +159,22 @@ impl Feed {
 
     /// Hands an alert to subscribers. Never waits for them.
     pub fn publish(&self, alert: &Arc<Alert>) {
-        let mut held = self.held();
-        if self.ring.receiver_count() == 0 {
-            return held.clear();
-        }
-        held.push(alert);
-        held.through += alert.count;
-        let published = Published { alert: Arc::downgrade(alert), count: alert.count, through: held.through };
-        let _left = self.ring.send(published); // the last subscriber, meanwhile
+        self.ring.publish(alert);
     }
 
-    // after a panic, too, there are alerts and numbers, if not quite the right ones
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Hands a log to subscribers. Never waits for them.
+    pub fn publish_log(&self, log: &Arc<Alert>) {
+        self.logs.publish(log);
+    }
+
+    /// Whether anybody reads logs.
+    #[must_use]
+    pub fn has_readers_of_logs(&self) -> bool {
+        self.logs.sender.receiver_count() > 0
+    }
+
+    fn ring(&self, stream: &str) -> &Ring {
+        if stream == LOGS { &self.logs } else { &self.ring }
     }
 
     /// What is counted.
@@ -146,12 +182,16 @@ impl Feed {
         let Counts { subscribers, sent, lost, refused } = &self.counts;
         registry.register("feed_subscribers", "Streams of the feed", subscribers.clone());
         registry.register("feed_sent", "What subscribers of the feed were sent", sent.clone());
-        registry.register("feed_lost", "Alerts that subscribers of the feed were too slow for", lost.clone());
+        registry.register(
+            "feed_lost",
+            "Alerts and logs that subscribers of the feed were too slow for",
+            lost.clone(),
+        );
         let help = "Connections and streams of the feed that were refused, since there were too many";
         registry.register("feed_refused", help, refused.clone());
     }
 
-    /// What `make` makes of alerts from now on; of a loss, it is given the alert that says so.
+    /// What `make` makes of the stream's alerts or logs from now on; of a loss, it is given the alert that says so.
     fn subscribe<T, F: Fn(&Alert) -> Option<T> + Unpin>(
         self: &Arc<Self>,
         stream: &'static str,
@@ -159,18 +199,10 @@ impl Feed {
         make: F,
     ) -> Result<Subscription<F>, Refused> {
         let subscriber = self.enter(stream, peer)?;
-        let held = self.held();
-        let ring = BroadcastStream::new(self.ring.subscribe());
+        let ring = self.ring(stream);
+        let held = ring.held();
+        let ring = BroadcastStream::new(ring.sender.subscribe());
         Ok(Subscription { ring, seen: held.through, next: None, make, subscriber })
-    }
-
-    /// A stream that takes a place, and on which nothing ever comes.
-    fn wait<T>(
-        self: &Arc<Self>,
-        stream: &'static str,
-        peer: Peer,
-    ) -> Result<impl Stream<Item = T> + use<T>, Refused> {
-        Ok(Silence { _subscriber: self.enter(stream, peer)?, nothing: PhantomData })
     }
 
     fn enter(self: &Arc<Self>, stream: &'static str, peer: Peer) -> Result<Subscriber, Refused> {
@@ -228,20 +260,6 @@ impl<T, F: Fn(&Alert) -> Option<T> + Unpin> Stream for Subscription<F> {
     }
 }
 
-/// A stream on which nothing comes.
-struct Silence<T> {
-    _subscriber: Subscriber,
-    nothing: PhantomData<fn() -> T>,
-}
-
-impl<T> Stream for Silence<T> {
-    type Item = T;
-
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<T>> {
-        Poll::Pending // whoever subscribed ends it
-    }
-}
-
 /// Counts one as long as it is there.
 struct Subscriber {
     feed: Arc<Feed>,
@@ -253,15 +271,17 @@ impl Subscriber {
     fn lost(&self, count: u64) -> Alert {
         self.feed.counts.lost.get_or_create(&self.labels).inc_by(count);
         // what was lost is not there to be asked whether it was a message
-        let most = self.labels.stream != "alerts";
-        self.feed.alerts.too_slow(count, most, SystemTime::now())
+        let most = self.labels.stream == "messages";
+        let what = if self.labels.stream == LOGS { LOGS } else { "alerts" };
+        self.feed.alerts.too_slow(count, what, most, SystemTime::now())
     }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        let mut held = self.feed.held(); // so that nobody subscribes or publishes meanwhile
-        if self.feed.ring.receiver_count() == 0 {
+        let ring = self.feed.ring(self.labels.stream);
+        let mut held = ring.held(); // so that nobody subscribes or publishes meanwhile
+        if ring.sender.receiver_count() == 0 {
             held.clear();
         }
         drop(held);

@@ -60,7 +60,7 @@ impl Service<http::Request<Body>> for LogService {
             })),
             "/feeder.LogService/WatchLogs" => Box::pin(stream(request, move |filter| {
                 let wanted = matches!(filter, "system" | "all");
-                of(wanted, || feed.wait::<Log>("logs", peer)) // there are none
+                of(wanted, || feed.subscribe("logs", peer, |log| Some(Log::from(log))))
             })),
             "/feeder.LogService/WatchMessages" => {
                 Box::pin(stream(request, move |_| of(true, || feed.subscribe("messages", peer, Message::of))))

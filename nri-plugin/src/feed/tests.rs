@@ -65,7 +65,7 @@ async fn a_lost_summary_is_as_many_as_it_stands_for() {
     publish(&feed, numbered(0)); // before anybody is there
     let mut slow = Box::pin(feed.subscribe("alerts", Peer(None), |alert| Some(alert.clone())).unwrap());
     let mut messages = Box::pin(feed.subscribe("messages", Peer(None), messages::Message::of).unwrap());
-    let mut logs = Box::pin(feed.wait::<()>("logs", Peer(None)).unwrap());
+    let mut logs = Box::pin(feed.subscribe("logs", Peer(None), |log| Some(log.clone())).unwrap());
     publish(&feed, Alert { count: 500, ..numbered(1) });
     let ring = u32::try_from(RING).unwrap();
     (2..=ring + 2).for_each(|pid| publish(&feed, numbered(pid)));
@@ -79,7 +79,7 @@ async fn a_lost_summary_is_as_many_as_it_stands_for() {
     let lost = ["alerts", "messages", "logs"].map(|stream| counted(&feed, "feed_lost_total", stream));
     assert_eq!(lost, [501, 501, 0]);
     assert_eq!(counted(&feed, "feed_subscribers", "logs"), 1);
-    assert_eq!(feed.ring.receiver_count(), 2, "logs take no part in the ring");
+    assert_eq!(feed.ring.sender.receiver_count(), 2, "logs take no part in the ring");
     publish(&feed, Alert { count: 7, ..numbered(9) });
     let mut rest = 0;
     for _ in 0..RING {
@@ -96,7 +96,7 @@ async fn long_paths_take_no_more_memory_than_there_is_for_them() {
     for pid in 1..=1000 {
         publish(&feed, Alert { resource: "\\xff".repeat(4096), ..numbered(pid) });
     }
-    assert!(feed.held().bytes <= BYTES, "{}", feed.held().bytes);
+    assert!(feed.ring.held().bytes <= BYTES, "{}", feed.ring.held().bytes);
     let told = slow.next().await.unwrap();
     let lost: u32 = told.message.split(' ').next().unwrap().parse().unwrap();
     assert!((300..700).contains(&lost), "{lost}");
@@ -107,7 +107,7 @@ async fn long_paths_take_no_more_memory_than_there_is_for_them() {
         bytes += alert.size();
     }
     assert!((BYTES / 2..=BYTES).contains(&bytes), "{bytes}");
-    let gone = Arc::downgrade(&feed.held().alerts.back().unwrap().0);
+    let gone = Arc::downgrade(&feed.ring.held().alerts.back().unwrap().0);
     drop(slow);
     assert!(gone.upgrade().is_none(), "nothing is held for nobody");
 }
@@ -115,7 +115,9 @@ async fn long_paths_take_no_more_memory_than_there_is_for_them() {
 #[test]
 fn there_are_so_many_places_and_one_that_is_left_is_free() {
     let feed = feed();
-    let all: Vec<_> = (0..SUBSCRIBERS).map(|_| feed.wait::<()>("logs", Peer(None)).unwrap()).collect();
+    let all: Vec<_> = (0..SUBSCRIBERS)
+        .map(|_| feed.subscribe("logs", Peer(None), |log| Some(log.clone())).unwrap())
+        .collect();
     assert!(matches!(feed.subscribe("alerts", Peer(None), |_| Some(())), Err(Refused::All)));
     drop(all);
     assert!(feed.subscribe("alerts", Peer(None), |_| Some(())).is_ok());
@@ -127,7 +129,7 @@ fn one_address_has_so_many_streams_and_the_others_have_theirs() {
     let [one, other] = ["127.0.0.2", "127.0.0.1"].map(|address| Peer(Some(address.parse().unwrap())));
     let alerts = |peer| feed.subscribe("alerts", peer, |_| Some(()));
     let all: Vec<_> = (0..OF_ONE).map(|_| alerts(one).unwrap()).collect();
-    assert!(matches!(feed.wait::<()>("logs", one), Err(Refused::OfOne)));
+    assert!(matches!(feed.subscribe("logs", one, |log| Some(log.clone())), Err(Refused::OfOne)));
     assert!(alerts(other).is_ok() && alerts(Peer(None)).is_ok());
     assert_eq!(counted(&feed, "feed_refused_total", ""), 1);
     drop(all);
@@ -190,4 +192,27 @@ fn messages_are_what_the_daemon_itself_says() {
     assert_eq!(messages::Message::of(&Alert { kind: "MatchedPolicy", ..notice.clone() }), None);
     let of_node = Alert { kind: crate::alert::SYSTEM_EVENT, message: "lost".into(), ..Alert::default() };
     assert_eq!(messages::Message::of(&of_node).unwrap().message, "lost");
+}
+
+#[tokio::test]
+async fn logs_are_a_stream_of_their_own_and_push_no_alert_out() {
+    let feed = feed();
+    assert!(!feed.has_readers_of_logs());
+    let mut alerts = Box::pin(feed.subscribe("alerts", Peer(None), |alert| Some(alert.clone())).unwrap());
+    let mut logs =
+        Box::pin(feed.subscribe("logs", Peer(None), |log| Some(messages::Log::from(log))).unwrap());
+    assert!(feed.has_readers_of_logs());
+    publish(&feed, numbered(1));
+    let log = |pid| Arc::new(Alert { kind: crate::observe::log::CONTAINER_LOG, ..numbered(pid) });
+    let all = u32::try_from(RING).unwrap() + 10;
+    (0..all).for_each(|pid| feed.publish_log(&log(pid)));
+    assert_eq!(alerts.next().await.unwrap().pid, 1);
+    let lost = logs.next().await.unwrap();
+    assert_eq!(lost.kind, crate::alert::SYSTEM_EVENT);
+    assert!(lost.event_data["Message"].starts_with("10 logs are missing here"), "{lost:?}");
+    let first = logs.next().await.unwrap();
+    assert_eq!((first.pid, first.kind.as_str()), (10, "ContainerLog"));
+    assert!(timeout(Duration::from_millis(20), alerts.next()).await.is_err(), "no log is an alert");
+    drop(logs);
+    assert!(!feed.has_readers_of_logs());
 }

@@ -99,7 +99,8 @@ impl PodmanGate {
             Err(why) => return refused(format!("{container}: its AppArmor profile: {why}")),
         };
         let mut adjustment = Adjustment { apparmor, ..Adjustment::default() };
-        let mut selected = self.selection.resolve(&set, &container.subject, container.wish).is_some();
+        let merged = self.selection.resolve(&set, &container.subject, container.wish);
+        let mut selected = merged.is_some_and(|merged| merged.is_of_policies());
         match self.seccomp.adjust(&set, container, profile) {
             Ok(None) => {}
             Ok(Some((profile, created))) => {

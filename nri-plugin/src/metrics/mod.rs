@@ -78,6 +78,14 @@ pub struct Metrics {
     pub lost: Counter,
     /// Alerts that are told by a summary alone.
     pub summarized: Counter,
+    /// Accesses that were reported only because they are to be seen.
+    pub observed: Counter,
+    /// Lines of logs that were written.
+    pub logs_written: Counter,
+    /// Logs that were not written; a lost summary is as many as it stands for.
+    pub logs_lost: Counter,
+    /// Logs that are told by a summary alone.
+    pub logs_summarized: Counter,
     /// What could not be read while a page of metrics was made.
     pub scrape_errors: Counter,
     /// What was written to the API server.
@@ -100,6 +108,10 @@ impl Default for Metrics {
             written: Counter::default(),
             lost: Counter::default(),
             summarized: Counter::default(),
+            observed: Counter::default(),
+            logs_written: Counter::default(),
+            logs_lost: Counter::default(),
+            logs_summarized: Counter::default(),
             scrape_errors: Counter::default(),
             api_writes: Family::default(),
             events_lost: Counter::default(),
@@ -145,6 +157,10 @@ impl Metrics {
             ("alerts_written", "Lines of alerts that were written", &self.written),
             ("alerts_lost", "Alerts that were not written", &self.lost),
             ("alerts_summarized", "Alerts that are told by a summary alone", &self.summarized),
+            ("observations", "Accesses that are reported only because they are to be seen", &self.observed),
+            ("logs_written", "Lines of logs that were written", &self.logs_written),
+            ("logs_lost", "Logs that were not written", &self.logs_lost),
+            ("logs_summarized", "Logs that are told by a summary alone", &self.logs_summarized),
             ("api_events_lost", "Refused starts of which no event tells", &self.events_lost),
             ("scrape_errors", "What could not be read while this page was made", &self.scrape_errors),
         ];

@@ -131,6 +131,24 @@ async fn create_and_start(
     Ok(adjustment)
 }
 
+/// From its first instruction on, and nothing of it is as for a container that a policy selects.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_to_be_seen_is_observed_before_its_start_is_answered_and_never_refused() {
+    let selection =
+        Selection { visibility: "process".parse().unwrap(), strict: true, ..Selection::default() };
+    let mut node = Node::new(Arc::default(), selection, options());
+    let plugin = node.runtime.accept().await.unwrap();
+    node.lives(7);
+    let web = pod("default", "web");
+    let adjustment = create_and_start(&plugin, &web, 7).await.unwrap();
+    assert!(!adjustment.annotations.contains_key(ANNOTATION), "{adjustment:?}");
+    assert_eq!(node.kernel.ids(), ["c7"]);
+    node.kernel.breaks("arm", true);
+    node.lives(8);
+    create_and_start(&plugin, &web, 8).await.unwrap();
+    assert_eq!(node.kernel.ids(), ["c7"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selected_container_is_annotated_and_armed_before_its_start_is_answered() {
     for version in ["1.7.24", "2.1.9", "2.4.0"] {

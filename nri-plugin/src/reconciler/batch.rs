@@ -236,12 +236,16 @@ impl<K: Kernel> Reconciler<K> {
         let Some(known) = self.known.get(id) else { return };
         let (failed, unwatched) = (known.failed.clone(), known.unwatched);
         match self.arm_living(id, process, &ruleset, stage) {
+            Ok(()) if ruleset.only_observes() => tracing::info!(%container, "observed from now on"),
             Ok(()) if unwatched => {
                 tracing::warn!(%container, policies = name_policies(&ruleset), "ran unprotected until now");
                 self.count_late();
                 (self.notify)(Notice::Late { container: Arc::clone(container), ruleset });
             }
             Ok(()) => tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset in force"),
+            Err(error) if ruleset.only_observes() => {
+                tracing::warn!(%container, error = chain(&error), "cannot be observed; will try again");
+            }
             Err(error) => {
                 let reason = chain(&error);
                 // one that was created so that it cannot have its rules stays so
@@ -280,7 +284,9 @@ impl<K: Kernel> Reconciler<K> {
                 (Ok(()), false) => {
                     tracing::info!(%container, ruleset = %ruleset.digest(), "ruleset replaced")
                 }
-                (Ok(()), true) => tracing::info!(%container, "no policy selects it any more"),
+                (Ok(()), true) => {
+                    tracing::info!(%container, "no policy selects it, and nothing of it is to be seen")
+                }
                 (Err(error), false) => {
                     tracing::error!(%container, error, "cannot replace the ruleset; the one before stays in force");
                     self.count_failed();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use enforcer_core::enforce::{ContainerId, Stage};
 
-use super::{Reconciler, RootAt};
+use super::{Reconciler, RootAt, unobserved};
 use crate::container::{Container, name_all_policies};
 use crate::kernel::Kernel;
 use crate::lock::Lock;
@@ -38,7 +38,11 @@ impl<K: Kernel> Reconciler<K> {
                 tracing::info!(%container, "let through the gate");
                 Gated::Armed
             }
-            Err(refusal) => Gated::Refused(refusal),
+            Err(refusal) if merged.binds() => Gated::Refused(refusal),
+            refused => {
+                unobserved(refused);
+                Gated::Nothing
+            }
         }
     }
 

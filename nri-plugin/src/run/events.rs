@@ -16,6 +16,8 @@ use crate::kernel::Kernel;
 use crate::limit::Limiter;
 use crate::metrics::Metrics;
 use crate::metrics::health::Pulse;
+use crate::observe::logs::Logs;
+use crate::observe::watches::Watches;
 use crate::registry::Registry;
 use crate::report::Reporter;
 
@@ -59,6 +61,10 @@ pub(super) struct Events {
     pub(super) metrics: Metrics,
     /// See [`Limiter::new`].
     pub(super) rate: u32,
+    /// What no policy concerns, and is to be seen.
+    pub(super) logs: Logs,
+    /// Who collects what containers do.
+    pub(super) watches: Arc<Watches>,
     /// Beats as long as the thread lives.
     pub(super) pulse: Arc<Pulse>,
     /// Ends the thread.
@@ -70,12 +76,15 @@ impl Events {
     pub(super) fn read<K: Kernel>(self, kernel: &Arc<K>) -> anyhow::Result<Thread> {
         let kernel = Arc::clone(kernel);
         Thread::spawn("events", move || {
-            let Self { registry, alerts, reporter, metrics, rate, pulse, stop } = self;
+            let Self { registry, alerts, reporter, metrics, rate, logs, watches, pulse, stop } = self;
             let mut clock = BootClock::default();
-            let limiter = RefCell::new(Limiter::new(rate, metrics.clone()));
+            let limiter = RefCell::new(Limiter::new(rate, metrics.summarized.clone()));
+            let logs = RefCell::new(logs);
             let tell_due = || {
                 pulse.beat();
-                limiter.borrow_mut().due(Instant::now()).into_iter().for_each(|alert| reporter.report(alert));
+                let now = Instant::now();
+                limiter.borrow_mut().due(now).into_iter().for_each(|alert| reporter.report(alert));
+                logs.borrow_mut().due(now);
             };
             let go_on = || {
                 tell_due();
@@ -83,13 +92,27 @@ impl Events {
             };
             let result = kernel.events(&go_on, &mut |event| {
                 tell_due(); // there may be so many events that nobody asks to go on for long
-                let alert = alerts.event(&event, &registry, clock.time(event.time_ns));
+                if !watches.is_empty() {
+                    let container = event.container.as_ref().and_then(|id| registry.container(id));
+                    watches.note(&event, container.as_ref());
+                }
+                let make = |clock: &mut BootClock| alerts.event(&event, &registry, clock.time(event.time_ns));
+                if event.is_observation() {
+                    metrics.observed.inc();
+                    let mut logs = logs.borrow_mut();
+                    if logs.are_read() {
+                        logs.take(make(&mut clock), Instant::now());
+                    }
+                    return;
+                }
+                let alert = make(&mut clock);
                 metrics.verdicts.count(&alert);
                 metrics.tally.count(&alert);
                 if let Some(alert) = limiter.borrow_mut().take(alert, Instant::now()) {
                     reporter.report(alert);
                 }
             });
+            logs.into_inner().end();
             limiter.into_inner().rest().into_iter().for_each(|alert| reporter.report(alert));
             result.map_err(|error| chain(&error))
         })

@@ -49,6 +49,14 @@ pub(super) async fn sweep<K: Kernel>(
     }
 }
 
+/// For how many events the kernel's ring buffer had no room since the programs were loaded; `None`: not known.
+pub(super) fn ring_dropped<K: Kernel>(kernel: &K) -> Option<u64> {
+    let counters = kernel
+        .counters()
+        .inspect_err(|error| tracing::warn!(error = chain(error), "cannot read the counters"));
+    Some(counters.ok()?.into_iter().find(|(name, _)| name == RING).map_or(0, |(_, count)| count))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;

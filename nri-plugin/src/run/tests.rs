@@ -36,6 +36,7 @@ fn config(dir: &Path) -> Config {
         "run".into(),
         flag("policy-dir", "policies"),
         flag("alerts", "alerts"),
+        flag("logs", "logs"),
         flag("ready-file", "ready"),
         flag("nri-socket", "nri.sock"),
         flag("gate-socket", "gate/gate.sock"),
@@ -170,6 +171,22 @@ fn the_daemon_from_its_start_to_its_end() {
         assert!(page.lines().any(|told| told == line), "no `{line}` in\n{page}");
     }
 
+    // what is only to be seen is a log, and neither an alert nor a verdict of a policy; so is a flood of it
+    let seen =
+        Event { verdict: Verdict::Audit, by: EventBy::Observed, path: b"/seen".to_vec(), ..event.clone() };
+    for _ in 0..500 {
+        kernel.emit.send(seen.clone()).unwrap();
+    }
+    wait("logs", || metrics(address).contains("nri_enforcer_observations_total 500\n"));
+    wait("written logs", || !metrics(address).contains("nri_enforcer_logs_written_total 0\n"));
+    let log = std::fs::read_to_string(path("logs")).unwrap();
+    let log: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert_eq!((&log["Type"], &log["Resource"]), (&"ContainerLog".into(), &"/seen".into()));
+    assert_eq!(alerts(dir.path()).len(), 2);
+    assert!(!metrics(address).contains("action=\"Audit\""), "no policy has anything to do with it");
+
+    watched(&path("gate/admin.sock"), &kernel, &seen, before);
+
     // a change of the policies reaches the container; a bad one does not take the good one away
     std::fs::write(path("policies/p.yaml"), POLICY.replace("/etc/passwd", "/etc/shadow")).unwrap();
     wait("another ruleset", || kernel.digest("c1") != Some(before));
@@ -206,6 +223,11 @@ fn the_daemon_from_its_start_to_its_end() {
     daemon.join().unwrap().expect("a clean end");
     assert!(begin.elapsed() < Duration::from_secs(1), "it took {:?} to end", begin.elapsed());
     drop(open);
+    let logs = std::fs::read_to_string(path("logs")).unwrap();
+    let counts = logs
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["Count"].as_u64().unwrap());
+    assert_eq!(counts.sum::<u64>(), 503, "all logs are told, most in summaries, and those of the watch");
     std::fs::rename(path("alerts"), path("alerts.2")).unwrap();
     let files = ["alerts.1", "alerts.2"].map(|name| std::fs::read_to_string(path(name)).unwrap());
     let all = files.iter().flat_map(|text| text.lines());
@@ -217,6 +239,56 @@ fn the_daemon_from_its_start_to_its_end() {
     assert!((501..=emitted).contains(&sum), "{sum} of {emitted}, the last of which may not have been read");
     assert!(!path("ready").exists() && !path("gate/gate.sock").exists());
     assert_eq!(kernel.ids(), ["c1"], "what is armed stays armed");
+}
+
+/// Somebody watches a container: it is visible as long as the connection lives, and what it does is told at the end.
+fn watched(socket: &Path, kernel: &Recording, seen: &Event, before: enforcer_core::ruleset::RulesetDigest) {
+    use std::io::{BufRead, BufReader, Write};
+    let ask = |time: u64| {
+        let mut daemon = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        let wanted = format!(
+            "{{\"request\":\"watch\",\"namespace\":\"n\",\"pod\":\"web-1\",\"labels\":{{}},\"classes\":\"file,process\",\"time\":{time},\
+             \"patience\":60000}}\n"
+        );
+        daemon.write_all(wanted.as_bytes()).unwrap();
+        daemon
+    };
+    let visible = |wanted: bool| {
+        wait("visible, or not", || (kernel.digest("c1") != Some(before)) == wanted);
+    };
+    let mut answers = BufReader::new(ask(200)).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&answers.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["containers"], serde_json::json!(["c1"]));
+    visible(true);
+    kernel.emit.send(seen.clone()).unwrap();
+    let write = Event { op: Op::OpenWrite, path: b"/w\xff".to_vec(), ..seen.clone() };
+    kernel.emit.send(write).unwrap();
+    kernel.emit.send(Event { verdict: Verdict::Block, by: EventBy::DefaultPosture, ..seen.clone() }).unwrap();
+    let other = Some(ContainerId::new("c2").unwrap());
+    kernel.emit.send(Event { container: other, path: b"/other".to_vec(), ..seen.clone() }).unwrap();
+    let report = loop {
+        let answer = next();
+        if answer["answer"] == "seen" {
+            break answer["report"].clone();
+        }
+    };
+    let done = serde_json::json!([
+        {"what": {"read": "/seen"}, "source": "/bin/cat"},
+        {"what": {"write": "/w\\xff"}, "source": "/bin/cat"},
+    ]);
+    assert_eq!((&report["done"], &report["denied"], &report["events"]), (&done, &1.into(), &3.into()));
+    assert_eq!((&report["dropped"], &report["lost"]), (&0.into(), &0.into()));
+    let container = &report["containers"][0];
+    assert_eq!(
+        (&container["ranBefore"], &container["policies"]),
+        (&true.into(), &serde_json::json!(["n/p"]))
+    );
+    visible(false);
+    // whoever watched is gone
+    let watcher = ask(3_600_000);
+    visible(true);
+    drop(watcher);
+    visible(false);
 }
 
 #[test]

@@ -237,7 +237,7 @@ mod tests {
     fn args(more: &[&str]) -> LearnSeccompArgs {
         let all = ["nri-enforcer", "learn", "seccomp", "--name", "web", "--namespace", "default"];
         match Cli::parse_from(all.iter().chain(more)).command {
-            Command::Learn(LearnCommand::Seccomp(args)) => args,
+            Command::Learn(LearnCommand::Seccomp(args)) => *args,
             other => panic!("{other:?}"),
         }
     }

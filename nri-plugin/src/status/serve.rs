@@ -184,6 +184,7 @@ impl Status {
         };
         let by_seccomp = self.seccomp.selecting(set, container);
         let merged = self.selection.resolve(set, subject, container.wish);
+        let merged = merged.filter(|merged| merged.is_of_policies());
         let standing = self.registry.standing(&container.id);
         let by_rules: Vec<Arc<Policy>> = match of_namespace {
             true => Vec::new(),
@@ -199,7 +200,7 @@ impl Status {
         let seccomp = profile(entry, !by_seccomp.is_empty());
 
         let held = self.held(merged.as_deref(), &by_seccomp);
-        let rules = merged.as_ref().is_some_and(|merged| !merged.is_nothing());
+        let rules = merged.as_ref().is_some_and(|merged| merged.binds());
         let uncovered = not_in_force(&standing, rules, merged.is_some());
         let stands = Stands {
             ended: entry.state == Profile::Ended,

@@ -151,6 +151,20 @@ fn what_no_policy_reaches_is_exempt_or_not_selected() {
 }
 
 #[test]
+fn what_is_only_observed_is_not_selected() {
+    let selection = Selection { visibility: "file".parse().unwrap(), ..Selection::default() };
+    let node = Node::new(FILES, selection);
+    let db = container("c1", "n", "db");
+    node.add(&db, Created::default());
+    assert_eq!(node.state().0, State::NotSelected);
+    node.arm(&db);
+    assert_eq!(node.state().0, State::NotSelected);
+    let web = Node::new(FILES, node.status.selection.clone());
+    web.add(&container("c1", "n", "web"), Created::default());
+    assert_eq!(web.state().0, State::NotCovered, "its policies are not in force");
+}
+
+#[test]
 fn rules_that_are_all_gaps_are_not_covered() {
     let node = Node::new(FILES, Selection { seccomp_only: true, ..Selection::default() });
     node.add(&container("c1", "n", "web"), Created::default());

@@ -108,7 +108,10 @@ fn every_field_has_the_number_that_is_published() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("alert");
     std::fs::write(&file, messages::Alert::from(&alert).encode_to_vec()).unwrap();
-    let decoded = Client::start("unused", &[&format!("decode:{}", file.display())]).end();
+    let log = dir.path().join("log");
+    std::fs::write(&log, messages::Log::from(&alert).encode_to_vec()).unwrap();
+    let script = [format!("decode:Alert:{}", file.display()), format!("decode:Log:{}", log.display())];
+    let decoded = Client::start("unused", &script.each_ref().map(String::as_str)).end();
     let wanted = json!({
         "Timestamp": "1795373944", "UpdatedTime": "the time", "ClusterName": "the cluster", "HostName": "the host",
         "NamespaceName": "the namespace", "PodName": "the pod", "Labels": "the labels", "ContainerID": "the id",
@@ -122,7 +125,13 @@ fn every_field_has_the_number_that_is_published() {
         "EventData": {"PolicyNamespace": "the policy namespace", "Rule": "the rule", "Count": "5",
             "FirstTime": "the first", "LastTime": "the last"},
     });
-    assert_eq!(decoded, [wanted]);
+    let mut of_log = wanted.clone();
+    let fields = of_log.as_object_mut().unwrap();
+    for name in ["PolicyName", "Severity", "Tags", "ATags", "Message", "Enforcer", "Action"] {
+        fields.remove(name).unwrap();
+    }
+    fields["EventData"]["Message"] = "the message".into();
+    assert_eq!(decoded, [wanted, of_log]);
 }
 
 /// The address at which the daemon says that it serves.
@@ -215,6 +224,21 @@ async fn served() -> (std::sync::Arc<Feed>, String) {
     let at = at.unwrap().to_string();
     tokio::spawn(serve(listener, std::sync::Arc::clone(&feed)));
     (feed, at)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_come_to_who_watches_logs() {
+    let (feed, at) = served().await;
+    let client = tokio::task::spawn_blocking(move || Client::start(&at, &["logs:system:20"]));
+    let mut client = client.await.unwrap();
+    while !feed.has_readers_of_logs() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    feed.publish(&Alert { pid: 1, count: 1, ..Alert::default() }.into());
+    let log = Alert { pid: 2, count: 1, kind: nri_plugin::observe::log::CONTAINER_LOG, ..Alert::default() };
+    feed.publish_log(&log.into());
+    let said = client.next();
+    assert_eq!((said.get("PID"), said.get("Type")), (Some(&2.into()), Some(&"ContainerLog".into())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

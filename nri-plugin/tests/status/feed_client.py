@@ -8,7 +8,7 @@ Each part of SCRIPT writes lines of JSON to stdout:
     messages:FILTER:N   the same of messages
     many:N              how N streams of logs end that are open at once, three on each connection
     logs:FILTER:SECONDS what comes of logs in that time
-    decode:FILE         the message feeder.Alert in FILE
+    decode:KIND:FILE    the message feeder.KIND in FILE, Alert or Log
 and "subscribed" as soon as the streams are open.
 """
 
@@ -69,10 +69,10 @@ for part in script:
         codes = [call.code().name for call in watching]
         say({code: codes.count(code) for code in codes})
     elif verb == "decode":
-        alert = feeder.Alert()
-        with open(arguments[0], "rb") as file:
-            alert.ParseFromString(file.read())
-        say(fields(alert))
+        message = getattr(feeder, arguments[0])()
+        with open(arguments[1], "rb") as file:
+            message.ParseFromString(file.read())
+        say(fields(message))
     elif verb == "logs":
         watching = stream("logs", arguments[0], timeout=float(arguments[1]))
         try:

@@ -50,8 +50,10 @@ pub(super) const MAX_BEGUN: u32 = 8;
 pub const RULE_POSTURE: u32 = 0x0fff_ffff;
 /// `RULE_NONE`: no rule decided.
 pub const RULE_NONE: u32 = RULE_POSTURE - 1;
+/// `RULE_OBSERVED`: no rule decided, and the access is reported, since its class is to be seen.
+pub const RULE_OBSERVED: u32 = RULE_POSTURE - 2;
 /// Origins that a decision can name, excluded.
-pub const RULE_LIMIT: usize = 0x0fff_fffe;
+pub const RULE_LIMIT: usize = 0x0fff_fffd;
 /// The rule decided by exempting the access.
 pub const DECISION_EXEMPT: u32 = 0x8000_0000;
 /// What rules answer hangs on the arguments; see [`args`](super::args).

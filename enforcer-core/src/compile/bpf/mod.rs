@@ -28,7 +28,7 @@ use crate::support::Support;
 pub(crate) use args::{MAX_ALTERNATIVES, MAX_LISTS};
 use image::{
     ArgNodes, Builder, COND_ARGS, COND_OWNER, COND_TTY, COND_WRITE, ClassFacts, DECISION_EXEMPT, RULE_LIMIT,
-    RULE_NONE, RULE_POSTURE, effect_bits,
+    RULE_NONE, RULE_OBSERVED, RULE_POSTURE, effect_bits,
 };
 use table::place;
 use tree::{Forest, Trees};
@@ -112,7 +112,10 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
         trees.near(&forest, class, passes)
     });
     for class in Class::ALL {
-        if ruleset.whitelisted(class) || ruleset.rules().iter().any(|rule| rule.class == class) {
+        if ruleset.whitelisted(class)
+            || ruleset.observes(class)
+            || ruleset.rules().iter().any(|rule| rule.class == class)
+        {
             let of_class = || ruleset.rules().iter().filter(|rule| rule.class == class);
             let facts = ClassFacts {
                 root: trees.root(class),
@@ -140,8 +143,16 @@ pub fn compile(ruleset: &Ruleset) -> Result<BpfImage, CompileError> {
     Ok(BpfImage::new(cells, blocks, [near_process, near_file]))
 }
 
-/// The decision where no rule decides.
+/// The decision where no rule decides: what would pass in a class that is observed is reported.
 fn otherwise(ruleset: &Ruleset, class: Class) -> u32 {
+    match ruleset.observes(class) {
+        true => effect_bits(Effect::Audit) | RULE_OBSERVED,
+        false => unseen(ruleset, class),
+    }
+}
+
+/// The same without visibility.
+fn unseen(ruleset: &Ruleset, class: Class) -> u32 {
     if !ruleset.whitelisted(class) {
         return effect_bits(Effect::Allow) | RULE_NONE;
     }
@@ -158,12 +169,12 @@ fn otherwise(ruleset: &Ruleset, class: Class) -> u32 {
 fn unresolved(ruleset: &Ruleset, class: Class) -> u32 {
     let rules = ruleset.rules().iter().filter(|rule| rule.class == class);
     let strongest = rules.map(|rule| (rule.effect, Reverse(rule.origin.0))).max();
-    let otherwise = otherwise(ruleset, class);
     match strongest {
-        Some((effect, Reverse(origin))) if image::effect_of(otherwise) < Some(effect) => {
+        // an audited access stays one of its rule, also where others are observed
+        Some((effect, Reverse(origin))) if image::effect_of(unseen(ruleset, class)) < Some(effect) => {
             entry(effect, false, origin)
         }
-        _ => otherwise,
+        _ => otherwise(ruleset, class),
     }
 }
 

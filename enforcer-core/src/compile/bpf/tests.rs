@@ -6,6 +6,7 @@ use crate::policy::{Kind, PolicyId};
 use crate::preset::Preset;
 use crate::ruleset::{Conditions, Object, Origin, OriginId, Postures, Rule};
 use crate::syscall::Syscall;
+use crate::visibility::Visibility;
 
 fn path(text: &str) -> AbsPath {
     text.parse().unwrap()
@@ -105,6 +106,23 @@ fn what_cannot_be_found_out_is_answered_by_the_strongest_rule_or_posture() {
     // an Allow rule makes a whitelist, whose posture is audit by default
     let allow = ruleset(&[(b, Effect::Allow)]);
     assert_eq!(unresolved(&allow, Class::File), effect_bits(Effect::Audit) | RULE_POSTURE);
+}
+
+#[test]
+fn what_is_observed_is_reported_and_what_is_not_asked_for_costs_nothing() {
+    let seen = Visibility::of([Class::File]);
+    let nothing = || Ruleset::new(vec![], vec![], Postures::default()).unwrap();
+    let classes = |ruleset: &Ruleset| header(&compile(ruleset).unwrap())[8..14].to_vec();
+    assert_eq!(classes(&nothing()), [0; 6]);
+    let of_file = classes(&nothing().observing(seen));
+    assert!(of_file[1] != 0 && of_file.iter().filter(|cell| **cell != 0).count() == 1, "{of_file:?}");
+    let reported = effect_bits(Effect::Audit) | RULE_OBSERVED;
+    assert_eq!(otherwise(&nothing().observing(seen), Class::File), reported);
+    assert_eq!(unresolved(&nothing().observing(seen), Class::File), reported);
+    // an audited access whose path cannot be told stays one of the rule
+    let audit = ruleset(&[(Object::Path(path("/b")), Effect::Audit)]).observing(seen);
+    assert_eq!(unresolved(&audit, Class::File), entry(Effect::Audit, false, 0));
+    assert_eq!(otherwise(&audit, Class::File), reported);
 }
 
 #[test]

@@ -160,8 +160,19 @@ fn an_object_that_was_made_anew_takes_nothing_over() {
 fn a_namespace_counts_where_it_sets_postures() {
     use PostureAction::{Allow, Audit, Block};
     let mut objects = Objects::default();
-    let none = json!({"kubearmor-visibility": "file", "other": "x"});
+    let none = json!({"kubearmor-policy": "enabled", "other": "x"});
     assert!(!objects.apply(Change::Set(namespace(none.clone()))));
+    // what is to be seen counts, too, and outlives a bad value, also in what is saved
+    let seen = |objects: &Objects| {
+        let all = objects.snapshot().namespaces;
+        all.first().and_then(|one| one.visibility()).map(|seen| seen.to_string())
+    };
+    assert!(objects.apply(Change::Set(namespace(json!({"kubearmor-visibility": "file"})))));
+    let mixed = json!({"kubearmor-visibility": "fil", "kubearmor-file-posture": "block"});
+    objects.apply(Change::Set(namespace(mixed)));
+    for objects in [&objects, &again(&objects)] {
+        assert_eq!((seen(objects).as_deref(), posture(objects)[0]), (Some("file"), Block));
+    }
     objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "block"}))));
     assert_eq!((posture(&objects), objects.count(Resource::Namespaces)), (vec![Block, Audit, Audit], 1));
     // one by one they go bad, and good ones change
