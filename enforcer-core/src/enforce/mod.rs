@@ -28,6 +28,7 @@ mod image;
 pub(crate) mod load;
 mod maps;
 pub mod root;
+pub mod selinux;
 mod spread;
 mod state;
 mod withdraw;
