@@ -201,11 +201,13 @@ impl Selinux {
             }
         }
         let files = set.iter().filter(|(.., has, new)| has == new).count();
-        let wanted: BTreeSet<&[u8]> = set.iter().map(|(path, ..)| path.as_slice()).collect();
+        let wanted: BTreeSet<&[u8]> = found.files.values().map(|(path, _)| path.as_slice()).collect();
         let others: Vec<Vec<u8>> =
             record.users.keys().filter(|path| !wanted.contains(path.as_slice())).cloned().collect();
         if !others.is_empty() {
-            let restored = self.restore(&mut record, others, |identity| found.files.contains_key(&identity));
+            let restored = self.restore(&mut record, others, |identity| {
+                found.files.get(&identity).map(|(path, _)| path.clone())
+            });
             lacks.extend(restored.kept);
             record.write(&self.record)?;
         }
@@ -222,7 +224,7 @@ impl Selinux {
         self.must_be_in_force()?;
         let mut record = Record::read(&self.record)?;
         let all = record.users.keys().cloned().collect();
-        let restored = self.restore(&mut record, all, |_| false);
+        let restored = self.restore(&mut record, all, |_| None);
         record.write(&self.record)?;
         Ok(restored)
     }
@@ -282,15 +284,20 @@ impl Selinux {
         &self,
         record: &mut Record,
         paths: Vec<Vec<u8>>,
-        is_wanted: impl Fn(file::Identity) -> bool,
+        name_of: impl Fn(file::Identity) -> Option<Vec<u8>>,
     ) -> Restored {
         let mut restored = Restored::default();
         for path in paths {
             let Some(user) = record.users.get(&path).cloned() else { continue };
             let done = Labelled::open(&self.root, &path).and_then(|file| {
                 let context = file.context()?;
-                // another name of a file that is to have its label, or a file that has another one by now
-                if is_wanted(file.identity()) || Label::of_user(&context.user).is_none() {
+                // a file that has another label by now
+                if Label::of_user(&context.user).is_none() {
+                    return Ok(false);
+                }
+                // another name of one that is to have its label: what it had before is noted by that name from now on
+                if let Some(name) = name_of(file.identity()) {
+                    record.users.insert(name, user.clone());
                     return Ok(false);
                 }
                 file.put(&context.with_user(&user)).map(|()| true)
