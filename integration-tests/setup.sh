@@ -4,7 +4,7 @@
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
 #                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
-#                      runc, crun, podman, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
+#                      SELinux's semodule, runc, crun, podman, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
 #                      Kubernetes' schemas for this machine
 #   setup.sh cluster   lab + what a Kubernetes of one node is made of: Kubernetes itself, built from Debian's sources
 #                      (10 minutes, once), containerd 1.7 and network plugins for this machine, kubectl
@@ -171,6 +171,13 @@ apparmor() {
   cp -L "$(find "$TMP/x" -path '*sbin/apparmor_parser' | head -1)" "$(find "$TMP/x" -name libc.so.6 | head -1)" \
     "$(find "$TMP/x" -name 'ld-linux-x86-64.so.2' ! -path '*/lib64/*' | head -1)" "$1"
 }
+# selinux OUT SUITE: an archive of what changes SELinux's policy, with its libraries, for the guest whose root is of that suite
+selinux() {
+  private_apt "$TMP/apt" "$2"
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download policycoreutils libaudit1 libbz2-1.0 libcap-ng0 libpcre2-8-0 libselinux1 \
+    libsemanage2 libsepol2 && for p in *.deb; do dpkg-deb -x "$p" x; done)
+  (cd "$TMP/x" && tar -cf "$1" --owner=0 --group=0 --sort=name usr/sbin/semodule usr/sbin/load_policy usr/lib/x86_64-linux-gnu/*.so.*)
+}
 
 # oci_runtimes OUT: runc and crun for this machine, beside any that is installed. Their libraries are among LAB_PACKAGES,
 # since both start themselves again without an environment that could tell where others are.
@@ -275,6 +282,7 @@ root-1.7|root trixie 1.7
 root-2.1|root sid 2.1
 busybox|busybox
 apparmor|apparmor trixie
+selinux|selinux trixie
 oci-runtimes|oci_runtimes
 podman|podman
 systemd|systemd

@@ -124,6 +124,18 @@ pub enum GapReason {
     AppArmorPattern,
     /// A native rule that is not safe to take.
     AppArmorNative,
+    /// An object that no SELinux label stands for.
+    SelinuxObject,
+    /// Paths that cannot be listed, and so not labelled for SELinux.
+    SelinuxPattern,
+    /// A condition that SELinux has no word for.
+    SelinuxCondition,
+    /// A source, of which SELinux knows the domain alone.
+    SelinuxSource,
+    /// What is only to be reported, which SELinux does by type alone.
+    SelinuxAudit,
+    /// The posture of a whitelist, which SELinux labels cannot say.
+    SelinuxWhitelist,
     /// Everything but seccomp, on a node that enforces nothing else.
     OtherThanSeccomp,
     /// Everything but seccomp, on a node on which nothing else works.
@@ -189,6 +201,12 @@ impl fmt::Display for GapReason {
             Self::AppArmorTree => "AppArmor does not see what a renamed directory holds",
             Self::AppArmorPattern => "the pattern is more than AppArmor rules can say",
             Self::AppArmorNative => "a native AppArmor rule is not taken",
+            Self::SelinuxObject => "no SELinux label stands for such an object",
+            Self::SelinuxPattern => "SELinux labels are on files that can be listed",
+            Self::SelinuxCondition => "SELinux does not look at the condition",
+            Self::SelinuxSource => "SELinux knows who acts by the domain alone",
+            Self::SelinuxAudit => "SELinux labels deny, and do not report",
+            Self::SelinuxWhitelist => "SELinux labels cannot deny what no rule names",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
             Self::NoLock => "no lock works on this node",
         };

@@ -9,6 +9,7 @@
 //! | [`Ruleset::with_links`](ruleset::Ruleset::with_links) | a ruleset, what links lead to in a container | [`links::Linked`] | paths count by all of their names |
 //! | [`compile::bpf::compile`] | a ruleset | [`compile::bpf::BpfImage`] | it fits the programs; dead data |
 //! | [`compile::apparmor::compile`] | a ruleset | [`compile::apparmor::AppArmorProfile`] | no text of a policy is more than it says; what AppArmor cannot say is a gap |
+//! | [`compile::selinux::compile`] | a ruleset | [`compile::selinux::Labels`] | no text of a policy gets into SELinux's; what labels cannot say is a gap |
 //! | `enforce::Enforcer::arm` | a ruleset, a process | `enforce::Armed` | complete in the kernel before it was published, and read back |
 //! | `enforce::EventStream::poll` | bytes of the kernel | `event::Event` | version and lengths checked; container and rule, or explicitly unknown |
 //!

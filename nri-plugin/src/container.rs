@@ -16,6 +16,7 @@ use enforcer_core::visibility::Visibility;
 use crate::apparmor;
 use crate::lock::Lock;
 use crate::observe::watches::Watches;
+use crate::selinux;
 use crate::set::PolicySet;
 
 /// A container of the runtime, with what policies select by and alerts tell.
@@ -277,6 +278,13 @@ impl Selection {
                 resolved = without_kernel(&resolved, postures, subject, GapReason::HostPolicies);
             }
             Lock::Nothing => resolved = without_kernel(&resolved, postures, subject, GapReason::NoLock),
+            Lock::Selinux if !subject.host => {
+                resolved = without_kernel(&resolved, postures, subject, GapReason::NoLock);
+            }
+            Lock::Selinux => {
+                let gaps = selinux::gaps(&resolved.ruleset);
+                resolved.coverage = Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps));
+            }
             Lock::Bpf => {}
             // native rules deny, which is not what an audited pod gets
             Lock::Both if *wish == Wish::Audited || subject.host => {}
@@ -300,10 +308,12 @@ impl Selection {
         Merged { natives, ..Merged::from(resolved) }
     }
 
-    /// Whether policies on the host's own processes are enforced: only BPF-LSM can, and only if it is to.
+    /// Whether policies on the host's own processes are enforced: BPF-LSM and SELinux can, and only if they are to.
     #[must_use]
     pub fn holds_host(&self) -> bool {
-        self.host.is_some() && !self.seccomp_only && matches!(self.lock, Lock::Bpf | Lock::Both)
+        self.host.is_some()
+            && !self.seccomp_only
+            && matches!(self.lock, Lock::Bpf | Lock::Both | Lock::Selinux)
     }
 
     /// Forgets rulesets that were not wanted lately.
@@ -333,8 +343,7 @@ fn none(postures: &Postures, subject: &Subject) -> Ruleset {
 }
 
 /// What to do where policies on the host's own processes are not enforced.
-pub const HOST_ADVICE: &str =
-    "it has no effect; run the daemon with --host-policies, on a node with BPF-LSM and cgroup v2";
+pub const HOST_ADVICE: &str = "it has no effect; run the daemon with --host-policies, on a node with BPF-LSM and cgroup v2, or with SELinux";
 
 /// The same where nothing but seccomp policies is enforced: no rule, and a gap for each.
 fn without_kernel(
@@ -345,7 +354,9 @@ fn without_kernel(
 ) -> Resolved {
     let advice = match reason {
         GapReason::HostPolicies => HOST_ADVICE,
-        _ => "it has no effect; `nri-enforcer probe` says what BPF-LSM and AppArmor need",
+        _ => {
+            "it has no effect; `nri-enforcer probe` says what BPF-LSM and AppArmor need; SELinux holds host policies alone"
+        }
     };
     let gaps = resolved.ruleset.origins().iter().map(|origin| Gap {
         policy: origin.policy.clone(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use enforcer_core::enforce::host::HostExempt;
+use enforcer_core::enforce::selinux::RECORD;
 use enforcer_core::enforce::{ContainerId, Enforcer, Measuring, Occupancy, Options, ProgramCost, Target};
 use enforcer_core::event::Event;
 use enforcer_core::host;
@@ -13,6 +14,7 @@ use crate::apparmor::Profiles;
 use crate::config::Config;
 use crate::exit::chain;
 use crate::lock::unsupported::{self, Securityfs};
+use crate::selinux::HostLabels;
 
 /// Rulesets of containers, in force. [`Enforcer`] is the real one; every call may block for
 /// as long as system calls take.
@@ -88,7 +90,7 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// When the host cannot be armed here.
     fn exempt(&self, _: &HostExempt) -> Result<Vec<String>, KernelError> {
-        Err(KernelError::new("only BPF-LSM enforces policies on the host's own processes"))
+        Err(KernelError::new("only BPF-LSM and SELinux enforce policies on the host's own processes"))
     }
 
     /// Told where to say what of its rules a container lacks that has the others.
@@ -162,6 +164,18 @@ pub fn open_apparmor() -> Result<Profiles, Unopened> {
         true => Unopened::Unsupported(error.into()),
         false => Unopened::Failed(error.into()),
     })
+}
+
+/// SELinux labels on this host's files.
+///
+/// # Errors
+/// When they cannot be set here, or nothing is denied by them; the text says what to do.
+pub fn open_selinux() -> Result<Box<dyn Kernel>, Unopened> {
+    match HostLabels::open(RECORD.as_ref()) {
+        Ok(labels) => Ok(Box::new(labels)),
+        Err(error) if unsupported::selinux(&error) => Err(Unopened::Unsupported(error.into())),
+        Err(error) => Err(Unopened::Failed(error.into())),
+    }
 }
 
 /// Whichever there is.

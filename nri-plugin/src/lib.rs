@@ -44,6 +44,7 @@ pub mod report;
 pub mod roots;
 pub mod run;
 pub mod seccomp;
+pub mod selinux;
 pub mod set;
 pub mod socket;
 pub mod status;

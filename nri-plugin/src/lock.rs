@@ -17,16 +17,19 @@ pub enum Lsm {
     Bpf,
     /// AppArmor profiles.
     AppArmor,
+    /// SELinux labels, for policies on the host's own processes alone.
+    Selinux,
 }
 
 /// The order unless told otherwise.
-pub const DEFAULT_ORDER: [Lsm; 2] = [Lsm::Bpf, Lsm::AppArmor];
+pub const DEFAULT_ORDER: [Lsm; 3] = [Lsm::Bpf, Lsm::AppArmor, Lsm::Selinux];
 
 impl fmt::Display for Lsm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bpf => "bpf",
             Self::AppArmor => "apparmor",
+            Self::Selinux => "selinux",
         })
     }
 }
@@ -38,8 +41,8 @@ impl FromStr for Lsm {
         match text {
             "bpf" => Ok(Self::Bpf),
             "apparmor" => Ok(Self::AppArmor),
-            "selinux" => Err("`selinux` is not built in yet; leave it out of the order".into()),
-            other => Err(format!("`{other}` is no lock; there are `bpf` and `apparmor`")),
+            "selinux" => Ok(Self::Selinux),
+            other => Err(format!("`{other}` is no lock; there are `bpf`, `apparmor` and `selinux`")),
         }
     }
 }
@@ -58,7 +61,7 @@ pub fn order(names: &[String]) -> Result<Vec<Lsm>, String> {
         order.push(lsm);
     }
     if order.is_empty() {
-        return Err("it names no lock; there are `bpf` and `apparmor`".into());
+        return Err("it names no lock; there are `bpf`, `apparmor` and `selinux`".into());
     }
     Ok(order)
 }
@@ -73,6 +76,8 @@ pub enum Lock {
     AppArmor,
     /// BPF-LSM, and AppArmor what that cannot take.
     Both,
+    /// SELinux, what it can of policies on the host's own processes; those on containers are gaps.
+    Selinux,
     /// Nothing: no lock works here. Each rule is a gap.
     Nothing,
 }
@@ -84,6 +89,12 @@ impl Lock {
         matches!(self, Self::AppArmor | Self::Both)
     }
 
+    /// Whether rules of containers are held.
+    #[must_use]
+    pub const fn holds_containers(self) -> bool {
+        !matches!(self, Self::Selinux | Self::Nothing)
+    }
+
     /// Its name in the status document: the locks, joined by `+`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -91,6 +102,7 @@ impl Lock {
             Self::Bpf => "bpf",
             Self::AppArmor => "apparmor",
             Self::Both => "bpf+apparmor",
+            Self::Selinux => "selinux",
             Self::Nothing => "none",
         }
     }
@@ -149,6 +161,10 @@ impl Chosen {
                 "AppArmor holds the rules: those of containers whose pods name a profile of ours; denials are told in the kernel's \
                  log alone"
             ),
+            Lock::Selinux => tracing::warn!(
+                "SELinux holds policies on the host's own processes; those on containers are gaps, but for seccomp; denials are \
+                 told in the kernel's audit log alone"
+            ),
             Lock::Nothing if config.seccomp_only => tracing::warn!(
                 "this daemon enforces seccomp policies alone; every other rule is a gap until it is started again"
             ),
@@ -169,8 +185,9 @@ pub fn choose<K: Kernel>(
     config: &Config,
     bpf: impl FnOnce(&Config) -> Result<K, Unopened>,
     apparmor: impl FnOnce() -> Result<Profiles, Unopened>,
+    selinux: impl FnOnce() -> Result<Box<dyn Kernel>, Unopened>,
 ) -> anyhow::Result<Chosen> {
-    let (mut bpf, mut apparmor) = (Some(bpf), Some(apparmor));
+    let (mut bpf, mut apparmor, mut selinux) = (Some(bpf), Some(apparmor), Some(selinux));
     let mut refused = Vec::new();
     for lsm in &config.lsm_order {
         match lsm {
@@ -209,6 +226,21 @@ pub fn choose<K: Kernel>(
                 Some(Err(Unopened::Unsupported(error))) => refused.push(format!("apparmor: {error:#}")),
                 None => {}
             },
+            Lsm::Selinux if !config.host.enforce => {
+                refused.push(
+                    "selinux: it holds host policies alone, and `--host-policies` is not given".to_owned(),
+                );
+            }
+            Lsm::Selinux => match selinux.take().map(|open| open()) {
+                Some(Ok(kernel)) => {
+                    return Ok(Chosen { lock: Lock::Selinux, kernel, profiles: None, refused });
+                }
+                Some(Err(Unopened::Failed(error))) => {
+                    return Err(error.context("SELinux is there, and fails"));
+                }
+                Some(Err(Unopened::Unsupported(error))) => refused.push(format!("selinux: {error:#}")),
+                None => {}
+            },
         }
     }
     Ok(Chosen { refused, ..Chosen::nothing() })
@@ -234,6 +266,10 @@ mod tests {
         Err(Unopened::Unsupported(anyhow::anyhow!("no AppArmor")))
     }
 
+    fn none() -> Result<Box<dyn Kernel>, Unopened> {
+        Err(Unopened::Unsupported(anyhow::anyhow!("no SELinux")))
+    }
+
     fn there() -> Result<Profiles, Unopened> {
         let loader = Box::<crate::apparmor::tests::Memory>::default();
         Profiles::with(loader, "/nonexistent".into()).map_err(|error| Unopened::Failed(error.into()))
@@ -243,31 +279,57 @@ mod tests {
     fn the_first_of_the_order_that_works_is_taken() {
         let works = |_: &Config| Ok(Recording::default());
         let both = ["bpf", "apparmor"];
-        let lock = |order: &[&str], combine| choose(&config(order, combine), works, there).unwrap().lock;
+        let lock =
+            |order: &[&str], combine| choose(&config(order, combine), works, there, none).unwrap().lock;
         assert_eq!(lock(&both, false), Lock::Bpf);
         assert_eq!(lock(&both, true), Lock::Both);
         assert_eq!(lock(&["bpf"], true), Lock::Both);
         assert_eq!(lock(&["apparmor", "bpf"], false), Lock::AppArmor);
-        let chosen = choose(&config(&both, false), |_| unsupported(), there).unwrap();
+        let chosen = choose(&config(&both, false), |_| unsupported(), there, none).unwrap();
         assert_eq!((chosen.lock, chosen.refused), (Lock::AppArmor, vec!["bpf: no BPF-LSM".to_owned()]));
-        let chosen = choose(&config(&both, false), |_| unsupported(), absent).unwrap();
+        let chosen = choose(&config(&both, false), |_| unsupported(), absent, none).unwrap();
         assert_eq!((chosen.lock, chosen.refused.len()), (Lock::Nothing, 2));
-        let chosen = choose(&config(&["bpf"], false), |_| unsupported(), there).unwrap();
+        let chosen = choose(&config(&["bpf"], false), |_| unsupported(), there, none).unwrap();
         assert_eq!(chosen.lock, Lock::Nothing, "what is not in the order is not taken");
+    }
+
+    /// It holds nothing else than host policies: where these are not enforced, it would hold nothing.
+    #[test]
+    fn selinux_is_taken_for_host_policies_alone() {
+        let choose = |host: bool, selinux: fn() -> Result<Box<dyn Kernel>, Unopened>| {
+            let mut config = config(&["selinux"], false);
+            config.host.enforce = host;
+            choose(&config, |_| unsupported(), absent, selinux)
+        };
+        let works = || Ok(Box::new(Absent) as Box<dyn Kernel>);
+        assert_eq!(choose(true, works).unwrap().lock, Lock::Selinux);
+        let without = choose(false, works).unwrap();
+        assert_eq!((without.lock, without.refused.len()), (Lock::Nothing, 1));
+        assert!(without.refused[0].contains("--host-policies"), "{:?}", without.refused);
+        assert_eq!(choose(true, none).unwrap().lock, Lock::Nothing);
+        let fails = || Err(Unopened::Failed(anyhow::anyhow!("semodule takes too long")));
+        let error = choose(true, fails).unwrap_err();
+        assert_eq!(format!("{error:#}"), "SELinux is there, and fails: semodule takes too long");
+        assert!(!Lock::Selinux.holds_containers() && !Lock::Nothing.holds_containers());
+        assert!(
+            Lock::Bpf.holds_containers()
+                && Lock::AppArmor.holds_containers()
+                && Lock::Both.holds_containers()
+        );
     }
 
     /// A fault may pass, and a weaker lock would stay.
     #[test]
     fn what_fails_is_not_replaced_by_something_weaker() {
         let busy = |_: &Config| Err::<Recording, _>(Unopened::Failed(anyhow::anyhow!("another daemon")));
-        let error = choose(&config(&["bpf", "apparmor"], false), busy, there).unwrap_err();
+        let error = choose(&config(&["bpf", "apparmor"], false), busy, there, none).unwrap_err();
         assert_eq!(error.to_string(), "another daemon");
         let works = |_: &Config| Ok(Recording::default());
-        let error = choose(&config(&["bpf", "apparmor"], true), works, absent).unwrap_err();
+        let error = choose(&config(&["bpf", "apparmor"], true), works, absent, none).unwrap_err();
         assert!(error.to_string().contains("combine"), "{error}");
         let slow = || Err::<Profiles, _>(Unopened::Failed(anyhow::anyhow!("the parser takes too long")));
         for order in [&["bpf", "apparmor"][..], &["apparmor", "bpf"], &["apparmor"]] {
-            let error = choose(&config(order, false), |_| unsupported(), slow).unwrap_err();
+            let error = choose(&config(order, false), |_| unsupported(), slow, none).unwrap_err();
             assert_eq!(format!("{error:#}"), "AppArmor is there, and fails: the parser takes too long");
         }
     }
@@ -276,7 +338,7 @@ mod tests {
     fn an_order_that_makes_no_sense_is_an_error_that_says_why() {
         let names = |names: &[&str]| order(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         assert_eq!(names(&["apparmor", "bpf"]), Ok(vec![Lsm::AppArmor, Lsm::Bpf]));
-        assert!(names(&["bpf", "selinux"]).unwrap_err().contains("not built in yet"));
+        assert_eq!(names(&["selinux", "bpf"]), Ok(vec![Lsm::Selinux, Lsm::Bpf]));
         assert!(names(&["bfp"]).unwrap_err().contains("`bfp` is no lock"));
         assert!(names(&["bpf", "bpf"]).unwrap_err().contains("twice"));
         assert!(names(&[]).unwrap_err().contains("no lock"));

@@ -2,6 +2,7 @@
 
 use comfy_table::{Cell, Color};
 use enforcer_core::enforce::apparmor::AppArmor;
+use enforcer_core::enforce::selinux::{RECORD, Selinux};
 use enforcer_core::host::{self, Check, HostReport};
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::term::{BAD, BOLD, GOOD, mark, paint, say, say_json, table};
 /// The answer, as `-o json` prints it.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    /// Whether some lock works.
+    /// Whether some lock works for containers.
     enforces: bool,
     /// The locks, in the order in which the daemon tries them unless told otherwise.
     locks: &'a [Tried],
@@ -45,6 +46,10 @@ pub fn run(args: &ProbeArgs) -> Exit {
                     .collect::<Vec<_>>()
                     .join("; "))
             }
+            Lsm::Selinux => match Selinux::open(RECORD.as_ref()) {
+                Ok(_) => Ok("it is enforcing, and `semodule` reads its modules; for `--host-policies` alone"),
+                Err(error) => Err(chain(&error)),
+            },
             Lsm::AppArmor => match AppArmor::open(None).and_then(|apparmor| apparmor.try_out()) {
                 Ok(()) => Ok("a profile was compiled, loaded, and removed"),
                 Err(error) => Err(chain(&error)),
@@ -55,7 +60,8 @@ pub fn run(args: &ProbeArgs) -> Exit {
         let why = found.map_or_else(|why| why, str::to_owned);
         locks.push(Tried { lock: lsm.to_string(), works, taken, why });
     }
-    let enforces = locks.iter().any(|lock| lock.works);
+    let host_alone = Lsm::Selinux.to_string();
+    let enforces = locks.iter().any(|lock| lock.works && lock.lock != host_alone);
     match args.output {
         Output::Json => say_json(&Report { enforces, locks: &locks, checks: &host.checks }),
         Output::Text => print(&host, &locks),
@@ -86,6 +92,10 @@ fn print(host: &HostReport, locks: &[Tried]) {
     }
     say(format!("{rows}\n"));
     let verdict = match locks.iter().find(|lock| lock.taken) {
+        Some(Tried { lock, .. }) if *lock == Lsm::Selinux.to_string() => paint(
+            BAD,
+            "This host cannot enforce policies on containers; those on its own processes it can, by selinux.",
+        ),
         Some(lock) => paint(GOOD, format!("This host can enforce, by {}.", lock.lock)),
         None => paint(BAD, "This host cannot enforce: the daemon would only observe."),
     };

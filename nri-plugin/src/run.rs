@@ -48,7 +48,7 @@ use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
 use crate::host;
 use crate::inject::Injection;
-use crate::kernel::{Kernel, Unopened};
+use crate::kernel::{Kernel, Unopened, open_selinux};
 use crate::learn::serve::Observatory;
 use crate::lock::{self, Chosen, Lock};
 use crate::metrics::health;
@@ -117,7 +117,7 @@ pub fn run<K: Kernel>(
     let only_seccomp = !config.kube_api && set.policies().is_empty() && !set.seccomp().is_empty();
     let chosen = match config.seccomp_only {
         true => Ok(Chosen::nothing()),
-        false => lock::choose(&config, open, apparmor),
+        false => lock::choose(&config, open, apparmor, open_selinux),
     };
     let chosen = match chosen {
         Err(error) if only_seccomp => {

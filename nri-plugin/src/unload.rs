@@ -5,6 +5,7 @@ use std::io::{BufRead, IsTerminal};
 
 use enforcer_core::compile::apparmor::ProfileName;
 use enforcer_core::enforce::apparmor::{AppArmor, AppArmorError};
+use enforcer_core::enforce::selinux::{RECORD, Restored, Selinux, SelinuxError};
 
 use crate::apparmor::names::is_of_namespace;
 use crate::cli::UnloadArgs;
@@ -33,11 +34,47 @@ pub fn run(args: &UnloadArgs) -> Exit {
             ));
         }
     }
-    let problems: Vec<String> = [bpf.err(), profiles.err()].into_iter().flatten().collect();
+    let labels = unload_labels();
+    if let Ok(Some(Restored { files, gone, .. })) = &labels {
+        say(format!("{} SELinux labels taken off: {files}, and the module removed\n", paint(GOOD, "ok")));
+        if *gone > 0 {
+            complain(format!(
+                "{}: at {gone} paths there are no files any more; what was moved away has its label still: `restorecon -F`\n",
+                paint(WARN, "warning")
+            ));
+        }
+    }
+    let problems: Vec<String> = [bpf.err(), profiles.err(), labels.err()].into_iter().flatten().collect();
     for problem in &problems {
         complain(format!("{}: {problem}\n", paint(BAD, "error")));
     }
     if problems.is_empty() { Exit::Ok } else { Exit::No }
+}
+
+/// Takes SELinux labels off files, and our module out of the policy, where there are some.
+fn unload_labels() -> Result<Option<Restored>, String> {
+    let told = |error: SelinuxError| chain(&error);
+    let noted = Selinux::has_labels(RECORD.as_ref()).map_err(told)?;
+    let selinux = match Selinux::found(RECORD.as_ref()) {
+        Ok(selinux) => selinux,
+        Err(SelinuxError::Absent { .. } | SelinuxError::NoTool { .. } | SelinuxError::NoPolicy(_))
+            if !noted =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(told(error)),
+    };
+    if !noted && !Selinux::is_installed().map_err(told)? {
+        return Ok(None);
+    }
+    let restored = selinux.unload().map_err(told)?;
+    match restored.kept.first() {
+        None => Ok(Some(restored)),
+        Some(kept) => Err(format!(
+            "{} SELinux labels cannot be taken off, and the module stays: {kept}",
+            restored.kept.len()
+        )),
+    }
 }
 
 struct Removed {
@@ -66,7 +103,7 @@ fn unload_profiles() -> Result<Option<Removed>, String> {
 
 fn confirmed(args: &UnloadArgs) -> bool {
     let what = format!(
-        "every container that `{}` protects goes unprotected, and AppArmor profiles that no process has are removed",
+        "every container that `{}` protects goes unprotected, AppArmor profiles that no process has are removed, and so are SELinux labels of host policies",
         args.bpffs.display()
     );
     if !std::io::stdin().is_terminal() {

@@ -5,3 +5,4 @@
 
 pub mod apparmor;
 pub mod bpf;
+pub mod selinux;

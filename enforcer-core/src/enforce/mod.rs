@@ -29,6 +29,7 @@ mod image;
 pub(crate) mod load;
 mod maps;
 pub mod root;
+pub mod selinux;
 mod spread;
 mod state;
 mod withdraw;

@@ -125,13 +125,14 @@ pub struct RunArgs {
     #[arg(long)]
     pub seccomp_only: bool,
     /// Locks for everything but seccomp policies: the first that works here holds them; where none does, the daemon only
-    /// observes [default: bpf,apparmor]
+    /// observes [default: bpf,apparmor,selinux]
     #[arg(long, value_name = "LOCK,...", value_delimiter = ',')]
     pub lsm_order: Vec<String>,
     /// Let AppArmor hold what BPF-LSM cannot take: native `apparmor` rules
     #[arg(long)]
     pub combine: bool,
-    /// Enforce KubeArmorHostPolicy on processes outside containers. Needs BPF-LSM and cgroup v2
+    /// Enforce KubeArmorHostPolicy on processes outside containers. Needs BPF-LSM and cgroup v2; with SELinux less
+    /// is held, and nobody is exempt
     #[arg(long)]
     pub host_policies: bool,
     /// Leave a cgroup (such as `system.slice/backup.service`) or a program (an absolute path) alone when host policies are

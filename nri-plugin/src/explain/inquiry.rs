@@ -220,6 +220,7 @@ impl Inquiry {
         match self.status.selection.lock {
             Lock::AppArmor => "apparmor",
             Lock::Bpf | Lock::Both => "bpf",
+            Lock::Selinux => "selinux",
             Lock::Nothing => "none",
         }
     }
@@ -232,6 +233,9 @@ impl Inquiry {
             State::Ended => "it has ended".to_owned(),
             _ if selection.seccomp_only => "this daemon enforces seccomp policies alone".to_owned(),
             _ if selection.lock == Lock::Nothing => "no lock works on this node".to_owned(),
+            _ if !selection.lock.holds_containers() && !entry.container.id.is_host() => {
+                "no lock that works on this node holds rules of containers".to_owned()
+            }
             _ if selection.honour_pod_annotations && entry.container.wish == Wish::Audited => {
                 "its pod has what policies deny reported instead, and may".to_owned()
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use enforcer_core::enforce::EnforceError;
 use enforcer_core::enforce::apparmor::AppArmorError;
+use enforcer_core::enforce::selinux::SelinuxError;
 use enforcer_core::host::HostReport;
 
 /// The file system by which the kernel tells its locks.
@@ -64,6 +65,18 @@ pub fn apparmor(error: &AppArmorError, securityfs: Securityfs) -> bool {
     }
 }
 
+/// Whether this host has no SELinux that denies, or no tool to change its policy by.
+#[must_use]
+pub fn selinux(error: &SelinuxError) -> bool {
+    match error {
+        SelinuxError::Absent { source, .. } | SelinuxError::NoTool { source, .. } => {
+            source.kind() == ErrorKind::NotFound
+        }
+        SelinuxError::Permissive | SelinuxError::NoPolicy(_) => true,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -108,6 +121,24 @@ mod tests {
 
     fn libbpf_error() -> libbpf_rs::Error {
         io::Error::from(io::ErrorKind::OutOfMemory).into()
+    }
+
+    #[test]
+    fn a_fault_of_selinux_is_no_lack_of_it() {
+        let absent = |kind: ErrorKind| SelinuxError::Absent { path: "/x".into(), source: kind.into() };
+        let tool = |kind: ErrorKind| SelinuxError::NoTool { tool: "semodule", source: kind.into() };
+        for lack in [absent(ErrorKind::NotFound), tool(ErrorKind::NotFound), SelinuxError::Permissive] {
+            assert!(selinux(&lack), "{lack}");
+        }
+        let refused = SelinuxError::Refused { command: "semodule".into(), said: String::new() };
+        for fault in [
+            absent(ErrorKind::PermissionDenied),
+            tool(ErrorKind::OutOfMemory),
+            refused,
+            SelinuxError::NotInForce,
+        ] {
+            assert!(!selinux(&fault), "{fault}");
+        }
     }
 
     #[test]

@@ -7,7 +7,6 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use super::{Reconciler, RootAt, unobserved};
 use crate::container::{Container, name_all_policies};
 use crate::kernel::Kernel;
-use crate::lock::Lock;
 use crate::order::{Caller, Gated, Refusal};
 
 impl<K: Kernel> Reconciler<K> {
@@ -52,7 +51,7 @@ impl<K: Kernel> Reconciler<K> {
         let set = Arc::clone(&self.policies.borrow());
         let selected = || self.selection.resolve(&set, &container.subject, container.wish);
         let merged =
-            (self.selection.lock == Lock::Nothing && !self.selection.seccomp_only).then(selected)??;
+            (!self.selection.lock.holds_containers() && !self.selection.seccomp_only).then(selected)??;
         let advice =
             "`nri-enforcer probe` says why; without the OCI hook it would start, and only be observed";
         Some(Refusal::new(container, name_all_policies(&merged), "no lock works on this node", advice))

@@ -178,27 +178,29 @@ fn a_container_that_cannot_have_its_rules_starts_and_is_told_unless_strict() {
 /// The hook is there so that nothing starts without its policies.
 #[test]
 fn where_no_lock_works_the_gate_refuses_what_policies_select() {
-    let mut f = Fixture::new(policies(&[("p", "/x")]));
-    f.reconciler.selection.lock = crate::lock::Lock::Nothing;
-    for (id, pid, app) in [("c1", 7, "web"), ("c2", 8, "db")] {
-        f.lives(pid, id);
-        f.take(Order::Created(container(id, "default", app)));
-        let caller = crate::order::Caller {
-            id: ContainerId::new(id).unwrap(),
-            pid,
-            root: None,
-            root_inode: None,
-            namespace: "default".into(),
-        };
-        let (reply, mut answer) = oneshot::channel();
-        f.take(Order::Gate { caller, reply });
-        match (answer.try_recv().unwrap(), app) {
-            (Gated::Refused(why), "web") => assert!(why.to_string().contains("no lock works"), "{why}"),
-            (Gated::Nothing, "db") => {}
-            (other, app) => panic!("{app}: {other:?}"),
+    for lock in [crate::lock::Lock::Nothing, crate::lock::Lock::Selinux] {
+        let mut f = Fixture::new(policies(&[("p", "/x")]));
+        f.reconciler.selection.lock = lock;
+        for (id, pid, app) in [("c1", 7, "web"), ("c2", 8, "db")] {
+            f.lives(pid, id);
+            f.take(Order::Created(container(id, "default", app)));
+            let caller = crate::order::Caller {
+                id: ContainerId::new(id).unwrap(),
+                pid,
+                root: None,
+                root_inode: None,
+                namespace: "default".into(),
+            };
+            let (reply, mut answer) = oneshot::channel();
+            f.take(Order::Gate { caller, reply });
+            match (answer.try_recv().unwrap(), app) {
+                (Gated::Refused(why), "web") => assert!(why.to_string().contains("no lock works"), "{why}"),
+                (Gated::Nothing, "db") => {}
+                (other, app) => panic!("{app}: {other:?}"),
+            }
         }
+        assert_eq!(f.kernel.calls(), [] as [String; 0]);
     }
-    assert_eq!(f.kernel.calls(), [] as [String; 0]);
 }
 
 fn wanted(set: &PolicySet) -> RulesetDigest {

@@ -286,7 +286,11 @@ impl Status {
     fn held(&self, merged: Option<&Merged>, seccomp: &[Arc<SeccompPolicy>]) -> BTreeMap<String, Vec<String>> {
         let mut held: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         if let Some(merged) = merged {
-            let first = if self.selection.lock == Lock::AppArmor { "apparmor" } else { "bpf" };
+            let first = match self.selection.lock {
+                Lock::AppArmor => "apparmor",
+                Lock::Selinux => "selinux",
+                Lock::Bpf | Lock::Both | Lock::Nothing => "bpf",
+            };
             let rules = merged.ruleset.origins().iter().map(|origin| (first, origin.policy.to_string()));
             let natives = merged.natives.iter().map(|native| ("apparmor", native.policy.to_string()));
             rules.chain(natives).for_each(|(lock, policy)| {

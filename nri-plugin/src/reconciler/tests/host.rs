@@ -90,6 +90,14 @@ fn host_policies_are_gaps_unless_they_are_enforced() {
     };
     selection.lock = Lock::AppArmor;
     assert_eq!(gap(&selection), [GapReason::HostPolicies]);
+    // SELinux holds what it can say, and nothing of containers
+    selection.lock = Lock::Selinux;
+    selection.merged = Arc::default();
+    assert!(!resolve(&selection).is_nothing() && resolve(&selection).coverage.is_full());
+    let web = container("c", "default", "web");
+    let of_container = selection.resolve(&policies(&[("p", "/x")]), &web.subject, Wish::None).unwrap();
+    let reasons: Vec<_> = of_container.coverage.gaps.iter().map(|gap| gap.reason).collect();
+    assert_eq!((of_container.is_nothing(), reasons), (true, vec![GapReason::NoLock]));
     (selection.lock, selection.host) = (Lock::Bpf, None);
     assert_eq!(gap(&selection), [GapReason::HostPolicies]);
     // and none of it is about containers

@@ -1,0 +1,341 @@
+//! SELinux: our module in the kernel's policy, and our labels on files.
+//!
+//! The module is built into the policy by `semodule`, once; it is the same for all rules. Labels live on files, so both
+//! outlast the daemon. Which files have one, and which user each had before, is on disk before any label is set: the next
+//! daemon, and `unload`, take them off again.
+//!
+//! A change first makes each label as strict as the old one and the new one together, and only then what it is to be: no
+//! file is ever less protected than by both.
+
+mod error;
+mod file;
+mod record;
+mod store;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+pub use self::error::SelinuxError;
+use self::error::failed;
+use self::file::{Context, Labelled};
+use self::record::Record;
+use crate::compile::selinux::{Domain, Label, Labels, module};
+
+/// Where the kernel tells of SELinux.
+const SELINUXFS: &str = "/sys/fs/selinux";
+/// Where it is noted which files have labels, unless told otherwise.
+pub const RECORD: &str = "/var/lib/nri-enforcer/selinux";
+/// The label of this process.
+const OWN_LABEL: &str = "/proc/self/attr/current";
+/// The file beside the record that is our module as it was installed; its name is the module's.
+const MODULE_FILE: &str = "nri_enforcer.cil";
+/// The user of files that were found with a label of ours, and without a note of what they had before.
+const USUAL_USER: &str = "system_u";
+
+/// The kernel's SELinux.
+#[derive(Debug)]
+pub struct Selinux {
+    root: PathBuf, // `/`, but for tests
+    record: PathBuf,
+    keeper: Domain,
+}
+
+/// What came of setting labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Files that have a label now.
+    pub files: usize,
+    /// What could not be labelled, or not found, in words.
+    pub lacks: Vec<String>,
+}
+
+/// What came of taking labels off.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Files that have their own users again.
+    pub files: usize,
+    /// Paths at which there is nothing any more. What was there may have been moved, with its label.
+    pub gone: usize,
+    /// What could not be restored, in words; it is still noted.
+    pub kept: Vec<String>,
+}
+
+impl Selinux {
+    /// That of this machine, where it enforces a policy, and `semodule` can change that. Nothing is changed.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn open(record: &Path) -> Result<Self, SelinuxError> {
+        match Self::enforces()? {
+            true => Self::found(record),
+            false => Err(SelinuxError::Permissive),
+        }
+    }
+
+    /// The same, where nothing is to be held: it may be permissive.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn found(record: &Path) -> Result<Self, SelinuxError> {
+        Self::enforces()?;
+        let label = fs::read_to_string(OWN_LABEL).map_err(failed("read this process's label"))?;
+        let keeper = Domain::of_label(&label).map_err(|error| SelinuxError::NoPolicy(error.to_string()))?;
+        store::modules()?;
+        Ok(Self { root: "/".into(), record: record.to_owned(), keeper })
+    }
+
+    /// Whether the kernel denies: it is not permissive.
+    ///
+    /// # Errors
+    /// [`SelinuxError::Absent`], where it has no SELinux, or none that is on.
+    pub fn enforces() -> Result<bool, SelinuxError> {
+        let path = Path::new(SELINUXFS).join("enforce");
+        let text = fs::read_to_string(&path).map_err(|source| SelinuxError::Absent { path, source })?;
+        Ok(text.trim() == "1")
+    }
+
+    /// The domain of this process, which alone can put labels on files and take them off.
+    #[must_use]
+    pub const fn keeper(&self) -> &Domain {
+        &self.keeper
+    }
+
+    /// Has our module in the kernel's policy, with this process's domain as the keeper. Where it is there already nothing
+    /// is done; else building the policy anew takes seconds, and up to a minute for a large one.
+    ///
+    /// # Errors
+    /// When it cannot be built in, or is not in force then.
+    pub fn install(&self) -> Result<(), SelinuxError> {
+        let text = module(&self.keeper);
+        let path = self.record.join(MODULE_FILE);
+        let known = fs::read_to_string(&path).is_ok_and(|known| known == text);
+        if known && store::has_ours()? && self.in_force()? {
+            return Ok(());
+        }
+        record::make_dir(&self.record)?;
+        record::replace(&path, text.as_bytes())?;
+        let installed = store::install(&path);
+        if installed.is_err() {
+            // what is in force, if anything is, is not this
+            let _gone = fs::remove_file(&path);
+        }
+        installed?;
+        self.must_be_in_force()
+    }
+
+    /// Asks the kernel whether files with our users may be read and written by this process.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn in_force(&self) -> Result<bool, SelinuxError> {
+        let own = fs::read_to_string(OWN_LABEL).map_err(failed("read this process's label"))?;
+        let own = own.trim_end_matches(['\0', '\n']);
+        let root = Labelled::open(&self.root, b"/").and_then(|root| root.context());
+        let root = root.map_err(failed("read the label of `/`"))?;
+        let Some(user) = Label::READ.with(Label::WRITE).user() else { return Ok(false) };
+        for permission in ["read", "write"] {
+            match allows(own, &root.with_user(&user), "file", permission) {
+                Ok(false) => {}
+                Ok(true) => return Ok(false),
+                // a label that the policy does not know is no label of a policy with our module
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(failed("ask what SELinux allows")(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether some files have labels of ours, by the record.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn has_labels(record: &Path) -> Result<bool, SelinuxError> {
+        Ok(!Record::read(record)?.users.is_empty())
+    }
+
+    /// Sets these labels, and takes all others of ours off.
+    ///
+    /// # Errors
+    /// When SELinux or our module denies nothing, files are too many to be listed, or the record cannot be written: nothing has changed
+    /// then. What cannot be labelled by itself is no error, but told.
+    pub fn apply(&self, labels: &Labels) -> Result<Applied, SelinuxError> {
+        if !Self::enforces()? {
+            return Err(SelinuxError::Permissive);
+        }
+        self.must_be_in_force()?;
+        let mut record = Record::read(&self.record)?;
+        let before = record.clone();
+        let found = walk::find(&self.root, labels)?;
+        let mut lacks = found.lacks;
+        let mut set = Vec::new();
+        for (identity, (path, label)) in &found.files {
+            match self.file(path, *identity).and_then(|file| file.context()) {
+                Ok(context) => {
+                    let has = Label::of_user(&context.user).unwrap_or_default();
+                    if has == Label::NOTHING {
+                        record.users.insert(path.clone(), context.user);
+                    } else if !record.users.contains_key(path) {
+                        record.users.insert(path.clone(), USUAL_USER.to_owned());
+                    }
+                    set.push((path, *identity, has, *label));
+                }
+                Err(error) => lacks.push(told(path, &error)),
+            }
+        }
+        if record != before {
+            record.write(&self.record)?;
+        }
+        let steps: [fn(Label, Label) -> Label; 2] = [Label::with, |_, new| new];
+        for step in steps {
+            for (path, identity, has, new) in &mut set {
+                let wanted = step(*has, *new);
+                match self.change(path, *identity, *has, wanted) {
+                    Ok(()) => *has = wanted,
+                    Err(error) => lacks.push(told(path, &error)),
+                }
+            }
+        }
+        let files = set.iter().filter(|(.., has, new)| has == new).count();
+        let wanted: BTreeSet<&[u8]> = found.files.values().map(|(path, _)| path.as_slice()).collect();
+        let others: Vec<Vec<u8>> =
+            record.users.keys().filter(|path| !wanted.contains(path.as_slice())).cloned().collect();
+        if !others.is_empty() {
+            let restored = self.restore(&mut record, others, |identity| {
+                found.files.get(&identity).map(|(path, _)| path.clone())
+            });
+            lacks.extend(restored.kept);
+            record.write(&self.record)?;
+        }
+        lacks.sort_unstable();
+        lacks.dedup();
+        Ok(Applied { files, lacks })
+    }
+
+    /// Takes all labels of ours off that are noted; our module stays.
+    ///
+    /// # Errors
+    /// When our module is not in force, or the record cannot be read or written.
+    pub fn take_off(&self) -> Result<Restored, SelinuxError> {
+        self.must_be_in_force()?;
+        let mut record = Record::read(&self.record)?;
+        let all = record.users.keys().cloned().collect();
+        let restored = self.restore(&mut record, all, |_| None);
+        record.write(&self.record)?;
+        Ok(restored)
+    }
+
+    /// Takes all labels of ours off that are noted, and our module out of the policy. With labels that cannot be taken off
+    /// the module stays: without it the kernel would not know what these mean.
+    ///
+    /// # Errors
+    /// When a tool or the record fails. What was not done yet is left as it was.
+    pub fn unload(&self) -> Result<Restored, SelinuxError> {
+        if Self::has_labels(&self.record)? {
+            // labels can be taken off by the keeper alone, which may be another domain until now
+            self.install()?;
+        }
+        let restored = if Self::has_labels(&self.record)? { self.take_off()? } else { Restored::default() };
+        if restored.kept.is_empty() {
+            store::remove()?;
+            for name in [record::NAME, MODULE_FILE] {
+                let _absent = fs::remove_file(self.record.join(name));
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Whether the policy store of this machine has our module.
+    ///
+    /// # Errors
+    /// When `semodule` cannot tell.
+    pub fn is_installed() -> Result<bool, SelinuxError> {
+        store::has_ours()
+    }
+
+    /// What is at a path, if it is this file still.
+    fn file(&self, path: &[u8], identity: file::Identity) -> std::io::Result<Labelled> {
+        let file = Labelled::open(&self.root, path)?;
+        if file.identity() == identity { Ok(file) } else { Err(std::io::ErrorKind::NotFound.into()) }
+    }
+
+    fn change(
+        &self,
+        path: &[u8],
+        identity: file::Identity,
+        has: Label,
+        wanted: Label,
+    ) -> std::io::Result<()> {
+        let Some(user) = wanted.user().filter(|_| has != wanted) else { return Ok(()) };
+        let file = self.file(path, identity)?;
+        file.put(&file.context()?.with_user(&user))
+    }
+
+    /// Without our module the kernel knows none of our users: labels are not what is read then, and could be lost.
+    fn must_be_in_force(&self) -> Result<(), SelinuxError> {
+        if self.in_force()? { Ok(()) } else { Err(SelinuxError::NotInForce) }
+    }
+
+    fn restore(
+        &self,
+        record: &mut Record,
+        paths: Vec<Vec<u8>>,
+        name_of: impl Fn(file::Identity) -> Option<Vec<u8>>,
+    ) -> Restored {
+        let mut restored = Restored::default();
+        for path in paths {
+            let Some(user) = record.users.get(&path).cloned() else { continue };
+            let done = Labelled::open(&self.root, &path).and_then(|file| {
+                let context = file.context()?;
+                // a file that has another label by now
+                if Label::of_user(&context.user).is_none() {
+                    return Ok(false);
+                }
+                // another name of one that is to have its label: what it had before is noted by that name from now on
+                if let Some(name) = name_of(file.identity()) {
+                    record.users.insert(name, user.clone());
+                    return Ok(false);
+                }
+                file.put(&context.with_user(&user)).map(|()| true)
+            });
+            match done {
+                Ok(true) => restored.files += 1,
+                Ok(false) => {}
+                Err(error) if file::is_nothing(&error) => restored.gone += 1,
+                Err(error) => {
+                    restored.kept.push(told(&path, &error));
+                    continue;
+                }
+            }
+            record.users.remove(&path);
+        }
+        restored
+    }
+}
+
+fn told(path: &[u8], error: &std::io::Error) -> String {
+    format!("`{}`: {error}", path.escape_ascii())
+}
+
+/// Whether the loaded policy allows a process with the label `source` this access to an object with the label `target`.
+fn allows(source: &str, target: &Context, class: &str, permission: &str) -> std::io::Result<bool> {
+    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let number = |path: PathBuf| -> std::io::Result<u32> {
+        fs::read_to_string(path)?.trim().parse().map_err(|_| invalid())
+    };
+    let of_class = Path::new(SELINUXFS).join("class").join(class);
+    let index = number(of_class.join("index"))?;
+    let bit = number(of_class.join("perms").join(permission))?;
+    let mut file = File::options().read(true).write(true).open(Path::new(SELINUXFS).join("access"))?;
+    file.write_all(format!("{source} {target} {index}").as_bytes())?;
+    let mut answer = String::new();
+    file.read_to_string(&mut answer)?;
+    let allowed = answer.split_ascii_whitespace().next().ok_or_else(invalid)?;
+    let allowed = u32::from_str_radix(allowed, 16).map_err(|_| invalid())?;
+    let mask = bit.checked_sub(1).and_then(|bit| 1_u32.checked_shl(bit)).ok_or_else(invalid)?;
+    Ok(allowed & mask != 0)
+}
