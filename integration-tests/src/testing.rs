@@ -10,6 +10,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use enforcer_core::enforce::Enforcer;
+use enforcer_core::event::Event;
 
 use crate::node::{Container, Cri, Daemon, Options, Output, Pod, RunningContainer, RunningPod, Runtime};
 use crate::run::{Target, guest_job, machine_with_daemon, running_daemon};
@@ -194,5 +196,21 @@ impl Write for Printed {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+/// The events that have come, once nothing has for `wait`, and those that come while they are taken.
+///
+/// # Errors
+/// When the ring cannot be read.
+pub fn events(enforcer: &Enforcer, mut wait: Duration) -> Result<Vec<Event>> {
+    let (mut events, mut stream) = (Vec::new(), enforcer.events()?);
+    loop {
+        let before = events.len();
+        stream.poll(wait, |event| events.push(event))?;
+        if events.len() == before {
+            return Ok(events);
+        }
+        wait = Duration::ZERO; // a flood is handed over in parts
     }
 }

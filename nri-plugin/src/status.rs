@@ -6,4 +6,4 @@ pub mod serve;
 pub mod show;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

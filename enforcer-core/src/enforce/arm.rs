@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::error::{During, EnforceError};
 use super::held::SEARCHED;
 use super::host::HINT_HOST;
-use super::state::{Entry, InForce, place_of};
+use super::state::{Entry, InForce, State, place_of};
 use super::{Armed, ContainerId, Enforcer, ID_BYTES, Stage, Target, lock};
 use crate::ruleset::Ruleset;
 
@@ -67,14 +67,19 @@ impl Enforcer {
                 Ok(Armed { ruleset: ruleset.digest(), tasks, already: false })
             }
             Err(error) => {
-                // Marked tasks of a container that is not there are not confined.
-                self.remove(&entry)?;
-                state.give_slot(slot);
-                self.names.retire_container(entry.key);
-                state.release(&self.names, rules.id);
+                self.take_back(&mut state, &entry)?;
                 Err(error)
             }
         }
+    }
+
+    /// Undoes an arming that came to no end. Marked tasks of a container that is not there are not confined.
+    pub(super) fn take_back(&self, state: &mut State, entry: &Entry) -> Result<(), EnforceError> {
+        self.remove(entry)?;
+        state.give_slot(entry.slot);
+        self.names.retire_container(entry.key);
+        state.release(&self.names, entry.ruleset);
+        Ok(())
     }
 
     /// Takes a container's entries out of the maps; the container itself last, so that nothing finds half of it.

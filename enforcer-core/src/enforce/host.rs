@@ -324,10 +324,7 @@ impl Enforcer {
                 Ok(Armed { ruleset: ruleset.digest(), tasks, already: false })
             }
             Err(error) => {
-                self.remove(&entry)?;
-                state.give_slot(slot);
-                self.names.retire_container(entry.key);
-                state.release(&self.names, rules.id);
+                self.take_back(&mut state, &entry)?;
                 Err(error)
             }
         }

@@ -78,16 +78,7 @@ on_kernels! {
 }
 
 fn events(enforcer: &Enforcer) -> Vec<Event> {
-    let (mut events, mut stream) = (Vec::new(), enforcer.events().unwrap());
-    let mut wait = Duration::from_millis(20);
-    loop {
-        let before = events.len();
-        stream.poll(wait, |event| events.push(event)).unwrap();
-        if events.len() == before {
-            return events;
-        }
-        wait = Duration::ZERO; // a flood is handed over in parts
-    }
+    lab::testing::events(enforcer, Duration::from_millis(20)).unwrap()
 }
 
 /// Every trick, with and without policies.

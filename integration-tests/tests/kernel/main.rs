@@ -169,16 +169,7 @@ fn counter(enforcer: &Enforcer, name: &str) -> u64 {
 }
 
 fn events(enforcer: &Enforcer) -> Vec<Event> {
-    let (mut events, mut stream) = (Vec::new(), enforcer.events().unwrap());
-    let mut wait = Duration::from_millis(200);
-    loop {
-        let before = events.len();
-        stream.poll(wait, |event| events.push(event)).unwrap();
-        if events.len() == before {
-            return events;
-        }
-        wait = Duration::ZERO; // a flood is handed over in parts
-    }
+    lab::testing::events(enforcer, Duration::from_millis(200)).unwrap()
 }
 
 /// Who is confined, from when on, and how it ends.

@@ -8,8 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -18,6 +16,7 @@ use super::health::{Health, News};
 use super::object::{Item, Object, Resource, Says};
 use super::objects::{Change, MAX_BYTES, MAX_OBJECTS};
 use super::trouble::Trouble;
+use super::wire::{Event, Lines, Page, encoded, nonsense};
 
 /// Objects in one page of a list; half as many after a page that is too long.
 const PAGE: usize = 500;
@@ -33,39 +32,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LASTED: Duration = Duration::from_secs(2);
 /// After how many answers without it, one after the other, a kind that was there is missing: some two seconds.
 const LASTING: u32 = 4;
-/// The longest line of a watch, in bytes. An object of 1.5 MB may be several times that when signs of it are escaped.
-const MAX_LINE: usize = 16 << 20;
 /// The longest that nothing may come on a watch; servers send a bookmark each minute. After that all is listed, which shows
 /// whether the server or somebody before it is silent.
 const SILENT: Duration = Duration::from_secs(180);
-
-/// A page of a list. Of the items none has been looked into: one that cannot be decoded stops no other.
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(default)]
-    metadata: PageMetadata,
-    /// `null` in an empty list of some servers; an answer without it is no list, and no proof of anything.
-    #[serde(borrow, deserialize_with = "Option::deserialize")]
-    items: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PageMetadata {
-    #[serde(rename = "resourceVersion")]
-    version: String,
-    #[serde(rename = "continue")]
-    more: Option<String>,
-}
-
-/// An event of a watch.
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(rename = "type")]
-    sort: String,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
 
 /// Follows a resource until nobody takes changes any more. `again` asks for a list.
 pub(super) async fn follow(
@@ -270,7 +239,7 @@ impl Follower {
         if self.health.answers(self.resource) == News::Tell {
             tracing::info!(kind = %self.resource, "the API server answers again");
         }
-        let mut text = Vec::new();
+        let mut lines = Lines::default();
         loop {
             let part = tokio::select! {
                 part = next(&mut body, self.silent) => match part {
@@ -289,23 +258,10 @@ impl Follower {
                 }
             };
             let Some(part) = part else { return Ok(()) };
-            text.extend_from_slice(&part);
-            if !part.contains(&b'\n') && text.len() <= MAX_LINE {
-                continue;
+            for line in lines.take(&part) {
+                self.event(&line).await?;
             }
-            let mut rest = text.as_slice();
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let (line, after) = rest.split_at(end);
-                rest = after.get(1..).unwrap_or_default();
-                if !line.is_empty() {
-                    self.event(line).await?;
-                }
-            }
-            let left = rest.len();
-            text.drain(..text.len().saturating_sub(left));
-            if left > MAX_LINE {
-                return Err(nonsense(&"an event without an end"));
-            }
+            lines.bounded()?;
         }
     }
 
@@ -347,23 +303,6 @@ impl Room {
         self.bytes = bytes;
         object
     }
-}
-
-fn nonsense(what: &dyn std::fmt::Display) -> Trouble {
-    Trouble::Nonsense(what.to_string())
-}
-
-/// A value of a query.
-pub(super) fn encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 #[cfg(test)]

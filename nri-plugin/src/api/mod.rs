@@ -29,6 +29,7 @@ pub mod reports;
 pub mod saved;
 mod saving;
 mod trouble;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -89,20 +89,10 @@ mod tests {
     ) -> (String, bool, bool) {
         let (dir, registry) = (tempfile::tempdir().unwrap(), Arc::<Registry>::default());
         let selection = Selection { lock, ..Selection::default() };
+        let policies = watch::channel(Arc::default()).1;
         let status = Status {
-            seccomp: crate::seccomp::tests::seccomp(&selection, &registry, dir.path()),
-            selection,
-            policies: watch::channel(Arc::default()).1,
-            registry,
-            connection: watch::channel(nri::State::Synchronized(Arc::default())).1,
             synced: watch::channel(synced).1,
-            injection: Arc::default(),
-            api: None,
-            profiles: None,
-            node_name: "node".into(),
-            host: enforcer_core::subject::Subject::default(),
-            host_exempt: Ok(Vec::new()),
-            changes: crate::apply::changes::Changes::nowhere(),
+            ..crate::status::tests::status(selection, &registry, policies, dir.path())
         };
         let pulses = Pulses { events: Arc::clone(events), reconciler: Arc::clone(reconciler) };
         let kernel = Arc::<Recording>::default();

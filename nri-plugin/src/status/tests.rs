@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 
 use enforcer_core::coverage::{Gap, GapReason};
@@ -17,6 +18,30 @@ const FILES: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolic
 const CALLS: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSeccompPolicy\n\
     metadata: {name: calls, namespace: n}\nspec:\n  selector: {matchLabels: {app: web}}\n  syscalls: [mkdir]\n  action: Block\n";
 
+/// Of a node that is connected and has taken over what runs there.
+pub(crate) fn status(
+    selection: Selection,
+    registry: &Arc<Registry>,
+    policies: watch::Receiver<Arc<PolicySet>>,
+    dir: &Path,
+) -> Status {
+    Status {
+        seccomp: crate::seccomp::tests::seccomp(&selection, registry, dir),
+        selection,
+        policies,
+        registry: Arc::clone(registry),
+        connection: watch::channel(nri::State::Synchronized(Arc::default())).1,
+        synced: watch::channel(true).1,
+        injection: Arc::default(),
+        api: None,
+        profiles: None,
+        node_name: "node".into(),
+        host: enforcer_core::subject::Subject::default(),
+        host_exempt: Ok(Vec::new()),
+        changes: crate::apply::changes::Changes::nowhere(),
+    }
+}
+
 struct Node {
     registry: Arc<Registry>,
     status: Status,
@@ -31,21 +56,9 @@ impl Node {
             .with_seccomp(parsed.seccomp.into_iter().map(Arc::new).collect());
         let dir = tempfile::tempdir().unwrap();
         let registry = Arc::<Registry>::default();
-        let status = Status {
-            seccomp: crate::seccomp::tests::seccomp(&selection, &registry, dir.path()),
-            selection,
-            policies: watch::channel(Arc::new(set)).1,
-            registry: Arc::clone(&registry),
-            connection: watch::channel(nri::State::Connecting { attempt: 1 }).1,
-            synced: watch::channel(true).1,
-            injection: Arc::default(),
-            api: None,
-            profiles: None,
-            node_name: "node".into(),
-            host: enforcer_core::subject::Subject::default(),
-            host_exempt: Ok(Vec::new()),
-            changes: crate::apply::changes::Changes::nowhere(),
-        };
+        let seen = watch::channel(Arc::new(set)).1;
+        let connection = watch::channel(nri::State::Connecting { attempt: 1 }).1;
+        let status = Status { connection, ..status(selection, &registry, seen, dir.path()) };
         Self { registry, status, dir }
     }
 

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use super::super::client::MAX_PAGE;
 use super::super::object::Key;
+use super::super::wire::MAX_LINE;
 use super::*;
 use enforcer_core::policy::Kind;
 

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Line, Shared, jittered, now};
 use crate::api::client::{Way, Write, read, write};
-use crate::api::follow::encoded;
 use crate::api::trouble::Trouble;
+use crate::api::wire::encoded;
 
 /// The lease.
 pub(super) const NAME: &str = "nri-enforcer-status";

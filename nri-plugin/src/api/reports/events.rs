@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Line, Shared, cut};
 use crate::api::client::{Write, write};
-use crate::api::follow::encoded;
 use crate::api::objects::About;
 use crate::api::trouble::Trouble;
+use crate::api::wire::encoded;
 use crate::gate::Refused;
 use crate::metrics::Metrics;
 use crate::registry::Registry;

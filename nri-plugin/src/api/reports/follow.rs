@@ -11,8 +11,8 @@ use super::definition::path;
 use super::wire::NodeReport;
 use super::{Line, Shared, jittered};
 use crate::api::client::{Way, get, next, whole};
-use crate::api::follow::encoded;
 use crate::api::trouble::Trouble;
+use crate::api::wire::{Event, Lines, Page, encoded, nonsense};
 
 /// Reports in one page of a list: as many as fit into the most bytes of one, where each is as large as it may be.
 const PAGE: usize = 20;
@@ -20,8 +20,6 @@ const PAGE: usize = 20;
 const WATCH: u64 = 240;
 /// The longest that nothing may come on a watch; servers send a bookmark each minute.
 const SILENT: Duration = Duration::from_secs(180);
-/// The longest line of a watch, in bytes.
-const MAX_LINE: usize = 16 << 20;
 /// The longest wait after a failure.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -36,29 +34,6 @@ pub(super) enum Change {
     Gone(String),
     /// That were all.
     Listed,
-}
-
-#[derive(Deserialize)]
-struct Page<'a> {
-    metadata: PageMetadata,
-    #[serde(borrow)]
-    items: Vec<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct PageMetadata {
-    #[serde(rename = "resourceVersion")]
-    version: String,
-    #[serde(rename = "continue", default)]
-    more: String,
-}
-
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(rename = "type")]
-    sort: String,
-    #[serde(borrow)]
-    object: &'a RawValue,
 }
 
 /// What every object has, and a status its code.
@@ -121,18 +96,12 @@ async fn round(
         .await?
         .into_body();
     line.works();
-    let mut text = Vec::new();
+    let mut lines = Lines::default();
     while let Some(part) = next(&mut body, SILENT).await? {
-        text.extend_from_slice(&part);
-        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = text.drain(..=end).collect();
-            if line.len() > 1 {
-                event(&line, &mut version, changes).await?;
-            }
+        for line in lines.take(&part) {
+            event(&line, &mut version, changes).await?;
         }
-        if text.len() > MAX_LINE {
-            return Err(Trouble::TooLong(MAX_LINE));
-        }
+        lines.bounded()?;
     }
     *position = Some(version);
     Ok(())
@@ -146,14 +115,15 @@ async fn list(way: &Way, changes: &mpsc::Sender<Change>) -> Result<String, Troub
         let page =
             whole(get(&way.client, &format!("{}?limit={PAGE}{more}", path())).await?.into_body()).await?;
         let Page { metadata, items } = serde_json::from_slice(&page).map_err(|error| nonsense(&error))?;
-        for item in items {
+        for item in items.into_iter().flatten() {
             set(item, changes).await;
         }
-        if metadata.more.is_empty() || metadata.more == from {
+        let more = metadata.more.unwrap_or_default();
+        if more.is_empty() || more == from {
             let _ending = changes.send(Change::Listed).await;
             return Ok(metadata.version);
         }
-        from = metadata.more;
+        from = more;
     }
 }
 
@@ -185,8 +155,4 @@ async fn set(object: &RawValue, changes: &mpsc::Sender<Change>) {
         }
     };
     let _ending = changes.send(change).await;
-}
-
-fn nonsense(error: &serde_json::Error) -> Trouble {
-    Trouble::Nonsense(error.to_string())
 }

@@ -9,8 +9,8 @@ use super::definition::path;
 use super::wire::{Daemon, MAX_BYTES, NodeReport};
 use super::{Line, Pace, Shared, jittered, now};
 use crate::api::client::{Write, write};
-use crate::api::follow::encoded;
 use crate::api::trouble::Trouble;
+use crate::api::wire::encoded;
 use crate::status::serve::Status;
 
 /// The field manager of reports. Each has one writer: the daemon of its node.

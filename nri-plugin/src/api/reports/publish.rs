@@ -19,9 +19,9 @@ use super::known::{Digest, Known};
 use super::wire::NodeReport;
 use super::{Line, Shared, definition};
 use crate::api::client::{Way, Write, read, write};
-use crate::api::follow::encoded;
 use crate::api::objects::About;
 use crate::api::trouble::Trouble;
+use crate::api::wire::encoded;
 use crate::api::{Key, Resource};
 
 /// The field manager of statuses.

@@ -36,21 +36,7 @@ impl Node {
         registry.add(Arc::clone(&container));
         registry.seccomp().put(container, Default::default());
         let (policies, seen) = watch::channel(set);
-        let status = Status {
-            seccomp: crate::seccomp::tests::seccomp(&selection, &registry, proc.path()),
-            selection,
-            policies: seen,
-            registry: Arc::clone(&registry),
-            connection: watch::channel(nri::State::Synchronized(Arc::default())).1,
-            synced: watch::channel(true).1,
-            injection: Arc::default(),
-            api: None,
-            profiles: None,
-            node_name: "node".into(),
-            host: enforcer_core::subject::Subject::default(),
-            host_exempt: Ok(Vec::new()),
-            changes: crate::apply::changes::Changes::nowhere(),
-        };
+        let status = crate::status::tests::status(selection, &registry, seen, proc.path());
         let (orders, taken) = channel();
         std::thread::spawn(move || {
             for order in taken {
