@@ -47,6 +47,16 @@ impl Node {
         Self::build((policies, seen.clone()), seen, selection, options, injection, profiles)
     }
 
+    /// With a plugin that reads other policies than the reconciler.
+    fn reading(
+        set: Arc<PolicySet>,
+        reads: watch::Receiver<Arc<PolicySet>>,
+        selection: Selection,
+        options: Options,
+    ) -> Self {
+        Self::build(watch::channel(set), reads, selection, options, Arc::default(), None)
+    }
+
     fn build(
         (policies, reads): (watch::Sender<Arc<PolicySet>>, watch::Receiver<Arc<PolicySet>>),
         seen: watch::Receiver<Arc<PolicySet>>,
@@ -254,6 +264,21 @@ async fn a_kernel_that_hangs_has_a_container_that_is_only_seen_armed_as_one_that
         calls.extend(node.kernel.calls());
     }
     assert_eq!(calls, ["arm c7 7 Created", "disarm c7", "arm c7 7 Running"]);
+}
+
+/// The plugin knew the set before, the reconciler the one that is in force: what that refuses does not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_bound_when_the_start_is_carried_out_is_refused_though_it_was_not_when_it_was_asked_for() {
+    let selection = Selection { visibility: "process".parse().unwrap(), ..Selection::default() };
+    let (_old, before) = watch::channel(Arc::default());
+    let mut node = Node::reading(block(), before, selection, options());
+    let plugin = node.runtime.accept().await.unwrap();
+    node.lives(7);
+    node.kernel.breaks("arm", true);
+    let text = refusal(create_and_start(&plugin, &pod("default", "web"), 7).await);
+    assert!(text.contains("arm is broken") && text.contains("no-passwd"), "{text}");
+    node.kernel.breaks("arm", false);
+    create_and_start(&plugin, &pod("default", "web"), 7).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
