@@ -463,4 +463,4 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

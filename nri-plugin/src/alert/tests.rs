@@ -79,9 +79,20 @@ fn event(ruleset: &Ruleset, rule: &str) -> Event {
         comm: "cat".into(),
         parent_comm: "sh".into(),
         path_truncated: false,
+        writes: false,
         args: None,
         host_tid: 1,
         time_ns: 5,
+    }
+}
+
+/// Reading `/etc/passwd`, which is only seen.
+pub(crate) fn observed() -> Event {
+    let (_, ruleset) = registry();
+    Event {
+        verdict: Verdict::Audit,
+        by: EventBy::Observed,
+        ..event(&ruleset, "spec.file.matchPaths[0]")
     }
 }
 

@@ -141,7 +141,10 @@ fn access(event: &Event) -> Option<Result<Access, &'static str>> {
     };
     match (event.class, event.detail) {
         (Class::Process, _) => Some(path().map(Access::Exec)),
-        (Class::File, _) if event.op == Op::OpenRead => Some(path().map(Access::Read)),
+        // nothing is done with what is only found open
+        (Class::File, _) if event.op == Op::Held => None,
+        (Class::File, _) if matches!(event.op, Op::OpenRead | Op::Read) => Some(path().map(Access::Read)),
+        (Class::File, _) if event.op == Op::Receive && !event.writes => Some(path().map(Access::Read)),
         (Class::File, _) => Some(path().map(Access::Write)),
         (Class::Network, Detail::Socket(Socket { family, kind, protocol, .. })) => {
             Some(Ok(Access::Socket(family, kind, protocol)))
@@ -241,5 +244,31 @@ impl Drop for Watching {
     fn drop(&mut self) {
         let mut all = self.all.0.write().unwrap_or_else(PoisonError::into_inner);
         all.retain(|watch| !Arc::ptr_eq(watch, &self.watch));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was open already, or comes to be read, is not written.
+    #[test]
+    fn what_is_only_read_or_only_open_is_not_written() {
+        let container = crate::reconciler::tests::container("c1", "default", "web");
+        let seen = |op, writes| {
+            let mut event = crate::alert::tests::observed();
+            (event.op, event.writes) = (op, writes);
+            let mut seen = Seen::default();
+            seen.note(&event, &container);
+            seen.accesses.into_iter().map(|(access, _)| access).collect::<Vec<_>>()
+        };
+        let path = b"/etc/passwd".to_vec();
+        assert_eq!(seen(Op::Held, true), []);
+        for (op, writes) in [(Op::OpenRead, false), (Op::Read, false), (Op::Receive, false)] {
+            assert_eq!(seen(op, writes), [Access::Read(path.clone())], "{op:?}");
+        }
+        for (op, writes) in [(Op::OpenWrite, true), (Op::Write, true), (Op::Receive, true), (Op::Unlink, false)] {
+            assert_eq!(seen(op, writes), [Access::Write(path.clone())], "{op:?}");
+        }
     }
 }
