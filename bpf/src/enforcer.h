@@ -511,6 +511,7 @@ enum enforcer_counter {
 	COUNTER_AUDITED,
 	COUNTER_BLOCKED,
 	COUNTER_EVENT_DROPPED,	      /* ring buffer full */
+	COUNTER_OBSERVATION_DROPPED,  /* ring buffer half full: the rest is for alerts */
 	COUNTER_ACTIVATED,	      /* tasks that passed the exec barrier */
 	COUNTER_INHERITED,	      /* children that got their parent's identity */
 	COUNTER_INHERIT_FAILED,	      /* forks refused because the identity could not be copied */

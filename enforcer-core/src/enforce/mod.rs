@@ -437,12 +437,13 @@ impl Enforcer {
     }
 }
 
-const COUNTERS: [(types::enforcer_counter, &str); 18] = {
+const COUNTERS: [(types::enforcer_counter, &str); 19] = {
     use types::enforcer_counter as C;
     [
         (C::COUNTER_AUDITED, "audited"),
         (C::COUNTER_BLOCKED, "blocked"),
         (C::COUNTER_EVENT_DROPPED, "event_dropped"),
+        (C::COUNTER_OBSERVATION_DROPPED, "observation_dropped"),
         (C::COUNTER_ACTIVATED, "activated"),
         (C::COUNTER_INHERITED, "inherited"),
         (C::COUNTER_INHERIT_FAILED, "inherit_failed"),
