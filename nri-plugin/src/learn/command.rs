@@ -172,7 +172,11 @@ fn learn(args: &LearnPolicyArgs, report: &Report) -> Result<Lesson, String> {
     if accesses.is_empty() {
         return Err("nothing was seen, so there is nothing to allow; did it run meanwhile?".into());
     }
-    let options = Options { max_paths: args.max_paths_per_directory, sources: args.sources };
+    let options = Options {
+        max_paths: args.max_paths_per_directory,
+        sources: args.sources,
+        wide_sockets: args.wide_sockets,
+    };
     let learned = generalise(&accesses, options);
     if learned.is_empty() {
         return Err("nothing was seen that a policy can allow".into());
@@ -310,6 +314,12 @@ fn remarks(args: &LearnPolicyArgs, report: &Report, learned: &Learned) -> Vec<St
                 one.policies.join(", ")
             ));
         }
+    }
+    for (access, protocol) in &learned.wide {
+        remarks.push(format!(
+            "{} is allowed as `{protocol}`, which is every socket of that type, IP and packet sockets among them",
+            shown(access)
+        ));
     }
     let denied = report.denied;
     if denied > 0 {
