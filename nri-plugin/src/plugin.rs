@@ -467,6 +467,7 @@ impl Plugin {
             Ok(Ok(result)) => Ok(result?),
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(%container, "starts, and what it does first may not be seen");
+                self.selection.watches.missed(&container);
                 Ok(())
             }
         }

@@ -311,7 +311,7 @@ impl<K: Kernel> Reconciler<K> {
         if merged.binds() {
             return armed;
         }
-        unobserved(armed);
+        self.unobserved(&container, armed);
         Ok(())
     }
 
@@ -497,6 +497,14 @@ impl<K: Kernel> Reconciler<K> {
         self.registry.end(id);
     }
 
+    /// A container that is only observed starts, observed or not.
+    fn unobserved(&self, container: &Arc<Container>, armed: Result<(), Refusal>) {
+        if let Err(refusal) = armed {
+            tracing::warn!(%refusal, "starts all the same: it was only to be observed");
+            self.selection.watches.missed(container);
+        }
+    }
+
     fn count_late(&mut self) {
         if let Some((_, synced)) = &mut self.syncing {
             synced.late += 1;
@@ -507,13 +515,6 @@ impl<K: Kernel> Reconciler<K> {
         if let Some((_, synced)) = &mut self.syncing {
             synced.failed += 1;
         }
-    }
-}
-
-/// A container that is only observed starts, observed or not.
-fn unobserved(armed: Result<(), Refusal>) {
-    if let Err(refusal) = armed {
-        tracing::warn!(%refusal, "starts all the same: it was only to be observed");
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Seen {
     pub lost: u64,
     /// The containers, with their pods' labels.
     pub containers: BTreeMap<ContainerId, Arc<Container>>,
+    /// Those that ran for a while without being seen.
+    pub missed: BTreeMap<ContainerId, Arc<Container>>,
     bytes: usize,
 }
 
@@ -190,6 +192,14 @@ impl Watches {
             if watch.classes.contains(event.class) && watch.who.is_container(container) {
                 watch.seen().note(event, container);
             }
+        }
+    }
+
+    /// The container runs, or is about to, and is not seen yet: whoever watches it has missed something.
+    pub fn missed(&self, container: &Arc<Container>) {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        for watch in all.iter().filter(|watch| watch.who.is_container(container)) {
+            watch.seen().missed.insert(container.id.clone(), Arc::clone(container));
         }
     }
 

@@ -236,6 +236,9 @@ impl<K: Kernel> Reconciler<K> {
     ) {
         let Some(known) = self.known.get(id) else { return };
         let (failed, unwatched) = (known.failed.clone(), known.unwatched);
+        if stage == Stage::Running {
+            self.selection.watches.missed(container);
+        }
         match self.arm_living(id, process, &ruleset, stage) {
             Ok(()) if ruleset.only_observes() => tracing::info!(%container, "observed from now on"),
             Ok(()) if unwatched => {

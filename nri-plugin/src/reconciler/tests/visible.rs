@@ -153,3 +153,31 @@ fn what_was_armed_after_its_start_was_given_up_is_armed_again_as_one_that_runs()
         assert_eq!(f.notices(), ["late c1"]);
     }
 }
+
+/// Whoever learns what it does is told that its start is missing.
+#[test]
+fn a_watched_container_that_was_armed_late_is_missed() {
+    for broken in [true, false] {
+        let mut f = Fixture::new(Arc::default());
+        let who =
+            Who { namespace: "default".into(), pod: None, labels: [].into(), container: None, id: None };
+        let watches = Arc::clone(&f.reconciler.selection.watches);
+        let watching = watches.begin(who.clone(), Visibility::of([Class::Process])).unwrap();
+        f.take(Order::Watched(who.clone()));
+        f.lives(7, "c1");
+        f.kernel.breaks("arm", broken);
+        f.start(&container("c1", "default", "web"), 7).unwrap();
+        f.kernel.breaks("arm", false);
+        f.take(Order::Sweep);
+        assert!(armed(&f, "c1").observes(Class::Process));
+        let id = ContainerId::new("c1").unwrap();
+        assert_eq!(watching.seen().missed.contains_key(&id), broken);
+        let (_keep, policies) = watch::channel(Arc::default());
+        let (orders, _taken) = std::sync::mpsc::channel();
+        let (selection, registry) = (f.reconciler.selection.clone(), Arc::clone(&f.registry));
+        let observatory =
+            crate::learn::serve::Observatory::new(selection, policies, registry, orders, Box::new(|| Some(0)));
+        let problems = observatory.problems(&who, &watching.seen(), Visibility::of([Class::Process]));
+        assert_eq!(problems.iter().any(|problem| problem.contains("start was not seen")), broken, "{problems:?}");
+    }
+}
