@@ -164,7 +164,9 @@ impl<K: Kernel> Reconciler<K> {
             Order::Created(container) => {
                 self.know(container);
             }
-            Order::Start { container, pid, reply } if reply.is_closed() => self.start_unanswered(container, pid),
+            Order::Start { container, pid, reply } if reply.is_closed() => {
+                self.start_unanswered(container, pid)
+            }
             Order::Start { container, pid, reply } => {
                 let id = container.id.clone();
                 let answer = self.start(container, pid);

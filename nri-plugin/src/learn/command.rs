@@ -194,7 +194,10 @@ fn learn(args: &LearnPolicyArgs, report: &Report) -> Result<Lesson, String> {
             let path = beside(test, file);
             let (text, left_out) = write::test(&accesses, &ruleset, &about, &path, args.sources)?;
             if left_out > 0 {
-                remarks.push(format!("the test asks about 5,000 accesses, and leaves {left_out} out"));
+                remarks.push(format!(
+                    "the test asks about {} accesses, and leaves {left_out} out",
+                    write::CASES
+                ));
             }
             Some(text)
         }

@@ -179,8 +179,7 @@ pub(super) fn text(path: &[u8]) -> Result<String, &'static str> {
 }
 
 /// Why a socket is not allowed that only a type names.
-const WIDE: &str =
-    "only a rule about every socket of its type names it, IP and packet sockets among them; --wide-sockets allows that";
+const WIDE: &str = "only a rule about every socket of its type names it, IP and packet sockets among them; --wide-sockets allows that";
 
 /// Whether allowing a socket of this family so allows sockets of other families, too, that were not seen.
 fn is_wide(family: u16, protocol: Protocol) -> bool {

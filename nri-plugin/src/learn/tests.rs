@@ -252,7 +252,8 @@ fn a_socket_that_is_none_of_ip_allows_no_other_unless_asked() {
         let expected = if wide_sockets { Verdict::Allow } else { Verdict::Block };
         assert_eq!((verdict(2, 3), verdict(17, 3)), (expected, expected));
         assert_eq!(denied(&ruleset, &accesses).contains(&netlink), !wide_sockets);
-        let told = learned.omitted.iter().any(|(access, why)| *access == netlink && why.contains("--wide-sockets"));
+        let told =
+            learned.omitted.iter().any(|(access, why)| *access == netlink && why.contains("--wide-sockets"));
         assert_eq!((told, learned.wide.len()), (!wide_sockets, usize::from(wide_sockets)));
     }
     for access in [Access::Socket(1, 1, 0), Access::Socket(1, 2, 0), Access::Socket(1, 5, 0)] {

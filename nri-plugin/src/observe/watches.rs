@@ -230,12 +230,6 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Which containers.
-    #[must_use]
-    pub fn who(&self) -> &Who {
-        &self.watch.who
-    }
-
     /// How many accesses there were so far, how many different ones, and in how many containers.
     #[must_use]
     pub fn counts(&self) -> (u64, usize, usize) {
@@ -277,7 +271,9 @@ mod tests {
         for (op, writes) in [(Op::OpenRead, false), (Op::Read, false), (Op::Receive, false)] {
             assert_eq!(seen(op, writes), [Access::Read(path.clone())], "{op:?}");
         }
-        for (op, writes) in [(Op::OpenWrite, true), (Op::Write, true), (Op::Receive, true), (Op::Unlink, false)] {
+        for (op, writes) in
+            [(Op::OpenWrite, true), (Op::Write, true), (Op::Receive, true), (Op::Unlink, false)]
+        {
             assert_eq!(seen(op, writes), [Access::Write(path.clone())], "{op:?}");
         }
     }

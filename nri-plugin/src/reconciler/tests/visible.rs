@@ -175,9 +175,18 @@ fn a_watched_container_that_was_armed_late_is_missed() {
         let (_keep, policies) = watch::channel(Arc::default());
         let (orders, _taken) = std::sync::mpsc::channel();
         let (selection, registry) = (f.reconciler.selection.clone(), Arc::clone(&f.registry));
-        let observatory =
-            crate::learn::serve::Observatory::new(selection, policies, registry, orders, Box::new(|| Some(0)));
+        let observatory = crate::learn::serve::Observatory::new(
+            selection,
+            policies,
+            registry,
+            orders,
+            Box::new(|| Some(0)),
+        );
         let problems = observatory.problems(&who, &watching.seen(), Visibility::of([Class::Process]));
-        assert_eq!(problems.iter().any(|problem| problem.contains("start was not seen")), broken, "{problems:?}");
+        assert_eq!(
+            problems.iter().any(|problem| problem.contains("start was not seen")),
+            broken,
+            "{problems:?}"
+        );
     }
 }
