@@ -64,7 +64,13 @@ static __always_inline __u32 pid_in_namespace(struct task_struct *leader)
 	return nr;
 }
 
-/* The walk of the object is in scratch; afterwards that of the executable is. */
+/* No rule has to do with it, and it passes: nobody is alerted. */
+static __always_inline int is_observation(__u32 decision)
+{
+	return (decision & DECISION_RULE) == RULE_OBSERVED && (decision >> DECISION_EFFECT_SHIFT & 3) != EFFECT_BLOCK;
+}
+
+/* Observations leave half of the ring to what is alerted. The walk of the object is in scratch; afterwards that of the executable is. */
 __noinline __u32 emit(struct scratch *s, struct event_facts *f)
 {
 	struct task_struct *task, *parent;
@@ -75,6 +81,10 @@ __noinline __u32 emit(struct scratch *s, struct event_facts *f)
 
 	if (!s || !f)
 		return 0;
+	if (is_observation(f->decision) && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_BYTES / 2) {
+		count(COUNTER_OBSERVATION_DROPPED);
+		return 0;
+	}
 	task = (struct task_struct *)f->task;
 	parent = BPF_CORE_READ(task, real_parent);
 	e = &s->event;

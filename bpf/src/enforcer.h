@@ -473,6 +473,7 @@ _Static_assert(sizeof(struct automata_block) == 2 * BLOCK_NUMBERS, "automata_blo
 /* Rules list arguments, and those of this program were not all looked at, so that they count as not listed: */
 #define EVENT_ARGS_UNSEEN 4u	 /* they are longer than ARGS_BYTES */
 #define EVENT_ARGS_UNREADABLE 8u /* they could not be read */
+#define EVENT_WRITES 16u	 /* a file is opened, or comes, to be written */
 
 /* One record of the ring buffer: this header, then path_len bytes of path, source_len bytes of the acting executable's
  * path and text_len bytes of text, none of them terminated. */
@@ -510,6 +511,7 @@ enum enforcer_counter {
 	COUNTER_AUDITED,
 	COUNTER_BLOCKED,
 	COUNTER_EVENT_DROPPED,	      /* ring buffer full */
+	COUNTER_OBSERVATION_DROPPED,  /* ring buffer half full: the rest is for alerts */
 	COUNTER_ACTIVATED,	      /* tasks that passed the exec barrier */
 	COUNTER_INHERITED,	      /* children that got their parent's identity */
 	COUNTER_INHERIT_FAILED,	      /* forks refused because the identity could not be copied */

@@ -160,7 +160,7 @@ static __always_inline void tell(struct scratch *s, struct subject *subject, str
 	f->has_path = reason != REASON_NO_RULES;
 	f->n = s->attempt.walk.n;
 	f->has_detail = 0;
-	f->flags = s->attempt.query.unseen;
+	f->flags = s->attempt.query.unseen | (r->condition & COND_WRITE ? EVENT_WRITES : 0);
 	emit(s, f);
 }
 

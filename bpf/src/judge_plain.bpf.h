@@ -106,7 +106,7 @@ __noinline int plain_report(struct plain_request *r, __u64 container)
 		return 0;
 	s = scratch_take();
 	if (!s) {
-		count(COUNTER_EVENT_DROPPED);
+		count(is_observation(r->decision) ? COUNTER_OBSERVATION_DROPPED : COUNTER_EVENT_DROPPED);
 		return 0;
 	}
 	d = &s->event.detail;

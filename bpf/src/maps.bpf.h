@@ -151,9 +151,11 @@ struct {
 	__type(value, struct held_search);
 } held SEC(".maps");
 
+#define RING_BYTES (4 << 20)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 << 20);
+	__uint(max_entries, RING_BYTES);
 } events SEC(".maps");
 
 struct {

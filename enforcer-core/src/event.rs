@@ -401,6 +401,8 @@ impl ArgsUnseen {
     }
 }
 
+/// `EVENT_WRITES`
+const WRITES: u32 = 16;
 /// `SYSCALL_COMPAT`
 const COMPAT: u32 = 0x1_0000;
 
@@ -429,6 +431,8 @@ pub struct Event {
     pub path: Vec<u8>,
     /// Whether `path` is only the beginning.
     pub path_truncated: bool,
+    /// Whether a file is opened, or comes, to be written.
+    pub writes: bool,
     /// Why not all arguments of the program were looked at, where rules list arguments.
     pub args: Option<ArgsUnseen>,
     /// The acting executable's path.
@@ -546,6 +550,7 @@ impl RawEvent {
             text: text.to_vec(),
             path: path.to_vec(),
             path_truncated: head.flags & 1 != 0,
+            writes: head.flags & WRITES != 0,
             args: ArgsUnseen::of(head.flags),
             source: source.to_vec(),
             host_pid: head.host_pid,

@@ -24,7 +24,7 @@ use serde::Serialize;
 use self::owner::Owner;
 use crate::apply::changes::News;
 use crate::container::{Container, name_policies};
-use crate::observe::log::{CONTAINER_LOG, HOST_LOG};
+use crate::observe::log::CONTAINER_LOG;
 use crate::order::Notice;
 use crate::registry::Registry;
 
@@ -97,7 +97,7 @@ pub struct Alert {
     /// Message of the rule.
     pub message: String,
     /// `MatchedPolicy`, `MatchedHostPolicy` for a process of the host, or `SystemEvent` for what the daemon itself has to say;
-    /// of a log `ContainerLog`, or `HostLog`.
+    /// of a log `ContainerLog`.
     #[serde(rename = "Type")]
     pub kind: &'static str,
     /// The acting executable.
@@ -162,8 +162,7 @@ impl Alerts {
         alert.kind = match (observed, of_host) {
             (false, false) => alert.kind,
             (false, true) => HOST_EVENT,
-            (true, false) => CONTAINER_LOG,
-            (true, true) => HOST_LOG,
+            (true, _) => CONTAINER_LOG, // the host has no visibility
         };
         let by = match event.by {
             EventBy::Unresolved(_) => event.strongest.unwrap_or(event.by),
@@ -423,7 +422,7 @@ impl Alert {
     /// Whether it is a log, and no alert.
     #[must_use]
     pub fn is_log(&self) -> bool {
-        self.kind == CONTAINER_LOG || self.kind == HOST_LOG
+        self.kind == CONTAINER_LOG
     }
 
     /// Makes it stand for so many, the last of which it is.
@@ -463,4 +462,4 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

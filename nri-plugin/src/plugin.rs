@@ -406,14 +406,12 @@ impl nri::Plugin for Plugin {
             .await
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         let Some(resolved) = self.resolve(&container) else {
-            self.start_free(&context, container, pid).await;
-            return Ok(());
+            return self.start_free(&context, container, pid).await;
         };
         self.strict(&container, &resolved)
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         if !resolved.binds() {
-            self.start_free(&context, container, pid).await;
-            return Ok(());
+            return self.start_free(&context, container, pid).await;
         }
         let (reply, answer) = oneshot::channel();
         self.order(Order::Start { container: Arc::clone(&container), pid, reply });
@@ -451,16 +449,27 @@ impl nri::Plugin for Plugin {
 
 impl Plugin {
     /// A container starts that no rule binds. Where it is to be observed that begins first, if that takes no longer than
-    /// the runtime waits; it starts in any case.
-    async fn start_free(&self, context: &Context, container: Arc<Container>, pid: i32) {
+    /// the runtime waits. It is refused only where rules that came meanwhile bind it and are not in force.
+    async fn start_free(
+        &self,
+        context: &Context,
+        container: Arc<Container>,
+        pid: i32,
+    ) -> Result<(), nri::Refusal> {
         let resolved = self.selection.resolve(&self.set(), &container.subject, container.wish);
         if resolved.is_none_or(|resolved| resolved.is_nothing()) {
-            return self.order(Order::Started { container, pid });
+            self.order(Order::Started { container, pid });
+            return Ok(());
         }
         let (reply, answer) = oneshot::channel();
         self.order(Order::Start { container: Arc::clone(&container), pid, reply });
-        if !matches!(tokio::time::timeout(patience(context), answer).await, Ok(Ok(Ok(())))) {
-            tracing::warn!(%container, "starts, and what it does first may not be seen");
+        match tokio::time::timeout(patience(context), answer).await {
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(%container, "starts, and what it does first may not be seen");
+                self.selection.watches.missed(&container);
+                Ok(())
+            }
         }
     }
 }

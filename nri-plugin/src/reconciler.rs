@@ -97,6 +97,7 @@ struct Known {
     armed_here: bool,       // by this daemon
     failed: Option<String>, // why the container is not what the policies say, until it is
     unwatched: bool,        // ran while nobody could have armed it
+    too_late: bool,         // armed as one that has not begun, and it may have: first of all to be disarmed
     gone_once: bool,        // its process was dead at the last sweep already
 }
 
@@ -163,12 +164,18 @@ impl<K: Kernel> Reconciler<K> {
             Order::Created(container) => {
                 self.know(container);
             }
+            Order::Start { container, pid, reply } if reply.is_closed() => {
+                self.start_unanswered(container, pid)
+            }
             Order::Start { container, pid, reply } => {
+                let id = container.id.clone();
                 let answer = self.start(container, pid);
                 if let Err(refusal) = &answer {
                     tracing::error!(%refusal, "start refused");
                 }
-                let _late = reply.send(answer); // whoever asked may have given up, and has answered an error then
+                if reply.send(answer).is_err() {
+                    self.was_too_late(&id);
+                }
             }
             Order::Gate { caller, reply } => {
                 let answer = self.gate(&caller);
@@ -258,6 +265,7 @@ impl<K: Kernel> Reconciler<K> {
             armed_here: false,
             failed: None,
             unwatched: false,
+            too_late: false,
             gone_once: false,
         });
         known.container = container;
@@ -296,7 +304,7 @@ impl<K: Kernel> Reconciler<K> {
         let before = std::mem::replace(&mut known.process, process);
         (known.stage, known.root) = (Stage::Running, RootAt::Process); // for whatever comes after this start
         known.unwatched |= known.armed.is_none(); // should it run in spite of a refusal (CRI-O only logs those)
-        let other = known.armed.is_some() && before != process;
+        let other = known.armed.is_some() && (before != process || known.too_late);
         let Some(merged) = wanted else {
             self.enqueue(container.id.clone()); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
@@ -305,8 +313,34 @@ impl<K: Kernel> Reconciler<K> {
         if merged.binds() {
             return armed;
         }
-        unobserved(armed);
+        self.unobserved(&container, armed);
         Ok(())
+    }
+
+    /// Nobody waits for the answer any more: the container runs, or the runtime removes what it was refused.
+    fn start_unanswered(&mut self, container: Arc<Container>, pid: i32) {
+        tracing::warn!(%container, "its start was not waited for; it is armed as one that runs");
+        let (id, process) = (container.id.clone(), self.find(pid));
+        let known = self.know(container);
+        let before = std::mem::replace(&mut known.process, process);
+        (known.stage, known.root) = (Stage::Running, RootAt::Process);
+        known.unwatched |= known.armed.is_none();
+        if known.armed.is_some() && before != process {
+            return self.was_too_late(&id);
+        }
+        self.enqueue(id);
+    }
+
+    /// The container may have executed its workload before it was armed: an identity that waits for that would wait for
+    /// ever. It is armed again, as one that runs.
+    fn was_too_late(&mut self, id: &ContainerId) {
+        let Some(known) = self.known.get_mut(id) else { return };
+        known.unwatched = true;
+        if known.armed.is_some() {
+            known.too_late = true;
+            self.disarm(id, "it may have begun before it was armed");
+        }
+        self.enqueue(id.clone());
     }
 
     /// Arms a container whose first process has not executed the workload yet, or refuses it. `other`: it is armed for
@@ -439,7 +473,7 @@ impl<K: Kernel> Reconciler<K> {
         }
         if let Some(known) = self.known.get_mut(id) {
             match result {
-                Ok(()) => (known.armed, known.failed) = (None, None),
+                Ok(()) => (known.armed, known.failed, known.too_late) = (None, None, false),
                 Err(error) => known.failed = Some(chain(&error)),
             }
         }
@@ -465,6 +499,14 @@ impl<K: Kernel> Reconciler<K> {
         self.registry.end(id);
     }
 
+    /// A container that is only observed starts, observed or not.
+    fn unobserved(&self, container: &Arc<Container>, armed: Result<(), Refusal>) {
+        if let Err(refusal) = armed {
+            tracing::warn!(%refusal, "starts all the same: it was only to be observed");
+            self.selection.watches.missed(container);
+        }
+    }
+
     fn count_late(&mut self) {
         if let Some((_, synced)) = &mut self.syncing {
             synced.late += 1;
@@ -475,13 +517,6 @@ impl<K: Kernel> Reconciler<K> {
         if let Some((_, synced)) = &mut self.syncing {
             synced.failed += 1;
         }
-    }
-}
-
-/// A container that is only observed starts, observed or not.
-fn unobserved(armed: Result<(), Refusal>) {
-    if let Err(refusal) = armed {
-        tracing::warn!(%refusal, "starts all the same: it was only to be observed");
     }
 }
 

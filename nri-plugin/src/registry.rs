@@ -156,6 +156,14 @@ impl Registry {
         self.read().rulesets.get(digest).map(|(ruleset, _)| Arc::clone(ruleset))
     }
 
+    /// The ruleset that is in force for a container.
+    #[must_use]
+    pub fn in_force(&self, id: &ContainerId) -> Option<Arc<Ruleset>> {
+        let inner = self.read();
+        let digest = inner.containers.get(id)?.ruleset?;
+        inner.rulesets.get(&digest).map(|(ruleset, _)| Arc::clone(ruleset))
+    }
+
     // A panic while the lock is held leaves at worst a stale name in an alert, so poison is no reason to stop alerting.
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)

@@ -49,7 +49,9 @@ impl Enforcer {
             }
         };
         let cgroup_id = own_cgroup;
-        let (mnt_ns, held) = (facts.mnt_ns, target.stage == Stage::Running);
+        // what denies nothing needs no search for what it denies
+        let held = target.stage == Stage::Running && !ruleset.only_observes();
+        let mnt_ns = facts.mnt_ns;
         let entry =
             Entry { key: boottime_ns(), slot, ruleset: rules.id, cgroup_id, mnt_ns, held, host: false };
         self.names.learn_container(entry.key, target.id.clone());

@@ -306,9 +306,9 @@ impl Enforcer {
         let mut results: Vec<_> = updates
             .iter()
             .zip(&acquired)
-            .map(|((id, _), new)| {
+            .map(|((id, ruleset), new)| {
                 let exchanged = match state.containers.get_mut(id) {
-                    Some(entry) => self.exchange(entry, new),
+                    Some(entry) => self.exchange(entry, new, ruleset.only_observes()),
                     None => Err(EnforceError::NotArmed(id.to_string())),
                 };
                 changed |= exchanged.as_ref().is_ok_and(|before| *before != new.id);
@@ -326,14 +326,16 @@ impl Enforcer {
         Ok(results)
     }
 
-    /// The id of the rules before.
-    fn exchange(&self, entry: &mut Entry, rules: &InForce) -> Result<u32, EnforceError> {
+    /// The id of the rules before. `observes`: they deny nothing, so there are no descriptors that they deny.
+    fn exchange(&self, entry: &mut Entry, rules: &InForce, observes: bool) -> Result<u32, EnforceError> {
         let mut wanted = arm::armed(entry, rules);
-        let newer = entry.ruleset != rules.id;
+        let newer = entry.ruleset != rules.id && !observes;
         if newer {
             wanted.held |= held::SEARCHED;
         }
-        if entry.held {
+        if observes {
+            wanted.held = 0; // other rules, which may deny, have it searched again, and rings are found then
+        } else if entry.held {
             // a ring may hold files that are older still
             wanted.held |= self.maps.armed.get(entry.slot)?.map_or(0, |before| before.held & held::ALL);
         }
@@ -435,12 +437,13 @@ impl Enforcer {
     }
 }
 
-const COUNTERS: [(types::enforcer_counter, &str); 18] = {
+const COUNTERS: [(types::enforcer_counter, &str); 19] = {
     use types::enforcer_counter as C;
     [
         (C::COUNTER_AUDITED, "audited"),
         (C::COUNTER_BLOCKED, "blocked"),
         (C::COUNTER_EVENT_DROPPED, "event_dropped"),
+        (C::COUNTER_OBSERVATION_DROPPED, "observation_dropped"),
         (C::COUNTER_ACTIVATED, "activated"),
         (C::COUNTER_INHERITED, "inherited"),
         (C::COUNTER_INHERIT_FAILED, "inherit_failed"),

@@ -33,8 +33,9 @@ use enforcer_core::enforce::{
 };
 use enforcer_core::event::{Event, EventBy, Op, Unresolved};
 use enforcer_core::policy::parse;
-use enforcer_core::ruleset::{Postures, Ruleset, RulesetDigest};
+use enforcer_core::ruleset::{Class, Postures, Ruleset, RulesetDigest};
 use enforcer_core::subject::Subject;
+use enforcer_core::visibility::Visibility;
 use held::held;
 use host::host;
 use lab::vm::{self, Job, Kernel, Spec, Streams};
@@ -494,6 +495,20 @@ fn edges() {
     storm.kill().unwrap();
     storm.wait().unwrap();
     println!("walks done again because of renames: {}", counter(&enforcer, "retried"));
+
+    // What is only seen fills half of the ring, and leaves the other one to what is denied.
+    let mut visible = Container::created("visible", true);
+    let nothing = Ruleset::resolve([], &Postures::default(), &Subject::default()).ruleset;
+    let seen = nothing.observing(Visibility::of([Class::File]));
+    enforcer.arm(&visible.target(Stage::Created), &seen).unwrap();
+    visible.start();
+    let flood = "i=0; while [ $i -lt 20000 ]; do true < /tmp/a/other; i=$((i+1)); done; exit 0";
+    assert_eq!(visible.run(flood), 0);
+    assert!(counter(&enforcer, "observation_dropped") > 0, "half of the ring never filled");
+    assert!(!racing.reads("/tmp/a/secret"));
+    assert_eq!(counter(&enforcer, "event_dropped"), 0);
+    enforcer.disarm(&visible.id).unwrap();
+    drop(visible);
 
     // More events than the ring holds: denied all the same, and counted.
     let before = counter(&enforcer, "event_dropped");

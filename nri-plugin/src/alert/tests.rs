@@ -79,10 +79,17 @@ fn event(ruleset: &Ruleset, rule: &str) -> Event {
         comm: "cat".into(),
         parent_comm: "sh".into(),
         path_truncated: false,
+        writes: false,
         args: None,
         host_tid: 1,
         time_ns: 5,
     }
+}
+
+/// Reading `/etc/passwd`, which is only seen.
+pub(crate) fn observed() -> Event {
+    let (_, ruleset) = registry();
+    Event { verdict: Verdict::Audit, by: EventBy::Observed, ..event(&ruleset, "spec.file.matchPaths[0]") }
 }
 
 /// 2026-11-22T17:42:36.000001Z
@@ -107,15 +114,10 @@ fn what_is_only_to_be_seen_is_a_log_without_a_policy() {
     assert_eq!((&line["Resource"], &line["PodName"]), (&"/etc/passwd".into(), &"web-1".into()));
     let fields = line.as_object().unwrap();
     assert!(["PolicyName", "Action", "Enforcer", "Severity"].iter().all(|name| !fields.contains_key(*name)));
-    let unresolved = Event {
-        by: EventBy::Unresolved(Unresolved::TooDeep),
-        strongest: Some(EventBy::Observed),
-        ..seen.clone()
-    };
+    let unresolved =
+        Event { by: EventBy::Unresolved(Unresolved::TooDeep), strongest: Some(EventBy::Observed), ..seen };
     let log = alerts().event(&unresolved, &registry, time());
     assert!(log.is_log() && log.message.starts_with("could not be matched"), "{log:?}");
-    let host = Event { container: Some(ContainerId::host()), ..seen };
-    assert_eq!(alerts().event(&host, &registry, time()).kind, "HostLog");
     let alert = alerts().event(&event(&ruleset, "spec.file.matchPaths[0]"), &registry, time());
     assert!(!alert.is_log() && crate::observe::log::Line::of(&alert).is_none());
 }

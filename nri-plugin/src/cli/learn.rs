@@ -26,6 +26,9 @@ What is seen is allowed as it was seen, but: process ids below /proc stand for e
 directory each for files; a directory with more than --max-paths-per-directory paths in it is named itself; so is one with more
 rules than that below it, with all that it holds, unless it is one of the root.
 
+Policies name sockets that are none of IP only by their type, with every other socket of it: a netlink socket, by which names are
+resolved, is `raw`, which packet sockets are, too. So they are left out and told, and --wide-sockets allows them.
+
 Exit codes:
   0  the policy was written
   1  something that was done is missing in it, which is told (it is written all the same, and with --incomplete-ok this is 0),
@@ -80,6 +83,9 @@ pub struct LearnPolicyArgs {
     /// Allow each executable what it did, and not what others did (`fromSource`)
     #[arg(long)]
     pub sources: bool,
+    /// Allow a Unix, netlink or other socket that is none of IP by a rule about every socket of its type
+    #[arg(long)]
+    pub wide_sockets: bool,
     /// More paths than these in a directory are the directory
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub max_paths_per_directory: usize,

@@ -172,7 +172,11 @@ fn learn(args: &LearnPolicyArgs, report: &Report) -> Result<Lesson, String> {
     if accesses.is_empty() {
         return Err("nothing was seen, so there is nothing to allow; did it run meanwhile?".into());
     }
-    let options = Options { max_paths: args.max_paths_per_directory, sources: args.sources };
+    let options = Options {
+        max_paths: args.max_paths_per_directory,
+        sources: args.sources,
+        wide_sockets: args.wide_sockets,
+    };
     let learned = generalise(&accesses, options);
     if learned.is_empty() {
         return Err("nothing was seen that a policy can allow".into());
@@ -190,7 +194,10 @@ fn learn(args: &LearnPolicyArgs, report: &Report) -> Result<Lesson, String> {
             let path = beside(test, file);
             let (text, left_out) = write::test(&accesses, &ruleset, &about, &path, args.sources)?;
             if left_out > 0 {
-                remarks.push(format!("the test asks about 5,000 accesses, and leaves {left_out} out"));
+                remarks.push(format!(
+                    "the test asks about {} accesses, and leaves {left_out} out",
+                    write::CASES
+                ));
             }
             Some(text)
         }
@@ -310,6 +317,12 @@ fn remarks(args: &LearnPolicyArgs, report: &Report, learned: &Learned) -> Vec<St
                 one.policies.join(", ")
             ));
         }
+    }
+    for (access, protocol) in &learned.wide {
+        remarks.push(format!(
+            "{} is allowed as `{protocol}`, which is every socket of that type, IP and packet sockets among them",
+            shown(access)
+        ));
     }
     let denied = report.denied;
     if denied > 0 {

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_core::capability::Capability;
-use enforcer_core::network::Protocol;
+use enforcer_core::network::{AF_INET, AF_INET6, Protocol};
 use enforcer_core::path::AbsPath;
 
 use crate::observe::watches::Access;
@@ -30,6 +30,8 @@ pub struct Options {
     pub max_paths: usize,
     /// Whether rules name who acts.
     pub sources: bool,
+    /// Whether a socket of another family than IP is allowed where that allows every socket of its type, IP's among them.
+    pub wide_sockets: bool,
 }
 
 /// What a rule is about.
@@ -59,6 +61,8 @@ pub struct Learned {
     pub capabilities: BTreeMap<&'static str, Sources>,
     /// What no rule can say, and why.
     pub omitted: BTreeSet<(Access, &'static str)>,
+    /// Sockets of other families than IP that have a rule for every socket of their type.
+    pub wide: BTreeSet<(Access, Protocol)>,
 }
 
 impl Learned {
@@ -103,6 +107,13 @@ pub fn generalise(accesses: &BTreeSet<(Access, Vec<u8>)>, options: Options) -> L
         let only = |all: &mut Sources| add(all, (!whole.is_empty()).then(|| whole.clone()));
         match access {
             Access::Socket(family, kind, protocol) => match protocol_of(*family, *kind, *protocol) {
+                Some(named) if is_wide(*family, named) && !options.wide_sockets => {
+                    learned.omitted.insert((access.clone(), WIDE));
+                }
+                Some(protocol) if is_wide(*family, protocol) => {
+                    learned.wide.insert((access.clone(), protocol));
+                    only(learned.network.entry(protocol).or_insert_with(none));
+                }
                 Some(protocol) => only(learned.network.entry(protocol).or_insert_with(none)),
                 None => drop(learned.omitted.insert((access.clone(), "no protocol of policies names it"))),
             },
@@ -165,6 +176,15 @@ pub(super) fn text(path: &[u8]) -> Result<String, &'static str> {
         Ok(spelled) if spelled.as_bytes() == path => Ok(text.to_owned()),
         _ => Err("it is no absolute path"),
     }
+}
+
+/// Why a socket is not allowed that only a type names.
+const WIDE: &str = "only a rule about every socket of its type names it, IP and packet sockets among them; --wide-sockets allows that";
+
+/// Whether allowing a socket of this family so allows sockets of other families, too, that were not seen.
+fn is_wide(family: u16, protocol: Protocol) -> bool {
+    use Protocol::{Dgram, Raw, Rdm, Seqpacket, Stream};
+    !matches!(family, AF_INET | AF_INET6) && matches!(protocol, Raw | Stream | Dgram | Seqpacket | Rdm)
 }
 
 /// The closest kind of socket.

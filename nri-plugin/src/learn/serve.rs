@@ -28,6 +28,9 @@ const EACH: Duration = Duration::from_secs(1);
 /// How long events may take from the kernel to here.
 const LAG: Duration = Duration::from_millis(300);
 
+/// Of a container that started while it was watched.
+const MISSED: &str = "its start was not seen: it ran before it was armed";
+
 /// What is to be watched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -239,6 +242,7 @@ impl Observatory {
         let mut report = Report { namespace: who.namespace.clone(), ..Report::default() };
         report.take(seen);
         let mut all: BTreeMap<ContainerId, Arc<Container>> = seen.containers.clone();
+        all.extend(seen.missed.clone());
         all.extend(before.iter().chain(&self.living(who)).map(|one| (one.id.clone(), Arc::clone(one))));
         let set = Arc::clone(&self.policies.borrow());
         let watched = |container: &Arc<Container>| {
@@ -251,11 +255,21 @@ impl Observatory {
                 labels: container.subject.labels.clone(),
                 ran_before,
                 policies: policies.iter().map(|policy| policy.id().to_string()).collect(),
-                problem: self.problem(container, classes).unwrap_or_default(),
+                problem: match self.problem(container, classes) {
+                    Some(problem) => problem,
+                    None if !ran_before && seen.missed.contains_key(&container.id) => MISSED.to_owned(),
+                    None => String::new(),
+                },
             }
         };
         report.containers = all.values().map(watched).collect();
         report
+    }
+
+    /// Why not all was seen, of those that started since.
+    #[cfg(test)]
+    pub(crate) fn problems(&self, who: &Who, seen: &Seen, classes: Visibility) -> Vec<String> {
+        self.report(who, &[], seen, classes).containers.into_iter().map(|one| one.problem).collect()
     }
 
     /// Why not all that a container did was seen.
@@ -267,8 +281,11 @@ impl Observatory {
             (Some(problem), _) => Some(problem),
             (None, None) => Some("its pod switched enforcement off, and may".to_owned()),
             (None, Some(merged)) => {
+                // one that is over has none in force any more
+                let in_force = self.registry.in_force(&container.id);
+                let ruleset = in_force.as_ref().unwrap_or(&merged.ruleset);
                 let unseen = |class: &enforcer_core::ruleset::Class| {
-                    !merged.ruleset.observes(*class) && !merged.ruleset.whitelisted(*class)
+                    !ruleset.observes(*class) && !ruleset.whitelisted(*class)
                 };
                 let unseen = Visibility::of(classes.classes().filter(unseen));
                 (!unseen.is_none()).then(|| format!("{unseen} could not be seen"))

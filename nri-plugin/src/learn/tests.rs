@@ -28,7 +28,7 @@ fn write(path: &str) -> Access {
     Access::Write(path.into())
 }
 
-const OPTIONS: Options = Options { max_paths: 10, sources: false };
+const OPTIONS: Options = Options { max_paths: 10, sources: false, wide_sockets: false };
 
 fn files(learned: &Learned) -> Vec<(String, bool)> {
     let shown = |target: &Target| match target {
@@ -58,7 +58,7 @@ fn what_is_seen_is_allowed_as_it_was_seen() {
         Access::Socket(1, 1, 0),
         Access::Capability(13),
     ]);
-    let learned = generalise(&accesses, OPTIONS);
+    let learned = generalise(&accesses, Options { wide_sockets: true, ..OPTIONS });
     let told = |text: &str, read_only| (text.to_owned(), read_only);
     assert_eq!(
         files(&learned),
@@ -211,7 +211,7 @@ proptest! {
         max_paths in 1..6_usize,
         sources: bool,
     ) {
-        let learned = generalise(&accesses, Options { max_paths, sources });
+        let learned = generalise(&accesses, Options { max_paths, sources, wide_sockets: sources });
         let omitted: BTreeSet<Access> = learned.omitted.iter().map(|(access, _)| access.clone()).collect();
         if learned.is_empty() {
             prop_assert_eq!(omitted.len(), accesses.iter().map(|(access, _)| access).collect::<BTreeSet<_>>().len());
@@ -232,5 +232,32 @@ proptest! {
             let asked = case.question.access(source, case.uid, case.owner);
             prop_assert_eq!(ruleset.decide(&asked).verdict, case.expect, "{}\n{}", case.name, text);
         }
+    }
+}
+
+/// Who resolves a name has a netlink socket, and no need of packets.
+#[test]
+fn a_socket_that_is_none_of_ip_allows_no_other_unless_asked() {
+    use enforcer_core::network::{SocketAccess, SocketOp};
+    let netlink = Access::Socket(16, 3, 0);
+    let accesses = seen(&[netlink.clone(), Access::Socket(2, 1, 6)]);
+    for wide_sockets in [false, true] {
+        let learned = generalise(&accesses, Options { wide_sockets, ..OPTIONS });
+        let ruleset = means(&policy(&learned, &about()).unwrap(), &about()).unwrap();
+        let verdict = |family, kind| {
+            let socket =
+                SocketAccess { op: SocketOp::Create, family, kind, protocol: 255, address: None, port: 0 };
+            ruleset.decide(&Asked::socket(socket)).verdict
+        };
+        let expected = if wide_sockets { Verdict::Allow } else { Verdict::Block };
+        assert_eq!((verdict(2, 3), verdict(17, 3)), (expected, expected));
+        assert_eq!(denied(&ruleset, &accesses).contains(&netlink), !wide_sockets);
+        let told =
+            learned.omitted.iter().any(|(access, why)| *access == netlink && why.contains("--wide-sockets"));
+        assert_eq!((told, learned.wide.len()), (!wide_sockets, usize::from(wide_sockets)));
+    }
+    for access in [Access::Socket(1, 1, 0), Access::Socket(1, 2, 0), Access::Socket(1, 5, 0)] {
+        let learned = generalise(&seen(std::slice::from_ref(&access)), OPTIONS);
+        assert!(learned.is_empty() && learned.omitted.iter().any(|(omitted, _)| *omitted == access));
     }
 }

@@ -14,7 +14,7 @@ use super::generalise::{Learned, Sources, Target, text};
 use crate::observe::watches::Access;
 
 /// The most accesses that a test asks about. A policy test may have 10,000 cases.
-const CASES: usize = 5_000;
+pub(super) const CASES: usize = 5_000;
 /// What no container has.
 const NEVER: &str = "/nri-enforcer-never-seen";
 

@@ -23,6 +23,8 @@ use crate::status::serve::Status;
 pub const NORMAL: [&str; 6] = ["audited", "blocked", "activated", "inherited", "by_pointer", "retried"];
 /// The counter of events for which the ring buffer had no room.
 pub const RING: &str = "event_dropped";
+/// The counter of observations for which it had none, since the rest of it is for alerts.
+pub const RING_LOGS: &str = "observation_dropped";
 
 /// What is looked at.
 pub struct Node {
@@ -171,10 +173,14 @@ impl Node {
             "kind",
             of(|name| NORMAL.contains(&name)),
         )?;
-        let failures = of(|name| name != RING && !NORMAL.contains(&name));
+        let failures = of(|name| name != RING && name != RING_LOGS && !NORMAL.contains(&name));
         page.counters("kernel_failures", "What failed in the kernel, by place", "place", failures)?;
         if let Some((_, dropped)) = counters.iter().find(|(name, _)| name == RING) {
             page.counter("ring_dropped", "Events that the ring buffer had no room for", *dropped)?;
+        }
+        if let Some((_, dropped)) = counters.iter().find(|(name, _)| name == RING_LOGS) {
+            let help = "Logs that the ring buffer had no room for, beside what is kept for alerts";
+            page.counter("ring_logs_dropped", help, *dropped)?;
         }
         let Some(Occupancy { containers, rulesets }) = self.kernel.occupancy() else { return Ok(()) };
         let maps = [("containers", containers), ("rulesets", rulesets)];

@@ -7,8 +7,6 @@ use crate::alert::owner::Owner;
 
 /// The type of a log about a container.
 pub const CONTAINER_LOG: &str = "ContainerLog";
-/// The type of a log about a process of the host.
-pub const HOST_LOG: &str = "HostLog";
 
 /// One line of the logs.
 #[derive(Debug, Serialize)]

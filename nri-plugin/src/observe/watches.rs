@@ -93,6 +93,8 @@ pub struct Seen {
     pub lost: u64,
     /// The containers, with their pods' labels.
     pub containers: BTreeMap<ContainerId, Arc<Container>>,
+    /// Those that ran for a while without being seen.
+    pub missed: BTreeMap<ContainerId, Arc<Container>>,
     bytes: usize,
 }
 
@@ -141,7 +143,10 @@ fn access(event: &Event) -> Option<Result<Access, &'static str>> {
     };
     match (event.class, event.detail) {
         (Class::Process, _) => Some(path().map(Access::Exec)),
-        (Class::File, _) if event.op == Op::OpenRead => Some(path().map(Access::Read)),
+        // nothing is done with what is only found open
+        (Class::File, _) if event.op == Op::Held => None,
+        (Class::File, _) if matches!(event.op, Op::OpenRead | Op::Read) => Some(path().map(Access::Read)),
+        (Class::File, _) if event.op == Op::Receive && !event.writes => Some(path().map(Access::Read)),
         (Class::File, _) => Some(path().map(Access::Write)),
         (Class::Network, Detail::Socket(Socket { family, kind, protocol, .. })) => {
             Some(Ok(Access::Socket(family, kind, protocol)))
@@ -190,6 +195,14 @@ impl Watches {
         }
     }
 
+    /// The container runs, or is about to, and is not seen yet: whoever watches it has missed something.
+    pub fn missed(&self, container: &Arc<Container>) {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        for watch in all.iter().filter(|watch| watch.who.is_container(container)) {
+            watch.seen().missed.insert(container.id.clone(), Arc::clone(container));
+        }
+    }
+
     /// Whether nobody watches anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -217,12 +230,6 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Which containers.
-    #[must_use]
-    pub fn who(&self) -> &Who {
-        &self.watch.who
-    }
-
     /// How many accesses there were so far, how many different ones, and in how many containers.
     #[must_use]
     pub fn counts(&self) -> (u64, usize, usize) {
@@ -241,5 +248,33 @@ impl Drop for Watching {
     fn drop(&mut self) {
         let mut all = self.all.0.write().unwrap_or_else(PoisonError::into_inner);
         all.retain(|watch| !Arc::ptr_eq(watch, &self.watch));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was open already, or comes to be read, is not written.
+    #[test]
+    fn what_is_only_read_or_only_open_is_not_written() {
+        let container = crate::reconciler::tests::container("c1", "default", "web");
+        let seen = |op, writes| {
+            let mut event = crate::alert::tests::observed();
+            (event.op, event.writes) = (op, writes);
+            let mut seen = Seen::default();
+            seen.note(&event, &container);
+            seen.accesses.into_iter().map(|(access, _)| access).collect::<Vec<_>>()
+        };
+        let path = b"/etc/passwd".to_vec();
+        assert_eq!(seen(Op::Held, true), []);
+        for (op, writes) in [(Op::OpenRead, false), (Op::Read, false), (Op::Receive, false)] {
+            assert_eq!(seen(op, writes), [Access::Read(path.clone())], "{op:?}");
+        }
+        for (op, writes) in
+            [(Op::OpenWrite, true), (Op::Write, true), (Op::Receive, true), (Op::Unlink, false)]
+        {
+            assert_eq!(seen(op, writes), [Access::Write(path.clone())], "{op:?}");
+        }
     }
 }

@@ -43,13 +43,34 @@ impl Node {
         injection: Arc<Injection>,
         profiles: Option<Arc<Profiles>>,
     ) -> Self {
+        let (policies, seen) = watch::channel(set);
+        Self::build((policies, seen.clone()), seen, selection, options, injection, profiles)
+    }
+
+    /// With a plugin that reads other policies than the reconciler.
+    fn reading(
+        set: Arc<PolicySet>,
+        reads: watch::Receiver<Arc<PolicySet>>,
+        selection: Selection,
+        options: Options,
+    ) -> Self {
+        Self::build(watch::channel(set), reads, selection, options, Arc::default(), None)
+    }
+
+    fn build(
+        (policies, reads): (watch::Sender<Arc<PolicySet>>, watch::Receiver<Arc<PolicySet>>),
+        seen: watch::Receiver<Arc<PolicySet>>,
+        selection: Selection,
+        options: Options,
+        injection: Arc<Injection>,
+        profiles: Option<Arc<Profiles>>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::<Recording>::default();
-        let (policies, seen) = watch::channel(set);
         let (orders, taken) = std::sync::mpsc::channel();
         let procs = Procs::at(dir.path().join("proc"));
         std::fs::create_dir(dir.path().join("proc")).unwrap();
-        let (reads, registry, notify) = (seen.clone(), Arc::<Registry>::default(), Box::new(|_| {}));
+        let (registry, notify) = (Arc::<Registry>::default(), Box::new(|_| {}));
         let reconciler = Reconciler::new(
             Arc::clone(&kernel),
             selection.clone(),
@@ -223,6 +244,41 @@ async fn a_kernel_that_hangs_refuses_the_start_before_the_runtime_gives_up() {
         "after the runtime's deadline it would start unprotected"
     );
     create_and_start(&plugin, &pod("default", "db"), 0).await.expect("others do not wait behind it");
+}
+
+/// It is not refused, and executes its workload while the kernel still works: what was armed for one that waits is undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_hangs_has_a_container_that_is_only_seen_armed_as_one_that_runs() {
+    let selection = Selection { visibility: "process".parse().unwrap(), ..Selection::default() };
+    let mut node = Node::new(Arc::default(), selection, options());
+    let plugin = node.runtime.accept().await.unwrap();
+    node.lives(7);
+    node.kernel.slow(Duration::from_millis(2500));
+    let begin = Instant::now();
+    create_and_start(&plugin, &pod("default", "web"), 7).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2), "before the runtime's deadline");
+    node.kernel.slow(Duration::ZERO);
+    let mut calls = Vec::new();
+    while calls.len() < 3 && begin.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        calls.extend(node.kernel.calls());
+    }
+    assert_eq!(calls, ["arm c7 7 Created", "disarm c7", "arm c7 7 Running"]);
+}
+
+/// The plugin knew the set before, the reconciler the one that is in force: what that refuses does not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_bound_when_the_start_is_carried_out_is_refused_though_it_was_not_when_it_was_asked_for() {
+    let selection = Selection { visibility: "process".parse().unwrap(), ..Selection::default() };
+    let (_old, before) = watch::channel(Arc::default());
+    let mut node = Node::reading(block(), before, selection, options());
+    let plugin = node.runtime.accept().await.unwrap();
+    node.lives(7);
+    node.kernel.breaks("arm", true);
+    let text = refusal(create_and_start(&plugin, &pod("default", "web"), 7).await);
+    assert!(text.contains("arm is broken") && text.contains("no-passwd"), "{text}");
+    node.kernel.breaks("arm", false);
+    create_and_start(&plugin, &pod("default", "web"), 7).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,6 +194,7 @@ impl<K: Kernel> Reconciler<K> {
         let Looked { id, container, process, stage, .. } = looked;
         let known = self.known.get_mut(&id)?;
         match (wanted, known.armed) {
+            (_, Some(_)) if known.too_late => None, // the sweep disarms it first
             // an earlier daemon may have been killed on the way: what it had not done is done by arming it again
             (Some(ruleset), Some(_)) if id.is_host() && !known.armed_here => {
                 self.arm_late(&id, &container, process, stage, ruleset);
@@ -235,6 +236,9 @@ impl<K: Kernel> Reconciler<K> {
     ) {
         let Some(known) = self.known.get(id) else { return };
         let (failed, unwatched) = (known.failed.clone(), known.unwatched);
+        if stage == Stage::Running {
+            self.selection.watches.missed(container);
+        }
         match self.arm_living(id, process, &ruleset, stage) {
             Ok(()) if ruleset.only_observes() => tracing::info!(%container, "observed from now on"),
             Ok(()) if unwatched => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use enforcer_core::enforce::{ContainerId, Stage};
 
-use super::{Reconciler, RootAt, unobserved};
+use super::{Reconciler, RootAt};
 use crate::container::{Container, name_all_policies};
 use crate::kernel::Kernel;
 use crate::order::{Caller, Gated, Refusal};
@@ -39,7 +39,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             Err(refusal) if merged.binds() => Gated::Refused(refusal),
             refused => {
-                unobserved(refused);
+                self.unobserved(&container, refused);
                 Gated::Nothing
             }
         }

@@ -77,6 +77,9 @@ impl<K: Kernel> Reconciler<K> {
     /// Looks for what nobody tells: containers that are over, armed containers that nobody knows, rulesets that are
     /// not in the kernel any more, and failures to try again.
     pub(super) fn sweep(&mut self) {
+        let too_late = self.known.iter().filter(|(_, known)| known.too_late).map(|(id, _)| id.clone());
+        let too_late: Vec<ContainerId> = too_late.collect();
+        too_late.iter().for_each(|id| self.was_too_late(id));
         let armed = match self.kernel.armed() {
             Ok(armed) => armed,
             Err(error) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::exit::chain;
 use crate::kernel::Kernel;
-use crate::metrics::node::{NORMAL, RING};
+use crate::metrics::node::{NORMAL, RING, RING_LOGS};
 use crate::order::Order;
 
 /// Orders a sweep after each such time, and tells what the kernel side counted since; `lost` is told how many events the
@@ -49,12 +49,14 @@ pub(super) async fn sweep<K: Kernel>(
     }
 }
 
-/// For how many events the kernel's ring buffer had no room since the programs were loaded; `None`: not known.
+/// For how many events, of alerts and of logs, the kernel's ring buffer had no room since the programs were loaded; `None`:
+/// not known.
 pub(super) fn ring_dropped<K: Kernel>(kernel: &K) -> Option<u64> {
     let counters = kernel
         .counters()
         .inspect_err(|error| tracing::warn!(error = chain(error), "cannot read the counters"));
-    Some(counters.ok()?.into_iter().find(|(name, _)| name == RING).map_or(0, |(_, count)| count))
+    let dropped = counters.ok()?.into_iter().filter(|(name, _)| name == RING || name == RING_LOGS);
+    Some(dropped.map(|(_, count)| count).sum())
 }
 
 #[cfg(test)]

@@ -141,6 +141,7 @@ fn the_daemon_from_its_start_to_its_end() {
         comm: "cat".into(),
         parent_comm: "sh".into(),
         path_truncated: false,
+        writes: false,
         args: None,
         host_tid: 1,
         time_ns: Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap())

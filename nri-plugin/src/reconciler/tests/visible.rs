@@ -114,3 +114,79 @@ fn a_watched_container_is_visible_as_long_as_somebody_watches() {
     f.take(Order::Watched(who));
     assert!(armed(&f, "c1").is_empty() && armed(&f, "c2").is_empty());
 }
+
+/// Whoever asked has given up, so that the container runs: an identity that waits for its first execution would wait for
+/// ever.
+#[test]
+fn a_start_that_nobody_waits_for_any_more_is_armed_as_one_that_runs() {
+    for set in [seen("process"), policies(&[("p", "/x")])] {
+        let mut f = Fixture::new(set);
+        f.lives(7, "c1");
+        let (reply, answer) = oneshot::channel();
+        drop(answer);
+        f.take(Order::Start { container: container("c1", "default", "web"), pid: 7, reply });
+        assert_eq!(f.kernel.calls(), ["arm c1 7 Running"]);
+        let late: &[&str] = if armed(&f, "c1").only_observes() { &[] } else { &["late c1"] };
+        assert_eq!(f.notices(), late);
+    }
+}
+
+/// A daemon that could not undo it tries again.
+#[test]
+fn what_was_armed_after_its_start_was_given_up_is_armed_again_as_one_that_runs() {
+    for broken in [false, true] {
+        let mut f = Fixture::new(policies(&[("p", "/x")]));
+        f.lives(7, "c1");
+        let (web, id) = (container("c1", "default", "web"), ContainerId::new("c1").unwrap());
+        f.start(&web, 7).unwrap();
+        f.kernel.calls();
+        f.kernel.breaks("disarm", broken);
+        f.reconciler.was_too_late(&id); // as if the answer had found nobody
+        f.work();
+        if broken {
+            assert_eq!(f.kernel.calls(), ["disarm c1"]);
+            assert!(f.registry.standing(&id).problem.is_some());
+            f.kernel.breaks("disarm", false);
+            f.take(Order::Sweep);
+        }
+        assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 7 Running"]);
+        assert_eq!(f.notices(), ["late c1"]);
+    }
+}
+
+/// Whoever learns what it does is told that its start is missing.
+#[test]
+fn a_watched_container_that_was_armed_late_is_missed() {
+    for broken in [true, false] {
+        let mut f = Fixture::new(Arc::default());
+        let who =
+            Who { namespace: "default".into(), pod: None, labels: [].into(), container: None, id: None };
+        let watches = Arc::clone(&f.reconciler.selection.watches);
+        let watching = watches.begin(who.clone(), Visibility::of([Class::Process])).unwrap();
+        f.take(Order::Watched(who.clone()));
+        f.lives(7, "c1");
+        f.kernel.breaks("arm", broken);
+        f.start(&container("c1", "default", "web"), 7).unwrap();
+        f.kernel.breaks("arm", false);
+        f.take(Order::Sweep);
+        assert!(armed(&f, "c1").observes(Class::Process));
+        let id = ContainerId::new("c1").unwrap();
+        assert_eq!(watching.seen().missed.contains_key(&id), broken);
+        let (_keep, policies) = watch::channel(Arc::default());
+        let (orders, _taken) = std::sync::mpsc::channel();
+        let (selection, registry) = (f.reconciler.selection.clone(), Arc::clone(&f.registry));
+        let observatory = crate::learn::serve::Observatory::new(
+            selection,
+            policies,
+            registry,
+            orders,
+            Box::new(|| Some(0)),
+        );
+        let problems = observatory.problems(&who, &watching.seen(), Visibility::of([Class::Process]));
+        assert_eq!(
+            problems.iter().any(|problem| problem.contains("start was not seen")),
+            broken,
+            "{problems:?}"
+        );
+    }
+}
