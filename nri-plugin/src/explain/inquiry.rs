@@ -161,7 +161,8 @@ impl Inquiry {
                 "{policies} also says something in AppArmor's own words, which is not considered here"
             ));
         }
-        if container.subject.host {
+        // labels are on files, whoever comes
+        if container.subject.host && self.status.selection.lock != Lock::Selinux {
             notes.push(
                 "processes that are exempt from host policies, and what they start, are never denied"
                     .to_owned(),
