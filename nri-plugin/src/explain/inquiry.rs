@@ -106,7 +106,7 @@ impl Inquiry {
         let set = Arc::clone(&self.status.policies.borrow());
         let container = &entry.container;
         let status = self.status.of(entry);
-        let armed = self.kernel.armed().map_err(|error| format!("what is in force: {}", chain(&error)))?;
+        let armed = self.kernel.look().map_err(|error| format!("what is in force: {}", chain(&error)))?;
         let in_force = match armed.get(&container.id) {
             None => None,
             Some(digest) => Some(self.status.registry.ruleset(digest).ok_or_else(|| {
