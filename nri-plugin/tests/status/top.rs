@@ -22,9 +22,10 @@ async fn top_is_for_programs_and_for_people() {
     assert!(told["seconds"].as_f64().is_some_and(|seconds| (0.1..5.0).contains(&seconds)), "{told}");
     assert_eq!((&told["denials"], &told["programs"]), (&serde_json::json!([]), &serde_json::json!([])));
     assert_eq!(told["notMeasured"], "there are no BPF programs on this node");
+    assert!(told["notSeen"].as_str().is_some_and(|why| why.starts_with("no lock denies")), "{told}");
     // no terminal
     let (code, out, _) = top(&["--interval", "100ms"]);
-    assert!(code == 0 && out.contains("CONTAINER") && out.contains("0 denials and audits"), "{out}");
+    assert!(code == 0 && out.contains("CONTAINER") && out.contains("denials and audits: not seen"), "{out}");
     for (args, wanted) in [(&["--interval", "1ms"][..], "expected 100ms to 1m"), (&["-o", "json"], "--once")]
     {
         let (code, _, err) = top(args);
