@@ -1,7 +1,10 @@
 //! `top`: the daemon's program and the command, on a node without programs in the kernel.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -58,7 +61,35 @@ async fn top_is_for_programs_and_for_people() {
     assert_eq!(on_terminal.wait().unwrap().code(), Some(0));
     drop(keys);
 
+    onlookers_leave_room(&socket);
+
     drop(daemon);
     let (code, _, err) = top(&["--once"]);
     assert!(code == 1 && err.contains("no daemon answers"), "{err}");
+}
+
+/// However many look on, a change can be confirmed.
+fn onlookers_leave_room(socket: &Path) {
+    let mut onlookers: Vec<_> = (0..16).map(|_| UnixStream::connect(socket).unwrap()).collect();
+    let mut refused = 0;
+    for onlooker in &mut onlookers {
+        onlooker.write_all(b"{\"request\":\"top\"}\n").unwrap();
+        let mut answer = String::new();
+        BufReader::new(&*onlooker).read_line(&mut answer).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        match answer["answer"].as_str().unwrap() {
+            "counted" => {}
+            "refused" => {
+                assert!(answer["why"].as_str().unwrap().contains("room for no more"), "{answer}");
+                refused += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(refused, 8);
+    let begin = Instant::now();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer"));
+    let (_, out, err) = end(&command.arg("confirm").arg("--admin-socket").arg(socket).output().unwrap());
+    assert!(format!("{out}{err}").contains("no change waits to be confirmed"), "{out}{err}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
