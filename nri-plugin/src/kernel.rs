@@ -49,6 +49,14 @@ pub trait Kernel: Send + Sync + 'static {
     /// When the maps cannot be read.
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError>;
 
+    /// The same, by whoever only looks, on any thread: nothing is let go for it, and nothing told.
+    ///
+    /// # Errors
+    /// As [`armed`](Self::armed).
+    fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        self.armed()
+    }
+
     /// Hands each event to `sink`, on this thread, as long as `go_on` says so, which is asked several times a second.
     ///
     /// # Errors
@@ -198,6 +206,10 @@ impl Kernel for Box<dyn Kernel> {
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
         self.as_ref().armed()
+    }
+
+    fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        self.as_ref().look()
     }
 
     fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {

@@ -99,6 +99,10 @@ impl<K: Kernel> Kernel for Beside<K> {
         self.first.armed()
     }
 
+    fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        self.first.look()
+    }
+
     fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         self.first.events(go_on, sink)
     }

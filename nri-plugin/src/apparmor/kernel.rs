@@ -9,7 +9,7 @@ use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
-use super::{Profiles, STARTING, names};
+use super::{Profiles, STARTING, State, names};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError, Lacks};
 use crate::procs::Procs;
@@ -115,6 +115,32 @@ impl Profiles {
         results
     }
 
+    /// What containers have, and which ones do not have their profiles any more. `enforced`: what the kernel has.
+    fn standing(
+        &self,
+        state: &State,
+        enforced: &BTreeSet<ProfileName>,
+    ) -> Result<(BTreeMap<ContainerId, RulesetDigest>, Vec<ContainerId>), KernelError> {
+        let (mut armed, mut lost) = (BTreeMap::new(), Vec::new());
+        for (id, bound) in &state.bound {
+            let running = bound.process.filter(|process| self.procs().alive(*process));
+            let has = match running {
+                Some(process) if bound.since.elapsed() > STARTING => {
+                    self.loader.of_process(process.pid).map_err(KernelError::new)?
+                }
+                _ => Some(bound.name.clone()),
+            };
+            match state.loaded.get(&bound.name).filter(|_| enforced.contains(&bound.name)) {
+                Some(content) if has.as_ref() == Some(&bound.name) => {
+                    let digest = content.ruleset.unwrap_or(RulesetDigest::from_bytes(UNKNOWN));
+                    armed.insert(id.clone(), digest);
+                }
+                _ => lost.push(id.clone()),
+            }
+        }
+        Ok((armed, lost))
+    }
+
     /// Says where others ask whether a container has what its policies say: its ruleset may be in force, and not its native
     /// rules.
     pub(super) fn tell(&self, id: &ContainerId, result: &Result<(), KernelError>) {
@@ -182,28 +208,17 @@ impl Kernel for Arc<Profiles> {
         let mut state = self.state();
         let enforced = self.loader.loaded().map_err(KernelError::new)?;
         state.loaded.retain(|name, _| enforced.contains(name));
-        let (mut armed, mut lost) = (BTreeMap::new(), Vec::new());
-        for (id, bound) in &state.bound {
-            let running = bound.process.filter(|process| self.procs().alive(*process));
-            let has = match running {
-                Some(process) if bound.since.elapsed() > STARTING => {
-                    self.loader.of_process(process.pid).map_err(KernelError::new)?
-                }
-                _ => Some(bound.name.clone()),
-            };
-            match state.loaded.get(&bound.name) {
-                Some(content) if has.as_ref() == Some(&bound.name) => {
-                    let digest = content.ruleset.unwrap_or(RulesetDigest::from_bytes(UNKNOWN));
-                    armed.insert(id.clone(), digest);
-                }
-                _ => lost.push(id.clone()),
-            }
-        }
+        let (armed, lost) = self.standing(&state, &enforced)?;
         for id in lost {
             tracing::error!(container = %id, "it does not have its AppArmor profile any more");
             state.bound.remove(&id);
         }
         Ok(armed)
+    }
+
+    fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        let enforced = self.loader.loaded().map_err(KernelError::new)?;
+        self.standing(&self.state(), &enforced).map(|(armed, _)| armed)
     }
 
     fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {

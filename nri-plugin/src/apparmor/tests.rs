@@ -329,6 +329,22 @@ fn what_cannot_be_loaded_is_no_gap_and_what_was_loaded_stays() {
     node.profiles.update(&web.id, &blocks("/b")).unwrap();
 }
 
+/// What is lost is told, and let go, where it is mended: by the reconciler.
+#[test]
+fn who_only_looks_lets_nothing_go() {
+    let node = Node::new();
+    let web = node.created("c1", 7, WEB);
+    node.profiles.arm(&web, &blocks("/a")).unwrap();
+    assert_eq!(node.profiles.look().unwrap()[&web.id], blocks("/a").digest());
+    let content = node.kernel.kept().loaded.remove(&WEB.parse().unwrap()).unwrap();
+    assert_eq!(node.profiles.look().unwrap(), BTreeMap::new(), "somebody has removed the profile");
+    node.kernel.kept().loaded.insert(WEB.parse().unwrap(), content);
+    assert_eq!(node.profiles.look().unwrap()[&web.id], blocks("/a").digest(), "nothing was let go");
+    node.kernel.kept().loaded.clear();
+    assert_eq!(node.profiles.armed().unwrap(), BTreeMap::new());
+    assert!(!node.profiles.state().bound.contains_key(&web.id));
+}
+
 #[test]
 fn the_next_daemon_knows_who_has_which_profile() {
     let dir = tempfile::tempdir().unwrap();

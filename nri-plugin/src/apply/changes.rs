@@ -248,12 +248,21 @@ impl Changes {
         now.waiting = Some(Waiting { pending, until, ended, stuck: None });
         drop(now);
         let changes = Arc::clone(self);
-        tokio::spawn(async move { changes.end_in_time(until).await });
+        let failing = ends.clone();
+        tokio::spawn(async move { changes.end_in_time(until, failing).await });
         Ok(Some(Own { until, ends }))
     }
 
-    async fn end_in_time(&self, until: Instant) {
-        sleep_until(until).await;
+    /// Reverts when the time is over, and tries on from when somebody could not revert it before.
+    async fn end_in_time(&self, until: Instant, mut ends: watch::Receiver<Option<Answer>>) {
+        let failed = async {
+            drop(ends.wait_for(Option::is_some).await);
+            sleep(AGAIN).await;
+        };
+        tokio::select! {
+            () = sleep_until(until) => {}
+            () = failed => {}
+        }
         let end = || self.end(Some(until), false, "it was not confirmed in time");
         while let Answer::Refused { why } = tokio::task::block_in_place(end) {
             tracing::error!(why, "cannot revert; will try again");
@@ -270,6 +279,10 @@ impl Changes {
             let obstacle = left.obstacle().filter(|_| only.is_none());
             return obstacle.map_or(Answer::Nothing, refused);
         };
+        // some of its files may have been put back already
+        if keep && let Some(why) = stuck {
+            return refused(format!("it is being reverted, and cannot be: {why}"));
+        }
         if keep && *until <= Instant::now() {
             return refused("it comes too late: the change is being reverted");
         }

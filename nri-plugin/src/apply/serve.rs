@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::NewFile;
@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ONLOOKER: Duration = Duration::from_secs(180);
 /// Callers at a time; more wait for their turn.
 const CALLERS: usize = 16;
+/// Of those that look on or watch, besides: they may stay, and must not keep a change from being confirmed. More are
+/// refused.
+const ONLOOKERS: usize = 8;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,28 +174,42 @@ impl Desk {
     }
 
     async fn answer(self, clerks: Clerks) {
-        let places = Arc::new(Semaphore::new(CALLERS));
+        let (places, seats) = (Arc::new(Semaphore::new(CALLERS)), Arc::new(Semaphore::new(ONLOOKERS)));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let caller = self.0.accept().await;
-            let clerks = clerks.clone();
+            let (clerks, seats) = (clerks.clone(), Arc::clone(&seats));
             tokio::spawn(async move {
-                if let Err(problem) = talk(caller, clerks).await {
+                if let Err(problem) = talk(caller, clerks, place, seats).await {
                     tracing::warn!(problem, "a caller at the admin socket");
                 }
-                drop(place);
             });
         }
     }
 }
 
-async fn talk(caller: UnixStream, clerks: Clerks) -> Result<(), String> {
+/// Whoever looks on gives its place for a seat.
+async fn talk(
+    caller: UnixStream,
+    clerks: Clerks,
+    place: OwnedSemaphorePermit,
+    seats: Arc<Semaphore>,
+) -> Result<(), String> {
     is_root(&caller)?;
     let Clerks { changes, inquiry, source, observatory } = clerks;
     let (reads, mut writes) = caller.into_split();
     let mut reads = BufReader::new(reads.take(MAX_REQUEST));
     let request = timeout(PATIENCE, next(&mut reads)).await.map_err(|_| "sends no request")??;
     let Some(request) = request else { return Ok(()) };
+    let mut _seat = None;
+    if matches!(request, Request::Top | Request::Watch(_)) {
+        let Ok(seat) = seats.try_acquire_owned() else {
+            let why = format!("{ONLOOKERS} look on already, and there is room for no more");
+            return send(&mut writes, &Answer::Refused { why }).await;
+        };
+        _seat = Some(seat);
+        drop(place);
+    }
     let (answer, own) = match request {
         Request::Top => return look_on(&mut reads, &mut writes, &source).await,
         Request::Watch(wanted) => return watch(reads, writes, wanted, &observatory).await,

@@ -32,7 +32,7 @@ Accesses:
   process:exec:PATH   execute
 
 With --policy, the answer is what those policies say. Without, the running daemon is asked what a container really has: the
-rules in the kernel, its links, its state; --host without --policy asks about the host.
+rules that it put in force, its links, its state; --host without --policy asks about the host.
 
 Exit codes:
   0  the question was answered, whatever the verdict

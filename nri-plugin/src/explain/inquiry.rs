@@ -1,12 +1,15 @@
 //! The daemon's side: what a container really has, and what that means for an access.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use enforcer_core::compile::{apparmor, selinux};
 use enforcer_core::coverage::Gap;
+use enforcer_core::decide::Verdict;
 use enforcer_core::explain::{Explanation, Question};
 use enforcer_core::links::{LookUps, OtherName};
 use enforcer_core::path::AbsPath;
@@ -103,7 +106,7 @@ impl Inquiry {
         let set = Arc::clone(&self.status.policies.borrow());
         let container = &entry.container;
         let status = self.status.of(entry);
-        let armed = self.kernel.armed().map_err(|error| format!("what is in force: {}", chain(&error)))?;
+        let armed = self.kernel.look().map_err(|error| format!("what is in force: {}", chain(&error)))?;
         let in_force = match armed.get(&container.id) {
             None => None,
             Some(digest) => Some(self.status.registry.ruleset(digest).ok_or_else(|| {
@@ -121,23 +124,32 @@ impl Inquiry {
 
         let names = first_names(&found);
         let other_name = |path: &AbsPath| names.get(path).cloned();
-        let explanation = match &in_force {
-            Some(ruleset) => judge::of_rules(ruleset, asked, &other_name).explanation,
+        let held = in_force.as_deref().map(|ruleset| self.held(ruleset));
+        let explanation = match &held {
+            Some(ruleset) => self.as_told(judge::of_rules(ruleset, asked, &other_name).explanation),
             None => unarmed(asked, &status, &other_name),
         };
         let as_written = judge::of_rules(&linked.ruleset, asked, &other_name).explanation;
-        let why = || self.why_not(entry, &status, in_force.is_some());
-        let as_written = differs(&explanation, &as_written)
-            .then(|| AsWritten { explanation: as_written, not_in_force: why() });
+        // what is in force says it, and the lock cannot hold it
+        let unheld = in_force.as_deref().is_some_and(|ruleset| {
+            differs(&explanation, &judge::of_rules(ruleset, asked, &other_name).explanation)
+        });
         let gaps: Vec<Gap> = match &merged {
             Some(merged) => merged.coverage.gaps.iter().cloned().chain(linked.gaps).collect(),
             None => Vec::new(),
         };
-        let deciding = |gap: &&Gap| {
+        let of = |gap: &&Gap, explanation: &Explanation| {
             explanation.rule.as_ref() == Some(&gap.field)
                 && explanation.policy.as_ref() == Some(&gap.policy.name)
         };
-        for gap in gaps.iter().filter(deciding) {
+        let why = |written: &Explanation| match gaps.iter().find(|gap| of(gap, written)) {
+            Some(gap) if unheld => format!("{}; {}", gap.reason, gap.advice),
+            None if unheld => format!("{} cannot hold it; the gaps say more", self.holder()),
+            _ => self.why_not(entry, &status, in_force.is_some()),
+        };
+        let as_written = differs(&explanation, &as_written)
+            .then(|| AsWritten { not_in_force: why(&as_written), explanation: as_written });
+        for gap in gaps.iter().filter(|gap| of(gap, &explanation)) {
             notes.push(format!(
                 "the rule that decides is not held as written: {}; {}",
                 gap.reason, gap.advice
@@ -149,7 +161,8 @@ impl Inquiry {
                 "{policies} also says something in AppArmor's own words, which is not considered here"
             ));
         }
-        if container.subject.host {
+        // labels are on files, whoever comes
+        if container.subject.host && self.status.selection.lock != Lock::Selinux {
             notes.push(
                 "processes that are exempt from host policies, and what they start, are never denied"
                     .to_owned(),
@@ -159,7 +172,7 @@ impl Inquiry {
             seccomp: self.seccomp(&set, entry, asked.question, &mut notes)?,
             lock: in_force.is_some().then(|| self.holder().to_owned()),
             ruleset: in_force.as_ref().map(|ruleset| ruleset.digest().to_string()),
-            postures: in_force.as_deref().map(postures).unwrap_or_default(),
+            postures: held.as_deref().map(postures).unwrap_or_default(),
             explanation,
             as_written,
             gaps: gaps.iter().map(gap).collect(),
@@ -214,6 +227,24 @@ impl Inquiry {
             }
         }
         found
+    }
+
+    /// What of a ruleset that is in force the lock holds.
+    fn held<'r>(&self, ruleset: &'r Ruleset) -> Cow<'r, Ruleset> {
+        match self.status.selection.lock {
+            Lock::AppArmor => Cow::Owned(apparmor::held(ruleset)),
+            Lock::Selinux => Cow::Owned(selinux::held(ruleset)),
+            Lock::Bpf | Lock::Both | Lock::Nothing => Cow::Borrowed(ruleset),
+        }
+    }
+
+    /// What becomes of an access by rules that are held.
+    fn as_told(&self, explanation: Explanation) -> Explanation {
+        if self.status.selection.lock != Lock::Selinux || explanation.verdict != Verdict::Audit {
+            return explanation;
+        }
+        let reason = format!("it passes without a report, for labels report nothing: {}", explanation.reason);
+        Explanation { verdict: Verdict::Allow, reason, ..explanation }
     }
 
     fn holder(&self) -> &'static str {

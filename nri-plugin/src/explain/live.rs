@@ -6,7 +6,7 @@ use super::document::{AsWritten, GapTold, Query, SeccompTold, Told, Which};
 use super::{ended, parse, print};
 use crate::apply::client::Daemon;
 use crate::apply::serve::{Answer, Request};
-use crate::cli::{ExplainArgs, Output};
+use crate::cli::{BaseChoice, ExplainArgs, Output};
 use crate::exit::Exit;
 use crate::status::document::{ContainerStatus, State};
 use crate::term::{BAD, BOLD, DIM, WARN, clean, complain, of_verdict, paint, say, say_json, table};
@@ -54,6 +54,11 @@ fn wrong(problem: &str) -> Exit {
 fn query(args: &ExplainArgs) -> Result<Query, String> {
     // what makes no sense need not be asked
     let (_, source) = parse(args)?;
+    if let Some(flag) = said_in_vain(args) {
+        return Err(format!(
+            "{flag} goes with --policy: without it, the daemon is asked what this host really has"
+        ));
+    }
     let container = Some(args.container.clone()).filter(|name| !name.is_empty());
     let which = match (&args.pod, &args.id) {
         (Some(pod), _) => match pod.split_once('/') {
@@ -74,6 +79,20 @@ fn query(args: &ExplainArgs) -> Result<Query, String> {
         uid: args.uid,
         owner: args.owner,
     })
+}
+
+/// What says something about processes of the host, of which the daemon knows better.
+fn said_in_vain(args: &ExplainArgs) -> Option<&'static str> {
+    let said = [
+        (args.namespace.is_some(), "--namespace"),
+        (!args.labels.is_empty(), "--label"),
+        (!args.container.is_empty(), "--container"),
+        (!args.postures.is_empty(), "--posture"),
+        (args.base != BaseChoice::RuntimeDefault, "--base"),
+        (!args.capabilities.is_empty(), "--cap"),
+        (args.root.is_some(), "--root"),
+    ];
+    said.into_iter().find(|(is_said, _)| args.host && *is_said).map(|(_, flag)| flag)
 }
 
 fn choose(containers: &[ContainerStatus]) {

@@ -46,11 +46,11 @@ pub trait KernelSide: Send + Sync {
     /// When the map cannot be read.
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError>;
 
-    /// As [`Kernel::armed`].
+    /// As [`Kernel::look`].
     ///
     /// # Errors
     /// When the maps cannot be read.
-    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError>;
+    fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError>;
 
     /// As [`Kernel::measure`].
     ///
@@ -70,8 +70,8 @@ impl<K: Kernel> KernelSide for Arc<K> {
         Kernel::counters(self.as_ref())
     }
 
-    fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
-        Kernel::armed(self.as_ref())
+    fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
+        Kernel::look(self.as_ref())
     }
 
     fn measure(&self) -> Result<Option<Measuring>, KernelError> {

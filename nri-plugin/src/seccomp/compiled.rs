@@ -8,7 +8,8 @@ use enforcer_core::seccomp::{Base, SeccompProfile};
 
 use super::profiles::Together;
 
-/// How many are kept, some 100 KB each. Those that were wanted longest ago go first.
+/// How many are kept, some 100 KB each: only those over profiles that are not read from anywhere, which could be of any size.
+/// Those that were wanted longest ago go first.
 const KEPT: usize = 32;
 
 struct Entry {
@@ -37,6 +38,9 @@ impl Compiled {
         base: &Base,
         make: impl FnOnce() -> Result<SeccompProfile, E>,
     ) -> Result<SeccompProfile, E> {
+        if matches!(base, Base::Profile(_)) {
+            return make();
+        }
         if let Some(profile) = self.wanted(policies, base) {
             return Ok(SeccompProfile::clone(&profile));
         }
@@ -97,6 +101,13 @@ mod tests {
         assert_eq!((get(&one, &runtime_default()), made.get()), (first.clone(), 1));
         assert_ne!(get(&one, &Base::Unconfined), first);
         assert_eq!(made.get(), 2, "another base");
+        // what a runtime or pod brought may be of any size
+        let brought = Base::Profile(first.oci.clone());
+        for _ in 0..2 {
+            get(&one, &brought);
+        }
+        assert_eq!((made.take(), compiled.entries().len()), (4, 2), "made each time, and not kept");
+        made.set(2);
         // the same text is another policy: it may have replaced one of the same name
         assert_eq!((get(&together("p"), &runtime_default()), made.get()), (first.clone(), 3));
         assert_eq!((get(&one, &runtime_default()), made.get()), (first, 3));

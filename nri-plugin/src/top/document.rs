@@ -18,6 +18,9 @@ pub struct Snapshot {
     pub time_milliseconds: u64,
     /// Denials and audited accesses since the daemon started.
     pub denials: Vec<Denial>,
+    /// Why denials by the lock are not among them; `None`: they are. Those by seccomp never are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_seen: Option<String>,
     /// How many of them are in no row, since there were too many rows.
     pub forgotten: u64,
     /// The programs in the kernel, by name.

@@ -20,6 +20,9 @@ pub(super) struct Rates {
     pub(super) time_milliseconds: u64,
     /// Denials and audited accesses.
     pub(super) denials: Vec<DenialRate>,
+    /// Why denials by the lock are not among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) not_seen: Option<String>,
     /// How many are in no row.
     pub(super) forgotten: u64,
     /// Programs in the kernel that ran between the two, the dearest first.
@@ -92,6 +95,7 @@ impl Rates {
             seconds: ratio(passed, 1_000_000_000),
             time_milliseconds: now.time_milliseconds,
             denials: denials.collect(),
+            not_seen: now.not_seen.clone(),
             forgotten: now.forgotten,
             cpu: programs.iter().map(|program| program.cpu).sum(),
             programs,

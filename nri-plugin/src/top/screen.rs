@@ -1,15 +1,19 @@
 //! On a terminal: drawn anew after each look and each key.
 
 use std::io::{IsTerminal, Stdout, Write, stdout};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, channel, sync_channel};
 use std::time::Duration;
 
 use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, poll, read};
 use crossterm::terminal::{
-    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
+    Clear, ClearType, DisableLineWrap, EnableLineWrap, EnterAlternateScreen, LeaveAlternateScreen,
+    disable_raw_mode, enable_raw_mode, size,
 };
 use crossterm::{execute, queue};
+use nix::sys::signal::{SigSet, Signal};
 
 use super::document::Snapshot;
 use super::look;
@@ -40,7 +44,7 @@ impl Screen {
     fn open() -> std::io::Result<Self> {
         enable_raw_mode()?;
         let mut screen = Self(stdout());
-        execute!(screen.0, EnterAlternateScreen, Hide)?;
+        execute!(screen.0, EnterAlternateScreen, Hide, DisableLineWrap)?;
         Ok(screen)
     }
 
@@ -56,24 +60,47 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _as_it_is = execute!(self.0, Show, LeaveAlternateScreen);
-        let _as_it_is = disable_raw_mode();
+        restore();
     }
 }
 
-/// Shows until a key ends it.
+fn restore() {
+    let _as_it_is = execute!(stdout(), EnableLineWrap, Show, LeaveAlternateScreen);
+    let _as_it_is = disable_raw_mode();
+}
+
+/// Waits for a signal that ends: then this is true. Of who does not look, since it reads from a terminal that is gone, the
+/// process ends after a while.
+fn ending() -> Result<Arc<AtomicBool>, String> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block().map_err(|error| format!("signals: {error}"))?;
+    let ends = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&ends);
+    std::thread::spawn(move || {
+        let code = signals.wait().map_or(1, |signal| 128_i32.saturating_add(signal as i32));
+        tell.store(true, Ordering::Relaxed);
+        std::thread::sleep(TICK.saturating_mul(10));
+        restore();
+        std::process::exit(code);
+    });
+    Ok(ends)
+}
+
+/// Shows until a key or a signal ends it.
 pub(super) fn run(args: &TopArgs) -> Result<(), String> {
     if !std::io::stdin().is_terminal() {
         return Err("there is a terminal to show on, and none to read keys from: use --once".to_owned());
     }
     let mut daemon = Daemon::reach(&args.admin_socket)?;
     let first = look(&mut daemon)?;
-    let (send, looks) = channel();
+    let ends = ending()?; // before other threads begin: they are to leave those signals to it
+    // no more than one waits, should nobody draw
+    let (send, looks) = sync_channel(1);
     let (stop, stopped) = channel::<()>();
     let interval = args.interval;
     // by itself, so that a daemon that takes its time does not keep keys from being seen
     let looking = std::thread::spawn(move || keep_looking(&mut daemon, interval, &send, &stopped));
-    let shown = show(args, &first, &looks);
+    let shown = show(args, &first, &looks, &ends);
     drop(stop);
     drop(looking); // it may wait for the daemon, and nobody waits for it
     shown
@@ -82,7 +109,7 @@ pub(super) fn run(args: &TopArgs) -> Result<(), String> {
 fn keep_looking(
     daemon: &mut Daemon,
     interval: Duration,
-    send: &Sender<Result<Snapshot, String>>,
+    send: &SyncSender<Result<Snapshot, String>>,
     stopped: &Receiver<()>,
 ) {
     let mut wait = interval.min(Duration::from_secs(1)); // the first rates soon
@@ -96,7 +123,12 @@ fn keep_looking(
     }
 }
 
-fn show(args: &TopArgs, first: &Snapshot, looks: &Receiver<Result<Snapshot, String>>) -> Result<(), String> {
+fn show(
+    args: &TopArgs,
+    first: &Snapshot,
+    looks: &Receiver<Result<Snapshot, String>>,
+    ends: &AtomicBool,
+) -> Result<(), String> {
     let terminal = |error: std::io::Error| format!("the terminal: {error}");
     let (width, height) = known(size().map_err(terminal)?);
     let mut view = View { sort: args.sort, reverse: false, above: 0, width, height };
@@ -104,7 +136,7 @@ fn show(args: &TopArgs, first: &Snapshot, looks: &Receiver<Result<Snapshot, Stri
     let mut rates = Rates::new(first, first);
     let mut screen = Screen::open().map_err(terminal)?;
     screen.draw(&rates, &view).map_err(terminal)?;
-    loop {
+    while !ends.load(Ordering::Relaxed) {
         let mut draw = false;
         match looks.try_recv() {
             Ok(Ok(now)) => {
@@ -134,6 +166,7 @@ fn show(args: &TopArgs, first: &Snapshot, looks: &Receiver<Result<Snapshot, Stri
             screen.draw(&rates, &view).map_err(terminal)?;
         }
     }
+    Ok(())
 }
 
 /// A terminal that does not know its size, such as that of a serial line, says 0: it is taken for the usual one.

@@ -63,11 +63,11 @@ fn summary(rates: &Rates) -> Vec<String> {
     let Rates { node_name, lock, denials, programs, cpu, ring_dropped, failures, .. } = rates;
     let total: u64 = denials.iter().map(|one| one.denial.total).fold(rates.forgotten, u64::saturating_add);
     let now: f64 = denials.iter().map(|one| one.per_second).sum();
-    let mut lines = vec![format!(
-        "{}  lock {lock}  {total} denials and audits, {} now",
-        paint(BOLD, clean(node_name)),
-        per_second(now)
-    )];
+    let seen = match &rates.not_seen {
+        Some(why) => paint(WARN, format!("denials and audits: not seen: {}", clean(why))),
+        None => format!("{total} denials and audits, {} now", per_second(now)),
+    };
+    let mut lines = vec![format!("{}  lock {lock}  {seen}", paint(BOLD, clean(node_name)))];
     lines.push(match &rates.not_measured {
         Some(why) => paint(WARN, format!("cost in the kernel: not measured: {}", clean(why))),
         None => {
@@ -83,6 +83,9 @@ fn summary(rates: &Rates) -> Vec<String> {
     let all: Vec<String> = lost.into_iter().chain(failed).collect();
     lines.push(match (&rates.not_counted, all.is_empty()) {
         (Some(why), _) => paint(WARN, format!("failures in the kernel: not known: {}", clean(why))),
+        (None, true) if rates.not_seen.is_some() => {
+            "failures in the kernel: there are no counters".to_owned()
+        }
         (None, true) => "no event lost, no failure in the kernel".to_owned(),
         (None, false) => paint(WARN, format!("in the kernel: {}", all.join(", "))),
     });
@@ -236,6 +239,26 @@ mod tests {
             assert!(lines.len() <= usize::from(height), "{width}x{height}: {}", lines.len());
             assert!(!plain(&lines).contains('\u{1b}'));
         }
+    }
+
+    /// Nothing is no zero.
+    #[test]
+    fn what_the_daemon_does_not_see_is_not_told_as_nothing() {
+        let why = Some("AppArmor tells \u{1b}[2Jof them elsewhere".to_owned());
+        let unseen =
+            Snapshot { node_name: "n".into(), lock: "apparmor".into(), not_seen: why, ..Snapshot::default() };
+        let rates = Rates::new(&unseen, &unseen);
+        let view = View { sort: Sort::Rate, reverse: false, above: 0, width: 200, height: 40 };
+        for text in [plain(&lines(&rates, &view)), plain(&[all(&rates, Sort::Rate)])] {
+            assert!(text.contains("lock apparmor  denials and audits: not seen: AppArmor tells"), "{text}");
+            assert!(text.contains("there are no counters"), "{text}");
+            assert!(
+                !text.contains("0 denials") && !text.contains("no failure") && !text.contains('\u{1b}'),
+                "{text}"
+            );
+        }
+        let told = serde_json::to_value(&rates).unwrap();
+        assert!(told["notSeen"].is_string(), "{told}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use enforcer_core::enforce::Measuring;
 use super::document::{Program, Snapshot};
 use super::tally::Tally;
 use crate::exit::chain;
+use crate::lock::Lock;
 use crate::metrics::node::{KernelSide, NORMAL, RING};
 use crate::status::serve::Status;
 
@@ -85,6 +86,7 @@ impl Source {
             at_nanoseconds: u64::try_from(BEGIN.elapsed().as_nanos()).unwrap_or(u64::MAX),
             time_milliseconds: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
             denials,
+            not_seen: not_seen(self.status.selection.lock),
             forgotten,
             programs,
             not_measured,
@@ -93,4 +95,17 @@ impl Source {
             not_counted,
         }
     }
+}
+
+/// Why the daemon does not see what the lock denies.
+fn not_seen(lock: Lock) -> Option<String> {
+    let why = match lock {
+        Lock::Bpf | Lock::Both => return None,
+        Lock::AppArmor => "AppArmor tells of them in the kernel's log alone",
+        Lock::Selinux => "SELinux tells of them in the audit log alone",
+        Lock::Nothing => {
+            "no lock denies anything here but seccomp, which tells of it in the audit log alone, if at all"
+        }
+    };
+    Some(why.to_owned())
 }

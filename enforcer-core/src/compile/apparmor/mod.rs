@@ -76,6 +76,13 @@ impl fmt::Display for ProfileName {
 )]
 pub struct InvalidName(String);
 
+/// What of a ruleset profiles hold, with its whitelists: by this, and not by what is written, an access is decided. It has a
+/// digest of its own. What a profile says of the rest wider than it is written is not in it, and told as gaps.
+#[must_use]
+pub fn held(ruleset: &Ruleset) -> Ruleset {
+    gaps::expressible(ruleset)
+}
+
 /// What a profile is made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {

@@ -114,6 +114,13 @@ pub struct Labels {
     pub gaps: Vec<Gap>,
 }
 
+/// What of a ruleset labels hold: by this, and not by what is written, an access is decided. It has a digest of its own and no
+/// whitelists. Its Audit rules report nothing: what they name passes.
+#[must_use]
+pub fn held(ruleset: &Ruleset) -> Ruleset {
+    gaps::expressible(ruleset)
+}
+
 /// Compiles a ruleset. The same input gives the same labels.
 #[must_use]
 pub fn compile(ruleset: &Ruleset) -> Labels {

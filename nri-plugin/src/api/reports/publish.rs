@@ -28,6 +28,8 @@ use crate::api::{Key, Resource};
 const MANAGER: &str = "nri-enforcer-status";
 /// Reports that wait at most for their turn: each may be of a megabyte.
 const CHANGES: usize = 8;
+/// What cannot be done where the server refuses the statuses of some policies alone.
+const SINGLE: &str = "write the status of some policies";
 /// Questions and writes one after the other, before changes are taken again.
 const SLICE: usize = 100;
 /// The wait after each of them: at most 20 a second.
@@ -90,6 +92,8 @@ struct Leader<'a> {
     nodes: Nodes,
     /// Whether all reports were seen.
     listed: bool,
+    /// By itself: that it works says nothing of the statuses, nor the other way round.
+    tidying: Line,
     statuses: Statuses<'a>,
 }
 
@@ -97,6 +101,10 @@ struct Statuses<'a> {
     shared: &'a Shared,
     refusals: &'a Refusals,
     line: Line,
+    /// What stands in the way of single ones.
+    single: Line,
+    /// The policies, by uid, whose status the server does not take as it is now.
+    untaken: HashSet<String>,
     /// What is known of the status that each policy has, by uid.
     known: HashMap<String, Known>,
     hashes: RandomState,
@@ -112,12 +120,14 @@ impl<'a> Leader<'a> {
             shared,
             refusals,
             line: Line::new(&shared.health),
+            single: Line::new(&shared.health),
+            untaken: HashSet::new(),
             known: HashMap::new(),
             hashes: RandomState::new(),
             from: 0,
             blocked: None,
         };
-        Self { nodes: Nodes::default(), listed: false, statuses }
+        Self { nodes: Nodes::default(), listed: false, tidying: Line::new(&shared.health), statuses }
     }
 
     fn take(&mut self, change: Change) {
@@ -138,8 +148,12 @@ impl<'a> Leader<'a> {
     /// Lets texts go that no report has any more, and deletes the reports of nodes that are long gone.
     async fn tidy(&mut self) {
         self.nodes.tidy();
-        let Statuses { shared, line, .. } = &mut self.statuses;
-        for name in self.nodes.silent(shared.pace.forgotten()) {
+        let (shared, line) = (self.statuses.shared, &mut self.tidying);
+        let silent = self.nodes.silent(shared.pace.forgotten());
+        if silent.is_empty() {
+            line.forget(); // what could not be deleted tells again, or somebody else has deleted it
+        }
+        for name in silent {
             let path = format!("{}/{}", definition::path(), encoded(&name));
             let deleted = async {
                 let way = line.way(&shared.connector).await?;
@@ -172,6 +186,7 @@ impl Statuses<'_> {
         if self.known.len() > abouts.len() {
             let present: HashSet<&str> = abouts.iter().map(|about| about.uid.as_str()).collect();
             self.known.retain(|uid, _| present.contains(uid.as_str()));
+            self.untaken.retain(|uid| present.contains(uid.as_str()));
         }
         let from = if self.from < abouts.len() { self.from } else { 0 };
         let (mut asked, mut all) = (0_usize, true);
@@ -203,6 +218,9 @@ impl Statuses<'_> {
             self.blocked = None;
             let _told = self.line.note("write the statuses of policies", Ok(()));
         }
+        if self.untaken.is_empty() {
+            let _told = self.single.note(SINGLE, Ok(()));
+        }
         all
     }
 
@@ -226,6 +244,7 @@ impl Statuses<'_> {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let wanted = status(about, sum, &known.digest, &now);
         if known.digest.is_of(&wanted, &self.hashes) {
+            self.untaken.remove(&about.uid);
             return Ok(done);
         }
         if !known.may_write(Instant::now(), self.shared.pace) {
@@ -249,22 +268,28 @@ impl Statuses<'_> {
                     self.refusals.policy(about, &why);
                 }
                 *known = Known::written(digest, Instant::now());
+                self.untaken.remove(&about.uid);
             }
             // it is gone, or another one has its name
             Err(Trouble::Absent | Trouble::Refused(409, _)) => {
                 self.known.remove(&about.uid);
+                self.untaken.remove(&about.uid);
             }
             // the same would be refused again, as long as the server is as it is
             Err(trouble) if is_about_content(&trouble) => {
                 if known.refused(Instant::now()) {
                     tracing::warn!(policy = %about.key, "the API server does not take the status: {trouble}");
                 }
+                self.untaken.insert(about.uid.clone());
+                let _told = self.single.note::<()>(SINGLE, Err(trouble));
             }
             // others can be written: what is in the way of all of them is excepted
             Err(trouble @ Trouble::Refused(code, _)) if !matches!(code, 429 | 503 | 504) => {
                 if known.failed(Instant::now()) {
                     tracing::warn!(policy = %about.key, "cannot write the status, trying again: {trouble}");
                 }
+                self.untaken.insert(about.uid.clone());
+                let _told = self.single.note::<()>(SINGLE, Err(trouble));
             }
             Err(trouble) => return Err(trouble),
         }

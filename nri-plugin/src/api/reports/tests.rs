@@ -49,6 +49,28 @@ pub(super) fn sums(nodes: &Nodes, generation: i64) -> Sum<'_> {
 }
 
 #[test]
+fn what_stands_in_the_way_is_told_as_long_as_somebody_tries_and_it_does() {
+    let health = Health::default();
+    let told = || health.all_untold().into_keys().collect::<Vec<_>>();
+    let (mut one, mut other) = (Line::new(&health), Line::new(&health));
+    one.note::<()>("read", Err(Trouble::Absent)).unwrap_err();
+    other.note::<()>("write", Err(Trouble::Refused(500, "no".into()))).unwrap_err();
+    assert_eq!(told(), ["read", "write"]);
+    // it goes on for now, and may end in the same way
+    one.works();
+    assert_eq!(told(), ["write"]);
+    one.note::<()>("read", Err(Trouble::Absent)).unwrap_err();
+    assert_eq!(told(), ["read", "write"]);
+    // one says one thing at a time
+    one.note::<()>("list", Err(Trouble::Absent)).unwrap_err();
+    assert_eq!(told(), ["list", "write"]);
+    other.note("write", Ok(())).unwrap();
+    assert_eq!(told(), ["list"]);
+    drop(one);
+    assert_eq!(told(), [""; 0]);
+}
+
+#[test]
 fn nodes_are_added_up_by_generation_and_those_that_are_silent_do_not_count() {
     let mut nodes = Nodes::default();
     nodes.list();

@@ -32,7 +32,8 @@ async fn what_is_to_end_one_change_does_not_end_the_next() {
     }
     // the clock of the first, which is late
     let late = Arc::clone(&changes);
-    tokio::spawn(async move { late.end_in_time(Instant::now()).await }).await.unwrap();
+    let nobody = watch::channel(None).1;
+    tokio::spawn(async move { late.end_in_time(Instant::now(), nobody).await }).await.unwrap();
     assert_eq!(*second.ends.borrow(), None, "it waits");
     assert!(matches!(changes.end(Some(second.until), false, "of its own"), Answer::Reverted { .. }));
     assert_eq!(changes.end(Some(second.until), false, "again"), Answer::Nothing);
@@ -53,10 +54,43 @@ async fn who_made_a_change_that_cannot_be_reverted_is_told_each_reason_once() {
     assert_eq!(changes.not_reverted().as_ref(), Some(why));
     assert_eq!(changes.end(None, false, "once more"), answer);
     assert!(!own.ends.has_changed().unwrap(), "it is the same reason");
+    let kept = changes.end(None, true, "");
+    assert!(matches!(&kept, Answer::Refused { why } if why.starts_with("it is being reverted")), "{kept:?}");
     fs::remove_dir_all(&path).unwrap();
-    assert!(matches!(changes.end(None, false, "again"), Answer::Reverted { .. }));
-    assert!(matches!(*own.ends.borrow(), Some(Answer::Reverted { .. })));
+    reverted(&mut own).await;
     assert_eq!(changes.not_reverted(), None);
+}
+
+/// Nobody asks again, and the time is not over for long.
+async fn reverted(own: &mut Own) {
+    let is_reverted = |answer: &Option<Answer>| matches!(answer, Some(Answer::Reverted { .. }));
+    let waits = own.ends.wait_for(is_reverted);
+    tokio::time::timeout(Duration::from_secs(30), waits).await.expect("it is tried on").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_half_reverted_cannot_be_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (dir.path().join("a.yaml"), dir.path().join("c.yaml"));
+    fs::write(&one, POLICY).unwrap();
+    let changes = changes(dir.path());
+    let files = ["a.yaml", "c.yaml"].map(|name| NewFile { name: name.into(), text: POLICY.into() });
+    let mut own = changes.apply(&files, Some(Duration::from_secs(3600))).1.unwrap();
+    fs::remove_file(&one).unwrap();
+    fs::create_dir_all(one.join("in the way")).unwrap();
+    assert!(matches!(changes.end(None, false, "that was asked for"), Answer::Refused { .. }));
+    assert!(!other.exists(), "the others are reverted nevertheless");
+    for only in [None, Some(own.until)] {
+        let kept = changes.end(only, true, "");
+        assert!(
+            matches!(&kept, Answer::Refused { why } if why.starts_with("it is being reverted")),
+            "{kept:?}"
+        );
+    }
+    assert!(changes.not_reverted().is_some(), "it is still pending");
+    fs::remove_dir_all(&one).unwrap();
+    reverted(&mut own).await;
+    assert!(one.is_file() && !other.exists());
 }
 
 /// `status` is answered while a change is written to a disk that hangs.

@@ -2,7 +2,6 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::mpsc::channel;
 
-use enforcer_core::decide::Verdict;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::links::Resolution;
 use tokio::sync::watch;
@@ -195,6 +194,79 @@ async fn a_seccomp_policy_that_is_not_in_force_does_not_count() {
     let told = node.ask("syscall:mkdir").await.unwrap();
     assert_eq!(told.verdict(), Verdict::Allow);
     assert_eq!(told.seccomp.unwrap().not_in_force.as_deref(), Some("its pod names another"));
+}
+
+/// Policies of these specs, for `app: web` in the namespace `default`, or for the host.
+fn specs(kind: &str, specs: &[&str]) -> Arc<PolicySet> {
+    let selector = match kind {
+        "KubeArmorHostPolicy" => "nodeSelector",
+        _ => "selector",
+    };
+    let policies = specs.iter().enumerate().map(|(number, spec)| {
+        let namespace = if kind == "KubeArmorHostPolicy" { "" } else { ", namespace: default" };
+        let text = format!(
+            "apiVersion: security.kubearmor.com/v1\nkind: {kind}\nmetadata: {{name: p{number}{namespace}}}\n\
+             spec:\n  {selector}: {{matchLabels: {{app: web}}}}\n  {spec}\n"
+        );
+        let parsed = enforcer_core::policy::parse("test.yaml", &text);
+        assert_eq!(parsed.errors, []);
+        Arc::new(parsed.policies.into_iter().next().unwrap())
+    });
+    Arc::new(PolicySet::new(policies.collect()))
+}
+
+/// A profile and labels are made of less than what is written, and the ruleset is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lock_cannot_hold_is_not_told_as_held() {
+    let set = specs(
+        "KubeArmorPolicy",
+        &[
+            "network: {matchDestinations: [{cidr: 10.0.0.0/8, action: Block}]}",
+            "file: {matchPaths: [{path: /secret, action: Block}]}",
+        ],
+    );
+    let selection = Selection { lock: Lock::AppArmor, ..Selection::default() };
+    let node = Node::new(selection.clone(), Arc::clone(&set), web());
+    node.arm(rules(&selection, &set, &web(), &node.root()));
+    let told = node.ask("network:connect:tcp:10.0.0.1:443").await.unwrap();
+    assert_eq!((told.verdict(), told.lock.as_deref()), (Verdict::Allow, Some("apparmor")), "{told:?}");
+    let as_written = told.as_written.unwrap();
+    assert_eq!(as_written.explanation.verdict, Verdict::Block);
+    assert!(as_written.not_in_force.contains("nothing of it has any effect"), "{as_written:?}");
+    let told = node.ask("file:read:/secret").await.unwrap();
+    assert_eq!((told.verdict(), told.as_written), (Verdict::Block, None), "that it holds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_deny_what_is_named_alone_report_nothing_and_exempt_nobody() {
+    let set = specs(
+        "KubeArmorHostPolicy",
+        &[
+            "file: {matchPaths: [{path: /secret, action: Block}, {path: /seen, action: Audit}]}",
+            "file: {matchPaths: [{path: /fine, action: Allow}]}",
+        ],
+    );
+    let blocks = enforcer_core::ruleset::Postures::default()
+        .with(Class::File, enforcer_core::ruleset::PostureAction::Block);
+    for lock in [Lock::Selinux, Lock::Bpf] {
+        let selection = Selection { lock, host: Some(blocks), ..Selection::default() };
+        let subject = enforcer_core::subject::Subject::of_host([("app".to_owned(), "web".to_owned())].into());
+        let host = Arc::new(Container { subject, ..Container::clone(&web()) });
+        let node = Node::new(selection.clone(), Arc::clone(&set), Arc::clone(&host));
+        node.arm(rules(&selection, &set, &host, &node.root()));
+        let labels = lock == Lock::Selinux;
+        let exempts = |told: &Told| told.notes.iter().any(|note| note.contains("exempt from host policies"));
+        let told = node.ask("file:read:/secret").await.unwrap();
+        assert_eq!((told.verdict(), exempts(&told)), (Verdict::Block, !labels), "{told:?}");
+        for (path, written) in [("/seen", Verdict::Audit), ("/other", Verdict::Block)] {
+            let told = node.ask(&format!("file:read:{path}")).await.unwrap();
+            let wanted = if labels { Verdict::Allow } else { written };
+            assert_eq!(told.verdict(), wanted, "{told:?}");
+            let as_written = told.as_written.map(|written| written.explanation.verdict);
+            assert_eq!(as_written, labels.then_some(written), "{path}");
+            assert_eq!(told.postures["file"], if labels { "allow" } else { "block" });
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,20 +7,50 @@ use crate::api::client::Connector;
 use crate::api::{Abouts, Health};
 use crate::metrics::Metrics;
 
-#[tokio::test]
-async fn texts_that_no_report_has_any_more_go_with_time() {
-    let (_sender, abouts) = watch::channel(Abouts::default());
-    let metrics = Metrics::default();
-    let shared = Shared {
-        connector: Arc::new(Connector { kubeconfig: None }),
+fn shared() -> Shared {
+    Shared {
+        connector: Arc::new(Connector { kubeconfig: Some("/nonexistent/kubeconfig".into()) }),
         namespace: None,
         node_name: "a".into(),
-        abouts,
+        abouts: watch::channel(Abouts::default()).1,
         health: Health::default(),
-        metrics: metrics.clone(),
+        metrics: Metrics::default(),
         pace: Pace::default(),
-    };
-    let (refusals, _queue) = queue(&metrics);
+    }
+}
+
+fn untold(shared: &Shared) -> Vec<&'static str> {
+    shared.health.all_untold().into_keys().collect()
+}
+
+/// A node that was silent for long tells again, so that there is nothing to delete: nobody tries, and nobody would note it.
+#[tokio::test]
+async fn a_report_that_need_not_be_deleted_any_more_is_not_told_as_one_that_cannot_be() {
+    // a time that has passed since this machine was started
+    let shared = Shared { pace: Pace { interval: Duration::from_millis(10) }, ..shared() };
+    let (refusals, _queue) = queue(&shared.metrics);
+    let mut leader = Leader::new(&shared, &refusals);
+    let statuses = "write the statuses of policies";
+    leader.statuses.line.note::<()>(statuses, Err(Trouble::Absent)).unwrap_err();
+    let mut long_ago = report("b", Vec::new());
+    let then = SystemTime::now() - shared.pace.forgotten() * 2;
+    long_ago.renew_time = humantime::format_rfc3339_micros(then).to_string();
+    leader.take(Change::List);
+    leader.take(Change::Set(Box::new(long_ago)));
+    leader.take(Change::Listed);
+    leader.tidy().await;
+    assert_eq!(untold(&shared), ["delete the report of a node that is gone", statuses], "each by itself");
+    leader.take(Change::Set(Box::new(report("b", Vec::new()))));
+    leader.tidy().await;
+    assert_eq!(untold(&shared), [statuses]);
+    drop(leader);
+    assert_eq!(untold(&shared), [""; 0], "another daemon may lead: here nobody tries");
+}
+
+#[tokio::test]
+async fn texts_that_no_report_has_any_more_go_with_time() {
+    let shared = shared();
+    let (refusals, _queue) = queue(&shared.metrics);
     let mut leader = Leader::new(&shared, &refusals);
     let refused = "x".repeat(1_000);
     leader.take(Change::Set(Box::new(report("a", vec![PolicyReport { refused, ..one("p", 1, 0) }]))));
