@@ -328,6 +328,17 @@ async fn a_status_that_the_server_does_not_take_is_written_without_gaps() {
     };
     let writes = wait("nothing is written", quiet, || node.log()).await;
     assert!(writes <= 6, "{writes}");
+    // one that it does not take at all is told, and once it is gone there is nothing to tell
+    let single = "write the status of some policies";
+    let untold = |daemon: &Value| daemon["api"]["untold"][single].as_str().map(str::to_owned);
+    let schema = &mut tight["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+    schema["properties"]["conditions"]["maxItems"] = json!(0);
+    client.apply(&tight).await;
+    client.apply(&files("never", "/b")).await;
+    node.until("told", |daemon| untold(daemon).is_some_and(|why| why.contains("conditions"))).await;
+    client.delete(&files("never", "/b")).await;
+    client.delete(&files("two", "/a")).await;
+    node.until("not told", |daemon| untold(daemon).is_none()).await;
     node.stop();
 }
 

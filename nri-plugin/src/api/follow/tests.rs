@@ -104,7 +104,7 @@ impl Server {
     /// One round, or what it has come to after a moment; what stands in the way is noted.
     async fn round(&mut self) -> Option<Result<(), Trouble>> {
         let round = self.follower.round(&self.connector);
-        let ended = tokio::time::timeout(Duration::from_millis(300), round).await.ok();
+        let ended = tokio::time::timeout(Duration::from_secs(1), round).await.ok();
         if let Some(Err(trouble)) = &ended {
             self.follower.take(trouble.clone()).await;
         }
