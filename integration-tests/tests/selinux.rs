@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -121,6 +122,10 @@ fn set_up() -> Result<()> {
 }
 
 async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
+    for path in ["/t/dir/sock", "/t/free.sock"] {
+        let listener = UnixListener::bind(path)?;
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+    }
     let before = labels();
     // permissive: nothing would be held
     fs::write("/sys/fs/selinux/enforce", "0")?;
@@ -155,6 +160,7 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     node.check("a file that was open", (denied.wait()?.success(), free.wait()?.success()), (false, true));
     compared(node)?;
     node.check("another name of it", can("head -c1 /t/another-name"), false);
+    connected(node)?;
     node.check("the base policy holds still", can("head -c1 /t/rodir/secret"), false);
     node.check("a type is what it was", label("/t/rodir/secret").contains(":secret_t:"), true);
     node.check("following a link", can("head -c1 /t/dir/link"), true);
@@ -219,6 +225,21 @@ fn compared(node: &mut Node) -> Result<()> {
     println!("{asked} accesses, without {} paths that are gaps", GAPS.len());
     node.check("accesses against `decide`", wrong, Vec::new());
     ensure!(asked > 100);
+    Ok(())
+}
+
+/// Whoever connects to a socket by its path writes to it.
+fn connected(node: &mut Node) -> Result<()> {
+    let program = fs::canonicalize("./nri-enforcer")?.display().to_string();
+    let denied = |socket: &str| -> Result<bool> {
+        let output = as_host_command(&[&program, "status", "--status-socket", socket]).output()?;
+        let said = text(&output.stderr);
+        println!("{socket}: {said}");
+        ensure!(!output.status.success() && said.contains(socket), "{said}");
+        Ok(said.contains("Permission denied"))
+    };
+    let both = (denied("/t/dir/sock")?, denied("/t/free.sock")?);
+    node.check("connecting to a socket", both, (true, false));
     Ok(())
 }
 
