@@ -36,6 +36,10 @@ fn policy(spec: &str) -> String {
     )
 }
 
+/// Not about the host.
+const CONTAINER: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: container, namespace: default}\n\
+    spec:\n  selector: {matchLabels: {app: none}}\n  action: Block\n  file: {matchPaths: [{path: /x}]}\n";
+
 /// Everything that can be said, and some that cannot.
 const RULES: &str = "
   file:
@@ -126,7 +130,9 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
         let listener = UnixListener::bind(path)?;
         std::thread::spawn(move || listener.incoming().for_each(drop));
     }
+    sh("mkdir /t/rodir/mnt")?;
     let before = labels();
+    sh("mount -t tmpfs tmpfs /t/rodir/mnt && echo x > /t/rodir/mnt/x")?;
     // permissive: nothing would be held
     fs::write("/sys/fs/selinux/enforce", "0")?;
     let probe = said(Command::new("./nri-enforcer").args(["probe", "-o", "json"]))?;
@@ -173,6 +179,11 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     node.check("who holds the rules", host["held"]["selinux"].clone(), serde_json::json!(["host"]));
     let reason = host["reason"].as_str().unwrap_or_default().to_owned();
     node.check("what is not there is told", reason.contains("`/t/missing/file`: there is nothing yet"), true);
+
+    node.check("what is mounted is told", reason.contains("`/t/rodir/mnt`: something else is mounted"), true);
+    node.check("what is mounted is left alone", label("/t/rodir/mnt/x"), PLAIN.to_owned());
+    sh("umount /t/rodir/mnt")?;
+    in_use(node)?;
 
     // it comes
     sh("mkdir /t/missing; echo x > /t/missing/file")?;
@@ -228,6 +239,18 @@ fn compared(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
+/// The daemon would label everything again, while the module goes.
+fn in_use(node: &mut Node) -> Result<()> {
+    let (known, record) = (labels(), fs::read(RECORD)?);
+    let output = Command::new("./nri-enforcer").args(["unload", "--yes"]).output()?;
+    let said = text(&output.stderr);
+    node.check("unload beside a daemon", (output.status.code(), said.contains("is in use")), (Some(1), true));
+    node.check("its labels and record", (labels() == known, fs::read(RECORD)? == record), (true, true));
+    let modules = self::said(Command::new("semodule").arg("-l"))?;
+    node.check("its module", modules.lines().any(|line| line.trim() == "nri_enforcer"), true);
+    Ok(())
+}
+
 /// Whoever connects to a socket by its path writes to it.
 fn connected(node: &mut Node) -> Result<()> {
     let program = fs::canonicalize("./nri-enforcer")?.display().to_string();
@@ -268,6 +291,14 @@ async fn changed(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     within(|| can("head -c1 /t/dir/x"))?;
     node.check("what no rule names any more", can("chmod 755 /t/dir/x"), true);
     node.check("its label", label("/t/dir/x"), PLAIN.to_owned());
+    // what cannot be labelled any more is told, though the rules are the same
+    let record = fs::read(RECORD)?;
+    fs::write(RECORD, "no record")?;
+    daemon.apply("container.yaml", CONTAINER).await?;
+    let reason = || status().map(|(host, _)| host["reason"].as_str().unwrap_or_default().to_owned());
+    within(|| reason().is_ok_and(|reason| reason.contains("is damaged")))?;
+    node.check("with a damaged record, what was held", can("head -c1 /t/free"), false);
+    fs::write(RECORD, record)?;
     Ok(())
 }
 
