@@ -132,7 +132,6 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     }
     sh("mkdir /t/rodir/mnt")?;
     let before = labels();
-    sh("mount -t tmpfs tmpfs /t/rodir/mnt && echo x > /t/rodir/mnt/x")?;
     // permissive: nothing would be held
     fs::write("/sys/fs/selinux/enforce", "0")?;
     let probe = said(Command::new("./nri-enforcer").args(["probe", "-o", "json"]))?;
@@ -144,6 +143,7 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     node.check("nothing is labelled", labels() == before, true);
     daemon.end(Signal::SIGTERM)?;
 
+    sh("mount -t tmpfs tmpfs /t/rodir/mnt && echo x > /t/rodir/mnt/x")?;
     fs::write("/sys/fs/selinux/enforce", "1")?;
     // opened before, and read when the file has its label
     let earlier = |path: &str| {
