@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -34,6 +35,10 @@ fn policy(spec: &str) -> String {
          spec:\n  nodeSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}\n  action: Block\n{spec}\n"
     )
 }
+
+/// Not about the host.
+const CONTAINER: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: container, namespace: default}\n\
+    spec:\n  selector: {matchLabels: {app: none}}\n  action: Block\n  file: {matchPaths: [{path: /x}]}\n";
 
 /// Everything that can be said, and some that cannot.
 const RULES: &str = "
@@ -121,6 +126,11 @@ fn set_up() -> Result<()> {
 }
 
 async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
+    for path in ["/t/dir/sock", "/t/free.sock"] {
+        let listener = UnixListener::bind(path)?;
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+    }
+    sh("mkdir /t/rodir/mnt")?;
     let before = labels();
     // permissive: nothing would be held
     fs::write("/sys/fs/selinux/enforce", "0")?;
@@ -133,6 +143,7 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     node.check("nothing is labelled", labels() == before, true);
     daemon.end(Signal::SIGTERM)?;
 
+    sh("mount -t tmpfs tmpfs /t/rodir/mnt && echo x > /t/rodir/mnt/x")?;
     fs::write("/sys/fs/selinux/enforce", "1")?;
     // opened before, and read when the file has its label
     let earlier = |path: &str| {
@@ -155,6 +166,7 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     node.check("a file that was open", (denied.wait()?.success(), free.wait()?.success()), (false, true));
     compared(node)?;
     node.check("another name of it", can("head -c1 /t/another-name"), false);
+    connected(node)?;
     node.check("the base policy holds still", can("head -c1 /t/rodir/secret"), false);
     node.check("a type is what it was", label("/t/rodir/secret").contains(":secret_t:"), true);
     node.check("following a link", can("head -c1 /t/dir/link"), true);
@@ -167,6 +179,11 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     node.check("who holds the rules", host["held"]["selinux"].clone(), serde_json::json!(["host"]));
     let reason = host["reason"].as_str().unwrap_or_default().to_owned();
     node.check("what is not there is told", reason.contains("`/t/missing/file`: there is nothing yet"), true);
+
+    node.check("what is mounted is told", reason.contains("`/t/rodir/mnt`: something else is mounted"), true);
+    node.check("what is mounted is left alone", label("/t/rodir/mnt/x"), PLAIN.to_owned());
+    sh("umount /t/rodir/mnt")?;
+    in_use(node)?;
 
     // it comes
     sh("mkdir /t/missing; echo x > /t/missing/file")?;
@@ -222,6 +239,33 @@ fn compared(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
+/// The daemon would label everything again, while the module goes.
+fn in_use(node: &mut Node) -> Result<()> {
+    let (known, record) = (labels(), fs::read(RECORD)?);
+    let output = Command::new("./nri-enforcer").args(["unload", "--yes"]).output()?;
+    let said = text(&output.stderr);
+    node.check("unload beside a daemon", (output.status.code(), said.contains("is in use")), (Some(1), true));
+    node.check("its labels and record", (labels() == known, fs::read(RECORD)? == record), (true, true));
+    let modules = self::said(Command::new("semodule").arg("-l"))?;
+    node.check("its module", modules.lines().any(|line| line.trim() == "nri_enforcer"), true);
+    Ok(())
+}
+
+/// Whoever connects to a socket by its path writes to it.
+fn connected(node: &mut Node) -> Result<()> {
+    let program = fs::canonicalize("./nri-enforcer")?.display().to_string();
+    let denied = |socket: &str| -> Result<bool> {
+        let output = as_host_command(&[&program, "status", "--status-socket", socket]).output()?;
+        let said = text(&output.stderr);
+        println!("{socket}: {said}");
+        ensure!(!output.status.success() && said.contains(socket), "{said}");
+        Ok(said.contains("Permission denied"))
+    };
+    let both = (denied("/t/dir/sock")?, denied("/t/free.sock")?);
+    node.check("connecting to a socket", both, (true, false));
+    Ok(())
+}
+
 /// Policies change, and the daemon dies.
 async fn changed(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     daemon.end(Signal::SIGKILL)?;
@@ -247,6 +291,14 @@ async fn changed(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     within(|| can("head -c1 /t/dir/x"))?;
     node.check("what no rule names any more", can("chmod 755 /t/dir/x"), true);
     node.check("its label", label("/t/dir/x"), PLAIN.to_owned());
+    // what cannot be labelled any more is told, though the rules are the same
+    let record = fs::read(RECORD)?;
+    fs::write(RECORD, "no record")?;
+    daemon.apply("container.yaml", CONTAINER).await?;
+    let reason = || status().map(|(host, _)| host["reason"].as_str().unwrap_or_default().to_owned());
+    within(|| reason().is_ok_and(|reason| reason.contains("is damaged")))?;
+    node.check("with a damaged record, what was held", can("head -c1 /t/free"), false);
+    fs::write(RECORD, record)?;
     Ok(())
 }
 

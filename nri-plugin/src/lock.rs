@@ -3,8 +3,11 @@
 pub mod unsupported;
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use enforcer_core::enforce::selinux::{RECORD, Selinux};
 
 use crate::apparmor::{Beside, Profiles};
 use crate::config::Config;
@@ -148,6 +151,12 @@ impl Chosen {
                 "an earlier daemon's BPF programs are in the kernel, with its rules: `nri-enforcer unload` takes them out"
             );
         }
+        if self.leaves_labels(RECORD.as_ref()) {
+            tracing::warn!(
+                record = RECORD,
+                "an earlier daemon's SELinux labels are on files, and deny what host policies did: `nri-enforcer unload` takes them off"
+            );
+        }
         if !config.visibility.is_none() && (!uses_bpf || config.seccomp_only) {
             tracing::warn!(visibility = %config.visibility, "nothing can be seen: only BPF-LSM tells what no rule is about");
         }
@@ -173,6 +182,11 @@ impl Chosen {
                  started again where one does (`nri-enforcer probe` says what is missing)"
             ),
         }
+    }
+
+    /// Whether files have labels that this daemon does not see to. A record that cannot be read is of some.
+    fn leaves_labels(&self, record: &Path) -> bool {
+        self.lock != Lock::Selinux && Selinux::has_labels(record).unwrap_or(true)
     }
 }
 
@@ -316,6 +330,19 @@ mod tests {
                 && Lock::AppArmor.holds_containers()
                 && Lock::Both.holds_containers()
         );
+    }
+
+    #[test]
+    fn labels_that_another_lock_does_not_see_to_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |lock| Chosen { lock, ..Chosen::nothing() };
+        assert!(!with(Lock::Bpf).leaves_labels(dir.path()));
+        let record = dir.path().join("labels");
+        std::fs::write(&record, "nri-enforcer labels 1\nsystem_u 2f61\nend\n").unwrap();
+        assert!(with(Lock::Bpf).leaves_labels(dir.path()) && with(Lock::Nothing).leaves_labels(dir.path()));
+        assert!(!with(Lock::Selinux).leaves_labels(dir.path()));
+        std::fs::write(&record, "damaged").unwrap();
+        assert!(with(Lock::Nothing).leaves_labels(dir.path()));
     }
 
     /// A fault may pass, and a weaker lock would stay.

@@ -2,6 +2,7 @@
 //! about. See [`enforcer_core::compile::selinux`] for what that can say.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub struct HostLabels {
     selinux: Selinux,
     state: Mutex<State>, // locked while labels are set, which one thread does
     lacks: OnceLock<Lacks>,
+    _lock: File, // no other process sets labels, nor takes them off
 }
 
 #[derive(Debug, Default)]
@@ -57,13 +59,14 @@ impl HostLabels {
     /// When SELinux does not work here; the error says what to do.
     pub fn open(record: &Path) -> Result<Self, SelinuxError> {
         let selinux = Selinux::open(record)?;
+        let lock = Selinux::lock(record)?;
         selinux.install()?;
         let state = State { earlier: Selinux::has_labels(record)?, ..State::default() };
         tracing::info!(
             domain = %selinux.keeper(),
             "only processes of this domain can take labels off files that host policies are about; it should be this daemon's alone"
         );
-        Ok(Self { selinux, state: Mutex::new(state), lacks: OnceLock::new() })
+        Ok(Self { selinux, state: Mutex::new(state), lacks: OnceLock::new(), _lock: lock })
     }
 
     // after a panic in another thread at worst labels are set again
@@ -78,7 +81,11 @@ impl HostLabels {
         if before != Some(digest) {
             tracing::info!(files = applied.files, ruleset = %digest, "files labelled for SELinux");
         }
-        let lacks = name(&applied.lacks);
+        self.tell(state, name(&applied.lacks));
+        Ok(())
+    }
+
+    fn tell(&self, state: &mut State, lacks: Option<String>) {
         if state.told != lacks {
             if let Some(lacks) = &lacks {
                 tracing::warn!(lacks, "not all that host policies are about is labelled");
@@ -88,7 +95,6 @@ impl HostLabels {
             }
             state.told = lacks;
         }
-        Ok(())
     }
 
     fn put(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
@@ -183,7 +189,7 @@ impl Kernel for HostLabels {
         let mut state = self.state();
         let Some((digest, labels)) = state.set.clone() else { return };
         if let Err(error) = self.set(&mut state, digest, labels) {
-            tracing::warn!(error = chain(&error), "files that came since are not labelled for SELinux");
+            self.tell(&mut state, Some(format!("not labelled for SELinux since: {}", chain(&error))));
         }
     }
 }

@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use enforcer_bpf::types;
 use libbpf_rs::btf::{Btf, ReferencesType as _, types as btf};
 use libbpf_rs::{Link, Object, ObjectBuilder, OpenObject};
-use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::fs::statfs;
 
 use super::error::{During, EnforceError};
+use super::exclusive;
 use super::held::Iterators;
 
 /// Maps that outlive the daemon.
@@ -138,16 +139,8 @@ fn lock(dir: &Path) -> Result<fs::File, EnforceError> {
         return Err(EnforceError::NotBpffs { path: dir.to_owned() });
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(pin("create"))?;
-    let file = fs::File::open(dir).map_err(pin("open"))?;
-    let owner = file.metadata().map_err(pin("look at"))?.uid();
-    if owner != rustix::process::geteuid().as_raw() {
-        return Err(EnforceError::Busy { path: dir.to_owned() });
-    }
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(EnforceError::Busy { path: dir.to_owned() }),
-        Err(error) => Err(pin("lock")(error.into())),
-    }
+    let lock = exclusive::take(dir).map_err(pin("lock"))?;
+    lock.ok_or_else(|| EnforceError::Busy { path: dir.to_owned() })
 }
 
 /// Opens the object and settles what depends on the kernel.

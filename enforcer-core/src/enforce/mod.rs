@@ -22,6 +22,7 @@ mod cost;
 pub mod door;
 mod error;
 mod events;
+mod exclusive;
 mod held;
 mod hooks;
 pub mod host;

@@ -21,8 +21,7 @@ const DENIED: [(Label, &str, &str); 14] = [
     (Label::WRITE, "chr_file", "write append rename unlink link setattr"),
     (Label::WRITE, "blk_file", "write append rename unlink link setattr"),
     (Label::WRITE, "fifo_file", "write append rename unlink link setattr"),
-    // connecting is no change of the file
-    (Label::WRITE, "sock_file", "rename unlink link setattr"),
+    (Label::WRITE, "sock_file", "write append rename unlink link setattr"),
     (Label::WRITE, "lnk_file", "rename unlink link setattr"),
     (Label::WRITE, "dir", "rename reparent rmdir setattr"),
     (Label::EXECUTE, "file", "execute execute_no_trans entrypoint"),

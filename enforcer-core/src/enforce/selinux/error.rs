@@ -49,9 +49,9 @@ pub enum SelinuxError {
     /// The kernel's policy has not our module: somebody removed it, or it was installed in vain.
     #[error("SELinux does not enforce the module `nri_enforcer`; start the daemon again, which installs it")]
     NotInForce,
-    /// The rules are about more files than are labelled.
-    #[error("the rules are about more than {0} files; name narrower directories")]
-    TooMany(usize),
+    /// Another process sets labels, or takes them off.
+    #[error("`{}` is in use: end the daemon that sets labels first", .0.display())]
+    Busy(PathBuf),
     /// The record is not what was written.
     #[error("`{}` is damaged: which files have labels is not known; run `restorecon -F` on them, and remove it", .0.display())]
     Damaged(PathBuf),

@@ -39,8 +39,7 @@ impl Context {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?.trim_end_matches('\0');
         let (user, rest) = text.split_once(':')?;
-        (!user.is_empty() && rest.contains(':'))
-            .then(|| Self { user: user.to_owned(), rest: rest.to_owned() })
+        (is_user(user) && rest.contains(':')).then(|| Self { user: user.to_owned(), rest: rest.to_owned() })
     }
 
     /// The same of another user.
@@ -55,15 +54,29 @@ impl fmt::Display for Context {
     }
 }
 
+/// Whether a record can hold this name of a user: it has no space, no colon, and no end of a line.
+pub(super) fn is_user(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}
+
 impl Labelled {
     /// What is at an absolute path below `root`.
     pub(super) fn open(root: &Path, path: &[u8]) -> io::Result<Self> {
         let directory = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let flags = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::IN_ROOT;
         let relative = path.strip_prefix(b"/").unwrap_or(path);
+        Self::at(&directory, relative, ResolveFlags::IN_ROOT)
+    }
+
+    /// What is at a path below this directory, on the same mount: what is mounted there is never reached, nor waited for.
+    pub(super) fn below(&self, relative: &[u8]) -> io::Result<Self> {
+        Self::at(&self.fd, relative, ResolveFlags::BENEATH | ResolveFlags::NO_XDEV)
+    }
+
+    fn at(directory: &OwnedFd, relative: &[u8], within: ResolveFlags) -> io::Result<Self> {
+        let flags = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | within;
         let relative = if relative.is_empty() { b"." } else { relative };
         let handle = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat2(&directory, relative, handle, Mode::empty(), flags)?;
+        let fd = openat2(directory, relative, handle, Mode::empty(), flags)?;
         let stat = fstat(&fd)?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Kind::Directory,
@@ -105,6 +118,11 @@ impl Labelled {
     }
 }
 
+/// Whether something is mounted on the way to a path.
+pub(super) fn is_mounted(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::XDEV.raw_os_error())
+}
+
 /// Whether there is nothing at a path, or a link on the way to it.
 pub(super) fn is_nothing(error: &io::Error) -> bool {
     let errors = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP];
@@ -121,7 +139,7 @@ mod tests {
         let context = Context::parse(b"system_u:object_r:etc_t:s0:c1,c2\0").unwrap();
         assert_eq!(context.with_user("x_u").to_string(), "x_u:object_r:etc_t:s0:c1,c2");
         assert_eq!(Context::parse(b"u:object_r:etc_t").unwrap().to_string(), "u:object_r:etc_t");
-        for bad in [&b""[..], b"kernel", b":r:t", b"u:r", b"\xff:r:t"] {
+        for bad in [&b""[..], b"kernel", b":r:t", b"u:r", b"\xff:r:t", b"a b:r:t", b"a\nb:r:t"] {
             assert_eq!(Context::parse(bad), None, "{bad:?}");
         }
     }

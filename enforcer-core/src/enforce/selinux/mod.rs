@@ -13,7 +13,7 @@ mod record;
 mod store;
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ pub use self::error::SelinuxError;
 use self::error::failed;
 use self::file::{Context, Labelled};
 use self::record::Record;
-use crate::compile::selinux::{Domain, Label, Labels, module};
+use super::exclusive;
+use crate::compile::selinux::{Domain, Kind, Label, Labels, module};
 
 /// Where the kernel tells of SELinux.
 const SELINUXFS: &str = "/sys/fs/selinux";
@@ -150,6 +151,16 @@ impl Selinux {
         Ok(true)
     }
 
+    /// Takes the record for this process, as long as the file is open. Whoever sets labels or takes them off must have it.
+    ///
+    /// # Errors
+    /// [`SelinuxError::Busy`], where another process has it.
+    pub fn lock(record: &Path) -> Result<File, SelinuxError> {
+        record::make_dir(record)?;
+        let lock = exclusive::take(record).map_err(failed(format!("lock `{}`", record.display())))?;
+        lock.ok_or_else(|| SelinuxError::Busy(record.to_owned()))
+    }
+
     /// Whether some files have labels of ours, by the record.
     ///
     /// # Errors
@@ -161,8 +172,8 @@ impl Selinux {
     /// Sets these labels, and takes all others of ours off.
     ///
     /// # Errors
-    /// When SELinux or our module denies nothing, files are too many to be listed, or the record cannot be written: nothing has changed
-    /// then. What cannot be labelled by itself is no error, but told.
+    /// When SELinux or our module denies nothing, or the record cannot be read or written: nothing has changed then. What cannot be
+    /// labelled by itself is no error, but told.
     pub fn apply(&self, labels: &Labels) -> Result<Applied, SelinuxError> {
         if !Self::enforces()? {
             return Err(SelinuxError::Permissive);
@@ -170,7 +181,7 @@ impl Selinux {
         self.must_be_in_force()?;
         let mut record = Record::read(&self.record)?;
         let before = record.clone();
-        let found = walk::find(&self.root, labels)?;
+        let found = walk::find(&self.root, labels, walk::LIMITS);
         let mut lacks = found.lacks;
         let mut set = Vec::new();
         for (identity, (path, label)) in &found.files {
@@ -205,8 +216,8 @@ impl Selinux {
         let others: Vec<Vec<u8>> =
             record.users.keys().filter(|path| !wanted.contains(path.as_slice())).cloned().collect();
         if !others.is_empty() {
-            let restored = self.restore(&mut record, others, |identity| {
-                found.files.get(&identity).map(|(path, _)| path.clone())
+            let restored = self.restore(&mut record, others, |path, identity, kind| {
+                Fate::of(path, identity, kind, &found.files, labels)
             });
             lacks.extend(restored.kept);
             record.write(&self.record)?;
@@ -224,7 +235,7 @@ impl Selinux {
         self.must_be_in_force()?;
         let mut record = Record::read(&self.record)?;
         let all = record.users.keys().cloned().collect();
-        let restored = self.restore(&mut record, all, |_| None);
+        let restored = self.restore(&mut record, all, |_, _, _| Fate::Restored);
         record.write(&self.record)?;
         Ok(restored)
     }
@@ -233,8 +244,9 @@ impl Selinux {
     /// the module stays: without it the kernel would not know what these mean.
     ///
     /// # Errors
-    /// When a tool or the record fails. What was not done yet is left as it was.
+    /// When a daemon sets labels still, or a tool or the record fails. What was not done yet is left as it was.
     pub fn unload(&self) -> Result<Restored, SelinuxError> {
+        let _lock = Self::lock(&self.record)?;
         if Self::has_labels(&self.record)? {
             // labels can be taken off by the keeper alone, which may be another domain until now
             self.install()?;
@@ -284,7 +296,7 @@ impl Selinux {
         &self,
         record: &mut Record,
         paths: Vec<Vec<u8>>,
-        name_of: impl Fn(file::Identity) -> Option<Vec<u8>>,
+        fate: impl Fn(&[u8], file::Identity, Kind) -> Fate,
     ) -> Restored {
         let mut restored = Restored::default();
         for path in paths {
@@ -295,12 +307,14 @@ impl Selinux {
                 if Label::of_user(&context.user).is_none() {
                     return Ok(false);
                 }
-                // another name of one that is to have its label: what it had before is noted by that name from now on
-                if let Some(name) = name_of(file.identity()) {
-                    record.users.insert(name, user.clone());
-                    return Ok(false);
+                match fate(&path, file.identity(), file.kind()) {
+                    Fate::Renamed(name) => {
+                        record.users.insert(name, user.clone());
+                        Ok(false)
+                    }
+                    Fate::Kept => Err(std::io::Error::other("it was missed; it keeps the label that it has")),
+                    Fate::Restored => file.put(&context.with_user(&user)).map(|()| true),
                 }
-                file.put(&context.with_user(&user)).map(|()| true)
             });
             match done {
                 Ok(true) => restored.files += 1,
@@ -314,6 +328,33 @@ impl Selinux {
             record.users.remove(&path);
         }
         restored
+    }
+}
+
+/// What becomes of a file that is noted, and was not found by its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// It was found by another name: what it had before is noted by that one from now on.
+    Renamed(Vec<u8>),
+    /// Rules deny something of it still: looking for it failed, or it was elsewhere for a moment.
+    Kept,
+    /// No rule is about it any more.
+    Restored,
+}
+
+impl Fate {
+    fn of(
+        path: &[u8],
+        identity: file::Identity,
+        kind: Kind,
+        found: &BTreeMap<file::Identity, (Vec<u8>, Label)>,
+        labels: &Labels,
+    ) -> Self {
+        match found.get(&identity) {
+            Some((name, _)) => Self::Renamed(name.clone()),
+            None if labels.of(path, kind) != Label::NOTHING => Self::Kept,
+            None => Self::Restored,
+        }
     }
 }
 
@@ -338,4 +379,33 @@ fn allows(source: &str, target: &Context, class: &str, permission: &str) -> std:
     let allowed = u32::from_str_radix(allowed, 16).map_err(|_| invalid())?;
     let mask = bit.checked_sub(1).and_then(|bit| 1_u32.checked_shl(bit)).ok_or_else(invalid)?;
     Ok(allowed & mask != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rules_deny_keeps_its_label_when_it_is_missed() {
+        let labels = walk::tests::labels(
+            "  file: {matchDirectories: [{dir: /a/, recursive: true}]}\n  process: {matchPaths: [{path: /bin/tool}]}",
+        );
+        let found = BTreeMap::from([((1, 2), (b"/a/name".to_vec(), Label::READ))]);
+        let fate = |path: &[u8], inode, kind| Fate::of(path, (1, inode), kind, &found, &labels);
+        assert_eq!(fate(b"/a/sub/x", 3, Kind::File), Fate::Kept);
+        assert_eq!(fate(b"/a/sub", 3, Kind::Directory), Fate::Kept);
+        assert_eq!(fate(b"/bin/tool", 3, Kind::File), Fate::Kept);
+        assert_eq!(fate(b"/bin/other", 3, Kind::File), Fate::Restored);
+        assert_eq!(fate(b"/a/other", 2, Kind::File), Fate::Renamed(b"/a/name".to_vec()));
+    }
+
+    #[test]
+    fn one_process_alone_sets_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("selinux");
+        let lock = Selinux::lock(&record).unwrap();
+        assert!(matches!(Selinux::lock(&record), Err(SelinuxError::Busy(path)) if path == record));
+        drop(lock);
+        Selinux::lock(&record).unwrap();
+    }
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::error::{SelinuxError, failed};
+use super::file::is_user;
 
 pub(super) const NAME: &str = "labels";
 const FIRST: &str = "nri-enforcer labels 1";
@@ -65,8 +66,7 @@ fn parse(text: &str) -> Option<Record> {
                 _ => None,
             })
             .collect();
-        let is_user = !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
-        let path = bytes.filter(|path| path.first() == Some(&b'/') && is_user)?;
+        let path = bytes.filter(|path| path.first() == Some(&b'/') && is_user(user))?;
         Some((path, user.to_owned()))
     });
     Some(Record { users: users.collect::<Option<_>>()? })

@@ -4,14 +4,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use super::error::SelinuxError;
-use super::file::{Identity, Labelled, is_nothing};
+use super::file::{Identity, Labelled, is_mounted, is_nothing};
 use super::told;
-use crate::compile::selinux::{Kind, Label, Labels, Reach};
+use crate::compile::selinux::{Kind, Label, Labels, Place, Reach};
 
-/// The most files that are looked at. Each takes some 100 bytes of memory, and tens of microseconds.
-const MAX_FILES: usize = 200_000;
+/// How much is looked at for one place of the rules.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The most files. Each takes some 100 bytes of memory, and tens of microseconds.
+    pub(super) files: usize,
+    /// How long it may take. One access that never returns is not ended by it.
+    pub(super) time: Duration,
+}
+
+/// Those of the daemon.
+pub(super) const LIMITS: Limits = Limits { files: 200_000, time: Duration::from_secs(10) };
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -20,45 +29,78 @@ pub(super) struct Found {
     pub(super) files: BTreeMap<Identity, (Vec<u8>, Label)>,
     /// What could not be looked at, in words, and paths of rules at which there is nothing.
     pub(super) lacks: Vec<String>,
-    looked: usize,
 }
 
-/// Looks for what the labels are about, below `root`.
-pub(super) fn find(root: &Path, labels: &Labels) -> Result<Found, SelinuxError> {
+/// Looks for what the labels are about, below `root`. A place that is too large for the limits is looked at in part, and told;
+/// no other place is looked at less for that.
+pub(super) fn find(root: &Path, labels: &Labels, limits: Limits) -> Found {
     let mut found = Found::default();
     for place in &labels.places {
-        let mut left = vec![(place.path.as_bytes().to_vec(), place.reach)];
-        while let Some((path, reach)) = left.pop() {
-            let is_place = path == place.path.as_bytes();
-            let file = match Labelled::open(root, &path) {
+        found.look_at(root, place, labels, limits);
+    }
+    found
+}
+
+impl Found {
+    fn look_at(&mut self, root: &Path, place: &Place, labels: &Labels, limits: Limits) {
+        let path = place.path.as_bytes();
+        let top = match Labelled::open(root, path) {
+            Ok(top) => top,
+            Err(error) if is_nothing(&error) => {
+                if place.reach != Reach::Above {
+                    self.lacks.push(format!("`{}`: there is nothing yet", path.escape_ascii()));
+                }
+                return;
+            }
+            Err(error) => return self.lacks.push(told(path, &error)),
+        };
+        self.add(&top, path, labels);
+        let within = match place.reach {
+            Reach::Below => Reach::Below,
+            Reach::Children => Reach::Itself,
+            Reach::Above | Reach::Itself => return,
+        };
+        let deadline = Instant::now() + limits.time;
+        let base = path.strip_suffix(b"/").unwrap_or(path);
+        let (mut looked, mut left) = (0_usize, Vec::new());
+        let mut whole = top.kind() != Kind::Directory || self.list(&top, path, b"", limits.files, &mut left);
+        while let Some(relative) = left.pop() {
+            looked += 1;
+            if looked > limits.files || Instant::now() > deadline {
+                whole = false;
+                break;
+            }
+            let path = [base, b"/", relative.as_slice()].concat();
+            let file = match top.below(&relative) {
                 Ok(file) => file,
-                // what is in a directory may be gone by now; what a rule names is to be told
-                Err(error) if is_nothing(&error) => {
-                    if is_place && reach != Reach::Above {
-                        found.lacks.push(format!("`{}`: there is nothing yet", path.escape_ascii()));
+                // it is gone by now
+                Err(error) if is_nothing(&error) => continue,
+                Err(error) if is_mounted(&error) => {
+                    let named = |place: &Place| place.path.as_bytes() == path && place.reach == Reach::Below;
+                    if !labels.places.iter().any(named) {
+                        let why = "something else is mounted there; name it in a rule of its own";
+                        self.lacks.push(format!("`{}`: {why}", path.escape_ascii()));
                     }
                     continue;
                 }
                 Err(error) => {
-                    found.lacks.push(told(&path, &error));
+                    self.lacks.push(told(&path, &error));
                     continue;
                 }
             };
-            found.look()?;
-            found.add(&file, &path, labels);
-            if file.kind() == Kind::Directory && matches!(reach, Reach::Children | Reach::Below) {
-                let within = if reach == Reach::Below { Reach::Below } else { Reach::Itself };
-                found.list(&file, &path, within, &mut left)?;
+            self.add(&file, &path, labels);
+            if file.kind() == Kind::Directory && within == Reach::Below {
+                whole &= self.list(&file, &path, &relative, limits.files, &mut left);
             }
         }
-    }
-    Ok(found)
-}
-
-impl Found {
-    fn look(&mut self) -> Result<(), SelinuxError> {
-        self.looked += 1;
-        if self.looked > MAX_FILES { Err(SelinuxError::TooMany(MAX_FILES)) } else { Ok(()) }
+        if !whole {
+            self.lacks.push(format!(
+                "`{}`: there are more than {} files, or looking at them takes more than {} s; name narrower directories",
+                path.escape_ascii(),
+                limits.files,
+                limits.time.as_secs()
+            ));
+        }
     }
 
     fn add(&mut self, file: &Labelled, path: &[u8], labels: &Labels) {
@@ -69,27 +111,78 @@ impl Found {
         }
     }
 
+    /// Adds what is in a directory to what is left; whether there is room for all of it.
     fn list(
         &mut self,
         directory: &Labelled,
         path: &[u8],
-        reach: Reach,
-        left: &mut Vec<(Vec<u8>, Reach)>,
-    ) -> Result<(), SelinuxError> {
-        let entries =
-            fs::read_dir(directory.by_handle()).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-        let entries = match entries {
+        relative: &[u8],
+        most: usize,
+        left: &mut Vec<Vec<u8>>,
+    ) -> bool {
+        let entries = match fs::read_dir(directory.by_handle()) {
             Ok(entries) => entries,
             Err(error) => {
                 self.lacks.push(told(path, &error));
-                return Ok(());
+                return true;
             }
         };
-        if left.len().saturating_add(entries.len()) > MAX_FILES {
-            return Err(SelinuxError::TooMany(MAX_FILES));
+        for entry in entries {
+            match entry {
+                Ok(_) if left.len() >= most => return false,
+                Ok(entry) if relative.is_empty() => left.push(entry.file_name().as_bytes().to_vec()),
+                Ok(entry) => left.push([relative, b"/", entry.file_name().as_bytes()].concat()),
+                Err(error) => {
+                    self.lacks.push(told(path, &error));
+                    return true;
+                }
+            }
         }
-        let base = path.strip_suffix(b"/").unwrap_or(path);
-        left.extend(entries.iter().map(|entry| ([base, b"/", entry.file_name().as_bytes()].concat(), reach)));
-        Ok(())
+        true
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::compile::selinux::compile;
+    use crate::policy::parse;
+    use crate::ruleset::{Postures, Ruleset};
+    use crate::subject::Subject;
+
+    pub(in crate::enforce::selinux) fn labels(rules: &str) -> Labels {
+        let policy = format!(
+            "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: host}}\n\
+             spec:\n  nodeSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}\n  action: Block\n{rules}\n"
+        );
+        let parsed = parse("host.yaml", &policy);
+        assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+        let host = Subject::of_host([("kubernetes.io/os".to_owned(), "linux".to_owned())].into());
+        compile(&Ruleset::resolve(&parsed.policies, &Postures::default(), &host).ruleset)
+    }
+
+    #[test]
+    fn a_place_that_is_too_large_takes_nothing_from_the_others() {
+        let root = tempfile::tempdir().unwrap();
+        let directories = ["a/sub", "b", "c"].map(|name| root.path().join(name));
+        directories.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+        for name in (0..20).map(|n| format!("b/{n}")).chain(["a/sub/x", "c/y"].map(str::to_owned)) {
+            fs::write(root.path().join(name), "").unwrap();
+        }
+        let labels = labels(
+            "  file: {matchDirectories: [{dir: /a/, recursive: true}, {dir: /b/, recursive: true}, {dir: /c/, recursive: true}]}",
+        );
+        let paths = |found: &Found| -> Vec<String> {
+            let paths = found.files.values().map(|(path, _)| String::from_utf8_lossy(path).into_owned());
+            paths.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+        };
+        let all = find(root.path(), &labels, LIMITS);
+        assert_eq!((all.files.len(), all.lacks.as_slice()), (26, &[][..]), "{:?}", paths(&all));
+        let some = find(root.path(), &labels, Limits { files: 5, ..LIMITS });
+        assert_eq!(some.lacks.len(), 1, "{:?}", some.lacks);
+        assert!(some.lacks[0].starts_with("`/b`: there are more than 5 files"), "{:?}", some.lacks);
+        assert_eq!(some.files.len(), 4 + 5 + 1 + 1, "{:?}", paths(&some));
+        let late = find(root.path(), &labels, Limits { time: Duration::ZERO, ..LIMITS });
+        assert_eq!((late.files.len(), late.lacks.len()), (3, 3), "{:?}", late.lacks);
     }
 }
