@@ -194,13 +194,16 @@ pub(super) fn product<A: Copy, B: Copy, C: Copy>(
 
 /// The same function in fewer regions: two with one value that differ in one argument, and there in one bit, are one.
 pub(super) fn join<T: Copy + Ord>(mut parts: Vec<(Region, T)>) -> Vec<(Region, T)> {
+    let mut prints: Vec<u64> = parts.iter().map(|part| fingerprint(&part.0)).collect();
     loop {
         let before = parts.len();
         for index in 0..6 {
             let compared =
                 parts.iter().filter_map(|part| part.0.0.get(index)).fold(0, |bits, cube| bits | cube.mask);
             for bit in (0..u64::BITS).map(|shift| 1 << shift).filter(|bit| compared & bit != 0) {
-                join_bit(&mut parts, index, bit);
+                if join_bit(&mut parts, &prints, index, bit) {
+                    prints = parts.iter().map(|part| fingerprint(&part.0)).collect();
+                }
             }
         }
         if parts.len() == before {
@@ -210,17 +213,18 @@ pub(super) fn join<T: Copy + Ord>(mut parts: Vec<(Region, T)>) -> Vec<(Region, T
     }
 }
 
-fn join_bit<T: Copy + Ord>(parts: &mut Vec<(Region, T)>, index: usize, bit: u64) {
+/// Whether parts may have been joined: they stand in another order then. `prints`: their fingerprints.
+fn join_bit<T: Copy + Ord>(parts: &mut Vec<(Region, T)>, prints: &[u64], index: usize, bit: u64) -> bool {
     let cube = |part: &(Region, T)| part.0.0.get(index).copied().unwrap_or(Cube::ANY);
-    if parts.len() < 2 || !parts.iter().any(|part| cube(part).mask & bit != 0) {
-        return;
+    if parts.len() < 2 {
+        return false;
     }
     // Most bits join nothing, and numbers are sorted much faster than regions.
-    let wanting = parts.iter().filter(|part| cube(part).mask & bit != 0);
-    let mut halves: Vec<u64> = wanting.map(|part| fingerprint(&part.0, index, bit)).collect();
+    let wanting = parts.iter().zip(prints).filter(|(part, _)| cube(part).mask & bit != 0);
+    let mut halves: Vec<u64> = wanting.map(|(part, print)| without(*print, index, cube(part), bit)).collect();
     halves.sort_unstable();
     if halves.windows(2).all(|pair| pair.first() != pair.last()) {
-        return;
+        return false;
     }
     // Without the bit both halves are equal, and stand side by side once sorted.
     let key = |part: &(Region, T)| {
@@ -247,17 +251,25 @@ fn join_bit<T: Copy + Ord>(parts: &mut Vec<(Region, T)>, index: usize, bit: u64)
         }
     }
     *parts = joined;
+    true
 }
 
-/// A number that two regions share where they are equal but for a bit of the value of one argument, and others rarely do.
-fn fingerprint(region: &Region, index: usize, bit: u64) -> u64 {
-    region.0.iter().enumerate().fold(0, |number: u64, (at, cube)| {
-        let value = if at == index { cube.value & !bit } else { cube.value };
-        // an odd factor loses no bit (Knuth's, for 64 bits)
-        let with =
-            |number: u64, half: u64| (number ^ half).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        with(with(number, cube.mask), value)
-    })
+/// A number that equal regions share, and others rarely do: a sum, so that one argument can be exchanged.
+fn fingerprint(region: &Region) -> u64 {
+    region.0.iter().enumerate().map(|(index, cube)| print_of(index, *cube)).fold(0, u64::wrapping_add)
+}
+
+/// The fingerprint without a bit of the value of one argument, which is `cube`.
+fn without(print: u64, index: usize, cube: Cube, bit: u64) -> u64 {
+    let less = Cube { value: cube.value & !bit, ..cube };
+    print.wrapping_sub(print_of(index, cube)).wrapping_add(print_of(index, less))
+}
+
+fn print_of(index: usize, cube: Cube) -> u64 {
+    // an odd factor loses no bit (Knuth's, for 64 bits)
+    let with = |number: u64, half: u64| (number ^ half).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let place = u64::try_from(index).unwrap_or(u64::MAX);
+    with(with(with(1, place), cube.mask), cube.value).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]

@@ -210,10 +210,10 @@ impl Seccomp {
         self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the container is to be created with. Reads a file where its pod names one.
+    /// What the container is to be created with, but for what its policies say by themselves and the annotations that tell
+    /// all of it. Reads a file where its pod names one.
     fn plan(&self, policies: &Together, raw: &nri::Container, adjusts: bool) -> Result<Plan, PlanError> {
-        let policies_alone = self.digest(policies).map_err(PlanError::Base)?;
-        let mut created = Created { policies: policies_alone, ..Created::default() };
+        let mut created = Created::default();
         let mut adjustment = ContainerAdjustment::new();
         let profile = if adjusts {
             let base = match base::base(raw.linux.as_ref()) {
@@ -240,9 +240,6 @@ impl Seccomp {
             self.compile_once(policies, &base::runtime_default())?
         };
         created.profile = Some(profile.digest().to_string());
-        for (key, value) in created.annotations() {
-            adjustment = adjustment.annotation(key, value);
-        }
         Ok(Plan { adjustment, created, gaps: profile.gaps, not_applied: None })
     }
 
@@ -289,15 +286,26 @@ impl Seccomp {
             return Ok(ContainerAdjustment::new());
         }
         let (this, raw, takes) = (Arc::clone(self), raw.clone(), adjusts(context));
-        let planned = {
+        let planning = {
             let policies = policies.clone();
-            blocking(context, move || this.plan(&policies, &raw, takes)).await
+            blocking(context, move || this.plan(&policies, &raw, takes))
         };
+        // side by side: both take their time where nothing like it was created lately
+        let (this, alone) = (Arc::clone(self), policies.clone());
+        let digesting = blocking(context, move || this.digest(&alone).map_err(PlanError::Base));
+        let (planned, alone) = tokio::join!(planning, digesting);
         let refuse = |reason: String, advice| Err(Refusal::new(container, name(&policies), reason, advice));
-        let Plan { adjustment, created, gaps, not_applied } = match planned {
-            Ok(plan) => plan,
+        let planned = planned.and_then(|plan| Ok((plan, alone?)));
+        let (Plan { mut adjustment, mut created, gaps, not_applied }, alone) = match planned {
+            Ok(both) => both,
             Err(error) => return refuse(error, "mend the profile, or the policies"),
         };
+        created.policies = alone;
+        if created.profile.is_some() {
+            for (key, value) in created.annotations() {
+                adjustment = adjustment.annotation(key, value);
+            }
+        }
         self.tell_gaps(container, &policies, &gaps)?;
         if let Some(profile) = &created.profile {
             tracing::info!(%container, profile, file = created.file, "created under seccomp policies");
