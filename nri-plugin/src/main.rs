@@ -50,9 +50,10 @@ fn daemon(args: RunArgs) -> Exit {
         Ok(config) => config,
         Err(error) => return fail(chain(&error), Exit::BadInput),
     };
-    if let Err(problem) = log::start(config.log_format, config.log_level.as_deref()) {
-        return fail(problem, Exit::BadInput);
-    }
+    let _log = match log::start(config.log_format, config.log_level.as_deref()) {
+        Ok(log) => log,
+        Err(problem) => return fail(problem, Exit::BadInput),
+    };
     match run::run(config, kernel::open, kernel::open_apparmor) {
         Ok(()) => Exit::Ok,
         Err(error) => {

@@ -8,6 +8,8 @@ mod apply;
 mod explain;
 #[path = "status/feed.rs"]
 mod feed;
+#[path = "status/log.rs"]
+mod log;
 #[path = "status/metrics.rs"]
 mod metrics;
 #[path = "status/top.rs"]
@@ -58,10 +60,15 @@ impl Daemon {
 
     fn spawn(dir: &Path, more: &[&str]) -> Child {
         let log = File::create(dir.join("log")).unwrap();
+        Self::command(dir, more).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    }
+
+    fn command(dir: &Path, more: &[&str]) -> Command {
         let at = |flag: &str, name: &str| format!("--{flag}={}", dir.join(name).display());
         // what securityfs tells of locks is there on any machine: where it is not mounted a lock fails, and none is missing
         let mounted = "/bin/mount -t securityfs securityfs /sys/kernel/security 2>&- ; exec \"$0\" \"$@\"";
-        Command::new("/usr/bin/unshare")
+        let mut command = Command::new("/usr/bin/unshare");
+        command
             .args(["--mount", "/bin/sh", "-c", mounted, env!("CARGO_BIN_EXE_nri-enforcer"), "run"])
             .args([at("policy-dir", "policies"), at("nri-socket", "nri.sock"), at("alerts", "alerts")])
             .args([at("gate-socket", "run/gate"), at("status-socket", "run/status")])
@@ -69,11 +76,8 @@ impl Daemon {
             .args(more)
             .env_remove("RUST_LOG")
             .env("PATH", "/nonexistent") // no test depends on what is installed
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
     }
 
     /// The same, in service.

@@ -100,6 +100,11 @@ impl Collector for Node {
         self.policies(&mut page)?;
         self.connection(&mut page)?;
         self.kernel(&mut page)?;
+        page.counter(
+            "log_lines_lost",
+            "Lines of the log that stderr did not take in time",
+            crate::log::lost(),
+        )?;
         let threads = self.threads.iter().map(|(name, pulse)| (*name, pulse.age().as_secs_f64()));
         page.gauges(
             "thread_answer_age_seconds",

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Daemon, FILES, SECCOMP, container, pod};
 
 /// Asks for a page: the status line's code, the head and the body.
-fn get(address: &str, request: &str) -> (u16, String, String) {
+pub(super) fn get(address: &str, request: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     write!(stream, "{request} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();

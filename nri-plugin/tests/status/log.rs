@@ -1,0 +1,28 @@
+//! The daemon's own log.
+
+use super::*;
+
+/// What takes its log has stopped reading: a full pipe must not keep the runtime waiting.
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_no_container_up() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("policies")).unwrap();
+    fs::write(dir.path().join("policies/calls.yaml"), SECCOMP).unwrap();
+    let mut runtime = FakeRuntime::bind(dir.path().join("nri.sock"), Options::containerd("2.4.0")).unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut command = Daemon::command(dir.path(), &["--seccomp-only", "--metrics", &address]);
+    let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let daemon = Daemon { dir, process };
+    let plugin = runtime.accept().await.unwrap();
+    let pod = pod("web", "default");
+    // each is a line of some hundred bytes: many times what a pipe holds, and more than may wait
+    for number in 0..5000 {
+        let container = container(&pod, &format!("c{number}"));
+        plugin.create_container(&pod, &container).await.unwrap();
+        plugin.remove_container(&pod, &container).await.unwrap();
+    }
+    let (_, _, page) = metrics::get(&address, "GET /metrics");
+    let lost = page.lines().find_map(|line| line.strip_prefix("nri_enforcer_log_lines_lost_total "));
+    assert!(lost.unwrap().parse::<u64>().unwrap() > 0, "{lost:?}");
+    drop(daemon);
+}
