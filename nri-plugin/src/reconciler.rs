@@ -82,6 +82,16 @@ enum RootAt {
     Unknown,
 }
 
+/// Whether a container is armed as what it is not: one whose first process has not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Late {
+    No,
+    /// The process may have begun before that. Its rules stay in force until it is armed as one that runs.
+    Begun,
+    /// It is armed for another process: nothing of it reaches this one, and it is disarmed first.
+    Elsewhere,
+}
+
 #[derive(Debug)]
 struct Known {
     container: Arc<Container>,
@@ -97,8 +107,8 @@ struct Known {
     armed_here: bool,       // by this daemon
     failed: Option<String>, // why the container is not what the policies say, until it is
     unwatched: bool,        // ran while nobody could have armed it
-    too_late: bool,         // armed as one that has not begun, and it may have: first of all to be disarmed
-    gone_once: bool,        // its process was dead at the last sweep already
+    late: Late,
+    gone_once: bool, // its process was dead at the last sweep already
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -174,7 +184,7 @@ impl<K: Kernel> Reconciler<K> {
                     tracing::error!(%refusal, "start refused");
                 }
                 if reply.send(answer).is_err() {
-                    self.was_too_late(&id);
+                    self.was_too_late(&id, Late::Begun);
                 }
             }
             Order::Gate { caller, reply } => {
@@ -182,7 +192,14 @@ impl<K: Kernel> Reconciler<K> {
                 if let Gated::Refused(refusal) = &answer {
                     tracing::error!(%refusal, "start refused");
                 }
-                let _late = reply.send(answer); // the hook may have given up, and has failed the container then
+                // The hook has given up: it has failed the container, or lets it start, whose mode is `open`. What the runtime
+                // itself does before the start is not to be judged, so it is left to the sweep.
+                if reply.send(answer).is_err()
+                    && let Some(known) = self.known.get_mut(&caller.id)
+                    && known.armed.is_some()
+                {
+                    (known.unwatched, known.late) = (true, Late::Begun);
+                }
             }
             Order::Gone(id) => self.gone(&id),
             Order::Started { container, pid } => {
@@ -265,7 +282,7 @@ impl<K: Kernel> Reconciler<K> {
             armed_here: false,
             failed: None,
             unwatched: false,
-            too_late: false,
+            late: Late::No,
             gone_once: false,
         });
         known.container = container;
@@ -304,7 +321,10 @@ impl<K: Kernel> Reconciler<K> {
         let before = std::mem::replace(&mut known.process, process);
         (known.stage, known.root) = (Stage::Running, RootAt::Process); // for whatever comes after this start
         known.unwatched |= known.armed.is_none(); // should it run in spite of a refusal (CRI-O only logs those)
-        let other = known.armed.is_some() && (before != process || known.too_late);
+        let other = known.armed.is_some() && (before != process || known.late == Late::Elsewhere);
+        if known.late == Late::Begun {
+            known.late = Late::No; // the runtime waits: it has not begun
+        }
         let Some(merged) = wanted else {
             self.enqueue(container.id.clone()); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
@@ -326,19 +346,21 @@ impl<K: Kernel> Reconciler<K> {
         (known.stage, known.root) = (Stage::Running, RootAt::Process);
         known.unwatched |= known.armed.is_none();
         if known.armed.is_some() && before != process {
-            return self.was_too_late(&id);
+            return self.was_too_late(&id, Late::Elsewhere);
         }
         self.enqueue(id);
     }
 
     /// The container may have executed its workload before it was armed: an identity that waits for that would wait for
     /// ever. It is armed again, as one that runs.
-    fn was_too_late(&mut self, id: &ContainerId) {
+    fn was_too_late(&mut self, id: &ContainerId, late: Late) {
         let Some(known) = self.known.get_mut(id) else { return };
         known.unwatched = true;
         if known.armed.is_some() {
-            known.too_late = true;
-            self.disarm(id, "it may have begun before it was armed");
+            known.late = late;
+            if late == Late::Elsewhere {
+                self.disarm(id, "it has another first process");
+            }
         }
         self.enqueue(id.clone());
     }
@@ -423,6 +445,13 @@ impl<K: Kernel> Reconciler<K> {
             Some(_) if pid == 0 => self.kernel.update(id, ruleset),
             _ => self.kernel.arm(&Target { id: id.clone(), pid, stage }, ruleset),
         };
+        if let Some(known) = self.known.get_mut(id)
+            && stage == Stage::Running
+            && pid != 0
+            && result.is_ok()
+        {
+            known.late = Late::No;
+        }
         self.note(id, ruleset, &result);
         result
     }
@@ -473,7 +502,7 @@ impl<K: Kernel> Reconciler<K> {
         }
         if let Some(known) = self.known.get_mut(id) {
             match result {
-                Ok(()) => (known.armed, known.failed, known.too_late) = (None, None, false),
+                Ok(()) => (known.armed, known.failed, known.late) = (None, None, Late::No),
                 Err(error) => known.failed = Some(chain(&error)),
             }
         }

@@ -32,6 +32,9 @@ impl Enforcer {
             self.update(&target.id, ruleset)?;
             let entry = lock(&self.state).containers.get(&target.id).copied();
             let entry = entry.ok_or_else(|| EnforceError::NotArmed(target.id.to_string()))?;
+            if target.stage == Stage::Running {
+                self.begin(target, ruleset, &entry)?;
+            }
             self.read_back(target, &entry, &pidfd)?;
             return Ok(Armed { ruleset: ruleset.digest(), tasks: 0, already: true });
         }
@@ -73,6 +76,26 @@ impl Enforcer {
                 Err(error)
             }
         }
+    }
+
+    /// A container that was armed as one that has not begun may have begun before that: what waits for its first execution
+    /// is judged from here on. Its rules stay in force meanwhile.
+    fn begin(&self, target: &Target, ruleset: &Ruleset, entry: &Entry) -> Result<(), EnforceError> {
+        let facts = self.find(target)?;
+        if !entry.held && !ruleset.only_observes() {
+            let mut state = lock(&self.state);
+            let Some(known) = state.containers.get_mut(&target.id) else {
+                return Err(EnforceError::NotArmed(target.id.to_string()));
+            };
+            let in_kernel = self.maps.armed.get(entry.slot)?;
+            let in_kernel = in_kernel.filter(|armed| armed.container == entry.key);
+            let in_kernel = in_kernel.ok_or_else(|| EnforceError::NotArmed(target.id.to_string()))?;
+            let value = types::armed { held: SEARCHED, ..in_kernel };
+            self.maps.armed.set(entry.slot, &value, MapFlags::ANY)?;
+            known.held = true;
+            self.searcher.ask();
+        }
+        self.mark_all(&target.id, identity(target, &facts, entry)).map(drop)
     }
 
     /// Undoes an arming that came to no end. Marked tasks of a container that is not there are not confined.
@@ -163,21 +186,7 @@ impl Enforcer {
         entry: &Entry,
         pidfd: &OwnedFd,
     ) -> Result<u32, EnforceError> {
-        let state = match target.stage {
-            Stage::Creating { .. } | Stage::Created => 2, // SUBJECT_PENDING
-            Stage::Running => 3,                          // SUBJECT_ACTIVE
-        };
-        let (root_ino, root_dev) = barrier(target, facts);
-        let subject = types::subject {
-            container: entry.key,
-            root_ino,
-            root_dev,
-            mnt_ns: facts.mnt_ns,
-            state,
-            slot: entry.slot,
-            ..Default::default()
-        };
-        let ask = types::mark { subject, cgroup_id: entry.cgroup_id, ..*facts };
+        let ask = identity(target, facts, entry);
         let tasks = match target.stage {
             // The identity first: whoever enters by exec comes after the start.
             Stage::Creating { .. } | Stage::Created => {
@@ -270,6 +279,25 @@ fn barrier(target: &Target, facts: &types::mark) -> (u64, u32) {
         Stage::Creating { root: Some(root) } if root != facts.root_ino => (facts.root_ino, facts.root_dev),
         _ => (0, 0),
     }
+}
+
+/// What tasks of the container are to be marked as.
+fn identity(target: &Target, facts: &types::mark, entry: &Entry) -> types::mark {
+    let state = match target.stage {
+        Stage::Creating { .. } | Stage::Created => 2, // SUBJECT_PENDING
+        Stage::Running => 3,                          // SUBJECT_ACTIVE
+    };
+    let (root_ino, root_dev) = barrier(target, facts);
+    let subject = types::subject {
+        container: entry.key,
+        root_ino,
+        root_dev,
+        mnt_ns: facts.mnt_ns,
+        state,
+        slot: entry.slot,
+        ..Default::default()
+    };
+    types::mark { subject, cgroup_id: entry.cgroup_id, ..*facts }
 }
 
 /// What hooks ask about the container.

@@ -9,7 +9,7 @@ use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use super::linked::Kept;
-use super::{Known, Reconciler};
+use super::{Known, Late, Reconciler};
 use crate::container::{Container, Merged, name_policies};
 use crate::exit::chain;
 use crate::kernel::Kernel;
@@ -194,9 +194,9 @@ impl<K: Kernel> Reconciler<K> {
         let Looked { id, container, process, stage, .. } = looked;
         let known = self.known.get_mut(&id)?;
         match (wanted, known.armed) {
-            (_, Some(_)) if known.too_late => None, // the sweep disarms it first
-            // an earlier daemon may have been killed on the way: what it had not done is done by arming it again
-            (Some(ruleset), Some(_)) if id.is_host() && !known.armed_here => {
+            (_, Some(_)) if known.late == Late::Elsewhere => None, // the sweep disarms it first
+            // of the host an earlier daemon may have been killed on the way: what it had not done is done by arming it again
+            (Some(ruleset), Some(_)) if known.late == Late::Begun || id.is_host() && !known.armed_here => {
                 self.arm_late(&id, &container, process, stage, ruleset);
                 None
             }

@@ -6,7 +6,7 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::ruleset::RulesetDigest;
 use tokio::sync::oneshot;
 
-use super::{Reconciler, RootAt};
+use super::{Late, Reconciler, RootAt};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::{Present, Synced};
@@ -77,9 +77,9 @@ impl<K: Kernel> Reconciler<K> {
     /// Looks for what nobody tells: containers that are over, armed containers that nobody knows, rulesets that are
     /// not in the kernel any more, and failures to try again.
     pub(super) fn sweep(&mut self) {
-        let too_late = self.known.iter().filter(|(_, known)| known.too_late).map(|(id, _)| id.clone());
-        let too_late: Vec<ContainerId> = too_late.collect();
-        too_late.iter().for_each(|id| self.was_too_late(id));
+        let late = self.known.iter().filter(|(_, known)| known.late != Late::No);
+        let late: Vec<_> = late.map(|(id, known)| (id.clone(), known.late)).collect();
+        late.iter().for_each(|(id, late)| self.was_too_late(id, *late));
         let armed = match self.kernel.armed() {
             Ok(armed) => armed,
             Err(error) => {

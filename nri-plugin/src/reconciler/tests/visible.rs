@@ -131,7 +131,7 @@ fn a_start_that_nobody_waits_for_any_more_is_armed_as_one_that_runs() {
     }
 }
 
-/// A daemon that could not undo it tries again.
+/// Its rules stay in force meanwhile. A daemon that could not arm it tries again.
 #[test]
 fn what_was_armed_after_its_start_was_given_up_is_armed_again_as_one_that_runs() {
     for broken in [false, true] {
@@ -140,8 +140,65 @@ fn what_was_armed_after_its_start_was_given_up_is_armed_again_as_one_that_runs()
         let (web, id) = (container("c1", "default", "web"), ContainerId::new("c1").unwrap());
         f.start(&web, 7).unwrap();
         f.kernel.calls();
+        f.kernel.breaks("arm", broken);
+        f.reconciler.was_too_late(&id, Late::Begun); // as if the answer had found nobody
+        f.work();
+        if broken {
+            assert!(f.registry.standing(&id).problem.is_some());
+            f.kernel.breaks("arm", false);
+            f.kernel.calls();
+            f.take(Order::Sweep);
+        }
+        assert_eq!(f.kernel.calls(), ["arm c1 7 Running"]);
+        assert_eq!(f.notices().last().map(String::as_str), Some("late c1"));
+        // once
+        f.take(Order::Sweep);
+        f.work();
+        assert!(f.kernel.calls().is_empty());
+    }
+}
+
+/// The OCI hook has given up, and its mode may be `open`: the container may begin before it is armed.
+#[test]
+fn what_the_gate_arms_unheard_is_armed_again_as_one_that_runs_unless_its_start_is_asked_about() {
+    for asked in [false, true] {
+        let mut f = Fixture::new(policies(&[("p", "/x")]));
+        f.lives(7, "c1");
+        let web = container("c1", "default", "web");
+        f.take(Order::Created(Arc::clone(&web)));
+        let id = ContainerId::new("c1").unwrap();
+        let namespace = "default".into();
+        let caller = crate::order::Caller { id, pid: 7, root: None, root_inode: None, namespace };
+        let (reply, answer) = oneshot::channel();
+        drop(answer);
+        f.take(Order::Gate { caller, reply });
+        assert_eq!(f.kernel.calls(), ["arm c1 7 Creating { root: None }"]);
+        if asked {
+            f.start(&web, 7).unwrap();
+            f.kernel.calls();
+        }
+        f.take(Order::Sweep);
+        let again: &[&str] = if asked { &[] } else { &["arm c1 7 Running"] };
+        assert_eq!(f.kernel.calls(), again);
+        let told: &[&str] = if asked { &[] } else { &["late c1"] };
+        assert_eq!(f.notices(), told);
+    }
+}
+
+/// What is armed for another process does not reach the first one, and goes first.
+#[test]
+fn what_is_armed_for_another_process_is_disarmed_first() {
+    for broken in [false, true] {
+        let mut f = Fixture::new(policies(&[("p", "/x")]));
+        f.lives(7, "c1");
+        let (web, id) = (container("c1", "default", "web"), ContainerId::new("c1").unwrap());
+        f.start(&web, 7).unwrap();
+        f.lives(8, "c1");
+        f.kernel.calls();
         f.kernel.breaks("disarm", broken);
-        f.reconciler.was_too_late(&id); // as if the answer had found nobody
+        let (reply, answer) = oneshot::channel();
+        drop(answer);
+        f.take(Order::Start { container: web, pid: 8, reply });
         f.work();
         if broken {
             assert_eq!(f.kernel.calls(), ["disarm c1"]);
@@ -149,7 +206,7 @@ fn what_was_armed_after_its_start_was_given_up_is_armed_again_as_one_that_runs()
             f.kernel.breaks("disarm", false);
             f.take(Order::Sweep);
         }
-        assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 7 Running"]);
+        assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 8 Running"]);
         assert_eq!(f.notices(), ["late c1"]);
     }
 }
