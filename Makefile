@@ -2,9 +2,10 @@
 #   make demo              a policy denies a real container its very first system call
 #   make test              all that the project promises, proved; a clean exit means that it holds
 #   make lab ARGS="..."    try a policy: make lab ARGS="run --policy FILE --label app=web -- cat /etc/passwd"
-#   make bench             what enforcement costs, beside other enforcers, against the limits (about 5 minutes)
+#   make bench             what enforcement costs, beside other enforcers, against the limits (about 15 minutes)
 #   make cluster-test      the chart in a Kubernetes of one node (5 minutes; the first time 10 more, since Kubernetes is built)
 #   make fuzz              damaged policies, patterns and events, ten minutes each; 30 seconds in make test
+#   make churn             ten minutes of policies and containers that change; one minute in make bench, seconds in make test
 #   make lint              formatting and clippy
 #   make image-programs    target/image: what an image is built of, see manifests/image
 #   make setup             only what the others begin with
@@ -17,10 +18,10 @@ LAB := $(TARGET)/debug/lab
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build-setup build demo test lab bench lint machines fuzz nightly image-programs cluster-setup cluster-test
+.PHONY: help setup build-setup build demo test lab bench churn lint machines fuzz nightly image-programs cluster-setup cluster-test
 
 help:
-	@sed -n '2,10s/^# //p' Makefile
+	@sed -n '2,11s/^# //p' Makefile
 
 setup:
 	$(call say,setting this machine up (nothing to do after the first time))
@@ -65,7 +66,16 @@ bench: build
 	$(call say,instructions for each operation; then nanoseconds for each match)
 	@status=0; $(LAB) bench || status=$$?; $(LAB) bench --kernel 6.1 --quick || status=$$?; \
 	$(CARGO) bench --locked -p nri-plugin || status=$$?; \
-	$(CARGO) bench --locked -p enforcer-core || status=$$?; $(CARGO) bench --locked -p nri-enforcer-hook || status=$$?; exit $$status
+	$(CARGO) bench --locked -p enforcer-core || status=$$?; $(CARGO) bench --locked -p nri-enforcer-hook || status=$$?; \
+	$(call churn,60) || status=$$?; exit $$status
+
+# A thousand policies of an API server and five hundred containers that change, with the daemon as it is released: how long
+# the runtime waits for it, and its memory.
+churn = $(CARGO) build --locked --release -p nri-plugin && NRI_ENFORCER_DAEMON=$(abspath $(TARGET))/release/nri-enforcer \
+	NRI_ENFORCER_CHURN_SECONDS=$(1) $(CARGO) test --locked -p integration-tests --test api -- --nocapture crowd
+churn: setup
+	$(call say,ten minutes of changes)
+	@$(call churn,600)
 
 # Static programs, so that the image needs no base.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -88,7 +98,7 @@ cluster-test: cluster-setup image-programs
 	@$(CARGO) test --locked -p integration-tests --test cluster -- --nocapture
 
 # What is too long for each change.
-nightly: fuzz
+nightly: fuzz churn
 
 # Without a fuzzer and on the stable toolchain; enforcer-core/fuzz holds the same checks for cargo-fuzz.
 fuzz: build-setup

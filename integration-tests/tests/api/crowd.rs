@@ -7,16 +7,20 @@ use nri::{Container, LinuxContainer, PodSandbox, SecurityProfile};
 use serde_json::{Value, json};
 
 use super::server::{Client, wait};
-use super::{Node, start};
+use super::{DAEMON, Node, start};
 
 /// Apps, each with a container, a seccomp policy and a file policy.
 const APPS: usize = 500;
 /// How long things change, in seconds, unless `NRI_ENFORCER_CHURN_SECONDS` says otherwise.
 const SECONDS: u64 = 3;
+/// Between two changes where it is measured how long answers take: the API server and its store are on the same processors,
+/// and would take all of their time. Without it everything comes as fast as it can, so that nothing is missed then either.
+const PAUSE: Duration = Duration::from_millis(25);
 /// What policies deny, one of them each.
 const CALLS: [&str; 4] = ["mkdir", "rmdir", "chmod", "chown"];
-/// The longest that the runtime may wait for any but one answer of a hundred: not a promise, which is 5 ms on an idle
-/// machine, but what no machine that is merely busy reaches.
+/// How long the runtime may wait for 99 of 100 answers, in seconds: of a release build on a machine that does nothing else,
+/// and what no machine that is merely busy reaches.
+const PROMISED: f64 = 0.005;
 const ABSURD: f64 = 1.0;
 /// What the daemon may take of memory, in a release build.
 const MEMORY: f64 = 64.0 * 1024.0 * 1024.0;
@@ -177,10 +181,14 @@ async fn a_thousand_policies_and_five_hundred_containers_change_and_nothing_is_m
         assert_eq!(crowd.restart(app).await, Some(CALLS[app % CALLS.len()]), "app {app}");
     }
 
+    let released = std::env::var_os(DAEMON).is_some();
     let (begin, mut numbers, mut changes) = (Instant::now(), Numbers(1), 0_u64);
     while begin.elapsed() < Duration::from_secs(seconds) {
         crowd.change(&mut numbers).await;
         changes += 1;
+        if released {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     // the numbers alone would not tell a change that was missed: each app's next container must have what the server says
@@ -202,14 +210,15 @@ async fn a_thousand_policies_and_five_hundred_containers_change_and_nothing_is_m
         async || (crowd.node.status()["containers"].as_array().map(Vec::len) == Some(APPS)).then_some(());
     wait("every container is in the status", containers, || crowd.node.log()).await;
 
+    let longest = if released { PROMISED } else { ABSURD };
     for handler in ["create_container", "start_container"] {
         let (bound, answers) = crowd.p99(handler);
         println!("{handler}: 99 of 100 of {answers} answers within {} ms", bound * 1000.0);
         assert!(answers >= 500.0, "{handler}: {answers} answers");
-        assert!(bound <= ABSURD, "{handler}: {bound} s");
+        assert!(bound <= longest, "{handler}: {bound} s");
     }
     let memory = crowd.metric("process_resident_memory_bytes").first().unwrap().1;
     println!("{changes} changes in {seconds} s; the daemon has {:.1} MiB of memory", memory / 1_048_576.0);
-    assert!(cfg!(debug_assertions) || memory < MEMORY, "{memory} bytes");
+    assert!(!released || memory < MEMORY, "{memory} bytes");
     crowd.node.stop();
 }

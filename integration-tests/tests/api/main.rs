@@ -30,8 +30,14 @@ use self::server::{Client, Cluster, Process, wait};
 /// How soon the daemon is to have taken up a change, in the middle of other tests.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The daemon's program, built beside this one.
+/// Names another daemon than the one built beside this program: one built for release, which is held to its limits.
+const DAEMON: &str = "NRI_ENFORCER_DAEMON";
+
+/// The daemon's program, built beside this one unless [`DAEMON`] names one.
 fn program() -> PathBuf {
+    if let Some(named) = std::env::var_os(DAEMON) {
+        return PathBuf::from(named);
+    }
     let own = std::env::current_exe().unwrap();
     let beside =
         own.ancestors().skip(1).take(2).map(|dir| dir.join("nri-enforcer")).find(|path| path.is_file());
