@@ -27,6 +27,7 @@ pub const RELEASES: [(&str, Values<'static>); 15] = [
             "postures.file=block",
             "strict=true",
             "honourPodAnnotations=true",
+            "visibility=process\\,file",
             "lsmOrder={bpf,apparmor}",
             "combine=true",
             "hostPolicies.enabled=true",

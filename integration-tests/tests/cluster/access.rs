@@ -6,9 +6,11 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, LONGEST};
+use super::install::{ON, SECCOMP};
+use super::pods::{Pod, seccomp_policy};
 use super::release;
-use super::tools::{NAMESPACE, get, kubectl};
+use super::tools::{NAMESPACE, apply, get, kubectl, must, until};
 
 /// Group, resource and verb.
 type Access = (String, String, String);
@@ -46,6 +48,71 @@ pub fn is_enough_and_least(cluster: &mut Cluster) -> Result<()> {
     let exec = kubectl(&["auth", "can-i", "create", "pods/exec", "-n", NAMESPACE, "--as", ACCOUNT])?;
     cluster.check("may it enter pods?", exec.out.trim(), "no");
     Ok(())
+}
+
+/// Without a permission to tell how things stand, the daemon enforces as before, says in its own status what it cannot tell,
+/// and tells it once it may again.
+pub fn that_is_taken_away_is_told(cluster: &mut Cluster) -> Result<()> {
+    let mut role = get(&["clusterrole", "nri-enforcer"])?;
+    let whole = role.clone();
+    let rules = role.get_mut("rules").and_then(Value::as_array_mut).context("rules")?;
+    let before = rules.len();
+    rules.retain(|rule| {
+        let text = rule.to_string();
+        !text.contains("/status") && !text.contains("nodepolicyreports") && !text.contains("events.k8s.io")
+    });
+    cluster.check("three rules are about what the daemon tells", before - rules.len(), 3);
+    release::apply(cluster, "helm-3", &[&ON[..], &[SECCOMP, "strict=true"]].concat())?;
+    release::rolled_out()?;
+    apply(&without_versions(role).to_string())?;
+    apply(&seccomp_policy("default", "untold", "untold", &["mkdir", "mkdirat"], "EPERM"))?;
+    let untold = Pod { namespace: "default", name: "untold", app: "untold", profile: None, command: "true" };
+    cluster.check_has(
+        "a pod without its profile is refused",
+        &untold.refused("untold")?,
+        "default.untold.json",
+    );
+    let told = || {
+        let status = release::status()?;
+        let untold = status.pointer("/daemon/api/untold").and_then(Value::as_object).cloned();
+        Ok::<_, anyhow::Error>(untold.unwrap_or_default())
+    };
+    let all = |told: &serde_json::Map<String, Value>| {
+        ["report of this node", "statuses of policies", "events"]
+            .iter()
+            .all(|what| told.iter().any(|(about, why)| about.contains(what) && forbids(why)))
+    };
+    let found = until("all that is refused is told", LONGEST, || Ok(all(&told()?).then_some(())));
+    cluster.note(&format!("{:?}", told()?));
+    cluster.check("`status` says what the daemon may not tell", found.is_ok(), true);
+    let shown = release::exec(&["status"])?;
+    cluster.check_has("in words, too", &shown.all(), "forbidden");
+    let pod = Pod { profile: Some("nri-enforcer/default.untold.json"), command: "mkdir /tmp/made", ..untold };
+    cluster.check("what it enforces stays in force", pod.run()?.0, 1);
+    apply(&without_versions(whole).to_string())?;
+    let again = until("nothing is untold", LONGEST, || Ok(told()?.is_empty().then_some(())));
+    cluster.check("with the permissions it tells everything again", again.is_ok(), true);
+    let conditions = || {
+        let policy = get(&["kubearmorseccomppolicy", "-n", "default", "untold"])?;
+        Ok(policy.pointer("/status/conditions").map(drop))
+    };
+    let status = until("the policy has its status", LONGEST, conditions);
+    cluster.check("and the policy has its status", status.is_ok(), true);
+    must(&["delete", "kubearmorseccomppolicy", "-n", "default", "untold"])?;
+    release::apply(cluster, "helm-3", &[&ON[..], &[SECCOMP]].concat())?;
+    release::rolled_out()
+}
+
+fn forbids(why: &Value) -> bool {
+    why.as_str().is_some_and(|why| why.contains("refuses") || why.contains("forbidden"))
+}
+
+/// The object as it is applied: over whatever is there.
+fn without_versions(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+    object
 }
 
 fn granted(role: &Value) -> BTreeSet<Access> {

@@ -25,6 +25,7 @@ fn the_chart_works_in_a_cluster() -> Result<()> {
         outages::are_survived(cluster)?;
         churn::misses_nothing(cluster)?;
         access::is_enough_and_least(cluster)?;
+        access::that_is_taken_away_is_told(cluster)?;
         removal::lets_pods_start_again(cluster)
     })
 }
