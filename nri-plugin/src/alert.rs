@@ -1,12 +1,13 @@
 //! Alerts: what an event of the kernel says, with KubeArmor's field names so that what reads those reads ours.
 //!
-//! Every key is always there. An empty text, or a pid of 0, means that it is not known: nothing is guessed, and nothing
-//! is read from `/proc` after the fact, where it could be another process's by then.
+//! Every key is always there. An empty text, or a pid of 0, means that it is not known: nothing is guessed. What is read from
+//! `/proc` after the fact is only what is that process's for certain ([`living`]).
 //!
 //! Paths are bytes, JSON is text: a byte that is not part of valid UTF-8 is written `\xNN` with two lower-case
 //! hexadecimal digits, and a backslash of the path itself `\\`, so that no two paths look alike and each can be had
 //! back ([`escape`]). (JSON then doubles each backslash once more.)
 
+pub mod living;
 pub mod owner;
 mod size;
 
@@ -77,7 +78,8 @@ pub struct Alert {
     /// The acting user, as the host numbers it.
     #[serde(rename = "UID")]
     pub uid: u32,
-    /// Executable of the parent of `ProcessName`: for executions the one that calls `execve`, else empty.
+    /// Executable of the parent of `ProcessName`: for executions the one that calls `execve`, else that of the parent process,
+    /// if it still lives when this is written.
     pub parent_process_name: String,
     /// The executable that acts, or is to be executed.
     pub process_name: String,
@@ -117,9 +119,9 @@ pub struct Alert {
     pub action: &'static str,
     /// `Permission denied` or `Passed`.
     pub result: &'static str,
-    /// Always empty: the kernel side does not tell.
+    /// The working directory of the acting process when this is written, if it still lives then.
     pub cwd: String,
-    /// Always empty: the kernel side does not tell.
+    /// Its terminal, as the kernel calls it (`pts0`); likewise.
     #[serde(rename = "TTY")]
     pub tty: String,
     /// What the pod belongs to.

@@ -245,13 +245,19 @@ impl Selection {
             return None;
         }
         let policies = set.selecting(subject);
-        let postures = match subject.host {
-            true => self.host.unwrap_or_default(),
-            false => set.postures(&subject.namespace, self.postures),
-        };
+        let postures = self.postures_of(set, subject);
         let visibility = self.visibility_of(set, subject);
         let any = !policies.is_empty() || !visibility.is_none();
         any.then_some(Selected { policies, subject, postures, wish, visibility })
+    }
+
+    /// What becomes of the subject's accesses in the classes that are whitelists.
+    #[must_use]
+    pub fn postures_of(&self, set: &PolicySet, subject: &Subject) -> Postures {
+        match subject.host {
+            true => self.host.unwrap_or_default(),
+            false => set.postures(&subject.namespace, self.postures),
+        }
     }
 
     /// What is to be seen of the subject. Only BPF-LSM can tell it.

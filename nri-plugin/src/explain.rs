@@ -104,14 +104,10 @@ fn answer(args: &ExplainArgs) -> Result<(Answer, Coverage), String> {
 }
 
 fn print_seccomp(explanation: &SeccompExplanation) {
-    let verdict = of_seccomp(explanation);
     let SeccompExplanation { policy, rule, reason, .. } = explanation;
-    say(format!("{}  by seccomp: {reason}\n", paint(of_verdict(verdict), verdict)));
-    for (title, value) in [("policy", policy), ("rule", rule)] {
-        if let Some(value) = value {
-            say(format!("  {} {}\n", paint(DIM, format!("{title:<6}")), paint(BOLD, value)));
-        }
-    }
+    let reason = format!("by seccomp: {reason}");
+    let verdict = of_seccomp(explanation);
+    print(&Explanation { verdict, policy: policy.clone(), rule: rule.clone(), reason });
 }
 
 fn print(explanation: &Explanation) {

@@ -63,6 +63,20 @@ impl Procs {
         self.find(process.pid) == Some(process)
     }
 
+    /// Where one of its links leads, such as `cwd` or `exe`. It may be another process's by now: see [`Procs::alive`].
+    #[must_use]
+    pub fn link(&self, process: Process, name: &str) -> Option<PathBuf> {
+        std::fs::read_link(self.root.join(process.pid.to_string()).join(name)).ok()
+    }
+
+    /// The device number of its terminal; `None` where it has none.
+    #[must_use]
+    pub fn terminal(&self, process: Process) -> Option<u32> {
+        let stat = std::fs::read_to_string(self.root.join(process.pid.to_string()).join("stat")).ok()?;
+        let device = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(4)?.parse().ok()?;
+        (device != 0).then_some(device)
+    }
+
     /// The inode number of a process's root directory.
     #[must_use]
     pub fn root_inode(&self, process: Process) -> Option<u64> {

@@ -184,11 +184,7 @@ impl Inquiry {
     /// What the policies say to the container, whatever of it is in force.
     fn as_written(&self, set: &PolicySet, entry: &Entry) -> Resolved {
         let subject = &entry.container.subject;
-        let selection = &self.status.selection;
-        let postures = match subject.host {
-            true => selection.host.unwrap_or_default(),
-            false => set.postures(&subject.namespace, selection.postures),
-        };
+        let postures = self.status.selection.postures_of(set, subject);
         Ruleset::resolve(set.selecting(subject).into_iter().map(AsRef::as_ref), &postures, subject)
     }
 

@@ -150,12 +150,8 @@ fn show(told: &Told) {
 
 fn show_seccomp(seccomp: &SeccompTold) {
     let SeccompTold { verdict, policy, rule, reason, not_in_force, .. } = seccomp;
-    say(format!("{}  by seccomp: {}\n", paint(of_verdict(*verdict), verdict), clean(reason)));
-    for (title, value) in [("policy", policy), ("rule", rule)] {
-        if let Some(value) = value {
-            say(format!("  {} {}\n", paint(DIM, format!("{title:<6}")), paint(BOLD, clean(value))));
-        }
-    }
+    let reason = format!("by seccomp: {reason}");
+    print(&cleaned(&Explanation { verdict: *verdict, policy: policy.clone(), rule: rule.clone(), reason }));
     if let Some(why) = not_in_force {
         complain(format!("{}: its processes do not have that: {}\n", paint(WARN, "warning"), clean(why)));
     }

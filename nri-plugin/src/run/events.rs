@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 use crate::alert::Alerts;
+use crate::alert::living::Living;
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::limit::Limiter;
@@ -18,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::metrics::health::Pulse;
 use crate::observe::logs::Logs;
 use crate::observe::watches::Watches;
+use crate::procs::Procs;
 use crate::registry::Registry;
 use crate::report::Reporter;
 
@@ -78,6 +80,7 @@ impl Events {
         Thread::spawn("events", move || {
             let Self { registry, alerts, reporter, metrics, rate, logs, watches, pulse, stop } = self;
             let mut clock = BootClock::default();
+            let mut living = Living::new(Procs::default());
             let limiter = RefCell::new(Limiter::new(rate, metrics.summarized.clone()));
             let logs = RefCell::new(logs);
             let tell_due = || {
@@ -105,10 +108,12 @@ impl Events {
                     }
                     return;
                 }
-                let alert = make(&mut clock);
+                let mut alert = make(&mut clock);
                 metrics.verdicts.count(&alert);
                 metrics.tally.count(&alert);
-                if let Some(alert) = limiter.borrow_mut().take(alert, Instant::now()) {
+                let now = Instant::now();
+                living.tell(&mut alert, event.time_ns, now);
+                if let Some(alert) = limiter.borrow_mut().take(alert, now) {
                     reporter.report(alert);
                 }
             });
