@@ -9,7 +9,7 @@ use crate::apply::serve::{Answer, Request};
 use crate::cli::{BaseChoice, ExplainArgs, Output};
 use crate::exit::Exit;
 use crate::status::document::{ContainerStatus, State};
-use crate::term::{BAD, BOLD, DIM, WARN, clean, complain, of_verdict, paint, say, say_json, table};
+use crate::term::{BAD, DIM, WARN, clean, complain, of_verdict, paint, say, say_json, table};
 
 /// How much of a digest is shown to people, in characters.
 const SHORT: usize = 12;
