@@ -18,12 +18,13 @@ const NOW: &str = "/tmp/now";
 /// The next daemon, which is attacked with all might from when the last of its `programs` is loaded: from then on it
 /// exchanges links.
 fn next(programs: usize) -> Enforcer {
-    let loaded = || ProgInfoIter::default().count();
-    let all = loaded() + programs;
+    let ids = || ProgInfoIter::default().map(|program| program.id);
+    let newest = ids().max().unwrap(); // those of before go one after another
+    let loaded = || ids().filter(|id| *id > newest).count();
     let ready = AtomicBool::new(false);
     let (enforcer, in_time) = thread::scope(|scope| {
         let watch = scope.spawn(|| {
-            while loaded() < all && !ready.load(Ordering::Relaxed) {
+            while loaded() < programs && !ready.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(100));
             }
             fs::write(NOW, "").unwrap();
