@@ -13,6 +13,7 @@ pub mod commands;
 pub mod cpio;
 pub mod demo;
 pub mod image;
+pub mod loaded;
 pub mod node;
 pub mod oci;
 pub mod podman;

@@ -186,7 +186,7 @@ fn inside(needs_daemon: bool, body: Body) -> Result<()> {
 }
 
 /// Passes a guest's output on through `print!`, which the test harness captures.
-struct Printed;
+pub(crate) struct Printed;
 
 impl Write for Printed {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

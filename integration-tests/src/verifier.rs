@@ -33,10 +33,29 @@ const HEAD: &str = "\
 pub struct Found {
     /// Its release.
     pub release: String,
-    /// Milliseconds that loading and attaching took, in an emulated machine.
-    pub milliseconds: u64,
+    /// Milliseconds that loading and attaching took, in an emulated machine; `None`: they were loaded before.
+    pub milliseconds: Option<u64>,
     /// Instructions that the verifier went through, by program; those of one name (the kernel keeps 15 bytes) together.
     pub programs: BTreeMap<String, u64>,
+}
+
+impl Found {
+    /// Of what this kernel has loaded.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn of_this_kernel() -> Result<Self> {
+        let mut programs = BTreeMap::new();
+        for info in ProgInfoIter::default() {
+            let name = info.name.to_string_lossy().into_owned();
+            *programs.entry(name).or_insert(0) += u64::from(info.verified_insns);
+        }
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+        if programs.is_empty() || programs.values().any(|n| *n == 0) {
+            bail!("Linux {release} does not say what its verifier went through: {programs:?}");
+        }
+        Ok(Self { release, milliseconds: None, programs })
+    }
 }
 
 /// The guest's side: loads everything and prints a [`Found`].
@@ -47,16 +66,11 @@ pub fn carry_out() -> Result<()> {
     let options = Options::default();
     let begin = Instant::now();
     let enforcer = Enforcer::open(&options)?;
-    let milliseconds = u64::try_from(begin.elapsed().as_millis())?;
-    let mut programs = BTreeMap::new();
-    for info in ProgInfoIter::default() {
-        let name = info.name.to_string_lossy().into_owned();
-        *programs.entry(name).or_insert(0) += u64::from(info.verified_insns);
-    }
+    let milliseconds = Some(u64::try_from(begin.elapsed().as_millis())?);
+    let found = Found { milliseconds, ..Found::of_this_kernel()? };
     drop(enforcer);
     unload(&options.bpffs)?;
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    println!("{}", serde_json::to_string(&Found { release, milliseconds, programs })?);
+    println!("{}", serde_json::to_string(&found)?);
     Ok(())
 }
 
@@ -74,11 +88,7 @@ pub fn measure(kernel: Kernel, progress: &dyn Fn(&str)) -> Result<Found> {
     if outcome.status != 0 {
         bail!("the programs do not load on Linux {kernel}:\n{}", String::from_utf8_lossy(&errors).trim());
     }
-    let found: Found = serde_json::from_slice(&out).context("the agent's answer")?;
-    if found.programs.is_empty() || found.programs.values().any(|n| *n == 0) {
-        bail!("Linux {kernel} does not say what its verifier went through: {:?}", found.programs);
-    }
-    Ok(found)
+    serde_json::from_slice(&out).context("the agent's answer")
 }
 
 /// Earlier figures.
@@ -98,7 +108,11 @@ impl Record {
         Self::parse(&text).with_context(|| format!("in `{}`", path.display()))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// From a file's text.
+    ///
+    /// # Errors
+    /// When a line of it is not `KERNEL PROGRAM NUMBER`.
+    pub fn parse(text: &str) -> Result<Self> {
         let mut record = Self::default();
         for line in text.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty()) {
             let words: Vec<_> = line.split_whitespace().collect();
@@ -177,7 +191,7 @@ impl Compared {
 #[derive(Debug)]
 pub struct Report {
     release: String,
-    milliseconds: u64,
+    milliseconds: Option<u64>,
     lines: Vec<Compared>,
     gone: Vec<String>,
 }
@@ -195,10 +209,10 @@ impl fmt::Display for Report {
         let all: u64 = self.lines.iter().map(|l| l.now).sum();
         writeln!(
             f,
-            "Linux {}: {} programs, {all} instructions verified, loaded and attached in {} ms",
+            "Linux {}: {} programs, {all} instructions verified{}",
             self.release,
             self.lines.len(),
-            self.milliseconds
+            self.milliseconds.map_or(String::new(), |n| format!(", loaded and attached in {n} ms"))
         )?;
         for line in &self.lines {
             let before = line.before.map_or("-".into(), |n| n.to_string());
@@ -226,7 +240,7 @@ mod tests {
 
     fn found(programs: &[(&str, u64)]) -> Found {
         let programs = programs.iter().map(|(p, n)| ((*p).to_owned(), *n)).collect();
-        Found { release: "6.1.0".into(), milliseconds: 1, programs }
+        Found { release: "6.1.0".into(), milliseconds: None, programs }
     }
 
     #[test]

@@ -149,6 +149,8 @@ spec:
         "process=block",
         "--posture",
         "file=allow",
+        "--kernel",
+        "6.1", // which loads the daemon's programs soonest: postures need one that is started for them
         "--exec",
         "/bin/one",
         "--exec",

@@ -46,6 +46,8 @@
 #define OLD_RING 29     /* of REGISTERED only: a ring of io_uring with one registered file: SECRET, O_RDONLY */
 #define MANY 66000
 #define REGISTERED "old descriptor, registered"
+/* The trick that goes to the end of the deepest directory, which is made for it alone. */
+#define DEEP "130 directories, 26,000 bytes"
 #define RING_PARAMS "/work/ring" /* what the kernel said of that ring */
 
 extern pid_t helper; /* outside, unconfined; its number is of the same pid namespace only for tricks with `host pid` */

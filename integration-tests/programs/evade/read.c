@@ -762,7 +762,7 @@ const struct trick READ[] = {
 	{"kept over a policy: 66,000 descriptors", kept_descriptors},
 	{"deleted file", deleted}, {"copied up before", copied_up}, {"over a whiteout", recreated}, {"name of 255 bytes", long_name},
 	{"openat2 RESOLVE_IN_ROOT", openat2_in_root}, {"openat2 RESOLVE_BENEATH", openat2_beneath}, {"openat2, other flags", openat2_flags}, {"openat2 RESOLVE_CACHED", openat2_cached},
-	{"open_by_handle_at", handle_of_volume}, {"open_by_handle_at, other mount", handle_of_other_mount}, {"130 directories, 26,000 bytes", deep},
+	{"open_by_handle_at", handle_of_volume}, {"open_by_handle_at, other mount", handle_of_other_mount}, {DEEP, deep},
 	{"descriptor sent from outside", sent}, {"pidfd_getfd from outside", taken}, {"pidfd_getfd within", taken_within},
 	{"ptrace within", traced}, {"ptrace attach outside", trace_outside}, {"ptrace seize outside", seize_outside},
 	{"process_vm_writev outside", vm_write_outside}, {"process_vm_readv outside", vm_read_outside}, {"/proc/PID/mem outside", mem_outside},

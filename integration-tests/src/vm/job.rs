@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::qmp::{Qmp, connect};
 use super::snapshot::{Guest, JOB_DISK, Machine};
+use super::times;
 use crate::cache::{self, Key};
 
 /// Where a job's output goes, as it comes.
@@ -154,6 +155,7 @@ impl Job {
             let late = watchdog.join().unwrap_or(false);
             (late, status, errors)
         });
+        times::note(guest.child.id(), begin.elapsed(), machine.name());
         match late {
             (false, Ok(Some(status)), Ok(Ok(Some(_)))) => {
                 let outcome = Outcome { status, restore, elapsed: begin.elapsed().saturating_sub(restore) };

@@ -5,6 +5,7 @@ mod initrd;
 mod job;
 mod qmp;
 mod snapshot;
+mod times;
 
 use std::fmt;
 use std::str::FromStr;

@@ -93,6 +93,12 @@ impl Machine {
         &self.spec
     }
 
+    /// Its name: what it is, without the key.
+    pub(super) fn name(&self) -> &str {
+        let folder = self.folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        folder.rsplit_once('@').map_or(folder, |(name, _)| name)
+    }
+
     /// A machine like this one after a job that left something running, saved under the hash of all that the job is
     /// made of.
     ///

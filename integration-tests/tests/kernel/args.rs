@@ -9,7 +9,7 @@ use enforcer_core::event::{ArgsUnseen, Event, EventBy, Op};
 use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
 
 use crate::container::Container;
-use crate::{counter, events, options, ruleset, ruleset_under, sh};
+use crate::{counter, events, ruleset, ruleset_under, sh};
 
 /// What a shell says of a program that it may not execute.
 const REFUSED: i32 = 126;
@@ -54,13 +54,12 @@ fn block(path: &str, args: &str) -> Ruleset {
     ))
 }
 
-pub fn arguments() {
+pub fn arguments(enforcer: Enforcer) {
     for (name, program) in [("args", lab::image::ARGS), ("judged", lab::image::ARGS)] {
         fs::write(format!("/usr/bin/{name}"), program).unwrap();
     }
     fs::write("/usr/bin/script", "#!/usr/bin/judged listed\n").unwrap();
     sh("chmod +x /usr/bin/args /usr/bin/judged /usr/bin/script");
-    let enforcer = Enforcer::open(&options()).unwrap();
     let mut container = Container::created("args", true);
     let listed = block("/usr/bin/judged", "listed, ''");
     enforcer.arm(&container.target(Stage::Created), &listed).unwrap();
@@ -135,12 +134,11 @@ pub fn arguments() {
 }
 
 /// Busybox, as the guest has it: one program, and many links to it.
-pub fn applets() {
+pub fn applets(enforcer: Enforcer) {
     fs::write("/usr/bin/args", lab::image::ARGS).unwrap();
     sh("chmod +x /usr/bin/args");
     let busybox = fs::canonicalize("/usr/bin/uname").unwrap();
     assert_eq!(busybox, std::path::Path::new("/usr/bin/busybox"), "the guest's programs are links to it");
-    let enforcer = Enforcer::open(&options()).unwrap();
     let mut container = Container::created("applets", true);
     let root = Root::of_process(container.pid()).unwrap();
     let linked = |rules: &str, postures| {

@@ -64,10 +64,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(id: &str) -> Self {
+    fn new(id: &str, enforcer: Enforcer) -> Self {
         fs::write("/usr/bin/act", lab::image::ACT).unwrap();
         sh("chmod +x /usr/bin/act; ip link set lo up");
-        let enforcer = Enforcer::open(&options()).unwrap();
         let mut container = Container::created(id, true);
         let nothing = ruleset(rules(vec![(Object::BaseName("nothing".into()), Effect::Block)]));
         enforcer.arm(&container.target(Stage::Created), &nothing).unwrap();
@@ -127,8 +126,8 @@ const UDP: &str = "domain=AF_INET type=SOCK_DGRAM protocol=UDP";
 const TCP6: &str = "domain=AF_INET6 type=SOCK_STREAM protocol=TCP";
 
 /// Sockets and capabilities: denied, reported, and what alone is allowed.
-pub fn sockets_and_capabilities() {
-    let mut bench = Bench::new("sockets");
+pub fn sockets_and_capabilities(enforcer: Enforcer) {
+    let mut bench = Bench::new("sockets", enforcer);
     let local = || endpoint("127.0.0.1/32", port(9), None);
 
     // By kind.
@@ -293,9 +292,9 @@ fn attached(program: &str) -> bool {
 }
 
 /// Each preset with what it denies and what it leaves alone.
-pub fn presets() {
+pub fn presets(enforcer: Enforcer) {
     sh("mkdir -p /mnt/memory; mount -t tmpfs none /mnt/memory");
-    let mut bench = Bench::new("presets");
+    let mut bench = Bench::new("presets", enforcer);
     let block = |preset| rules(vec![(Object::Preset(preset), Effect::Block)]);
 
     bench.set(block(Preset::FilelessExec));

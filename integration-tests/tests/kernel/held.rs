@@ -7,7 +7,8 @@ use enforcer_core::decide::Verdict;
 use enforcer_core::enforce::{Enforcer, Stage};
 use enforcer_core::event::{Event, Op};
 
-use super::{Container, audit, block, counter, events, options, ruleset, sh};
+use crate::container::Container;
+use crate::{audit, block, counter, events, options, ruleset, sh};
 
 const HOOKS: [&str; 2] = ["link_file_permission", "link_held_mmap_file"];
 
@@ -27,8 +28,7 @@ fn done(events: &[Event], path: &str) -> Vec<(Op, Verdict)> {
     done
 }
 
-pub fn held() {
-    let enforcer = Enforcer::open(&options()).unwrap();
+pub fn held(enforcer: Enforcer) {
     sh("echo x > /tmp/secret; echo x > /tmp/other");
     let (secret, other) = ("/tmp/secret", "/tmp/other");
     let unrelated = block("/tmp/unrelated");

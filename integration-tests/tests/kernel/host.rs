@@ -8,6 +8,7 @@ use std::time::Duration;
 use enforcer_core::enforce::host::{Exempt, HostExempt, Reach};
 use enforcer_core::enforce::{ContainerId, EnforceError, Enforcer, Stage, Target, unload};
 use enforcer_core::ruleset::Ruleset;
+use lab::loaded::PROGRAM;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::container::Container;
@@ -113,7 +114,7 @@ fn without_room(act: impl FnOnce()) {
     map.delete(&one).unwrap();
 }
 
-pub fn host() {
+pub fn host(enforcer: Enforcer) {
     sh("cd /sys/fs/cgroup; mkdir -p test-here test-runtime test-machine/c test-session test-elsewhere");
     sh("echo x > /tmp/secret; echo x > /tmp/other; cp /bin/busybox /tmp/busybox-runtime");
     sh("echo x > /tmp/confined; cp /bin/busybox /tmp/busybox-manager");
@@ -121,7 +122,6 @@ pub fn host() {
     fs::write("/tmp/tool", lab::image::FIRST).unwrap();
     sh("chmod +x /tmp/tool");
     let (target, rules) = (target(), rules());
-    let enforcer = Enforcer::open(&options()).unwrap();
     assert!(matches!(enforcer.arm(&target, &rules), Err(EnforceError::Host(_))), "nobody is exempt yet");
     assert!(enforcer.armed().unwrap().is_empty());
     let none = ["test-runtime/a.service", "test-none/b.service", "/tmp/none"];
@@ -247,7 +247,7 @@ pub fn host() {
     drop(enforcer);
     assert!(!older.reads("/tmp/secret"), "enforcement outlives the process");
     assert_ne!(master.run(&moved("test-session", "cat /tmp/secret")), 0);
-    assert_eq!(daemon.run(&format!("{ARM_HOST}=1 RUST_BACKTRACE=0 ./kernel --exact host::arms_host")), 0);
+    assert_eq!(daemon.run(&format!("{ARM_HOST}=1 RUST_BACKTRACE=0 ./{PROGRAM} --exact host::arms_host")), 0);
     assert!(daemon.reads("/tmp/secret") && !daemon.reads("/tmp/confined"));
     let enforcer = Enforcer::open(&options()).unwrap();
     enforcer.disarm(&daemon.id).unwrap();

@@ -348,7 +348,7 @@ impl Drop for Sandbox {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        let _ = Command::new("rm").arg("-rf").arg(&self.dir).status();
+        let _ = fs::remove_dir_all(&self.dir);
         let _ = fs::remove_dir(self.cgroup.join("sub"));
         let _ = fs::remove_dir(&self.cgroup);
     }
