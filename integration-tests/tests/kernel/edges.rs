@@ -191,6 +191,7 @@ pub fn edges(enforcer: Enforcer) {
     let seen = nothing.observing(Visibility::of([Class::File]));
     enforcer.arm(&visible.target(Stage::Created), &seen).unwrap();
     visible.start();
+    events(&enforcer); // those of before
     let flood = "i=0; while [ $i -lt 20000 ]; do true < /tmp/a/other; i=$((i+1)); done; exit 0";
     assert_eq!(visible.run(flood), 0);
     assert!(counter(&enforcer, "observation_dropped") > 0, "half of the ring never filled");
