@@ -4,7 +4,7 @@
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
 #                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
-#                      SELinux's semodule, runc, crun, podman, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
+#                      SELinux's semodule, runc, crun, podman 4.3 and 5.4, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
 #                      Kubernetes' schemas for this machine
 #   setup.sh cluster   lab + what a Kubernetes of one node is made of: Kubernetes itself, built from Debian's sources
 #                      (10 minutes, once), containerd 1.7 and network plugins for this machine, kubectl
@@ -186,14 +186,24 @@ oci_runtimes() {
   (cd "$TMP" && quietly apt-get "${APT[@]}" download runc crun && for p in runc_*.deb crun_*.deb; do dpkg-deb -x "$p" x; done)
   mkdir "$1"; cp "$TMP/x/usr/sbin/runc" "$TMP/x/usr/bin/crun" "$1"
 }
-# podman OUT: podman with conmon and the libraries of both, for this machine, beside any that is installed
+# podman OUT SUITE PACKAGE...: podman of that suite with conmon and the libraries of both, these packages, for this machine,
+# beside any that is installed. Where the C library is among them, podman and all beside it run with that one (src/podman.rs).
 podman() {
-  private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security
+  local program
+  case $2 in bookworm) private_apt "$TMP/apt" bookworm bookworm-updates bookworm-security ;; *) private_apt "$TMP/apt" "$2" ;; esac
   mkdir "$1"
-  (cd "$TMP" && quietly apt-get "${APT[@]}" download podman conmon golang-github-containers-common libassuan0 libdevmapper1.02.1 \
-    libglib2.0-0 libgpg-error0 libgpgme11 libpcre2-8-0 libselinux1 libsubid4 libudev1 && for p in *.deb; do dpkg-deb -x "$p" x; done)
-  mkdir "$1/bin" "$1/lib"; cp "$TMP"/x/usr/bin/{podman,conmon} "$1/bin"
-  cp -P "$TMP"/x/{,usr/}lib/x86_64-linux-gnu/*.so.* "$1/lib"; cp "$TMP/x/usr/share/containers/seccomp.json" "$1"
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download podman conmon golang-github-containers-common libgpg-error0 libpcre2-8-0 \
+    libselinux1 "${@:3}" && for p in *.deb; do dpkg-deb -x "$p" x; done)
+  mkdir "$1/bin" "$1/lib"; cp "$TMP/x/usr/share/containers/seccomp.json" "$1"
+  for program in podman conmon ../lib/podman/netavark; do [ ! -e "$TMP/x/usr/bin/$program" ] || cp "$TMP/x/usr/bin/$program" "$1/bin"; done
+  for program in "$TMP"/x/{,usr/}lib/x86_64-linux-gnu; do [ ! -e "$program" ] || cp -P "$program"/*.so.* "$1/lib"; done
+}
+# crun OUT SUITE: crun of that suite, and the libraries that a guest's root has not. bookworm's takes no configuration that
+# containerd and podman 5 write.
+crun() {
+  private_apt "$TMP/apt" "$2"
+  (cd "$TMP" && quietly apt-get "${APT[@]}" download crun libcap2 libsystemd0 libyajl2 && for p in *.deb; do dpkg-deb -x "$p" x; done)
+  mkdir -p "$1/bin" "$1/lib"; cp "$TMP/x/usr/bin/crun" "$1/bin"; cp -P "$TMP"/x/usr/lib/x86_64-linux-gnu/*.so.* "$1/lib"
 }
 # systemd OUT: a root with systemd's programs and units, and the libraries they need; never booted
 systemd() {
@@ -284,7 +294,9 @@ busybox|busybox
 apparmor|apparmor trixie
 selinux|selinux trixie
 oci-runtimes|oci_runtimes
-podman|podman
+podman|podman bookworm libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libsubid4 libudev1
+podman-5|podman trixie libassuan9 libc6 libgcc-s1 libglib2.0-0t64 libgpgme11t64 libseccomp2 libsqlite3-0 libsubid5 libsystemd0 libcap2 netavark
+crun|crun trixie
 systemd|systemd
 etcd|etcd
 crdserver|crdserver crdserver/main.go

@@ -136,6 +136,8 @@ pub enum GapReason {
     SelinuxAudit,
     /// The posture of a whitelist, which SELinux labels cannot say.
     SelinuxWhitelist,
+    /// A container's rules, where SELinux holds those of the host's own processes.
+    SelinuxContainer,
     /// Everything but seccomp, on a node that enforces nothing else.
     OtherThanSeccomp,
     /// Everything but seccomp, on a node on which nothing else works.
@@ -207,6 +209,7 @@ impl fmt::Display for GapReason {
             Self::SelinuxSource => "SELinux knows who acts by the domain alone",
             Self::SelinuxAudit => "SELinux labels deny, and do not report",
             Self::SelinuxWhitelist => "SELinux labels cannot deny what no rule names",
+            Self::SelinuxContainer => "SELinux labels hold policies on the host's own processes alone",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
             Self::NoLock => "no lock works on this node",
         };

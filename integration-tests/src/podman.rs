@@ -1,5 +1,5 @@
 //! A real podman on this very machine, as root, in namespaces of its own: what it and its set-up write to `/etc`, `/opt`,
-//! `/run` and `/var/lib` is gone with them.
+//! `/run` and `/var/lib` is gone with them. A newer one brings the C library that it needs, which all in there run with then.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,64 @@ use crate::{cache, image};
 pub const PROGRAM: &str = "/calls";
 /// The image that is there: nothing but that program.
 pub const IMAGE: &str = "localhost/shop/web:v1";
+
+/// A podman of Debian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// 4.3, which keeps its state in a file of bbolt.
+    V4,
+    /// 5.4, which keeps it in SQLite.
+    V5,
+}
+
+impl Version {
+    /// Where its programs, libraries and seccomp profile are.
+    ///
+    /// # Errors
+    /// When the lab is not set up.
+    pub fn artefact(self) -> Result<PathBuf> {
+        cache::artefact(match self {
+            Self::V4 => "podman",
+            Self::V5 => "podman-5",
+        })
+    }
+
+    /// A crun that takes the configurations that it writes.
+    ///
+    /// # Errors
+    /// When the lab is not set up.
+    pub fn crun(self) -> Result<PathBuf> {
+        match self {
+            Self::V4 => Runtime::Crun.program(),
+            Self::V5 => Ok(cache::artefact("crun")?.join("bin/crun")),
+        }
+    }
+}
+
+/// `containers.conf` for a podman whose programs are in `programs`, and these runtimes: `lab`, the default, and `crun`.
+#[must_use]
+pub fn containers_conf(programs: &Path, lab: &Path, crun: &Path) -> String {
+    format!(
+        "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"lab\"\nconmon_path = [\"{0}/conmon\"]\n\
+         helper_binaries_dir = [\"{0}\"]\n[engine.runtimes]\nlab = [\"{1}\"]\ncrun = [\"{2}\"]\n[containers]\nnetns = \"none\"\n\
+         apparmor_profile = \"unconfined\"\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
+        programs.display(),
+        lab.display(),
+        crun.display(),
+    )
+}
+
+/// `storage.conf` for a podman that keeps everything below `storage`.
+#[must_use]
+pub fn storage_conf(storage: &Path) -> String {
+    format!(
+        "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers/storage\"\ngraphroot = \"{}\"\n",
+        storage.display()
+    )
+}
+
+/// `policy.json`: any image may be used.
+pub const IMAGE_POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
 
 /// podman, with its storage below a directory that the machine sees, too.
 #[derive(Debug)]
@@ -38,36 +96,27 @@ for d in etc opt var/lib usr/share; do
   mkdir -p "$1/own/$d" "$1/own/work/$d"; mount -t overlay -o "lowerdir=/$d,upperdir=$1/own/$d,workdir=$1/own/work/$d" overlay "/$d"
 done
 mount -t tmpfs -o mode=755 tmpfs /run
-echo "$2/lib" >/etc/ld.so.conf.d/podman.conf; ldconfig -i # what a monitor runs gets no LD_LIBRARY_PATH
+echo "$2/lib" >/etc/ld.so.conf.d/podman.conf # what a monitor runs gets no LD_LIBRARY_PATH
+loader=$2/lib/ld-linux-x86-64.so.2
+if [ -e "$loader" ]; then mount --bind "$loader" "$(readlink -f /lib64/ld-linux-x86-64.so.2)"; LD_LIBRARY_PATH=$2/lib ldconfig -i; else ldconfig -i; fi
 rm -rf /etc/containers /usr/share/containers; mkdir -p /etc/containers /usr/share/containers
 cp "$1"/conf/* /etc/containers; cp "$2/seccomp.json" /usr/share/containers
 : >"$1/ready"
 exec sleep 3600"#;
 
 impl Podman {
-    /// With everything below `dir`, which is empty.
+    /// One of this version, with everything below `dir`, which is empty.
     ///
     /// # Errors
     /// When the lab is not set up, or the namespaces cannot be made.
-    pub fn new(dir: &Path) -> Result<Self> {
-        let artefact = cache::artefact("podman")?;
-        let (conf, storage) = (dir.join("conf"), dir.join("storage"));
+    pub fn new(version: Version, dir: &Path) -> Result<Self> {
+        let artefact = version.artefact()?;
+        let conf = dir.join("conf");
         fs::create_dir_all(&conf)?;
-        let containers = format!(
-            "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"lab\"\nconmon_path = [\"{}\"]\n\
-             [engine.runtimes]\nlab = [\"{}\"]\ncrun = [\"{}\"]\n[containers]\nnetns = \"none\"\napparmor_profile = \"unconfined\"\n\
-             default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
-            artefact.join("bin/conmon").display(),
-            Runtime::Runc.program()?.display(),
-            Runtime::Crun.program()?.display(),
-        );
+        let containers = containers_conf(&artefact.join("bin"), &Runtime::Runc.program()?, &version.crun()?);
         fs::write(conf.join("containers.conf"), containers)?;
-        let storage = format!(
-            "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers/storage\"\ngraphroot = \"{}\"\n",
-            storage.display()
-        );
-        fs::write(conf.join("storage.conf"), storage)?;
-        fs::write(conf.join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)?;
+        fs::write(conf.join("storage.conf"), storage_conf(&dir.join("storage")))?;
+        fs::write(conf.join("policy.json"), IMAGE_POLICY)?;
         let namespaces = Command::new("unshare")
             .args(["--mount", "--cgroup", "--fork", "--kill-child", "sh", "-c", SETUP, "sh"])
             .arg(dir)

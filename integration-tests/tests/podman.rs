@@ -1,4 +1,4 @@
-//! podman, Debian's own, on this machine: its containers are selected by name, label, image and pod, get the profile of
+//! podman, Debian's own of two releases, on this machine: its containers are selected by name, label, image and pod, get the profile of
 //! their seccomp policies in their configuration, and start only when the daemon says so. What becomes of them when it is
 //! not as it should be is a table in the hook's readme.
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::node::{Daemon, Options};
-use lab::podman::{IMAGE, PROGRAM, Podman};
+use lab::podman::{IMAGE, PROGRAM, Podman, Version};
 use lab::run::{Target, hook};
 use lab::stand_in::{Behaviour, listen, stand_in};
 use lab::vm::{Containerd, Kernel, Spec};
@@ -95,10 +95,10 @@ struct Node {
 }
 
 impl Node {
-    fn new() -> Result<Self> {
+    fn new(version: Version) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         fs::create_dir(dir.path().join("podman"))?;
-        let podman = Podman::new(&dir.path().join("podman"))?;
+        let podman = Podman::new(version, &dir.path().join("podman"))?;
         let program = Target { spec: Spec::node(Kernel::V6_12, Containerd::V2_1), daemon: None }.daemon()?;
         let installed = podman
             .beside(&program, &["install", "--runtime", "podman", "--hook", &hook()?.to_string_lossy()])?;
@@ -199,7 +199,17 @@ fn soon(what: &str, done: impl Fn() -> bool) -> Result<()> {
 
 #[test]
 fn containers_are_selected_and_get_their_profiles() -> Result<()> {
-    let node = Node::new()?;
+    selected(&Node::new(Version::V4)?)
+}
+
+#[test]
+fn containers_of_podman_5_are_selected_and_get_their_profiles() -> Result<()> {
+    let node = Node::new(Version::V5)?;
+    ensure!(node.podman(&["info", "--format", "{{.Host.DatabaseBackend}}"])?.trim() == "sqlite");
+    selected(&node)
+}
+
+fn selected(node: &Node) -> Result<()> {
     // every container is of the image; podman's own profile stays in force below the policies
     let (plain, own, ok) = ("errno 2", "errno 38", "ok");
     for (options, rmdir) in [
@@ -221,12 +231,12 @@ fn containers_are_selected_and_get_their_profiles() -> Result<()> {
     let found = ends(&node.podman(&["start", "-a", "plain"])?, [RMDIR, SYNC])?;
     ensure!(found == [plain, ok], "{found:?}");
     ensure!(
-        !configuration(&node, "plain")?.contains("nri-enforcer.io"),
+        !configuration(node, "plain")?.contains("nri-enforcer.io"),
         "a container that nothing selects is changed"
     );
-    life(&node)?;
+    life(node)?;
     for one in [an_image_chooses_nothing, own_cgroup, infra] {
-        one(&node)?;
+        one(node)?;
     }
     Ok(())
 }
@@ -397,7 +407,7 @@ impl Matrix {
 #[test]
 fn what_becomes_of_containers_when_the_daemon_is_not_as_it_should_be() -> Result<()> {
     let table = "| the daemon | mode `closed` | mode `open` | `closed`, an image that says it is exempt |\n|---|---|---|---|\n";
-    let mut matrix = Matrix { node: Node::new()?, table: table.into(), wrong: Vec::new() };
+    let mut matrix = Matrix { node: Node::new(Version::V4)?, table: table.into(), wrong: Vec::new() };
     matrix.node.podman.build(HOSTILE, &FORGED)?;
     let mut created = (0..7).map(|number| matrix.created(number)).collect::<Result<Vec<_>>>()?.into_iter();
     let mut next = || created.next().context("a row more than containers");

@@ -47,6 +47,8 @@ const RULES: &str = "
     - {path: /t/secret}
     - {path: /t/ro, readOnly: true}
     - {path: /t/missing/file}
+    - {path: /t/over/file}
+    - {path: /run/t}
     - {path: /t/alone, ownerOnly: true}
     matchDirectories:
     - {dir: /t/dir/, recursive: true}
@@ -118,7 +120,13 @@ fn set_up() -> Result<()> {
     }
     // what a file had before is what it gets back, and its type is never another
     relabel("/t/free", "guest_u:object_r:base_t:s0")?;
-    relabel("/t/ro", "guest_u:object_r:base_t:s0")?;
+    for path in ["/t/ro", "/t/bin/tool"] {
+        relabel(path, "guest_u:object_r:base_t:s0")?;
+    }
+    fs::write("/run/t", "x")?;
+    fs::create_dir("/t/linked.d")?;
+    fs::write("/t/linked.d/file", "x")?;
+    sh("ln -s linked.d /t/over")?;
     fs::write("/t/rodir/secret", "")?;
     relabel("/t/rodir/secret", "system_u:object_r:secret_t:s0")?;
     sh("ln /t/secret /t/another-name; ln -s /t/free /t/dir/link")?;
@@ -184,6 +192,9 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     node.check("what is mounted is left alone", label("/t/rodir/mnt/x"), PLAIN.to_owned());
     sh("umount /t/rodir/mnt")?;
     in_use(node)?;
+    over_a_link(node)?;
+    moved(node, daemon).await?;
+    permissive_domain(node, daemon).await?;
 
     // it comes
     sh("mkdir /t/missing; echo x > /t/missing/file")?;
@@ -248,6 +259,77 @@ fn in_use(node: &mut Node) -> Result<()> {
     node.check("its labels and record", (labels() == known, fs::read(RECORD)? == record), (true, true));
     let modules = self::said(Command::new("semodule").arg("-l"))?;
     node.check("its module", modules.lines().any(|line| line.trim() == "nri_enforcer"), true);
+    Ok(())
+}
+
+/// A rule's path over a link counts by both names, and the link stays.
+fn over_a_link(node: &mut Node) -> Result<()> {
+    let read = (can("head -c1 /t/over/file"), can("head -c1 /t/linked.d/file"));
+    node.check("a path over a link, and where it leads", read, (false, false));
+    node.check("leading it elsewhere", can("rm /t/over"), false);
+    let (host, _) = status()?;
+    let reason = host["reason"].as_str().unwrap_or_default().to_owned();
+    node.check("nothing lacks for that", reason.contains("/t/over"), false);
+    Ok(())
+}
+
+/// What may be moved keeps the note of the user that it had.
+async fn moved(node: &mut Node, daemon: &Daemon) -> Result<()> {
+    let is_noted = || fs::read_to_string(RECORD).is_ok_and(|text| text.contains(&hex("/t/sbin/moved")));
+    node.check("moving a program", can("mv /t/bin/tool /t/sbin/moved"), true);
+    look(daemon).await?;
+    within(is_noted)?;
+    node.check("its label", label("/t/sbin/moved").starts_with("nri_enforcer_x_u:"), true);
+    let text = fs::read_to_string(RECORD)?;
+    let noted = text.lines().find(|line| line.ends_with(&format!(" {}", hex("/t/sbin/moved"))));
+    node.check("what it had", noted.map(|line| line.starts_with("guest_u ")), Some(true));
+    // and away, where no rule is about it
+    node.check("moving it away", can("mv /t/sbin/moved /t/free.d/away"), true);
+    look(daemon).await?;
+    within(|| !is_noted())?;
+    let kept = || {
+        fs::read_to_string(RECORD)
+            .is_ok_and(|text| text.lines().any(|line| line.starts_with("guest_u ") && line.ends_with(" -")))
+    };
+    node.check("what it had is kept", kept(), true);
+    node.check("and back", can("mv /t/free.d/away /t/bin/tool"), true);
+    look(daemon).await?;
+    within(|| !kept())?;
+    Ok(())
+}
+
+/// Each change of the policies makes the daemon look for files.
+async fn look(daemon: &Daemon) -> Result<()> {
+    daemon.apply("container.yaml", CONTAINER).await?;
+    let before = daemon.policy_changes();
+    daemon.remove_policy("container.yaml")?;
+    daemon.wait_for_change(before).await
+}
+
+fn hex(path: &str) -> String {
+    path.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// As `semanage permissive -a host_t` has it.
+async fn permissive_domain(node: &mut Node, daemon: &Daemon) -> Result<()> {
+    // not on overlayfs, which asks a second time for who mounted it
+    node.check("before", can("head -c1 /run/t"), false);
+    fs::write("permissive_host_t.cil", "(typepermissive host_t)")?;
+    sh("semodule -X 400 -i permissive_host_t.cil")?;
+    let mut process = as_host_command(&["sleep", "600"]).spawn()?;
+    let reason = || status().map(|(host, _)| host["reason"].as_str().unwrap_or_default().to_owned());
+    let told =
+        || reason().is_ok_and(|reason| reason.contains("permissive domains are denied nothing: host_t"));
+    look(daemon).await?;
+    within(told)?;
+    node.check("it is denied nothing", can("head -c1 /run/t"), true);
+    let probe = said(Command::new("./nri-enforcer").args(["probe", "-o", "json"]))?;
+    node.check("probe tells it", probe.contains("denied nothing: host_t"), true);
+    sh("semodule -X 400 -r permissive_host_t")?;
+    look(daemon).await?;
+    within(|| !told())?;
+    process.kill()?;
+    process.wait()?;
     Ok(())
 }
 

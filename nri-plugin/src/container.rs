@@ -285,7 +285,7 @@ impl Selection {
             }
             Lock::Nothing => resolved = without_kernel(&resolved, postures, subject, GapReason::NoLock),
             Lock::Selinux if !subject.host => {
-                resolved = without_kernel(&resolved, postures, subject, GapReason::NoLock);
+                resolved = without_kernel(&resolved, postures, subject, GapReason::SelinuxContainer);
             }
             Lock::Selinux => {
                 let gaps = selinux::gaps(&resolved.ruleset);

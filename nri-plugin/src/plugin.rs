@@ -127,13 +127,17 @@ impl Plugin {
     /// With `strict`, refuses a container whose policies have gaps; with the OCI hook, one whose rules no lock holds.
     fn strict(&self, container: &Arc<Container>, resolved: &Merged) -> Result<(), Refusal> {
         let gaps = &resolved.coverage.gaps;
-        let unheld = || self.selection.must_hold && gaps.iter().any(|gap| gap.reason == GapReason::NoLock);
-        if gaps.is_empty() || !self.selection.strict && !unheld() {
-            return Ok(());
-        }
-        if !self.selection.strict {
-            let advice = "`nri-enforcer probe` says why; without --hook it would start, and only be observed";
-            return Err(Refusal::new(container, name_all_policies(resolved), GapReason::NoLock, advice));
+        let no_lock = |reason| matches!(reason, GapReason::NoLock | GapReason::SelinuxContainer);
+        let unheld = gaps.iter().map(|gap| gap.reason).find(|reason| no_lock(*reason));
+        match unheld {
+            _ if gaps.is_empty() => return Ok(()),
+            _ if self.selection.strict => {}
+            Some(reason) if self.selection.must_hold => {
+                let advice =
+                    "`nri-enforcer probe` says why; without --hook it would start, and only be observed";
+                return Err(Refusal::new(container, name_all_policies(resolved), reason, advice));
+            }
+            _ => return Ok(()),
         }
         let reason = format!("not enforceable completely (strict): {}", name_gaps(gaps));
         Err(Refusal::new(

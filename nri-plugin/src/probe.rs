@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::{Output, ProbeArgs};
 use crate::exit::{Exit, chain};
 use crate::lock::{DEFAULT_ORDER, Lsm};
+use crate::selinux::denied_nothing;
 use crate::term::{BAD, BOLD, GOOD, mark, paint, say, say_json, table};
 
 /// The answer, as `-o json` prints it.
@@ -38,7 +39,7 @@ pub fn run(args: &ProbeArgs) -> Exit {
     let mut locks = Vec::new();
     for lsm in DEFAULT_ORDER {
         let found = match lsm {
-            Lsm::Bpf if host.enforces() => Ok("the matcher and a program for a hook load"),
+            Lsm::Bpf if host.enforces() => Ok("the matcher and a program for a hook load".to_owned()),
             Lsm::Bpf => {
                 let missing = host.checks.iter().filter(|check| check.required && !check.ok);
                 Err(missing
@@ -47,17 +48,17 @@ pub fn run(args: &ProbeArgs) -> Exit {
                     .join("; "))
             }
             Lsm::Selinux => match Selinux::open(RECORD.as_ref()) {
-                Ok(_) => Ok("it is enforcing, and `semodule` reads its modules; for `--host-policies` alone"),
+                Ok(selinux) => Ok(selinux_works(&selinux)),
                 Err(error) => Err(chain(&error)),
             },
             Lsm::AppArmor => match AppArmor::open(None).and_then(|apparmor| apparmor.try_out()) {
-                Ok(()) => Ok("a profile was compiled, loaded, and removed"),
+                Ok(()) => Ok("a profile was compiled, loaded, and removed".to_owned()),
                 Err(error) => Err(chain(&error)),
             },
         };
         let works = found.is_ok();
         let taken = works && locks.iter().all(|before: &Tried| !before.works);
-        let why = found.map_or_else(|why| why, str::to_owned);
+        let why = found.unwrap_or_else(|why| why);
         locks.push(Tried { lock: lsm.to_string(), works, taken, why });
     }
     let host_alone = Lsm::Selinux.to_string();
@@ -67,6 +68,15 @@ pub fn run(args: &ProbeArgs) -> Exit {
         Output::Text => print(&host, &locks),
     }
     if enforces { Exit::Ok } else { Exit::No }
+}
+
+fn selinux_works(selinux: &Selinux) -> String {
+    let permissive = match selinux.permissive() {
+        Ok(domains) if domains.is_empty() => String::new(),
+        Ok(domains) => format!("; {}", denied_nothing(&domains)),
+        Err(error) => format!("; which domains are permissive is not known: {}", chain(&error)),
+    };
+    format!("it is enforcing, and `semodule` reads its modules; for `--host-policies` alone{permissive}")
 }
 
 fn print(host: &HostReport, locks: &[Tried]) {

@@ -1,16 +1,21 @@
 //! SELinux in the place of BPF-LSM, for the host's own processes alone: our labels are on the files that its policies are
 //! about. See [`enforcer_core::compile::selinux`] for what that can say.
+//!
+//! Looking for files may take long, so a thread of its own does it ([`Labeller`]): whoever arms or disarms the host is answered at
+//! once, and what is not labelled yet is told as a lack.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use enforcer_core::compile::selinux::{Labels, compile};
+use enforcer_core::compile::selinux::{Domain, Labels, compile};
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::host::HostExempt;
-use enforcer_core::enforce::selinux::{Selinux, SelinuxError};
+use enforcer_core::enforce::selinux::{Applied, Restored, Selinux, SelinuxError};
 use enforcer_core::enforce::{ContainerId, Target};
 use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
@@ -20,10 +25,12 @@ use crate::kernel::{Kernel, KernelError, Lacks};
 
 /// How long one wait for the end lasts: there are no events.
 const POLL: Duration = Duration::from_millis(200);
-/// How many files without their label are named.
+/// How many files without their label, and how many domains, are named.
 const NAMED: usize = 5;
 /// The digest of what an earlier daemon labelled: no ruleset has it, so it will be replaced.
 const UNKNOWN: [u8; 32] = [0; 32];
+/// What lacks until the files are labelled, the first time.
+const BEGUN: &str = "not labelled for SELinux: its files are being looked for";
 
 /// What labels do not say of these rules.
 #[must_use]
@@ -31,24 +38,94 @@ pub fn gaps(ruleset: &Ruleset) -> Vec<Gap> {
     compile(ruleset).gaps
 }
 
+/// Sets labels and takes them off; each may take minutes.
+pub trait Labeller: Send + Sync + 'static {
+    /// Whether labels deny anything: at once.
+    ///
+    /// # Errors
+    /// [`SelinuxError::Permissive`] and [`SelinuxError::NotInForce`] where they do not; else it is not known.
+    fn holds(&self) -> Result<(), SelinuxError>;
+
+    /// See [`Selinux::apply`].
+    ///
+    /// # Errors
+    /// As there.
+    fn apply(&self, labels: &Labels) -> Result<Applied, SelinuxError>;
+
+    /// See [`Selinux::take_off`].
+    ///
+    /// # Errors
+    /// As there.
+    fn take_off(&self) -> Result<Restored, SelinuxError>;
+}
+
+impl Labeller for Selinux {
+    fn holds(&self) -> Result<(), SelinuxError> {
+        match (Self::enforces()?, self.in_force()?) {
+            (false, _) => Err(SelinuxError::Permissive),
+            (true, false) => Err(SelinuxError::NotInForce),
+            (true, true) => Ok(()),
+        }
+    }
+
+    fn apply(&self, labels: &Labels) -> Result<Applied, SelinuxError> {
+        self.apply(labels)
+    }
+
+    fn take_off(&self) -> Result<Restored, SelinuxError> {
+        self.take_off()
+    }
+}
+
 /// The host's labels.
-pub struct HostLabels {
-    selinux: Selinux,
-    state: Mutex<State>, // locked while labels are set, which one thread does
+pub struct HostLabels<L = Selinux> {
+    shared: Arc<Shared<L>>,
+}
+
+/// What the thread that sets labels shares.
+struct Shared<L> {
+    labeller: L,
+    state: Mutex<State>, // never locked while labels are set
+    changed: Condvar,
     lacks: OnceLock<Lacks>,
-    _lock: File, // no other process sets labels, nor takes them off
+    _lock: Option<File>, // no other process sets labels, nor takes them off; None in tests
+}
+
+/// What the thread is to do.
+#[derive(Debug, Clone)]
+enum Job {
+    Set(RulesetDigest, Arc<Labels>),
+    TakeOff,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    set: Option<(RulesetDigest, Labels)>,
-    earlier: bool, // a daemon before this one set labels
+    set: Option<(RulesetDigest, Arc<Labels>)>,
+    earlier: bool,     // a daemon before this one set labels
+    next: Option<Job>, // a later one takes its place
+    at_work: Option<Job>,
     told: Option<String>,
+    ended: bool,
 }
 
-impl std::fmt::Debug for HostLabels {
+impl State {
+    /// What is to come of all that is asked for.
+    fn wanted(&self) -> Option<&Job> {
+        self.next.as_ref().or(self.at_work.as_ref())
+    }
+}
+
+impl<L> std::fmt::Debug for HostLabels<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostLabels").field("selinux", &self.selinux).finish_non_exhaustive()
+        f.debug_struct("HostLabels").finish_non_exhaustive()
+    }
+}
+
+impl<L> Drop for HostLabels<L> {
+    /// The thread ends after what it is at; labels stay.
+    fn drop(&mut self) {
+        self.shared.state().ended = true;
+        self.shared.changed.notify_all();
     }
 }
 
@@ -61,34 +138,55 @@ impl HostLabels {
         let selinux = Selinux::open(record)?;
         let lock = Selinux::lock(record)?;
         selinux.install()?;
-        let state = State { earlier: Selinux::has_labels(record)?, ..State::default() };
+        let earlier = Selinux::has_labels(record)?;
         tracing::info!(
             domain = %selinux.keeper(),
             "only processes of this domain can take labels off files that host policies are about; it should be this daemon's alone"
         );
-        Ok(Self { selinux, state: Mutex::new(state), lacks: OnceLock::new(), _lock: lock })
+        let begun = Self::with(selinux, Some(lock), earlier);
+        begun.map_err(|source| SelinuxError::Io { what: "begin a thread".to_owned(), source })
+    }
+}
+
+impl<L: Labeller> HostLabels<L> {
+    fn with(labeller: L, lock: Option<File>, earlier: bool) -> io::Result<Self> {
+        let state = Mutex::new(State { earlier, ..State::default() });
+        let (changed, lacks) = (Condvar::new(), OnceLock::new());
+        let shared = Arc::new(Shared { labeller, state, changed, lacks, _lock: lock });
+        let of_thread = Arc::clone(&shared);
+        thread::Builder::new().name("selinux labels".to_owned()).spawn(move || of_thread.work())?;
+        Ok(Self { shared })
     }
 
+    fn put(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
+        if *id != ContainerId::host() {
+            return Err(KernelError::uncovered("SELinux holds policies on the host's own processes alone"));
+        }
+        self.shared.labeller.holds().map_err(KernelError::new)?;
+        let digest = ruleset.digest();
+        let mut state = self.shared.state();
+        if !matches!(state.wanted(), Some(Job::Set(wanted, _)) if *wanted == digest) {
+            state.next = Some(Job::Set(digest, Arc::new(compile(ruleset))));
+            self.shared.changed.notify_all();
+        }
+        if state.told.is_none() {
+            self.shared.tell(&mut state, Some(BEGUN.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl<L> Shared<L> {
     // after a panic in another thread at worst labels are set again
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, state: &mut State, digest: RulesetDigest, labels: Labels) -> Result<(), KernelError> {
-        let applied = self.selinux.apply(&labels).map_err(KernelError::new)?;
-        let before = state.set.as_ref().map(|(digest, _)| *digest);
-        state.set = Some((digest, labels));
-        if before != Some(digest) {
-            tracing::info!(files = applied.files, ruleset = %digest, "files labelled for SELinux");
-        }
-        self.tell(state, name(&applied.lacks));
-        Ok(())
-    }
-
     fn tell(&self, state: &mut State, lacks: Option<String>) {
         if state.told != lacks {
-            if let Some(lacks) = &lacks {
-                tracing::warn!(lacks, "not all that host policies are about is labelled");
+            match lacks.as_deref() {
+                None | Some(BEGUN) => {}
+                Some(lacks) => tracing::warn!(lacks, "not all that host policies are about is held"),
             }
             if let Some(tell) = self.lacks.get() {
                 tell(&ContainerId::host(), lacks.clone());
@@ -96,26 +194,101 @@ impl HostLabels {
             state.told = lacks;
         }
     }
+}
 
-    fn put(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {
-        if *id != ContainerId::host() {
-            return Err(KernelError::uncovered("SELinux holds policies on the host's own processes alone"));
+impl<L: Labeller> Shared<L> {
+    /// Does what is asked for, one after another, until the daemon's end.
+    fn work(&self) {
+        let mut state = self.state();
+        loop {
+            if state.ended {
+                return;
+            }
+            let Some(job) = state.next.take() else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.at_work = Some(job.clone());
+            drop(state);
+            state = match job {
+                Job::Set(digest, labels) => self.set(digest, labels),
+                Job::TakeOff => self.take_off(),
+            };
+            state.at_work = None;
         }
-        self.set(&mut self.state(), ruleset.digest(), compile(ruleset))
+    }
+
+    fn set(&self, digest: RulesetDigest, labels: Arc<Labels>) -> MutexGuard<'_, State> {
+        let applied = self.labeller.apply(&labels);
+        let mut state = self.state();
+        match applied {
+            Ok(applied) => {
+                let before = state.set.as_ref().map(|(digest, _)| *digest);
+                state.set = Some((digest, labels));
+                if before != Some(digest) {
+                    tracing::info!(files = applied.files, ruleset = %digest, "files labelled for SELinux");
+                }
+                // with others to come it is not armed yet
+                if state.next.is_none() {
+                    self.tell(&mut state, name(&applied));
+                }
+            }
+            Err(error) => {
+                self.tell(&mut state, Some(format!("not labelled for SELinux since: {}", chain(&error))));
+            }
+        }
+        state
+    }
+
+    fn take_off(&self) -> MutexGuard<'_, State> {
+        let restored = self.labeller.take_off();
+        let mut state = self.state();
+        let why = match restored {
+            Ok(Restored { kept, .. }) if !kept.is_empty() => joined(&kept),
+            Err(error) => chain(&error),
+            Ok(Restored { gone, .. }) => {
+                (state.set, state.earlier) = (None, false);
+                if gone > 0 {
+                    tracing::warn!(
+                        files = gone,
+                        "files that had SELinux labels of ours are not where they were; `restorecon -F` restores theirs"
+                    );
+                }
+                self.tell(&mut state, None);
+                return state;
+            }
+        };
+        // it is still in force, as `armed` says, and the next sweep tries again
+        self.tell(&mut state, Some(format!("labels cannot be taken off: {why}")));
+        state
     }
 }
 
-/// What lacks its label, for people; `None`: nothing does.
-fn name(lacks: &[String]) -> Option<String> {
-    let named = lacks.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    match lacks.len().saturating_sub(NAMED) {
-        0 if lacks.is_empty() => None,
-        0 => Some(format!("not labelled for SELinux: {named}")),
-        more => Some(format!("not labelled for SELinux: {named}; and {more} more")),
+/// What lacks its label, and who is denied nothing, for people; `None`: nothing lacks.
+fn name(applied: &Applied) -> Option<String> {
+    let lacks = &applied.lacks;
+    let lacks = (!lacks.is_empty()).then(|| format!("not labelled for SELinux: {}", joined(lacks)));
+    let permissive = (!applied.permissive.is_empty()).then(|| denied_nothing(&applied.permissive));
+    let all: Vec<String> = permissive.into_iter().chain(lacks).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// Whose processes are denied nothing.
+pub(crate) fn denied_nothing(permissive: &[Domain]) -> String {
+    let domains: Vec<String> = permissive.iter().map(ToString::to_string).collect();
+    format!("processes of permissive domains are denied nothing: {}", joined(&domains))
+}
+
+fn joined(all: &[String]) -> String {
+    let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named}; and {more} more"),
     }
 }
 
-impl Kernel for HostLabels {
+impl<L: Labeller> Kernel for HostLabels<L> {
+    /// Labels are on their way when this returns; until they are set that is told as a lack.
     fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
         self.put(&target.id, ruleset)
     }
@@ -124,43 +297,38 @@ impl Kernel for HostLabels {
         self.put(id, ruleset)
     }
 
+    /// Labels are on their way off when this returns; what stays is told.
     fn disarm(&self, id: &ContainerId) -> Result<(), KernelError> {
-        if *id != ContainerId::host() {
-            return Ok(());
-        }
-        let mut state = self.state();
-        let restored = self.selinux.take_off().map_err(KernelError::new)?;
-        if let Some(kept) = name(&restored.kept) {
-            return Err(KernelError::new(format!("labels cannot be taken off: {kept}")));
-        }
-        *state = State::default();
-        if restored.gone > 0 {
-            tracing::warn!(
-                paths = restored.gone,
-                "files that had SELinux labels of ours are not where they were; `restorecon -F` restores theirs"
-            );
-        }
-        if let Some(tell) = self.lacks.get() {
-            tell(id, None);
+        if *id == ContainerId::host() {
+            self.shared.state().next = Some(Job::TakeOff);
+            self.shared.changed.notify_all();
         }
         Ok(())
     }
 
+    /// What is asked for counts: what of it is not done is told as a lack.
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
         // a kernel that only reports, or without our module, holds nothing: arming it says so
-        let holds = || Ok(Selinux::enforces()? && self.selinux.in_force()?);
-        if !holds().map_err(|error: SelinuxError| KernelError::new(error))? {
-            return Ok(BTreeMap::new());
+        match self.shared.labeller.holds() {
+            Ok(()) => {}
+            Err(SelinuxError::Permissive | SelinuxError::NotInForce) => return Ok(BTreeMap::new()),
+            Err(error) => return Err(KernelError::new(error)),
         }
-        let state = self.state();
-        let unknown = state.earlier.then(|| RulesetDigest::from_bytes(UNKNOWN));
-        let digest = state.set.as_ref().map(|(digest, _)| *digest).or(unknown);
+        let state = self.shared.state();
+        let digest = match state.wanted() {
+            Some(Job::Set(digest, _)) => Some(*digest),
+            Some(Job::TakeOff) => None,
+            None => {
+                let unknown = state.earlier.then(|| RulesetDigest::from_bytes(UNKNOWN));
+                state.set.as_ref().map(|(digest, _)| *digest).or(unknown)
+            }
+        };
         Ok(digest.map(|digest| (ContainerId::host(), digest)).into_iter().collect())
     }
 
     fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         while go_on() {
-            std::thread::sleep(POLL);
+            thread::sleep(POLL);
         }
         Ok(())
     }
@@ -181,28 +349,18 @@ impl Kernel for HostLabels {
     }
 
     fn lacking(&self, lacks: Lacks) {
-        let _once = self.lacks.set(lacks);
+        let _once = self.shared.lacks.set(lacks);
     }
 
     /// Files are made and moved, which nobody tells.
     fn tend(&self) {
-        let mut state = self.state();
-        let Some((digest, labels)) = state.set.clone() else { return };
-        if let Err(error) = self.set(&mut state, digest, labels) {
-            self.tell(&mut state, Some(format!("not labelled for SELinux since: {}", chain(&error))));
+        let mut state = self.shared.state();
+        if state.wanted().is_none() {
+            state.next = state.set.clone().map(|(digest, labels)| Job::Set(digest, labels));
+            self.shared.changed.notify_all();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lacks_its_label_is_named_and_counted() {
-        let lacks = |count: usize| name(&(0..count).map(|n| format!("`/{n}`: why")).collect::<Vec<_>>());
-        assert_eq!(lacks(0), None);
-        assert_eq!(lacks(1).unwrap(), "not labelled for SELinux: `/0`: why");
-        assert!(lacks(7).unwrap().ends_with("`/4`: why; and 2 more"));
-    }
-}
+mod tests;

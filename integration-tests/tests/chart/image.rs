@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use lab::podman::Podman;
+use lab::podman::{Podman, Version};
 use lab::run::{DAEMON_FILE, hook};
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn the_image_runs_what_the_chart_asks_it_to() -> Result<()> {
     fs::copy(node::daemon()?, context.join(DAEMON_FILE))?;
     fs::copy(hook()?, context.join("nri-enforcer-hook"))?;
     fs::copy(format!("{}/../image/Dockerfile", helm::CHART), context.join("Dockerfile"))?;
-    let podman = Podman::new(dir.path())?;
+    let podman = Podman::new(Version::V4, dir.path())?;
     let run = |arguments: &[&str]| -> Result<(Option<i32>, String)> {
         let output = podman.run(arguments)?;
         let said = [output.stdout, output.stderr].concat();

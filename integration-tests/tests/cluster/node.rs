@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lab::image;
-use lab::podman::Podman;
+use lab::podman::{Podman, Version};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
@@ -67,7 +67,7 @@ fn images(dir: &Path) -> Result<()> {
         fs::copy(&from, context.join(file))
             .with_context(|| format!("`{}`; `make image-programs` makes it", from.display()))?;
     }
-    let podman = Podman::new(build.path())?;
+    let podman = Podman::new(Version::V4, build.path())?;
     let name = format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION"));
     let archive = build.path().join("image.tar");
     let (context, archive_name) = (context.to_string_lossy(), archive.to_string_lossy());

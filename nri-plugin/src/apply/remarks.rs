@@ -40,7 +40,7 @@ fn gaps(policy: &Policy, selection: &Selection) -> Vec<String> {
         _ if selection.seccomp_only => Some(GapReason::OtherThanSeccomp),
         _ if of_host && !selection.holds_host() => Some(GapReason::HostPolicies),
         Lock::Nothing => Some(GapReason::NoLock),
-        Lock::Selinux if !of_host => Some(GapReason::NoLock),
+        Lock::Selinux if !of_host => Some(GapReason::SelinuxContainer),
         _ => None,
     };
     if let Some(reason) = whole {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use enforcer_core::compile::{apparmor, selinux};
-use enforcer_core::coverage::Gap;
+use enforcer_core::coverage::{Gap, GapReason};
 use enforcer_core::decide::Verdict;
 use enforcer_core::explain::{Explanation, Question};
 use enforcer_core::links::{LookUps, OtherName};
@@ -261,7 +261,7 @@ impl Inquiry {
             _ if selection.seccomp_only => "this daemon enforces seccomp policies alone".to_owned(),
             _ if selection.lock == Lock::Nothing => "no lock works on this node".to_owned(),
             _ if !selection.lock.holds_containers() && !entry.container.id.is_host() => {
-                "no lock that works on this node holds rules of containers".to_owned()
+                GapReason::SelinuxContainer.to_string()
             }
             _ if selection.honour_pod_annotations && entry.container.wish == Wish::Audited => {
                 "its pod has what policies deny reported instead, and may".to_owned()

@@ -1,4 +1,4 @@
-//! Reads podman's state up to 4.x: a file of bbolt, a B+ tree of pages that are copied before they are changed.
+//! Reads podman's state as it was kept up to 4.7, and is where it was made then: a file of bbolt, a B+ tree of pages that are copied before they are changed.
 //!
 //! podman locks the file while it has it open, so no lock is taken: a read must not hold podman up. It is good all the
 //! same where no transaction ended meanwhile, since a writer never touches what the last finished one can reach.
@@ -8,6 +8,8 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use super::StateError;
 
 /// Bytes of the file at most; some 20 KiB a container.
 const MAX_BYTES: u64 = 256 << 20;
@@ -24,16 +26,6 @@ const LEAF: u16 = 2;
 const IS_BUCKET: u32 = 1;
 /// Where page sizes may be found when the first copy of the root is damaged.
 const PAGE_SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
-
-/// Why the state is not known.
-#[derive(Debug, thiserror::Error)]
-#[error("podman's state `{}` cannot be read: {why}", path.display())]
-pub struct BoltError {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub why: String,
-}
 
 /// The file as it was at one moment.
 #[derive(Debug)]
@@ -59,8 +51,8 @@ impl Bolt {
     ///
     /// # Errors
     /// When it cannot be read, is none, or changes all the time.
-    pub fn read(path: &Path) -> Result<Self, BoltError> {
-        let fail = |why: String| BoltError { path: path.to_owned(), why };
+    pub fn read(path: &Path) -> Result<Self, StateError> {
+        let fail = |why: String| StateError { path: path.to_owned(), why };
         for _ in 0..TRIES {
             let before = bytes(path, HEADER_PAGES).map_err(|error| fail(error.to_string()))?;
             let before = meta(&before).ok_or_else(|| fail("it is no file of bbolt".into()))?;
@@ -80,8 +72,8 @@ impl Bolt {
     ///
     /// # Errors
     /// When the file is damaged.
-    pub fn get(&self, buckets: &[&str], key: &str) -> Result<Option<Vec<u8>>, BoltError> {
-        self.look(buckets, key).map_err(|why| BoltError { path: self.path.clone(), why: why.to_owned() })
+    pub fn get(&self, buckets: &[&str], key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        self.look(buckets, key).map_err(|why| StateError { path: self.path.clone(), why: why.to_owned() })
     }
 
     fn look(&self, buckets: &[&str], key: &str) -> Result<Option<Vec<u8>>, &'static str> {

@@ -3,12 +3,14 @@
 //! | what | where, below podman's storage directory |
 //! |---|---|
 //! | name, image | `overlay-containers/containers.json` of containers/storage; `volatile-containers.json` beside it or below the run root, for `--rm` in newer releases |
-//! | labels, pod | `libpod/bolt_state.db`, podman's own state up to 4.x ([`bolt`]) |
+//! | labels, pod | podman's own state: `libpod/bolt_state.db` ([`bolt`]), or `db.sql` ([`sqlite`]) |
 //!
-//! Both are written before podman runs the first hook of a container. podman 5 keeps its state in SQLite (`db.sql`), which
-//! is not read: its containers cannot be identified, and the hook's mode decides.
+//! Both are written before podman runs the first hook of a container. podman has one state: unless `database_backend` of
+//! `containers.conf` says otherwise, `bolt_state.db` where that is there, else `db.sql`. Ids are random and what is read of a
+//! container never changes, so whichever file has its id is right; where both have it, they must agree.
 
 pub mod bolt;
+pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,7 +22,8 @@ use enforcer_core::subject::Subject;
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use serde::Deserialize;
 
-use self::bolt::{Bolt, BoltError};
+use self::bolt::Bolt;
+use self::sqlite::Sqlite;
 use crate::container::{Container, Wish};
 use crate::store::read_up_to;
 
@@ -32,6 +35,9 @@ const RUN_ROOT: &str = "/run/containers/storage";
 pub const IMAGE_LABEL: &str = "nri-enforcer.io/image";
 /// The label with the image's tag.
 pub const TAG_LABEL: &str = "nri-enforcer.io/image-tag";
+/// podman's state, below its storage directory, in the one format and the other.
+const BOLT: &str = "libpod/bolt_state.db";
+const SQLITE: &str = "db.sql";
 /// Bytes of `containers.json` at most; some 400 a container.
 const MAX_LIST: u64 = 64 << 20;
 
@@ -57,13 +63,37 @@ pub enum PodmanError {
     },
     /// podman's state cannot be read.
     #[error(transparent)]
-    State(#[from] BoltError),
-    /// The state is in a database that is not read.
-    #[error("podman keeps its state in SQLite (`{}`), which this release does not read", .0.display())]
-    Sqlite(PathBuf),
+    State(#[from] StateError),
+    /// There is none.
+    #[error("podman's `{}` has neither `{BOLT}` nor `{SQLITE}`: is --podman-storage the `graphroot` of its storage.conf?", .0.display())]
+    Stateless(PathBuf),
+    /// Two files say different things of a container.
+    #[error(
+        "podman's `{BOLT}` and `{SQLITE}` differ about it; remove the one that `podman info` does not name as `databaseBackend`"
+    )]
+    Ambiguous,
     /// There is no such container.
     #[error("podman's `{}` has no container of this id: is --podman-storage the `graphroot` of its storage.conf?", .0.display())]
     Absent(PathBuf),
+}
+
+/// Why podman's state is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("podman's state `{}` cannot be read: {why}", path.display())]
+pub struct StateError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// What podman's state tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A container.
+    Container,
+    /// A pod.
+    Pod,
 }
 
 /// podman's files.
@@ -169,27 +199,61 @@ impl Podman {
 
     /// What podman's own state says of it.
     fn state(&self, id: &str) -> Result<Identity, PodmanError> {
-        let path = self.storage.join("libpod/bolt_state.db");
-        let sqlite = self.storage.join("db.sql");
-        if !path.exists() && sqlite.exists() {
-            return Err(PodmanError::Sqlite(sqlite));
+        let (bolt, sqlite) = (self.storage.join(BOLT), self.storage.join(SQLITE));
+        let mut found = None;
+        if there(&bolt) {
+            let file = Bolt::read(&bolt)?;
+            let get = |kind, id: &str| match kind {
+                Kind::Container => file.get(&["ctr", id], "config"),
+                Kind::Pod => file.get(&["pod", id], "config"),
+            };
+            found = identity(&bolt, id, get)?;
+        } else if !there(&sqlite) {
+            return Err(PodmanError::Stateless(self.storage.clone()));
         }
-        let bolt = Bolt::read(&path)?;
-        let absent = || PodmanError::Absent(path.clone());
-        let read = |bucket: &str, id: &str| -> Result<State, PodmanError> {
-            let config = bolt.get(&[bucket, id], "config")?.ok_or_else(absent)?;
-            let format =
-                |error: serde_json::Error| PodmanError::Format { path: path.clone(), why: error.to_string() };
-            serde_json::from_slice(&config).map_err(format)
-        };
-        let State { labels, pod, infra, .. } = read("ctr", id)?;
-        let pod = if pod.is_empty() { None } else { Some(read("pod", &pod)?) };
-        let pod = pod.map(|pod| (pod.name, pod.labels.unwrap_or_default()));
-        Ok(Identity { labels: labels.unwrap_or_default(), pod, infra })
+        if there(&sqlite) {
+            let file = Sqlite::open(&sqlite)?;
+            let other = identity(&sqlite, id, |kind, id| file.get(kind, id))?;
+            if found.is_some() && other.is_some() && found != other {
+                return Err(PodmanError::Ambiguous);
+            }
+            found = found.or(other);
+        }
+        found.ok_or_else(|| PodmanError::Absent(self.storage.clone()))
     }
 }
 
-/// What podman's state tells.
+/// Whether there is a file; one that cannot be examined is there, and reading it fails.
+fn there(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
+/// What a file of the state says of a container; `None`: it has none of this id.
+fn identity(
+    path: &Path,
+    id: &str,
+    get: impl Fn(Kind, &str) -> Result<Option<Vec<u8>>, StateError>,
+) -> Result<Option<Identity>, PodmanError> {
+    let read = |kind, id: &str| -> Result<Option<State>, PodmanError> {
+        let format =
+            |error: serde_json::Error| PodmanError::Format { path: path.to_owned(), why: error.to_string() };
+        get(kind, id)?.map(|json| serde_json::from_slice(&json).map_err(format)).transpose()
+    };
+    let Some(State { labels, pod, infra, .. }) = read(Kind::Container, id)? else { return Ok(None) };
+    let pod = match pod.as_str() {
+        "" => None,
+        pod => {
+            let absent =
+                || PodmanError::Format { path: path.to_owned(), why: format!("it has no pod `{pod}`") };
+            let State { name, labels, .. } = read(Kind::Pod, pod)?.ok_or_else(absent)?;
+            Some((name, labels.unwrap_or_default()))
+        }
+    };
+    Ok(Some(Identity { labels: labels.unwrap_or_default(), pod, infra }))
+}
+
+/// What podman's state tells of a container.
+#[derive(Debug, PartialEq, Eq)]
 struct Identity {
     labels: BTreeMap<String, String>,
     /// Name and labels.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::{ContainerId, Stage};
 
 use super::{Reconciler, RootAt};
 use crate::container::{Container, name_all_policies};
 use crate::kernel::Kernel;
+use crate::lock::Lock;
 use crate::order::{Caller, Gated, Refusal};
 
 impl<K: Kernel> Reconciler<K> {
@@ -54,7 +56,11 @@ impl<K: Kernel> Reconciler<K> {
             (!self.selection.lock.holds_containers() && !self.selection.seccomp_only).then(selected)??;
         let advice =
             "`nri-enforcer probe` says why; without the OCI hook it would start, and only be observed";
-        Some(Refusal::new(container, name_all_policies(&merged), "no lock works on this node", advice))
+        let reason = match self.selection.lock {
+            Lock::Selinux => GapReason::SelinuxContainer,
+            _ => GapReason::NoLock,
+        };
+        Some(Refusal::new(container, name_all_policies(&merged), reason, advice))
     }
 
     /// The container is over, says the hook; what lives is believed more.

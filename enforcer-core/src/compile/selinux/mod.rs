@@ -112,6 +112,8 @@ pub struct Labels {
     pub places: Vec<Place>,
     /// What of the rules is not in it; sorted, no two equal.
     pub gaps: Vec<Gap>,
+    /// Paths of rules over links that were followed: where they lead is among the places, too.
+    linked: BTreeSet<AbsPath>,
 }
 
 /// What of a ruleset labels hold: by this, and not by what is written, an access is decided. It has a digest of its own and no
@@ -140,10 +142,17 @@ pub fn compile(ruleset: &Ruleset) -> Labels {
             places.extend(above.ok().map(|path| Place { path, reach: Reach::Above }));
         }
     }
-    Labels { rules, places: places.into_iter().collect(), gaps: gaps::of(ruleset) }
+    let linked = ruleset.links().iter().map(|link| link.path.clone()).collect();
+    Labels { rules, places: places.into_iter().collect(), gaps: gaps::of(ruleset), linked }
 }
 
 impl Labels {
+    /// Whether this path of a rule leads over links, and where it leads has the rule, too ([`Ruleset::with_links`]).
+    #[must_use]
+    pub fn is_linked(&self, path: &AbsPath) -> bool {
+        self.linked.contains(path)
+    }
+
     /// The label of what is at this path.
     #[must_use]
     pub fn of(&self, path: &[u8], kind: Kind) -> Label {

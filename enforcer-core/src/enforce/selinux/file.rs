@@ -118,6 +118,11 @@ impl Labelled {
     }
 }
 
+/// Whether a link is on the way to a path.
+pub(super) fn is_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+}
+
 /// Whether something is mounted on the way to a path.
 pub(super) fn is_mounted(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::XDEV.raw_os_error())

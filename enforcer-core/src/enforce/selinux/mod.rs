@@ -9,6 +9,7 @@
 
 mod error;
 mod file;
+mod permissive;
 mod record;
 mod store;
 mod walk;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub use self::error::SelinuxError;
 use self::error::failed;
 use self::file::{Context, Labelled};
-use self::record::Record;
+use self::record::{Note, Record};
 use super::exclusive;
 use crate::compile::selinux::{Domain, Kind, Label, Labels, module};
 
@@ -33,8 +34,6 @@ pub const RECORD: &str = "/var/lib/nri-enforcer/selinux";
 const OWN_LABEL: &str = "/proc/self/attr/current";
 /// The file beside the record that is our module as it was installed; its name is the module's.
 const MODULE_FILE: &str = "nri_enforcer.cil";
-/// The user of files that were found with a label of ours, and without a note of what they had before.
-const USUAL_USER: &str = "system_u";
 
 /// The kernel's SELinux.
 #[derive(Debug)]
@@ -51,6 +50,8 @@ pub struct Applied {
     pub files: usize,
     /// What could not be labelled, or not found, in words.
     pub lacks: Vec<String>,
+    /// Domains of processes that run now and are denied nothing.
+    pub permissive: Vec<Domain>,
 }
 
 /// What came of taking labels off.
@@ -58,7 +59,7 @@ pub struct Applied {
 pub struct Restored {
     /// Files that have their own users again.
     pub files: usize,
-    /// Paths at which there is nothing any more. What was there may have been moved, with its label.
+    /// Files that are not where they were when they got their labels: deleted, or moved, with their labels.
     pub gone: usize,
     /// What could not be restored, in words; it is still noted.
     pub kept: Vec<String>,
@@ -183,21 +184,19 @@ impl Selinux {
         let before = record.clone();
         let found = walk::find(&self.root, labels, walk::LIMITS);
         let mut lacks = found.lacks;
+        let known = record.by_identity();
         let mut set = Vec::new();
         for (identity, (path, label)) in &found.files {
             match self.file(path, *identity).and_then(|file| file.context()) {
                 Ok(context) => {
                     let has = Label::of_user(&context.user).unwrap_or_default();
-                    if has == Label::NOTHING {
-                        record.users.insert(path.clone(), context.user);
-                    } else if !record.users.contains_key(path) {
-                        record.users.insert(path.clone(), USUAL_USER.to_owned());
-                    }
+                    record.note(path, *identity, (has == Label::NOTHING).then_some(context.user), &known);
                     set.push((path, *identity, has, *label));
                 }
                 Err(error) => lacks.push(told(path, &error)),
             }
         }
+        found.files.keys().for_each(|identity| record.find(*identity));
         if record != before {
             record.write(&self.record)?;
         }
@@ -219,12 +218,13 @@ impl Selinux {
             let restored = self.restore(&mut record, others, |path, identity, kind| {
                 Fate::of(path, identity, kind, &found.files, labels)
             });
+            found.files.keys().for_each(|identity| record.find(*identity));
             lacks.extend(restored.kept);
             record.write(&self.record)?;
         }
         lacks.sort_unstable();
         lacks.dedup();
-        Ok(Applied { files, lacks })
+        Ok(Applied { files, lacks, permissive: self.permissive()? })
     }
 
     /// Takes all labels of ours off that are noted; our module stays.
@@ -235,7 +235,8 @@ impl Selinux {
         self.must_be_in_force()?;
         let mut record = Record::read(&self.record)?;
         let all = record.users.keys().cloned().collect();
-        let restored = self.restore(&mut record, all, |_, _, _| Fate::Restored);
+        let mut restored = self.restore(&mut record, all, |_, _, _| Fate::Restored);
+        restored.gone = record.moved();
         record.write(&self.record)?;
         Ok(restored)
     }
@@ -251,7 +252,10 @@ impl Selinux {
             // labels can be taken off by the keeper alone, which may be another domain until now
             self.install()?;
         }
-        let restored = if Self::has_labels(&self.record)? { self.take_off()? } else { Restored::default() };
+        let restored = match Self::has_labels(&self.record)? {
+            true => self.take_off()?,
+            false => Restored { gone: Record::read(&self.record)?.moved(), ..Restored::default() },
+        };
         if restored.kept.is_empty() {
             store::remove()?;
             for name in [record::NAME, MODULE_FILE] {
@@ -299,33 +303,41 @@ impl Selinux {
         fate: impl Fn(&[u8], file::Identity, Kind) -> Fate,
     ) -> Restored {
         let mut restored = Restored::default();
+        let known = record.by_identity();
         for path in paths {
-            let Some(user) = record.users.get(&path).cloned() else { continue };
+            let Some(Note { user, identity: noted }) = record.users.get(&path).cloned() else { continue };
+            let mut here = None;
             let done = Labelled::open(&self.root, &path).and_then(|file| {
                 let context = file.context()?;
+                here = Some(file.identity());
+                let user = noted.and_then(|_| known.get(&file.identity())).unwrap_or(&user);
                 // a file that has another label by now
                 if Label::of_user(&context.user).is_none() {
                     return Ok(false);
                 }
                 match fate(&path, file.identity(), file.kind()) {
                     Fate::Renamed(name) => {
-                        record.users.insert(name, user.clone());
+                        let note = Note { user: user.clone(), identity: here };
+                        record.users.insert(name, note);
                         Ok(false)
                     }
                     Fate::Kept => Err(std::io::Error::other("it was missed; it keeps the label that it has")),
-                    Fate::Restored => file.put(&context.with_user(&user)).map(|()| true),
+                    Fate::Restored => file.put(&context.with_user(user)).map(|()| true),
                 }
             });
             match done {
                 Ok(true) => restored.files += 1,
                 Ok(false) => {}
-                Err(error) if file::is_nothing(&error) => restored.gone += 1,
+                Err(error) if file::is_nothing(&error) => {}
                 Err(error) => {
                     restored.kept.push(told(&path, &error));
                     continue;
                 }
             }
             record.users.remove(&path);
+            if let Some(noted) = noted.filter(|noted| here != Some(*noted)) {
+                record.lose(noted, user);
+            }
         }
         restored
     }
@@ -362,23 +374,43 @@ fn told(path: &[u8], error: &std::io::Error) -> String {
     format!("`{}`: {error}", path.escape_ascii())
 }
 
-/// Whether the loaded policy allows a process with the label `source` this access to an object with the label `target`.
-fn allows(source: &str, target: &Context, class: &str, permission: &str) -> std::io::Result<bool> {
+/// What the loaded policy says of a process with one label and an object with another.
+struct Answer {
+    /// The permissions, as bits.
+    allowed: u32,
+    /// Whether the process is denied nothing all the same.
+    permissive: bool,
+}
+
+/// Asks the kernel.
+fn ask(source: &str, target: &Context, class: &str) -> std::io::Result<Answer> {
     let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
-    let number = |path: PathBuf| -> std::io::Result<u32> {
-        fs::read_to_string(path)?.trim().parse().map_err(|_| invalid())
-    };
-    let of_class = Path::new(SELINUXFS).join("class").join(class);
-    let index = number(of_class.join("index"))?;
-    let bit = number(of_class.join("perms").join(permission))?;
+    let index = number(&Path::new(SELINUXFS).join("class").join(class).join("index"))?;
     let mut file = File::options().read(true).write(true).open(Path::new(SELINUXFS).join("access"))?;
     file.write_all(format!("{source} {target} {index}").as_bytes())?;
     let mut answer = String::new();
     file.read_to_string(&mut answer)?;
-    let allowed = answer.split_ascii_whitespace().next().ok_or_else(invalid)?;
-    let allowed = u32::from_str_radix(allowed, 16).map_err(|_| invalid())?;
+    // allowed, decided, audited when allowed and when denied, the policy's number, flags
+    let words: Vec<&str> = answer.split_ascii_whitespace().collect();
+    let [allowed, _, _, _, _, flags] = words.as_slice() else { return Err(invalid()) };
+    let hex = |word: &str| u32::from_str_radix(word, 16).map_err(|_| invalid());
+    Ok(Answer { allowed: hex(allowed)?, permissive: hex(flags)? & PERMISSIVE != 0 })
+}
+
+/// `AVD_FLAGS_PERMISSIVE` of the kernel.
+const PERMISSIVE: u32 = 1;
+
+/// Whether the loaded policy allows a process with the label `source` this access to an object with the label `target`.
+fn allows(source: &str, target: &Context, class: &str, permission: &str) -> std::io::Result<bool> {
+    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let bit = number(&Path::new(SELINUXFS).join("class").join(class).join("perms").join(permission))?;
     let mask = bit.checked_sub(1).and_then(|bit| 1_u32.checked_shl(bit)).ok_or_else(invalid)?;
-    Ok(allowed & mask != 0)
+    Ok(ask(source, target, class)?.allowed & mask != 0)
+}
+
+fn number(path: &Path) -> std::io::Result<u32> {
+    let text = fs::read_to_string(path)?;
+    text.trim().parse().map_err(|_| std::io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]

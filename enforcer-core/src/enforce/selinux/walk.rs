@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::file::{Identity, Labelled, is_mounted, is_nothing};
+use super::file::{Identity, Labelled, is_link, is_mounted, is_nothing};
 use super::told;
 use crate::compile::selinux::{Kind, Label, Labels, Place, Reach};
 
@@ -46,9 +46,17 @@ impl Found {
         let path = place.path.as_bytes();
         let top = match Labelled::open(root, path) {
             Ok(top) => top,
+            // where the link leads is a place of its own
+            Err(error) if is_link(&error) && labels.is_linked(&place.path) => return,
             Err(error) if is_nothing(&error) => {
                 if place.reach != Reach::Above {
-                    self.lacks.push(format!("`{}`: there is nothing yet", path.escape_ascii()));
+                    let why = match is_link(&error) {
+                        true => {
+                            "a link is on the way to it that was not followed; name the path that it leads to"
+                        }
+                        false => "there is nothing yet",
+                    };
+                    self.lacks.push(format!("`{}`: {why}", path.escape_ascii()));
                 }
                 return;
             }
@@ -146,11 +154,13 @@ impl Found {
 pub(super) mod tests {
     use super::*;
     use crate::compile::selinux::compile;
+    use crate::enforce::root::Root;
+    use crate::links::LookUps;
     use crate::policy::parse;
     use crate::ruleset::{Postures, Ruleset};
     use crate::subject::Subject;
 
-    pub(in crate::enforce::selinux) fn labels(rules: &str) -> Labels {
+    fn ruleset(rules: &str) -> Ruleset {
         let policy = format!(
             "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: host}}\n\
              spec:\n  nodeSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}\n  action: Block\n{rules}\n"
@@ -158,7 +168,45 @@ pub(super) mod tests {
         let parsed = parse("host.yaml", &policy);
         assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
         let host = Subject::of_host([("kubernetes.io/os".to_owned(), "linux".to_owned())].into());
-        compile(&Ruleset::resolve(&parsed.policies, &Postures::default(), &host).ruleset)
+        Ruleset::resolve(&parsed.policies, &Postures::default(), &host).ruleset
+    }
+
+    pub(in crate::enforce::selinux) fn labels(rules: &str) -> Labels {
+        compile(&ruleset(rules))
+    }
+
+    #[test]
+    fn a_path_over_a_link_counts_by_where_it_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir_all(at("usr/bin")).unwrap();
+        fs::create_dir_all(at("etc")).unwrap();
+        ["usr/bin/tool", "usr/bin/other", "etc/real"]
+            .iter()
+            .for_each(|path| fs::write(at(path), "").unwrap());
+        std::os::unix::fs::symlink("/usr/bin", at("bin")).unwrap();
+        std::os::unix::fs::symlink("/etc/real", at("etc/name")).unwrap();
+        let written =
+            ruleset("  file: {matchPaths: [{path: /bin/tool}, {path: /bin/missing}, {path: /etc/name}]}");
+        let found: BTreeMap<_, _> =
+            Root::at(dir.path()).unwrap().look_up(&LookUps::of(&written)).into_iter().collect();
+        let linked = written.with_links(|path| found.get(path).cloned().unwrap_or_default());
+        assert_eq!(linked.gaps, []);
+        let found = find(dir.path(), &compile(&linked.ruleset), LIMITS);
+        assert_eq!(found.lacks, ["`/usr/bin/missing`: there is nothing yet"]);
+        let label = |path: &str| {
+            let found = found.files.values().find(|(name, _)| name == path.as_bytes());
+            found.map(|(_, label)| label.user().unwrap())
+        };
+        assert_eq!(label("/usr/bin/tool").as_deref(), Some("nri_enforcer_rw_u"));
+        assert_eq!(label("/etc/real").as_deref(), Some("nri_enforcer_rw_u"));
+        assert_eq!(label("/usr/bin/other"), None);
+        // nobody leads the name elsewhere
+        assert_eq!(label("/bin").as_deref(), Some("nri_enforcer_w_u"));
+        assert_eq!(label("/etc/name").as_deref(), Some("nri_enforcer_w_u"));
+        // what was not followed is told as such
+        let lacks = find(dir.path(), &compile(&written), LIMITS).lacks;
+        assert!(lacks.iter().any(|lack| lack.starts_with("`/bin/tool`: a link is on the way")), "{lacks:?}");
     }
 
     #[test]

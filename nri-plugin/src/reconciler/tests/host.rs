@@ -97,7 +97,7 @@ fn host_policies_are_gaps_unless_they_are_enforced() {
     let web = container("c", "default", "web");
     let of_container = selection.resolve(&policies(&[("p", "/x")]), &web.subject, Wish::None).unwrap();
     let reasons: Vec<_> = of_container.coverage.gaps.iter().map(|gap| gap.reason).collect();
-    assert_eq!((of_container.is_nothing(), reasons), (true, vec![GapReason::NoLock]));
+    assert_eq!((of_container.is_nothing(), reasons), (true, vec![GapReason::SelinuxContainer]));
     (selection.lock, selection.host) = (Lock::Bpf, None);
     assert_eq!(gap(&selection), [GapReason::HostPolicies]);
     // and none of it is about containers
