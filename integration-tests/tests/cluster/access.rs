@@ -78,7 +78,8 @@ pub fn that_is_taken_away_is_told(cluster: &mut Cluster) -> Result<()> {
         Ok::<_, anyhow::Error>(untold.unwrap_or_default())
     };
     let all = |told: &serde_json::Map<String, Value>| {
-        ["report of this node", "statuses of policies", "events"]
+        // no status is written without the reports
+        ["report of this node", "follow the reports", "events"]
             .iter()
             .all(|what| told.iter().any(|(about, why)| about.contains(what) && forbids(why)))
     };
