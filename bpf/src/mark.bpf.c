@@ -138,9 +138,10 @@ int mark_tasks(struct bpf_iter__task *ctx)
 	}
 	if (m->subject.state == SUBJECT_EXEMPT && !may_be_exempt(task, m))
 		return 0;
-	/* what has this identity keeps what is known of its program; one that was thought to be at its start begins now */
+	/* What has this identity keeps what is known of its program; one that was thought to be at its start begins now, and
+	 * who is to be exempt is, whatever it was. */
 	now = bpf_task_storage_get(&task_subjects, task, 0, 0);
-	if (now && now->container == m->subject.container &&
+	if (now && now->container == m->subject.container && m->subject.state != SUBJECT_EXEMPT &&
 	    (now->state != SUBJECT_PENDING || m->subject.state == SUBJECT_PENDING))
 		return 0;
 	value = m->subject;

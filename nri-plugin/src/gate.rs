@@ -143,9 +143,10 @@ async fn answer_one(
         Stage::Precreate => "precreate",
         Stage::CreateRuntime => "create_runtime",
     };
+    let id = ContainerId::new(request.id.clone());
     let said = match request.stage {
         Stage::Poststop => {
-            let id = ContainerId::new(request.id).map_err(|error| error.to_string())?;
+            let id = id.map_err(|error| error.to_string())?;
             let _ending = asked.orders.send(Order::Gone(id));
             return Ok(());
         }
@@ -166,7 +167,11 @@ async fn answer_one(
         Answer::Refused { .. } => "refused",
         Answer::Adjust(_) => "adjusted",
     };
-    answer(caller, &said, begin + LONGEST).await;
+    let heard = answer(caller, &said, begin + LONGEST).await;
+    // it may have begun before it was armed
+    if let (false, Answer::Armed, Ok(id)) = (heard, said, id) {
+        let _ending = asked.orders.send(Order::Unheard(id));
+    }
     Ok(())
 }
 
@@ -178,10 +183,11 @@ async fn read(caller: &mut UnixStream) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
-/// A caller that does not hear the answer has given up, and has failed its container.
-async fn answer(caller: &mut UnixStream, answer: &Answer, deadline: Instant) {
+/// Whether the caller can hear it. One that does not has given up: it has failed its container, or lets it start where its
+/// mode is `open`.
+async fn answer(caller: &mut UnixStream, answer: &Answer, deadline: Instant) -> bool {
     let message = answer.encode();
-    let _unheard = timeout_at(deadline, caller.write_all(&message)).await;
+    matches!(timeout_at(deadline, caller.write_all(&message)).await, Ok(Ok(())))
 }
 
 /// What is to be changed in the configuration of a container of podman's.

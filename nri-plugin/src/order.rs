@@ -35,6 +35,8 @@ pub enum Order {
         /// What is said to the hook.
         reply: oneshot::Sender<Gated>,
     },
+    /// The OCI hook was not there any more when it was told that its container is armed.
+    Unheard(ContainerId),
     /// The OCI hook tells that a container is gone.
     Gone(ContainerId),
     /// A container that no policy selected has started; nobody waits.

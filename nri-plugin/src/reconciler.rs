@@ -86,6 +86,9 @@ enum RootAt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Late {
     No,
+    /// The OCI hook has given up: it has failed the container, or lets it start, where its mode is `open`. What the runtime
+    /// itself does before that is not to be judged, so it counts as begun from the sweep after the next on.
+    Unheard,
     /// The process may have begun before that. Its rules stay in force until it is armed as one that runs.
     Begun,
     /// It is armed for another process: nothing of it reaches this one, and it is disarmed first.
@@ -192,15 +195,11 @@ impl<K: Kernel> Reconciler<K> {
                 if let Gated::Refused(refusal) = &answer {
                     tracing::error!(%refusal, "start refused");
                 }
-                // The hook has given up: it has failed the container, or lets it start, whose mode is `open`. What the runtime
-                // itself does before the start is not to be judged, so it is left to the sweep.
-                if reply.send(answer).is_err()
-                    && let Some(known) = self.known.get_mut(&caller.id)
-                    && known.armed.is_some()
-                {
-                    (known.unwatched, known.late) = (true, Late::Begun);
+                if reply.send(answer).is_err() {
+                    self.unheard(&caller.id);
                 }
             }
+            Order::Unheard(id) => self.unheard(&id),
             Order::Gone(id) => self.gone(&id),
             Order::Started { container, pid } => {
                 let id = container.id.clone();
@@ -322,7 +321,7 @@ impl<K: Kernel> Reconciler<K> {
         (known.stage, known.root) = (Stage::Running, RootAt::Process); // for whatever comes after this start
         known.unwatched |= known.armed.is_none(); // should it run in spite of a refusal (CRI-O only logs those)
         let other = known.armed.is_some() && (before != process || known.late == Late::Elsewhere);
-        if known.late == Late::Begun {
+        if known.late != Late::Elsewhere {
             known.late = Late::No; // the runtime waits: it has not begun
         }
         let Some(merged) = wanted else {
@@ -357,12 +356,23 @@ impl<K: Kernel> Reconciler<K> {
         let Some(known) = self.known.get_mut(id) else { return };
         known.unwatched = true;
         if known.armed.is_some() {
-            known.late = late;
-            if late == Late::Elsewhere {
+            if known.late != Late::Elsewhere {
+                known.late = late;
+            }
+            if known.late == Late::Elsewhere {
                 self.disarm(id, "it has another first process");
             }
         }
         self.enqueue(id.clone());
+    }
+
+    fn unheard(&mut self, id: &ContainerId) {
+        if let Some(known) = self.known.get_mut(id)
+            && known.armed.is_some()
+            && known.late == Late::No
+        {
+            (known.unwatched, known.late) = (true, Late::Unheard);
+        }
     }
 
     /// Arms a container whose first process has not executed the workload yet, or refuses it. `other`: it is armed for
@@ -390,7 +400,8 @@ impl<K: Kernel> Reconciler<K> {
         }
         if other {
             self.disarm(&id, "it has another first process"); // an update would not reach that one
-            if self.known.get(&id).is_some_and(|known| known.armed.is_some()) {
+            if let Some(known) = self.known.get_mut(&id).filter(|known| known.armed.is_some()) {
+                known.late = Late::Elsewhere;
                 return refuse(
                     &"it is armed for another process, and cannot be disarmed",
                     "start the container again",

@@ -32,10 +32,10 @@ impl Enforcer {
             self.update(&target.id, ruleset)?;
             let entry = lock(&self.state).containers.get(&target.id).copied();
             let entry = entry.ok_or_else(|| EnforceError::NotArmed(target.id.to_string()))?;
+            self.read_back(target, &entry, &pidfd)?;
             if target.stage == Stage::Running {
                 self.begin(target, ruleset, &entry)?;
             }
-            self.read_back(target, &entry, &pidfd)?;
             return Ok(Armed { ruleset: ruleset.digest(), tasks: 0, already: true });
         }
         let facts = self.find(target)?;
@@ -82,7 +82,8 @@ impl Enforcer {
     /// is judged from here on. Its rules stay in force meanwhile.
     fn begin(&self, target: &Target, ruleset: &Ruleset, entry: &Entry) -> Result<(), EnforceError> {
         let facts = self.find(target)?;
-        if !entry.held && !ruleset.only_observes() {
+        let searched = !ruleset.only_observes();
+        if searched && !entry.held {
             let mut state = lock(&self.state);
             let Some(known) = state.containers.get_mut(&target.id) else {
                 return Err(EnforceError::NotArmed(target.id.to_string()));
@@ -93,9 +94,13 @@ impl Enforcer {
             let value = types::armed { held: SEARCHED, ..in_kernel };
             self.maps.armed.set(entry.slot, &value, MapFlags::ANY)?;
             known.held = true;
+        }
+        // what is not marked yet is passed over by a search
+        let marked = self.mark_all(&target.id, identity(target, &facts, entry))?;
+        if searched && marked > 0 {
             self.searcher.ask();
         }
-        self.mark_all(&target.id, identity(target, &facts, entry)).map(drop)
+        Ok(())
     }
 
     /// Undoes an arming that came to no end. Marked tasks of a container that is not there are not confined.

@@ -110,6 +110,20 @@ pub fn held(enforcer: Enforcer) {
     assert_ne!(three.run("cat <&3"), 0);
     assert_eq!(three.run("cat <&4"), 0);
 
+    // Taken for one at its start though it ran: what it had open is found once it is armed as one that runs, though its rules
+    // were exchanged meanwhile.
+    let mut four = Container::created("four", true);
+    four.start();
+    four.open(&format!("3<{secret} 4<{other}"));
+    enforcer.arm(&four.target(Stage::Created), &unrelated).unwrap();
+    enforcer.update(&four.id, &block(secret)).unwrap();
+    enforcer.settle();
+    enforcer.arm(&four.target(Stage::Running), &block(secret)).unwrap();
+    enforcer.settle();
+    assert_ne!(four.run("cat <&3"), 0);
+    assert_eq!(four.run("cat <&4"), 0);
+    enforcer.disarm(&four.id).unwrap();
+
     // Each container's are told, where the memory of one that is over is used again for the next one's, too.
     for round in 0..8 {
         let mut next = Container::created("next", true);

@@ -146,8 +146,10 @@ pub fn identity(enforcer: Enforcer) {
         same.start();
         assert!(!same.reads("/tmp/root/secret"), "{id}");
         // Armed for one process is not armed for another.
-        let another = Target { id: four.id.clone(), pid: same.pid(), stage: Stage::Created };
-        assert!(matches!(enforcer.arm(&another, &below), Err(EnforceError::ReadBack(_))));
+        for stage in [Stage::Created, Stage::Running] {
+            let another = Target { id: four.id.clone(), pid: same.pid(), stage };
+            assert!(matches!(enforcer.arm(&another, &below), Err(EnforceError::ReadBack(_))));
+        }
     }
     assert!(enforcer.arm(&four.target(Stage::Created), &below).unwrap().already);
 

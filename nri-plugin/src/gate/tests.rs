@@ -213,6 +213,39 @@ async fn a_container_that_a_policy_selects_is_armed_and_read_back_at_its_start()
     assert_eq!(node.kernel.calls(), ["disarm c1", "arm c1 7 Creating { root: Some(5) }"]);
 }
 
+/// A daemon that was away answers somebody who has given up, and in the mode `open` has let the container start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_is_gone_has_its_container_armed_as_one_that_runs_once_it_has_its_root() {
+    let node = Node::new();
+    let root = node.lives("c1");
+    node.created("c1", "web");
+    let sweep = async || {
+        node.orders.send(Order::Sweep).unwrap();
+        node.idle().await;
+        node.kernel.calls()
+    };
+    let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+    let aside = node.dir.path().join("aside");
+    std::fs::create_dir(&aside).unwrap();
+    let asking = Request { root_inode: Some(inode(&aside)), ..request("c1") };
+    Stream::connect(node.socket()).unwrap().write_all(&asking.encode()).unwrap(); // and hangs up
+    let begin = std::time::Instant::now();
+    while node.counted("create_runtime", "armed") != 1 {
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.idle().await;
+    assert_eq!(node.kernel.calls().len(), 1, "as one that has not begun");
+    for _ in 0..3 {
+        assert_eq!(sweep().await, [""; 0], "the runtime is at work still");
+    }
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::rename(&aside, &root).unwrap();
+    assert_eq!(sweep().await, [""; 0]);
+    assert_eq!(sweep().await, ["arm c1 7 Running"]);
+    assert_eq!(sweep().await, [""; 0], "once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_policy_selects_has_nothing_to_wait_for() {
     let node = Node::new();

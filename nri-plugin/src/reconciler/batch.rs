@@ -196,7 +196,11 @@ impl<K: Kernel> Reconciler<K> {
         match (wanted, known.armed) {
             (_, Some(_)) if known.late == Late::Elsewhere => None, // the sweep disarms it first
             // of the host an earlier daemon may have been killed on the way: what it had not done is done by arming it again
-            (Some(ruleset), Some(_)) if known.late == Late::Begun || id.is_host() && !known.armed_here => {
+            (Some(ruleset), Some(_))
+                if (known.late == Late::Begun
+                    && process.is_some_and(|process| self.procs.alive(process)))
+                    || (id.is_host() && !known.armed_here) =>
+            {
                 self.arm_late(&id, &container, process, stage, ruleset);
                 None
             }

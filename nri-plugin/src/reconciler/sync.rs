@@ -77,9 +77,14 @@ impl<K: Kernel> Reconciler<K> {
     /// Looks for what nobody tells: containers that are over, armed containers that nobody knows, rulesets that are
     /// not in the kernel any more, and failures to try again.
     pub(super) fn sweep(&mut self) {
-        let late = self.known.iter().filter(|(_, known)| known.late != Late::No);
-        let late: Vec<_> = late.map(|(id, known)| (id.clone(), known.late)).collect();
-        late.iter().for_each(|(id, late)| self.was_too_late(id, *late));
+        let late: Vec<_> = self.known.iter().map(|(id, known)| (id.clone(), known.late)).collect();
+        for (id, late) in late {
+            match late {
+                Late::No => {}
+                Late::Unheard => self.has_had_time(&id),
+                Late::Begun | Late::Elsewhere => self.was_too_late(&id, late),
+            }
+        }
         let armed = match self.kernel.armed() {
             Ok(armed) => armed,
             Err(error) => {
@@ -116,6 +121,20 @@ impl<K: Kernel> Reconciler<K> {
         }
         for id in inhabited {
             tracing::debug!(container = %id, "has processes, though its first one is dead or the runtime does not list it");
+        }
+    }
+
+    /// The runtime is through with its own work by the next sweep, unless its process is in the root of before still.
+    fn has_had_time(&mut self, id: &ContainerId) {
+        let Some(known) = self.known.get_mut(id) else { return };
+        let before = match (&known.root, known.process) {
+            (RootAt::Below(_, Some(inode)), Some(process)) => {
+                self.procs.root_inode(process).is_some_and(|now| now != *inode)
+            }
+            _ => false,
+        };
+        if !before {
+            known.late = Late::Begun;
         }
     }
 

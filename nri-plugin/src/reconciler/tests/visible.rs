@@ -158,6 +158,38 @@ fn what_was_armed_after_its_start_was_given_up_is_armed_again_as_one_that_runs()
     }
 }
 
+/// The runtime stops what it was refused.
+#[test]
+fn one_whose_late_start_was_stopped_is_no_alert() {
+    let mut f = Fixture::new(policies(&[("p", "/x")]));
+    f.lives(7, "c1");
+    let (web, id) = (container("c1", "default", "web"), ContainerId::new("c1").unwrap());
+    f.start(&web, 7).unwrap();
+    f.kernel.calls();
+    f.dies(7);
+    f.reconciler.was_too_late(&id, Late::Begun);
+    f.work();
+    assert!(f.kernel.calls().is_empty() && f.notices().is_empty());
+}
+
+/// What cannot be disarmed for the process before it is disarmed first, whatever comes to be known.
+#[test]
+fn what_stays_armed_for_another_process_is_never_taken_for_one_that_has_begun() {
+    let mut f = Fixture::new(policies(&[("p", "/x")]));
+    f.lives(7, "c1");
+    let (web, id) = (container("c1", "default", "web"), ContainerId::new("c1").unwrap());
+    f.start(&web, 7).unwrap();
+    f.lives(8, "c1");
+    f.kernel.breaks("disarm", true);
+    assert!(f.start(&web, 8).unwrap_err().contains("cannot be disarmed"));
+    f.reconciler.was_too_late(&id, Late::Begun); // nobody heard the refusal
+    f.work();
+    f.kernel.calls();
+    f.kernel.breaks("disarm", false);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 8 Running"]);
+}
+
 /// The OCI hook has given up, and its mode may be `open`: the container may begin before it is armed.
 #[test]
 fn what_the_gate_arms_unheard_is_armed_again_as_one_that_runs_unless_its_start_is_asked_about() {
@@ -177,6 +209,8 @@ fn what_the_gate_arms_unheard_is_armed_again_as_one_that_runs_unless_its_start_i
             f.start(&web, 7).unwrap();
             f.kernel.calls();
         }
+        f.take(Order::Sweep);
+        assert!(f.kernel.calls().is_empty(), "the runtime has some time for its own work");
         f.take(Order::Sweep);
         let again: &[&str] = if asked { &[] } else { &["arm c1 7 Running"] };
         assert_eq!(f.kernel.calls(), again);
