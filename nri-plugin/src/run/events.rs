@@ -10,8 +10,9 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use crate::alert::Alerts;
+use super::denials::Denials;
 use crate::alert::living::Living;
+use crate::alert::{Alert, Alerts};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::limit::Limiter;
@@ -61,6 +62,8 @@ pub(super) struct Events {
     pub(super) alerts: Alerts,
     pub(super) reporter: Reporter,
     pub(super) metrics: Metrics,
+    /// What AppArmor and SELinux deny; `None` where neither is a lock, or nothing can be heard.
+    pub(super) denials: Option<Denials>,
     /// See [`Limiter::new`].
     pub(super) rate: u32,
     /// What no policy concerns, and is to be seen.
@@ -78,16 +81,28 @@ impl Events {
     pub(super) fn read<K: Kernel>(self, kernel: &Arc<K>) -> anyhow::Result<Thread> {
         let kernel = Arc::clone(kernel);
         Thread::spawn("events", move || {
-            let Self { registry, alerts, reporter, metrics, rate, logs, watches, pulse, stop } = self;
+            let Self { registry, alerts, reporter, metrics, denials, rate, logs, watches, pulse, stop } =
+                self;
             let mut clock = BootClock::default();
             let mut living = Living::new(Procs::default());
             let limiter = RefCell::new(Limiter::new(rate, metrics.summarized.clone()));
             let logs = RefCell::new(logs);
+            let denials = RefCell::new(denials);
+            let tell = |alert: Alert| {
+                metrics.verdicts.count(&alert);
+                metrics.tally.count(&alert);
+                if let Some(alert) = limiter.borrow_mut().take(alert, Instant::now()) {
+                    reporter.report(alert);
+                }
+            };
             let tell_due = || {
                 pulse.beat();
                 let now = Instant::now();
                 limiter.borrow_mut().due(now).into_iter().for_each(|alert| reporter.report(alert));
                 logs.borrow_mut().due(now);
+                if let Some(denials) = denials.borrow_mut().as_mut() {
+                    denials.tell(&alerts, &metrics, &reporter, &tell);
+                }
             };
             let go_on = || {
                 tell_due();
@@ -109,13 +124,8 @@ impl Events {
                     return;
                 }
                 let mut alert = make(&mut clock);
-                metrics.verdicts.count(&alert);
-                metrics.tally.count(&alert);
-                let now = Instant::now();
-                living.tell(&mut alert, event.time_ns, now);
-                if let Some(alert) = limiter.borrow_mut().take(alert, now) {
-                    reporter.report(alert);
-                }
+                living.tell(&mut alert, event.time_ns, Instant::now());
+                tell(alert);
             });
             logs.into_inner().end();
             limiter.into_inner().rest().into_iter().for_each(|alert| reporter.report(alert));
