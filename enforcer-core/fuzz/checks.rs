@@ -53,6 +53,34 @@ pub fn policy_text(bytes: &[u8]) -> String {
     like.join("\n")
 }
 
+/// Any bytes as an audit record: no panic, and what is read is about something of ours, and no longer than it may be.
+pub fn audit(bytes: &[u8]) -> String {
+    use enforcer_core::audit::{By, Denial, Object};
+    let text = String::from_utf8_lossy(bytes);
+    match Denial::parse(&text) {
+        None => "of others".to_owned(),
+        Some(Err(bad)) => bad.to_string(),
+        Some(Ok(denial)) => {
+            assert!(
+                denial.comm.len() < 512 && denial.permissions.len() <= 512 && denial.operation.len() <= 512
+            );
+            let path = match &denial.object {
+                Object::Path(path) | Object::File { name: path, .. } => path.len(),
+                _ => 0,
+            };
+            assert!(path <= 4096, "a path of {path} bytes");
+            let by = match denial.by {
+                By::AppArmor(by) => {
+                    assert!(by.profile.as_str().starts_with("nri-enforcer."));
+                    format!("{:?}", by.child.is_some())
+                }
+                By::Selinux(by) => by.class,
+            };
+            format!("{by} {} {:?}", denial.operation, std::mem::discriminant(&denial.object))
+        }
+    }
+}
+
 /// A pattern, a zero byte, a path: what matches does so by a second telling, too, and lies below each directory that
 /// the pattern is said to match something below.
 pub fn pattern(bytes: &[u8]) -> String {

@@ -75,6 +75,7 @@
 
 pub mod access;
 pub mod applet;
+pub mod audit;
 pub mod capability;
 pub mod compile;
 pub mod coverage;

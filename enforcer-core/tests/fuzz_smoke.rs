@@ -295,6 +295,55 @@ fn patterns() {
     fuzz(vec![b"/a/*/b\0/a/x/b".to_vec()], &words, 160, make, checks::pattern);
 }
 
+#[test]
+fn audit_records() {
+    let words = [
+        "audit(1.000:2): ",
+        "apparmor=\"DENIED\" ",
+        "operation=\"open\" ",
+        "profile=\"nri-enforcer.a.b//other\" ",
+        "label=",
+        "namespace=\"x\" ",
+        "name=\"/etc/passwd\" ",
+        "name=2F62 ",
+        "pid=7 ",
+        "comm=\"cat\" ",
+        "denied_mask=\"r\" ",
+        "capname=\"net_raw\" ",
+        "family=\"inet\" sock_type=\"raw\" protocol=1 ",
+        "peer=\"x\" ",
+        "fsuid=0 ouid=0 ",
+        "avc:  denied  { read } for ",
+        "tcontext=nri_enforcer_rw_u:object_r:t:s0 ",
+        "scontext=a:b:c ",
+        "tclass=dir ",
+        "ino=7 ",
+        "path=\"/x\" ",
+        "\"",
+        "=",
+        " ",
+        "{",
+        "}",
+        "//&",
+    ];
+    let make = |rng: &mut SmallRng| {
+        let mut input = b"audit(1.000:2): ".to_vec();
+        input.extend(if rng.random_bool(0.5) {
+            &b"apparmor=\"DENIED\" "[..]
+        } else {
+            b"avc:  denied  { read } for "
+        });
+        for _ in 0..rng.random_range(0..12) {
+            input.extend(words.choose(rng).unwrap().bytes());
+        }
+        input
+    };
+    let whole = "audit(1.000:2): apparmor=\"DENIED\" operation=\"open\" profile=\"nri-enforcer.a.b\" name=\"/etc/passwd\" \
+        pid=1 comm=\"cat\" requested_mask=\"r\" denied_mask=\"r\" fsuid=0 ouid=0";
+    assert!(checks::audit(whole.as_bytes()).contains("open"), "what is whole is read");
+    fuzz(vec![whole.into()], &words, 12_000, make, checks::audit);
+}
+
 #[cfg(feature = "bpf")]
 #[test]
 fn events() {

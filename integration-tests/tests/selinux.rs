@@ -173,6 +173,7 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     fs::write("/run/go", "")?;
     node.check("a file that was open", (denied.wait()?.success(), free.wait()?.success()), (false, true));
     compared(node)?;
+    told(node, daemon).await?;
     node.check("another name of it", can("head -c1 /t/another-name"), false);
     connected(node)?;
     node.check("the base policy holds still", can("head -c1 /t/rodir/secret"), false);
@@ -247,6 +248,34 @@ fn compared(node: &mut Node) -> Result<()> {
     println!("{asked} accesses, without {} paths that are gaps", GAPS.len());
     node.check("accesses against `decide`", wrong, Vec::new());
     ensure!(asked > 100);
+    Ok(())
+}
+
+/// What was denied until now has alerts, with the policy and the rule.
+async fn told(node: &mut Node, daemon: &Daemon) -> Result<()> {
+    let wanted = [
+        ("/t/secret", "spec.file.matchPaths[0]", "File"),
+        ("/t/dir/sub/y", "spec.file.matchDirectories[0]", "File"),
+        ("/t/bin/tool", "spec.process.matchPaths[0]", "Process"),
+    ];
+    let alerts = daemon.alerts().await?;
+    for (path, rule, operation) in wanted {
+        let one = alerts.iter().find(|one| one["Resource"] == path && one["Operation"] == operation);
+        let found =
+            one.map(|one| ["PolicyName", "Rule", "Action", "Enforcer", "Type"].map(|key| one[key].clone()));
+        let wanted = ["host", rule, "Block", "SELinux", "MatchedHostPolicy"].map(Value::from);
+        node.check(&format!("the alert about {path}"), found, Some(wanted));
+    }
+    let (known, all) =
+        alerts.iter().filter(|one| one["Enforcer"] == "SELinux").fold((0, 0), |(known, all), one| {
+            let count = one["Count"].as_u64().unwrap_or(1);
+            (known + if one["PolicyName"] == "host" { count } else { 0 }, all + count)
+        });
+    println!("{all} denials, {known} of them with their policy");
+    for one in alerts.iter().filter(|one| one["Enforcer"] == "SELinux" && one["PolicyName"] != "host") {
+        println!("{one}");
+    }
+    node.check("there are some", all > 50, true);
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! hexadecimal digits, and a backslash of the path itself `\\`, so that no two paths look alike and each can be had
 //! back ([`escape`]). (JSON then doubles each backslash once more.)
 
+mod denial;
 pub mod living;
 pub mod owner;
 mod size;

@@ -9,6 +9,7 @@
 //! share the rules: where they want others, it has those of the first that wants any, and the others are reported.
 
 mod beside;
+mod holders;
 mod kernel;
 mod loader;
 pub mod names;
@@ -29,6 +30,7 @@ use enforcer_core::subject::Subject;
 use tokio::sync::watch;
 
 pub use self::beside::Beside;
+pub use self::holders::{Holders, Rules};
 pub use self::loader::Loader;
 use self::names::belongs;
 pub use self::podman::for_podman;
@@ -275,7 +277,7 @@ impl Profiles {
         match &result {
             Ok(()) => {
                 tracing::info!(profile = %name, ruleset = %ruleset.digest(), "AppArmor profile loaded");
-                self.state().loaded.insert(name.clone(), content);
+                self.state().has_loaded(name.clone(), content);
             }
             Err(error) => {
                 tracing::error!(profile = %name, error = chain(error), "cannot load the AppArmor profile");
@@ -392,7 +394,9 @@ impl Profiles {
     /// The container is over.
     fn release(&self, id: &ContainerId) {
         let mut state = self.state();
-        state.bound.remove(id);
+        if let Some(bound) = state.bound.remove(id) {
+            state.remember(id.clone(), bound.name);
+        }
         // it may be armed again, for another first process
         if let Some((_, needed)) = state.given.get_mut(id) {
             *needed = Instant::now();

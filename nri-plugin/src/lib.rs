@@ -7,6 +7,7 @@ pub mod alerts;
 pub mod api;
 pub mod apparmor;
 pub mod apply;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod compile;

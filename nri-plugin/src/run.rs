@@ -10,6 +10,7 @@
 //! kernel -> events (one thread) -> alerts (one thread) -> stdout or file
 //! ```
 
+mod denials;
 mod events;
 mod news;
 mod pages;
@@ -29,6 +30,8 @@ use enforcer_core::seccomp::{Arch, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 
+use self::denials::Denials;
+pub(crate) use self::denials::Unheard;
 use self::events::{Events, Thread};
 use self::news::News;
 use self::pages::{Pulses, pages};
@@ -203,7 +206,9 @@ async fn daemon(
     let stop = Arc::new(AtomicBool::new(false));
     let pulses = Pulses::default();
     counted.read_policies(news.problems(), true);
+    let (denials, unheard) = Denials::listen(lock, &registry, profiles.as_ref(), &stop, (&alerts, &reporter));
     let events = Events {
+        denials,
         registry: Arc::clone(&registry),
         alerts: alerts.clone(),
         reporter: reporter.clone(),
@@ -348,7 +353,8 @@ async fn daemon(
     let status = Arc::new(status);
     let looking = Box::new(Arc::clone(&kernel));
     let inquiry = Inquiry::new(Arc::clone(&status), looking, orders.clone(), Procs::default());
-    let source = Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone());
+    let source =
+        Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone(), unheard);
     let (inquiry, source) = (Arc::new(inquiry), Arc::new(source));
     let clerks = Clerks { changes, inquiry, source, observatory: Arc::clone(&observatory) };
     let desk = tokio::spawn(desk.serve(clerks));

@@ -24,7 +24,7 @@ metadata: {name: native, namespace: default}
 spec:
   selector: {matchLabels: {app: my-web-app}}
   apparmor: |
-    deny /etc/group r,
+    audit deny /etc/group r,
 ";
 
 #[test]
@@ -126,6 +126,33 @@ async fn top(node: &Node, with: &RunningContainer) -> Result<(Option<u64>, bool)
     Ok((row.and_then(|row| row["total"].as_u64()), measured))
 }
 
+/// The alert of a denial of a container that AppArmor told of: its policy, rule, action and pod.
+async fn told(daemon: &Daemon, container: &str, resource: &str) -> Result<[Value; 4]> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let alerts = daemon.alerts().await?;
+        let one = alerts.iter().find(|one| {
+            one["ContainerName"] == container && one["Resource"] == resource && one["Enforcer"] == "AppArmor"
+        });
+        if let Some(one) = one {
+            println!("{one}");
+            return Ok(["PolicyName", "Rule", "Action", "PodName"].map(|key| one[key].clone()));
+        }
+        if Instant::now() > deadline {
+            let all = alerts.iter().filter(|one| one["Enforcer"] == "AppArmor").count();
+            anyhow::bail!("no alert about {resource} of {container} among {all}");
+        }
+    }
+}
+
+/// A shell is denied a file, and is there a moment longer: of several containers with one profile it is known whose it is.
+async fn denied(node: &Node, container: &RunningContainer, path: &str) -> Result<()> {
+    let script = format!("read -r x < {path}; sleep 3");
+    let command = ["sh", "-c", &script].map(str::to_owned);
+    node.cri.exec(container, &command, Duration::from_secs(90)).await?;
+    Ok(())
+}
+
 fn profiles() -> String {
     fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default()
 }
@@ -140,6 +167,13 @@ async fn primary(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     let idle = started(node, &web, &with_profile(Container::idle("idle"))).await?;
     node.check("an exec in another one", node.exec(&idle, "/bin/first").await?.exit, 13);
     node.check("what no rule names", node.exec(&idle, "cat /etc/group").await?.exit, 0);
+    denied(node, &idle, "/etc/passwd").await?;
+    let rule = "spec.file.matchPaths[0]";
+    node.check(
+        "the alert of what it was denied",
+        told(daemon, "idle", "/etc/passwd").await?,
+        ["block-etc-passwd-read", rule, "Block", "web"].map(Value::from),
+    );
     let (told, of_daemon, _) = status("idle")?;
     node.check("its state", told["state"].as_str(), Some("armed"));
     node.check("its profile", told["apparmor"].as_str(), Some(PROFILE));
@@ -247,6 +281,15 @@ async fn restarted(node: &mut Node, daemon: &mut Daemon, idle: &RunningContainer
     let deadline = Instant::now() + Duration::from_secs(20);
     while node.exec(idle, "cat /etc/group").await?.exit == 0 && Instant::now() < deadline {}
     node.check("a change reaches it", node.exec(idle, "cat /etc/group").await?.exit, 1);
+    let of_idle = |alert: &&Value| alert["ContainerName"] == "idle" && alert["Enforcer"] == "AppArmor";
+    let alerts = daemon.alerts().await?;
+    let (all, unknown) = alerts
+        .iter()
+        .filter(of_idle)
+        .fold((0, 0), |(all, unknown), one| (all + 1, unknown + usize::from(one["PolicyName"] == "unknown")));
+    println!("{all} alerts of AppArmor about one container, {unknown} of them without a policy");
+    // what was denied while profiles were exchanged is told a moment later, by the rules of then
+    node.check("alerts have their policies", all > 10 && unknown * 10 < all, true);
     Ok(())
 }
 
@@ -275,6 +318,11 @@ async fn beside_bpf(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
         "what explain says of it",
         explain("default/both", "with", "file:read:/etc/passwd")?,
         ["block".into(), "block-etc-passwd-read".into(), "bpf".into(), Value::Null],
+    );
+    node.check(
+        "the alert of what AppArmor denied",
+        self::told(daemon, "with", "/etc/group").await?,
+        ["native", "spec.apparmor", "Block", "both"].map(Value::from),
     );
     let (denied, measured) = top(node, &with).await?;
     node.check("top has what was denied", denied, Some(2));

@@ -29,7 +29,7 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
             let added: Vec<_> = list(context, "/capabilities/add").filter_map(Value::as_str).collect();
             let wanted: &[&str] = match (at(container, "/name"), name) {
                 ("nri-enforcer", "everything") => {
-                    &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "MAC_ADMIN", "SYSLOG"]
+                    &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "MAC_ADMIN", "AUDIT_READ", "SYSLOG"]
                 }
                 ("nri-enforcer", "least") => &["SYS_PTRACE", "DAC_READ_SEARCH"],
                 ("nri-enforcer", _) => &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"],

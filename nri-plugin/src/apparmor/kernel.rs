@@ -44,7 +44,7 @@ impl Profiles {
 
     /// The container of a process, by its cgroup: containerd, CRI-O and podman have its id of 64 digits there. The
     /// outermost counts: what is below the container's own is named by whoever may write there, which the container may.
-    pub(super) fn container_of(&self, pid: i32) -> Option<ContainerId> {
+    pub fn container_of(&self, pid: i32) -> Option<ContainerId> {
         let cgroups = self.read_of(pid, "cgroup")?;
         let mut above = "";
         for part in cgroups.split(['/', '\n']) {

@@ -3,9 +3,9 @@
 //! Compiling a profile takes seconds. Nothing here is locked meanwhile but the one name, so whoever only takes note of
 //! something waits for nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use enforcer_core::compile::apparmor::{Native, ProfileName};
 use enforcer_core::enforce::ContainerId;
@@ -13,17 +13,42 @@ use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::procs::Process;
 
+/// How long it is kept in mind what was in a profile before.
+const LATELY: Duration = Duration::from_secs(10);
+/// How many containers that are over are kept in mind.
+const REMEMBERED: usize = 256;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) bound: BTreeMap<ContainerId, Bound>,
     pub(super) loaded: BTreeMap<ProfileName, Content>,
-    pub(super) asked: BTreeMap<String, BTreeSet<ProfileName>>, // by pods, which are there
+    pub(super) before: BTreeMap<ProfileName, (Content, Instant)>, // what was in profiles that were exchanged lately
+    pub(super) asked: BTreeMap<String, BTreeSet<ProfileName>>,    // by pods, which are there
     pub(super) given: BTreeMap<ContainerId, (ProfileName, Instant)>, // to podman's containers, and when it was needed last
     pub(super) came: u64,                                            // how many had a profile so far
+    pub(super) ended: VecDeque<(ContainerId, ProfileName)>, // those that are over, the last `REMEMBERED` of them
     pub(super) listed: bool, // the runtime has told its pods: before, none can be called unused
 }
 
 impl State {
+    /// The profile has this in it now. What it had before is kept in mind for a moment, for denials that are told later.
+    pub(super) fn has_loaded(&mut self, name: ProfileName, content: Content) {
+        let now = Instant::now();
+        self.before.retain(|_, (_, when)| now.saturating_duration_since(*when) < LATELY);
+        if let Some(before) = self.loaded.insert(name.clone(), content) {
+            self.before.insert(name, (before, now));
+        }
+    }
+
+    /// Keeps in mind which profile a container had that is over: what it was denied may be told a moment later.
+    pub(super) fn remember(&mut self, id: ContainerId, name: ProfileName) {
+        self.ended.retain(|(known, _)| *known != id);
+        self.ended.push_back((id, name));
+        if self.ended.len() > REMEMBERED {
+            self.ended.pop_front();
+        }
+    }
+
     /// The number of the next container that has a profile.
     pub(super) fn next(&mut self) -> u64 {
         self.came = self.came.saturating_add(1);

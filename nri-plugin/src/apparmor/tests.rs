@@ -68,7 +68,7 @@ impl Memory {
         std::mem::take(&mut self.kept().loads)
     }
 
-    fn runs(&self, pid: i32, name: &str) {
+    pub(crate) fn runs(&self, pid: i32, name: &str) {
         self.kept().processes.insert((pid, name.parse().unwrap()));
     }
 }

@@ -76,6 +76,8 @@ pub struct Metrics {
     pub written: Counter,
     /// Alerts that were not written; a lost summary is as many as it stands for.
     pub lost: Counter,
+    /// Audit records that were not read, each perhaps a denial.
+    pub audit_lost: Counter,
     /// Alerts that are told by a summary alone.
     pub summarized: Counter,
     /// Accesses that were reported only because they are to be seen.
@@ -107,6 +109,7 @@ impl Default for Metrics {
             changed: Gauge::default(),
             written: Counter::default(),
             lost: Counter::default(),
+            audit_lost: Counter::default(),
             summarized: Counter::default(),
             observed: Counter::default(),
             logs_written: Counter::default(),
@@ -156,6 +159,7 @@ impl Metrics {
             ),
             ("alerts_written", "Lines of alerts that were written", &self.written),
             ("alerts_lost", "Alerts that were not written", &self.lost),
+            ("audit_records_lost", "Audit records of the kernel that were not read", &self.audit_lost),
             ("alerts_summarized", "Alerts that are told by a summary alone", &self.summarized),
             ("observations", "Accesses that are reported only because they are to be seen", &self.observed),
             ("logs_written", "Lines of logs that were written", &self.logs_written),

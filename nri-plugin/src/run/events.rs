@@ -10,8 +10,9 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use crate::alert::Alerts;
+use super::denials::Denials;
 use crate::alert::living::Living;
+use crate::alert::{Alert, Alerts};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::limit::Limiter;
@@ -61,6 +62,8 @@ pub(super) struct Events {
     pub(super) alerts: Alerts,
     pub(super) reporter: Reporter,
     pub(super) metrics: Metrics,
+    /// What AppArmor and SELinux deny; `None` where neither is a lock, or nothing can be heard.
+    pub(super) denials: Option<Denials>,
     /// See [`Limiter::new`].
     pub(super) rate: u32,
     /// What no policy concerns, and is to be seen.
@@ -78,16 +81,27 @@ impl Events {
     pub(super) fn read<K: Kernel>(self, kernel: &Arc<K>) -> anyhow::Result<Thread> {
         let kernel = Arc::clone(kernel);
         Thread::spawn("events", move || {
-            let Self { registry, alerts, reporter, metrics, rate, logs, watches, pulse, stop } = self;
+            let Self { registry, alerts, reporter, metrics, denials, rate, logs, watches, pulse, stop } =
+                self;
             let mut clock = BootClock::default();
             let mut living = Living::new(Procs::default());
             let limiter = RefCell::new(Limiter::new(rate, metrics.summarized.clone()));
             let logs = RefCell::new(logs);
+            let denials = RefCell::new(denials);
+            let counted = |alert: Alert| {
+                metrics.verdicts.count(&alert);
+                metrics.tally.count(&alert);
+                limiter.borrow_mut().take(alert, Instant::now())
+            };
+            let tell = |alert: Alert| counted(alert).into_iter().for_each(|alert| reporter.report(alert));
             let tell_due = || {
                 pulse.beat();
                 let now = Instant::now();
                 limiter.borrow_mut().due(now).into_iter().for_each(|alert| reporter.report(alert));
                 logs.borrow_mut().due(now);
+                if let Some(denials) = denials.borrow_mut().as_mut() {
+                    denials.tell(&alerts, &metrics, &reporter, &tell);
+                }
             };
             let go_on = || {
                 tell_due();
@@ -108,13 +122,9 @@ impl Events {
                     }
                     return;
                 }
-                let alert = make(&mut clock);
-                metrics.verdicts.count(&alert);
-                metrics.tally.count(&alert);
-                let now = Instant::now();
                 // what is told by a summary is many, and a flood of one container costs no other its look-ups
-                if let Some(mut alert) = limiter.borrow_mut().take(alert, now) {
-                    living.tell(&mut alert, event.time_ns, now);
+                if let Some(mut alert) = counted(make(&mut clock)) {
+                    living.tell(&mut alert, event.time_ns, Instant::now());
                     reporter.report(alert);
                 }
             });

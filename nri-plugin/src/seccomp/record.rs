@@ -8,6 +8,7 @@
 //! auditd writes `type=SECCOMP msg=` instead. Names that contain more than plain characters are hexadecimal, without
 //! quotes.
 
+use enforcer_core::audit::{Field, fields};
 use enforcer_core::seccomp::arch::X32_BIT;
 use enforcer_core::seccomp::{Action, Arch};
 
@@ -73,12 +74,10 @@ impl Line {
 
 fn read(text: &str) -> Result<Record, String> {
     let whole = |name: &str| {
-        fields(text)
-            .find(|(key, ..)| *key == name)
-            .map(|(_, value, quoted)| (value, quoted))
-            .ok_or(format!("`{name}` is missing"))
+        fields(text).find(|field| field.key == name).ok_or_else(|| format!("`{name}` is missing"))
     };
-    let field = |name: &str| whole(name).map(|(value, _)| value);
+    let field = |name: &str| whole(name).map(|field| field.value);
+    let text_of = |field: Field<'_>| String::from_utf8_lossy(&field.bytes()).into_owned();
     let bad = |name: &str, value: &str| format!("`{name}={value}` cannot be read");
     let hexadecimal = |name: &str| {
         let value = field(name)?;
@@ -97,43 +96,6 @@ fn read(text: &str) -> Result<Record, String> {
         exe: text_of(whole("exe")?),
         action: action(hexadecimal("code")?),
     })
-}
-
-/// `key=value` with spaces between, and whether the value is in quotes; then it may contain spaces.
-fn fields(text: &str) -> impl Iterator<Item = (&str, &str, bool)> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        loop {
-            rest = rest.trim_start();
-            let (key, after) = rest.split_once('=')?;
-            // a word without `=`, such as the record's number
-            if let Some((_, later)) = key.rsplit_once(' ') {
-                rest = rest.get(key.len() - later.len()..)?;
-                continue;
-            }
-            let quoted = after.strip_prefix('"');
-            let (value, after) = match quoted {
-                Some(text) => text.split_once('"')?,
-                None => after.split_once(char::is_whitespace).unwrap_or((after, "")),
-            };
-            rest = after;
-            return Some((key, value, quoted.is_some()));
-        }
-    })
-}
-
-/// A name as the kernel writes it: as it is, in quotes; or in hexadecimal, without. (`(null)` is neither.)
-fn text_of((value, quoted): (&str, bool)) -> String {
-    let hexadecimal = !quoted
-        && !value.is_empty()
-        && value.len().is_multiple_of(2)
-        && value.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte));
-    if !hexadecimal {
-        return value.to_owned();
-    }
-    let bytes =
-        (0..value.len()).step_by(2).filter_map(|at| u8::from_str_radix(value.get(at..at + 2)?, 16).ok());
-    String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
 }
 
 /// The architecture of `AUDIT_ARCH_*`. x32 has that of x86-64, and a bit in its numbers.

@@ -65,7 +65,7 @@ fn summary(rates: &Rates) -> Vec<String> {
     let now: f64 = denials.iter().map(|one| one.per_second).sum();
     let seen = match &rates.not_seen {
         Some(why) => paint(WARN, format!("denials and audits: not seen: {}", clean(why))),
-        None => format!("{total} denials and audits, {} now", per_second(now)),
+        None => format!("{total} denials and audits, {} now; those of seccomp are not seen", per_second(now)),
     };
     let mut lines = vec![format!("{}  lock {lock}  {seen}", paint(BOLD, clean(node_name)))];
     lines.push(match &rates.not_measured {
@@ -83,9 +83,7 @@ fn summary(rates: &Rates) -> Vec<String> {
     let all: Vec<String> = lost.into_iter().chain(failed).collect();
     lines.push(match (&rates.not_counted, all.is_empty()) {
         (Some(why), _) => paint(WARN, format!("failures in the kernel: not known: {}", clean(why))),
-        (None, true) if rates.not_seen.is_some() => {
-            "failures in the kernel: there are no counters".to_owned()
-        }
+        (None, true) if !lock.contains("bpf") => "failures in the kernel: there are no counters".to_owned(),
         (None, true) => "no event lost, no failure in the kernel".to_owned(),
         (None, false) => paint(WARN, format!("in the kernel: {}", all.join(", "))),
     });
@@ -266,7 +264,7 @@ mod tests {
         let view = View { sort: Sort::Total, reverse: false, above: 0, width: 200, height: 40 };
         let text = plain(&lines(&rates(3, 2), &view));
         for part in [
-            "lock bpf  297 denials and audits, 297/s now",
+            "lock bpf  297 denials and audits, 297/s now; those of seccomp are not seen",
             "events lost 5 (5.0/s)",
             "sorted by total",
             "default/web-0 main",

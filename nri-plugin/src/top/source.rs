@@ -12,6 +12,7 @@ use super::tally::Tally;
 use crate::exit::chain;
 use crate::lock::Lock;
 use crate::metrics::node::{KernelSide, NORMAL, RING};
+use crate::run::Unheard;
 use crate::status::serve::Status;
 
 /// Since when the clock of snapshots runs.
@@ -22,6 +23,7 @@ pub struct Source {
     status: Arc<Status>,
     kernel: Box<dyn KernelSide>,
     tally: Tally,
+    unheard: Unheard,
 }
 
 impl fmt::Debug for Source {
@@ -38,8 +40,13 @@ pub struct Look {
 
 impl Source {
     /// Of this daemon.
-    pub fn new(status: Arc<Status>, kernel: Box<dyn KernelSide>, tally: Tally) -> Self {
-        Self { status, kernel, tally }
+    pub(crate) fn new(
+        status: Arc<Status>,
+        kernel: Box<dyn KernelSide>,
+        tally: Tally,
+        unheard: Unheard,
+    ) -> Self {
+        Self { status, kernel, tally, unheard }
     }
 
     /// Begins to measure.
@@ -86,7 +93,7 @@ impl Source {
             at_nanoseconds: u64::try_from(BEGIN.elapsed().as_nanos()).unwrap_or(u64::MAX),
             time_milliseconds: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
             denials,
-            not_seen: not_seen(self.status.selection.lock),
+            not_seen: not_seen(self.status.selection.lock, self.unheard.why()),
             forgotten,
             programs,
             not_measured,
@@ -98,14 +105,13 @@ impl Source {
 }
 
 /// Why the daemon does not see what the lock denies.
-fn not_seen(lock: Lock) -> Option<String> {
-    let why = match lock {
-        Lock::Bpf | Lock::Both => return None,
-        Lock::AppArmor => "AppArmor tells of them in the kernel's log alone",
-        Lock::Selinux => "SELinux tells of them in the audit log alone",
-        Lock::Nothing => {
-            "no lock denies anything here but seccomp, which tells of it in the audit log alone, if at all"
-        }
-    };
-    Some(why.to_owned())
+fn not_seen(lock: Lock, unheard: Option<String>) -> Option<String> {
+    let nothing =
+        "no lock denies anything here but seccomp, which tells of it in the audit log alone, if at all";
+    match lock {
+        Lock::Nothing => Some(nothing.to_owned()),
+        Lock::Bpf => None,
+        Lock::Both => unheard.map(|why| format!("what AppArmor denies: {why}")),
+        Lock::AppArmor | Lock::Selinux => unheard,
+    }
 }

@@ -176,6 +176,27 @@ pub fn child_of(source: &AbsPath) -> String {
     digest.iter().take(CHILD_DIGEST).fold("source-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
 }
 
+/// The numbers of a socket's family and type, by the names that AppArmor gives them in its records: `inet`, `stream`.
+#[must_use]
+pub fn socket_numbers(family: &str, kind: &str) -> Option<(u16, u16)> {
+    sockets::numbers(family, kind)
+}
+
+/// The executables for which a process may act that has the profile, or the child of it by this name: as many as are
+/// [`MAX_SOURCES`] and more in the profile itself, which is of everybody. `None` among them is one that no rule names.
+#[must_use]
+pub fn actors<'r>(rules: &'r Ruleset, child: Option<&str>) -> Vec<Option<&'r AbsPath>> {
+    let sources = sources(rules);
+    match child {
+        Some(OTHER) => vec![None],
+        Some(child) if sources.iter().any(|source| child_of(source) == child) => {
+            sources.into_iter().filter(|source| child_of(source) == child).map(Some).collect()
+        }
+        // one that is kept judges like the profile itself
+        _ => std::iter::once(None).chain(sources.into_iter().map(Some)).collect(),
+    }
+}
+
 /// The executables that rules name as their sources, sorted.
 fn sources(rules: &Ruleset) -> Vec<&AbsPath> {
     let found: BTreeSet<&AbsPath> = rules.rules().iter().filter_map(|rule| rule.source.as_ref()).collect();

@@ -82,6 +82,14 @@ pub(super) fn is_type(name: &str) -> bool {
     TYPES.iter().any(|(known, _)| *known == name)
 }
 
+/// The numbers of a family and a type, by the names that the kernel's AppArmor gives them.
+pub(super) fn numbers(family: &str, kind: &str) -> Option<(u16, u16)> {
+    let (_, family) = FAMILIES.iter().find(|(known, _)| *known == family)?;
+    let of_dccp = [("dccp", SOCK_DCCP)];
+    let (_, kind) = TYPES.iter().chain(&of_dccp).find(|(known, _)| *known == kind)?;
+    Some((*family, *kind))
+}
+
 /// The rules about sockets.
 pub(super) fn rules(actor: &Actor<'_>) -> String {
     let otherwise = of_cell(actor, NONE, NONE);

@@ -170,6 +170,14 @@ impl Selinux {
         Ok(!Record::read(record)?.users.is_empty())
     }
 
+    /// The paths of files that have labels of ours, by the record; sorted.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn labelled(record: &Path) -> Result<Vec<Vec<u8>>, SelinuxError> {
+        Ok(Record::read(record)?.users.into_keys().collect())
+    }
+
     /// Sets these labels, and takes all others of ours off.
     ///
     /// # Errors

@@ -1,0 +1,442 @@
+//! Who was denied something, and by which rule: the rules in force are asked about the same access.
+//!
+//! Where they deny it by one rule, that is the one. Where they do not, or several rules could be meant, that is said, and
+//! nothing is guessed: a lock denies more than the rules say in some places, and the rules may be others by now.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use enforcer_core::audit::apparmor::Confined;
+use enforcer_core::audit::selinux::Labelled;
+use enforcer_core::audit::{By, Denial, Object};
+use enforcer_core::capability::Capability;
+use enforcer_core::compile::apparmor::{self, Native};
+use enforcer_core::compile::selinux::{self, Kind, Label, Labels};
+use enforcer_core::decide::{Access, DecidedBy, PathAccess, PathClass, Target, Verdict};
+use enforcer_core::enforce::ContainerId;
+use enforcer_core::enforce::selinux::Selinux;
+use enforcer_core::event::Socket;
+use enforcer_core::network::{
+    AF_INET, AF_INET6, IPPROTO_ICMP, IPPROTO_ICMPV6, SOCK_RAW, SocketAccess, SocketOp,
+};
+use enforcer_core::path::AbsPath;
+use enforcer_core::policy::PolicyId;
+use enforcer_core::ruleset::{Class, Origin, Ruleset, RulesetDigest};
+
+use super::Heard;
+use crate::apparmor::{Profiles, Rules};
+use crate::container::Container;
+use crate::registry::Registry;
+
+/// How many rulesets are kept as the lock holds them.
+const HELD: usize = 16;
+/// How many files with labels are considered for one denial.
+const CANDIDATES: usize = 256;
+/// How long the list of files with labels counts.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// What gave the verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// This rule.
+    Rule(Box<Origin>),
+    /// The posture of a class in which nothing allows the access.
+    Posture,
+    /// The native rules of this policy, which alone has any in the profile.
+    Native(PolicyId),
+    /// It is not known, and why.
+    Unknown(String),
+}
+
+/// A denial, with whose it is and by what.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// What the kernel said.
+    pub denial: Denial,
+    /// The container, or the host, that was denied something; `None`: several have the profile, or none is known.
+    pub container: Option<Arc<Container>>,
+    /// The namespace of all that have the profile, where the container is not known.
+    pub namespace: Option<String>,
+    /// What gave the verdict.
+    pub found: Found,
+    /// The rules that were asked.
+    pub ruleset: Option<RulesetDigest>,
+    /// What kind of access it was.
+    pub class: Class,
+    /// The object's path, where it is one and known; without a `/` at its end.
+    pub path: Option<Vec<u8>>,
+    /// The socket, where it is one.
+    pub socket: Option<Socket>,
+    /// The executable that acted, where that is known.
+    pub source: Option<AbsPath>,
+}
+
+/// Finds out.
+#[derive(Debug)]
+pub struct Attribution {
+    registry: Arc<Registry>,
+    profiles: Option<Arc<Profiles>>,
+    record: PathBuf,
+    held: VecDeque<(RulesetDigest, &'static str, Arc<Ruleset>)>,
+    noted: Option<(Instant, Vec<Vec<u8>>)>,
+    labels: Option<(RulesetDigest, Arc<Labels>)>,
+}
+
+impl Attribution {
+    /// By these containers and rulesets; `record`: where it is noted which files have labels of ours.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, profiles: Option<Arc<Profiles>>, record: PathBuf) -> Self {
+        Self { registry, profiles, record, held: VecDeque::new(), noted: None, labels: None }
+    }
+
+    /// Says whose the denial is, and by what.
+    pub fn judge(&mut self, Heard { denial, acting }: Heard) -> Judged {
+        let mut judged = Judged {
+            container: None,
+            namespace: None,
+            found: Found::Unknown(String::new()),
+            ruleset: None,
+            class: class_of(&denial),
+            path: None,
+            socket: None,
+            source: None,
+            denial,
+        };
+        match judged.denial.by.clone() {
+            By::AppArmor(confined) => self.confined(&confined, acting.as_ref(), &mut judged),
+            By::Selinux(labelled) => self.of_label(&labelled, &mut judged),
+        }
+        judged
+    }
+
+    fn confined(&mut self, confined: &Confined, acting: Option<&ContainerId>, judged: &mut Judged) {
+        let Some(profiles) = &self.profiles else {
+            judged.found = Found::Unknown("this daemon has no AppArmor profiles".into());
+            return;
+        };
+        let holders = profiles.holders(&confined.profile, acting);
+        judged.container = holders.acted.as_ref().and_then(|id| self.registry.container(id));
+        let known = holders.containers.iter().filter_map(|id| self.registry.container(id));
+        let namespaces: BTreeSet<String> = known.map(|one| one.subject.namespace.clone()).collect();
+        judged.namespace = namespaces.first().filter(|_| namespaces.len() == 1).cloned();
+        if let Object::Path(path) = &judged.denial.object {
+            judged.path = Some(without_slash(path).to_vec());
+        }
+        judged.socket = socket_of(&judged.denial.object);
+        let mut first = None;
+        for content in &holders.contents {
+            let (found, source) = self.by_content(content, confined.child.as_deref(), judged);
+            let is_known = !matches!(found, Found::Unknown(_));
+            if is_known || first.is_none() {
+                first = Some((content.ruleset, found, source));
+            }
+            if is_known {
+                break;
+            }
+        }
+        let none = || (None, Found::Unknown("which rules are in the profile is not known".into()), None);
+        (judged.ruleset, judged.found, judged.source) = first.unwrap_or_else(none);
+    }
+
+    /// Which of the rules in a profile it is, and the executable that acted, where that is known.
+    fn by_content(
+        &mut self,
+        content: &Rules,
+        child: Option<&str>,
+        judged: &Judged,
+    ) -> (Found, Option<AbsPath>) {
+        let denial = &judged.denial;
+        let Some(ruleset) = content.ruleset.and_then(|digest| self.registry.ruleset(&digest)) else {
+            // beside another lock a profile has no rules but native ones
+            let unknown = || Found::Unknown("which rules are in the profile is not known".into());
+            return (by_natives(&content.natives, denial).unwrap_or_else(unknown), None);
+        };
+        let rules = self.as_held(&ruleset, "apparmor", apparmor::held);
+        let actors = apparmor::actors(&rules, child);
+        let accesses = accesses(judged);
+        let mut answers = Answers::new(denial.verdict);
+        for actor in &actors {
+            let source = actor.map(AbsPath::as_bytes);
+            accesses.iter().for_each(|access| answers.ask(&rules, &Access { source, ..*access }));
+        }
+        let found = answers.one(&rules).or_else(|| by_natives(&content.natives, denial));
+        let source = match actors.as_slice() {
+            [Some(source)] => Some((*source).clone()),
+            _ => None,
+        };
+        (found.unwrap_or_else(|| answers.unknown(&rules)), source)
+    }
+
+    fn of_label(&mut self, labelled: &Labelled, judged: &mut Judged) {
+        let host = ContainerId::host();
+        judged.container = self.registry.container(&host);
+        let Some(ruleset) = self.registry.in_force(&host) else {
+            judged.found = Found::Unknown("which rules are in force is not known".into());
+            return;
+        };
+        judged.ruleset = Some(ruleset.digest());
+        let paths = self.paths_of(labelled, &judged.denial, &ruleset);
+        if let [path] = paths.as_slice() {
+            judged.path = Some(path.clone());
+        }
+        let rules = self.as_held(&ruleset, "selinux", selinux::held);
+        let mut found = Answers::new(Verdict::Block); // where it passes, the kernel is permissive
+        for path in &paths {
+            asked_of_label(path, labelled, &judged.denial)
+                .iter()
+                .for_each(|access| found.ask(&rules, access));
+        }
+        judged.found = match found.one(&rules) {
+            Some(found) => found,
+            None if paths.is_empty() => {
+                Found::Unknown("the kernel does not tell the path, and no labelled file is that one".into())
+            }
+            None => found.unknown(&rules),
+        };
+    }
+
+    /// What of a ruleset the lock holds.
+    fn as_held(
+        &mut self,
+        ruleset: &Ruleset,
+        by: &'static str,
+        held: fn(&Ruleset) -> Ruleset,
+    ) -> Arc<Ruleset> {
+        let digest = ruleset.digest();
+        let known = self.held.iter().find(|(of, lock, _)| *of == digest && *lock == by);
+        if let Some((.., rules)) = known {
+            return Arc::clone(rules);
+        }
+        if self.held.len() >= HELD {
+            self.held.pop_front();
+        }
+        let rules = Arc::new(held(ruleset));
+        self.held.push_back((digest, by, Arc::clone(&rules)));
+        rules
+    }
+
+    /// The paths that a record of SELinux may mean. The kernel tells the whole path of an open file alone, else a name and an
+    /// inode; and of what is to be made only the name, so that each directory with the label may be the one.
+    fn paths_of(&mut self, by: &Labelled, denial: &Denial, ruleset: &Ruleset) -> Vec<Vec<u8>> {
+        let (name, inode) = match &denial.object {
+            Object::Path(path) => return vec![path.clone()],
+            Object::File { name, inode } => (name, *inode),
+            _ => return Vec::new(),
+        };
+        let makes = by.class == "dir" && denial.permissions.split(' ').any(|one| one == "add_name");
+        let last = |path: &[u8]| path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        if makes {
+            // directories with this very label
+            let labels = self.labels_of(ruleset);
+            let has = |path: &&Vec<u8>| labels.of(path, Kind::Directory) == by.label && is_dir(path);
+            let below = |dir: &Vec<u8>| [without_slash(dir), b"/", name].concat();
+            return self.labelled().iter().filter(has).take(CANDIDATES).map(below).collect();
+        }
+        let all = self.labelled();
+        let Some(inode) = inode else { return Vec::new() };
+        let of_name =
+            all.iter().filter(|path| last(path) == *name || name.as_slice() == b"/").take(CANDIDATES);
+        // one inode of several file systems, or of several names: each is asked about
+        of_name.filter(|path| inode_of(path) == Some(inode)).cloned().collect()
+    }
+
+    fn labels_of(&mut self, ruleset: &Ruleset) -> Arc<Labels> {
+        let digest = ruleset.digest();
+        match &self.labels {
+            Some((known, labels)) if *known == digest => Arc::clone(labels),
+            _ => {
+                let labels = Arc::new(selinux::compile(ruleset));
+                self.labels = Some((digest, Arc::clone(&labels)));
+                labels
+            }
+        }
+    }
+
+    /// Files that have a label, as it was noted a moment ago.
+    fn labelled(&mut self) -> &[Vec<u8>] {
+        let old = self.noted.as_ref().is_none_or(|(when, _)| when.elapsed() >= FRESH);
+        if old {
+            let paths = Selinux::labelled(&self.record).unwrap_or_default();
+            self.noted = Some((Instant::now(), paths));
+        }
+        self.noted.as_ref().map(|(_, paths)| paths.as_slice()).unwrap_or_default()
+    }
+}
+
+/// What rules answer about the accesses that a record may mean.
+struct Answers {
+    wanted: Verdict,
+    by: BTreeSet<DecidedBy>,
+}
+
+impl Answers {
+    fn new(wanted: Verdict) -> Self {
+        Self { wanted, by: BTreeSet::new() }
+    }
+
+    fn ask(&mut self, rules: &Ruleset, access: &Access<'_>) {
+        let decision = rules.decide(access);
+        if decision.verdict == self.wanted {
+            self.by.insert(decision.by);
+        }
+    }
+
+    fn one(&self, rules: &Ruleset) -> Option<Found> {
+        let only = self.by.first().filter(|_| self.by.len() == 1)?;
+        match only {
+            DecidedBy::Rule(id) | DecidedBy::Exempt(id) => {
+                rules.origin(*id).map(|origin| Found::Rule(Box::new(origin.clone())))
+            }
+            DecidedBy::DefaultPosture => Some(Found::Posture),
+            DecidedBy::NoRule => None,
+        }
+    }
+
+    fn unknown(&self, rules: &Ruleset) -> Found {
+        let name = |by: &DecidedBy| match by {
+            DecidedBy::Rule(id) | DecidedBy::Exempt(id) => {
+                rules.origin(*id).map(|origin| format!("{} of {}", origin.rule, origin.policy))
+            }
+            DecidedBy::DefaultPosture => Some("the posture".to_owned()),
+            DecidedBy::NoRule => None,
+        };
+        let names: Vec<String> = self.by.iter().filter_map(name).take(5).collect();
+        Found::Unknown(match (names.is_empty(), self.wanted) {
+            (false, _) => format!("it may be any of these: {}", names.join(", ")),
+            (true, Verdict::Block) => {
+                "the rules in force do not deny it: the lock denies more than they say, or they were others then".into()
+            }
+            (true, _) => "the rules in force do not report it, or they were others then".into(),
+        })
+    }
+}
+
+/// The policy whose native rules must have said it, since it alone has any in the profile.
+fn by_natives(natives: &[Native], denial: &Denial) -> Option<Found> {
+    let can = match &denial.object {
+        Object::Path(_) => !denial.permissions.contains('l') && !denial.operation.starts_with("rename"),
+        Object::Capability(_) | Object::Socket { .. } => true,
+        Object::File { .. } | Object::Other(_) => false,
+    };
+    match natives {
+        [only] if can => Some(Found::Native(only.policy.clone())),
+        _ => None,
+    }
+}
+
+fn class_of(denial: &Denial) -> Class {
+    let executes = match &denial.by {
+        By::AppArmor(_) => denial.operation == "exec" || denial.permissions.contains(['x', 'm']),
+        By::Selinux(_) => denial.permissions.split(' ').any(executes),
+    };
+    match &denial.object {
+        Object::Capability(_) => Class::Capability,
+        Object::Socket { .. } => Class::Network,
+        Object::Path(_) | Object::File { .. } if executes => Class::Process,
+        Object::Other(_) if matches!(denial.operation.as_str(), "ptrace" | "signal") => Class::Process,
+        Object::Path(_) | Object::File { .. } | Object::Other(_) => Class::File,
+    }
+}
+
+fn executes(permission: &str) -> bool {
+    matches!(permission, "execute" | "execute_no_trans" | "entrypoint")
+}
+
+/// The accesses that a record of AppArmor may mean.
+fn accesses(judged: &Judged) -> Vec<Access<'_>> {
+    let Judged { denial, path, class, .. } = judged;
+    match &denial.object {
+        Object::Path(whole) => {
+            let Some(path) = path else { return Vec::new() };
+            let is = |letters: &[char]| denial.permissions.contains(letters);
+            let directory = whole.len() > path.len();
+            let path = |class, write, tree| {
+                let target = PathAccess {
+                    class,
+                    path: path.as_slice(),
+                    write,
+                    tree,
+                    owner: denial.owner,
+                    argv0: None,
+                    args: None,
+                };
+                Access { uid: denial.uid.unwrap_or(0), ..Access::to(Target::Path(target)) }
+            };
+            let mut all = Vec::new();
+            if *class == Class::Process {
+                all.push(path(PathClass::Process, false, false));
+            }
+            if is(&['r']) {
+                all.push(path(PathClass::File, false, false));
+            }
+            if is(&['w', 'a', 'c', 'd', 'l']) {
+                // making, removing and changing a directory is denied with renaming it
+                all.push(path(PathClass::File, true, directory));
+            }
+            all
+        }
+        Object::Capability(name) => Capability::by_name(name).map(Access::capability).into_iter().collect(),
+        object => {
+            let Some(socket) = socket_of(object) else { return Vec::new() };
+            let Socket { family, kind, protocol, .. } = socket;
+            // profiles tell sockets apart by family and type: what any protocol is denied, all are
+            let more = match (family, kind) {
+                (AF_INET, SOCK_RAW) => vec![0, IPPROTO_ICMP],
+                (AF_INET6, SOCK_RAW) => vec![0, IPPROTO_ICMPV6],
+                _ => vec![0],
+            };
+            let of = |protocol| {
+                let op = SocketOp::Create;
+                Access::socket(SocketAccess { op, family, kind, protocol, address: None, port: 0 })
+            };
+            more.into_iter().chain([protocol]).map(of).collect()
+        }
+    }
+}
+
+fn socket_of(object: &Object) -> Option<Socket> {
+    let Object::Socket { family, kind, protocol } = object else { return None };
+    let (family, kind) = apparmor::socket_numbers(family, kind)?;
+    Some(Socket { family, kind, protocol: *protocol, address: None })
+}
+
+/// The accesses that a record of SELinux may mean, about this path.
+fn asked_of_label<'p>(path: &'p [u8], by: &Labelled, denial: &Denial) -> Vec<Access<'p>> {
+    let path = without_slash(path);
+    let directory = by.class == "dir";
+    let of = |permission: &str| match permission {
+        "read" => Some(Access::read(path)),
+        permission if executes(permission) => Some(Access::exec(path)),
+        "rename" | "reparent" if directory && by.label.has(Label::MOVE) => {
+            Some(Access::rename_directory(path))
+        }
+        "write" | "append" | "rename" | "reparent" | "rmdir" | "unlink" | "link" | "setattr" | "add_name" => {
+            Some(Access::write(path))
+        }
+        _ => None,
+    };
+    denial.permissions.split(' ').filter_map(of).collect()
+}
+
+fn without_slash(path: &[u8]) -> &[u8] {
+    match path.strip_suffix(b"/") {
+        Some(rest) if !rest.is_empty() => rest,
+        _ => path,
+    }
+}
+
+fn metadata(path: &[u8]) -> Option<std::fs::Metadata> {
+    std::fs::symlink_metadata(std::ffi::OsStr::from_bytes(path)).ok()
+}
+
+fn inode_of(path: &[u8]) -> Option<u64> {
+    metadata(path).map(|found| found.ino())
+}
+
+fn is_dir(path: &[u8]) -> bool {
+    metadata(path).is_some_and(|found| found.is_dir())
+}

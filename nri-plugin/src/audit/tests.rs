@@ -1,0 +1,281 @@
+use std::path::Path;
+
+use enforcer_core::compile::apparmor::{Native, child_of};
+use enforcer_core::enforce::{ContainerId, Stage, Target};
+use enforcer_core::policy::parse;
+use enforcer_core::ruleset::{Postures, Ruleset};
+use enforcer_core::subject::Subject;
+
+use super::*;
+use crate::alert::{Alert, Alerts};
+use crate::apparmor::Profiles;
+use crate::apparmor::tests::Memory;
+use crate::container::Container;
+use crate::kernel::Kernel as _;
+use crate::procs::tests::add;
+use crate::reconciler::tests::container;
+use crate::registry::Registry;
+
+const PROFILE: &str = "nri-enforcer.default.web";
+const RULES: &str = "
+  file:
+    matchPaths:
+    - {path: /etc/passwd, message: the list of users}
+    - {path: /data/log, action: Audit}
+    - {path: /keys/a, fromSource: [{path: /bin/one}]}
+    matchDirectories: [{dir: /keys/, recursive: true, fromSource: [{path: /bin/two}]}]
+  process: {matchPaths: [{path: /bin/nc}]}
+  network: {matchProtocols: [{protocol: raw}]}
+  capabilities: {matchCapabilities: [{capability: sys_time}]}";
+
+fn resolved(rules: &str, subject: &Subject) -> Arc<Ruleset> {
+    let text = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p, namespace: default}}\n\
+         spec:\n  selector: {{matchLabels: {{app: web}}}}\n  action: Block{rules}\n"
+    );
+    let parsed = parse("test.yaml", &text);
+    assert_eq!(parsed.errors, []);
+    Arc::new(Ruleset::resolve(&parsed.policies, &Postures::default(), subject).ruleset)
+}
+
+struct Node {
+    registry: Arc<Registry>,
+    profiles: Arc<Profiles>,
+    kernel: Memory,
+    dir: tempfile::TempDir,
+}
+
+fn id(digit: char) -> String {
+    std::iter::repeat_n(digit, 64).collect()
+}
+
+impl Node {
+    fn new(natives: &[Native]) -> Self {
+        let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+        let profiles = Arc::new(Profiles::with(Box::new(kernel.clone()), dir.path().into()).unwrap());
+        let natives = natives.to_vec();
+        profiles.ask(Box::new(move |_| Some(("default".to_owned(), natives.clone()))));
+        Self { registry: Arc::default(), profiles, kernel, dir }
+    }
+
+    /// A container whose first process is `pid`.
+    fn has(&self, digit: char, pid: i32, rules: &str) -> Arc<Container> {
+        let one = container(&id(digit), "default", "web");
+        self.registry.add(Arc::clone(&one));
+        let ruleset = resolved(rules, &one.subject);
+        self.registry.assign(&one.id, Some(Arc::clone(&ruleset)));
+        add(&self.dir.path().join("proc"), pid, 'S', 100, &format!("/kubepods/{}", id(digit)));
+        self.kernel.runs(pid, PROFILE);
+        let target = Target { id: one.id.clone(), pid, stage: Stage::Running };
+        self.profiles.arm(&target, &ruleset).unwrap();
+        one
+    }
+
+    fn attribution(&self) -> Attribution {
+        let record = self.dir.path().join("selinux");
+        Attribution::new(Arc::clone(&self.registry), Some(Arc::clone(&self.profiles)), record)
+    }
+
+    fn told(&self, record: &str) -> Alert {
+        let denial = Denial::parse(&format!("audit(1795852703.744:2): {record}")).unwrap().unwrap();
+        let alerts = Alerts { cluster_name: "c".into(), host_name: "h".into() };
+        let acting = self.profiles.container_of(i32::try_from(denial.pid).unwrap());
+        alerts.denial(&self.attribution().judge(Heard { denial, acting }))
+    }
+}
+
+fn file(operation: &str, child: &str, path: &str, pid: i32, mask: &str) -> String {
+    format!(
+        "apparmor=\"DENIED\" operation=\"{operation}\" class=\"file\" profile=\"{PROFILE}{child}\" name=\"{path}\" pid={pid} \
+         comm=\"cat\" requested_mask=\"{mask}\" denied_mask=\"{mask}\" fsuid=0 ouid=0"
+    )
+}
+
+fn by(alert: &Alert) -> (&str, &str, &str, &str) {
+    (&alert.policy_name, &alert.rule, alert.operation, &alert.resource)
+}
+
+#[test]
+fn a_denial_of_apparmor_has_its_container_and_its_rule() {
+    let node = Node::new(&[]);
+    node.has('a', 7, RULES);
+    let alert = node.told(&file("open", "", "/etc/passwd", 7, "r"));
+    assert_eq!(by(&alert), ("p", "spec.file.matchPaths[0]", "File", "/etc/passwd"));
+    assert_eq!((alert.action, alert.result, alert.enforcer), ("Block", "Permission denied", "AppArmor"));
+    assert_eq!((alert.container_id.as_str(), alert.pod_name.as_str()), (id('a').as_str(), "pod"));
+    assert_eq!(
+        (alert.message.as_str(), alert.kind, alert.host_pid),
+        ("the list of users", "MatchedPolicy", 7)
+    );
+    assert_eq!(alert.updated_time, "2026-11-28T07:58:23.744000Z");
+    assert!(
+        alert
+            .data
+            .starts_with("op=open comm=\"cat\" permissions=\"r\" profile=nri-enforcer.default.web ruleset="),
+        "{}",
+        alert.data
+    );
+    // who is over is the one that has it
+    assert_eq!(node.told(&file("open", "", "/etc/passwd", 99, "r")).container_id, id('a'));
+
+    let audited = file("open", "", "/data/log", 7, "r").replace("DENIED", "AUDIT");
+    let alert = node.told(&audited);
+    assert_eq!(by(&alert), ("p", "spec.file.matchPaths[1]", "File", "/data/log"));
+    assert_eq!((alert.action, alert.result), ("Audit", "Passed"));
+    let alert = node.told(&file("exec", "", "/bin/nc", 7, "x"));
+    assert_eq!(by(&alert), ("p", "spec.process.matchPaths[0]", "Process", "/bin/nc"));
+    assert_eq!(alert.process_name, "/bin/nc");
+    // making the directory above it is denied with renaming it
+    let alert = node.told(&file("rename_src", "", "/etc/", 7, "wd"));
+    assert_eq!(by(&alert), ("p", "spec.file.matchPaths[0]", "File", "/etc"));
+    let head = format!("apparmor=\"DENIED\" operation=\"X\" profile=\"{PROFILE}\" pid=7 comm=\"a\" ");
+    let alert = node.told(&format!("{head}capability=25  capname=\"sys_time\""));
+    assert_eq!(by(&alert), ("p", "spec.capabilities.matchCapabilities[0]", "Capabilities", "CAP_SYS_TIME"));
+    let alert =
+        node.told(&format!("{head}family=\"inet\" sock_type=\"raw\" protocol=1 denied_mask=\"create\""));
+    assert_eq!(
+        by(&alert),
+        ("p", "spec.network.matchProtocols[0]", "Network", "domain=AF_INET type=SOCK_RAW protocol=ICMP")
+    );
+}
+
+#[test]
+fn what_the_rules_do_not_deny_is_not_guessed() {
+    let node = Node::new(&[]);
+    node.has('a', 7, RULES);
+    let unknown = |record: &str, why: &str| {
+        let alert = node.told(record);
+        assert_eq!((alert.policy_name.as_str(), alert.rule.as_str()), ("unknown", ""));
+        assert!(alert.message.contains(why), "{}", alert.message);
+        alert
+    };
+    unknown(&file("open", "", "/etc/group", 7, "r"), "do not deny it");
+    unknown(&file("open", "", "/data/log", 7, "r"), "do not deny it");
+    let alert = unknown(&file("mount", "", "/mnt/", 7, "w"), "do not deny it");
+    assert_eq!((alert.operation, alert.resource.as_str()), ("File", "/mnt/"));
+    // whoever acts under the profile itself could be anybody; in a child it is one
+    let alert = unknown(&file("open", "", "/keys/a", 7, "r"), "any of these");
+    assert!(alert.message.contains("matchPaths[2]") && alert.message.contains("matchDirectories[0]"));
+    let child = format!("//{}", child_of(&"/bin/two".parse().unwrap()));
+    let alert = node.told(&file("open", &child, "/keys/a", 7, "r"));
+    assert_eq!((alert.rule.as_str(), alert.source.as_str()), ("spec.file.matchDirectories[0]", "/bin/two"));
+    assert_eq!(alert.process_name, "/bin/two");
+    unknown(&file("open", "//other", "/keys/a", 7, "r"), "do not deny it");
+    // a profile that nobody has
+    let stranger = file("open", "", "/etc/passwd", 7, "r").replace(PROFILE, "nri-enforcer.default.none");
+    let alert = unknown(&stranger, "which rules are in the profile");
+    assert_eq!((alert.container_id.as_str(), alert.pod_name.as_str()), ("unknown", "unknown"));
+}
+
+/// A denial is told a moment after it happened.
+#[test]
+fn rules_that_were_exchanged_meanwhile_are_asked_too() {
+    let node = Node::new(&[]);
+    let one = node.has('a', 7, RULES);
+    let next = resolved("\n  file: {matchPaths: [{path: /etc/group}]}", &one.subject);
+    node.profiles.update(&one.id, &next).unwrap();
+    node.registry.assign(&one.id, Some(next));
+    let of = |path: &str| node.told(&file("open", "", path, 7, "r"));
+    assert_eq!((of("/etc/group").policy_name.as_str(), of("/etc/passwd").policy_name.as_str()), ("p", "p"));
+    assert_ne!(of("/etc/group").data, of("/etc/passwd").data, "each tells its ruleset");
+    assert_eq!(of("/etc/hosts").policy_name, "unknown");
+}
+
+#[test]
+fn of_several_with_one_profile_the_process_says_which() {
+    let node = Node::new(&[]);
+    node.has('a', 7, RULES);
+    node.has('b', 8, RULES);
+    let of = |pid| node.told(&file("open", "", "/etc/passwd", pid, "r"));
+    assert_eq!((of(7).container_id, of(8).container_id), (id('a'), id('b')));
+    let gone = of(99);
+    assert_eq!((gone.container_id.as_str(), gone.pod_name.as_str()), ("unknown", "unknown"));
+    assert_eq!((gone.namespace_name.as_str(), gone.policy_name.as_str()), ("default", "p"));
+    // one of them is over, and its denial comes late
+    let id = ContainerId::new(id('b')).unwrap();
+    node.profiles.disarm(&id).unwrap();
+    node.registry.end(&id);
+    assert_eq!(of(8).container_id, id.to_string());
+    assert_eq!(of(99).container_id, "unknown");
+}
+
+#[test]
+fn native_rules_are_named_where_no_other_policy_can_have_said_it() {
+    let native = |name: &str| {
+        Native {
+        policy: parse("n.yaml", &format!(
+            "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec:\n  selector: {{matchLabels: {{app: web}}}}\n  apparmor: 'deny /etc/group r,'\n"
+        )).policies[0].id().clone(),
+        text: "deny /etc/group r,".to_owned(),
+    }
+    };
+    let node = Node::new(&[native("one")]);
+    node.has('a', 7, RULES);
+    let group = file("open", "", "/etc/group", 7, "r");
+    assert_eq!(by(&node.told(&group)), ("one", "spec.apparmor", "File", "/etc/group"));
+    assert_eq!(node.told(&file("open", "", "/etc/passwd", 7, "r")).policy_name, "p");
+    assert_eq!(node.told(&file("link", "", "/etc/group", 7, "l")).policy_name, "unknown");
+    let node = Node::new(&[native("one"), native("two")]);
+    node.has('a', 7, RULES);
+    assert_eq!(node.told(&group).policy_name, "unknown");
+}
+
+#[test]
+fn a_denial_by_a_label_is_of_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let below = |path: &str| dir.path().join(path).display().to_string();
+    for path in ["secret", "dir/x", "other/secret"] {
+        std::fs::create_dir_all(Path::new(&below(path)).parent().unwrap()).unwrap();
+        std::fs::write(below(path), "").unwrap();
+    }
+    let text = format!(
+        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: host}}\n\
+         spec:\n  nodeSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}\n  action: Block\n\
+         \x20 file:\n    matchPaths: [{{path: {}}}]\n    matchDirectories: [{{dir: {}/, recursive: true}}]\n",
+        below("secret"),
+        below("dir")
+    );
+    let parsed = parse("host.yaml", &text);
+    assert_eq!(parsed.errors, []);
+    let subject = Subject::of_host([("kubernetes.io/os".to_owned(), "linux".to_owned())].into());
+    let ruleset = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject).ruleset;
+    let registry = Arc::new(Registry::default());
+    let host = Container { id: ContainerId::host(), subject, ..(*container("a", "default", "web")).clone() };
+    registry.add(Arc::new(host));
+    registry.assign(&ContainerId::host(), Some(Arc::new(ruleset)));
+    let record = dir.path().join("selinux");
+    std::fs::create_dir(&record).unwrap();
+    let hexadecimal = |path: &str| path.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let labelled =
+        ["secret", "dir", "dir/x"].map(|path| format!("system_u 0 0 {}\n", hexadecimal(&below(path))));
+    std::fs::write(record.join("labels"), format!("nri-enforcer labels 2 \n{}end\n", labelled.concat()))
+        .unwrap();
+
+    let mut attribution = Attribution::new(registry, None, record);
+    let alerts = Alerts { cluster_name: "c".into(), host_name: "h".into() };
+    let mut told = |permissions: &str, what: &str, class: &str| {
+        let text = format!(
+            "audit(1.000:2): avc:  denied  {{ {permissions} }} for  pid=311 comm=\"head\" {what} dev=\"vda\" \
+             scontext=system_u:system_r:host_t:s0 tcontext=nri_enforcer_rwcm_u:object_r:base_t:s0 tclass={class} permissive=0"
+        );
+        let denial = Denial::parse(&text).unwrap().unwrap();
+        alerts.denial(&attribution.judge(Heard { denial, acting: None }))
+    };
+    let inode = |path: &str| std::fs::metadata(below(path)).unwrap().ino();
+    let alert = told("read", &format!("name=\"secret\" ino={}", inode("secret")), "file");
+    let secret = below("secret");
+    assert_eq!(by(&alert), ("host", "spec.file.matchPaths[0]", "File", secret.as_str()));
+    assert_eq!((alert.kind, alert.enforcer, alert.action), ("MatchedHostPolicy", "SELinux", "Block"));
+    assert_eq!((alert.namespace_name.as_str(), alert.host_pid), ("", 311));
+    // of what is to be made there is a name alone
+    let alert = told("add_name", "name=\"new\"", "dir");
+    assert_eq!((alert.policy_name.as_str(), alert.rule.as_str()), ("host", "spec.file.matchDirectories[0]"));
+    // a file of the same name that has no label of ours
+    let alert = told("read", &format!("name=\"secret\" ino={}", inode("other/secret")), "file");
+    assert_eq!((alert.policy_name.as_str(), alert.resource.as_str()), ("unknown", "secret"));
+    assert!(
+        alert.data.contains("path=unknown") && alert.message.contains("does not tell the path"),
+        "{alert:?}"
+    );
+}
