@@ -156,6 +156,7 @@ pub fn identity(enforcer: Enforcer) {
     // It had begun when it was armed as one that had not: what it waits for has been. Armed as one that runs it is judged.
     let mut seven = Container::created("seven", true);
     seven.start();
+    assert!(seven.reads("/tmp/secret"), "it runs");
     enforcer.arm(&seven.target(Stage::Created), &rules).unwrap();
     assert!(seven.reads("/tmp/secret"));
     let again = enforcer.arm(&seven.target(Stage::Running), &rules).unwrap();
