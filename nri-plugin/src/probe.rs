@@ -72,8 +72,10 @@ pub fn run(args: &ProbeArgs) -> Exit {
 
 fn selinux_works(selinux: &Selinux) -> String {
     let permissive = match selinux.permissive() {
-        Ok(domains) if domains.is_empty() => String::new(),
-        Ok(domains) => format!("; {}", denied_nothing(&domains)),
+        Ok(found) => {
+            let named = (!found.domains.is_empty()).then(|| denied_nothing(&found.domains));
+            named.into_iter().chain(found.unknown()).map(|what| format!("; {what}")).collect()
+        }
         Err(error) => format!("; which domains are permissive is not known: {}", chain(&error)),
     };
     format!("it is enforcing, and `semodule` reads its modules; for `--host-policies` alone{permissive}")

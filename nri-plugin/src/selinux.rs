@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer_core::compile::selinux::{Domain, Labels, compile};
 use enforcer_core::coverage::Gap;
@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(200);
 const NAMED: usize = 5;
 /// The digest of what an earlier daemon labelled: no ruleset has it, so it will be replaced.
 const UNKNOWN: [u8; 32] = [0; 32];
+/// How long one step may take before that is told. It goes on: what a file system never answers cannot be ended.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What lacks until the files are labelled, the first time.
 const BEGUN: &str = "not labelled for SELinux: its files are being looked for";
 
@@ -101,9 +103,10 @@ enum Job {
 #[derive(Debug, Default)]
 struct State {
     set: Option<(RulesetDigest, Arc<Labels>)>,
-    earlier: bool,     // a daemon before this one set labels
-    next: Option<Job>, // a later one takes its place
-    at_work: Option<Job>,
+    earlier: bool,                           // a daemon before this one set labels
+    next: Option<Job>,                       // a later one takes its place
+    at_work: Option<(Job, Instant)>,         // since when
+    failed: Option<(RulesetDigest, String)>, // what was tried last in vain, and why
     told: Option<String>,
     ended: bool,
 }
@@ -111,7 +114,12 @@ struct State {
 impl State {
     /// What is to come of all that is asked for.
     fn wanted(&self) -> Option<&Job> {
-        self.next.as_ref().or(self.at_work.as_ref())
+        self.next.as_ref().or(self.at_work.as_ref().map(|(job, _)| job))
+    }
+
+    /// Why this ruleset was tried in vain; `None`: it was not, or has been set since.
+    fn failure(&self, of: RulesetDigest) -> Option<&String> {
+        self.failed.as_ref().filter(|(digest, _)| *digest == of).map(|(_, why)| why)
     }
 }
 
@@ -172,7 +180,11 @@ impl<L: Labeller> HostLabels<L> {
         if state.told.is_none() {
             self.shared.tell(&mut state, Some(BEGUN.to_owned()));
         }
-        Ok(())
+        match state.failure(digest) {
+            // it is tried again, and until that works nobody is to take it for armed
+            Some(why) => Err(KernelError::new(why.clone())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -208,7 +220,7 @@ impl<L: Labeller> Shared<L> {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            state.at_work = Some(job.clone());
+            state.at_work = Some((job.clone(), Instant::now()));
             drop(state);
             state = match job {
                 Job::Set(digest, labels) => self.set(digest, labels),
@@ -225,6 +237,9 @@ impl<L: Labeller> Shared<L> {
             Ok(applied) => {
                 let before = state.set.as_ref().map(|(digest, _)| *digest);
                 state.set = Some((digest, labels));
+                if state.failure(digest).is_some() {
+                    state.failed = None;
+                }
                 if before != Some(digest) {
                     tracing::info!(files = applied.files, ruleset = %digest, "files labelled for SELinux");
                 }
@@ -234,7 +249,9 @@ impl<L: Labeller> Shared<L> {
                 }
             }
             Err(error) => {
-                self.tell(&mut state, Some(format!("not labelled for SELinux since: {}", chain(&error))));
+                let why = format!("not labelled for SELinux since: {}", chain(&error));
+                state.failed = Some((digest, why.clone()));
+                self.tell(&mut state, Some(why));
             }
         }
         state
@@ -247,18 +264,22 @@ impl<L: Labeller> Shared<L> {
             Ok(Restored { kept, .. }) if !kept.is_empty() => joined(&kept),
             Err(error) => chain(&error),
             Ok(Restored { gone, .. }) => {
-                (state.set, state.earlier) = (None, false);
+                (state.set, state.earlier, state.failed) = (None, false, None);
                 if gone > 0 {
                     tracing::warn!(
                         files = gone,
                         "files that had SELinux labels of ours are not where they were; `restorecon -F` restores theirs"
                     );
                 }
-                self.tell(&mut state, None);
+                // with others to come it is not armed yet
+                if state.next.is_none() {
+                    self.tell(&mut state, None);
+                }
                 return state;
             }
         };
-        // it is still in force, as `armed` says, and the next sweep tries again
+        // some of it is still in force, as `armed` says, and the next sweep tries again; nobody sets it anew meanwhile
+        (state.set, state.earlier) = (None, true);
         self.tell(&mut state, Some(format!("labels cannot be taken off: {why}")));
         state
     }
@@ -284,6 +305,25 @@ fn joined(all: &[String]) -> String {
     match all.len().saturating_sub(NAMED) {
         0 => named,
         more => format!("{named}; and {more} more"),
+    }
+}
+
+impl<L: Labeller> HostLabels<L> {
+    /// Has the files looked for again, or tells that whoever does so has not come back for longer than `patience`.
+    fn tend_within(&self, patience: Duration) {
+        let mut state = self.shared.state();
+        if state.at_work.as_ref().is_some_and(|(_, since)| since.elapsed() >= patience) {
+            let lacks = format!(
+                "SELinux labels: looking for files has taken more than {} s; one does not answer, or it has failed, \
+                 as the log says then",
+                patience.as_secs()
+            );
+            return self.shared.tell(&mut state, Some(lacks));
+        }
+        if state.wanted().is_none() {
+            state.next = state.set.clone().map(|(digest, labels)| Job::Set(digest, labels));
+            self.shared.changed.notify_all();
+        }
     }
 }
 
@@ -316,9 +356,10 @@ impl<L: Labeller> Kernel for HostLabels<L> {
         }
         let state = self.shared.state();
         let digest = match state.wanted() {
-            Some(Job::Set(digest, _)) => Some(*digest),
+            Some(Job::Set(digest, _)) if state.failure(*digest).is_none() => Some(*digest),
             Some(Job::TakeOff) => None,
-            None => {
+            // what failed before counts once it is done
+            Some(Job::Set(..)) | None => {
                 let unknown = state.earlier.then(|| RulesetDigest::from_bytes(UNKNOWN));
                 state.set.as_ref().map(|(digest, _)| *digest).or(unknown)
             }
@@ -354,11 +395,7 @@ impl<L: Labeller> Kernel for HostLabels<L> {
 
     /// Files are made and moved, which nobody tells.
     fn tend(&self) {
-        let mut state = self.shared.state();
-        if state.wanted().is_none() {
-            state.next = state.set.clone().map(|(digest, labels)| Job::Set(digest, labels));
-            self.shared.changed.notify_all();
-        }
+        self.tend_within(PATIENCE);
     }
 }
 

@@ -94,12 +94,58 @@ fn podman_5_is_read_the_same() {
     assert_eq!(in_pod.labels, labels(&[&image[..], &[("app", "db"), ("tier", "front")]].concat()));
     assert_eq!(subject(&podman, INFRA_5).unwrap(), None, "it only holds namespaces");
     assert_eq!(fs::read(dir.path().join(SQLITE)).unwrap(), STATE_5);
-    // with a journal of the other kind, which podman had for a while and files keep
     let writer = writer(dir.path());
-    writer.pragma_update(None, "journal_mode", "wal").unwrap();
     let renamed = r#"{"labels": {"app": "other"}}"#; // as text, not as bytes
     writer.execute("UPDATE ContainerConfig SET JSON = ?1 WHERE ID = ?2", [renamed, WEB_5]).unwrap();
     assert_eq!(subject(&podman, WEB_5).unwrap().unwrap().labels["app"], "other");
+}
+
+#[test]
+fn a_write_ahead_log_is_refused_and_nothing_is_made_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let podman = storage_5(dir.path());
+    let writer = writer(dir.path());
+    writer.pragma_update(None, "journal_mode", "wal").unwrap();
+    writer.execute("UPDATE ContainerConfig SET Name = 'w' WHERE ID = ?1", [WEB_5]).unwrap();
+    writer.close().unwrap(); // the last one removes the log
+    let names = || {
+        let entries = fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    assert_eq!(before, ["db.sql", "vfs-containers"]);
+    let told = subject(&podman, WEB_5).unwrap_err();
+    assert!(told.contains("has a write-ahead log"), "{told}");
+    assert_eq!(names(), before);
+    let writer = Connection::open(dir.path().join(SQLITE)).unwrap();
+    writer.pragma_update(None, "journal_mode", "delete").unwrap();
+    assert_eq!(subject(&podman, WEB_5).unwrap().unwrap().container, "web");
+}
+
+#[test]
+fn two_queries_wait_no_longer_than_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let _podman = storage_5(dir.path());
+    let writer = writer(dir.path());
+    writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let file = Sqlite::open(&dir.path().join(SQLITE)).unwrap();
+    file.get(Kind::Container, WEB_5).unwrap_err();
+    let begin = Instant::now();
+    let told = file.get(Kind::Pod, WEB_5).unwrap_err().to_string();
+    assert!(told.contains("has been changing it for more than 500 ms"), "{told}");
+    assert!(begin.elapsed() < Duration::from_millis(400), "{:?}", begin.elapsed());
+}
+
+/// SQLite takes no path of more than 512 bytes.
+#[test]
+fn what_cannot_be_opened_is_no_change_that_was_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = (0..6).fold(dir.path().to_owned(), |path, _| path.join("d".repeat(100)));
+    let podman = storage_5(&long);
+    let told = subject(&podman, WEB_5).unwrap_err();
+    assert!(told.contains("unable to open database file") && !told.contains("cut off"), "{told}");
 }
 
 #[test]

@@ -2,11 +2,19 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use enforcer_core::enforce::Stage;
-use enforcer_core::policy::parse;
+use enforcer_core::policy::{Policy, parse};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
 
 use super::*;
+use crate::container::{Container, Selection, Wish};
+use crate::lock::Lock;
+use crate::order::{Notice, Order};
+use crate::procs::Procs;
+use crate::procs::tests::add;
+use crate::reconciler::Reconciler;
+use crate::registry::Registry;
+use crate::set::PolicySet;
 
 /// Stands for files of which there are so many that each step ends when the test says so.
 struct Slow {
@@ -36,7 +44,7 @@ impl Labeller for Slow {
 }
 
 struct Fixture {
-    labels: HostLabels<Slow>,
+    labels: Arc<HostLabels<Slow>>,
     begun: Receiver<&'static str>,
     end: Sender<Result<Vec<String>, SelinuxError>>,
     told: Arc<Mutex<Option<String>>>,
@@ -46,7 +54,7 @@ impl Fixture {
     fn new() -> Self {
         let ((begins, begun), (end, ends)) = (channel(), channel());
         let labels = HostLabels::with(Slow { begun: begins, ends: Mutex::new(ends) }, None, false).unwrap();
-        let told: Arc<Mutex<Option<String>>> = Arc::default();
+        let (labels, told) = (Arc::new(labels), Arc::<Mutex<Option<String>>>::default());
         let tells = Arc::clone(&told);
         labels.lacking(Box::new(move |_, what| *tells.lock().unwrap() = what));
         Self { labels, begun, end, told }
@@ -82,13 +90,20 @@ impl Fixture {
     }
 }
 
-fn ruleset(path: &str) -> Ruleset {
+fn policies(path: &str) -> Vec<Policy> {
     let text = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: h}}\nspec:\n  \
          nodeSelector: {{matchLabels: {{rack: a}}}}\n  file: {{matchPaths: [{{path: {path}}}]}}\n  action: Block\n"
     );
-    let host = Subject::of_host([("rack".to_owned(), "a".to_owned())].into());
-    Ruleset::resolve(&parse("test.yaml", &text).policies, &Postures::default(), &host).ruleset
+    parse("test.yaml", &text).policies
+}
+
+fn host() -> Subject {
+    Subject::of_host([("rack".to_owned(), "a".to_owned())].into())
+}
+
+fn ruleset(path: &str) -> Ruleset {
+    Ruleset::resolve(&policies(path), &Postures::default(), &host()).ruleset
 }
 
 fn target(id: ContainerId) -> Target {
@@ -131,8 +146,16 @@ fn what_fails_is_told_and_is_not_in_force() {
     f.ends(Err(SelinuxError::Damaged("/record".into())));
     f.until(|| f.told().contains("is damaged") && f.idle());
     assert_eq!(f.armed(), None, "so the sweep arms it again");
-    f.labels.arm(&target(ContainerId::host()), &x).unwrap();
+    let again = f.labels.arm(&target(ContainerId::host()), &x).unwrap_err();
+    assert!(again.to_string().contains("is damaged") && !again.is_uncovered(), "{again}");
     assert!(f.told().contains("is damaged"), "until it works");
+    f.begins("set");
+    assert_eq!(f.armed(), None, "nor is it while it is tried again");
+    f.labels.arm(&target(ContainerId::host()), &x).unwrap_err();
+    f.ends(Ok(Vec::new()));
+    f.until(|| f.told().is_empty() && f.idle());
+    assert_eq!(f.armed(), Some(x.digest()));
+    f.labels.arm(&target(ContainerId::host()), &x).unwrap();
     f.begins("set");
     f.ends(Ok(Vec::new()));
     f.until(|| f.told().is_empty() && f.idle());
@@ -141,6 +164,60 @@ fn what_fails_is_told_and_is_not_in_force() {
     f.ends(Err(SelinuxError::NotInForce));
     f.until(|| f.told().contains("does not enforce") && f.idle());
     assert_eq!(f.armed(), Some(x.digest()));
+}
+
+/// The record is on a full disk, for an example: each sweep tries again.
+#[test]
+fn a_host_that_cannot_be_labelled_is_unprotected_and_never_late_again() {
+    let f = Fixture::new();
+    let proc = tempfile::tempdir().unwrap();
+    add(proc.path(), 1, 'S', 1000, "/init.scope");
+    let set = Arc::new(PolicySet::new(policies("/x").into_iter().map(Arc::new).collect()));
+    let (_policies, seen) = tokio::sync::watch::channel(set);
+    let notices = Arc::<Mutex<Vec<String>>>::default();
+    let of_reconciler = Arc::clone(&notices);
+    let notify = Box::new(move |notice: Notice| {
+        of_reconciler.lock().unwrap().push(match notice {
+            Notice::Late { .. } => "late".to_owned(),
+            Notice::Unprotected { reason, .. } => reason,
+            other => panic!("not the reconciler's: {other:?}"),
+        });
+    });
+    let selection =
+        Selection { lock: Lock::Selinux, host: Some(Postures::default()), ..Selection::default() };
+    let (registry, procs) = (Arc::<Registry>::default(), Procs::at(proc.path()));
+    let (kernel, of_all) = (Arc::clone(&f.labels), Arc::clone(&registry));
+    let mut reconciler = Reconciler::new(kernel, selection, seen, of_all, procs, notify);
+    let mut take = |order| {
+        reconciler.take(order);
+        while !reconciler.is_idle() {
+            reconciler.step();
+        }
+        std::mem::take(&mut *notices.lock().unwrap())
+    };
+    let (id, subject) = (ContainerId::host(), host());
+    let host = Container { id, subject, pod_uid: String::new(), image: String::new(), wish: Wish::None };
+    let mut said = take(Order::Started { container: Arc::new(host), pid: 1 });
+    said.extend(take(Order::Sweep));
+    for _ in 0..3 {
+        f.begins("set");
+        f.ends(Err(SelinuxError::Damaged("/record".into())));
+        f.until(|| f.idle());
+        said.extend(take(Order::Sweep));
+    }
+    let unprotected = said.iter().filter(|reason| reason.contains("is damaged")).count();
+    let late = said.iter().filter(|said| *said == "late").count();
+    assert_eq!((unprotected, said.len() - late), (1, 1), "{said:?}");
+    assert!(late <= 1, "{said:?}");
+    assert!(registry.standing(&ContainerId::host()).problem.is_some_and(|why| why.contains("is damaged")));
+    // until it works
+    f.begins("set");
+    f.ends(Ok(Vec::new()));
+    f.until(|| f.told().is_empty() && f.idle());
+    assert_eq!((take(Order::Sweep), f.armed()), (Vec::new(), Some(ruleset("/x").digest())));
+    assert_eq!(registry.standing(&ContainerId::host()).problem, None);
+    f.begins("set"); // as each sweep looks for files
+    f.ends(Ok(Vec::new()));
 }
 
 #[test]
@@ -155,12 +232,47 @@ fn labels_that_stay_are_still_in_force() {
     f.begins("take off");
     f.ends(Ok(vec!["`/x`: busy".to_owned()]));
     f.until(|| f.told().contains("cannot be taken off: `/x`: busy") && f.idle());
-    assert_eq!(f.armed(), Some(x.digest()), "so the sweep disarms it again");
+    let some = Some(RulesetDigest::from_bytes(UNKNOWN));
+    assert_eq!(f.armed(), some, "so the sweep disarms it again");
+    f.labels.tend(); // which sets nothing that nobody wants
     f.labels.disarm(&ContainerId::host()).unwrap();
     f.begins("take off");
     f.ends(Ok(Vec::new()));
     f.until(|| f.told().is_empty() && f.idle());
     assert_eq!(f.armed(), None);
+}
+
+/// Armed, disarmed and armed again before the first step is done: no moment passes for one at which it is held.
+#[test]
+fn taking_off_does_not_clear_what_the_next_rules_lack() {
+    let f = Fixture::new();
+    let x = ruleset("/x");
+    f.labels.arm(&target(ContainerId::host()), &x).unwrap();
+    f.begins("set");
+    f.ends(Ok(Vec::new()));
+    f.until(|| f.told().is_empty() && f.idle());
+    f.labels.disarm(&ContainerId::host()).unwrap();
+    f.begins("take off");
+    f.labels.arm(&target(ContainerId::host()), &x).unwrap();
+    assert_eq!(f.told(), BEGUN);
+    f.ends(Ok(Vec::new()));
+    f.begins("set");
+    assert_eq!((f.told().as_str(), f.armed()), (BEGUN, Some(x.digest())));
+    f.ends(Ok(Vec::new()));
+    f.until(|| f.told().is_empty() && f.idle());
+}
+
+#[test]
+fn a_search_that_does_not_end_is_told() {
+    let f = Fixture::new();
+    f.labels.arm(&target(ContainerId::host()), &ruleset("/x")).unwrap();
+    f.begins("set");
+    f.labels.tend();
+    assert_eq!(f.told(), BEGUN, "it may take a while");
+    f.labels.tend_within(Duration::ZERO);
+    assert!(f.told().contains("looking for files has taken more than 0 s"), "{}", f.told());
+    f.ends(Ok(Vec::new()));
+    f.until(|| f.told().is_empty() && f.idle());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod gaps;
 mod module;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::module::{Domain, InvalidDomain, MODULE, module};
 use crate::coverage::Gap;
@@ -112,8 +112,8 @@ pub struct Labels {
     pub places: Vec<Place>,
     /// What of the rules is not in it; sorted, no two equal.
     pub gaps: Vec<Gap>,
-    /// Paths of rules over links that were followed: where they lead is among the places, too.
-    linked: BTreeSet<AbsPath>,
+    /// Paths of rules over links that were followed, each with its names then: these are among the places, too.
+    linked: BTreeMap<AbsPath, BTreeSet<AbsPath>>,
 }
 
 /// What of a ruleset labels hold: by this, and not by what is written, an access is decided. It has a digest of its own and no
@@ -142,15 +142,19 @@ pub fn compile(ruleset: &Ruleset) -> Labels {
             places.extend(above.ok().map(|path| Place { path, reach: Reach::Above }));
         }
     }
-    let linked = ruleset.links().iter().map(|link| link.path.clone()).collect();
+    let mut linked = BTreeMap::<_, BTreeSet<_>>::new();
+    for link in ruleset.links() {
+        linked.entry(link.path.clone()).or_default().insert(link.target.clone());
+    }
     Labels { rules, places: places.into_iter().collect(), gaps: gaps::of(ruleset), linked }
 }
 
 impl Labels {
-    /// Whether this path of a rule leads over links, and where it leads has the rule, too ([`Ruleset::with_links`]).
+    /// The other names by which the rules of a path count, where it led over links ([`Ruleset::with_links`]); `None`: it did
+    /// not, or where it led was not followed.
     #[must_use]
-    pub fn is_linked(&self, path: &AbsPath) -> bool {
-        self.linked.contains(path)
+    pub fn linked(&self, path: &AbsPath) -> Option<&BTreeSet<AbsPath>> {
+        self.linked.get(path)
     }
 
     /// The label of what is at this path.

@@ -15,6 +15,7 @@ mod store;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use self::error::SelinuxError;
 use self::error::failed;
 use self::file::{Context, Labelled};
+pub use self::permissive::Permissive;
 use self::record::{Note, Record};
 use super::exclusive;
 use crate::compile::selinux::{Domain, Kind, Label, Labels, module};
@@ -230,9 +232,21 @@ impl Selinux {
             lacks.extend(restored.kept);
             record.write(&self.record)?;
         }
+        // files are labelled, whatever is known of who is denied nothing
+        let (permissive, unknown) = match self.permissive() {
+            Ok(permissive) => {
+                let unknown = permissive.unknown();
+                (permissive.domains, unknown)
+            }
+            Err(error) => {
+                let why = error.source().map(|why| format!(": {why}")).unwrap_or_default();
+                (Vec::new(), Some(format!("which domains are permissive is not known: {error}{why}")))
+            }
+        };
+        lacks.extend(unknown);
         lacks.sort_unstable();
         lacks.dedup();
-        Ok(Applied { files, lacks, permissive: self.permissive()? })
+        Ok(Applied { files, lacks, permissive })
     }
 
     /// Takes all labels of ours off that are noted; our module stays.
@@ -242,9 +256,7 @@ impl Selinux {
     pub fn take_off(&self) -> Result<Restored, SelinuxError> {
         self.must_be_in_force()?;
         let mut record = Record::read(&self.record)?;
-        let all = record.users.keys().cloned().collect();
-        let mut restored = self.restore(&mut record, all, |_, _, _| Fate::Restored);
-        restored.gone = record.moved();
+        let restored = self.restore_all(&mut record);
         record.write(&self.record)?;
         Ok(restored)
     }
@@ -304,6 +316,13 @@ impl Selinux {
         if self.in_force()? { Ok(()) } else { Err(SelinuxError::NotInForce) }
     }
 
+    fn restore_all(&self, record: &mut Record) -> Restored {
+        let all = record.users.keys().cloned().collect();
+        let mut restored = self.restore(record, all, |_, _, _| Fate::Restored);
+        restored.gone += record.moved();
+        restored
+    }
+
     fn restore(
         &self,
         record: &mut Record,
@@ -336,7 +355,8 @@ impl Selinux {
             match done {
                 Ok(true) => restored.files += 1,
                 Ok(false) => {}
-                Err(error) if file::is_nothing(&error) => {}
+                // one that is known by its inode is counted as moved
+                Err(error) if file::is_nothing(&error) => restored.gone += usize::from(noted.is_none()),
                 Err(error) => {
                     restored.kept.push(told(&path, &error));
                     continue;
@@ -437,6 +457,21 @@ mod tests {
         assert_eq!(fate(b"/bin/tool", 3, Kind::File), Fate::Kept);
         assert_eq!(fate(b"/bin/other", 3, Kind::File), Fate::Restored);
         assert_eq!(fate(b"/a/other", 2, Kind::File), Fate::Renamed(b"/a/name".to_vec()));
+    }
+
+    #[test]
+    fn what_is_not_where_it_was_is_counted_also_after_a_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, keeper) = (dir.path().to_owned(), "keeper_t".parse().unwrap());
+        let selinux = Selinux { root: root.clone(), record: root, keeper };
+        let mut record = Record::default();
+        let note = |identity| Note { user: "system_u".to_owned(), identity };
+        record.users.insert(b"/before-the-boot".to_vec(), note(None));
+        record.users.insert(b"/since-the-boot".to_vec(), note(Some((1, 2))));
+        record.lose((1, 3), "system_u".to_owned());
+        let restored = selinux.restore_all(&mut record);
+        assert_eq!(restored, Restored { files: 0, gone: 3, kept: Vec::new() });
+        assert!(record.users.is_empty());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use super::file::{Identity, Labelled, is_link, is_mounted, is_nothing};
 use super::told;
 use crate::compile::selinux::{Kind, Label, Labels, Place, Reach};
+use crate::enforce::root::Root;
+use crate::links::OtherName;
+use crate::path::AbsPath;
 
 /// How much is looked at for one place of the rules.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +49,9 @@ impl Found {
         let path = place.path.as_bytes();
         let top = match Labelled::open(root, path) {
             Ok(top) => top,
-            // where the link leads is a place of its own
-            Err(error) if is_link(&error) && labels.is_linked(&place.path) => return,
+            Err(error) if is_link(&error) && labels.linked(&place.path).is_some() => {
+                return self.follow(root, &place.path, labels);
+            }
             Err(error) if is_nothing(&error) => {
                 if place.reach != Reach::Above {
                     let why = match is_link(&error) {
@@ -63,6 +67,9 @@ impl Found {
             Err(error) => return self.lacks.push(told(path, &error)),
         };
         self.add(&top, path, labels);
+        if top.kind() == Kind::Link {
+            return self.follow(root, &place.path, labels);
+        }
         let within = match place.reach {
             Reach::Below => Reach::Below,
             Reach::Children => Reach::Itself,
@@ -111,6 +118,27 @@ impl Found {
         }
     }
 
+    /// Where a link leads is a place of its own, if it leads where it did when the policies were read. One that no file
+    /// rule protects may be replaced since.
+    fn follow(&mut self, root: &Path, path: &AbsPath, labels: &Labels) {
+        let Some(then) = labels.linked(path) else { return };
+        let now = match Root::at(root) {
+            Ok(root) => root.resolve(path),
+            Err(error) => return self.lacks.push(told(path.as_bytes(), &error)),
+        };
+        // a program of many names counts by where its name stands alone
+        let known = |OtherName { place, target, .. }: &OtherName| {
+            then.contains(target) || then.iter().all(|name| name == place)
+        };
+        if !now.names.iter().any(known) {
+            let why = match now.unknown {
+                Some(_) => "where it leads cannot be looked up",
+                None => "it leads elsewhere than when the policies were read",
+            };
+            self.lacks.push(format!("`{}`: {why}", path.as_bytes().escape_ascii()));
+        }
+    }
+
     fn add(&mut self, file: &Labelled, path: &[u8], labels: &Labels) {
         let label = labels.of(path, file.kind());
         if label != Label::NOTHING {
@@ -154,7 +182,6 @@ impl Found {
 pub(super) mod tests {
     use super::*;
     use crate::compile::selinux::compile;
-    use crate::enforce::root::Root;
     use crate::links::LookUps;
     use crate::policy::parse;
     use crate::ruleset::{Postures, Ruleset};
@@ -207,6 +234,53 @@ pub(super) mod tests {
         // what was not followed is told as such
         let lacks = find(dir.path(), &compile(&written), LIMITS).lacks;
         assert!(lacks.iter().any(|lack| lack.starts_with("`/bin/tool`: a link is on the way")), "{lacks:?}");
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_now_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for directory in ["usr/bin", "usr/local", "opt"] {
+            fs::create_dir_all(at(directory)).unwrap();
+            ["tool", "real", "other"]
+                .iter()
+                .for_each(|name| fs::write(at(directory).join(name), "").unwrap());
+        }
+        let link = |name: &str, target: &str| {
+            let _absent = fs::remove_file(at(name));
+            std::os::unix::fs::symlink(target, at(name)).unwrap();
+        };
+        link("bin", "usr/bin");
+        link("opt/name", "/opt/real");
+        let written =
+            ruleset("  process: {matchPaths: [{path: /bin/tool}, {path: /opt/name}, {path: /bin/name}]}");
+        let linked = |found: BTreeMap<_, _>| {
+            let linked = written.with_links(|path| found.get(path).cloned().unwrap_or_default());
+            compile(&linked.ruleset)
+        };
+        link("usr/bin/name", "real"); // both ways at once
+        let look_up = || Root::at(dir.path()).unwrap().look_up(&LookUps::of(&written)).into_iter().collect();
+        let labels = linked(look_up());
+        let executable = |found: &Found, path: &str| {
+            found.files.values().any(|(name, label)| name == path.as_bytes() && label.has(Label::EXECUTE))
+        };
+        let found = find(dir.path(), &labels, LIMITS);
+        assert_eq!(found.lacks, [""; 0]);
+        for path in ["/usr/bin/tool", "/usr/bin/real", "/opt/real"] {
+            assert!(executable(&found, path), "{path}");
+        }
+        link("usr/bin/name", "other");
+        link("opt/name", "/opt/other");
+        let elsewhere = |path: &str| format!("`{path}`: it leads elsewhere than when the policies were read");
+        let lacks = find(dir.path(), &labels, LIMITS).lacks;
+        assert_eq!(lacks, [elsewhere("/bin/name"), elsewhere("/opt/name")]);
+        link("bin", "usr/local");
+        let lacks = find(dir.path(), &labels, LIMITS).lacks;
+        assert!(lacks.contains(&elsewhere("/bin/tool")), "{lacks:?}");
+        // until the policies are read again
+        fs::remove_file(at("bin")).unwrap();
+        link("bin", "opt");
+        assert_eq!(find(dir.path(), &linked(look_up()), LIMITS).lacks, [""; 0]);
     }
 
     #[test]
