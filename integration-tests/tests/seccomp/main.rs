@@ -184,11 +184,10 @@ fn policies_together_allow_what_one_allows_and_none_denies() -> Result<()> {
     check(&one, &ends(["errno 13", "ok", "errno 1", "ok", "errno 1", "errno 38"]))
 }
 
-/// What README shows, and what it says that a whitelist must have.
+/// What the documentation shows, and what it says that a whitelist must have.
 #[test]
-fn the_policy_that_readme_shows_and_the_groups_that_it_names_run_a_container() -> Result<()> {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("\n## Seccomp policies\n").context("no section")?;
+fn the_policy_that_the_documentation_shows_and_the_groups_that_it_names_run_a_container() -> Result<()> {
+    let section = include_str!("../../../nri-plugin/docs/seccomp.md");
     let (_, example) = section.split_once("```yaml\n").context("no example")?;
     let (example, _) = example.split_once("```").context("it does not end")?;
     let profile = compiled(example, &runtime_default())?;
