@@ -65,7 +65,6 @@ fn denial(
     for mask in masks {
         permissions = permissions.or(fields.word(mask)?);
     }
-    let number = |key| fields.number::<u32>(key);
     let info = fields.get("info").map(|field| field.value.chars().take(200).collect());
     Ok(Denial {
         time: std::time::SystemTime::UNIX_EPOCH,
@@ -75,11 +74,19 @@ fn denial(
         by: By::AppArmor(Confined { profile, child, info: info.unwrap_or_default() }),
         operation,
         permissions: permissions.unwrap_or_default(),
-        pid: number("pid")?.unwrap_or(0),
+        pid: fields.number("pid")?.unwrap_or(0),
         comm: fields.comm()?,
-        uid: number("fsuid")?,
-        owner: number("ouid")?,
+        uid: id(fields, "fsuid")?,
+        // -1 is nobody's
+        owner: id(fields, "ouid")?.filter(|owner| *owner != u32::MAX),
     })
+}
+
+/// A user id, which the kernel writes as a signed number (`%d`): from 2^31 on it is negative.
+fn id(fields: &Fields<'_>, key: &'static str) -> Result<Option<u32>, BadRecord> {
+    let Some(number) = fields.number::<i64>(key)? else { return Ok(None) };
+    let negative = || i32::try_from(number).ok().map(i32::cast_unsigned);
+    u32::try_from(number).ok().or_else(negative).map(Some).ok_or(BadRecord(key))
 }
 
 fn object(fields: &Fields<'_>, operation: &str) -> Result<Object, BadRecord> {

@@ -34,6 +34,15 @@ fn a_record_of_apparmor_is_read() {
     assert_eq!((audited.verdict, audited.permissions.as_str()), (Verdict::Audit, "r"));
 }
 
+/// The kernel writes them signed.
+#[test]
+fn user_ids_above_the_half_are_read() {
+    let denial = read(&OPEN.replace("fsuid=0 ouid=7", "fsuid=-1294967296 ouid=-1"));
+    assert_eq!((denial.uid, denial.owner), (Some(3_000_000_000), None));
+    let denial = read(&OPEN.replace("fsuid=0 ouid=7", "fsuid=3000000000 ouid=-2"));
+    assert_eq!((denial.uid, denial.owner), (Some(3_000_000_000), Some(4_294_967_294)));
+}
+
 #[test]
 fn children_stacks_and_strangers_are_told_apart() {
     let of = |label: &str| {
