@@ -22,7 +22,7 @@ pub use self::attribution::{Attribution, Found, Judged};
 use self::socket::{Message, Socket};
 use crate::exit::chain;
 
-/// How many denials wait for the thread that makes alerts, each at most some 6 KB.
+/// How many denials wait for the thread that makes alerts, each at most some 12 KB.
 const QUEUE: usize = 512;
 /// How many of them are made alerts of at a time: events of the kernel's programs have their turn between.
 const AT_ONCE: usize = 256;
@@ -143,8 +143,8 @@ impl Reader {
             match self.socket.heard() {
                 Ok(Message::Nothing) => {}
                 Ok(Message::Lost) => self.gap = true,
-                Ok(Message::Record { kind, text }) => {
-                    if !self.record(kind, &text) {
+                Ok(Message::Record { kind, text, cut }) => {
+                    if !self.record(kind, &text, cut) {
                         return; // nobody takes them any more
                     }
                 }
@@ -166,7 +166,7 @@ impl Reader {
         Heard { denial, acting }
     }
 
-    fn record(&mut self, kind: u16, text: &str) -> bool {
+    fn record(&mut self, kind: u16, text: &str, cut: bool) -> bool {
         if let Some(serial) = audit::serial(text) {
             if std::mem::take(&mut self.gap) {
                 let missing = self.last.and_then(|last| serial.checked_sub(last)?.checked_sub(1));
@@ -179,6 +179,12 @@ impl Reader {
         }
         match Denial::parse(text) {
             None => true,
+            // what is missing would be taken for what the kernel does not tell
+            Some(Ok(_)) if cut => {
+                self.shared.unread.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!("an audit record that is too long");
+                true
+            }
             Some(Err(bad)) => {
                 self.shared.unread.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("{bad}: {}", text.escape_debug());

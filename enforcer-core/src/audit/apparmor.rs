@@ -11,8 +11,8 @@ use super::{BadRecord, By, Denial, Field, Fields, Object};
 use crate::compile::apparmor::ProfileName;
 use crate::decide::Verdict;
 
-/// The longest path, in bytes: what the kernel gives a name.
-const MAX_PATH: usize = 4096;
+/// The longest path, in bytes: what AppArmor gives a name (`aa_g_path_max`, twice `PATH_MAX`).
+const MAX_PATH: usize = 8192;
 
 /// The profile of ours that a process has.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -119,12 +119,22 @@ fn names_are_believed_up_to_their_closing_quote_alone() {
     assert_eq!(read(&OPEN.replace("\"/etc/passwd\"", "\"BEEF\"")).object, Object::Path(b"BEEF".to_vec()));
 }
 
+/// A path from the root may be longer than one that a system call takes.
+#[test]
+fn long_paths_are_read() {
+    let long = format!("/{}", "x".repeat(4999));
+    assert_eq!(read(&OPEN.replace("/etc/passwd", &long)).object, Object::Path(long.clone().into_bytes()));
+    let hexadecimal = long.bytes().map(|byte| format!("{byte:02X}")).collect::<String>();
+    let denial = read(&OPEN.replace("\"/etc/passwd\"", &hexadecimal));
+    assert_eq!((denial.object, denial.owner), (Object::Path(long.into_bytes()), Some(7)));
+}
+
 #[test]
 fn what_makes_no_sense_is_an_error_or_nothing() {
     let error = |record: &str| parsed(record).unwrap().unwrap_err();
     assert_eq!(error(&OPEN.replace("pid=1234", "pid=many")), BadRecord("pid"));
     assert_eq!(error(&OPEN.replace("operation=\"open\"", "")), BadRecord("operation"));
-    assert_eq!(error(&OPEN.replace("/etc/passwd", &"x".repeat(5000))), BadRecord("name"));
+    assert_eq!(error(&OPEN.replace("/etc/passwd", &"x".repeat(9000))), BadRecord("name"));
     assert_eq!(error(&OPEN.replace("\"first\"", &format!("\"{}\"", "x".repeat(100)))), BadRecord("comm"));
     assert_eq!(error(&AVC.replace("tclass=file", "")), BadRecord("tclass"));
     assert_eq!(Denial::parse(&format!("audit(1:2): {OPEN}")), Some(Err(BadRecord("audit"))));
