@@ -140,6 +140,9 @@ impl Attribution {
         }
         let none = || (None, Found::Unknown("which rules are in the profile is not known".into()), None);
         (judged.ruleset, judged.found, judged.source) = first.unwrap_or_else(none);
+        if let Some(bad) = &judged.denial.doubt {
+            judged.found = Found::Unknown(format!("the kernel told {bad}"));
+        }
     }
 
     /// Which of the rules in a profile it is, and the executable that acted, where that is known.
@@ -338,6 +341,8 @@ fn class_of(denial: &Denial) -> Class {
         Object::Socket { .. } => Class::Network,
         Object::Path(_) | Object::File { .. } if executes => Class::Process,
         Object::Other(_) if matches!(denial.operation.as_str(), "ptrace" | "signal") => Class::Process,
+        // its protocol is none
+        Object::Other(_) if denial.operation == "create" => Class::Network,
         Object::Path(_) | Object::File { .. } | Object::Other(_) => Class::File,
     }
 }

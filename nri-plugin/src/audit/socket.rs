@@ -71,9 +71,7 @@ impl Socket {
         let mut parts = [IoSliceMut::new(&mut self.message)];
         let received = recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut parts, None, MsgFlags::empty());
         let (length, sender, cut) = match received {
-            Ok(received) => {
-                (received.bytes, received.address, received.flags.contains(MsgFlags::MSG_TRUNC))
-            }
+            Ok(received) => (received.bytes, received.address, received.flags.contains(MsgFlags::MSG_TRUNC)),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Message::Nothing),
             Err(Errno::ENOBUFS) => return Ok(Message::Lost),
             Err(error) => return Err(error.into()),

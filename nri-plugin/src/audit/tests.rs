@@ -161,6 +161,18 @@ fn what_the_rules_do_not_deny_is_not_guessed() {
     assert_eq!((alert.rule.as_str(), alert.source.as_str()), ("spec.file.matchDirectories[0]", "/bin/two"));
     assert_eq!(alert.process_name, "/bin/two");
     unknown(&file("open", "//other", "/keys/a", 7, "r"), "do not deny it");
+    // what makes no sense costs the rule alone
+    let alert = unknown(&file("open", "", "/etc/passwd", 7, "r").replace("ouid=0", "ouid=x"), "`ouid`");
+    assert_eq!((alert.container_id, alert.resource.as_str()), (id('a'), "/etc/passwd"));
+    let head = format!("apparmor=\"DENIED\" operation=\"create\" profile=\"{PROFILE}\" pid=7 comm=\"a\" ");
+    let socket = |rest: &str| unknown(&format!("{head}{rest} denied_mask=\"create\""), "do not deny it");
+    let alert = socket("family=\"inet\" sock_type=\"stream\" protocol=65536");
+    assert_eq!(alert.operation, "Network");
+    let alert = socket("family=\"inet\" sock_type=\"unknown(7)\" protocol=0");
+    assert_eq!(
+        (alert.operation, alert.resource.as_str()),
+        ("Network", "domain=inet type=unknown(7) protocol=0")
+    );
     // a profile that nobody has
     let stranger = file("open", "", "/etc/passwd", 7, "r").replace(PROFILE, "nri-enforcer.default.none");
     let alert = unknown(&stranger, "which rules are in the profile");
