@@ -11,7 +11,7 @@ use super::{Content, Profiles};
 pub struct Holders {
     /// The containers that have it, or had it lately.
     pub containers: Vec<ContainerId>,
-    /// The one of them that a process is of, where that can be told.
+    /// The one that a process is of, where that can be told; it need not be one of them.
     pub acted: Option<ContainerId>,
     /// What is in it, and then what was in it before it was exchanged lately; none where it is not loaded any more.
     pub contents: Vec<Rules>,
@@ -39,7 +39,8 @@ impl Profiles {
         let rules = |content: &Content| Rules { ruleset: content.ruleset, natives: content.natives.clone() };
         let contents = state.loaded.get(name).into_iter().chain(before).map(rules).collect();
         drop(state);
-        let acted = match (acting.filter(|id| containers.contains(id)), containers.as_slice()) {
+        // whoever acts may have the profile and not be known for it yet
+        let acted = match (acting, containers.as_slice()) {
             (Some(id), _) => Some(id.clone()),
             (None, [only]) => Some(only.clone()),
             (None, _) => None,

@@ -211,6 +211,19 @@ fn of_several_with_one_profile_the_process_says_which() {
     assert_eq!(of(99).container_id, "unknown");
 }
 
+/// A container that is not armed yet, or whose arming failed.
+#[test]
+fn a_denial_of_one_that_is_not_known_to_have_the_profile_is_not_anothers() {
+    let node = Node::new(&[]);
+    node.has('a', 7, RULES);
+    node.registry.add(container(&id('b'), "default", "web"));
+    add(&node.dir.path().join("proc"), 8, 'S', 100, &format!("/kubepods/{}", id('b')));
+    node.kernel.runs(8, PROFILE);
+    let alert = node.told(&file("open", "", "/etc/passwd", 8, "r"));
+    assert_eq!((alert.container_id, alert.policy_name.as_str()), (id('b'), "p"));
+    assert_eq!(node.told(&file("open", "", "/etc/passwd", 7, "r")).container_id, id('a'));
+}
+
 #[test]
 fn native_rules_are_named_where_no_other_policy_can_have_said_it() {
     let native = |name: &str| {
