@@ -166,7 +166,9 @@ impl Attribution {
             let source = actor.map(AbsPath::as_bytes);
             accesses.iter().for_each(|access| answers.ask(&rules, &Access { source, ..*access }));
         }
-        let found = answers.one(&rules).or_else(|| by_natives(&content.natives, denial));
+        // where several rules deny it, one of those may have said it as well
+        let natives = || by_natives(&content.natives, denial).filter(|_| answers.by.is_empty());
+        let found = answers.one(&rules).or_else(natives);
         let source = match actors.as_slice() {
             [Some(source)] => Some((*source).clone()),
             _ => None,

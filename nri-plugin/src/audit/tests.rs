@@ -241,6 +241,8 @@ fn native_rules_are_named_where_no_other_policy_can_have_said_it() {
     assert_eq!(by(&node.told(&group)), ("one", "spec.apparmor", "File", "/etc/group"));
     assert_eq!(node.told(&file("open", "", "/etc/passwd", 7, "r")).policy_name, "p");
     assert_eq!(node.told(&file("link", "", "/etc/group", 7, "l")).policy_name, "unknown");
+    let either = node.told(&file("open", "", "/keys/a", 7, "r"));
+    assert!(either.policy_name == "unknown" && either.message.contains("any of these"), "{either:?}");
     let node = Node::new(&[native("one"), native("two")]);
     node.has('a', 7, RULES);
     assert_eq!(node.told(&group).policy_name, "unknown");
