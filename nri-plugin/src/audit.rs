@@ -83,8 +83,7 @@ impl Audit {
             shared: Arc::clone(&shared),
             container_of,
             stop,
-            last: None,
-            gap: false,
+            numbers: Numbers::default(),
         };
         std::thread::Builder::new()
             .name("audit".into())
@@ -133,8 +132,33 @@ struct Reader {
     container_of: ContainerOf,
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
-    last: Option<u64>, // the number of the last record
-    gap: bool,         // records were lost after it
+    numbers: Numbers,
+}
+
+/// Counts what is lost by the numbers of records.
+#[derive(Debug, Default)]
+struct Numbers {
+    last: Option<u64>, // that of the last record
+    gap: bool,         // records were lost, and the gap in the numbers is still to come
+}
+
+impl Numbers {
+    /// The kernel says that there was no room for some, before what it keeps for us still is read: the gap comes later.
+    /// Returns how many more are lost for certain.
+    fn lost(&mut self) -> u64 {
+        u64::from(!std::mem::replace(&mut self.gap, true))
+    }
+
+    /// A record has come. Returns how many more are lost. Where nothing was, numbers may be left out, too.
+    fn has(&mut self, serial: u64) -> u64 {
+        let last = self.last.replace(serial);
+        let missing = last.and_then(|last| serial.checked_sub(last)?.checked_sub(1)).unwrap_or(0);
+        if !self.gap || missing == 0 {
+            return 0;
+        }
+        self.gap = false;
+        missing.saturating_sub(1) // one was counted at once
+    }
 }
 
 impl Reader {
@@ -142,7 +166,10 @@ impl Reader {
         while !self.stop.load(Ordering::Relaxed) {
             match self.socket.heard() {
                 Ok(Message::Nothing) => {}
-                Ok(Message::Lost) => self.gap = true,
+                Ok(Message::Lost) => {
+                    let lost = self.numbers.lost();
+                    self.shared.lost.fetch_add(lost, Ordering::Relaxed);
+                }
                 Ok(Message::Record { kind, text, cut }) => {
                     if !self.record(kind, &text, cut) {
                         return; // nobody takes them any more
@@ -168,11 +195,8 @@ impl Reader {
 
     fn record(&mut self, kind: u16, text: &str, cut: bool) -> bool {
         if let Some(serial) = audit::serial(text) {
-            if std::mem::take(&mut self.gap) {
-                let missing = self.last.and_then(|last| serial.checked_sub(last)?.checked_sub(1));
-                self.shared.lost.fetch_add(missing.unwrap_or(0).max(1), Ordering::Relaxed);
-            }
-            self.last = Some(serial);
+            let lost = self.numbers.has(serial);
+            self.shared.lost.fetch_add(lost, Ordering::Relaxed);
         }
         if kind != audit::AVC {
             return true;

@@ -211,6 +211,22 @@ fn of_several_with_one_profile_the_process_says_which() {
     assert_eq!(of(99).container_id, "unknown");
 }
 
+/// The kernel says at once that there is no room, and what was kept before comes first.
+#[test]
+fn what_is_lost_is_counted_where_numbers_jump() {
+    let count = |heard: &[Option<u64>]| {
+        let mut numbers = Numbers::default();
+        let each = heard.iter().map(|one| one.map_or_else(|| numbers.lost(), |serial| numbers.has(serial)));
+        each.collect::<Vec<_>>()
+    };
+    let lost = None;
+    assert_eq!(count(&[Some(1), Some(2), lost, Some(3), Some(4), Some(900)]), [0, 0, 1, 0, 0, 894]);
+    assert_eq!(count(&[Some(1), lost, lost, Some(2), Some(4), Some(9)]), [0, 1, 0, 0, 0, 0]);
+    assert_eq!(count(&[Some(1), lost, Some(5), lost, Some(6), Some(6), Some(9)]), [0, 1, 2, 1, 0, 0, 1]);
+    assert_eq!(count(&[lost, Some(7), Some(9)]), [1, 0, 0]);
+    assert_eq!(count(&[Some(5), Some(9), Some(3)]), [0, 0, 0]);
+}
+
 /// A container that is not armed yet, or whose arming failed.
 #[test]
 fn a_denial_of_one_that_is_not_known_to_have_the_profile_is_not_anothers() {
