@@ -118,7 +118,7 @@ impl Attribution {
             judged.found = Found::Unknown("this daemon has no AppArmor profiles".into());
             return;
         };
-        let holders = profiles.holders(&confined.profile, acting);
+        let holders = profiles.holders(&confined.profile, acting, Instant::now());
         judged.container = holders.acted.as_ref().and_then(|id| self.registry.container(id));
         let known = holders.containers.iter().filter_map(|id| self.registry.container(id));
         let namespaces: BTreeSet<String> = known.map(|one| one.subject.namespace.clone()).collect();
