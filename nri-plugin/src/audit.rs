@@ -24,8 +24,6 @@ use crate::exit::chain;
 
 /// How many denials wait for the thread that makes alerts, each at most some 12 KB.
 const QUEUE: usize = 512;
-/// How many of them are made alerts of at a time: events of the kernel's programs have their turn between.
-const AT_ONCE: usize = 256;
 /// How long one wait for a record lasts, and so how late the end of the daemon is noticed.
 const POLL: Duration = Duration::from_millis(200);
 /// Bytes for records that were not read yet, where the kernel gives so many.
@@ -92,9 +90,9 @@ impl Audit {
         Ok(Self { queue, shared })
     }
 
-    /// Hands over what has come, up to a bound.
+    /// Hands over what has come, up to a bound: whoever asks has other things to do, too.
     pub fn take(&self, mut each: impl FnMut(Heard)) {
-        self.queue.try_iter().take(AT_ONCE).for_each(&mut each);
+        self.queue.try_iter().take(QUEUE).for_each(&mut each);
     }
 
     /// How many records were lost since this was asked last; those of others than ours count, too, since nobody has read
