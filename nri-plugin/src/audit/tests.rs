@@ -216,8 +216,14 @@ fn of_several_with_one_profile_the_process_says_which() {
 fn what_is_lost_is_counted_where_numbers_jump() {
     let count = |heard: &[Option<u64>]| {
         let mut numbers = Numbers::default();
-        let each = heard.iter().map(|one| one.map_or_else(|| numbers.lost(), |serial| numbers.has(serial)));
-        each.collect::<Vec<_>>()
+        let mut each = Vec::new();
+        for one in heard {
+            each.push(match one {
+                Some(serial) => numbers.has(*serial),
+                None => numbers.lost(),
+            });
+        }
+        each
     };
     let lost = None;
     assert_eq!(count(&[Some(1), Some(2), lost, Some(3), Some(4), Some(900)]), [0, 0, 1, 0, 0, 894]);
