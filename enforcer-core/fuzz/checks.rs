@@ -68,7 +68,7 @@ pub fn audit(bytes: &[u8]) -> String {
                 Object::Path(path) | Object::File { name: path, .. } => path.len(),
                 _ => 0,
             };
-            assert!(path <= 4096, "a path of {path} bytes");
+            assert!(path <= 8192, "a path of {path} bytes");
             let by = match denial.by {
                 By::AppArmor(by) => {
                     assert!(by.profile.as_str().starts_with("nri-enforcer."));

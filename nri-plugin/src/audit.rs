@@ -22,10 +22,8 @@ pub use self::attribution::{Attribution, Found, Judged};
 use self::socket::{Message, Socket};
 use crate::exit::chain;
 
-/// How many denials wait for the thread that makes alerts, each at most some 6 KB.
+/// How many denials wait for the thread that makes alerts, each at most some 12 KB.
 const QUEUE: usize = 512;
-/// How many of them are made alerts of at a time: events of the kernel's programs have their turn between.
-const AT_ONCE: usize = 256;
 /// How long one wait for a record lasts, and so how late the end of the daemon is noticed.
 const POLL: Duration = Duration::from_millis(200);
 /// Bytes for records that were not read yet, where the kernel gives so many.
@@ -83,8 +81,7 @@ impl Audit {
             shared: Arc::clone(&shared),
             container_of,
             stop,
-            last: None,
-            gap: false,
+            numbers: Numbers::default(),
         };
         std::thread::Builder::new()
             .name("audit".into())
@@ -93,9 +90,9 @@ impl Audit {
         Ok(Self { queue, shared })
     }
 
-    /// Hands over what has come, up to a bound.
+    /// Hands over what has come, up to a bound: whoever asks has other things to do, too.
     pub fn take(&self, mut each: impl FnMut(Heard)) {
-        self.queue.try_iter().take(AT_ONCE).for_each(&mut each);
+        self.queue.try_iter().take(QUEUE).for_each(&mut each);
     }
 
     /// How many records were lost since this was asked last; those of others than ours count, too, since nobody has read
@@ -133,8 +130,33 @@ struct Reader {
     container_of: ContainerOf,
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
-    last: Option<u64>, // the number of the last record
-    gap: bool,         // records were lost after it
+    numbers: Numbers,
+}
+
+/// Counts what is lost by the numbers of records.
+#[derive(Debug, Default)]
+struct Numbers {
+    last: Option<u64>, // that of the last record
+    gap: bool,         // records were lost, and the gap in the numbers is still to come
+}
+
+impl Numbers {
+    /// The kernel says that there was no room for some, before what it keeps for us still is read: the gap comes later.
+    /// Returns how many more are lost for certain.
+    fn lost(&mut self) -> u64 {
+        u64::from(!std::mem::replace(&mut self.gap, true))
+    }
+
+    /// A record has come. Returns how many more are lost. Where nothing was, numbers may be left out, too.
+    fn has(&mut self, serial: u64) -> u64 {
+        let last = self.last.replace(serial);
+        let missing = last.and_then(|last| serial.checked_sub(last)?.checked_sub(1)).unwrap_or(0);
+        if !self.gap || missing == 0 {
+            return 0;
+        }
+        self.gap = false;
+        missing.saturating_sub(1) // one was counted at once
+    }
 }
 
 impl Reader {
@@ -142,9 +164,12 @@ impl Reader {
         while !self.stop.load(Ordering::Relaxed) {
             match self.socket.heard() {
                 Ok(Message::Nothing) => {}
-                Ok(Message::Lost) => self.gap = true,
-                Ok(Message::Record { kind, text }) => {
-                    if !self.record(kind, &text) {
+                Ok(Message::Lost) => {
+                    let lost = self.numbers.lost();
+                    self.shared.lost.fetch_add(lost, Ordering::Relaxed);
+                }
+                Ok(Message::Record { kind, text, cut }) => {
+                    if !self.record(kind, &text, cut) {
                         return; // nobody takes them any more
                     }
                 }
@@ -166,19 +191,22 @@ impl Reader {
         Heard { denial, acting }
     }
 
-    fn record(&mut self, kind: u16, text: &str) -> bool {
+    fn record(&mut self, kind: u16, text: &str, cut: bool) -> bool {
         if let Some(serial) = audit::serial(text) {
-            if std::mem::take(&mut self.gap) {
-                let missing = self.last.and_then(|last| serial.checked_sub(last)?.checked_sub(1));
-                self.shared.lost.fetch_add(missing.unwrap_or(0).max(1), Ordering::Relaxed);
-            }
-            self.last = Some(serial);
+            let lost = self.numbers.has(serial);
+            self.shared.lost.fetch_add(lost, Ordering::Relaxed);
         }
         if kind != audit::AVC {
             return true;
         }
         match Denial::parse(text) {
             None => true,
+            // what is missing would be taken for what the kernel does not tell
+            Some(Ok(_)) if cut => {
+                self.shared.unread.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!("an audit record that is too long");
+                true
+            }
             Some(Err(bad)) => {
                 self.shared.unread.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("{bad}: {}", text.escape_debug());

@@ -59,6 +59,8 @@ pub struct Denial {
     pub uid: Option<u32>,
     /// The owner of the object, likewise.
     pub owner: Option<u32>,
+    /// A field that makes no sense and was left out, so that the rule cannot be told; of AppArmor's records alone.
+    pub doubt: Option<BadRecord>,
 }
 
 /// Who reports a denial.
@@ -112,7 +114,7 @@ impl Denial {
             None => return None,
         };
         let read = if rest.starts_with("apparmor=") {
-            apparmor::read(rest)?
+            Ok(apparmor::read(rest)?)
         } else if rest.starts_with("avc:") {
             selinux::read(rest)?
         } else {
@@ -159,10 +161,10 @@ impl<'t> Fields<'t> {
         field.value.parse().map(Some).map_err(|_| BadRecord(key))
     }
 
-    /// A word of the kernel's own.
+    /// A word of the kernel's own, such as `unknown(7)`.
     fn word(&self, key: &'static str) -> Result<Option<String>, BadRecord> {
         let Some(field) = self.get(key) else { return Ok(None) };
-        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-. ".contains(&byte);
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-. ()".contains(&byte);
         let fits = field.value.len() <= MAX_WORD && field.value.bytes().all(is_word);
         if fits { Ok(Some(field.value.to_owned())) } else { Err(BadRecord(key)) }
     }

@@ -70,5 +70,6 @@ fn denial(fields: &Fields<'_>, permissions: &str, label: Label) -> Result<Denial
         comm: fields.comm()?,
         uid: None,
         owner: None,
+        doubt: None,
     })
 }

@@ -13,8 +13,8 @@ use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::procs::Process;
 
-/// How long it is kept in mind what was in a profile before.
-const LATELY: Duration = Duration::from_secs(10);
+/// How long it counts what was in a profile before, and who had one that is over.
+pub(super) const LATELY: Duration = Duration::from_secs(10);
 /// How many containers that are over are kept in mind.
 const REMEMBERED: usize = 256;
 
@@ -26,7 +26,7 @@ pub(super) struct State {
     pub(super) asked: BTreeMap<String, BTreeSet<ProfileName>>,    // by pods, which are there
     pub(super) given: BTreeMap<ContainerId, (ProfileName, Instant)>, // to podman's containers, and when it was needed last
     pub(super) came: u64,                                            // how many had a profile so far
-    pub(super) ended: VecDeque<(ContainerId, ProfileName)>, // those that are over, the last `REMEMBERED` of them
+    pub(super) ended: VecDeque<(ContainerId, ProfileName, Instant)>, // those that are over, the last `REMEMBERED`
     pub(super) listed: bool, // the runtime has told its pods: before, none can be called unused
 }
 
@@ -42,8 +42,8 @@ impl State {
 
     /// Keeps in mind which profile a container had that is over: what it was denied may be told a moment later.
     pub(super) fn remember(&mut self, id: ContainerId, name: ProfileName) {
-        self.ended.retain(|(known, _)| *known != id);
-        self.ended.push_back((id, name));
+        self.ended.retain(|(known, ..)| *known != id);
+        self.ended.push_back((id, name, Instant::now()));
         if self.ended.len() > REMEMBERED {
             self.ended.pop_front();
         }

@@ -118,7 +118,7 @@ impl Attribution {
             judged.found = Found::Unknown("this daemon has no AppArmor profiles".into());
             return;
         };
-        let holders = profiles.holders(&confined.profile, acting);
+        let holders = profiles.holders(&confined.profile, acting, Instant::now());
         judged.container = holders.acted.as_ref().and_then(|id| self.registry.container(id));
         let known = holders.containers.iter().filter_map(|id| self.registry.container(id));
         let namespaces: BTreeSet<String> = known.map(|one| one.subject.namespace.clone()).collect();
@@ -140,6 +140,9 @@ impl Attribution {
         }
         let none = || (None, Found::Unknown("which rules are in the profile is not known".into()), None);
         (judged.ruleset, judged.found, judged.source) = first.unwrap_or_else(none);
+        if let Some(bad) = &judged.denial.doubt {
+            judged.found = Found::Unknown(format!("the kernel told {bad}"));
+        }
     }
 
     /// Which of the rules in a profile it is, and the executable that acted, where that is known.
@@ -163,7 +166,9 @@ impl Attribution {
             let source = actor.map(AbsPath::as_bytes);
             accesses.iter().for_each(|access| answers.ask(&rules, &Access { source, ..*access }));
         }
-        let found = answers.one(&rules).or_else(|| by_natives(&content.natives, denial));
+        // where several rules deny it, one of those may have said it as well
+        let natives = || by_natives(&content.natives, denial).filter(|_| answers.by.is_empty());
+        let found = answers.one(&rules).or_else(natives);
         let source = match actors.as_slice() {
             [Some(source)] => Some((*source).clone()),
             _ => None,
@@ -338,6 +343,8 @@ fn class_of(denial: &Denial) -> Class {
         Object::Socket { .. } => Class::Network,
         Object::Path(_) | Object::File { .. } if executes => Class::Process,
         Object::Other(_) if matches!(denial.operation.as_str(), "ptrace" | "signal") => Class::Process,
+        // its protocol is none
+        Object::Other(_) if denial.operation == "create" => Class::Network,
         Object::Path(_) | Object::File { .. } | Object::Other(_) => Class::File,
     }
 }

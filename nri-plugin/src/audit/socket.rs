@@ -16,8 +16,9 @@ use nix::sys::time::{TimeVal, TimeValLike};
 const READLOG: u32 = 1;
 /// Bytes before the text of a netlink message: length (32 bits), type (16), flags (16), sequence (32), port (32).
 const HEADER: usize = 16;
-/// The largest record, in bytes (`MAX_AUDIT_MESSAGE_LENGTH`).
-const MAX_RECORD: usize = 8970;
+/// The largest record, in bytes: a name of AppArmor's has up to 8192, twice as many in hexadecimal, and a link has two.
+/// What is longer is cut off.
+const MAX_RECORD: usize = 32 << 10;
 
 /// Listens.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub enum Message {
         kind: u16,
         /// What it says. What is no UTF-8 in it, which the kernel does not write, is replaced.
         text: String,
+        /// There was more of it than is taken.
+        cut: bool,
     },
     /// Records were lost: they came faster than they were read.
     Lost,
@@ -67,8 +70,8 @@ impl Socket {
     pub fn heard(&mut self) -> io::Result<Message> {
         let mut parts = [IoSliceMut::new(&mut self.message)];
         let received = recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut parts, None, MsgFlags::empty());
-        let (length, sender) = match received {
-            Ok(received) => (received.bytes, received.address),
+        let (length, sender, cut) = match received {
+            Ok(received) => (received.bytes, received.address, received.flags.contains(MsgFlags::MSG_TRUNC)),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Message::Nothing),
             Err(Errno::ENOBUFS) => return Ok(Message::Lost),
             Err(error) => return Err(error.into()),
@@ -77,16 +80,17 @@ impl Socket {
         if sender.is_none_or(|sender| sender.pid() != 0) {
             return Ok(Message::Nothing);
         }
-        Ok(record(self.message.get(..length).unwrap_or_default()).unwrap_or(Message::Nothing))
+        let message = self.message.get(..length).unwrap_or_default();
+        Ok(record(message, cut).unwrap_or(Message::Nothing))
     }
 }
 
 /// The type and the text of a message. The kernel's length field of audit messages does not count the header, so the text
 /// is what came.
-fn record(message: &[u8]) -> Option<Message> {
+fn record(message: &[u8], cut: bool) -> Option<Message> {
     let kind = message.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes)?;
     let text = String::from_utf8_lossy(message.get(HEADER..)?);
-    Some(Message::Record { kind, text: text.trim_end_matches(['\0', '\n']).to_owned() })
+    Some(Message::Record { kind, text: text.trim_end_matches(['\0', '\n']).to_owned(), cut })
 }
 
 #[cfg(test)]
@@ -99,7 +103,7 @@ mod tests {
         message[4..6].copy_from_slice(&1326_u16.to_ne_bytes());
         message.extend(b"audit(1:2): pid=7\0");
         let text = "audit(1:2): pid=7".to_owned();
-        assert_eq!(record(&message), Some(Message::Record { kind: 1326, text }));
-        assert_eq!(record(&message[..10]), None);
+        assert_eq!(record(&message, false), Some(Message::Record { kind: 1326, text, cut: false }));
+        assert_eq!(record(&message[..10], false), None);
     }
 }

@@ -161,6 +161,18 @@ fn what_the_rules_do_not_deny_is_not_guessed() {
     assert_eq!((alert.rule.as_str(), alert.source.as_str()), ("spec.file.matchDirectories[0]", "/bin/two"));
     assert_eq!(alert.process_name, "/bin/two");
     unknown(&file("open", "//other", "/keys/a", 7, "r"), "do not deny it");
+    // what makes no sense costs the rule alone
+    let alert = unknown(&file("open", "", "/etc/passwd", 7, "r").replace("ouid=0", "ouid=x"), "`ouid`");
+    assert_eq!((alert.container_id, alert.resource.as_str()), (id('a'), "/etc/passwd"));
+    let head = format!("apparmor=\"DENIED\" operation=\"create\" profile=\"{PROFILE}\" pid=7 comm=\"a\" ");
+    let socket = |rest: &str| unknown(&format!("{head}{rest} denied_mask=\"create\""), "do not deny it");
+    let alert = socket("family=\"inet\" sock_type=\"stream\" protocol=65536");
+    assert_eq!(alert.operation, "Network");
+    let alert = socket("family=\"inet\" sock_type=\"unknown(7)\" protocol=0");
+    assert_eq!(
+        (alert.operation, alert.resource.as_str()),
+        ("Network", "domain=inet type=unknown(7) protocol=0")
+    );
     // a profile that nobody has
     let stranger = file("open", "", "/etc/passwd", 7, "r").replace(PROFILE, "nri-enforcer.default.none");
     let alert = unknown(&stranger, "which rules are in the profile");
@@ -199,6 +211,41 @@ fn of_several_with_one_profile_the_process_says_which() {
     assert_eq!(of(99).container_id, "unknown");
 }
 
+/// The kernel says at once that there is no room, and what was kept before comes first.
+#[test]
+fn what_is_lost_is_counted_where_numbers_jump() {
+    let count = |heard: &[Option<u64>]| {
+        let mut numbers = Numbers::default();
+        let mut each = Vec::new();
+        for one in heard {
+            each.push(match one {
+                Some(serial) => numbers.has(*serial),
+                None => numbers.lost(),
+            });
+        }
+        each
+    };
+    let lost = None;
+    assert_eq!(count(&[Some(1), Some(2), lost, Some(3), Some(4), Some(900)]), [0, 0, 1, 0, 0, 894]);
+    assert_eq!(count(&[Some(1), lost, lost, Some(2), Some(4), Some(9)]), [0, 1, 0, 0, 0, 0]);
+    assert_eq!(count(&[Some(1), lost, Some(5), lost, Some(6), Some(6), Some(9)]), [0, 1, 2, 1, 0, 0, 1]);
+    assert_eq!(count(&[lost, Some(7), Some(9)]), [1, 0, 0]);
+    assert_eq!(count(&[Some(5), Some(9), Some(3)]), [0, 0, 0]);
+}
+
+/// A container that is not armed yet, or whose arming failed.
+#[test]
+fn a_denial_of_one_that_is_not_known_to_have_the_profile_is_not_anothers() {
+    let node = Node::new(&[]);
+    node.has('a', 7, RULES);
+    node.registry.add(container(&id('b'), "default", "web"));
+    add(&node.dir.path().join("proc"), 8, 'S', 100, &format!("/kubepods/{}", id('b')));
+    node.kernel.runs(8, PROFILE);
+    let alert = node.told(&file("open", "", "/etc/passwd", 8, "r"));
+    assert_eq!((alert.container_id, alert.policy_name.as_str()), (id('b'), "p"));
+    assert_eq!(node.told(&file("open", "", "/etc/passwd", 7, "r")).container_id, id('a'));
+}
+
 #[test]
 fn native_rules_are_named_where_no_other_policy_can_have_said_it() {
     let native = |name: &str| {
@@ -216,6 +263,8 @@ fn native_rules_are_named_where_no_other_policy_can_have_said_it() {
     assert_eq!(by(&node.told(&group)), ("one", "spec.apparmor", "File", "/etc/group"));
     assert_eq!(node.told(&file("open", "", "/etc/passwd", 7, "r")).policy_name, "p");
     assert_eq!(node.told(&file("link", "", "/etc/group", 7, "l")).policy_name, "unknown");
+    let either = node.told(&file("open", "", "/keys/a", 7, "r"));
+    assert!(either.policy_name == "unknown" && either.message.contains("any of these"), "{either:?}");
     let node = Node::new(&[native("one"), native("two")]);
     node.has('a', 7, RULES);
     assert_eq!(node.told(&group).policy_name, "unknown");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use enforcer_core::enforce::selinux::RECORD;
 
@@ -14,6 +14,11 @@ use crate::lock::Lock;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::report::Reporter;
+
+/// How often is told what has come: each event of the kernel's programs asks for it.
+const PACE: Duration = Duration::from_millis(200);
+/// For how long losses are gathered into one notice.
+const GATHER: Duration = Duration::from_secs(5);
 
 /// Why denials are not heard; `None`: they are, or no lock tells of any by audit records.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +40,31 @@ pub(super) struct Denials {
     audit: Audit,
     attribution: Attribution,
     unheard: Unheard,
+    told: Option<Instant>,
+    lost: Gathered,
+    unread: Gathered,
+}
+
+/// A number that grows, and is told together.
+#[derive(Debug, Default)]
+struct Gathered {
+    count: u64,
+    since: Option<Instant>, // None: it is 0
+}
+
+impl Gathered {
+    /// Adds to it. Returns the sum once it was gathered for [`GATHER`], and begins anew.
+    fn add(&mut self, count: u64, now: Instant) -> Option<u64> {
+        if count > 0 {
+            self.count = self.count.saturating_add(count);
+            self.since.get_or_insert(now);
+        }
+        if now.saturating_duration_since(self.since?) < GATHER {
+            return None;
+        }
+        self.since = None;
+        Some(std::mem::take(&mut self.count))
+    }
 }
 
 impl Denials {
@@ -56,7 +86,9 @@ impl Denials {
             Ok(audit) => {
                 let record = Path::new(RECORD).to_owned();
                 let attribution = Attribution::new(Arc::clone(registry), profiles.cloned(), record);
-                (Some(Self { audit, attribution, unheard: unheard.clone() }), unheard)
+                let (lost, unread) = (Gathered::default(), Gathered::default());
+                let denials = Self { audit, attribution, unheard: unheard.clone(), told: None, lost, unread };
+                (Some(denials), unheard)
             }
             Err(why) => {
                 tell_unheard(&why, &unheard, alerts, reporter);
@@ -65,7 +97,7 @@ impl Denials {
         }
     }
 
-    /// Tells what has come.
+    /// Tells what has come, where it is time for it.
     pub(super) fn tell(
         &mut self,
         alerts: &Alerts,
@@ -73,16 +105,21 @@ impl Denials {
         reporter: &Reporter,
         each: &dyn Fn(Alert),
     ) {
-        let Self { audit, attribution, unheard } = self;
+        let now = Instant::now();
+        let Self { audit, attribution, unheard, told, .. } = self;
+        if told.is_some_and(|told| now.saturating_duration_since(told) < PACE) {
+            return;
+        }
+        *told = Some(now);
         audit.take(|heard| each(alerts.denial(&attribution.judge(heard))));
         let lost = audit.lost();
-        if lost > 0 {
-            metrics.audit_lost.inc_by(lost);
+        metrics.audit_lost.inc_by(lost);
+        if let Some(lost) = self.lost.add(lost, now) {
             reporter.report(alerts.audit_lost(lost, SystemTime::now()));
         }
         let unread = audit.unread();
-        if unread > 0 {
-            metrics.audit_lost.inc_by(unread);
+        metrics.audit_lost.inc_by(unread);
+        if let Some(unread) = self.unread.add(unread, now) {
             tracing::warn!(
                 records = unread,
                 "audit records about our profiles or labels that cannot be understood"
@@ -98,4 +135,19 @@ fn tell_unheard(why: &str, unheard: &Unheard, alerts: &Alerts, reporter: &Report
     tracing::error!(why, "what AppArmor or SELinux deny has no alerts; policies hold all the same");
     reporter.report(alerts.audit_unheard(why, SystemTime::now()));
     unheard.set(why);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_of_some_seconds_are_one_notice() {
+        let (begin, mut lost) = (Instant::now(), Gathered::default());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(lost.add(0, begin), None);
+        assert_eq!([lost.add(3, at(1)), lost.add(4, at(2)), lost.add(0, at(5))], [None; 3]);
+        assert_eq!([lost.add(0, at(6)), lost.add(0, at(20)), lost.add(1, at(21))], [Some(7), None, None]);
+        assert_eq!(lost.add(1, at(26)), Some(2));
+    }
 }

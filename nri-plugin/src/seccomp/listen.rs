@@ -73,7 +73,7 @@ pub fn audit(time: Duration, listening: impl FnOnce(), mut each: impl FnMut(Line
     let end = Instant::now() + time;
     while Instant::now() < end {
         match socket.heard()? {
-            Message::Record { kind: AUDIT_SECCOMP, text } => each(Line::record(&text)),
+            Message::Record { kind: AUDIT_SECCOMP, text, .. } => each(Line::record(&text)),
             Message::Lost => each(Line::Lost),
             Message::Record { .. } | Message::Nothing => {}
         }

@@ -63,9 +63,14 @@ fn summary(rates: &Rates) -> Vec<String> {
     let Rates { node_name, lock, denials, programs, cpu, ring_dropped, failures, .. } = rates;
     let total: u64 = denials.iter().map(|one| one.denial.total).fold(rates.forgotten, u64::saturating_add);
     let now: f64 = denials.iter().map(|one| one.per_second).sum();
+    let all = format!("{total} denials and audits, {} now; those of seccomp are not seen", per_second(now));
     let seen = match &rates.not_seen {
+        // what one of two locks denies is seen
+        Some(why) if lock.contains("bpf") => {
+            format!("{all}, {}", paint(WARN, format!("nor is {}", clean(why))))
+        }
         Some(why) => paint(WARN, format!("denials and audits: not seen: {}", clean(why))),
-        None => format!("{total} denials and audits, {} now; those of seccomp are not seen", per_second(now)),
+        None => all,
     };
     let mut lines = vec![format!("{}  lock {lock}  {seen}", paint(BOLD, clean(node_name)))];
     lines.push(match &rates.not_measured {
@@ -257,6 +262,18 @@ mod tests {
         }
         let told = serde_json::to_value(&rates).unwrap();
         assert!(told["notSeen"].is_string(), "{told}");
+    }
+
+    #[test]
+    fn what_one_of_two_locks_denies_is_told_beside_what_is_not_seen() {
+        let rates = Rates {
+            lock: "bpf+apparmor".into(),
+            not_seen: Some("what AppArmor denies: \u{1b}[2Jno audit".into()),
+            ..rates(3, 2)
+        };
+        let text = plain(&[all(&rates, Sort::Rate)]);
+        assert!(text.contains("297 denials and audits, 297/s now; those of seccomp are not seen, nor is what AppArmor denies: "), "{text}");
+        assert!(text.contains("no audit") && !text.contains('\u{1b}'), "{text}");
     }
 
     #[test]

@@ -153,3 +153,26 @@ fn a_container_whose_profile_changes_with_others_is_told() {
     node.profiles.update(&both[0].id, &blocks("/b")).unwrap();
     assert_eq!(*lacks.lock().unwrap(), BTreeMap::from([("c1".into(), false), ("c2".into(), true)]));
 }
+
+/// Else a denial is taken for that of rules, or of a container, of days ago.
+#[test]
+fn what_was_before_counts_for_some_seconds() {
+    let node = Node::new();
+    let both = [node.created("c1", 7, WEB), node.created("c2", 8, WEB)];
+    for one in &both {
+        node.created(one.id.as_str(), one.pid, WEB);
+        node.profiles.arm(one, &blocks("/a")).unwrap();
+    }
+    let ids = both.each_ref().map(|one| one.id.clone());
+    let next = blocks("/b");
+    node.profiles.update_all(&ids.each_ref().map(|id| (id, &next))).into_iter().for_each(|one| one.unwrap());
+    node.profiles.disarm(&ids[1]).unwrap();
+    let (now, name) = (Instant::now(), WEB.parse().unwrap());
+    let holders = node.profiles.holders(&name, None, now);
+    assert_eq!((holders.containers.as_slice(), holders.acted), (ids.as_slice(), None));
+    assert_eq!(holders.contents.len(), 2);
+    let holders = node.profiles.holders(&name, None, now + crate::apparmor::state::LATELY);
+    assert_eq!((holders.containers.as_slice(), holders.acted.as_ref()), (&ids[..1], Some(&ids[0])));
+    let digests: Vec<_> = holders.contents.iter().map(|one| one.ruleset).collect();
+    assert_eq!(digests, [Some(next.digest())]);
+}
