@@ -173,9 +173,11 @@ fn what_the_rules_do_not_deny_is_not_guessed() {
         (alert.operation, alert.resource.as_str()),
         ("Network", "domain=inet type=unknown(7) protocol=0")
     );
-    // a profile that nobody has
-    let stranger = file("open", "", "/etc/passwd", 7, "r").replace(PROFILE, "nri-enforcer.default.none");
-    let alert = unknown(&stranger, "which rules are in the profile");
+    // a profile that nobody is known to have: whoever acted says so by its cgroup alone
+    let stranger =
+        |pid| file("open", "", "/etc/passwd", pid, "r").replace(PROFILE, "nri-enforcer.default.none");
+    assert_eq!(unknown(&stranger(7), "which rules are in the profile").container_id, id('a'));
+    let alert = unknown(&stranger(99), "which rules are in the profile");
     assert_eq!((alert.container_id.as_str(), alert.pod_name.as_str()), ("unknown", "unknown"));
 }
 
