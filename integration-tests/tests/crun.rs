@@ -53,7 +53,7 @@ fn podman_of_this_machine() -> Result<PathBuf> {
     // `NAME => PATH (ADDRESS)`
     let libraries = text.lines().filter_map(|line| line.split_once(" => ")?.1.split(' ').next());
     let libraries: BTreeSet<&Path> = libraries.map(Path::new).collect();
-    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("podman.tar");
+    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crun-podman.tar");
     let mut tar = tar::Builder::new(fs::File::create(&to)?);
     for program in ["bin/podman", "bin/conmon", "seccomp.json"] {
         tar.append_path_with_name(artefact.join(program), program)?;
