@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer_core::audit::{self, By, Denial};
 use enforcer_core::enforce::ContainerId;
@@ -26,6 +26,8 @@ use crate::exit::chain;
 const QUEUE: usize = 512;
 /// How long one wait for a record lasts, and so how late the end of the daemon is noticed.
 const POLL: Duration = Duration::from_millis(200);
+/// How long denials are judged before the thread that makes alerts does something else.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// Bytes for records that were not read yet, where the kernel gives so many.
 const BUFFER: usize = 4 << 20;
 
@@ -68,7 +70,9 @@ impl Audit {
         let socket = Socket::open(BUFFER, POLL).map_err(|error| {
             let advice = match error.raw_os_error() {
                 Some(libc::EPERM) => "; it takes the capability CAP_AUDIT_READ",
-                Some(libc::EPROTONOSUPPORT) => "; the kernel is built without CONFIG_AUDIT",
+                Some(libc::EPROTONOSUPPORT) => {
+                    "; the kernel is built without CONFIG_AUDIT, or was booted with audit=0"
+                }
                 _ => "",
             };
             format!("{what}: {}{advice}", chain(&error))
@@ -90,9 +94,16 @@ impl Audit {
         Ok(Self { queue, shared })
     }
 
-    /// Hands over what has come, up to a bound: whoever asks has other things to do, too.
+    /// Hands over what has come, up to a bound of number and of time: whoever asks has other things to do, too. What is left
+    /// waits, and past the queue's end is lost and counted.
     pub fn take(&self, mut each: impl FnMut(Heard)) {
-        self.queue.try_iter().take(QUEUE).for_each(&mut each);
+        let begin = Instant::now();
+        for heard in self.queue.try_iter().take(QUEUE) {
+            each(heard);
+            if begin.elapsed() > AT_ONCE {
+                return;
+            }
+        }
     }
 
     /// How many records were lost since this was asked last; those of others than ours count, too, since nobody has read

@@ -330,3 +330,25 @@ fn a_denial_by_a_label_is_of_the_host() {
         "{alert:?}"
     );
 }
+
+/// Whoever judges them has a sign of life to give meanwhile; what is left is for the next time.
+#[test]
+fn slow_judgements_are_given_up_in_time_and_nothing_is_left_out() {
+    let (sender, queue) = sync_channel(8);
+    let text = "audit(1.000:2): apparmor=\"DENIED\" operation=\"open\" profile=\"nri-enforcer.a\" name=\"/x\" pid=7 comm=\"x\" \
+                requested_mask=\"r\" denied_mask=\"r\" fsuid=0 ouid=0";
+    let denial = Denial::parse(text).unwrap().unwrap();
+    for _ in 0..3 {
+        sender.try_send(Heard { denial: denial.clone(), acting: None }).unwrap();
+    }
+    let audit = Audit { queue, shared: Arc::default() };
+    let taken = || {
+        let mut taken = 0;
+        audit.take(|_| {
+            std::thread::sleep(AT_ONCE);
+            taken += 1;
+        });
+        taken
+    };
+    assert_eq!([taken(), taken(), taken(), taken()], [1, 1, 1, 0]);
+}

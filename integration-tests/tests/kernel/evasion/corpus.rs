@@ -15,9 +15,7 @@ use enforcer_core::enforce::root::Root;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::event::{Event, EventBy, Op};
 use enforcer_core::links::LookUps;
-use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{PostureAction, Postures, Ruleset};
-use enforcer_core::subject::Subject;
 
 const BASE: &str = "/tmp/corpus";
 const SECRET: &str = "TOP SECRET\n";
@@ -90,22 +88,9 @@ pub fn rules(kind: Kind, under: Under) -> Option<Ruleset> {
 }
 
 fn ruleset(rules: &str) -> Ruleset {
-    let policy = format!(
-        "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p, namespace: default}}\n\
-         spec:\n  selector: {{matchLabels: {{app: x}}}}\n{rules}"
-    );
-    let parsed = parse("test.yaml", &policy);
-    assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
-    let subject = Subject {
-        namespace: "default".into(),
-        labels: BTreeMap::from([("app".into(), "x".into())]),
-        ..Subject::default()
-    };
     let postures =
         Postures { file: PostureAction::Block, process: Some(PostureAction::Block), ..Postures::default() };
-    let ruleset = Ruleset::resolve(&parsed.policies, &postures, &subject).ruleset;
-    assert!(!ruleset.is_empty());
-    ruleset
+    crate::resolved(rules, postures).ruleset
 }
 
 /// The rules by all names that the image has for their paths, as the daemon finds them in a container's root.
