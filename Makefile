@@ -6,6 +6,7 @@
 #   make cluster-test      the chart in a Kubernetes of one node (5 minutes; the first time 10 more, since Kubernetes is built)
 #   make fuzz              damaged policies, patterns and events, ten minutes each; 30 seconds in make test
 #   make churn             ten minutes of policies and containers that change; one minute in make bench, seconds in make test
+#   make nodes             what the daemon that writes statuses needs of memory with a thousand nodes (a few minutes)
 #   make lint              formatting and clippy
 #   make image-programs    target/image: what an image is built of, see manifests/image
 #   make setup             only what the others begin with
@@ -18,10 +19,10 @@ LAB := $(TARGET)/debug/lab
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build-setup build demo test lab bench churn lint machines fuzz nightly image-programs cluster-setup cluster-test
+.PHONY: help setup build-setup build demo test lab bench churn nodes lint machines fuzz nightly image-programs cluster-setup cluster-test
 
 help:
-	@sed -n '2,11s/^# //p' Makefile
+	@sed -n '2,12s/^# //p' Makefile
 
 setup:
 	$(call say,setting this machine up (nothing to do after the first time))
@@ -77,6 +78,12 @@ churn: setup
 	$(call say,ten minutes of changes)
 	@$(call churn,600)
 
+nodes: setup
+	$(call say,the reports of a thousand nodes)
+	@$(CARGO) build --locked --release -p nri-plugin
+	@NRI_ENFORCER_DAEMON=$(abspath $(TARGET))/release/nri-enforcer NRI_ENFORCER_NODES=1000 \
+	$(CARGO) test --locked -p integration-tests --test api -- --nocapture the_reports_of_all_nodes
+
 # Static programs, so that the image needs no base.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 image-programs: build-setup
@@ -98,7 +105,7 @@ cluster-test: cluster-setup image-programs
 	@$(CARGO) test --locked -p integration-tests --test cluster -- --nocapture
 
 # What is too long for each change.
-nightly: fuzz churn
+nightly: fuzz churn nodes
 
 # Without a fuzzer and on the stable toolchain; enforcer-core/fuzz holds the same checks for cargo-fuzz.
 fuzz: build-setup

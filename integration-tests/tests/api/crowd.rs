@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use nri::{Container, LinuxContainer, PodSandbox, SecurityProfile};
 use serde_json::{Value, json};
 
-use super::server::{Client, wait};
-use super::{DAEMON, Node, start};
+use super::server::{Client, free_port, wait};
+use super::told::start;
+use super::{DAEMON, Node};
 
 /// Apps, each with a container, a seccomp policy and a file policy.
 const APPS: usize = 500;
@@ -159,7 +160,11 @@ impl Crowd {
 async fn a_thousand_policies_and_five_hundred_containers_change_and_nothing_is_missed() {
     let seconds = std::env::var("NRI_ENFORCER_CHURN_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let (cluster, client, mut node) = start(dir.path()).await;
+    let (cluster, client) = start(dir.path()).await;
+    let mut node = Node::new(dir.path());
+    // what the chart turns on, and what a cluster of several nodes has of it: this node writes the statuses
+    node.flags = vec!["--kube-status".into(), "--node-name=node".into()];
+    node.flags.push(format!("--feed=127.0.0.1:{}", free_port()));
     let mut applying = tokio::task::JoinSet::new();
     for part in 0..8 {
         let client = client.clone();
@@ -217,6 +222,8 @@ async fn a_thousand_policies_and_five_hundred_containers_change_and_nothing_is_m
         assert!(answers >= 500.0, "{handler}: {answers} answers");
         assert!(bound <= longest, "{handler}: {bound} s");
     }
+    let written = crowd.metric("nri_enforcer_api_writes_total{object=\"status\",outcome=\"ok\"}");
+    assert!(!released || written.first().is_some_and(|(_, count)| *count > 0.0), "no status is written");
     let memory = crowd.metric("process_resident_memory_bytes").first().unwrap().1;
     println!("{changes} changes in {seconds} s; the daemon has {:.1} MiB of memory", memory / 1_048_576.0);
     assert!(!released || memory < MEMORY, "{memory} bytes");

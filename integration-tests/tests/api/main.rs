@@ -10,6 +10,7 @@
 )]
 
 mod crowd;
+mod nodes;
 mod server;
 mod told;
 

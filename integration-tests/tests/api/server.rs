@@ -18,13 +18,23 @@ use tokio::task::{JoinHandle, JoinSet};
 pub const LONGEST: Duration = Duration::from_secs(30);
 
 /// Waits until something holds, and fails with what `why` tells.
-pub async fn wait<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>, why: impl Fn() -> String) -> T {
+pub async fn wait<T>(what: &str, look: impl AsyncFnMut() -> Option<T>, why: impl Fn() -> String) -> T {
+    wait_for(LONGEST, what, look, why).await
+}
+
+/// The same for so long.
+pub async fn wait_for<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+    why: impl Fn() -> String,
+) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(begin.elapsed() < LONGEST, "waited in vain: {what}\n{}", why());
+        assert!(begin.elapsed() < limit, "waited in vain: {what}\n{}", why());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

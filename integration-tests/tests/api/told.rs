@@ -12,7 +12,7 @@ use super::{Node, calls, definitions, files};
 const POLICIES: &str = "/apis/security.kubearmor.com/v1/namespaces/default/kubearmorpolicies";
 const CALLS: &str = "/apis/security.kubearmor.com/v1/namespaces/default/kubearmorseccomppolicies";
 const BROKEN: &str = "/apis/security.kubearmor.com/v1/kubearmorclusterpolicies/bad";
-const REPORTS: &str = "/apis/nri-enforcer.io/v1alpha1/nodepolicyreports";
+pub(super) const REPORTS: &str = "/apis/nri-enforcer.io/v1alpha1/nodepolicyreports";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases/nri-enforcer-status";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 
@@ -72,7 +72,7 @@ fn core_types() -> Vec<Value> {
 }
 
 /// A node that tells the cluster of its policies, at a pace that a test can wait for.
-fn node(dir: &Path, name: &str, more: &[&str]) -> Node {
+pub(super) fn node(dir: &Path, name: &str, more: &[&str]) -> Node {
     let dir = dir.join(name);
     fs::create_dir(&dir).unwrap();
     let mut node = Node::new(&dir);
@@ -123,7 +123,7 @@ async fn until(client: &Client, path: &str, nodes: &[&Node], holds: impl Fn(&Val
     wait(path, look, why).await
 }
 
-async fn start(dir: &Path) -> (Cluster, Client) {
+pub(super) async fn start(dir: &Path) -> (Cluster, Client) {
     let cluster = Cluster::start(dir).await;
     let client = cluster.client();
     client.define(&[definitions(), core_types()].concat()).await;
