@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use enforcer_core::compile::bpf::{compile, compile_all};
 use enforcer_core::enforce::{ContainerId, Target};
-use enforcer_core::event::Event;
 use enforcer_core::policy::{Policy, parse};
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 use enforcer_core::subject::Subject;
@@ -348,20 +347,5 @@ impl Kernel for NoKernel {
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
         Ok(self.0.lock().map_err(|_| KernelError::new("poisoned"))?.containers.clone())
-    }
-
-    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        while go_on() {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    }
-
-    fn settled(&self) -> Result<(), KernelError> {
-        Ok(())
-    }
-
-    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
-        Ok(Vec::new())
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use enforcer_core::audit::{self, By, Denial};
 use enforcer_core::enforce::ContainerId;
 
-pub use self::attribution::{Attribution, Found, Judged};
+pub use self::attribution::{Attribution, Found, Judged, NotedFiles};
 use self::socket::{Message, Socket};
 use crate::exit::chain;
 
@@ -92,6 +92,15 @@ impl Audit {
             .spawn(move || reader.run())
             .map_err(|error| format!("{what}: {}", chain(&error)))?;
         Ok(Self { queue, shared })
+    }
+
+    /// One that has lost so many records, could not read so many, and hears no more.
+    #[cfg(test)]
+    pub(crate) fn ended_for(lost: u64, unread: u64, why: &str) -> Self {
+        let (_ended, queue) = sync_channel(1);
+        let ended = Mutex::new(Some(why.to_owned()));
+        let shared = Shared { lost: lost.into(), unread: unread.into(), ended };
+        Self { queue, shared: Arc::new(shared) }
     }
 
     /// Hands over what has come, up to a bound of number and of time: whoever asks has other things to do, too. What is left

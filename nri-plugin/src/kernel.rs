@@ -1,10 +1,11 @@
 //! What the daemon needs of the kernel, so that its logic can be tested without one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use enforcer_core::enforce::host::HostExempt;
-use enforcer_core::enforce::selinux::RECORD;
+use enforcer_core::enforce::selinux::{Noted, RECORD};
 use enforcer_core::enforce::{ContainerId, Enforcer, Measuring, Occupancy, Options, ProgramCost, Target};
 use enforcer_core::event::Event;
 use enforcer_core::host;
@@ -57,23 +58,33 @@ pub trait Kernel: Send + Sync + 'static {
         self.armed()
     }
 
-    /// Hands each event to `sink`, on this thread, as long as `go_on` says so, which is asked several times a second.
+    /// Hands each event to `sink`, on this thread, as long as `go_on` says so, which is asked several times a second. Where
+    /// nothing is said, there are none.
     ///
     /// # Errors
     /// When events cannot be read, or not any more.
-    fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError>;
+    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
+        while go_on() {
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
 
     /// Told once everything that runs is armed: what daemons of other versions left in force may go.
     ///
     /// # Errors
     /// When it is still in force.
-    fn settled(&self) -> Result<(), KernelError>;
+    fn settled(&self) -> Result<(), KernelError> {
+        Ok(())
+    }
 
     /// What the programs counted since they were loaded: drops and failures, by place.
     ///
     /// # Errors
     /// When the map cannot be read.
-    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError>;
+    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        Ok(Vec::new())
+    }
 
     /// How full the maps are; `None`: there are none.
     fn occupancy(&self) -> Option<Occupancy> {
@@ -103,6 +114,17 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Told where to say what of its rules a container lacks that has the others.
     fn lacking(&self, _: Lacks) {}
+
+    /// Whether an armed container waits for its first process to execute something, before which nothing is judged. Of one
+    /// that runs that means that it was armed too late. What cannot be told is `false`.
+    fn has_not_begun(&self, _: &ContainerId, _pid: i32) -> bool {
+        false
+    }
+
+    /// Files with SELinux labels, as they were when these were set; `None`: there are none, or not yet.
+    fn noted(&self) -> Option<Arc<Noted>> {
+        None
+    }
 
     /// Told now and then, and after each change of the policies: for what no digest of a ruleset tells.
     fn tend(&self) {}
@@ -244,6 +266,14 @@ impl Kernel for Box<dyn Kernel> {
         self.as_ref().lacking(lacks);
     }
 
+    fn has_not_begun(&self, id: &ContainerId, pid: i32) -> bool {
+        self.as_ref().has_not_begun(id, pid)
+    }
+
+    fn noted(&self) -> Option<Arc<Noted>> {
+        self.as_ref().noted()
+    }
+
     fn tend(&self) {
         self.as_ref().tend();
     }
@@ -325,6 +355,13 @@ impl Kernel for Enforcer {
         self.exempt(exempt).map_err(KernelError::new)
     }
 
+    fn has_not_begun(&self, id: &ContainerId, pid: i32) -> bool {
+        self.has_not_begun(id, pid).unwrap_or_else(|error| {
+            tracing::warn!(container = %id, error = chain(&error), "whether it has begun is not known");
+            false
+        })
+    }
+
     fn tend(&self) {
         // programs are replaced, cgroups come
         if let Err(error) = self.exempt_again() {
@@ -355,21 +392,6 @@ impl Kernel for Absent {
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
         Ok(BTreeMap::new())
-    }
-
-    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        while go_on() {
-            std::thread::sleep(POLL);
-        }
-        Ok(())
-    }
-
-    fn settled(&self) -> Result<(), KernelError> {
-        Ok(())
-    }
-
-    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
-        Ok(Vec::new())
     }
 }
 

@@ -2,6 +2,8 @@
 //! and for a container that no policy selects nothing that could fail.
 
 mod profiles;
+mod refused;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,38 +11,26 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use enforcer_core::compile;
-use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::Ruleset;
-use enforcer_core::subject::Subject;
 use nri::{
     ContainerAdjustment, ContainerState, ContainerUpdate, Context, Event, EventMask, PodSandbox, Validation,
     async_trait,
 };
-use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
-use nri_enforcer_hook::state::OWN_ANNOTATIONS;
 use tokio::sync::{oneshot, watch};
 
+use self::told::{created, describe};
 use crate::apparmor::Profiles;
-use crate::container::{
-    Container, Merged, Selection, WISH_ANNOTATION, Wish, name, name_all_policies, name_gaps, name_policies,
-};
+use crate::container::{Container, Merged, Selection, WISH_ANNOTATION, Wish, name_policies};
 use crate::inject::Injection;
 use crate::lock::Lock;
 use crate::order::{Order, Present, Refusal, Synced};
-use crate::podman::{IMAGE_LABEL, TAG_LABEL};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
-use crate::seccomp::ledger::Created;
 use crate::set::PolicySet;
 
 /// The annotation that a selected container gets: the digest of its ruleset when it was created.
 pub const ANNOTATION: &str = "nri-enforcer.io/ruleset";
-/// Annotations in which runtimes before NRI 0.12.2 tell the image's name (containerd, CRI-O).
-const IMAGE_ANNOTATIONS: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
-/// How the keys of labels begin that are not the pod's own. Users cannot have them: Kubernetes' own domains are the
-/// other way round.
-const BOOKKEEPING: [&str; 3] = ["io.kubernetes.", "io.cri-containerd.", "io.kubernetes-cri-o."];
 /// How long before the deadline an answer is given up, so that the error still names who, what and why.
 const MARGIN: Duration = Duration::from_millis(50);
 
@@ -122,97 +112,6 @@ impl Plugin {
                 }
             }
         }
-    }
-
-    /// With `strict`, refuses a container whose policies have gaps; with the OCI hook, one whose rules no lock holds.
-    fn strict(&self, container: &Arc<Container>, resolved: &Merged) -> Result<(), Refusal> {
-        let gaps = &resolved.coverage.gaps;
-        let no_lock = |reason| matches!(reason, GapReason::NoLock | GapReason::SelinuxContainer);
-        let unheld = gaps.iter().map(|gap| gap.reason).find(|reason| no_lock(*reason));
-        match unheld {
-            _ if gaps.is_empty() => return Ok(()),
-            _ if self.selection.strict => {}
-            Some(reason) if self.selection.must_hold => {
-                let advice =
-                    "`nri-enforcer probe` says why; without --hook it would start, and only be observed";
-                return Err(Refusal::new(container, name_all_policies(resolved), reason, advice));
-            }
-            _ => return Ok(()),
-        }
-        let reason = format!("not enforceable completely (strict): {}", name_gaps(gaps));
-        Err(Refusal::new(
-            container,
-            name_all_policies(resolved),
-            reason,
-            "remove these parts of the policies, or run without --strict",
-        ))
-    }
-
-    /// Refuses a container that seccomp policies select, and that asks crun for another filter in place of their profile.
-    /// Whoever may write a pod would be rid of them by that.
-    fn refuse_filter(
-        &self,
-        container: &Arc<Container>,
-        pod: &PodSandbox,
-        raw: &nri::Container,
-    ) -> Result<(), Refusal> {
-        if ![&pod.annotations, &raw.annotations].iter().any(|all| all.contains_key(CRUN_FILTER)) {
-            return Ok(());
-        }
-        let policies = self.seccomp.selecting(&self.set(), container);
-        if policies.is_empty() {
-            return Ok(());
-        }
-        let reason =
-            format!("its annotation `{CRUN_FILTER}` would put another filter in place of their profile");
-        let policies = name(policies.iter().map(|policy| policy.id()));
-        Err(Refusal::new(container, policies, reason, "remove the annotation"))
-    }
-
-    /// Refuses a container that a policy selects, and that has annotations which only this daemon writes, before it has
-    /// written any: they would say of a container that it was created under its policies.
-    fn refuse_forged(
-        &self,
-        container: &Arc<Container>,
-        pod: &PodSandbox,
-        raw: &nri::Container,
-    ) -> Result<(), Refusal> {
-        let Some(key) =
-            own(pod).or_else(|| raw.annotations.keys().find(|key| key.starts_with(OWN_ANNOTATIONS)))
-        else {
-            return Ok(());
-        };
-        let Some(policies) = self.selected(container) else { return Ok(()) };
-        let reason = format!("its annotation `{key}` is one that only nri-enforcer writes");
-        Err(Refusal::new(container, policies, reason, "remove the annotation"))
-    }
-
-    /// Refuses a container that a policy selects, and that asks crun to run something in place of its program. Then nothing
-    /// is executed, with which file policies begin, and a virtual machine makes its system calls to another kernel.
-    fn refuse_handler(
-        &self,
-        container: &Arc<Container>,
-        pod: &PodSandbox,
-        raw: &nri::Container,
-    ) -> Result<(), Refusal> {
-        let has = |key: &&&str| pod.annotations.contains_key(**key) || raw.annotations.contains_key(**key);
-        let Some(key) = CRUN_HANDLERS.iter().find(has) else { return Ok(()) };
-        let Some(policies) = self.selected(container) else { return Ok(()) };
-        let reason = format!("its annotation `{key}` would have crun run it in a way that they do not reach");
-        Err(Refusal::new(container, policies, reason, "remove the annotation"))
-    }
-
-    /// The policies of every kind that select the container, for people; `None`: none does.
-    fn selected(&self, container: &Container) -> Option<String> {
-        let (set, resolved) = (self.set(), self.resolve(container));
-        let seccomp = self.seccomp.selecting(&set, container);
-        if resolved.is_none() && seccomp.is_empty() {
-            return None;
-        }
-        let origins = resolved.iter().flat_map(|resolved| resolved.ruleset.origins());
-        let gaps = resolved.iter().flat_map(|resolved| &resolved.coverage.gaps);
-        let policies = origins.map(|origin| &origin.policy).chain(gaps.map(|gap| &gap.policy));
-        Some(name(policies.chain(seccomp.iter().map(|policy| policy.id()))))
     }
 
     /// Says what becomes of what a pod wishes: a workload that thinks itself exempt, or is, should not surprise.
@@ -505,64 +404,6 @@ async fn try_compile(
         Ok(Err(error)) => refuse(error.to_string()),
         Err(_) => refuse("compiling took too long".into()),
     }
-}
-
-/// The labels that the pod has in Kubernetes, without those that kubelet and the runtime keep their books with, and those
-/// that tell an image's name where the daemon writes them.
-fn own_labels(pod: &PodSandbox) -> BTreeMap<String, String> {
-    let image = |key: &str| key == IMAGE_LABEL || key == TAG_LABEL;
-    let books = |key: &str| image(key) || BOOKKEEPING.iter().any(|prefix| key.starts_with(prefix));
-    pod.labels
-        .iter()
-        .filter(|(key, _)| !books(key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
-}
-
-/// The first annotation of a pod that only this daemon writes, and only on containers.
-fn own(pod: &PodSandbox) -> Option<&String> {
-    pod.annotations.keys().find(|key| key.starts_with(OWN_ANNOTATIONS))
-}
-
-/// What a container was created with, by its annotations. Nothing where its pod has such annotations, which the runtime may
-/// have handed on: then they are anybody's word. Nor where the pod is not known.
-fn created(pod: Option<&PodSandbox>, container: &nri::Container) -> Created {
-    match pod {
-        Some(pod) if own(pod).is_none() => Created::of(&container.annotations),
-        _ => Created::default(),
-    }
-}
-
-/// What policies select a container by, and the name of its image.
-fn describe(pod: Option<&PodSandbox>, container: &nri::Container) -> (Subject, String) {
-    let subject = match pod {
-        Some(pod) => Subject {
-            namespace: pod.namespace.clone(),
-            pod: pod.name.clone(),
-            labels: own_labels(pod),
-            container: container.name.clone(),
-            ..Subject::default()
-        },
-        None => {
-            // only a runtime that contradicts itself lists a container without its pod; kubelet's labels remain
-            let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
-            tracing::error!(
-                container = container.id,
-                "listed without its pod: policies that select by label do not reach it"
-            );
-            Subject {
-                namespace: label("io.kubernetes.pod.namespace"),
-                pod: label("io.kubernetes.pod.name"),
-                labels: BTreeMap::new(),
-                container: container.name.clone(),
-                ..Subject::default()
-            }
-        }
-    };
-    let told = container.image.as_ref().map(|image| image.name.clone()).filter(|name| !name.is_empty());
-    let annotated = || IMAGE_ANNOTATIONS.iter().find_map(|key| container.annotations.get(*key).cloned());
-    let image = told.or_else(annotated).unwrap_or_default();
-    (subject, image)
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 //! what the policies say now. So nothing else needs a lock, a start never waits behind ten thousand updates, and the
 //! kernel sees the changes of one container in order.
 
+mod arm;
 mod batch;
 mod gate;
+mod late;
 mod linked;
 mod reuse;
 mod sync;
@@ -14,22 +16,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use enforcer_core::enforce::{ContainerId, Stage, Target};
-use enforcer_core::links::Unknown;
-use enforcer_core::ruleset::{Ruleset, RulesetDigest};
+use enforcer_core::enforce::{ContainerId, Stage};
+use enforcer_core::ruleset::RulesetDigest;
 use tokio::sync::{oneshot, watch};
 
 use self::batch::Batch;
+use self::late::Late;
 use self::linked::{Answer, Answered, Linked, LookedUp};
 use self::reuse::Reuse;
-use crate::container::{Container, Merged, Selection, name_gaps, name_policies};
-use crate::exit::chain;
-use crate::kernel::{Kernel, KernelError};
+use crate::container::{Container, Merged, Selection};
+use crate::kernel::Kernel;
 use crate::memory;
 use crate::order::{Gated, Notice, Order, Refusal, Synced};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
-use crate::roots::{Found, Roots, all};
+use crate::roots::{Found, Roots};
 use crate::set::PolicySet;
 
 /// More containers than these looked at leave so much freed memory that it is given back.
@@ -80,19 +81,6 @@ enum RootAt {
     Below(PathBuf, Option<u64>),
     /// The same, and it is not known: the root of the process is the host's.
     Unknown,
-}
-
-/// Whether a container is armed as what it is not: one whose first process has not begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Late {
-    No,
-    /// The OCI hook has given up: it has failed the container, or lets it start, where its mode is `open`. What the runtime
-    /// itself does before that is not to be judged, so it counts as begun from the sweep after the next on.
-    Unheard,
-    /// The process may have begun before that. Its rules stay in force until it is armed as one that runs.
-    Begun,
-    /// It is armed for another process: nothing of it reaches this one, and it is disarmed first.
-    Elsewhere,
 }
 
 #[derive(Debug)]
@@ -336,190 +324,6 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// Nobody waits for the answer any more: the container runs, or the runtime removes what it was refused.
-    fn start_unanswered(&mut self, container: Arc<Container>, pid: i32) {
-        tracing::warn!(%container, "its start was not waited for; it is armed as one that runs");
-        let (id, process) = (container.id.clone(), self.find(pid));
-        let known = self.know(container);
-        let before = std::mem::replace(&mut known.process, process);
-        (known.stage, known.root) = (Stage::Running, RootAt::Process);
-        known.unwatched |= known.armed.is_none();
-        if known.armed.is_some() && before != process {
-            return self.was_too_late(&id, Late::Elsewhere);
-        }
-        self.enqueue(id);
-    }
-
-    /// The container may have executed its workload before it was armed: an identity that waits for that would wait for
-    /// ever. It is armed again, as one that runs.
-    fn was_too_late(&mut self, id: &ContainerId, late: Late) {
-        let Some(known) = self.known.get_mut(id) else { return };
-        known.unwatched = true;
-        if known.armed.is_some() {
-            if known.late != Late::Elsewhere {
-                known.late = late;
-            }
-            if known.late == Late::Elsewhere {
-                self.disarm(id, "it has another first process");
-            }
-        }
-        self.enqueue(id.clone());
-    }
-
-    fn unheard(&mut self, id: &ContainerId) {
-        if let Some(known) = self.known.get_mut(id)
-            && known.armed.is_some()
-            && known.late == Late::No
-        {
-            (known.unwatched, known.late) = (true, Late::Unheard);
-        }
-    }
-
-    /// Arms a container whose first process has not executed the workload yet, or refuses it. `other`: it is armed for
-    /// another process.
-    fn arm_first(
-        &mut self,
-        container: &Arc<Container>,
-        (pid, process): (i32, Option<Process>),
-        other: bool,
-        merged: &Arc<Merged>,
-        stage: Stage,
-    ) -> Result<(), Refusal> {
-        let id = container.id.clone();
-        let refuse = |reason: &dyn fmt::Display, advice| {
-            Err(Refusal::new(container, name_policies(&merged.ruleset), reason, advice))
-        };
-        if pid <= 0 {
-            return refuse(&"the runtime did not tell the process", "this runtime is not supported");
-        }
-        if process.is_none() {
-            return refuse(
-                &format_args!("process {pid} is not there"),
-                "the daemon must share the host's pid namespace (hostPID: true)",
-            );
-        }
-        if other {
-            self.disarm(&id, "it has another first process"); // an update would not reach that one
-            if let Some(known) = self.known.get_mut(&id).filter(|known| known.armed.is_some()) {
-                known.late = Late::Elsewhere;
-                return refuse(
-                    &"it is armed for another process, and cannot be disarmed",
-                    "start the container again",
-                );
-            }
-        }
-        let found = match self.question(&id, process, merged, true) {
-            Some((question, _)) => self.roots.look_up(question),
-            None => all(&merged.paths, Unknown::Unreadable),
-        };
-        let unlinked = self.unlinked(&id, process, Arc::clone(merged), found, None);
-        let linked = self.link(&unlinked);
-        let ruleset = &linked.ruleset;
-        if self.selection.strict && !linked.gaps.is_empty() {
-            return refuse(
-                &format_args!("not enforceable completely (strict): {}", name_gaps(&linked.gaps)),
-                "name the paths that the links lead to, or run without --strict",
-            );
-        }
-        let told = self.known.get(&id).and_then(|known| known.failed.clone());
-        match self.arm(&id, ruleset, stage, pid) {
-            Ok(()) => {
-                tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
-                Ok(())
-            }
-            // nothing has failed: what it is created with cannot hold its rules, which is a gap
-            Err(error) if error.is_uncovered() && !self.selection.strict => {
-                let (container, ruleset, reason) =
-                    (Arc::clone(container), Arc::clone(ruleset), chain(&error));
-                tracing::error!(%container, reason, "starts without its policies");
-                // the OCI hook asks before the runtime does
-                if told.as_ref() != Some(&reason) {
-                    (self.notify)(Notice::Unprotected { container, ruleset, reason });
-                }
-                Ok(())
-            }
-            Err(error) if error.is_uncovered() => refuse(&chain(&error), "or run without --strict"),
-            Err(error) => refuse(&chain(&error), "`nri-enforcer probe` shows what this host supports"),
-        }
-    }
-
-    /// Puts `ruleset` in force, whatever was before. `pid` is 0 where only the rules of an armed container change.
-    fn arm(
-        &mut self,
-        id: &ContainerId,
-        ruleset: &Arc<Ruleset>,
-        stage: Stage,
-        pid: i32,
-    ) -> Result<(), KernelError> {
-        let armed = self.known.get(id).and_then(|known| known.armed);
-        let result = match armed {
-            Some(_) if pid == 0 => self.kernel.update(id, ruleset),
-            _ => self.kernel.arm(&Target { id: id.clone(), pid, stage }, ruleset),
-        };
-        if let Some(known) = self.known.get_mut(id)
-            && stage == Stage::Running
-            && pid != 0
-            && result.is_ok()
-        {
-            known.late = Late::No;
-        }
-        self.note(id, ruleset, &result);
-        result
-    }
-
-    /// Remembers what putting `ruleset` in force came to.
-    fn note(&mut self, id: &ContainerId, ruleset: &Arc<Ruleset>, result: &Result<(), KernelError>) {
-        if let Some(known) = self.known.get_mut(id) {
-            match result {
-                Ok(()) => {
-                    (known.armed, known.failed, known.unwatched) = (Some(ruleset.digest()), None, false);
-                    known.armed_here = true;
-                }
-                Err(error) => known.failed = Some(chain(error)),
-            }
-        }
-        if result.is_ok() {
-            self.registry.assign(id, Some(Arc::clone(ruleset)));
-        }
-        self.publish(id);
-    }
-
-    /// Arms a container that has a process, if that can be seen.
-    fn arm_living(
-        &mut self,
-        id: &ContainerId,
-        process: Option<Process>,
-        ruleset: &Arc<Ruleset>,
-        stage: Stage,
-    ) -> Result<(), KernelError> {
-        if let Some(process) = process {
-            return self.arm(id, ruleset, stage, process.pid);
-        }
-        let error = KernelError::new("its first process is not there (the daemon needs hostPID: true)");
-        if let Some(known) = self.known.get_mut(id) {
-            known.failed = Some(chain(&error));
-        }
-        self.publish(id);
-        Err(error)
-    }
-
-    fn disarm(&mut self, id: &ContainerId, why: &'static str) {
-        let result = self.kernel.disarm(id);
-        if let Err(error) = &result {
-            tracing::error!(container = %id, error = chain(error), why, "cannot disarm; will try again");
-        } else {
-            tracing::info!(container = %id, why, "disarmed");
-            self.registry.assign(id, None);
-        }
-        if let Some(known) = self.known.get_mut(id) {
-            match result {
-                Ok(()) => (known.armed, known.failed, known.late) = (None, None, Late::No),
-                Err(error) => known.failed = Some(chain(&error)),
-            }
-        }
-        self.publish(id);
-    }
-
     /// Lets others know what failed, or that it did not.
     fn publish(&self, id: &ContainerId) {
         if let Some(known) = self.known.get(id) {
@@ -535,7 +339,6 @@ impl<K: Kernel> Reconciler<K> {
             self.disarm(id, "removed");
         }
         self.known.remove(id);
-        self.roots.forget(id);
         self.registry.end(id);
     }
 

@@ -160,6 +160,7 @@ impl Roots {
             None => Unknown::Late, // no thread is free
         };
         // that thread is left behind; the others' questions go to another one
+        self.slow.retain(|_, when| when.elapsed() < AGAIN);
         self.slow.insert(question.id, Instant::now());
         self.jobs = None;
         let more = asked.thread.take().is_some_and(|thread| thread.questions.is_some());
@@ -179,11 +180,6 @@ impl Roots {
     fn is_asked(&self, question: &Question) -> bool {
         !question.paths.paths.is_empty()
             && self.slow.get(&question.id).is_none_or(|when| when.elapsed() >= AGAIN)
-    }
-
-    /// The container is over.
-    pub fn forget(&mut self, id: &ContainerId) {
-        self.slow.remove(id);
     }
 
     /// A thread that takes questions.
@@ -327,10 +323,13 @@ mod tests {
         let (procs, one) = nobody();
         let mut roots = Roots::new(procs);
         let taken = hanging(&mut roots);
+        let long_ago = Instant::now().checked_sub(AGAIN).unwrap();
+        roots.slow.insert(id("long ago"), long_ago);
         let begin = Instant::now();
         let found = roots.look_up(question("hangs", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Late));
         assert!(begin.elapsed() < 4 * LIMIT);
+        assert!(roots.slow.keys().eq([&id("hangs")]), "nobody forgets containers, whoever asks");
         let begin = Instant::now();
         let found = roots.look_up(question("hangs", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Late));
@@ -339,7 +338,7 @@ mod tests {
         let found = roots.look_up(question("other", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable));
         drop(taken);
-        roots.forget(&id("hangs"));
+        roots.slow.insert(id("hangs"), long_ago);
         let found = roots.look_up(question("hangs", one, &["/x"]));
         assert_eq!(found[0].1.unknown, Some(Unknown::Unreadable));
     }

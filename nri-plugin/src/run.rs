@@ -14,9 +14,10 @@ mod denials;
 mod events;
 mod news;
 mod pages;
+mod ready;
 mod sweep;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,13 +36,15 @@ pub(crate) use self::denials::Unheard;
 use self::events::{Events, Thread};
 use self::news::News;
 use self::pages::{Pulses, pages};
+use self::ready::{observe, remove_ready};
 use self::sweep::{ring_dropped, sweep};
 use crate::alert::Alerts;
+use crate::api::Api;
 use crate::api::reports::Reports;
-use crate::api::{Api, Health};
 use crate::apparmor;
 use crate::apply::changes::{Changes, Found, News as OfChange, revert_left};
 use crate::apply::serve::{Clerks, Desk};
+use crate::audit::NotedFiles;
 use crate::config::Config;
 use crate::container::Selection;
 use crate::exit::chain;
@@ -75,8 +78,6 @@ use crate::top::source::Source;
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
 const RESCAN: Duration = Duration::from_secs(30);
-/// How often to look whether the API server has told its policies, where none are known of an earlier time.
-const LOOK: Duration = Duration::from_millis(200);
 /// Threads for the connection and the watch. There is little for them to do, and each holds memory of its own.
 const WORKERS: usize = 2;
 /// How long alerts may take to be written out at the end.
@@ -206,7 +207,12 @@ async fn daemon(
     let stop = Arc::new(AtomicBool::new(false));
     let pulses = Pulses::default();
     counted.read_policies(news.problems(), true);
-    let (denials, unheard) = Denials::listen(lock, &registry, profiles.as_ref(), &stop, (&alerts, &reporter));
+    let noted = {
+        let kernel = Arc::clone(&kernel);
+        Box::new(move || kernel.noted())
+    };
+    let whose = (profiles.as_ref(), noted as NotedFiles);
+    let (denials, unheard) = Denials::listen(lock, &registry, whose, &stop, (&alerts, &reporter));
     let events = Events {
         denials,
         registry: Arc::clone(&registry),
@@ -470,52 +476,6 @@ fn seccomp(
         .map(|arch| Node { arch, libseccomp })
         .ok_or_else(|| UnknownMachine(std::env::consts::ARCH.to_owned()));
     Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify)
-}
-
-/// Tells how the connection to the runtime stands, and writes the ready file once a first synchronisation is through
-/// and there are policies to enforce.
-async fn observe(
-    mut state: watch::Receiver<nri::State>,
-    mut synced: watch::Receiver<bool>,
-    api: Option<Health>,
-    mut ready: Option<PathBuf>,
-) {
-    let mut lost = String::new(); // what was said last
-    loop {
-        match &*state.borrow_and_update() {
-            nri::State::Lost { reason, .. } if reason.to_string() != lost => {
-                lost = reason.to_string();
-                tracing::error!(%reason, "no connection to the runtime: what starts now without the OCI hook starts unprotected; will try on");
-            }
-            nri::State::Synchronized(_) => {
-                lost.clear();
-                tracing::info!("in service");
-            }
-            _ => {}
-        }
-        let has_set = api.as_ref().is_none_or(Health::has_set);
-        let in_service = state.borrow().is_synchronized() && *synced.borrow_and_update() && has_set;
-        if in_service && let Some(path) = ready.take() {
-            match std::fs::write(&path, "ready\n") {
-                Ok(()) => tracing::info!(file = %path.display(), "ready"),
-                Err(error) => tracing::error!(%error, file = %path.display(), "cannot write the ready file"),
-            }
-        }
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() { return },
-            changed = synced.changed(), if ready.is_some() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK), if ready.is_some() && !has_set => {}
-        }
-    }
-}
-
-fn remove_ready(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove the old ready file `{}`", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -15,16 +15,13 @@ use std::time::{Duration, Instant};
 use enforcer_core::compile::selinux::{Domain, Labels, compile};
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::host::HostExempt;
-use enforcer_core::enforce::selinux::{Applied, Restored, Selinux, SelinuxError};
+use enforcer_core::enforce::selinux::{Applied, Noted, Restored, Selinux, SelinuxError};
 use enforcer_core::enforce::{ContainerId, Target};
-use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError, Lacks};
 
-/// How long one wait for the end lasts: there are no events.
-const POLL: Duration = Duration::from_millis(200);
 /// How many files without their label, and how many domains, are named.
 const NAMED: usize = 5;
 /// The digest of what an earlier daemon labelled: no ruleset has it, so it will be replaced.
@@ -108,6 +105,7 @@ struct State {
     at_work: Option<(Job, Instant)>,         // since when
     failed: Option<(RulesetDigest, String)>, // what was tried last in vain, and why
     told: Option<String>,
+    noted: Option<Arc<Noted>>,
     ended: bool,
 }
 
@@ -236,7 +234,7 @@ impl<L: Labeller> Shared<L> {
         match applied {
             Ok(applied) => {
                 let before = state.set.as_ref().map(|(digest, _)| *digest);
-                state.set = Some((digest, labels));
+                (state.set, state.noted) = (Some((digest, labels)), Some(Arc::clone(&applied.noted)));
                 if state.failure(digest).is_some() {
                     state.failed = None;
                 }
@@ -264,7 +262,7 @@ impl<L: Labeller> Shared<L> {
             Ok(Restored { kept, .. }) if !kept.is_empty() => joined(&kept),
             Err(error) => chain(&error),
             Ok(Restored { gone, .. }) => {
-                (state.set, state.earlier, state.failed) = (None, false, None);
+                (state.set, state.earlier, state.failed, state.noted) = (None, false, None, None);
                 if gone > 0 {
                     tracing::warn!(
                         files = gone,
@@ -367,21 +365,6 @@ impl<L: Labeller> Kernel for HostLabels<L> {
         Ok(digest.map(|digest| (ContainerId::host(), digest)).into_iter().collect())
     }
 
-    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        while go_on() {
-            thread::sleep(POLL);
-        }
-        Ok(())
-    }
-
-    fn settled(&self) -> Result<(), KernelError> {
-        Ok(())
-    }
-
-    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
-        Ok(Vec::new())
-    }
-
     fn exempt(&self, exempt: &HostExempt) -> Result<Vec<String>, KernelError> {
         tracing::warn!(
             "SELinux holds host policies: NOBODY IS EXEMPT from them, as programs and cgroups are under BPF-LSM"
@@ -391,6 +374,10 @@ impl<L: Labeller> Kernel for HostLabels<L> {
 
     fn lacking(&self, lacks: Lacks) {
         let _once = self.shared.lacks.set(lacks);
+    }
+
+    fn noted(&self) -> Option<Arc<Noted>> {
+        self.shared.state().noted.clone()
     }
 
     /// Files are made and moved, which nobody tells.

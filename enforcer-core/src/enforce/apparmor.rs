@@ -9,13 +9,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use super::tool::{Ended, Unended, in_memory};
 use crate::compile::apparmor::{AppArmorProfile, FEATURES, NAME_PREFIX, ProfileName};
 
 /// Where the kernel takes profiles.
@@ -236,39 +236,21 @@ impl AppArmor {
         let io = || failed(format!("compile the profile `{}`", profile.name));
         let text = in_memory("profile", profile.text.as_bytes()).map_err(io())?;
         let features = in_memory("features", FEATURES.as_bytes()).map_err(io())?;
-        let (mut out, mut said) =
-            (in_memory("out", b"").map_err(io())?, in_memory("said", b"").map_err(io())?);
         let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        let mut child = Command::new(&self.parser)
-            .args(["--skip-kernel-load", "--skip-cache", "--stdout", "--features-file"])
-            .args([path(&features), path(&text)])
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().map_err(io())?)
-            .stderr(said.try_clone().map_err(io())?)
-            .spawn()
-            .map_err(|source| AppArmorError::NoParser { parser: self.parser.clone(), source })?;
-        let deadline = Instant::now() + PARSER_DEADLINE;
-        let status = loop {
-            if let Some(status) = child.try_wait().map_err(io())? {
-                break status;
-            }
-            if Instant::now() > deadline {
-                child.kill().and_then(|()| child.wait()).map_err(io())?;
-                return Err(AppArmorError::TooSlow(profile.name.clone()));
-            }
-            sleep(Duration::from_millis(5));
-        };
-        let read = |file: &mut File, most: u64| {
-            let mut bytes = Vec::new();
-            file.rewind().and_then(|()| file.take(most).read_to_end(&mut bytes)).map(|_| bytes)
-        };
-        let compiled = read(&mut out, MAX_COMPILED + 1).map_err(io())?;
-        if !status.success() || compiled.is_empty() {
-            let said = String::from_utf8_lossy(&read(&mut said, MAX_SAID).map_err(io())?).trim().to_owned();
+        let mut command = Command::new(&self.parser);
+        command.args(["--skip-kernel-load", "--skip-cache", "--stdout", "--features-file"]);
+        command.args([path(&features), path(&text)]);
+        let ended = Ended::within(PARSER_DEADLINE, &mut command).map_err(|why| match why {
+            Unended::Unstarted(source) => AppArmorError::NoParser { parser: self.parser.clone(), source },
+            Unended::TooSlow => AppArmorError::TooSlow(profile.name.clone()),
+            Unended::Io(error) => io()(error),
+        })?;
+        let compiled = ended.out(MAX_COMPILED + 1).map_err(io())?;
+        if !ended.status.success() || compiled.is_empty() {
             return Err(AppArmorError::Refused {
                 parser: self.parser.clone(),
                 name: profile.name.clone(),
-                said,
+                said: ended.err(MAX_SAID).map_err(io())?,
             });
         }
         match u64::try_from(compiled.len()) {
@@ -317,16 +299,10 @@ fn is_gone(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
-/// A file that no other program can find, for one that is started.
-fn in_memory(name: &str, content: &[u8]) -> io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all(content)?;
-    file.rewind()?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]

@@ -21,6 +21,10 @@ const MAX_CGROUP_LEVEL: u32 = 32;
 const MARK_ROUNDS: usize = 64;
 /// Attempts to read a mark back: below 6.2 storage may be busy for a moment.
 const READ_BACK_ROUNDS: usize = 8;
+/// `SUBJECT_PENDING`: nothing is judged until the first execution in the container.
+const PENDING: u32 = 2;
+/// `SUBJECT_ACTIVE`.
+const ACTIVE: u32 = 3;
 
 impl Enforcer {
     pub(super) fn arm_target(&self, target: &Target, ruleset: &Ruleset) -> Result<Armed, EnforceError> {
@@ -101,6 +105,19 @@ impl Enforcer {
             self.searcher.ask();
         }
         Ok(())
+    }
+
+    pub(super) fn first_is_pending(&self, id: &ContainerId, pid: i32) -> Result<bool, EnforceError> {
+        let pidfd = open_process(pid)?;
+        let key = lock(&self.state).containers.get(id).map(|entry| entry.key);
+        let key = key.ok_or_else(|| EnforceError::NotArmed(id.to_string()))?;
+        for _ in 0..READ_BACK_ROUNDS {
+            match self.maps.subjects.get(pidfd.as_raw_fd())? {
+                Some(held) => return Ok(held.container == key && held.state == PENDING),
+                None => std::thread::yield_now(),
+            }
+        }
+        Ok(false)
     }
 
     /// Undoes an arming that came to no end. Marked tasks of a container that is not there are not confined.
@@ -289,8 +306,8 @@ fn barrier(target: &Target, facts: &types::mark) -> (u64, u32) {
 /// What tasks of the container are to be marked as.
 fn identity(target: &Target, facts: &types::mark, entry: &Entry) -> types::mark {
     let state = match target.stage {
-        Stage::Creating { .. } | Stage::Created => 2, // SUBJECT_PENDING
-        Stage::Running => 3,                          // SUBJECT_ACTIVE
+        Stage::Creating { .. } | Stage::Created => PENDING,
+        Stage::Running => ACTIVE,
     };
     let (root_ino, root_dev) = barrier(target, facts);
     let subject = types::subject {

@@ -33,6 +33,7 @@ pub mod root;
 pub mod selinux;
 mod spread;
 mod state;
+mod tool;
 mod withdraw;
 
 use std::fmt;
@@ -392,6 +393,16 @@ impl Enforcer {
         let armed =
             |(id, entry): (&ContainerId, _)| ArmedContainer { id: id.clone(), ruleset: state.digest(entry) };
         Ok(state.containers.iter().map(armed).collect())
+    }
+
+    /// Whether a container was armed as one that has not begun, and its first process has executed nothing since: that is
+    /// not judged yet. Of a container that runs it says that it was armed too late, by whomever: arming it with
+    /// [`Stage::Running`] mends that.
+    ///
+    /// # Errors
+    /// When the container is not armed, or the process is gone.
+    pub fn has_not_begun(&self, id: &ContainerId, pid: i32) -> Result<bool, EnforceError> {
+        self.first_is_pending(id, pid)
     }
 
     /// The stream of denials and audited accesses.

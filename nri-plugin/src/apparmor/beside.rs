@@ -127,6 +127,10 @@ impl<K: Kernel> Kernel for Beside<K> {
         self.first.counters()
     }
 
+    fn has_not_begun(&self, id: &ContainerId, pid: i32) -> bool {
+        self.first.has_not_begun(id, pid)
+    }
+
     fn exempt(&self, exempt: &HostExempt) -> Result<Vec<String>, KernelError> {
         self.first.exempt(exempt)
     }

@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use enforcer_core::compile::apparmor::ProfileName;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
-use enforcer_core::event::Event;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use super::{Profiles, STARTING, State, names};
@@ -15,8 +13,6 @@ use crate::kernel::{Kernel, KernelError, Lacks};
 use crate::procs::Procs;
 use crate::seccomp::bundle;
 
-/// How long one wait for the end lasts: there are no events.
-const POLL: Duration = Duration::from_millis(200);
 /// How long the ids of containers are, in hexadecimal digits.
 const ID: usize = 64;
 /// What is in the name of a pod's cgroup under podman, by systemd; and what such cgroups are in, without systemd.
@@ -219,21 +215,6 @@ impl Kernel for Arc<Profiles> {
     fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
         let enforced = self.loader.loaded().map_err(KernelError::new)?;
         self.standing(&self.state(), &enforced).map(|(armed, _)| armed)
-    }
-
-    fn events(&self, go_on: &dyn Fn() -> bool, _: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
-        while go_on() {
-            std::thread::sleep(POLL);
-        }
-        Ok(())
-    }
-
-    fn settled(&self) -> Result<(), KernelError> {
-        Ok(())
-    }
-
-    fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {
-        Ok(Vec::new())
     }
 
     fn lacking(&self, lacks: Lacks) {

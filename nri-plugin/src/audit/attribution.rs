@@ -4,21 +4,18 @@
 //! nothing is guessed: a lock denies more than the rules say in some places, and the rules may be others by now.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use enforcer_core::audit::apparmor::Confined;
 use enforcer_core::audit::selinux::Labelled;
 use enforcer_core::audit::{By, Denial, Object};
 use enforcer_core::capability::Capability;
 use enforcer_core::compile::apparmor::{self, Native};
-use enforcer_core::compile::selinux::{self, Kind, Label, Labels};
+use enforcer_core::compile::selinux::{self, Label};
 use enforcer_core::decide::{Access, DecidedBy, PathAccess, PathClass, Target, Verdict};
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::enforce::selinux::Selinux;
+use enforcer_core::enforce::selinux::Noted;
 use enforcer_core::event::Socket;
 use enforcer_core::network::{
     AF_INET, AF_INET6, IPPROTO_ICMP, IPPROTO_ICMPV6, SOCK_RAW, SocketAccess, SocketOp,
@@ -34,10 +31,9 @@ use crate::registry::Registry;
 
 /// How many rulesets are kept as the lock holds them.
 const HELD: usize = 16;
-/// How many files with labels are considered for one denial.
-const CANDIDATES: usize = 256;
-/// How long the list of files with labels counts.
-const FRESH: Duration = Duration::from_secs(5);
+
+/// Says which files have labels; `None`: none have, or it is not known yet.
+pub type NotedFiles = Box<dyn Fn() -> Option<Arc<Noted>> + Send>;
 
 /// What gave the verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,22 +71,25 @@ pub struct Judged {
     pub source: Option<AbsPath>,
 }
 
-/// Finds out.
-#[derive(Debug)]
+/// Finds out. No file is touched for it, and what is looked at has a bound, however many files and rules there are.
 pub struct Attribution {
     registry: Arc<Registry>,
     profiles: Option<Arc<Profiles>>,
-    record: PathBuf,
+    noted: NotedFiles,
     held: VecDeque<(RulesetDigest, &'static str, Arc<Ruleset>)>,
-    noted: Option<(Instant, Vec<Vec<u8>>)>,
-    labels: Option<(RulesetDigest, Arc<Labels>)>,
+}
+
+impl std::fmt::Debug for Attribution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attribution").finish_non_exhaustive()
+    }
 }
 
 impl Attribution {
-    /// By these containers and rulesets; `record`: where it is noted which files have labels of ours.
+    /// By these containers, rulesets and files.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, profiles: Option<Arc<Profiles>>, record: PathBuf) -> Self {
-        Self { registry, profiles, record, held: VecDeque::new(), noted: None, labels: None }
+    pub fn new(registry: Arc<Registry>, profiles: Option<Arc<Profiles>>, noted: NotedFiles) -> Self {
+        Self { registry, profiles, noted, held: VecDeque::new() }
     }
 
     /// Says whose the denial is, and by what.
@@ -184,22 +183,27 @@ impl Attribution {
             return;
         };
         judged.ruleset = Some(ruleset.digest());
-        let paths = self.paths_of(labelled, &judged.denial, &ruleset);
-        if let [path] = paths.as_slice() {
+        let rules = self.as_held(&ruleset, "selinux", selinux::held);
+        let paths = match self.paths_of(labelled, &judged.denial, &rules) {
+            Ok(paths) => paths,
+            Err(why) => {
+                judged.found = Found::Unknown(why.into());
+                return;
+            }
+        };
+        if let [path] = paths.may_be.as_slice()
+            && paths.told
+        {
             judged.path = Some(path.clone());
         }
-        let rules = self.as_held(&ruleset, "selinux", selinux::held);
         let mut found = Answers::new(Verdict::Block); // where it passes, the kernel is permissive
-        for path in &paths {
+        for path in &paths.may_be {
             asked_of_label(path, labelled, &judged.denial)
                 .iter()
                 .for_each(|access| found.ask(&rules, access));
         }
-        judged.found = match found.one(&rules) {
+        judged.found = match found.one(&rules).filter(|_| !paths.more) {
             Some(found) => found,
-            None if paths.is_empty() => {
-                Found::Unknown("the kernel does not tell the path, and no labelled file is that one".into())
-            }
             None => found.unknown(&rules),
         };
     }
@@ -224,52 +228,52 @@ impl Attribution {
         rules
     }
 
-    /// The paths that a record of SELinux may mean. The kernel tells the whole path of an open file alone, else a name and an
-    /// inode; and of what is to be made only the name, so that each directory with the label may be the one.
-    fn paths_of(&mut self, by: &Labelled, denial: &Denial, ruleset: &Ruleset) -> Vec<Vec<u8>> {
+    /// The paths that a record of SELinux may mean, or why there is none. The kernel tells the whole path of an open file
+    /// alone, else a name and an inode; and of what is to be made only the name, so that each directory with the label may be
+    /// the one.
+    fn paths_of(&self, by: &Labelled, denial: &Denial, rules: &Ruleset) -> Result<Paths, &'static str> {
+        let one = |path: Vec<u8>| Paths { may_be: vec![path], told: true, more: false };
         let (name, inode) = match &denial.object {
-            Object::Path(path) => return vec![path.clone()],
+            Object::Path(path) => return Ok(one(path.clone())),
             Object::File { name, inode } => (name, *inode),
-            _ => return Vec::new(),
+            _ => return Err("the kernel tells neither a path nor a name"),
         };
-        let makes = by.class == "dir" && denial.permissions.split(' ').any(|one| one == "add_name");
-        let last = |path: &[u8]| path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
-        if makes {
-            // directories with this very label
-            let labels = self.labels_of(ruleset);
-            let has = |path: &&Vec<u8>| labels.of(path, Kind::Directory) == by.label && is_dir(path);
-            let below = |dir: &Vec<u8>| [without_slash(dir), b"/", name].concat();
-            return self.labelled().iter().filter(has).take(CANDIDATES).map(below).collect();
-        }
-        let all = self.labelled();
-        let Some(inode) = inode else { return Vec::new() };
-        let of_name =
-            all.iter().filter(|path| last(path) == *name || name.as_slice() == b"/").take(CANDIDATES);
-        // one inode of several file systems, or of several names: each is asked about
-        of_name.filter(|path| inode_of(path) == Some(inode)).cloned().collect()
-    }
-
-    fn labels_of(&mut self, ruleset: &Ruleset) -> Arc<Labels> {
-        let digest = ruleset.digest();
-        match &self.labels {
-            Some((known, labels)) if *known == digest => Arc::clone(labels),
-            _ => {
-                let labels = Arc::new(selinux::compile(ruleset));
-                self.labels = Some((digest, Arc::clone(&labels)));
-                labels
+        let noted = (self.noted)()
+            .ok_or("the kernel does not tell the path, and which files have labels is not known yet")?;
+        let paths = if by.class == "dir" && denial.permissions.split(' ').any(|one| one == "add_name") {
+            // which directories one rule is about the files' own rules say
+            if noted.rules() != Some(rules.digest()) {
+                return Err(
+                    "the kernel does not tell the path, and files have the labels of other rules than those in force",
+                );
             }
+            let makers = noted.makers(by.label, name);
+            let below = |dir: &&[u8]| [without_slash(dir), b"/", name].concat();
+            Paths {
+                may_be: makers.directories.iter().map(below).collect(),
+                told: makers.alone,
+                more: makers.more,
+            }
+        } else {
+            // one inode of several file systems, or of several names: each is asked about
+            let same = inode.into_iter().flat_map(|inode| noted.files(inode, name));
+            Paths { may_be: same.map(<[u8]>::to_vec).collect(), told: true, more: false }
+        };
+        match paths.may_be.is_empty() {
+            true => Err("the kernel does not tell the path, and no labelled file is that one"),
+            false => Ok(paths),
         }
     }
+}
 
-    /// Files that have a label, as it was noted a moment ago.
-    fn labelled(&mut self) -> &[Vec<u8>] {
-        let old = self.noted.as_ref().is_none_or(|(when, _)| when.elapsed() >= FRESH);
-        if old {
-            let paths = Selinux::labelled(&self.record).unwrap_or_default();
-            self.noted = Some((Instant::now(), paths));
-        }
-        self.noted.as_ref().map(|(_, paths)| paths.as_slice()).unwrap_or_default()
-    }
+/// Paths that a record may mean.
+struct Paths {
+    /// At least one.
+    may_be: Vec<Vec<u8>>,
+    /// Where it is one it is that; else it is one that is judged alike.
+    told: bool,
+    /// There are more.
+    more: bool,
 }
 
 /// What rules answer about the accesses that a record may mean.
@@ -434,16 +438,4 @@ fn without_slash(path: &[u8]) -> &[u8] {
         Some(rest) if !rest.is_empty() => rest,
         _ => path,
     }
-}
-
-fn metadata(path: &[u8]) -> Option<std::fs::Metadata> {
-    std::fs::symlink_metadata(std::ffi::OsStr::from_bytes(path)).ok()
-}
-
-fn inode_of(path: &[u8]) -> Option<u64> {
-    metadata(path).map(|found| found.ino())
-}
-
-fn is_dir(path: &[u8]) -> bool {
-    metadata(path).is_some_and(|found| found.is_dir())
 }

@@ -94,8 +94,72 @@ fn record(message: &[u8], cut: bool) -> Option<Message> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use nix::sys::socket::sendto;
+
     use super::*;
+
+    /// The one kind of message that a program may have the kernel make a record of though audit is off (`AUDIT_USER_AVC`).
+    const USER_AVC: u16 = 1107;
+    /// `NLM_F_REQUEST`
+    const REQUEST: u16 = 1;
+    const KERNEL: u32 = 0;
+    /// How long one wait lasts, and how many are made for what certainly comes.
+    const POLL: Duration = Duration::from_millis(50);
+    const WAITS: usize = 400;
+
+    pub(in crate::audit) fn open(buffer: usize) -> Socket {
+        Socket::open(buffer, POLL).expect("this takes root, and a kernel with audit")
+    }
+
+    /// Another program, which may administer the network, and audit.
+    struct Other(OwnedFd);
+
+    impl Other {
+        fn new() -> Self {
+            let kind = (AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC);
+            Self(socket(kind.0, kind.1, kind.2, SockProtocol::NetlinkAudit).unwrap())
+        }
+
+        fn send(&self, to: u32, kind: u16, text: &str) {
+            let length = u32::try_from(HEADER + text.len()).unwrap();
+            let mut message = length.to_ne_bytes().to_vec();
+            message.extend([kind, REQUEST].into_iter().flat_map(u16::to_ne_bytes));
+            message.extend([0; 8]);
+            message.extend(text.as_bytes());
+            sendto(self.0.as_raw_fd(), &message, &NetlinkAddr::new(to, 0), MsgFlags::empty()).unwrap();
+        }
+    }
+
+    /// One test at a time: the kernel itself drops what comes too fast.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    /// Listens until something is heard that holds; whenever nothing is, it is said again.
+    fn until(socket: &mut Socket, say: impl Fn(), holds: impl Fn(&Message) -> bool) -> Message {
+        let heard = (0..WAITS).find_map(|_| match socket.heard().unwrap() {
+            Message::Nothing => {
+                say();
+                None
+            }
+            message => holds(&message).then_some(message),
+        });
+        heard.expect("it comes")
+    }
+
+    fn own(text: &str) -> String {
+        format!("op={text} of={}", std::process::id())
+    }
+
+    #[test]
+    fn records_that_have_no_room_are_told_as_lost() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut socket, other) = (open(1), Other::new()); // the kernel gives its least
+        let many = format!("{} {}", own("many"), "x".repeat(500));
+        let say = || (0..50).for_each(|_| other.send(KERNEL, USER_AVC, &many));
+        until(&mut socket, say, |message| *message == Message::Lost);
+    }
 
     #[test]
     fn a_short_message_is_none() {

@@ -1,6 +1,6 @@
-use std::path::Path;
-
 use enforcer_core::compile::apparmor::{Native, child_of};
+use enforcer_core::compile::selinux::{self, Kind};
+use enforcer_core::enforce::selinux::Noted;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::policy::parse;
 use enforcer_core::ruleset::{Postures, Ruleset};
@@ -72,8 +72,7 @@ impl Node {
     }
 
     fn attribution(&self) -> Attribution {
-        let record = self.dir.path().join("selinux");
-        Attribution::new(Arc::clone(&self.registry), Some(Arc::clone(&self.profiles)), record)
+        Attribution::new(Arc::clone(&self.registry), Some(Arc::clone(&self.profiles)), Box::new(|| None))
     }
 
     fn told(&self, record: &str) -> Alert {
@@ -272,63 +271,99 @@ fn native_rules_are_named_where_no_other_policy_can_have_said_it() {
     assert_eq!(node.told(&group).policy_name, "unknown");
 }
 
-#[test]
-fn a_denial_by_a_label_is_of_the_host() {
-    let dir = tempfile::tempdir().unwrap();
-    let below = |path: &str| dir.path().join(path).display().to_string();
-    for path in ["secret", "dir/x", "other/secret"] {
-        std::fs::create_dir_all(Path::new(&below(path)).parent().unwrap()).unwrap();
-        std::fs::write(below(path), "").unwrap();
-    }
+/// The host under a policy with these rules, and its files with their inodes; directories end in `/`.
+fn host(rules: &str, files: &[(&str, u64)]) -> (Arc<Registry>, Attribution) {
     let text = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: host}}\n\
-         spec:\n  nodeSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}\n  action: Block\n\
-         \x20 file:\n    matchPaths: [{{path: {}}}]\n    matchDirectories: [{{dir: {}/, recursive: true}}]\n",
-        below("secret"),
-        below("dir")
+         spec:\n  nodeSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}\n  action: Block\n{rules}\n"
     );
     let parsed = parse("host.yaml", &text);
     assert_eq!(parsed.errors, []);
     let subject = Subject::of_host([("kubernetes.io/os".to_owned(), "linux".to_owned())].into());
     let ruleset = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject).ruleset;
+    let labels = selinux::compile(&ruleset);
+    let files = files.iter().map(|(path, inode)| {
+        let kind = if path.ends_with('/') { Kind::Directory } else { Kind::File };
+        let path = path.trim_end_matches('/').as_bytes().to_vec();
+        let label = labels.of(&path, kind);
+        (path, *inode, label)
+    });
+    let noted = Arc::new(Noted::new(&labels, files));
     let registry = Arc::new(Registry::default());
     let host = Container { id: ContainerId::host(), subject, ..(*container("a", "default", "web")).clone() };
     registry.add(Arc::new(host));
     registry.assign(&ContainerId::host(), Some(Arc::new(ruleset)));
-    let record = dir.path().join("selinux");
-    std::fs::create_dir(&record).unwrap();
-    let hexadecimal = |path: &str| path.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let labelled =
-        ["secret", "dir", "dir/x"].map(|path| format!("system_u 0 0 {}\n", hexadecimal(&below(path))));
-    std::fs::write(record.join("labels"), format!("nri-enforcer labels 2 \n{}end\n", labelled.concat()))
-        .unwrap();
+    let attribution =
+        Attribution::new(Arc::clone(&registry), None, Box::new(move || Some(Arc::clone(&noted))));
+    (registry, attribution)
+}
 
-    let mut attribution = Attribution::new(registry, None, record);
+fn told_of_label(attribution: &mut Attribution, permissions: &str, what: &str, class: &str) -> Alert {
+    let text = format!(
+        "audit(1.000:2): avc:  denied  {{ {permissions} }} for  pid=311 comm=\"head\" {what} dev=\"vda\" \
+         scontext=system_u:system_r:host_t:s0 tcontext=nri_enforcer_rwcm_u:object_r:base_t:s0 tclass={class} permissive=0"
+    );
+    let denial = Denial::parse(&text).unwrap().unwrap();
     let alerts = Alerts { cluster_name: "c".into(), host_name: "h".into() };
+    alerts.denial(&attribution.judge(Heard { denial, acting: None }))
+}
+
+#[test]
+fn a_denial_by_a_label_is_of_the_host() {
+    let rules =
+        "  file: {matchPaths: [{path: /t/secret}], matchDirectories: [{dir: /t/dir/, recursive: true}]}";
+    let files = [("/t/secret", 7), ("/t/dir/", 8), ("/t/dir/x", 9), ("/t/dir/sub/", 10)];
+    let (registry, mut attribution) = host(rules, &files);
     let mut told = |permissions: &str, what: &str, class: &str| {
-        let text = format!(
-            "audit(1.000:2): avc:  denied  {{ {permissions} }} for  pid=311 comm=\"head\" {what} dev=\"vda\" \
-             scontext=system_u:system_r:host_t:s0 tcontext=nri_enforcer_rwcm_u:object_r:base_t:s0 tclass={class} permissive=0"
-        );
-        let denial = Denial::parse(&text).unwrap().unwrap();
-        alerts.denial(&attribution.judge(Heard { denial, acting: None }))
+        told_of_label(&mut attribution, permissions, what, class)
     };
-    let inode = |path: &str| std::fs::metadata(below(path)).unwrap().ino();
-    let alert = told("read", &format!("name=\"secret\" ino={}", inode("secret")), "file");
-    let secret = below("secret");
-    assert_eq!(by(&alert), ("host", "spec.file.matchPaths[0]", "File", secret.as_str()));
+    let alert = told("read", "name=\"secret\" ino=7", "file");
+    assert_eq!(by(&alert), ("host", "spec.file.matchPaths[0]", "File", "/t/secret"));
     assert_eq!((alert.kind, alert.enforcer, alert.action), ("MatchedHostPolicy", "SELinux", "Block"));
     assert_eq!((alert.namespace_name.as_str(), alert.host_pid), ("", 311));
-    // of what is to be made there is a name alone
+    // of what is to be made there is a name alone; in which of the directories is not known
     let alert = told("add_name", "name=\"new\"", "dir");
-    assert_eq!((alert.policy_name.as_str(), alert.rule.as_str()), ("host", "spec.file.matchDirectories[0]"));
+    assert_eq!(by(&alert), ("host", "spec.file.matchDirectories[0]", "File", "new"));
     // a file of the same name that has no label of ours
-    let alert = told("read", &format!("name=\"secret\" ino={}", inode("other/secret")), "file");
+    let alert = told("read", "name=\"secret\" ino=77", "file");
     assert_eq!((alert.policy_name.as_str(), alert.resource.as_str()), ("unknown", "secret"));
     assert!(
         alert.data.contains("path=unknown") && alert.message.contains("does not tell the path"),
         "{alert:?}"
     );
+    // until files have the labels of the rules in force
+    let next = resolved(
+        "\n  file: {matchPaths: [{path: /t/other}]}",
+        &registry.container(&ContainerId::host()).unwrap().subject,
+    );
+    registry.assign(&ContainerId::host(), Some(next));
+    let alert = told("add_name", "name=\"new\"", "dir");
+    assert!(alert.policy_name == "unknown" && alert.message.contains("labels of other rules"), "{alert:?}");
+    let mut none = Attribution::new(registry, None, Box::new(|| None));
+    let alert = told_of_label(&mut none, "read", "name=\"secret\" ino=7", "file");
+    assert!(alert.policy_name == "unknown" && alert.message.contains("not known yet"), "{alert:?}");
+}
+
+/// Making something may be denied by any rule that is about a directory with that label.
+#[test]
+fn what_is_made_is_of_one_rule_or_of_none() {
+    let one = "  file: {matchDirectories: [{dir: /a/, recursive: true}]}";
+    let made = |rules: &str, files: &[(&str, u64)]| {
+        told_of_label(&mut host(rules, files).1, "add_name", "name=\"new\"", "dir")
+    };
+    let alert = made(one, &[("/a/", 1)]);
+    assert_eq!(by(&alert), ("host", "spec.file.matchDirectories[0]", "File", "/a/new"));
+    let two = "  file: {matchDirectories: [{dir: /a/, recursive: true}, {dir: /b/, recursive: true}]}";
+    let alert = made(two, &[("/a/", 1), ("/b/", 2)]);
+    assert!(alert.policy_name == "unknown" && alert.message.contains("any of these"), "{alert:?}");
+    let alert = made(two, &[("/a/", 1)]);
+    assert_eq!(alert.rule, "spec.file.matchDirectories[0]");
+    // more rules than are asked: what those say that are asked is not all
+    let dirs: Vec<String> = (0..100).map(|n| format!("/d{n}/")).collect();
+    let files: Vec<(&str, u64)> = dirs.iter().map(String::as_str).zip(1..).collect();
+    let rules: Vec<String> = dirs.iter().map(|dir| format!("{{dir: {dir}, recursive: true}}")).collect();
+    let alert = made(&format!("  file: {{matchDirectories: [{}]}}", rules.join(", ")), &files);
+    assert!(alert.policy_name == "unknown" && alert.message.contains("any of these"), "{alert:?}");
 }
 
 /// Whoever judges them has a sign of life to give meanwhile; what is left is for the next time.
@@ -351,4 +386,57 @@ fn slow_judgements_are_given_up_in_time_and_nothing_is_left_out() {
         taken
     };
     assert_eq!([taken(), taken(), taken(), taken()], [1, 1, 1, 0]);
+}
+
+/// What is left of it could be taken for all that the kernel told.
+#[test]
+fn a_record_that_is_cut_off_is_no_denial_and_counted_where_it_is_ours() {
+    let (sender, queue) = sync_channel(8);
+    let mut reader = Reader {
+        socket: socket::tests::open(1 << 20),
+        sender,
+        shared: Arc::default(),
+        container_of: Box::new(|_| None),
+        stop: Arc::default(),
+        numbers: Numbers::default(),
+    };
+    let ours = format!("audit(1.000:2): {}", file("open", "", "/etc/passwd", 7, "r"));
+    let others = ours.replace(PROFILE, "another");
+    assert!(reader.record(audit::AVC, &ours, true) && reader.record(audit::AVC, &others, true));
+    assert!(reader.record(audit::AVC + 1, &ours, false), "of another kind");
+    assert_eq!((queue.try_iter().count(), reader.shared.unread.load(Ordering::Relaxed)), (0, 1));
+    assert!(reader.record(audit::AVC, &ours, false));
+    assert_eq!(queue.try_iter().count(), 1);
+}
+
+/// Set for the process in which `Audit::listen` is tried.
+const WITHOUT: &str = "AUDIT_TEST_WITHOUT";
+/// For a shell that is the first process: it is in the network namespace, what it starts is in another.
+const ELSEWHERE: &str = "unshare --net \"$0\" \"$@\"; exit $?";
+
+#[test]
+fn why_nothing_can_be_heard_is_told() {
+    if let Ok(wanted) = std::env::var(WITHOUT) {
+        let why = Audit::listen(Arc::default(), Box::new(|_| None)).unwrap_err();
+        assert!(
+            why.starts_with("the kernel's audit records cannot be listened to") && why.contains(&wanted),
+            "{why}"
+        );
+        return;
+    }
+    for (program, arguments, wanted) in [
+        (
+            "unshare",
+            &["--fork", "--pid", "--mount-proc", "sh", "-c", ELSEWHERE][..],
+            "outside the host's network namespace",
+        ),
+        ("setpriv", &["--bounding-set=-audit_read"], "CAP_AUDIT_READ"),
+    ] {
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "audit::tests::why_nothing_can_be_heard_is_told"]).env(WITHOUT, wanted);
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{program}: {told}");
+    }
 }

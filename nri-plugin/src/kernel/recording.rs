@@ -24,6 +24,7 @@ struct State {
     settled: usize,
     delay: Duration,
     dropped: u64,
+    waiting: BTreeSet<ContainerId>,
 }
 
 impl Default for Recording {
@@ -85,6 +86,11 @@ impl Recording {
         };
     }
 
+    /// A container that an earlier daemon armed waits for its first execution.
+    pub(crate) fn waits(&self, id: &str) {
+        self.state.lock().unwrap().waiting.insert(ContainerId::new(id).unwrap());
+    }
+
     fn call(
         &self,
         name: &'static str,
@@ -137,6 +143,10 @@ impl Kernel for std::sync::Arc<Recording> {
     fn occupancy(&self) -> Option<Occupancy> {
         self.as_ref().occupancy()
     }
+
+    fn has_not_begun(&self, id: &ContainerId, pid: i32) -> bool {
+        self.as_ref().has_not_begun(id, pid)
+    }
 }
 
 impl Kernel for Recording {
@@ -181,6 +191,10 @@ impl Kernel for Recording {
     fn settled(&self) -> Result<(), KernelError> {
         self.state.lock().unwrap().settled += 1;
         Ok(())
+    }
+
+    fn has_not_begun(&self, id: &ContainerId, _: i32) -> bool {
+        self.state.lock().unwrap().waiting.contains(id)
     }
 
     fn counters(&self) -> Result<Vec<(String, u64)>, KernelError> {

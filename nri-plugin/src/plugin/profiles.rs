@@ -7,7 +7,8 @@ use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 use nri::{Context, PodSandbox};
 
-use super::{Plugin, describe, patience};
+use super::told::describe;
+use super::{Plugin, patience};
 use crate::apparmor::Profiles;
 use crate::apparmor::names::asked;
 use crate::container::Wish;

@@ -3,10 +3,13 @@
 use super::*;
 use std::time::Instant;
 
+use enforcer_core::subject::Subject;
 use nri::fake::{FakeError, FakePlugin, FakeRuntime, Options};
+use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
 
 use crate::apparmor::tests::{Held, Memory};
 use crate::kernel::recording::Recording;
+use crate::podman::{IMAGE_LABEL, TAG_LABEL};
 use crate::procs::Procs;
 use crate::procs::tests::add;
 use crate::reconciler::Reconciler;

@@ -4,8 +4,11 @@
 //! shared lock for the moment of one query; where podman has the file, all queries together wait no longer than [`BUSY`].
 //! Of two queries about one container no consistency is asked: what is read of it never changes.
 //!
-//! A write-ahead log is refused, which some podman may have begun and files keep: who only reads such a file makes others
-//! beside it. <https://www.sqlite.org/fileformat2.html#file_format_version_numbers>
+//! A write-ahead log is refused. podman 4.5.0 and 4.5.1 began one, where `database_backend` was `sqlite`, which it was not by
+//! itself before 4.8; none before or since does, up to 5.8, but none ends it either, and a file keeps it. Who only reads such
+//! a file has to make others beside it (`-shm`, and `-wal`) where podman has not, which it has only while it runs; and a copy of the file and its
+//! log is of two moments. <https://www.sqlite.org/wal.html>
+//! <https://www.sqlite.org/fileformat2.html#file_format_version_numbers>
 //!
 //! Tables: <https://github.com/containers/podman>, `libpod/sqlite_state_internal.go`.
 
@@ -50,7 +53,7 @@ impl Sqlite {
         }
         if has_wal(path).map_err(|error| fail(error.to_string()))? {
             return Err(fail(
-                "it has a write-ahead log, which nobody reads without changing files; while no podman runs: \
+                "it has a write-ahead log, which podman 4.5 began and nobody reads without changing files; while no podman runs: \
                  `sqlite3 FILE 'PRAGMA journal_mode = DELETE'`"
                     .into(),
             ));

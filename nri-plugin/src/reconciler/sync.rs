@@ -6,7 +6,7 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::ruleset::RulesetDigest;
 use tokio::sync::oneshot;
 
-use super::{Late, Reconciler, RootAt};
+use super::{Reconciler, RootAt};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::{Present, Synced};
@@ -34,6 +34,12 @@ impl<K: Kernel> Reconciler<K> {
             known.armed = armed.get(&id).copied().or(known.armed);
             known.unwatched |= new && running && known.armed.is_none();
             synced.adopted += usize::from(known.armed.is_some());
+            let adopted = running && known.armed.is_some() && !known.armed_here;
+            let process = known.process.filter(|_| adopted);
+            // whoever armed it may have died before it knew that nobody waited for that
+            if process.is_some_and(|process| self.kernel.has_not_begun(&id, process.pid)) {
+                self.unheard(&id);
+            }
             self.enqueue(id);
         }
         let ended: Vec<ContainerId> = self.known.keys().filter(|id| !listed.contains(*id)).cloned().collect();
@@ -77,14 +83,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Looks for what nobody tells: containers that are over, armed containers that nobody knows, rulesets that are
     /// not in the kernel any more, and failures to try again.
     pub(super) fn sweep(&mut self) {
-        let late: Vec<_> = self.known.iter().map(|(id, known)| (id.clone(), known.late)).collect();
-        for (id, late) in late {
-            match late {
-                Late::No => {}
-                Late::Unheard => self.has_had_time(&id),
-                Late::Begun | Late::Elsewhere => self.was_too_late(&id, late),
-            }
-        }
+        self.sweep_late();
         let armed = match self.kernel.armed() {
             Ok(armed) => armed,
             Err(error) => {
@@ -121,20 +120,6 @@ impl<K: Kernel> Reconciler<K> {
         }
         for id in inhabited {
             tracing::debug!(container = %id, "has processes, though its first one is dead or the runtime does not list it");
-        }
-    }
-
-    /// The runtime is through with its own work by the next sweep, unless its process is in the root of before still.
-    fn has_had_time(&mut self, id: &ContainerId) {
-        let Some(known) = self.known.get_mut(id) else { return };
-        let before = match (&known.root, known.process) {
-            (RootAt::Below(_, Some(inode)), Some(process)) => {
-                self.procs.root_inode(process).is_some_and(|now| now != *inode)
-            }
-            _ => false,
-        };
-        if !before {
-            known.late = Late::Begun;
         }
     }
 

@@ -9,6 +9,7 @@ use crate::procs::tests::add;
 use crate::registry::Standing;
 use enforcer_core::decide::{Access, Verdict};
 use enforcer_core::policy::parse;
+use enforcer_core::ruleset::Ruleset;
 use enforcer_core::subject::Subject;
 
 /// A policy `name` that blocks `path` for `app: web` in the namespace `default`.
@@ -322,6 +323,30 @@ fn what_an_earlier_daemon_armed_is_adopted_updated_or_disarmed() {
     assert_eq!(f.kernel.ids(), ["old", "same", "unlisted", "unselected"]);
     assert_eq!(f.notices(), [""; 0]);
     assert!(f.registry.ruleset(&wanted(&set)).is_some(), "events of adopted containers can be told");
+}
+
+/// The daemon that armed it died before it knew that the OCI hook had given up.
+#[test]
+fn what_was_armed_unheard_by_an_earlier_daemon_is_armed_again_as_one_that_runs() {
+    let set = policies(&[("p", "/etc/passwd")]);
+    let kernel = Arc::<Recording>::default();
+    for id in ["created", "fine", "late"] {
+        kernel.preset(id, Some(wanted(&set)));
+    }
+    kernel.waits("created");
+    kernel.waits("late");
+    let mut f = Fixture::with(kernel, Arc::clone(&set));
+    let created = Present { running: false, ..f.running("created", 3, "web") };
+    let present = vec![created, f.running("fine", 2, "web"), f.running("late", 1, "web")];
+    assert_eq!(f.synchronize(present), Synced { adopted: 3, late: 0, failed: 0 });
+    assert_eq!(f.kernel.calls(), [""; 0], "the runtime may be at its own work still");
+    f.take(Order::Sweep);
+    assert_eq!(
+        (f.kernel.calls(), f.notices()),
+        (vec!["arm late 1 Running".to_owned()], vec!["late late".to_owned()])
+    );
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), [""; 0]);
 }
 
 #[test]

@@ -1,15 +1,12 @@
 //! What AppArmor and SELinux deny, on its way to the alerts.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use enforcer_core::enforce::selinux::RECORD;
-
 use crate::alert::{Alert, Alerts};
 use crate::apparmor::Profiles;
-use crate::audit::{Attribution, Audit};
+use crate::audit::{Attribution, Audit, NotedFiles};
 use crate::lock::Lock;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -72,7 +69,7 @@ impl Denials {
     pub(super) fn listen(
         lock: Lock,
         registry: &Arc<Registry>,
-        profiles: Option<&Arc<Profiles>>,
+        (profiles, noted): (Option<&Arc<Profiles>>, NotedFiles),
         stop: &Arc<AtomicBool>,
         (alerts, reporter): (&Alerts, &Reporter),
     ) -> (Option<Self>, Unheard) {
@@ -84,8 +81,7 @@ impl Denials {
         let container_of = Box::new(move |pid| of.as_ref()?.container_of(i32::try_from(pid).ok()?));
         match Audit::listen(Arc::clone(stop), container_of) {
             Ok(audit) => {
-                let record = Path::new(RECORD).to_owned();
-                let attribution = Attribution::new(Arc::clone(registry), profiles.cloned(), record);
+                let attribution = Attribution::new(Arc::clone(registry), profiles.cloned(), noted);
                 let (lost, unread) = (Gathered::default(), Gathered::default());
                 let denials = Self { audit, attribution, unheard: unheard.clone(), told: None, lost, unread };
                 (Some(denials), unheard)
@@ -140,6 +136,53 @@ fn tell_unheard(why: &str, unheard: &Unheard, alerts: &Alerts, reporter: &Report
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The alerts that are told in so many turns, and how many records are counted as lost.
+    fn told(denials: &mut Denials, times: usize) -> (Vec<serde_json::Value>, u64) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts");
+        let alerts = Alerts { cluster_name: "c".into(), host_name: "h".into() };
+        let metrics = Metrics::default();
+        let (reporter, writer) = Reporter::start(Some(path.clone()), alerts.clone(), &metrics).unwrap();
+        for _ in 0..times {
+            denials.told = None;
+            denials.tell(&alerts, &metrics, &reporter, &|_| panic!("nothing was denied"));
+        }
+        drop(reporter);
+        writer.join().unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        (text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), metrics.audit_lost.get())
+    }
+
+    fn denials(audit: Audit) -> Denials {
+        let attribution = Attribution::new(Arc::default(), None, Box::new(|| None));
+        let (lost, unread) = (Gathered::default(), Gathered::default());
+        Denials { audit, attribution, unheard: Unheard::default(), told: None, lost, unread }
+    }
+
+    /// Policies hold all the same, and who looks at alerts is not to take their absence for peace.
+    #[test]
+    fn that_nothing_is_heard_any_more_is_one_alert_and_stays_told() {
+        let mut denials = denials(Audit::ended_for(0, 0, "no buffer space"));
+        assert_eq!(denials.unheard.why(), None);
+        let (alerts, _) = told(&mut denials, 3);
+        let [alert] = alerts.as_slice() else { panic!("{alerts:?}") };
+        let message = alert["Message"].as_str().unwrap();
+        assert!(message.contains("no buffer space") && message.contains("hold all the same"), "{alert}");
+        assert_eq!(alert["Data"], "notice=audit-unheard");
+        assert_eq!(denials.unheard.why().as_deref(), Some("no buffer space"));
+    }
+
+    #[test]
+    fn records_that_were_lost_are_counted_at_once_and_one_alert_later() {
+        let mut denials = denials(Audit::ended_for(3, 2, ""));
+        assert!(denials.audit.ended().is_some(), "it is no concern of this test");
+        assert_eq!(told(&mut denials, 2), (vec![], 5), "those that cannot be understood are in the log");
+        denials.lost.since = Instant::now().checked_sub(GATHER);
+        let (alerts, _) = told(&mut denials, 2);
+        let [alert] = alerts.as_slice() else { panic!("{alerts:?}") };
+        assert!(alert["Message"].as_str().unwrap().starts_with("up to 3 denials"), "{alert}");
+    }
 
     #[test]
     fn losses_of_some_seconds_are_one_notice() {

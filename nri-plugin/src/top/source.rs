@@ -115,3 +115,23 @@ fn not_seen(lock: Lock, unheard: Option<String>) -> Option<String> {
         Lock::AppArmor | Lock::Selinux => unheard,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BPF tells of its denials itself; the others' are in audit records, which may not be heard.
+    #[test]
+    fn what_is_not_seen_depends_on_who_denies_and_on_what_is_heard() {
+        let why = "audit is off";
+        let told = |lock| [None, Some(why.to_owned())].map(|unheard| not_seen(lock, unheard));
+        assert_eq!(told(Lock::Bpf), [None, None]);
+        assert_eq!(told(Lock::Both), [None, Some(format!("what AppArmor denies: {why}"))]);
+        for lock in [Lock::AppArmor, Lock::Selinux] {
+            assert_eq!(told(lock), [None, Some(why.to_owned())]);
+        }
+        for told in told(Lock::Nothing) {
+            assert!(told.unwrap().starts_with("no lock denies anything here but seccomp"));
+        }
+    }
+}

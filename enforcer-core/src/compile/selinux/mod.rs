@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::module::{Domain, InvalidDomain, MODULE, module};
 use crate::coverage::Gap;
-use crate::decide::{Access, Verdict};
+use crate::decide::{Access, DecidedBy, Verdict};
 use crate::path::{AbsPath, components};
-use crate::ruleset::{Object, Ruleset};
+use crate::ruleset::{Object, Ruleset, RulesetDigest};
 
 /// What the name of every user of ours begins with; no label with another one is ever taken off.
 pub const USER_PREFIX: &str = "nri_enforcer_";
@@ -157,6 +157,18 @@ impl Labels {
         self.linked.get(path)
     }
 
+    /// The digest of the rules that the labels hold: that of [`held`].
+    #[must_use]
+    pub fn rules(&self) -> RulesetDigest {
+        self.rules.digest()
+    }
+
+    /// Who decides about making something in the directory at this path, of a name that no rule is about.
+    #[must_use]
+    pub fn who_creates(&self, directory: &[u8]) -> DecidedBy {
+        self.rules.decide(&Access::write(&any_in(directory))).by
+    }
+
     /// The label of what is at this path.
     #[must_use]
     pub fn of(&self, path: &[u8], kind: Kind) -> Label {
@@ -170,12 +182,16 @@ impl Labels {
             Kind::Directory => {
                 // the root is never renamed
                 let moves = components(path).next().is_some() && denies(&Access::rename_directory(path));
-                let any = [path.strip_suffix(b"/").unwrap_or(path), ANY_NAME].concat();
-                let create = when(denies(&Access::write(&any)), Label::CREATE);
+                let create = when(denies(&Access::write(&any_in(path))), Label::CREATE);
                 write.with(read()).with(create).with(when(moves, Label::MOVE))
             }
         }
     }
+}
+
+/// A path in a directory that no rule names.
+fn any_in(directory: &[u8]) -> Vec<u8> {
+    [directory.strip_suffix(b"/").unwrap_or(directory), ANY_NAME].concat()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 mod error;
 mod file;
+mod noted;
 mod permissive;
 mod record;
 mod store;
@@ -19,10 +20,12 @@ use std::error::Error as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use self::error::SelinuxError;
 use self::error::failed;
 use self::file::{Context, Labelled};
+pub use self::noted::{Makers, Noted};
 pub use self::permissive::Permissive;
 use self::record::{Note, Record};
 use super::exclusive;
@@ -54,6 +57,8 @@ pub struct Applied {
     pub lacks: Vec<String>,
     /// Domains of processes that run now and are denied nothing.
     pub permissive: Vec<Domain>,
+    /// The files, as audit records tell of them.
+    pub noted: Arc<Noted>,
 }
 
 /// What came of taking labels off.
@@ -172,14 +177,6 @@ impl Selinux {
         Ok(!Record::read(record)?.users.is_empty())
     }
 
-    /// The paths of files that have labels of ours, by the record; sorted.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn labelled(record: &Path) -> Result<Vec<Vec<u8>>, SelinuxError> {
-        Ok(Record::read(record)?.users.into_keys().collect())
-    }
-
     /// Sets these labels, and takes all others of ours off.
     ///
     /// # Errors
@@ -246,7 +243,8 @@ impl Selinux {
         lacks.extend(unknown);
         lacks.sort_unstable();
         lacks.dedup();
-        Ok(Applied { files, lacks, permissive })
+        let noted = Arc::new(noted(labels, record, &found.files));
+        Ok(Applied { files, lacks, permissive, noted })
     }
 
     /// Takes all labels of ours off that are noted; our module stays.
@@ -396,6 +394,13 @@ impl Fate {
             None => Self::Restored,
         }
     }
+}
+
+/// What is in the record of this boot, also what was missed now.
+fn noted(labels: &Labels, record: Record, found: &BTreeMap<file::Identity, (Vec<u8>, Label)>) -> Noted {
+    let label = |identity| found.get(&identity).map_or(Label::NOTHING, |(_, label)| *label);
+    let known = record.users.into_iter().filter_map(|(path, note)| Some((path, note.identity?)));
+    Noted::new(labels, known.map(|(path, identity)| (path, identity.1, label(identity))))
 }
 
 fn told(path: &[u8], error: &std::io::Error) -> String {

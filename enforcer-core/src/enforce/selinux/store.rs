@@ -1,14 +1,12 @@
 //! The policy's module store, by `semodule`. No other module than ours is ever named to it.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use super::error::{SelinuxError, failed};
 use crate::compile::selinux::MODULE;
+use crate::enforce::tool::{Ended, Unended};
 
 const TOOL: &str = "semodule";
 /// Our place among modules: that of an administrator's, above those of a distribution.
@@ -47,48 +45,21 @@ fn run(arguments: &[&str]) -> Result<String, SelinuxError> {
 fn run_within(tool: &'static str, arguments: &[&str], limit: Duration) -> Result<String, SelinuxError> {
     let command = || format!("{tool} {}", arguments.join(" "));
     let io = || failed(format!("run `{}`", command()));
-    let (mut out, mut err) = (scratch("out").map_err(io())?, scratch("err").map_err(io())?);
-    let mut child = Command::new(tool)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().map_err(io())?)
-        .stderr(err.try_clone().map_err(io())?)
-        .spawn()
-        .map_err(|source| SelinuxError::NoTool { tool, source })?;
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(io())? {
-            break status;
-        }
-        if Instant::now() > deadline {
-            child.kill().and_then(|()| child.wait()).map_err(io())?;
-            return Err(SelinuxError::TooSlow { command: command(), limit });
-        }
-        sleep(Duration::from_millis(10));
-    };
-    match status.success() {
-        true => said(&mut out).map_err(io()),
-        false => Err(SelinuxError::Refused {
-            command: command(),
-            said: said(&mut err).map_err(io())?.trim().to_owned(),
-        }),
+    let ended = Ended::within(limit, Command::new(tool).args(arguments)).map_err(|why| match why {
+        Unended::Unstarted(source) => SelinuxError::NoTool { tool, source },
+        Unended::TooSlow => SelinuxError::TooSlow { command: command(), limit },
+        Unended::Io(error) => io()(error),
+    })?;
+    match ended.status.success() {
+        true => Ok(String::from_utf8_lossy(&ended.out(MAX_SAID).map_err(io())?).into_owned()),
+        false => Err(SelinuxError::Refused { command: command(), said: ended.err(MAX_SAID).map_err(io())? }),
     }
-}
-
-/// A file without a name: a pipe that nobody empties would stop the tool.
-fn scratch(name: &str) -> std::io::Result<File> {
-    Ok(File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?))
-}
-
-fn said(file: &mut File) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.take(MAX_SAID).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]

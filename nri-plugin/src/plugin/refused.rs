@@ -1,0 +1,106 @@
+//! Who is refused at creation, by what the container is created with.
+
+use std::sync::Arc;
+
+use enforcer_core::coverage::GapReason;
+use nri::PodSandbox;
+use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
+use nri_enforcer_hook::state::OWN_ANNOTATIONS;
+
+use super::Plugin;
+use super::told::own;
+use crate::container::{Container, Merged, name, name_all_policies, name_gaps};
+use crate::order::Refusal;
+
+impl Plugin {
+    /// With `strict`, refuses a container whose policies have gaps; with the OCI hook, one whose rules no lock holds.
+    pub(super) fn strict(&self, container: &Arc<Container>, resolved: &Merged) -> Result<(), Refusal> {
+        let gaps = &resolved.coverage.gaps;
+        let no_lock = |reason| matches!(reason, GapReason::NoLock | GapReason::SelinuxContainer);
+        let unheld = gaps.iter().map(|gap| gap.reason).find(|reason| no_lock(*reason));
+        match unheld {
+            _ if gaps.is_empty() => return Ok(()),
+            _ if self.selection.strict => {}
+            Some(reason) if self.selection.must_hold => {
+                let advice =
+                    "`nri-enforcer probe` says why; without --hook it would start, and only be observed";
+                return Err(Refusal::new(container, name_all_policies(resolved), reason, advice));
+            }
+            _ => return Ok(()),
+        }
+        let reason = format!("not enforceable completely (strict): {}", name_gaps(gaps));
+        Err(Refusal::new(
+            container,
+            name_all_policies(resolved),
+            reason,
+            "remove these parts of the policies, or run without --strict",
+        ))
+    }
+
+    /// Refuses a container that seccomp policies select, and that asks crun for another filter in place of their profile.
+    /// Whoever may write a pod would be rid of them by that.
+    pub(super) fn refuse_filter(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        if ![&pod.annotations, &raw.annotations].iter().any(|all| all.contains_key(CRUN_FILTER)) {
+            return Ok(());
+        }
+        let policies = self.seccomp.selecting(&self.set(), container);
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let reason =
+            format!("its annotation `{CRUN_FILTER}` would put another filter in place of their profile");
+        let policies = name(policies.iter().map(|policy| policy.id()));
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
+    /// Refuses a container that a policy selects, and that has annotations which only this daemon writes, before it has
+    /// written any: they would say of a container that it was created under its policies.
+    pub(super) fn refuse_forged(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        let Some(key) =
+            own(pod).or_else(|| raw.annotations.keys().find(|key| key.starts_with(OWN_ANNOTATIONS)))
+        else {
+            return Ok(());
+        };
+        let Some(policies) = self.selected(container) else { return Ok(()) };
+        let reason = format!("its annotation `{key}` is one that only nri-enforcer writes");
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
+    /// Refuses a container that a policy selects, and that asks crun to run something in place of its program. Then nothing
+    /// is executed, with which file policies begin, and a virtual machine makes its system calls to another kernel.
+    pub(super) fn refuse_handler(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        let has = |key: &&&str| pod.annotations.contains_key(**key) || raw.annotations.contains_key(**key);
+        let Some(key) = CRUN_HANDLERS.iter().find(has) else { return Ok(()) };
+        let Some(policies) = self.selected(container) else { return Ok(()) };
+        let reason = format!("its annotation `{key}` would have crun run it in a way that they do not reach");
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
+    /// The policies of every kind that select the container, for people; `None`: none does.
+    pub(super) fn selected(&self, container: &Container) -> Option<String> {
+        let (set, resolved) = (self.set(), self.resolve(container));
+        let seccomp = self.seccomp.selecting(&set, container);
+        if resolved.is_none() && seccomp.is_empty() {
+            return None;
+        }
+        let origins = resolved.iter().flat_map(|resolved| resolved.ruleset.origins());
+        let gaps = resolved.iter().flat_map(|resolved| &resolved.coverage.gaps);
+        let policies = origins.map(|origin| &origin.policy).chain(gaps.map(|gap| &gap.policy));
+        Some(name(policies.chain(seccomp.iter().map(|policy| policy.id()))))
+    }
+}

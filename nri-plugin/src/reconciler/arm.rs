@@ -1,0 +1,169 @@
+//! Putting rules in force for one container, and taking them out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use enforcer_core::enforce::{ContainerId, Stage, Target};
+use enforcer_core::links::Unknown;
+use enforcer_core::ruleset::Ruleset;
+
+use super::Reconciler;
+use super::late::Late;
+use crate::container::{Container, Merged, name_gaps, name_policies};
+use crate::exit::chain;
+use crate::kernel::{Kernel, KernelError};
+use crate::order::{Notice, Refusal};
+use crate::procs::Process;
+use crate::roots::all;
+
+impl<K: Kernel> Reconciler<K> {
+    /// Arms a container whose first process has not executed the workload yet, or refuses it. `other`: it is armed for
+    /// another process.
+    pub(super) fn arm_first(
+        &mut self,
+        container: &Arc<Container>,
+        (pid, process): (i32, Option<Process>),
+        other: bool,
+        merged: &Arc<Merged>,
+        stage: Stage,
+    ) -> Result<(), Refusal> {
+        let id = container.id.clone();
+        let refuse = |reason: &dyn fmt::Display, advice| {
+            Err(Refusal::new(container, name_policies(&merged.ruleset), reason, advice))
+        };
+        if pid <= 0 {
+            return refuse(&"the runtime did not tell the process", "this runtime is not supported");
+        }
+        if process.is_none() {
+            return refuse(
+                &format_args!("process {pid} is not there"),
+                "the daemon must share the host's pid namespace (hostPID: true)",
+            );
+        }
+        if other {
+            self.disarm(&id, "it has another first process"); // an update would not reach that one
+            if let Some(known) = self.known.get_mut(&id).filter(|known| known.armed.is_some()) {
+                known.late = Late::Elsewhere;
+                return refuse(
+                    &"it is armed for another process, and cannot be disarmed",
+                    "start the container again",
+                );
+            }
+        }
+        let found = match self.question(&id, process, merged, true) {
+            Some((question, _)) => self.roots.look_up(question),
+            None => all(&merged.paths, Unknown::Unreadable),
+        };
+        let unlinked = self.unlinked(&id, process, Arc::clone(merged), found, None);
+        let linked = self.link(&unlinked);
+        let ruleset = &linked.ruleset;
+        if self.selection.strict && !linked.gaps.is_empty() {
+            return refuse(
+                &format_args!("not enforceable completely (strict): {}", name_gaps(&linked.gaps)),
+                "name the paths that the links lead to, or run without --strict",
+            );
+        }
+        let told = self.known.get(&id).and_then(|known| known.failed.clone());
+        match self.arm(&id, ruleset, stage, pid) {
+            Ok(()) => {
+                tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
+                Ok(())
+            }
+            // nothing has failed: what it is created with cannot hold its rules, which is a gap
+            Err(error) if error.is_uncovered() && !self.selection.strict => {
+                let (container, ruleset, reason) =
+                    (Arc::clone(container), Arc::clone(ruleset), chain(&error));
+                tracing::error!(%container, reason, "starts without its policies");
+                // the OCI hook asks before the runtime does
+                if told.as_ref() != Some(&reason) {
+                    (self.notify)(Notice::Unprotected { container, ruleset, reason });
+                }
+                Ok(())
+            }
+            Err(error) if error.is_uncovered() => refuse(&chain(&error), "or run without --strict"),
+            Err(error) => refuse(&chain(&error), "`nri-enforcer probe` shows what this host supports"),
+        }
+    }
+
+    /// Puts `ruleset` in force, whatever was before. `pid` is 0 where only the rules of an armed container change.
+    pub(super) fn arm(
+        &mut self,
+        id: &ContainerId,
+        ruleset: &Arc<Ruleset>,
+        stage: Stage,
+        pid: i32,
+    ) -> Result<(), KernelError> {
+        let armed = self.known.get(id).and_then(|known| known.armed);
+        let result = match armed {
+            Some(_) if pid == 0 => self.kernel.update(id, ruleset),
+            _ => self.kernel.arm(&Target { id: id.clone(), pid, stage }, ruleset),
+        };
+        if let Some(known) = self.known.get_mut(id)
+            && stage == Stage::Running
+            && pid != 0
+            && result.is_ok()
+        {
+            known.late = Late::No;
+        }
+        self.note(id, ruleset, &result);
+        result
+    }
+
+    /// Remembers what putting `ruleset` in force came to.
+    pub(super) fn note(
+        &mut self,
+        id: &ContainerId,
+        ruleset: &Arc<Ruleset>,
+        result: &Result<(), KernelError>,
+    ) {
+        if let Some(known) = self.known.get_mut(id) {
+            match result {
+                Ok(()) => {
+                    (known.armed, known.failed, known.unwatched) = (Some(ruleset.digest()), None, false);
+                    known.armed_here = true;
+                }
+                Err(error) => known.failed = Some(chain(error)),
+            }
+        }
+        if result.is_ok() {
+            self.registry.assign(id, Some(Arc::clone(ruleset)));
+        }
+        self.publish(id);
+    }
+
+    /// Arms a container that has a process, if that can be seen.
+    pub(super) fn arm_living(
+        &mut self,
+        id: &ContainerId,
+        process: Option<Process>,
+        ruleset: &Arc<Ruleset>,
+        stage: Stage,
+    ) -> Result<(), KernelError> {
+        if let Some(process) = process {
+            return self.arm(id, ruleset, stage, process.pid);
+        }
+        let error = KernelError::new("its first process is not there (the daemon needs hostPID: true)");
+        if let Some(known) = self.known.get_mut(id) {
+            known.failed = Some(chain(&error));
+        }
+        self.publish(id);
+        Err(error)
+    }
+
+    pub(super) fn disarm(&mut self, id: &ContainerId, why: &'static str) {
+        let result = self.kernel.disarm(id);
+        if let Err(error) = &result {
+            tracing::error!(container = %id, error = chain(error), why, "cannot disarm; will try again");
+        } else {
+            tracing::info!(container = %id, why, "disarmed");
+            self.registry.assign(id, None);
+        }
+        if let Some(known) = self.known.get_mut(id) {
+            match result {
+                Ok(()) => (known.armed, known.failed, known.late) = (None, None, Late::No),
+                Err(error) => known.failed = Some(chain(&error)),
+            }
+        }
+        self.publish(id);
+    }
+}
