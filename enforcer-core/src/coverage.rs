@@ -142,6 +142,10 @@ pub enum GapReason {
     OtherThanSeccomp,
     /// Everything but seccomp, on a node on which nothing else works.
     NoLock,
+    /// Policies on the host's own processes, on a node whose labels are not known yet.
+    NodeLabels,
+    /// Policies of a namespace that has more than there is room for: whom they select is not known.
+    LeftOut,
 }
 
 impl GapReason {
@@ -162,6 +166,9 @@ impl GapReason {
             Self::Dns => {
                 "name the addresses in `network.matchDestinations`; which names a resolver answers is for the \
                  resolver to say"
+            }
+            Self::LeftOut => {
+                "whom it selects is not known; remove policies of the namespace that nobody needs"
             }
             Self::AppArmor => "write what they say as process, file, network and capability rules",
             _ => "nothing of it has any effect",
@@ -212,6 +219,10 @@ impl fmt::Display for GapReason {
             Self::SelinuxContainer => "SELinux labels hold policies on the host's own processes alone",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
             Self::NoLock => "no lock works on this node",
+            Self::NodeLabels => "the labels of this node are not known yet",
+            Self::LeftOut => {
+                "policies of the namespace are left out: it has more than its share of the room for them"
+            }
         };
         f.write_str(what)
     }

@@ -6,6 +6,10 @@
 //
 // FORBID need not exist. Each of its lines is a resource (kubearmorpolicies); who lists or watches it is answered 403,
 // and watches that are open when it comes go on.
+//
+//	crdserver admit
+//
+// reads a ValidatingAdmissionPolicy and writes of objects, and says of each what the API server would: see questions.
 package main
 
 import (
@@ -24,10 +28,20 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace/noop"
+	admissionregistration "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apiextensions-apiserver/pkg/cmd/server/options"
 	generatedopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
+	apicel "k8s.io/apiserver/pkg/apis/cel"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/cel/environment"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/util/openapi"
@@ -148,8 +162,85 @@ func serve(arguments []string) error {
 	return prepared.GenericAPIServer.PrepareRun().RunWithContext(until)
 }
 
+// questions is what admit is asked: which of the writes the policy lets pass. Which resources it is about is not looked at.
+type questions struct {
+	Policy   admissionregistration.ValidatingAdmissionPolicy `json:"policy"`
+	Resource string                                          `json:"resource"`
+	Writes   []struct {
+		User   string              `json:"user"`
+		Extra  map[string][]string `json:"extra"`
+		Object map[string]any      `json:"object"`
+	} `json:"writes"`
+}
+
+// answer is what becomes of a write.
+type answer struct {
+	Denied []string `json:"denied"`
+	Errors []string `json:"errors"`
+}
+
+// admit answers what the API server's own code makes of a policy's conditions and expressions.
+func admit() error {
+	var asked questions
+	decoder := json.NewDecoder(os.Stdin)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&asked); err != nil {
+		return err
+	}
+	compiler, err := cel.NewCompositedCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
+	if err != nil {
+		return err
+	}
+	spec := asked.Policy.Spec
+	variables := cel.OptionalVariableDeclarations{HasAuthorizer: true}
+	compile := func(expressions []cel.ExpressionAccessor, variables cel.OptionalVariableDeclarations) cel.ConditionEvaluator {
+		return compiler.CompileCondition(expressions, variables, environment.NewExpressions)
+	}
+	var conditions, validations, messages []cel.ExpressionAccessor
+	for i := range spec.MatchConditions {
+		conditions = append(conditions, (*matchconditions.MatchCondition)(&spec.MatchConditions[i]))
+	}
+	for _, one := range spec.Validations {
+		validations = append(validations, &validating.ValidationCondition{
+			Expression: one.Expression, Message: one.Message, Reason: one.Reason})
+		messages = append(messages, &validating.MessageExpressionCondition{MessageExpression: one.MessageExpression})
+	}
+	matcher := matchconditions.NewMatcher(compile(conditions, variables), spec.FailurePolicy, "policy", "validate", asked.Policy.Name)
+	validator := validating.NewValidator(compile(validations, variables), matcher, compile(nil, variables),
+		compile(messages, cel.OptionalVariableDeclarations{}), spec.FailurePolicy, nil)
+	answers := []answer{}
+	for _, write := range asked.Writes {
+		object := &unstructured.Unstructured{Object: write.Object}
+		kind := object.GroupVersionKind()
+		resource := schema.GroupVersionResource{Group: kind.Group, Version: kind.Version, Resource: asked.Resource}
+		who := &user.DefaultInfo{Name: write.User, Extra: write.Extra}
+		attributes := admission.NewAttributesRecord(object, nil, kind, object.GetNamespace(), object.GetName(), resource, "",
+			admission.Create, &metav1.CreateOptions{}, false, who)
+		versioned := &admission.VersionedAttributes{Attributes: attributes, VersionedObject: object, VersionedKind: kind}
+		result := validator.Validate(context.Background(), resource, versioned, nil, nil, apicel.RuntimeCELCostBudget, nil)
+		said := answer{Denied: []string{}, Errors: []string{}}
+		for _, decision := range result.Decisions {
+			switch {
+			case decision.Evaluation == validating.EvalError:
+				said.Errors = append(said.Errors, decision.Message)
+			case decision.Action == validating.ActionDeny:
+				said.Denied = append(said.Denied, decision.Message)
+			}
+		}
+		answers = append(answers, said)
+	}
+	return json.NewEncoder(os.Stdout).Encode(answers)
+}
+
+func run(arguments []string) error {
+	if len(arguments) == 1 && arguments[0] == "admit" {
+		return admit()
+	}
+	return serve(arguments)
+}
+
 func main() {
-	if err := serve(os.Args[1:]); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "crdserver:", err)
 		os.Exit(1)
 	}

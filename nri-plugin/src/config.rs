@@ -15,11 +15,14 @@ use crate::cli::{LogFormat, Posture, RunArgs, postures};
 use crate::feed::address::Address;
 use crate::host::HostConfig;
 use crate::lock::{self, Lsm};
+use crate::report::{DEFAULT_KEEP, DEFAULT_MAX_BYTES, Rotation};
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nri-enforcer";
 /// How many alerts of a container are told one by one in each second, unless told otherwise.
 pub const DEFAULT_ALERT_RATE: u32 = 100;
+/// The most old files of alerts that are kept.
+const MAX_KEEP: u32 = 100;
 /// The socket that containerd and CRI-O open by default.
 pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 /// The namespace that is left alone by default: a policy there could lock the node out.
@@ -73,6 +76,8 @@ pub struct Config {
     pub plugin_index: String,
     /// Where alerts go; `None` is stdout.
     pub alerts: Option<PathBuf>,
+    /// When a file of alerts, or of logs, is begun anew.
+    pub rotation: Rotation,
     /// How many alerts of a container are told one by one in each second; 0: all.
     pub alert_rate: u32,
     /// What is to be seen of containers whose namespace does not say.
@@ -142,6 +147,8 @@ struct File {
     plugin_name: Option<String>,
     plugin_index: Option<String>,
     alerts: Option<PathBuf>,
+    alerts_max_bytes: Option<u64>,
+    alerts_keep: Option<u32>,
     alert_rate: Option<u32>,
     visibility: Option<Seen>,
     logs: Option<PathBuf>,
@@ -255,6 +262,9 @@ pub enum ConfigError {
     /// A word of what is to be seen.
     #[error("bad visibility: {0}")]
     Visibility(UnknownVisibility),
+    /// Each is renamed whenever a file is put aside.
+    #[error("bad number of old files `{0}` (--alerts-keep, `alertsKeep`); give at most {MAX_KEEP}")]
+    Keep(u32),
     /// Not three numbers.
     #[error("bad version of libseccomp `{0}`; write it as `runc --version` does, for example 2.5.4")]
     Libseccomp(String),
@@ -336,6 +346,13 @@ impl Config {
         let status_socket =
             args.status_socket.or(file.status_socket).unwrap_or_else(|| DEFAULT_STATUS_SOCKET.into());
         let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
+        let rotation = Rotation {
+            max_bytes: args.alerts_max_bytes.or(file.alerts_max_bytes).unwrap_or(DEFAULT_MAX_BYTES),
+            keep: args.alerts_keep.or(file.alerts_keep).unwrap_or(DEFAULT_KEEP),
+        };
+        if rotation.keep > MAX_KEEP {
+            return Err(ConfigError::Keep(rotation.keep));
+        }
         Ok(Self {
             policy_dirs,
             kube_api,
@@ -357,6 +374,7 @@ impl Config {
             plugin_name,
             plugin_index,
             alerts,
+            rotation,
             alert_rate: args.alert_rate.or(file.alert_rate).unwrap_or(DEFAULT_ALERT_RATE),
             visibility: args.visibility.or(file_visibility).unwrap_or_default(),
             logs: args.logs.or(file.logs),
@@ -460,6 +478,15 @@ mod tests {
         }
         let bad = with_file("policyDirs: [/p]\nvisibility: files\n", RunArgs::default());
         assert!(matches!(bad, Err(ConfigError::Visibility(_))));
+    }
+
+    #[test]
+    fn files_of_alerts_are_bounded_unless_somebody_wants_them_not_to_be() {
+        let of = |text: &str| with_file(&format!("policyDirs: [/p]\n{text}"), RunArgs::default());
+        assert_eq!(of("").expect("valid").rotation, Rotation::default());
+        let config = of("alertsMaxBytes: 0\nalertsKeep: 1\n").expect("valid");
+        assert_eq!(config.rotation, Rotation { max_bytes: 0, keep: 1 });
+        assert!(matches!(of("alertsKeep: 101\n"), Err(ConfigError::Keep(101))));
     }
 
     #[test]

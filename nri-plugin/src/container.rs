@@ -152,8 +152,8 @@ pub struct Memo {
 }
 
 /// What a ruleset is made of: the addresses of policies, which the entry keeps in place, how they are read, and what is
-/// seen besides.
-type Made = (Vec<usize>, Postures, Wish, Visibility);
+/// seen besides; and that others are left out.
+type Made = (Vec<usize>, Postures, Wish, Visibility, Option<Gap>);
 
 impl Memo {
     /// Forgets what was not wanted since the last time.
@@ -186,12 +186,13 @@ struct Selected<'s> {
     postures: Postures,
     wish: Wish,
     visibility: Visibility,
+    left_out: Option<&'s Gap>,
 }
 
 impl Selected<'_> {
     fn made_of(&self) -> Made {
         let policies = self.policies.iter().map(|policy| Arc::as_ptr(policy).addr()).collect();
-        (policies, self.postures, self.wish, self.visibility)
+        (policies, self.postures, self.wish, self.visibility, self.left_out.cloned())
     }
 }
 
@@ -247,8 +248,9 @@ impl Selection {
         let policies = set.selecting(subject);
         let postures = self.postures_of(set, subject);
         let visibility = self.visibility_of(set, subject);
-        let any = !policies.is_empty() || !visibility.is_none();
-        any.then_some(Selected { policies, subject, postures, wish, visibility })
+        let left_out = set.left_out(subject);
+        let any = !policies.is_empty() || !visibility.is_none() || left_out.is_some();
+        any.then_some(Selected { policies, subject, postures, wish, visibility, left_out })
     }
 
     /// What becomes of the subject's accesses in the classes that are whitelists.
@@ -270,7 +272,7 @@ impl Selection {
     }
 
     fn merge(&self, selected: &Selected<'_>) -> Merged {
-        let Selected { policies, subject, postures, wish, visibility } = selected;
+        let Selected { policies, subject, postures, wish, visibility, left_out } = selected;
         let mut resolved = Ruleset::resolve(policies.iter().map(AsRef::as_ref), postures, subject);
         if *wish == Wish::Audited {
             resolved.ruleset = resolved.ruleset.audited();
@@ -309,6 +311,9 @@ impl Selection {
                     false => held_by_apparmor(&resolved.coverage, gaps),
                 };
             }
+        }
+        if let Some(gap) = left_out.cloned() {
+            resolved.coverage = Coverage::new(resolved.coverage.gaps.into_iter().chain([gap]));
         }
         resolved.ruleset = resolved.ruleset.observing(*visibility);
         Merged { natives, ..Merged::from(resolved) }

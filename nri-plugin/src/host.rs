@@ -10,6 +10,7 @@ use enforcer_core::enforce::host::{Exempt, HostExempt, Reach};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::{HOSTNAME_LABEL, Subject};
 
+use crate::api::node::NodeLabels;
 use crate::container::{Container, Wish};
 use crate::exit::chain;
 use crate::kernel::Kernel;
@@ -39,19 +40,40 @@ impl Default for HostConfig {
     }
 }
 
-/// What policies select the host by: the labels that are configured, over those that every node has.
-#[must_use]
-pub fn subject(config: &HostConfig, node_name: &str) -> Subject {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let own = [(HOSTNAME_LABEL, node_name), ("kubernetes.io/arch", arch), ("kubernetes.io/os", "linux")];
-    let mut labels: BTreeMap<String, String> =
-        own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    labels.extend(config.labels.clone());
-    Subject::of_host(labels)
+/// What policies select the host by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Those that every node has.
+    own: BTreeMap<String, String>,
+    /// Those that are configured.
+    configured: BTreeMap<String, String>,
+}
+
+impl Node {
+    /// A node of this name, with the labels that are configured.
+    #[must_use]
+    pub fn new(config: &HostConfig, node_name: &str) -> Self {
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let own = [(HOSTNAME_LABEL, node_name), ("kubernetes.io/arch", arch), ("kubernetes.io/os", "linux")];
+        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Self { own, configured: config.labels.clone() }
+    }
+
+    /// The host, where the API server says this of the node: labels that are configured are put over those of the API server,
+    /// and these over those that every node has.
+    #[must_use]
+    pub fn subject(&self, told: &NodeLabels) -> Subject {
+        let mut labels = self.own.clone();
+        if let NodeLabels::Known(told) = told {
+            labels.extend(told.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        labels.extend(self.configured.clone());
+        Subject::of_host(labels)
+    }
 }
 
 /// Tells the kernel side who is left alone; what of it is not on this host, or why the host cannot be armed. Where host
@@ -158,11 +180,17 @@ mod tests {
     fn a_node_has_the_labels_of_every_node_and_its_own() {
         let labels = [("kubernetes.io/os".to_owned(), "other".to_owned()), ("a".to_owned(), "b".to_owned())];
         let config = HostConfig { labels: labels.into(), ..HostConfig::default() };
-        let host = subject(&config, "node-1");
+        let node = Node::new(&config, "node-1");
+        let host = node.subject(&NodeLabels::Unknown);
         assert!(host.host);
         assert_eq!(host.labels["kubernetes.io/hostname"], "node-1");
         assert_eq!((&*host.labels["a"], &*host.labels["kubernetes.io/os"]), ("b", "other"));
         assert!(host.labels.contains_key("kubernetes.io/arch"));
+        let told = [("a", "c"), ("rack", "7"), ("kubernetes.io/hostname", "n1")];
+        let told = told.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let host = node.subject(&NodeLabels::Known(Arc::new(told.into())));
+        let labels = ["a", "rack", "kubernetes.io/hostname"].map(|key| host.labels[key].as_str());
+        assert_eq!(labels, ["b", "7", "n1"], "what is configured comes first");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod order;
+pub mod parts;
 pub mod plugin;
 pub mod podman;
 pub mod policy_test;

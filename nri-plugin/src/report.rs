@@ -1,8 +1,8 @@
 //! Alerts, and logs, on their way out: one JSON object a line, to stdout or a file. Who reports never waits: what does not fit
 //! into the queue is dropped and counted, and the count is an alert itself.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+mod sink;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 
+use self::sink::Sink;
+pub use self::sink::{DEFAULT_KEEP, DEFAULT_MAX_BYTES, Rotation};
 use crate::alert::{Alert, Alerts};
 use crate::feed::Feed;
 use crate::metrics::Metrics;
@@ -70,10 +72,11 @@ impl Reporter {
     /// When the file cannot be opened, or the thread not started.
     pub fn start(
         path: Option<PathBuf>,
+        rotation: Rotation,
         alerts: Alerts,
         metrics: &Metrics,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        Self::spawn(path, alerts, Counts::of_alerts(metrics))
+        Self::spawn(path, rotation, alerts, Counts::of_alerts(metrics))
     }
 
     /// The same for logs, which have a queue and a thread of their own: a flood of them costs no alert.
@@ -82,18 +85,20 @@ impl Reporter {
     /// When the file cannot be opened, or the thread not started.
     pub fn start_logs(
         path: Option<PathBuf>,
+        rotation: Rotation,
         alerts: Alerts,
         metrics: &Metrics,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        Self::spawn(path, alerts, Counts::of_logs(metrics))
+        Self::spawn(path, rotation, alerts, Counts::of_logs(metrics))
     }
 
     fn spawn(
         path: Option<PathBuf>,
+        rotation: Rotation,
         alerts: Alerts,
         counts: Counts,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let sink = Sink::open(path)?;
+        let sink = Sink::open(path, rotation)?;
         let (mut reporter, queue) = Self::with_queue(QUEUE, &counts);
         let alive = Arc::new(());
         reporter.writer = Arc::downgrade(&alive);
@@ -191,8 +196,9 @@ impl Writer {
 
     /// Writes a batch, and how many alerts there are not.
     fn write(&mut self, lines: &[u8], batch: &Batch, dropped: u64) {
+        let anew = self.sink.make_room(lines.len());
         // a line that was cut off must not swallow the next one
-        let result = if self.broken {
+        let result = if self.broken && !anew {
             self.sink.write(b"\n").and_then(|()| self.sink.write(lines))
         } else {
             self.sink.write(lines)
@@ -255,43 +261,6 @@ fn push(lines: &mut Vec<u8>, alert: &Alert) {
     }
 }
 
-#[derive(Debug)]
-enum Sink {
-    Stdout,
-    File { path: PathBuf, file: File },
-}
-
-impl Sink {
-    fn open(path: Option<PathBuf>) -> std::io::Result<Self> {
-        match path {
-            None => Ok(Self::Stdout),
-            Some(path) => append(&path).map(|file| Self::File { path, file }),
-        }
-    }
-
-    fn reopen(&mut self) -> std::io::Result<()> {
-        if let Self::File { path, file } = self {
-            *file = append(path)?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        match self {
-            Self::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(bytes)?;
-                stdout.flush()
-            }
-            Self::File { file, .. } => file.write_all(bytes),
-        }
-    }
-}
-
-fn append(path: &std::path::Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +288,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("alerts");
         std::fs::write(&path, "{}\n").unwrap();
-        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts(), &Metrics::default()).unwrap();
+        let (reporter, thread) =
+            Reporter::start(Some(path.clone()), Rotation::default(), alerts(), &Metrics::default()).unwrap();
         (0..1000).for_each(|pid| reporter.report(numbered(pid)));
         drop(reporter);
         thread.join().unwrap();
@@ -338,7 +308,7 @@ mod tests {
         reporter.report(Alert { count: 40, ..numbered(4) });
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
-        let sink = Sink::open(Some(path.clone())).unwrap();
+        let sink = Sink::open(Some(path.clone()), Rotation::default()).unwrap();
         writer(queue, &shared, sink, &metrics).run();
         assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 42));
         let lines = lines(&path);
@@ -358,7 +328,7 @@ mod tests {
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
         let dir = tempfile::tempdir().unwrap();
-        let sink = Sink::open(Some(dir.path().join("alerts"))).unwrap();
+        let sink = Sink::open(Some(dir.path().join("alerts")), Rotation::default()).unwrap();
         writer(queue, &shared, sink, &metrics).run();
         assert_eq!(metrics.written.get() + lost, u64::from(all));
         assert_eq!(shared.bytes.load(Ordering::Relaxed), 0);
@@ -368,7 +338,8 @@ mod tests {
     fn a_moved_file_is_opened_again() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("alerts"), dir.path().join("alerts.1"));
-        let (reporter, thread) = Reporter::start(Some(path.clone()), alerts(), &Metrics::default()).unwrap();
+        let (reporter, thread) =
+            Reporter::start(Some(path.clone()), Rotation::default(), alerts(), &Metrics::default()).unwrap();
         reporter.report(numbered(1));
         while lines(&path).is_empty() {
             std::thread::sleep(Duration::from_millis(5));
@@ -381,6 +352,33 @@ mod tests {
         assert_eq!((lines(&moved).len(), lines(&path).len()), (1, 1));
     }
 
+    /// A flood takes no more of the disk than the files that are kept, and the newest alerts are there.
+    #[test]
+    fn files_are_begun_anew_before_they_are_too_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, metrics) = (dir.path().join("alerts"), Metrics::default());
+        let rotation = Rotation { max_bytes: 400_000, keep: 2 };
+        let (reporter, thread) = Reporter::start(Some(path.clone()), rotation, alerts(), &metrics).unwrap();
+        for pid in 0..6000 {
+            while reporter.shared.bytes.load(Ordering::Relaxed) > BYTES / 2 {
+                std::thread::yield_now();
+            }
+            reporter.report(numbered(pid));
+        }
+        drop(reporter);
+        thread.join().unwrap();
+        let files: Vec<PathBuf> = ["alerts.2", "alerts.1", "alerts"].map(|name| dir.path().join(name)).into();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+        for file in &files {
+            assert!(std::fs::metadata(file).unwrap().len() <= 400_000);
+        }
+        let all: Vec<_> = files.iter().flat_map(|file| lines(file)).collect();
+        let pids: Vec<u64> = all.iter().map(|line| line["PID"].as_u64().unwrap()).collect();
+        let first = 6000 - u64::try_from(pids.len()).unwrap();
+        assert_eq!((metrics.written.get(), metrics.lost.get()), (6000, 0));
+        assert!(pids.iter().copied().eq(first..6000), "none is missing between them");
+    }
+
     #[test]
     fn a_sink_that_fails_counts_what_it_lost() {
         let metrics = Metrics::default();
@@ -389,7 +387,7 @@ mod tests {
         reporter.report(Alert { count: 40, ..numbered(2) });
         let shared = Arc::clone(&reporter.shared);
         drop(reporter);
-        let sink = Sink::open(Some("/dev/full".into())).unwrap();
+        let sink = Sink::open(Some("/dev/full".into()), Rotation::default()).unwrap();
         writer(queue, &shared, sink, &metrics).run();
         assert_eq!((metrics.written.get(), metrics.lost.get()), (0, 41));
         assert_eq!(shared.dropped.load(Ordering::Relaxed), 41);

@@ -63,6 +63,7 @@ use crate::metrics::{self, Metrics};
 use crate::observe::logs::Logs;
 use crate::observe::watches::Watches;
 use crate::order::{Notice, Order};
+use crate::parts::Parts;
 use crate::plugin::Plugin;
 use crate::podman::Podman;
 use crate::procs::Procs;
@@ -90,9 +91,19 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// When it cannot start, or a part of it fails that it cannot do without.
 pub fn run<K: Kernel>(
+    config: Config,
+    open: impl FnOnce(&Config) -> Result<K, Unopened>,
+    apparmor: impl FnOnce() -> Result<apparmor::Profiles, Unopened>,
+) -> anyhow::Result<()> {
+    run_with(config, open, apparmor, <[Parts; 2]>::default())
+}
+
+/// The same, with what its parts are started in: those that end with the daemon at once, and those that are given time.
+fn run_with<K: Kernel>(
     mut config: Config,
     open: impl FnOnce(&Config) -> Result<K, Unopened>,
     apparmor: impl FnOnce() -> Result<apparmor::Profiles, Unopened>,
+    parts: [Parts; 2],
 ) -> anyhow::Result<()> {
     if let Some(path) = &config.ready_file {
         remove_ready(path)?;
@@ -107,6 +118,10 @@ pub fn run<K: Kernel>(
     if config.kube_api {
         let loaded = Api::load(config.kubeconfig.clone(), &config.state_dir)
             .context("the last known policies of the API server have no place")?;
+        let loaded = match config.host.enforce {
+            true => loaded.with_labels_of(&config.node_name),
+            false => loaded,
+        };
         store = store.with_api(loaded.snapshots());
         api = Some(loaded);
     }
@@ -136,7 +151,7 @@ pub fn run<K: Kernel>(
         let why = if config.seccomp_only { GapReason::OtherThanSeccomp } else { GapReason::NoLock };
         news.unenforced(why, &set);
     }
-    serve(&config, store, api, (news, left), set, chosen)
+    serve(&config, store, api, (news, left), set, chosen, parts)
 }
 
 fn serve(
@@ -146,13 +161,14 @@ fn serve(
     news: (News, Found),
     set: Arc<PolicySet>,
     chosen: Chosen,
+    parts: [Parts; 2],
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start tokio")?;
-    let result = runtime.block_on(daemon(config, store, api, news, set, chosen));
+    let result = runtime.block_on(daemon(config, store, api, news, set, chosen, parts));
     // a reading of a hanging file system must not keep the process
     runtime.shutdown_timeout(DRAIN);
     if let Some(path) = &config.ready_file {
@@ -168,9 +184,10 @@ async fn daemon(
     (mut news, left): (News, Found),
     set: Arc<PolicySet>,
     Chosen { lock, kernel, profiles, .. }: Chosen,
+    [mut parts, mut ending]: [Parts; 2],
 ) -> anyhow::Result<()> {
     let kernel = Arc::new(kernel);
-    let host = host::subject(&config.host, &config.node_name);
+    let node = host::Node::new(&config.host, &config.node_name);
     let host_exempt = host::begin(kernel.as_ref(), &config.host);
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -178,8 +195,9 @@ async fn daemon(
 
     let alerts = Alerts { cluster_name: config.cluster_name.clone(), host_name: config.node_name.clone() };
     let counted = Metrics::default();
-    let (reporter, writer) = Reporter::start(config.alerts.clone(), alerts.clone(), &counted)
-        .context("cannot open the alerts file")?;
+    let (reporter, writer) =
+        Reporter::start(config.alerts.clone(), config.rotation, alerts.clone(), &counted)
+            .context("cannot open the alerts file")?;
     let feed = match &config.feed {
         Some(address) => Some((feed::serve::open(address).await?, Feed::new(alerts.clone()))),
         None => None,
@@ -271,12 +289,22 @@ async fn daemon(
         Ok(())
     })?;
 
-    if selection.holds_host() {
-        host::enter(&host, &registry, &orders);
-    }
+    let mut host = None;
+    let mut enter_host = {
+        let (node, registry, orders) = (node.clone(), Arc::clone(&registry), orders.clone());
+        let holds = selection.holds_host();
+        move |set: &PolicySet| {
+            let now = holds.then(|| node.subject(set.node()));
+            if let Some(now) = now.filter(|now| host.as_ref() != Some(now)) {
+                host::enter(&now, &registry, &orders);
+                host = Some(now);
+            }
+        }
+    };
+    enter_host(&seen.borrow());
 
     let nudge = Arc::new(Notify::new());
-    let mut watching = {
+    {
         let (dirs, nudge, orders) = (config.policy_dirs.clone(), Arc::clone(&nudge), orders.clone());
         let (seccomp, counted) = (Arc::clone(&seccomp), counted.clone());
         let each = move |reload: &Reload| {
@@ -284,11 +312,13 @@ async fn daemon(
             counted.read_policies(reload.problems.len(), reload.changed);
             tokio::task::block_in_place(|| seccomp.refresh(&reload.set, reload.changed));
             if reload.changed {
+                enter_host(&reload.set);
                 let _ending = orders.send(Order::PoliciesChanged);
             }
         };
-        tokio::spawn(crate::watch::watch(store, dirs, RESCAN, policies, nudge, each))
-    };
+        let watching = crate::watch::watch(store, dirs, RESCAN, policies, nudge, each);
+        parts.start("the watch of the policies", watching);
+    }
     let of_change = {
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
         Box::new(move |news: OfChange<'_>| reporter.report(alerts.change(news, SystemTime::now())))
@@ -301,18 +331,16 @@ async fn daemon(
     };
     let api_health = api.as_ref().map(Api::health);
     let (end_api, api_ends) = oneshot::channel::<()>();
-    let mut following = tokio::spawn(async {
-        match api {
-            Some(api) => api.run(api_ends).await,
-            None => drop(api_ends.await),
-        }
-    });
+    if let Some(api) = api {
+        ending.start_fallible("following the API server", api.run(api_ends));
+    }
     let lost = {
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
         move |count| reporter.report(alerts.ring_full(count, SystemTime::now()))
     };
-    let sweeping = tokio::spawn(sweep(Arc::clone(&kernel), orders.clone(), RESCAN, lost));
-    let pinging = tokio::spawn(health::watch(orders.clone(), Arc::clone(&pulses.reconciler), health::ASK));
+    parts.start("the sweep", sweep(Arc::clone(&kernel), orders.clone(), RESCAN, lost));
+    let pinging = health::watch(orders.clone(), Arc::clone(&pulses.reconciler), health::ASK);
+    parts.start("the watch of the reconciler", pinging);
 
     let (synced, is_synced) = watch::channel(false);
     let injection = Arc::new(Injection::new(config.hook.clone(), Box::new(notify)));
@@ -328,14 +356,10 @@ async fn daemon(
         let (seccomp, seen) = (Arc::clone(&seccomp), seen.clone());
         Arc::new(move |id: &ContainerId| seccomp.given(&Arc::clone(&seen.borrow()), id))
     };
-    let gate = tokio::spawn(gate.serve(
-        orders.clone(),
-        is_synced.clone(),
-        Arc::clone(&injection),
-        given,
-        podman,
-        counted.clone(),
-    ));
+    parts.start(
+        "the gate of the OCI hook",
+        gate.serve(orders.clone(), is_synced.clone(), Arc::clone(&injection), given, podman, counted.clone()),
+    );
     let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
         .socket(&config.nri_socket)
         .events(Plugin::events())
@@ -352,7 +376,7 @@ async fn daemon(
         api: api_health.clone(),
         profiles: profiles.clone(),
         node_name: config.node_name.clone(),
-        host,
+        node,
         host_exempt,
         changes: Arc::clone(&changes),
     };
@@ -363,20 +387,25 @@ async fn daemon(
         Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone(), unheard);
     let (inquiry, source) = (Arc::new(inquiry), Arc::new(source));
     let clerks = Clerks { changes, inquiry, source, observatory: Arc::clone(&observatory) };
-    let desk = tokio::spawn(desk.serve(clerks));
+    parts.start("the socket of `apply`", desk.serve(clerks));
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
-    let feeding = feed.map(|(listener, feed)| {
+    if let Some((listener, feed)) = feed {
         feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));
-        tokio::spawn(feed::serve::serve(listener, feed))
-    });
-    let pages = listener.map(|listener| tokio::spawn(metrics::serve::serve(listener, Arc::new(pages))));
+        parts.start_fallible("the alert feed", feed::serve::serve(listener, feed));
+    }
+    if let Some(listener) = listener {
+        parts.start("the page of metrics", metrics::serve::serve(listener, Arc::new(pages)));
+    }
     let (end_reports, reports_end) = oneshot::channel::<()>();
-    let reporting = reports.map(|reports| tokio::spawn(reports.run(Arc::clone(&status), reports_end)));
-    let window = tokio::spawn(window.serve(status));
+    if let Some(reports) = reports {
+        ending.start_fallible("telling the cluster", reports.run(Arc::clone(&status), reports_end));
+    }
+    parts.start("the socket of `status`", window.serve(status));
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
     let plugin = Timed::new(plugin.with_profiles(profiles), counted, refusals);
     let state = stub.state();
-    let observing = tokio::spawn(observe(state, is_synced, api_health, config.ready_file.clone()));
+    let observing = observe(state, is_synced, api_health, config.ready_file.clone());
+    parts.start("the watch of the connection", observing);
     let (end_stub, stub_ends) = oneshot::channel::<()>();
     let mut serving = pin!(stub.run(plugin, async {
         let _dropped = stub_ends.await;
@@ -385,6 +414,7 @@ async fn daemon(
     let mut served = false;
     let result = loop {
         tokio::select! {
+            biased; // with a thread others may end: the thread is the reason
             _ = terminate.recv() => break Ok("SIGTERM"),
             _ = interrupt.recv() => break Ok("SIGINT"),
             _ = hangup.recv() => {
@@ -399,8 +429,8 @@ async fn daemon(
             }
             why = events.ended() => break Err(anyhow::anyhow!("events can no longer be read: {why}")),
             why = reconciler.ended() => break Err(anyhow::anyhow!("the reconciler ended: {why}")),
-            _ = &mut watching => break Err(anyhow::anyhow!("the policies are no longer watched")),
-            _ = &mut following => break Err(anyhow::anyhow!("the API server is no longer followed")),
+            why = parts.ended() => break Err(anyhow::Error::msg(why)),
+            why = ending.ended() => break Err(anyhow::Error::msg(why)),
         }
     };
     match &result {
@@ -411,22 +441,11 @@ async fn daemon(
         ),
         Err(error) => tracing::error!(%error, "ending; what is armed stays in force"),
     }
-    drop(end_stub);
-    gate.abort();
-    window.abort();
-    desk.abort();
+    drop((end_stub, parts));
     stop.store(true, Ordering::Relaxed);
-    sweeping.abort();
-    pinging.abort();
-    [pages, feeding].into_iter().flatten().for_each(|serving| serving.abort());
-    observing.abort();
-    watching.abort();
     drop((end_api, end_reports));
-    if let Some(reporting) = reporting {
-        let _late = tokio::time::timeout(DRAIN, reporting).await;
-    }
-    if !following.is_finished() && tokio::time::timeout(DRAIN, following).await.is_err() {
-        tracing::warn!("the policies of the API server could not be saved in time");
+    for late in ending.finish(DRAIN).await {
+        tracing::warn!("{late} did not end in time: what was not written yet may be lost");
     }
     if !served {
         let _late = tokio::time::timeout(DRAIN, serving).await;

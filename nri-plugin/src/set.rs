@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use enforcer_core::coverage::Gap;
 use enforcer_core::policy::{Namespace, Policy, PolicyId, Scope, SeccompPolicy};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
 use enforcer_core::visibility::Visibility;
+
+use crate::api::node::NodeLabels;
 
 /// Every policy in force at one moment, and what namespaces say. Never changed: a change makes another one, which has
 /// in common with it what did not change.
@@ -25,6 +28,10 @@ pub struct PolicySet {
     host: Vec<usize>,
     /// What a directory has a policy of: of the API server's none of that name counts.
     of_files: HashSet<PolicyId>,
+    /// What it means for whatever runs in a namespace that policies of it are left out.
+    left_out: BTreeMap<String, Gap>,
+    /// What the API server says of this node.
+    node: NodeLabels,
 }
 
 impl PolicySet {
@@ -67,6 +74,46 @@ impl PolicySet {
     pub fn with_those_of_files(mut self, of_files: HashSet<PolicyId>) -> Self {
         self.of_files = of_files;
         self
+    }
+
+    /// This set, where policies of these namespaces are left out, which is a gap for whatever runs there.
+    #[must_use]
+    pub fn with_left_out(mut self, left_out: BTreeMap<String, Gap>) -> Self {
+        self.left_out = left_out;
+        self
+    }
+
+    /// This set, where the API server says this of the node.
+    #[must_use]
+    pub fn with_node(mut self, node: NodeLabels) -> Self {
+        self.node = node;
+        self
+    }
+
+    /// What the API server says of this node.
+    #[must_use]
+    pub const fn node(&self) -> &NodeLabels {
+        &self.node
+    }
+
+    /// Host policies about labels of which it is not known whether this node has them. They are not in force.
+    #[must_use]
+    pub fn awaiting_labels(&self, host: &Subject) -> Vec<&Arc<Policy>> {
+        if self.node != NodeLabels::Unknown {
+            return Vec::new();
+        }
+        let may = |policy: &&Arc<Policy>| {
+            let wanted = policy.selector().labels();
+            let unknown = wanted.keys().any(|key| !host.labels.contains_key(key));
+            unknown && wanted.iter().all(|(key, value)| host.labels.get(key).is_none_or(|has| has == value))
+        };
+        self.host.iter().filter_map(|position| self.policies.get(*position)).filter(may).collect()
+    }
+
+    /// The gap that policies are for the subject which are left out, whomever they select; `None`: none are of its namespace.
+    #[must_use]
+    pub fn left_out(&self, subject: &Subject) -> Option<&Gap> {
+        self.left_out.get(&subject.namespace).filter(|_| !subject.host)
     }
 
     /// Whether the policy with this identity comes from a directory.
@@ -127,7 +174,9 @@ impl PolicySet {
     pub fn reaches(&self, namespace: &str) -> bool {
         let labelled = self.by_label.keys().any(|(of, _, _)| of == namespace);
         let seccomp = self.seccomp.iter().any(|policy| policy.id().namespace == namespace);
-        seccomp || labelled || self.by_namespace.contains_key(namespace) || !self.anywhere.is_empty()
+        let known =
+            seccomp || labelled || self.by_namespace.contains_key(namespace) || !self.anywhere.is_empty();
+        known || self.left_out.contains_key(namespace)
     }
 
     /// The default postures in a namespace of a node with these.
@@ -158,7 +207,9 @@ impl PolicySet {
         let changed = Self::new([only(&mine, &others), only(&others, &mine)].concat());
         let names = self.namespaces.keys().chain(other.namespaces.keys());
         let namespaces = names.filter(|name| self.namespaces.get(*name) != other.namespaces.get(*name));
-        Difference { changed, namespaces: namespaces.cloned().collect() }
+        let names = self.left_out.keys().chain(other.left_out.keys());
+        let left_out = names.filter(|name| self.left_out.get(*name) != other.left_out.get(*name));
+        Difference { changed, namespaces: namespaces.chain(left_out).cloned().collect() }
     }
 }
 
@@ -255,5 +306,63 @@ mod tests {
         let posture = PolicySet::with_namespaces(before.policies.clone(), namespaces);
         let difference = before.difference(&posture);
         assert!(difference.touches(&subject("a", &[])) && !difference.touches(&subject("b", &[])));
+    }
+
+    #[test]
+    fn of_a_node_whose_labels_are_not_known_only_what_is_sure_is_selected() {
+        let host = |name: &str, selector: &str| {
+            format!(
+                "---\napiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: {name}}}\n\
+                 spec:\n  nodeSelector: {selector}\n  file: {{matchPaths: [{{path: /x}}]}}\n"
+            )
+        };
+        let text = host("own", "{matchLabels: {kubernetes.io/os: linux}}")
+            + &host("rack", "{matchLabels: {rack: a}}")
+            + &host("other", "{matchLabels: {kubernetes.io/os: other, rack: a}}")
+            + &host("elsewhere", "{matchLabels: {kubearmor.io/hostname: node-2}}");
+        let parsed = parse("p.yaml", &text);
+        assert_eq!(parsed.errors, []);
+        let policies: Vec<_> = parsed.policies.into_iter().map(Arc::new).collect();
+        let node = crate::host::Node::new(&crate::host::HostConfig::default(), "node-1");
+        let labels = |rack: &str| NodeLabels::Known(Arc::new([("rack".to_owned(), rack.to_owned())].into()));
+        for (told, selecting, awaiting) in [
+            (NodeLabels::NotAsked, &["own"][..], &[][..]),
+            (NodeLabels::Unknown, &["own"], &["rack"]),
+            (labels("a"), &["own", "rack"], &[]),
+            (labels("b"), &["own"], &[]),
+        ] {
+            let set = PolicySet::new(policies.clone()).with_node(told.clone());
+            let subject = node.subject(set.node());
+            let names = |policies: Vec<&Arc<Policy>>| -> Vec<String> {
+                policies.into_iter().map(|policy| policy.id().name.clone()).collect()
+            };
+            assert_eq!(names(set.selecting(&subject)), selecting, "{told:?}");
+            assert_eq!(names(set.awaiting_labels(&subject)), awaiting, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_runs_in_a_namespace_of_which_policies_are_left_out_has_a_gap() {
+        use crate::container::{Selection, Wish};
+        use enforcer_core::coverage::GapReason;
+        let web = policies(&policy("KubeArmorPolicy", "p", "a", "{matchLabels: {app: web}}"));
+        let before = PolicySet::new(web.clone());
+        let id = enforcer_core::policy::PolicyId { name: "q".into(), ..web[0].id().clone() };
+        let gap = Gap { policy: id, field: "spec".into(), reason: GapReason::LeftOut, advice: String::new() };
+        let set = PolicySet::new(web).with_left_out([("a".to_owned(), gap)].into());
+        let reasons = |subject: &Subject, set: &PolicySet| -> Option<Vec<GapReason>> {
+            let merged = Selection::default().resolve(set, subject, Wish::None)?;
+            Some(merged.coverage.gaps.iter().map(|gap| gap.reason).collect())
+        };
+        for labels in [&[][..], &[("app", "web")]] {
+            assert_eq!(reasons(&subject("a", labels), &set), Some(vec![GapReason::LeftOut]), "{labels:?}");
+            assert_eq!(reasons(&subject("b", labels), &set), None);
+        }
+        assert_eq!(reasons(&subject("a", &[("app", "web")]), &before), Some(vec![]));
+        for (from, to) in [(&before, &set), (&set, &before)] {
+            assert!(from.difference(to).touches(&subject("a", &[])));
+            assert!(!from.difference(to).touches(&subject("b", &[])));
+        }
+        assert!(set.reaches("a") && !set.reaches("b"));
     }
 }

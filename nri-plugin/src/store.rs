@@ -263,7 +263,8 @@ impl Store {
             });
             let of_files = of_files.collect();
             let set = PolicySet::with_namespaces(policies, namespaces).with_seccomp(seccomp);
-            self.set = Arc::new(set.with_those_of_files(of_files));
+            let set = set.with_those_of_files(of_files).with_left_out(self.told.left_out.clone());
+            self.set = Arc::new(set.with_node(self.told.node.clone()));
         }
         let kept = self
             .files

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod chart;
 mod crowd;
 mod nodes;
 mod server;

@@ -6,6 +6,31 @@ use serde_json::Value;
 use super::helm::{self, at, containers, list, of_kind, pod};
 use super::releases::{RELEASES, release};
 
+/// Nobody is held to the report of a node where tokens do not tell theirs, or nothing is reported.
+#[test]
+fn reports_are_protected_where_that_can_be() -> Result<()> {
+    for (values, wanted) in [
+        (&[][..], true),
+        (&["@--kube-version=1.29.9"], false),
+        (&["@--kube-version=1.30.0"], true),
+        (&["@--kube-version=1.29.9", "policies.protectReports=true"], true),
+        (&["policies.protectReports=false"], false),
+        (&["policies.kubeStatus=false"], false),
+        (&["policies.kubeStatus=false", "policies.protectReports=true"], false),
+        (&["uninstall=true"], false),
+    ] {
+        let objects = release(values)?;
+        for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+            ensure!(of_kind(&objects, kind).count() == usize::from(wanted), "{values:?}: {kind}");
+        }
+    }
+    let objects = release(&["serviceAccount.name=other", "policies.protectReports=true"])?;
+    let policy = of_kind(&objects, "ValidatingAdmissionPolicy").next().context("a policy")?;
+    let daemons = at(policy, "/spec/matchConditions/0/expression");
+    ensure!(daemons.ends_with(":other'"), "who is a daemon: {daemons}");
+    Ok(())
+}
+
 #[test]
 fn no_more_is_granted_than_is_used() -> Result<()> {
     for (name, values) in RELEASES {
@@ -77,6 +102,9 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
             let kinds = |sub: &str| kinds.map(|kind| format!("kubearmor{kind}{sub}")).join(",");
             cluster.push(format!("security.kubearmor.com {}  list,watch", kinds("")));
             cluster.push(" namespaces  list,watch".to_owned());
+            if helm::config(&objects, "config.yaml")?.contains("hostPolicies: true") {
+                cluster.push(" nodes  list,watch".to_owned());
+            }
             if told {
                 cluster.push(format!("security.kubearmor.com {}  get,patch", kinds("/status")));
                 cluster.push("nri-enforcer.io nodepolicyreports  list,watch,create,patch,delete".to_owned());

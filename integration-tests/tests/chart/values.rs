@@ -51,6 +51,11 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("lsmOrder={bpf,bpf}", &["lsmOrder"]),
         ("libseccomp=2.5", &["libseccomp"]),
         ("policies.kubeStatus=maybe", &["policies", "kubeStatus"]),
+        ("policies.protectReports=maybe", &["policies", "protectReports", "auto"]),
+        ("hostPolicies.postures.file=deny", &["hostPolicies", "postures", "block"]),
+        ("hostPolicies.nodeLabels.rack=7", &["nodeLabels", "rack"]),
+        ("alerts.maxBytes=-1", &["alerts", "maxBytes"]),
+        ("alerts.keep=101", &["alerts", "keep"]),
         ("policies.files.web=kind", &["policies", "files", "web"]),
         ("policies.files.\\.web\\.yaml=kind", &["policies", "files", ".web.yaml"]),
         ("policies.hostDir=policies", &["hostDir"]),
@@ -76,6 +81,9 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("hook.everyContainer=true", &["hook.everyContainer needs nri.autoEnable"]),
         ("policies.kubeApi=false", &["there is no source of policies"]),
         ("feed.service=true", &["feed.service needs feed.enabled"]),
+        ("feed.relay=true", &["feed.relay needs feed.enabled"]),
+        ("feed.relay=true,feed.enabled=true,feed.port=9000", &["feed.relay", "32767"]),
+        ("feed.relay=true,feed.enabled=true,feed.address=127.0.0.1", &["feed.relay", "loopback"]),
         ("combine=true", &["combine needs two names in lsmOrder"]),
         ("metrics.enabled=false,metrics.podMonitor.enabled=true", &["need metrics.enabled"]),
         ("metrics.address=127.0.0.1,hostNetwork=false", &["metrics.address", "hostNetwork"]),
@@ -193,7 +201,9 @@ fn paths_and_texts_are_quoted() -> Result<()> {
         ensure!(name.starts_with("1234") || name == "1e3", "the name of {object}");
         ensure!(
             helm::at(object, "/metadata/namespace") == "security"
-                || helm::at(object, "/kind").starts_with("Cluster"),
+                || ["Cluster", "ValidatingAdmissionPolicy"]
+                    .iter()
+                    .any(|kind| helm::at(object, "/kind").starts_with(kind)),
             "the namespace of {object}"
         );
     }

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::cluster::LONGEST;
 use super::tools::{apply, get, kubectl, must, until};
 
+/// How long it may take until a refusal that happens again is told: a minute, and kubelet's next attempt.
+const COUNTED: Duration = Duration::from_secs(180);
+
 /// A pod with one container, `main`, that is not started again.
 #[derive(Debug, Clone, Copy)]
 pub struct Pod<'a> {
@@ -80,6 +83,29 @@ impl Pod<'_> {
         Ok(told)
     }
 
+    /// Starts it where it must be refused again and again: the reason and the note of the event that tells so, once it has
+    /// counted on. The pod is deleted.
+    pub fn refused_again(&self) -> Result<(String, String)> {
+        apply(&self.manifest().to_string())?;
+        let pod = self.get()?;
+        let uid = text(&pod, "/metadata/uid");
+        let counted = || {
+            let events = get(&["events.events.k8s.io", "-n", self.namespace])?;
+            let mut events = events.get("items").and_then(Value::as_array).into_iter().flatten();
+            let ours = events.find(|event| {
+                text(event, "/reportingController").starts_with("nri-enforcer.io/")
+                    && text(event, "/regarding/uid") == uid
+                    && event.pointer("/series/count").and_then(Value::as_u64).is_some_and(|count| count >= 2)
+            });
+            Ok(ours.map(|event| (text(event, "/reason").to_owned(), text(event, "/note").to_owned())))
+        };
+        // at most once in a minute it is told that it happened again
+        let told = until(&format!("{} is refused again", self.name), LONGEST.max(COUNTED), counted);
+        let told = told.with_context(|| self.describe().unwrap_or_default());
+        self.delete()?;
+        told
+    }
+
     pub fn get(&self) -> Result<Value> {
         get(&["pod", "-n", self.namespace, self.name])
     }
@@ -101,6 +127,10 @@ impl Pod<'_> {
         ])
         .map(drop)
     }
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The phase of a pod.

@@ -100,6 +100,9 @@ fn strictly(cluster: &mut Cluster) -> Result<()> {
         &told,
         "nri-enforcer/default.web.json",
     );
+    let (reason, note) = unnamed.refused_again()?;
+    cluster.check("it is an event on the pod that counts on", reason.as_str(), "PolicyNotEnforced");
+    cluster.check_has("which says why", &note, "nri-enforcer/default.web.json");
     cluster.check("one with it starts", WEB.run()?.0, 1);
     // the pod has another name, which is in what is told of it anyhow
     apply(&file_policy("shop", "no-passwd", "files", "/etc/passwd"))?;

@@ -138,9 +138,36 @@ none that the daemon listens at.
 {{- if and .Values.feed.service (not .Values.feed.enabled) -}}
 {{- fail "feed.service needs feed.enabled" -}}
 {{- end -}}
+{{- if and .Values.feed.relay (not .Values.feed.enabled) -}}
+{{- fail "feed.relay needs feed.enabled" -}}
+{{- end -}}
+{{- if and .Values.feed.relay (or (ne (int .Values.feed.port) 32767) (regexMatch "^(127\\.|\\[(0{0,4}:){2,7}0{0,3}1\\]$)" .Values.feed.address)) -}}
+{{- fail "feed.relay: KubeArmor's relay asks the pod's address at port 32767, so feed.port is that, and feed.address no loopback address" -}}
+{{- end -}}
 {{- if and .Values.combine (lt (len .Values.lsmOrder) 2) -}}
 {{- fail "combine needs two names in lsmOrder" -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* Postures, by class, without those that are empty. */ -}}
+{{- define "nri-enforcer.postures" -}}
+{{- $posture := dict -}}
+{{- range $class, $action := . -}}
+{{- if $action -}}{{- $_ := set $posture $class $action -}}{{- end -}}
+{{- end -}}
+{{- toYaml $posture -}}
+{{- end -}}
+
+{{- /* Whether nodes are asked for their labels. */ -}}
+{{- define "nri-enforcer.asksNodes" -}}
+{{- and .Values.policies.kubeApi .Values.hostPolicies.enabled (not .Values.seccompOnly) (not .Values.uninstall) -}}
+{{- end -}}
+
+{{- /* Whether each daemon is held to the report of its node: tokens tell their node from Kubernetes 1.30 on. */ -}}
+{{- define "nri-enforcer.protectsReports" -}}
+{{- $new := semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version -}}
+{{- $wanted := ternary $new .Values.policies.protectReports (kindIs "string" .Values.policies.protectReports) -}}
+{{- and .Values.policies.kubeApi .Values.policies.kubeStatus $wanted (not .Values.uninstall) -}}
 {{- end -}}
 
 {{- /* The daemon's configuration file. */ -}}
@@ -158,11 +185,7 @@ none that the daemon listens at.
   "logFormat" $v.log.format
   "logLevel" $v.log.level
 -}}
-{{- $posture := dict -}}
-{{- range $class, $action := $v.postures -}}
-{{- if $action -}}{{- $_ := set $posture $class $action -}}{{- end -}}
-{{- end -}}
-{{- $_ := set $config "posture" $posture -}}
+{{- $_ := set $config "posture" (fromYaml (include "nri-enforcer.postures" $v.postures)) -}}
 {{- if $v.visibility -}}{{- $_ := set $config "visibility" $v.visibility -}}{{- end -}}
 {{- if $v.policies.kubeApi -}}
 {{- $_ := set $config "kubeApi" true -}}
@@ -181,10 +204,16 @@ none that the daemon listens at.
 {{- if $v.hostPolicies.enabled -}}
 {{- $_ := set $config "hostPolicies" true -}}
 {{- if $v.hostPolicies.exempt -}}{{- $_ := set $config "hostExempt" $v.hostPolicies.exempt -}}{{- end -}}
+{{- $_ := set $config "hostPosture" (fromYaml (include "nri-enforcer.postures" $v.hostPolicies.postures)) -}}
+{{- if $v.hostPolicies.nodeLabels -}}{{- $_ := set $config "nodeLabels" $v.hostPolicies.nodeLabels -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if $v.libseccomp -}}{{- $_ := set $config "libseccomp" $v.libseccomp -}}{{- end -}}
-{{- if $v.alerts.hostDir -}}{{- $_ := set $config "alerts" "/var/log/nri-enforcer/alerts.jsonl" -}}{{- end -}}
+{{- if $v.alerts.hostDir -}}
+{{- $_ := set $config "alerts" "/var/log/nri-enforcer/alerts.jsonl" -}}
+{{- $_ := set $config "alertsMaxBytes" (int64 $v.alerts.maxBytes) -}}
+{{- $_ := set $config "alertsKeep" (int $v.alerts.keep) -}}
+{{- end -}}
 {{- if $v.metrics.enabled -}}{{- $_ := set $config "metrics" (printf "%s:%d" $v.metrics.address (int $v.metrics.port)) -}}{{- end -}}
 {{- if $v.feed.enabled -}}{{- $_ := set $config "feed" (printf "%s:%d" $v.feed.address (int $v.feed.port)) -}}{{- end -}}
 {{- toYaml $config -}}

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::client::{Connector, Way, get, next, silent, whole};
 use super::health::{Health, News};
-use super::object::{Item, Object, Resource, Says};
-use super::objects::{Change, MAX_BYTES, MAX_OBJECTS};
+use super::listed::Listed;
+use super::object::{Item, Object, Resource};
+use super::objects::Change;
 use super::trouble::Trouble;
 use super::wire::{Event, Lines, Page, encoded, nonsense};
 
@@ -32,13 +33,17 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LASTED: Duration = Duration::from_secs(2);
 /// After how many answers without it, one after the other, a kind that was there is missing: some two seconds.
 const LASTING: u32 = 4;
+/// The least time from a list to one that is asked for since there is room again: who makes and deletes objects must not make
+/// every node list them all each time.
+const AGAIN: Duration = Duration::from_secs(30);
 /// The longest that nothing may come on a watch; servers send a bookmark each minute. After that all is listed, which shows
 /// whether the server or somebody before it is silent.
 const SILENT: Duration = Duration::from_secs(180);
 
-/// Follows a resource until nobody takes changes any more. `again` asks for a list.
+/// Follows a resource until nobody takes changes any more, or those objects of it that have this name. `again` asks for a
+/// list.
 pub(super) async fn follow(
-    resource: Resource,
+    (resource, name): (Resource, Option<String>),
     connector: Arc<Connector>,
     changes: mpsc::Sender<Change>,
     health: Health,
@@ -46,6 +51,7 @@ pub(super) async fn follow(
 ) {
     let mut wait = Wait(SHORTEST);
     let mut one = Follower::new(resource, changes, health, again);
+    one.only = name.map(|name| format!("fieldSelector={}", encoded(&format!("metadata.name={name}"))));
     while !one.changes.is_closed() {
         let ended = one.round(&connector).await;
         // time that went into waiting for an answer that was none is no reason to hurry
@@ -74,6 +80,8 @@ impl Wait {
 
 struct Follower {
     resource: Resource,
+    /// Which objects; `None`: all of them.
+    only: Option<String>,
     changes: mpsc::Sender<Change>,
     health: Health,
     again: Arc<Notify>,
@@ -88,6 +96,10 @@ struct Follower {
     paged: bool,
     /// See [`SILENT`].
     silent: Duration,
+    /// See [`AGAIN`].
+    pause: Duration,
+    /// When all was listed last.
+    listed: Option<Instant>,
     /// Since when there is a watch.
     watching: Option<Instant>,
     unsaid: Unsaid,
@@ -106,6 +118,7 @@ impl Follower {
     fn new(resource: Resource, changes: mpsc::Sender<Change>, health: Health, again: Arc<Notify>) -> Self {
         Self {
             resource,
+            only: None,
             changes,
             health,
             again,
@@ -115,6 +128,8 @@ impl Follower {
             page: PAGE,
             paged: true,
             silent: SILENT,
+            pause: AGAIN,
+            listed: None,
             watching: None,
             unsaid: Unsaid::default(),
         }
@@ -128,9 +143,14 @@ impl Follower {
         };
         self.server = way.server;
         if self.position.is_none() {
-            let (objects, version) = self.list(&way.client).await?;
+            let (listed, version) = self.list(&way.client).await?;
+            let (objects, more) = listed.end();
             let _ending = self.changes.send(Change::All(self.resource, objects)).await;
+            if more {
+                let _ending = self.changes.send(Change::More(self.resource)).await;
+            }
             self.position = Some(version);
+            self.listed = Some(Instant::now());
             self.paged = true;
             let news = self.health.listed(self.resource, &self.server);
             self.current(news);
@@ -178,18 +198,13 @@ impl Follower {
         }
     }
 
-    async fn list(&mut self, client: &kube::Client) -> Result<(Vec<Object>, String), Trouble> {
-        let mut objects = Vec::new();
-        let mut room = Room::default();
+    async fn list(&mut self, client: &kube::Client) -> Result<(Listed, String), Trouble> {
+        let mut listed = Listed::of(self.resource);
         let mut from = String::new();
         loop {
-            let mut path = self.resource.path();
-            if self.paged {
-                path.push_str(&format!("?limit={}", self.page));
-            }
-            if !from.is_empty() {
-                path.push_str(&format!("&continue={}", encoded(&from)));
-            }
+            let limit = self.paged.then(|| format!("limit={}", self.page));
+            let more = (!from.is_empty()).then(|| format!("continue={}", encoded(&from)));
+            let path = self.path(limit.into_iter().chain(more));
             let page = match whole(get(client, &path).await?.into_body()).await {
                 Err(Trouble::TooLong(_)) if !self.paged || self.page > 1 => {
                     if self.paged {
@@ -205,16 +220,23 @@ impl Follower {
                 return Err(nonsense(&"a list without a version"));
             }
             let items = items.into_iter().flatten().map(Item::new);
-            objects.extend(items.filter_map(|item| self.object(&item)).map(|object| room.take(object)));
+            items.filter_map(|item| self.object(&item)).for_each(|object| listed.push(object));
             let more = metadata.more.unwrap_or_default();
             if more.is_empty() {
-                return Ok((objects, metadata.version));
+                return Ok((listed, metadata.version));
             }
             if !self.paged || more == from {
                 return Err(nonsense(&"a list without an end"));
             }
             from = more;
         }
+    }
+
+    /// Where the objects are, asked for in this way.
+    fn path(&self, how: impl IntoIterator<Item = String>) -> String {
+        let how: Vec<String> = self.only.iter().cloned().chain(how).collect();
+        let mark = if how.is_empty() { "" } else { "?" };
+        format!("{}{mark}{}", self.resource.path(), how.join("&"))
     }
 
     fn object(&self, item: &Item<'_>) -> Option<Object> {
@@ -227,11 +249,10 @@ impl Follower {
 
     async fn watch(&mut self, client: &kube::Client) -> Result<(), Trouble> {
         let seconds = rand::random_range(WATCH..=WATCH + WATCH / 2);
-        let path = format!(
-            "{}?watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
-            self.resource.path(),
+        let path = self.path([format!(
+            "watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
             encoded(self.position.as_deref().unwrap_or_default()),
-        );
+        )]);
         let mut body = get(client, &path).await?.into_body();
         self.watching = Some(Instant::now());
         // that something answers is no proof yet that anything will come
@@ -252,7 +273,7 @@ impl Follower {
                     }
                 },
                 () = self.changes.closed() => return Ok(()),
-                () = self.again.notified() => {
+                () = wanted(self.listed, self.pause, &self.again) => {
                     self.position = None;
                     return Ok(());
                 }
@@ -285,24 +306,12 @@ impl Follower {
     }
 }
 
-/// What there is room for of a list. Of the rest no more is kept than what it is called.
-#[derive(Default)]
-struct Room {
-    objects: usize,
-    bytes: usize,
-}
-
-impl Room {
-    fn take(&mut self, object: Object) -> Object {
-        let Says::Text(text) = &object.says else { return object };
-        let bytes = self.bytes.saturating_add(text.len());
-        if bytes > MAX_BYTES || self.objects >= MAX_OBJECTS {
-            return Object { says: Says::NoRoom(text.len()), ..object };
-        }
-        self.objects = self.objects.saturating_add(1);
-        self.bytes = bytes;
-        object
+/// A list is asked for, and the last one is long enough ago.
+async fn wanted(listed: Option<Instant>, pause: Duration, again: &Notify) {
+    if let Some(listed) = listed {
+        sleep_until(listed + pause).await;
     }
+    again.notified().await;
 }
 
 #[cfg(test)]

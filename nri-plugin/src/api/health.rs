@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::object::Resource;
+use super::room::Room;
 use super::trouble::Trouble;
 
 /// How the watch of the API server stands. Cheap to clone; clones tell the same.
@@ -46,6 +47,7 @@ struct Standing {
     current: Option<Instant>,
     trouble: Option<Trouble>,
     objects: usize,
+    left_out: usize, // for want of room
 }
 
 /// What is worth telling about a new standing.
@@ -104,6 +106,26 @@ impl Health {
         })
     }
 
+    /// How many objects of each kind are left out for want of room. Where there are more of them than are kept in mind, these
+    /// are one more.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<(&'static str, usize)> {
+        self.with(|state| {
+            let count = |one: Resource| state.resources.get(&one).map_or(0, |standing| standing.left_out);
+            Resource::ALL.into_iter().map(|one| (one.kind(), count(one))).collect()
+        })
+    }
+
+    /// Whether objects are left out that do not live in a namespace, so that a whole cluster may be without them. Those of a
+    /// namespace are left out by what is made in that namespace alone.
+    #[must_use]
+    pub fn lacks_of_cluster(&self) -> bool {
+        self.with(|state| {
+            let lacking = state.resources.iter().filter(|(_, standing)| standing.left_out > 0);
+            lacking.into_iter().any(|(resource, _)| Room::of(*resource) != Room::Shared)
+        })
+    }
+
     /// What the cluster cannot be told now, and why.
     #[must_use]
     pub fn all_untold(&self) -> BTreeMap<&'static str, String> {
@@ -146,6 +168,11 @@ impl Health {
 
     pub(super) fn count(&self, resource: Resource, objects: usize) {
         self.with(|state| state.resources.entry(resource).or_default().objects = objects);
+    }
+
+    pub(super) fn leave_out(&self, resource: Resource, (named, more): (usize, bool)) {
+        let count = named.saturating_add(usize::from(more));
+        self.with(|state| state.resources.entry(resource).or_default().left_out = count);
     }
 
     /// What is in memory of the resource is what the server has; whether that is news.

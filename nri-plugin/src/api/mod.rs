@@ -17,15 +17,21 @@
 //! - Of a policy in a directory and one of the API with the same kind, namespace and name, that of the directory counts.
 //! - What is in force is kept on disk ([`saved`]) and loaded before the runtime is told that there is a plugin.
 //!
-//! What it needs of the cluster: `list` and `watch` on the four kinds of `security.kubearmor.com` and on namespaces; what is
-//! told to the cluster, and what that needs, is in [`reports`].
+//! - Where host policies are enforced, the labels of the node are followed likewise. Those that were told last count, whatever
+//!   becomes of the node's object.
+//!
+//! What it needs of the cluster: `list` and `watch` on the four kinds of `security.kubearmor.com`, on namespaces and, where host
+//! policies are enforced, on nodes; what is told to the cluster, and what that needs, is in [`reports`].
 
 mod client;
 mod follow;
 pub mod health;
+mod listed;
+pub mod node;
 mod object;
 pub mod objects;
 pub mod reports;
+mod room;
 pub mod saved;
 mod saving;
 mod trouble;
@@ -38,7 +44,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use self::client::Connector;
@@ -50,6 +56,7 @@ use self::objects::{About, Change, Objects};
 use self::saved::{Directory, Saved, SavedError};
 use self::saving::Schedule;
 use crate::exit::chain;
+use crate::parts::{Ended, Parts, alone};
 
 /// Where the last known set is kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/nri-enforcer/state";
@@ -65,6 +72,7 @@ pub struct Api {
     snapshots: watch::Sender<Arc<Snapshot>>,
     abouts: watch::Sender<Abouts>,
     health: Health,
+    node: Option<String>,
 }
 
 /// What can be told of each policy of the API server.
@@ -113,7 +121,17 @@ impl Api {
         }
         let snapshots = watch::channel(Arc::new(objects.snapshot())).0;
         let abouts = watch::channel(objects.abouts()).0;
-        Ok(Self { connector: Connector { kubeconfig }, directory, objects, snapshots, abouts, health })
+        let connector = Connector { kubeconfig };
+        Ok(Self { connector, directory, objects, snapshots, abouts, health, node: None })
+    }
+
+    /// The same, which also follows the labels of the node with this name.
+    #[must_use]
+    pub fn with_labels_of(mut self, node_name: &str) -> Self {
+        self.objects.of_node(node_name);
+        self.snapshots.send_replace(Arc::new(self.objects.snapshot()));
+        self.node = Some(node_name.to_owned());
+        self
     }
 
     /// What is in force of the API, now and later.
@@ -131,40 +149,34 @@ impl Api {
     /// Follows the API server until `end` is there, on a thread of its own: whoever answers the runtime does not wait for the
     /// decoding of objects, nor for a program that a kubeconfig names to get credentials, which has all the time it wants.
     /// Then saves what is not saved yet.
-    pub async fn run(self, end: oneshot::Receiver<()>) {
-        let (ended, has_ended) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
-            let _tells = ended;
-            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(self.follow(async { drop(end.await) })),
-                Err(error) => tracing::error!(%error, "cannot start tokio to follow the API server"),
-            }
-        });
-        match thread {
-            Ok(_) => drop(has_ended.await),
-            Err(error) => tracing::error!(%error, "cannot start a thread to follow the API server"),
-        }
+    ///
+    /// # Errors
+    /// Why it follows no more, before `end`.
+    pub async fn run(self, end: oneshot::Receiver<()>) -> Ended {
+        alone("api", self.follow(async { drop(end.await) })).await
     }
 
-    async fn follow(mut self, end: impl Future<Output = ()>) {
+    async fn follow(mut self, end: impl Future<Output = ()>) -> Ended {
         let (sender, mut changes) = mpsc::channel(CHANGES);
         let connector = Arc::new(self.connector.clone());
         let mut again = BTreeMap::new();
-        let mut following = JoinSet::new(); // dropped with this future, and its tasks with it
-        for resource in Resource::ALL {
+        let mut following = Parts::default(); // dropped with this future, and its tasks with it
+        let node = self.node.clone().map(|name| (Resource::Node, Some(name)));
+        for followed in Resource::ALL.into_iter().map(|resource| (resource, None)).chain(node) {
+            let resource = followed.0;
             let (sender, health, list) = (sender.clone(), self.health.clone(), Arc::new(Notify::new()));
             again.insert(resource, Arc::clone(&list));
-            following.spawn(follow::follow(resource, Arc::clone(&connector), sender, health, list));
+            let one = follow::follow(followed, Arc::clone(&connector), sender, health, list);
+            following.start(resource.kind(), one);
         }
         drop(sender);
         let mut schedule = Schedule::default();
         let mut saving: Option<Saving> = None; // beside: a disk that hangs must not hold changes up
         let mut end = pin!(end);
-        loop {
+        let result = loop {
             tokio::select! {
-                () = &mut end => break,
-                change = changes.recv() => {
-                    let Some(change) = change else { break };
+                () = &mut end => break Ok(()),
+                Some(change) = changes.recv() => {
                     let mut waiting = vec![change];
                     while waiting.len() < CHANGES && let Ok(more) = changes.try_recv() {
                         waiting.push(more);
@@ -176,7 +188,7 @@ impl Api {
                         again.get(&resource).into_iter().for_each(|list| list.notify_one());
                     }
                 }
-                _ = following.join_next() => break, // one panicked, and its kind is followed no more
+                why = following.ended() => break Err(why),
                 () = until(schedule.due()), if saving.is_none() => {
                     schedule.begin();
                     saving = Some(self.save());
@@ -186,7 +198,7 @@ impl Api {
                     schedule.end(Instant::now(), self.is_saved(ended));
                 }
             }
-        }
+        };
         if saving.is_some() {
             let ended = ending(&mut saving).await;
             schedule.end(Instant::now(), self.is_saved(ended));
@@ -195,13 +207,15 @@ impl Api {
             let ended = self.save().await;
             self.is_saved(ended);
         }
+        result
     }
 
     /// Takes changes; whether what is to be saved differs now.
     fn apply(&mut self, changes: Vec<Change>) -> bool {
-        let (mut changed, read) = (false, self.objects.read().len());
-        for change in changes {
-            changed |= self.objects.apply(change);
+        let read = self.objects.read().len();
+        let changed = self.objects.apply_all(changes);
+        for resource in Resource::ALL {
+            self.health.leave_out(resource, self.objects.left_out(resource));
         }
         if self.objects.told() {
             self.abouts.send_replace(self.objects.abouts());

@@ -12,17 +12,20 @@ use serde_json::{Map, Value, json};
 /// The longest text of one object, in bytes; API servers store 1.5 MB.
 pub const MAX_TEXT: usize = 4 << 20;
 
-/// What is watched: each kind of policy, and namespaces for their postures and visibility.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What is watched: each kind of policy, namespaces for their postures and visibility, and where host policies are enforced
+/// the node for its labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
     /// Policies of a kind.
     Policies(Kind),
     /// Namespaces.
     Namespaces,
+    /// The node that the daemon is on.
+    Node,
 }
 
 impl Resource {
-    /// All that is watched.
+    /// What policies and postures are made of, which is always watched.
     pub const ALL: [Self; 5] = [
         Self::Policies(Kind::KubeArmorPolicy),
         Self::Policies(Kind::KubeArmorClusterPolicy),
@@ -37,20 +40,21 @@ impl Resource {
         match self {
             Self::Policies(kind) => kind.as_str(),
             Self::Namespaces => "Namespace",
+            Self::Node => "Node",
         }
     }
 
     /// The resource whose objects have this `kind`.
     #[must_use]
     pub fn by_kind(kind: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.kind() == kind)
+        Self::ALL.into_iter().chain([Self::Node]).find(|one| one.kind() == kind)
     }
 
     /// The objects' `apiVersion`.
     const fn api_version(self) -> &'static str {
         match self {
             Self::Policies(_) => "security.kubearmor.com/v1",
-            Self::Namespaces => "v1",
+            Self::Namespaces | Self::Node => "v1",
         }
     }
 
@@ -59,6 +63,7 @@ impl Resource {
         match self {
             Self::Policies(kind) => format!("/apis/{}/{}", self.api_version(), crd_plural(kind)),
             Self::Namespaces => format!("/api/{}/namespaces", self.api_version()),
+            Self::Node => format!("/api/{}/nodes", self.api_version()),
         }
     }
 }
@@ -70,7 +75,7 @@ impl fmt::Display for Resource {
 }
 
 /// What identifies an object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Of what sort it is.
     pub resource: Resource,
@@ -101,6 +106,8 @@ pub struct Object {
     pub uid: String,
     /// Which version of its spec the server calls it, from 1; 0: not told.
     pub generation: i64,
+    /// When the server made it, as it writes times: earlier is less. Empty: not told.
+    pub created: String,
     /// What it says.
     pub says: Says,
 }
@@ -167,7 +174,8 @@ impl<'a> Item<'a> {
         let key = self.key(resource)?;
         let says = self.says(&key).unwrap_or_else(Says::Wrong);
         let generation = self.metadata.get("generation").and_then(|raw| serde_json::from_str(raw.get()).ok());
-        Some(Object { uid: self.text("uid"), generation: generation.unwrap_or_default(), key, says })
+        let (uid, created) = (self.text("uid"), self.text("creationTimestamp"));
+        Some(Object { uid, generation: generation.unwrap_or_default(), created, key, says })
     }
 
     fn says(&self, key: &Key) -> Result<Says, String> {
@@ -205,6 +213,10 @@ impl<'a> Item<'a> {
                     return Ok(Says::Nothing);
                 }
                 kept.insert("annotations".into(), Value::Object(annotations));
+            }
+            Resource::Node => {
+                let labels = self.metadata.get("labels").map_or(Ok(json!({})), |raw| decoded(raw))?;
+                kept.insert("labels".into(), labels);
             }
         }
         fields.insert("apiVersion".into(), json!(resource.api_version()));

@@ -1,18 +1,19 @@
-//! The objects of the API and what of them is in force: changes in, policies out. No I/O.
+//! The objects of the API and what of them is in force: changes in, policies out. No I/O. Which of them there is room for is
+//! told by [`room`](super::room).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, SeccompPolicy, parse};
+use enforcer_core::coverage::{Gap, GapReason};
+use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
 use enforcer_core::ruleset::Class;
 use serde_json::json;
 
+use super::listed::past;
+use super::node::{self, NodeLabels};
 use super::object::{self, Key, Object, Resource, Says};
+use super::room::{Amount, Claim, Place, Room, Rooms};
 
-/// The most objects that are taken. More policies than anybody has, and far less than would fill the memory.
-pub const MAX_OBJECTS: usize = 20_000;
-/// The most bytes of text that the objects may have together.
-pub const MAX_BYTES: usize = 32 << 20;
 /// The most errors that are told of one object.
 const MAX_ERRORS: usize = 10;
 /// What to do where there is no room.
@@ -27,36 +28,26 @@ pub enum Change {
     Set(Object),
     /// An object is gone.
     Gone(Key),
+    /// There are more objects of a resource than were told: they are left out for want of room.
+    More(Resource),
     /// There is no such kind, and nothing of it was known.
     Missing(Resource),
 }
 
 /// Every object, and what is in force of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Objects {
     entries: BTreeMap<Key, Entry>,
-    bytes: usize,                     // of every text
-    left_out: BTreeMap<Key, LeftOut>, // for want of room
+    held: BTreeMap<Room, Amount>,     // the texts of entries
+    replaced: BTreeMap<Key, Entry>,   // what an entry was before, until it is known whether it has room
+    left_out: BTreeMap<Key, LeftOut>, // for want of room; what there is an entry of counts in an older version
     unnamed: BTreeSet<Resource>,      // of which there are more of those than are kept in mind
-    freed: bool,                      // there may be room for some of them
+    fitting: BTreeSet<Resource>,      // of which something is left out for which there is room by now
+    freed: bool,                      // there may be more room than before
     told: bool,                       // an entry's `about` is another one
     read: BTreeSet<Resource>,         // of which a whole list is known
-    most: (usize, usize),             // objects, bytes
-}
-
-impl Default for Objects {
-    fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            bytes: 0,
-            left_out: BTreeMap::new(),
-            unnamed: BTreeSet::new(),
-            freed: false,
-            told: false,
-            read: BTreeSet::new(),
-            most: (MAX_OBJECTS, MAX_BYTES),
-        }
-    }
+    node: Option<String>,             // whose labels are wanted
+    rooms: Rooms,
 }
 
 /// An object for which there is no room.
@@ -65,12 +56,14 @@ struct LeftOut {
     bytes: usize, // that it wants
     uid: String,
     generation: i64,
+    created: String,
 }
 
 /// An object that says something.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     about: Arc<About>,
+    created: String,              // see `Object::created`
     text: Result<String, String>, // as the API has it, or why it cannot be read
     good: Option<String>,         // a text that yields what is older than `text` in `yields`
     yields: Option<Yields>,       // in force
@@ -99,12 +92,12 @@ enum Yields {
     Policy(Arc<Policy>),
     Seccomp(Arc<SeccompPolicy>),
     Namespace(Namespace),
+    Node(Arc<BTreeMap<String, String>>),
 }
 
 impl Entry {
     fn bytes(&self) -> usize {
-        let text = self.text.as_ref().map_or_else(String::len, String::len);
-        text + self.good.as_ref().map_or(0, String::len)
+        self.text.as_ref().map_or_else(String::len, String::len)
     }
 }
 
@@ -121,12 +114,42 @@ pub struct Snapshot {
     pub errors: Vec<PolicyError>,
     /// The objects that count in an older version than the API's.
     pub kept: Vec<String>,
+    /// The namespaces of which policies are left out for want of room, with the gap that this is for whatever runs there: it is
+    /// not known whom these policies select.
+    pub left_out: BTreeMap<String, Gap>,
+    /// The labels of this node.
+    pub node: NodeLabels,
 }
 
 impl Objects {
     /// Takes a change; whether anything differs now.
     pub fn apply(&mut self, change: Change) -> bool {
+        self.apply_all([change])
+    }
+
+    /// Takes changes that came together; whether anything differs now.
+    pub fn apply_all(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
+        let changed = changes.into_iter().fold(false, |changed, change| self.take(change) | changed);
+        self.settle() | changed
+    }
+
+    /// From now on labels of the node with this name are wanted.
+    pub(super) fn of_node(&mut self, name: &str) {
+        self.node = Some(name.to_owned());
+        let other = |key: &&Key| key.resource == Resource::Node && key.name != name;
+        let others: Vec<Key> = self.entries.keys().filter(other).cloned().collect();
+        for key in others {
+            self.remove(&key);
+        }
+    }
+
+    fn take(&mut self, change: Change) -> bool {
         match change {
+            // labels that were there are better than none: a node that is deleted goes on
+            Change::All(Resource::Node, nodes) => {
+                nodes.into_iter().fold(false, |changed, node| self.set(node) | changed)
+            }
+            Change::Gone(Key { resource: Resource::Node, .. }) => false,
             Change::All(resource, objects) => {
                 let present: BTreeSet<Key> = objects.iter().map(|object| object.key.clone()).collect();
                 let gone = |key: &&Key| key.resource == resource && !present.contains(key);
@@ -146,12 +169,103 @@ impl Objects {
                 changed
             }
             Change::Set(object) => self.set(object),
-            Change::Gone(key) => self.remove(&key) | self.leave_in(&key),
+            Change::Gone(key) => {
+                let was_out = self.leave_in(&key);
+                self.freed |= was_out; // others may have had to wait for it
+                self.remove(&key) | was_out
+            }
+            Change::More(resource) => self.unnamed.insert(resource),
             Change::Missing(resource) => {
                 self.read.insert(resource);
                 false
             }
         }
+    }
+
+    /// Leaves out what there is no room for; whether anything differs now.
+    fn settle(&mut self) -> bool {
+        let mut replaced = std::mem::take(&mut self.replaced);
+        self.fitting.clear();
+        let full = |room: &Room| !self.held(*room).fits(self.rooms.most(*room));
+        if self.left_out.is_empty() && !Room::ALL.iter().any(full) {
+            return false;
+        }
+        let claim = |key, older: Option<&Entry>| {
+            let (entry, out) = (self.entries.get(key), self.left_out.get(key));
+            let bytes = out.map(|out| out.bytes).or_else(|| entry.map(Entry::bytes)).unwrap_or_default();
+            let created = out.map(|out| &out.created).or_else(|| entry.map(|entry| &entry.created));
+            Claim { key, created: created.map_or("", |made| made), bytes, older: older.map(Entry::bytes) }
+        };
+        let in_force = self.entries.iter().map(|(key, entry)| {
+            claim(key, self.left_out.get(key).map_or_else(|| replaced.get(key), |_| Some(entry)))
+        });
+        let others = self.left_out.keys().filter(|key| !self.entries.contains_key(key));
+        let without = self.rooms.without(in_force.chain(others.map(|key| claim(key, None))));
+        let news = without.iter().filter(|(key, place)| {
+            let is_older = self.left_out.contains_key(key);
+            self.entries.contains_key(key) && !(is_older && *place == Place::Older)
+        });
+        let news: Vec<(Key, Place)> = news.map(|(key, place)| ((*key).clone(), *place)).collect();
+        let without: HashSet<&Key> = without.into_iter().map(|(key, _)| key).collect();
+        let fitting = self.left_out.keys().filter(|key| !without.contains(key)).map(|key| key.resource);
+        self.fitting = fitting.collect();
+        let changed = !news.is_empty();
+        for (key, place) in news {
+            self.leave_out_of_room(key, place, &mut replaced);
+        }
+        let left_out = self.left_out.iter().map(|(key, one)| (key, one.created.as_str()));
+        let past: Vec<Key> =
+            past(self.rooms.most(Room::Shared).objects, left_out).into_iter().cloned().collect();
+        let forgotten = !past.is_empty();
+        for key in past {
+            self.drop_entry(&key); // an older version of what is not told of any more
+            self.left_out.remove(&key);
+            self.unnamed.insert(key.resource);
+        }
+        changed | forgotten
+    }
+
+    /// Of an object in force only its older version stays so, or nothing.
+    fn leave_out_of_room(&mut self, key: Key, place: Place, replaced: &mut BTreeMap<Key, Entry>) {
+        let Some(entry) = self.drop_entry(&key) else { return };
+        self.told = true;
+        // else what was in force is the older version itself
+        if !self.left_out.contains_key(&key) {
+            let (About { uid, generation, .. }, bytes) = (About::clone(&entry.about), entry.bytes());
+            let before = replaced.remove(&key).filter(|_| place == Place::Older);
+            before.into_iter().for_each(|before| self.hold(key.clone(), before));
+            self.left_out.insert(key, LeftOut { bytes, uid, generation, created: entry.created });
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_rooms(rooms: Rooms) -> Self {
+        Self { rooms, ..Self::default() }
+    }
+
+    fn held(&self, room: Room) -> Amount {
+        self.held.get(&room).copied().unwrap_or_default()
+    }
+
+    /// Puts an entry into its place, which is empty.
+    fn hold(&mut self, key: Key, entry: Entry) {
+        let held = self.held.entry(Room::of(key.resource)).or_default();
+        *held = held.with(entry.bytes());
+        self.entries.insert(key, entry);
+    }
+
+    fn drop_entry(&mut self, key: &Key) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        let held = self.held.entry(Room::of(key.resource)).or_default();
+        *held = held.without(entry.bytes());
+        Some(entry)
+    }
+
+    /// How many objects of a resource are left out, not counting those that are not kept in mind, and whether there are such.
+    #[must_use]
+    pub fn left_out(&self, resource: Resource) -> (usize, bool) {
+        let of = |key: &&Key| key.resource == resource;
+        (self.left_out.keys().filter(of).count(), self.unnamed.contains(&resource))
     }
 
     /// How many objects of a resource say something.
@@ -177,13 +291,7 @@ impl Objects {
         if !std::mem::take(&mut self.freed) {
             return BTreeSet::new();
         }
-        let (most_objects, most_bytes) = self.most;
-        let fits = |(key, one): &(&Key, &LeftOut)| {
-            (self.entries.contains_key(key) || self.entries.len() < most_objects)
-                && self.bytes.saturating_add(one.bytes) <= most_bytes
-        };
-        let wanted = self.left_out.iter().filter(fits).map(|(key, _)| key.resource);
-        wanted.chain(self.unnamed.iter().copied()).collect()
+        self.fitting.union(&self.unnamed).copied().collect()
     }
 
     /// What to keep for the next start: for each object the last good version, if there is one, and then the last one.
@@ -193,6 +301,7 @@ impl Objects {
                 key: key.clone(),
                 uid: entry.about.uid.clone(),
                 generation: entry.about.generation,
+                created: entry.created.clone(),
                 says: Says::Text(text.clone()),
             };
             entry.good.iter().chain(&entry.text).map(object).collect::<Vec<_>>()
@@ -213,18 +322,18 @@ impl Objects {
                 key: key.clone(),
                 uid: uid.clone(),
                 generation: *generation,
-                refused: Some(format!("is left out: {}; {REMOVE}", self.why_left_out())),
+                refused: Some(format!("is left out: {}; {REMOVE}", self.full(key.resource))),
                 policy: old.and_then(|entry| entry.about.policy.clone()),
                 seccomp: old.and_then(|entry| entry.about.seccomp.clone()),
             };
             abouts.insert(key, Arc::new(about));
         }
-        abouts.into_values().filter(|about| about.key.resource != Resource::Namespaces).collect()
+        let of_policy = |about: &Arc<About>| matches!(about.key.resource, Resource::Policies(_));
+        abouts.into_values().filter(of_policy).collect()
     }
 
-    fn why_left_out(&self) -> String {
-        let (most_objects, most_bytes) = self.most;
-        format!("there are more than {most_objects} objects or {most_bytes} bytes")
+    fn full(&self, resource: Resource) -> String {
+        Room::of(resource).full(&self.rooms)
     }
 
     /// Whether [`abouts`](Self::abouts) has something else to tell than the last time that this was asked.
@@ -233,10 +342,11 @@ impl Objects {
     }
 
     fn remove(&mut self, key: &Key) -> bool {
-        let Some(entry) = self.entries.remove(key) else { return false };
-        self.told = true;
-        self.bytes = self.bytes.saturating_sub(entry.bytes());
-        self.freed = true;
+        self.replaced.remove(key);
+        if self.drop_entry(key).is_none() {
+            return false;
+        }
+        (self.told, self.freed) = (true, true);
         true
     }
 
@@ -246,16 +356,8 @@ impl Objects {
         was_out
     }
 
-    fn leave_out(&mut self, key: Key, one: LeftOut) -> bool {
-        if self.left_out.len() >= self.most.0 && !self.left_out.contains_key(&key) {
-            return self.unnamed.insert(key.resource);
-        }
-        self.told = true;
-        self.left_out.insert(key, one).is_none()
-    }
-
     fn set(&mut self, object: Object) -> bool {
-        let Object { key, uid, generation, says } = object;
+        let Object { key, uid, generation, created, says } = object;
         // an object that was deleted and made again takes nothing over from the one before
         let mut changed = false;
         if self.entries.get(&key).is_some_and(|before| before.about.uid != uid) {
@@ -263,12 +365,16 @@ impl Objects {
         }
         let text = match says {
             Says::Nothing => return self.remove(&key) | self.leave_in(&key) | changed,
-            Says::NoRoom(bytes) => return self.leave_out(key, LeftOut { bytes, uid, generation }) | changed,
+            Says::NoRoom(bytes) => {
+                self.told = true;
+                let one = LeftOut { bytes, uid, generation, created };
+                return self.left_out.insert(key, one).is_none() | changed;
+            }
             Says::Text(text) => Ok(text),
             Says::Wrong(why) => Err(why),
         };
-        let before = self.entries.get_mut(&key);
-        if let Some(before) = before.filter(|before| before.text == text) {
+        if let Some(before) = self.entries.get_mut(&key).filter(|before| before.text == text) {
+            before.created = created; // what was saved may not have it
             // the server may count on where nothing changed that counts here
             if before.about.generation != generation {
                 before.about = Arc::new(About { generation, ..About::clone(&before.about) });
@@ -276,20 +382,16 @@ impl Objects {
             }
             return self.leave_in(&key) | changed;
         }
-        let (most_objects, most_bytes) = self.most;
-        let room = self.entries.contains_key(&key) || self.entries.len() < most_objects;
-        let bytes = text.as_ref().map_or_else(String::len, String::len);
-        if !room || self.bytes.saturating_add(bytes) > most_bytes {
-            return self.leave_out(key, LeftOut { bytes, uid, generation }) | changed;
+        let before = self.drop_entry(&key);
+        if let Some(before) = &before {
+            self.replaced.entry(key.clone()).or_insert_with(|| before.clone());
         }
-        let before = self.entries.remove(&key);
         let old = before.as_ref().map_or(0, Entry::bytes);
-        let entry = entry(&key, (uid, generation), text, before);
-        self.told = true;
+        let entry = entry(&key, (uid, generation, created), text, before);
         self.freed |= entry.bytes() < old;
-        self.bytes = self.bytes.saturating_sub(old).saturating_add(entry.bytes());
+        self.told = true;
         self.leave_in(&key);
-        self.entries.insert(key, entry);
+        self.hold(key, entry);
         true
     }
 
@@ -297,28 +399,54 @@ impl Objects {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
+        if self.node.is_some() {
+            snapshot.node = NodeLabels::Unknown;
+        }
         for (key, entry) in &self.entries {
             match &entry.yields {
                 Some(Yields::Policy(policy)) => snapshot.policies.push(Arc::clone(policy)),
                 Some(Yields::Seccomp(policy)) => snapshot.seccomp.push(Arc::clone(policy)),
                 Some(Yields::Namespace(namespace)) => snapshot.namespaces.push(namespace.clone()),
-                None => {}
+                Some(Yields::Node(labels)) if self.node.as_ref() == Some(&key.name) => {
+                    snapshot.node = NodeLabels::Known(Arc::clone(labels));
+                }
+                Some(Yields::Node(_)) | None => {}
             }
             if entry.good.is_some() {
                 snapshot.kept.push(key.to_string());
             }
             snapshot.errors.extend(entry.errors.iter().cloned());
         }
-        let why = self.why_left_out();
         let left_out =
             |file: String, message| PolicyError { help: Some(REMOVE.to_owned()), ..error(file, message) };
-        let each = self.left_out.keys().map(|key| left_out(key.to_string(), format!("is left out: {why}")));
-        let more = self
-            .unnamed
-            .iter()
-            .map(|resource| left_out(resource.to_string(), format!("more are left out: {why}")));
+        let each = self
+            .left_out
+            .keys()
+            .map(|key| left_out(key.to_string(), format!("is left out: {}", self.full(key.resource))));
+        let more = self.unnamed.iter().map(|resource| {
+            left_out(resource.to_string(), format!("more are left out: {}", self.full(*resource)))
+        });
         snapshot.errors.extend(each.chain(more));
+        snapshot.left_out = self.gaps();
         snapshot
+    }
+
+    /// See [`Snapshot::left_out`].
+    fn gaps(&self) -> BTreeMap<String, Gap> {
+        let mut gaps = BTreeMap::new();
+        // what counts in an older version is told by the policy alone
+        let nothing = self.left_out.keys().filter(|key| !self.entries.contains_key(key));
+        for Key { resource, namespace, name } in nothing {
+            let Resource::Policies(kind) = *resource else { continue };
+            if !namespace.is_empty() && !gaps.contains_key(namespace) {
+                let policy = PolicyId { kind, namespace: namespace.clone(), name: name.clone() };
+                let reason = GapReason::LeftOut;
+                let gap =
+                    Gap { policy, field: "spec".to_owned(), reason, advice: reason.advice().to_owned() };
+                gaps.insert(namespace.clone(), gap);
+            }
+        }
+        gaps
     }
 }
 
@@ -330,11 +458,18 @@ const fn error(file: String, message: String) -> PolicyError {
 /// The object with this text, which an older version may help out.
 fn entry(
     key: &Key,
-    (uid, generation): (String, i64),
+    (uid, generation, created): (String, i64, String),
     text: Result<String, String>,
     before: Option<Entry>,
 ) -> Entry {
+    let mut of_node = None;
     let ParsedFile { policies, seccomp, namespaces, mut errors } = match &text {
+        Ok(text) if key.resource == Resource::Node => {
+            let labels = node::labels(text);
+            let errors = labels.as_ref().err().map(|why| error(key.to_string(), why.clone()));
+            of_node = labels.ok().map(|labels| Yields::Node(Arc::new(labels)));
+            ParsedFile { errors: errors.into_iter().collect(), ..ParsedFile::default() }
+        }
         Ok(text) => parse(&key.to_string(), text),
         Err(why) => ParsedFile { errors: vec![error(key.to_string(), why.clone())], ..ParsedFile::default() },
     };
@@ -346,7 +481,7 @@ fn entry(
     let policies = policies.into_iter().map(|policy| Yields::Policy(Arc::new(policy)));
     let seccomp = seccomp.into_iter().map(|policy| Yields::Seccomp(Arc::new(policy)));
     let namespaces = namespaces.into_iter().map(Yields::Namespace);
-    let new = policies.chain(seccomp).chain(namespaces).next();
+    let new = policies.chain(seccomp).chain(namespaces).chain(of_node).next();
     if new.is_none() && errors.is_empty() {
         // no version of the parser answers so; if one did, the object must not be lost in silence
         errors.push(error(key.to_string(), "says nothing that can be enforced".to_owned()));
@@ -365,10 +500,10 @@ fn entry(
     let (policy, seccomp) = match &yields {
         Some(Yields::Policy(policy)) => (Some(Arc::clone(policy)), None),
         Some(Yields::Seccomp(policy)) => (None, Some(Arc::clone(policy))),
-        Some(Yields::Namespace(_)) | None => (None, None),
+        Some(Yields::Namespace(_) | Yields::Node(_)) | None => (None, None),
     };
     let about = About { key: key.clone(), uid, generation, refused: refused(&errors), policy, seccomp };
-    Entry { about: Arc::new(about), text, good, yields, errors }
+    Entry { about: Arc::new(about), created, text, good, yields, errors }
 }
 
 /// The first mistake for people, and how many more there are. Lines mean nothing: the text is not as it was written.

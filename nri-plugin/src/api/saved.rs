@@ -5,8 +5,9 @@
 //! renamed, so that there is always one whole file. The checksum is against damage, not against forgery: whoever may
 //! write here is root on the node.
 //!
-//! A file that is damaged, or of another version, is renamed to `policies.json.refused` and never read; the daemon starts
-//! without it, and says so.
+//! A daemon reads the format of its own version and the one before, so that after an upgrade a node without its API server
+//! enforces at once, too. A file that is damaged, or of another version, is renamed to `policies.json.refused` and never read;
+//! the daemon starts without it, and says so. So it is after a downgrade.
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -22,10 +23,13 @@ use super::object::{Key, Object, Resource, Says};
 
 /// What the first line says it is.
 const FORMAT: &str = "nri-enforcer last known policies";
-/// The version of the format. A daemon reads its own alone: what a policy of another one would come to is not known.
-const VERSION: u32 = 1;
+/// The version of the format. What objects say is as the API server has it, in any version; since 2 they tell when they were
+/// made.
+const VERSION: u32 = 2;
+/// The earliest version that is read.
+const EARLIEST: u32 = 1;
 /// The longest file, in bytes: what the most objects come to, written as JSON text in JSON, with old versions.
-pub const MAX_FILE: u64 = 160 << 20;
+pub const MAX_FILE: u64 = 224 << 20;
 /// The longest first line, in bytes.
 const MAX_HEAD: usize = 1024;
 /// The file, and the name under which one is kept that cannot be used.
@@ -109,6 +113,8 @@ struct SavedObject {
     namespace: String,
     name: String,
     uid: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    created: String,
     text: String,
 }
 
@@ -208,10 +214,10 @@ fn digest(bytes: &[u8]) -> String {
 
 fn write(Saved { when, read, objects }: Saved) -> Vec<u8> {
     let saved = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let objects = objects.into_iter().filter_map(|Object { key, uid, says, generation: _ }| {
+    let objects = objects.into_iter().filter_map(|Object { key, uid, says, created, generation: _ }| {
         let Key { resource, namespace, name } = key;
         let Says::Text(text) = says else { return None };
-        Some(SavedObject { kind: resource.kind().to_owned(), namespace, name, uid, text })
+        Some(SavedObject { kind: resource.kind().to_owned(), namespace, name, uid, created, text })
     });
     let read = read.into_iter().map(|resource| resource.kind().to_owned()).collect();
     let body = Body { saved, read, objects: objects.collect() };
@@ -254,9 +260,11 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
         return Err("it is another sort of file".to_owned());
     }
     match head.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version == u64::from(VERSION) => {}
+        Some(version) if (u64::from(EARLIEST)..=u64::from(VERSION)).contains(&version) => {}
         Some(version) => {
-            return Err(format!("it has version {version} of the format, this daemon {VERSION}"));
+            return Err(format!(
+                "it has version {version} of the format, and this daemon reads {EARLIEST} to {VERSION}"
+            ));
         }
         None => return Err("it tells no version".to_owned()),
     }
@@ -272,9 +280,9 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
     let resource = |kind: &str| Resource::by_kind(kind).ok_or_else(|| format!("it has a `{kind}`"));
     let when = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(body.saved));
     let objects = body.objects.into_iter().map(|one| {
-        let SavedObject { kind, namespace, name, uid, text } = one;
+        let SavedObject { kind, namespace, name, uid, created, text } = one;
         let key = Key { resource: resource(&kind)?, namespace, name };
-        Ok(Object { key, uid, generation: 0, says: Says::Text(text) })
+        Ok(Object { key, uid, generation: 0, created, says: Says::Text(text) })
     });
     let read = body.read.iter().map(|kind| resource(kind)).collect::<Result<_, String>>()?;
     Ok(Saved {

@@ -12,7 +12,7 @@ use crate::feed::address::Address;
 pub(super) const RUN_HELP: &str = "\
 Signals:
   SIGTERM, SIGINT  stop; what is armed in the kernel stays in force (see `nri-enforcer unload`)
-  SIGHUP           reopen the alerts file, and read the policies again
+  SIGHUP           reopen the files of alerts and logs, and read the policies again
 
 Exit codes:
   0  stopped by a signal
@@ -92,6 +92,13 @@ pub struct RunArgs {
     /// Where alerts go, one JSON object a line: `-` is stdout, else a file that is appended to [default: -]
     #[arg(long, value_name = "-|FILE")]
     pub alerts: Option<PathBuf>,
+    /// A file of alerts, or of logs, is put aside as FILE.1 before it gets longer than so many bytes, and a new one is begun;
+    /// 0: no limit [default: 104857600]
+    #[arg(long, value_name = "BYTES")]
+    pub alerts_max_bytes: Option<u64>,
+    /// How many such old files are kept, FILE.1 being the newest; 0: none, and the file is emptied [default: 4]
+    #[arg(long, value_name = "N")]
+    pub alerts_keep: Option<u32>,
     /// Alerts of one container in a second that are told one by one; what is past it is told in summaries, which say how
     /// many and from when to when; 0: no limit [default: 100]
     #[arg(long, value_name = "N")]

@@ -1,5 +1,6 @@
 //! Callers of the feed.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use super::address::Address;
 use super::peers::{Peer, Peers, Share};
 use super::service::{LogService, QUESTION};
 use crate::exit::chain;
+use crate::parts::Ended;
 use crate::socket::Socket;
 
 /// Connections at a time; more wait for their turn.
@@ -58,7 +60,13 @@ pub async fn open(address: &Address) -> anyhow::Result<Listener> {
     let listener = match address {
         Address::Tcp(at) => {
             let listener = TcpListener::bind(at).await;
-            let listener = listener.with_context(|| format!("cannot listen at `{at}` (--feed)"))?;
+            let listener = listener.map_err(|error| match error.kind() {
+                ErrorKind::AddrInUse => anyhow::anyhow!(
+                    "cannot listen at `{at}` (--feed): somebody does already, as KubeArmor does at 32767; name another port, or end \
+                     the other one"
+                ),
+                _ => anyhow::Error::new(error).context(format!("cannot listen at `{at}` (--feed)")),
+            })?;
             let address = listener.local_addr().context("the address of --feed")?;
             tracing::info!(%address, "serving alerts by gRPC, in plain text and to whoever asks");
             Listener::Tcp(listener)
@@ -73,7 +81,10 @@ pub async fn open(address: &Address) -> anyhow::Result<Listener> {
 }
 
 /// Serves callers until it is dropped. Nobody else waits for them.
-pub async fn serve(listener: Listener, feed: Arc<Feed>) {
+///
+/// # Errors
+/// Why nobody is served any more.
+pub async fn serve(listener: Listener, feed: Arc<Feed>) -> Ended {
     let (taken, incoming) = mpsc::channel(1);
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in ["", LogService::NAME] {
@@ -89,11 +100,8 @@ pub async fn serve(listener: Listener, feed: Arc<Feed>) {
         .add_service(LogService(Arc::clone(&feed)))
         .serve_with_incoming(ReceiverStream::new(incoming));
     tokio::select! {
-        () = accept(listener, taken, &feed) => {}
-        ended = serving => {
-            let why = ended.err().map_or_else(|| "by itself".into(), |error| chain(&error));
-            tracing::error!(why, "the alert feed ended; enforcement goes on");
-        }
+        () = accept(listener, taken, &feed) => Ok(()),
+        ended = serving => ended.map_err(|error| chain(&error)),
     }
 }
 

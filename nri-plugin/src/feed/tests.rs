@@ -216,3 +216,14 @@ async fn logs_are_a_stream_of_their_own_and_push_no_alert_out() {
     drop(logs);
     assert!(!feed.has_readers_of_logs());
 }
+
+/// Beside KubeArmor on the same node it is the first thing that goes wrong.
+#[tokio::test]
+async fn a_port_that_somebody_has_is_told_with_what_to_do() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = taken.local_addr().unwrap();
+    let error = serve::open(&at.to_string().parse().unwrap()).await.unwrap_err().to_string();
+    let wanted =
+        format!("cannot listen at `{at}` (--feed): somebody does already, as KubeArmor does at 32767;");
+    assert!(error.starts_with(&wanted), "{error}");
+}

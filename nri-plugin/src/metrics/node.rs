@@ -137,6 +137,11 @@ impl Node {
         }
         let reasons = reasons.iter().map(|(reason, count)| (reason.as_str(), int(*count)));
         page.gauges("policy_gaps", "What no node enforces of the policies in force", "reason", reasons)?;
+        if let Some(api) = &self.status.api {
+            let help = "Objects of the API server that are left out for want of room";
+            let left_out = api.left_out().into_iter().map(|(kind, count)| (kind, int(count)));
+            page.gauges("objects_left_out", help, "kind", left_out)?;
+        }
         // not there while the API server has not been read: no number would be true
         match self.status.api.as_ref().and_then(crate::api::Health::staleness) {
             Some(age) => {

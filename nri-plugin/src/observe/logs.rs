@@ -34,7 +34,8 @@ impl Logs {
     ) -> std::io::Result<(Self, Option<Reporter>, Option<JoinHandle<()>>)> {
         let stdout = |path: &PathBuf| path == Path::new("-");
         let path = config.logs.as_ref().map(|path| Some(path.clone()).filter(|path| !stdout(path)));
-        let started = path.map(|path| Reporter::start_logs(path, alerts, metrics)).transpose()?;
+        let started =
+            path.map(|path| Reporter::start_logs(path, config.rotation, alerts, metrics)).transpose()?;
         let (reporter, writer) = started.unzip();
         let limiter = Limiter::new(config.log_rate, metrics.logs_summarized.clone());
         Ok((Self { limiter, reporter: reporter.clone(), feed }, reporter, writer))

@@ -45,9 +45,14 @@ pub(super) fn pages<K: Kernel>(
         _ => Ok(()),
     });
     if let Some(api) = status.api.clone() {
-        health.ready("api", move || match api.has_set() {
-            true => Ok(()),
-            false => Err("the API server has not been read, and no last known policies are here".into()),
+        health.ready("api", move || match (api.has_set(), api.lacks_of_cluster()) {
+            (false, _) => Err("the API server has not been read, and no last known policies are here".into()),
+            // policies of a namespace that has too many are its own matter: they must not make nodes unready
+            (true, true) => {
+                Err("policies of the cluster, or postures of namespaces, are left out for want of room"
+                    .into())
+            }
+            (true, false) => Ok(()),
         });
     }
     let observes = status.selection.lock == Lock::Nothing && !status.selection.seccomp_only;

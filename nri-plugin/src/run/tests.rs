@@ -323,6 +323,53 @@ fn with_the_api_server_a_lock_that_fails_ends_the_start_in_any_case() {
     assert!(format!("{error:#}").contains("another daemon is here"), "{error:#}");
 }
 
+/// A kubeconfig for a server that does not answer.
+fn nobody(dir: &Path) -> PathBuf {
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "c", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    let path = dir.join("kubeconfig");
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// A daemon that went on without one of them would look well from outside.
+#[test]
+fn the_end_of_any_part_ends_the_daemon_and_is_named() {
+    for name in [
+        "the gate of the OCI hook",
+        "the socket of `apply`",
+        "the socket of `status`",
+        "the alert feed",
+        "the page of metrics",
+        "the watch of the policies",
+        "the watch of the connection",
+        "the watch of the reconciler",
+        "the sweep",
+        "telling the cluster",
+        "following the API server",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("policies")).unwrap();
+        let config = Config {
+            kube_api: true,
+            kube_status: true,
+            kubeconfig: Some(nobody(dir.path())),
+            state_dir: dir.path().join("state"),
+            feed: Some(format!("unix:{}", dir.path().join("gate/feed.sock").display()).parse().unwrap()),
+            ..config(dir.path())
+        };
+        let parts = [Parts::failing(name), Parts::failing(name)];
+        let error = run_with(config, |_| Ok(Arc::<Recording>::default()), no_apparmor, parts)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, format!("{name} ended: it panicked: a fault of {name}"));
+    }
+}
+
 /// The last known set is read before anything else is done; a directory that cannot be used ends the start.
 #[test]
 fn a_state_directory_that_is_none_ends_the_start() {

@@ -107,12 +107,20 @@ pub struct HostStatus {
     /// How many there are that select this node and are not enforced.
     #[serde(default)]
     pub not_enforced: usize,
+    /// How many there are that may select this node, whose labels are not known yet, and so are not enforced.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub awaiting_labels: usize,
     /// The postures of the host.
     #[serde(default)]
     pub postures: BTreeMap<String, String>,
     /// What is exempt and was not found on this host when the daemon started: cgroups and programs.
     #[serde(default)]
     pub not_found: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// How the watch of the API server stands.
@@ -126,6 +134,9 @@ pub struct ApiStatus {
     pub has_set: bool,
     /// How many objects there are, by kind.
     pub objects: BTreeMap<String, usize>,
+    /// How many of them are left out for want of room, by kind; kinds of which none is are not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, usize>,
     /// What stands in the way now, by kind.
     pub troubles: BTreeMap<String, String>,
     /// What the cluster cannot be told now (`--kube-status`), and why. It changes nothing of what is enforced.

@@ -23,6 +23,7 @@ use crate::api::health::Restored;
 use crate::apparmor::Profiles;
 use crate::apply::changes::Changes;
 use crate::container::{Merged, Selection, Wish};
+use crate::host::Node;
 use crate::inject::Injection;
 use crate::lock::Lock;
 use crate::registry::{Registry, Standing};
@@ -59,8 +60,8 @@ pub struct Status {
     pub profiles: Option<Arc<Profiles>>,
     /// The name of the node.
     pub node_name: String,
-    /// The host, as policies select it.
-    pub host: Subject,
+    /// What policies select the host by.
+    pub node: Node,
     /// Why policies on it are not enforced though they should be, or what is exempt and not there.
     pub host_exempt: Result<Vec<String>, String>,
     /// Changes of the policies that wait to be confirmed.
@@ -128,9 +129,17 @@ impl Status {
         if !self.selection.holds_host() {
             let why = self.host_exempt.as_ref().err().cloned();
             let why = why.unwrap_or_else(|| format!("the host: {}", GapReason::HostPolicies));
-            policies.without_host(&set.selecting(&self.host), &why);
+            policies.without_host(&set.selecting(&self.subject(set)), &why);
+        } else {
+            let awaiting = set.awaiting_labels(&self.subject(set));
+            policies.without_host(&awaiting, &format!("the host: {}", GapReason::NodeLabels));
         }
         policies
+    }
+
+    /// The host, as these policies select it.
+    fn subject(&self, set: &PolicySet) -> Subject {
+        self.node.subject(set.node())
     }
 
     /// Whether the daemon is connected to the runtime, and knows what runs.
@@ -155,12 +164,15 @@ impl Status {
     /// How policies on the host's own processes stand.
     fn host(&self, set: &PolicySet) -> HostStatus {
         let enforced = self.selection.holds_host();
-        let not_enforced = if enforced { 0 } else { set.selecting(&self.host).len() };
+        let subject = self.subject(set);
+        let awaiting_labels = if enforced { set.awaiting_labels(&subject).len() } else { 0 };
+        let not_enforced = if enforced { 0 } else { set.selecting(&subject).len() };
         let postures = self.selection.host.filter(|_| enforced);
         HostStatus {
             enforced,
             problem: self.host_exempt.as_ref().err().cloned(),
             not_enforced,
+            awaiting_labels,
             postures: postures.as_ref().map(self::postures).unwrap_or_default(),
             not_found: self.host_exempt.clone().unwrap_or_default(),
         }
@@ -273,6 +285,7 @@ fn api(health: &Health) -> ApiStatus {
         staleness_seconds: health.staleness().map(|age| age.as_secs()),
         has_set: health.has_set(),
         objects: health.objects().into_iter().map(named).collect(),
+        left_out: health.left_out().into_iter().filter(|(_, count)| *count > 0).map(named).collect(),
         troubles: health.troubles().into_iter().map(told).collect(),
         untold: health.all_untold().into_iter().map(told).collect(),
         restored,

@@ -58,7 +58,10 @@ pub fn run(args: &StatusArgs) -> Exit {
         && !observes
         && daemon.without_hook.is_none()
         && daemon.not_reverted.is_none()
-        && daemon.host.as_ref().is_none_or(|host| host.problem.is_none() && host.not_enforced == 0)
+        && daemon
+            .host
+            .as_ref()
+            .is_none_or(|host| host.problem.is_none() && host.not_enforced == 0 && host.awaiting_labels == 0)
         && daemon.api.as_ref().is_none_or(|api| api.has_set)
         && document.containers.iter().all(|one| one.state.is_good());
     if args.pending {
@@ -181,6 +184,15 @@ fn print_host(host: &HostStatus) {
             ),
         );
     }
+    if host.awaiting_labels > 0 {
+        told(
+            BAD,
+            format!(
+                "Policies on the host's own processes that wait for the labels of this node, and are not enforced: {}.",
+                host.awaiting_labels
+            ),
+        );
+    }
     if host.enforced && !host.not_found.is_empty() {
         told(
             WARN,
@@ -207,6 +219,12 @@ fn print_api(api: &ApiStatus) {
     }
     for (trouble, kinds) in kinds {
         told(WARN, format!("{}: {trouble}.", kinds.join(", ")));
+    }
+    for (kind, count) in &api.left_out {
+        told(
+            WARN,
+            format!("{kind}: {count} or more have no room here and are left out; their status says why."),
+        );
     }
     for (what, why) in &api.untold {
         told(WARN, format!("Cannot {}: {}; enforcement goes on.", clean(what), clean(why)));

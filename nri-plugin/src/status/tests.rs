@@ -36,7 +36,7 @@ pub(crate) fn status(
         api: None,
         profiles: None,
         node_name: "node".into(),
-        host: enforcer_core::subject::Subject::default(),
+        node: crate::host::Node::default(),
         host_exempt: Ok(Vec::new()),
         changes: crate::apply::changes::Changes::nowhere(),
     }
@@ -110,6 +110,28 @@ fn rules_of_the_kernel_are_armed_or_it_is_told_why_not() {
     node.registry.end(&web.id);
     assert!(node.status.document().containers.is_empty());
     assert!(!node.status.document().daemon.connected);
+}
+
+/// A host policy about a label that may be this node's is not told as one that has nothing to do here.
+#[test]
+fn a_host_policy_that_waits_for_the_nodes_labels_is_not_covered() {
+    let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {name: h}\nspec:\n  \
+        nodeSelector: {matchLabels: {rack: a}}\n  file: {matchPaths: [{path: /x}]}\n  action: Block\n";
+    let selection = Selection { host: Some(Default::default()), ..Selection::default() };
+    let mut node = Node::new(text, selection);
+    let policies = node.status.policies.borrow().policies().to_vec();
+    let mut told = |labels: crate::api::node::NodeLabels| {
+        let set = PolicySet::new(policies.clone()).with_node(labels);
+        node.status.policies = watch::channel(Arc::new(set)).1;
+        let policy = node.status.policies().remove(0);
+        let host = node.status.document().daemon.host.unwrap();
+        (policy.uncovered, policy.reason, host.awaiting_labels)
+    };
+    let waits = "the host: the labels of this node are not known yet".to_owned();
+    assert_eq!(told(crate::api::node::NodeLabels::Unknown), (1, waits, 1));
+    let known = crate::api::node::NodeLabels::Known(Arc::new([("rack".into(), "b".into())].into()));
+    assert_eq!(told(known), (0, String::new(), 0), "it is another node's");
+    assert_eq!(told(crate::api::node::NodeLabels::NotAsked), (0, String::new(), 0));
 }
 
 #[test]

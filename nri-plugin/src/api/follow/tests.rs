@@ -9,6 +9,8 @@ use tokio::net::TcpListener;
 
 use super::super::client::MAX_PAGE;
 use super::super::object::Key;
+use super::super::object::Says;
+use super::super::room::MAX_BYTES;
 use super::super::wire::MAX_LINE;
 use super::*;
 use enforcer_core::policy::Kind;
@@ -128,6 +130,7 @@ impl Server {
                 }
                 Change::Set(object) => format!("set: {}", object.key.name),
                 Change::Gone(Key { name, .. }) => format!("gone: {name}"),
+                Change::More(_) => "more".to_owned(),
                 Change::Missing(_) => "missing".to_owned(),
             });
         }
@@ -258,10 +261,28 @@ async fn a_silent_watch_and_room_for_more_end_in_a_list() {
     let ended = server.round().await.unwrap().unwrap_err();
     assert!(ended.to_string().contains("silent for"), "{ended}");
     server.follower.silent = SILENT;
+    assert_eq!(server.follower.pause, AGAIN);
+    server.follower.pause = Duration::ZERO;
     server.again.notify_one();
     assert_eq!(server.round().await, Some(Ok(())));
     assert_eq!(server.told(), ["all: a", "all: b"]);
     assert_eq!(server.follower.position, None, "the next one is a list, too");
+}
+
+/// Of the nodes of a cluster each daemon asks for its own.
+#[tokio::test]
+async fn one_object_is_asked_for_by_its_name() {
+    let server = Server::scripted([list("5", &["node-1"], ""), watch(&[])]).await;
+    let (connector, health) = (Arc::new(server.connector.clone()), server.health.clone());
+    let (sender, mut changes) = mpsc::channel(8);
+    let followed = (Resource::Node, Some("node-1".to_owned()));
+    let following = tokio::spawn(follow(followed, connector, sender, health, Arc::default()));
+    let Some(Change::All(Resource::Node, nodes)) = changes.recv().await else { panic!("no list") };
+    assert_eq!(nodes[0].key.name, "node-1");
+    let asked = server.asked();
+    let wanted = "/api/v1/nodes?fieldSelector=metadata.name%3Dnode-1&limit=500";
+    assert_eq!(asked[0], wanted);
+    following.abort();
 }
 
 #[tokio::test]

@@ -204,26 +204,39 @@ fn a_namespace_counts_where_it_sets_postures() {
     assert_eq!(objects.count(Resource::Namespaces), 0);
 }
 
+fn rooms(objects: usize, bytes: usize) -> Rooms {
+    Rooms::of_each(Amount { objects, bytes })
+}
+
+/// The same, made at another time or in another namespace.
+fn made(object: Object, namespace: &str, created: &str) -> Object {
+    let Says::Text(text) = &object.says else { panic!("{object:?}") };
+    let says =
+        Says::Text(text.replace("\"namespace\": \"shop\"", &format!("\"namespace\": \"{namespace}\"")));
+    let key = Key { namespace: namespace.into(), ..object.key };
+    Object { key, says, created: created.into(), ..object }
+}
+
 #[test]
 fn more_than_there_is_room_for_is_left_out_and_told() {
-    let mut objects = Objects::default();
     let one = text(&policy("a", "1", "/a")).len();
-    objects.most = (3, 4 * one);
+    let mut objects = Objects::with_rooms(rooms(3, 4 * one));
     for name in ["a", "b", "c", "d"] {
         objects.apply(Change::Set(policy(name, name, "/a")));
     }
     assert_eq!(paths(&objects).len(), 3);
     let errors = objects.snapshot().errors;
     assert!(
-        errors[0].file == "KubeArmorPolicy shop/d" && errors[0].message.contains("left out"),
+        errors[0].file == "KubeArmorPolicy shop/d" && errors[0].message.contains("left out: its namespace"),
         "{errors:?}"
     );
-    // a version that is too large leaves the last one in force
-    let mut large = policy("a", "a", "/b");
+    assert_eq!(objects.left_out(KIND), (1, false));
+    // a version that is too large leaves the last one in force, and what is newer is not to hang on it
+    let mut large = policy("c", "c", "/b");
     large.says = Says::Text(text(&large).to_owned() + &" ".repeat(2 * one));
     objects.apply(Change::Set(large));
-    assert_eq!((paths(&objects)[0].as_str(), objects.snapshot().errors.len()), ("shop/a /a", 2));
-    objects.apply(Change::Set(policy("a", "a", "/a")));
+    assert_eq!((paths(&objects)[2].as_str(), objects.snapshot().errors.len()), ("shop/c /a", 2));
+    objects.apply(Change::Set(policy("c", "c", "/a")));
     objects.apply(Change::Gone(policy("d", "d", "/a").key));
     assert!(objects.snapshot().errors.is_empty());
     objects.apply(Change::Gone(policy("c", "c", "/a").key));
@@ -232,12 +245,45 @@ fn more_than_there_is_room_for_is_left_out_and_told() {
     for name in ["a", "b", "d"] {
         objects.apply(Change::Gone(policy(name, name, "/a").key));
     }
-    assert_eq!(objects.bytes, 0, "the count does not drift");
+    assert_eq!(objects.held(Room::Shared), Amount::default(), "the count does not drift");
+}
+
+#[test]
+fn a_namespace_that_has_too_many_loses_its_newest_and_no_other_loses_any() {
+    let mut objects = Objects::with_rooms(rooms(4, usize::MAX));
+    for name in ["a", "b", "c", "d"] {
+        objects.apply(Change::Set(made(policy(name, name, "/a"), "greedy", &format!("t{name}"))));
+    }
+    assert_eq!(paths(&objects).len(), 4, "nobody else wants any");
+    assert!(objects.snapshot().left_out.is_empty());
+    objects.apply(Change::Set(made(policy("z", "z", "/z"), "modest", "tz")));
+    assert_eq!(paths(&objects), ["greedy/a /a", "greedy/b /a", "greedy/c /a", "modest/z /z"]);
+    // whatever runs there may be without one of its policies
+    let left_out = objects.snapshot().left_out;
+    let told: Vec<_> =
+        left_out.iter().map(|(namespace, gap)| (namespace.as_str(), gap.to_string())).collect();
+    assert!(
+        told.len() == 1 && told[0].0 == "greedy" && told[0].1.starts_with("greedy/d: spec: "),
+        "{told:?}"
+    );
+    // in the other order it comes to the same, and what is old is no newer for being changed
+    let mut other = Objects::with_rooms(rooms(4, usize::MAX));
+    other.apply(Change::Set(made(policy("z", "z", "/z"), "modest", "tz")));
+    for name in ["d", "c", "b", "a"] {
+        other.apply(Change::Set(made(policy(name, name, "/a"), "greedy", &format!("t{name}"))));
+    }
+    assert_eq!(paths(&other), paths(&objects));
+    other.apply(Change::Set(made(policy("a", "a", "/b"), "greedy", "ta")));
+    assert_eq!(paths(&other)[0], "greedy/a /b");
+    // once there is room, all are listed again
+    assert!(objects.wanted().is_empty());
+    objects.apply(Change::Gone(made(policy("z", "z", "/z"), "modest", "").key));
+    assert_eq!(objects.wanted(), BTreeSet::from([KIND]));
 }
 
 #[test]
 fn of_what_is_left_out_it_is_told_too() {
-    let mut objects = Objects { most: (1, 1 << 20), ..Objects::default() };
+    let mut objects = Objects::with_rooms(rooms(1, 1 << 20));
     for name in ["a", "b"] {
         objects.apply(Change::Set(Object { generation: 3, ..policy(name, name, "/a") }));
     }
@@ -245,7 +291,8 @@ fn of_what_is_left_out_it_is_told_too() {
     assert_eq!(abouts.len(), 2);
     assert_eq!(abouts[0].refused, None);
     let left_out = &abouts[1];
-    assert!(left_out.refused.as_ref().is_some_and(|why| why.contains("is left out: there are more than 1")));
+    let why = "is left out: its namespace has more than its share of the room for 1 policies";
+    assert!(left_out.refused.as_ref().is_some_and(|told| told.contains(why)), "{left_out:?}");
     assert_eq!((left_out.uid.as_str(), left_out.generation, &left_out.policy), ("b", 3, &None));
     assert!(objects.told());
     objects.apply(Change::Gone(policy("b", "b", "/a").key));
@@ -256,6 +303,54 @@ fn of_what_is_left_out_it_is_told_too() {
     assert!(objects.told());
     let first = objects.abouts().remove(0);
     assert!(first.refused.is_some() && first.policy.is_some() && first.generation == 4, "{first:?}");
+    assert!(objects.snapshot().left_out.is_empty(), "something of it is in force");
+}
+
+fn node(name: &str, labels: Value) -> Object {
+    let value = json!({
+        "metadata": {"name": name, "uid": "u", "labels": labels, "annotations": {"x": "y"}},
+        "spec": {"podCIDR": "10.0.0.0/24"}, "status": {"images": []},
+    });
+    object(Resource::Node, &value).unwrap()
+}
+
+/// What the API server says of another node, or of none, is nothing; and what it once said stays.
+#[test]
+fn the_labels_of_the_node_are_those_that_were_told_last() {
+    let known = |objects: &Objects| match objects.snapshot().node {
+        NodeLabels::Known(labels) => {
+            labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+        }
+        other => vec![format!("{other:?}")],
+    };
+    let mut objects = Objects::default();
+    assert_eq!(known(&objects), ["NotAsked"]);
+    objects.of_node("node-1");
+    assert_eq!(known(&objects), ["Unknown"]);
+    objects.apply(Change::All(Resource::Node, vec![]));
+    assert_eq!(known(&objects), ["Unknown"], "it is not registered yet");
+    assert!(objects.apply(Change::All(Resource::Node, vec![node("node-1", json!({"rack": "a"}))])));
+    assert_eq!(known(&objects), ["rack=a"]);
+    assert!(objects.snapshot().errors.is_empty() && objects.abouts().is_empty());
+    assert!(!objects.apply(Change::Set(node("node-1", json!({"rack": "a"})))), "nothing differs");
+    objects.apply(Change::Set(node("node-1", json!({"rack": "b", "zone": ""}))));
+    for bad in [json!({"rack": 7}), json!("x")] {
+        objects.apply(Change::Set(node("node-1", bad)));
+        assert_eq!(
+            (known(&objects), objects.snapshot().errors.len()),
+            (vec!["rack=b".into(), "zone=".into()], 1)
+        );
+    }
+    objects.apply(Change::Gone(node("node-1", json!({})).key));
+    objects.apply(Change::All(Resource::Node, vec![]));
+    assert_eq!(known(&objects), ["rack=b", "zone="], "the node is deleted, and goes on");
+    // a start without the API server
+    let mut again = again(&objects);
+    assert_eq!(known(&again), ["NotAsked"]);
+    again.of_node("node-1");
+    assert_eq!(known(&again), ["rack=b", "zone="]);
+    again.of_node("node-2");
+    assert_eq!(known(&again), ["Unknown"], "a disk of another node");
 }
 
 #[test]
@@ -360,15 +455,15 @@ fn a_deep_or_large_object_takes_no_room_from_others() {
     for object in [large, lines, policy("a", "1", "/a")] {
         objects.apply(Change::Set(object));
     }
-    assert!(objects.bytes < 2000, "{}", objects.bytes);
+    let Amount { bytes, .. } = objects.held(Room::Shared);
+    assert!(bytes < 2000, "{bytes}");
     assert_eq!((paths(&objects).len(), objects.snapshot().errors.len()), (1, 2));
 }
 
 #[test]
 fn what_was_left_out_is_wanted_once_there_is_room() {
-    let mut objects = Objects::default();
     let one = text(&policy("a", "1", "/a")).len();
-    objects.most = (10, 2 * one);
+    let mut objects = Objects::with_rooms(rooms(10, 2 * one));
     let large = |name: &str| Object { says: Says::NoRoom(10 * one), ..policy(name, name, "/a") };
     objects.apply(Change::All(
         KIND,
@@ -383,14 +478,14 @@ fn what_was_left_out_is_wanted_once_there_is_room() {
     assert_eq!(paths(&objects), ["shop/b /b", "shop/c /c"]);
     assert!(objects.wanted().is_empty());
     // one for which there was no room keeps its old version, unless it was made anew
+    objects.apply(Change::Set(Object { uid: "3".into(), ..large("c") }));
+    assert_eq!(paths(&objects), ["shop/b /b", "shop/c /c"]);
     objects.apply(Change::Set(large("c")));
-    assert_eq!(paths(&objects).len(), 1);
-    objects.apply(Change::Set(Object { uid: "2".into(), ..large("b") }));
     assert_eq!(paths(&objects), ["shop/b /b"]);
     objects.apply(Change::Gone(policy("b", "2", "/b").key));
     assert!(objects.wanted().is_empty(), "neither fits");
     // more than are kept in mind
-    objects.most = (3, one);
+    let mut objects = Objects::with_rooms(rooms(3, one));
     objects.apply(Change::All(
         KIND,
         ["1", "2", "3", "4", "5", "6"].map(|name| policy(name, name, "/a")).to_vec(),
@@ -399,6 +494,7 @@ fn what_was_left_out_is_wanted_once_there_is_room() {
     let last = errors.last().unwrap();
     assert_eq!(errors.len(), 4, "{errors:?}");
     assert!(last.file == "KubeArmorPolicy" && last.message.starts_with("more are left out"), "{last:?}");
+    assert_eq!(objects.left_out(KIND), (3, true));
     objects.apply(Change::All(KIND, vec![]));
     assert!(objects.snapshot().errors.is_empty());
 }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::cut;
 use super::wire::{MAX_GAPS, MAX_TEXT, NodeReport, PolicyReport};
-use crate::api::objects::{About, MAX_OBJECTS};
+use crate::api::objects::About;
+use crate::api::room::MAX_REPORTED;
 use crate::status::document::PolicyGap;
 
 /// The most nodes. Kubernetes is made for 5,000.
@@ -168,7 +169,7 @@ impl Nodes {
         // a policy counts once for a node, however often its report has it
         policies.sort_by(|one, other| one.uid.cmp(&other.uid));
         policies.dedup_by(|one, other| one.uid == other.uid);
-        policies.truncate(MAX_OBJECTS);
+        policies.truncate(MAX_REPORTED);
         // not collected: that would keep the report's memory, which is five times as much
         let mut entries = Vec::with_capacity(policies.len());
         for one in policies {

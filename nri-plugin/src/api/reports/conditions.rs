@@ -1,10 +1,12 @@
 //! The status of a policy, of what all nodes say. No I/O, no clock.
 
+use enforcer_core::policy::Kind;
 use serde_json::{Value, json};
 
 use super::aggregate::Sum;
 use super::cut;
 use super::known::Digest;
+use crate::api::Resource;
 use crate::api::objects::About;
 
 /// The most bytes of a message.
@@ -20,7 +22,7 @@ type Verdict = (&'static str, &'static str, String);
 /// The status as it is to be, where `before` is what the policy has. A condition that stays as it was keeps the time at which
 /// it became so; else that is `now`.
 pub(super) fn status(about: &About, sum: &Sum<'_>, before: &Digest, now: &str) -> Value {
-    let (accepted, enforced) = (accepted(sum), enforced(sum));
+    let (accepted, enforced) = (accepted(sum), enforced(about, sum));
     let word = WORDS.get(usize::from(accepted.0 == "False")).copied().unwrap_or_default();
     let condition = |name: &str, (status, reason, message): Verdict| {
         json!({
@@ -76,7 +78,7 @@ fn accepted(sum: &Sum<'_>) -> Verdict {
     }
 }
 
-fn enforced(sum: &Sum<'_>) -> Verdict {
+fn enforced(about: &About, sum: &Sum<'_>) -> Verdict {
     let nodes = || count(sum.nodes, "node");
     if sum.nodes == 0 {
         return not_reported(sum);
@@ -117,6 +119,11 @@ fn enforced(sum: &Sum<'_>) -> Verdict {
             nodes()
         );
         return ("Unknown", "NotConnected", message);
+    }
+    let of_hosts = about.key.resource == Resource::Policies(Kind::KubeArmorHostPolicy);
+    if sum.containers == 0 && of_hosts {
+        let message = format!("it selects none of {}: compare its nodeSelector with their labels", nodes());
+        return ("False", "NoNodes", message);
     }
     if sum.containers == 0 {
         return ("True", "NoContainers", format!("it selects no container on {}", nodes()));

@@ -43,12 +43,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 
 use self::events::{Queue, Refusals};
 use super::client::{Connector, Way};
 use super::trouble::Trouble;
 use super::{Abouts, Api, Health};
 use crate::metrics::{ApiWrite, Metrics};
+use crate::parts::{Ended, Parts, alone};
 use crate::status::serve::Status;
 
 /// The least time between two reports of a node, unless told otherwise.
@@ -116,6 +118,8 @@ pub struct Reports {
     shared: Shared,
     queue: Queue,
     refusals: Refusals,
+    /// What works is started in this.
+    parts: Parts,
 }
 
 /// What every part needs.
@@ -160,7 +164,7 @@ impl Api {
             metrics: metrics.clone(),
             pace: Pace { interval: interval.max(Duration::from_millis(100)) },
         };
-        Reports { shared, queue, refusals }
+        Reports { shared, queue, refusals, parts: Parts::default() }
     }
 }
 
@@ -172,41 +176,34 @@ impl Reports {
     }
 
     /// Tells until `end` is there, on a thread of its own: whoever answers the runtime does not wait for it.
-    pub async fn run(self, status: Arc<Status>, end: oneshot::Receiver<()>) {
-        let (ended, has_ended) = oneshot::channel::<()>();
-        let Self { shared, queue, refusals } = self;
-        let thread = std::thread::Builder::new().name("reports".to_owned()).spawn(move || {
-            let _tells = ended;
-            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(work(shared, queue, refusals, status, end)),
-                Err(error) => tracing::error!(%error, "cannot start tokio to tell the cluster"),
-            }
-        });
-        match thread {
-            Ok(_) => drop(has_ended.await),
-            Err(error) => tracing::error!(%error, "cannot start a thread to tell the cluster"),
-        }
+    ///
+    /// # Errors
+    /// Which part of it ended before, and why: without the one that writes statuses, say, whoever holds the lease would keep
+    /// everybody from writing them.
+    pub async fn run(self, status: Arc<Status>, end: oneshot::Receiver<()>) -> Ended {
+        alone("reports", work(self, status, end)).await
     }
 }
 
-async fn work(
-    shared: Shared,
-    queue: Queue,
-    refusals: Refusals,
-    status: Arc<Status>,
-    end: oneshot::Receiver<()>,
-) {
+async fn work(reports: Reports, status: Arc<Status>, end: oneshot::Receiver<()>) -> Ended {
+    let Reports { shared, queue, refusals, mut parts } = reports;
     let (leading, leads) = watch::channel(false);
     let (resign, resigned) = oneshot::channel();
-    let reporting = tokio::spawn(node::report(shared.clone(), status));
-    let telling = tokio::spawn(events::tell(shared.clone(), queue));
-    let publishing = tokio::spawn(publish::publish(shared.clone(), leads, refusals));
-    let electing = tokio::spawn(election::stand(shared, leading, resigned));
-    let _ended = end.await;
-    [reporting, telling, publishing].iter().for_each(tokio::task::JoinHandle::abort);
+    let others = [
+        parts.start("the report of this node", node::report(shared.clone(), status)),
+        parts.start("the writer of events", events::tell(shared.clone(), queue)),
+        parts.start("the writer of statuses", publish::publish(shared.clone(), leads, refusals)),
+    ];
+    parts.start("the election", election::stand(shared, leading, resigned));
+    let result = tokio::select! {
+        _ended = end => Ok(()),
+        why = parts.ended() => Err(why),
+    };
+    others.iter().for_each(AbortHandle::abort);
     drop(resign);
     // else the next holder waits until the lease is over
-    let _late = tokio::time::timeout(election::RESIGNING, electing).await;
+    let _late = parts.finish(election::RESIGNING).await;
+    result
 }
 
 /// A connection to the server, made anew after trouble: another token or address may have come by then.

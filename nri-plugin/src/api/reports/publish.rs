@@ -322,7 +322,9 @@ fn age(report: &NodeReport) -> Duration {
 fn path(Key { resource, namespace, name }: &Key) -> String {
     let plural = match resource {
         Resource::Policies(kind) => crd_plural(*kind),
-        Resource::Namespaces => "namespaces", // no status of these is made
+        // no status of these is made
+        Resource::Namespaces => "namespaces",
+        Resource::Node => "nodes",
     };
     let within =
         if namespace.is_empty() { String::new() } else { format!("namespaces/{}/", encoded(namespace)) };

@@ -70,6 +70,25 @@ fn what_stands_in_the_way_is_told_as_long_as_somebody_tries_and_it_does() {
     assert_eq!(told(), [""; 0]);
 }
 
+/// Were the one that writes statuses gone, the election would keep its lease, and all statuses would stay as they are.
+#[test]
+fn the_end_of_any_part_ends_all_and_is_named() {
+    for name in ["the report of this node", "the writer of events", "the writer of statuses", "the election"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let api = Api::load(Some(dir.path().join("none")), &dir.path().join("state")).unwrap();
+        let reports = api.reports("node", None, DEFAULT_INTERVAL, &Metrics::default());
+        let reports = Reports { parts: Parts::failing(name), ..reports };
+        let policies = watch::channel(Arc::default());
+        let status =
+            crate::status::tests::status(Default::default(), &Arc::default(), policies.1, dir.path());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (_end, ends) = oneshot::channel();
+        let ended = runtime.block_on(reports.run(Arc::new(status), ends));
+        assert_eq!(ended, Err(format!("{name} ended: it panicked: a fault of {name}")));
+    }
+}
+
 #[test]
 fn nodes_are_added_up_by_generation_and_those_that_are_silent_do_not_count() {
     let mut nodes = Nodes::default();
@@ -165,6 +184,17 @@ fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known()
         let told = |name| said(&policy, &sum, name);
         let wanted = |(status, reason): (&str, &str)| (status.to_owned(), reason.to_owned());
         assert_eq!((told("Accepted"), told("Enforced")), (wanted(accepted), wanted(enforced)), "{sum:?}");
+    }
+}
+
+/// A label that no node has would else read as if everything were well.
+#[test]
+fn a_host_policy_that_selects_no_node_is_not_told_as_enforced() {
+    let mut policy = About::clone(&about("h", 1));
+    policy.key.resource = Resource::Policies(Kind::KubeArmorHostPolicy);
+    for (containers, wanted) in [(0, ("False", "NoNodes")), (1, ("True", "Enforced"))] {
+        let sum = Sum { nodes: 2, containers, ..Sum::default() };
+        assert_eq!(said(&policy, &sum, "Enforced"), (wanted.0.to_owned(), wanted.1.to_owned()));
     }
 }
 

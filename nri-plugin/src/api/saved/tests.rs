@@ -8,7 +8,13 @@ fn object(name: &str, text: &str) -> Object {
         namespace: "shop".into(),
         name: name.into(),
     };
-    Object { key, uid: format!("uid of {name}"), generation: 0, says: Says::Text(text.into()) }
+    Object {
+        key,
+        uid: format!("uid of {name}"),
+        generation: 0,
+        created: format!("made with {text}"),
+        says: Says::Text(text.into()),
+    }
 }
 
 fn when() -> SystemTime {
@@ -49,6 +55,23 @@ fn what_is_saved_is_loaded_and_nobody_else_gets_at_it() {
     std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
     assert!(matches!(Directory::open(&theirs), Err(SavedError::Directory { .. })));
     assert!(matches!(Directory::open(&path.join(FILE)), Err(SavedError::Io { .. })));
+}
+
+/// After an upgrade while the API server is away, the node must not be without its policies.
+#[test]
+fn the_format_before_is_read() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = Directory::open(&parent.path().join("state")).unwrap();
+    let body = r#"{"saved":1795000000,"read":["Namespace"],"objects":[{"kind":"KubeArmorPolicy","namespace":"shop","name":"a","uid":"uid of a","text":"x"}]}"#;
+    let head = format!(
+        r#"{{"format":"{FORMAT}","version":1,"bytes":{},"sha256":"{}"}}"#,
+        body.len(),
+        digest(body.as_bytes())
+    );
+    std::fs::write(dir.path.join(FILE), format!("{head}\n{body}")).unwrap();
+    let mode = Permissions::from_mode(0o600);
+    std::fs::set_permissions(dir.path.join(FILE), mode).unwrap();
+    assert_eq!(dir.load().unwrap(), Some(set(vec![Object { created: String::new(), ..object("a", "x") }])));
 }
 
 /// A disk that fails for a moment is no reason to lose the set: it is read the next time.
@@ -111,8 +134,10 @@ fn a_file_of_another_version_sort_or_owner_is_refused() {
         chain(&dir.load().unwrap_err())
     };
     let chain_of = |text: &str| load(text.as_bytes());
-    let newer = r#"{"format":"nri-enforcer last known policies","version":2,"compression":"zstd"}"#;
-    assert!(chain_of(&format!("{newer}\n...")).contains("version 2 of the format, this daemon 1"));
+    let newer = r#"{"format":"nri-enforcer last known policies","version":3,"compression":"zstd"}"#;
+    assert!(
+        chain_of(&format!("{newer}\n...")).contains("version 3 of the format, and this daemon reads 1 to 2")
+    );
     assert!(chain_of("{\"format\":\"x\"}\n").contains("another sort of file"));
     assert!(chain_of("").contains("no first line"));
     assert!(load(&[b'{'; 4096]).contains("no first line"));

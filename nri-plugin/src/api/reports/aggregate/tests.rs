@@ -23,9 +23,9 @@ fn what_a_report_has_twice_counts_once_and_what_is_more_than_any_daemon_writes_n
     let mut nodes = Nodes::default();
     nodes.set(report("a", vec![one("p", 1, 3); 1_000]), FRESH);
     assert_eq!((sums(&nodes, 1).nodes, sums(&nodes, 1).containers), (1, 3));
-    let many = (0..MAX_OBJECTS + 10).map(|number| one(&number.to_string(), 1, 0));
+    let many = (0..MAX_REPORTED + 10).map(|number| one(&number.to_string(), 1, 0));
     nodes.set(report("a", many.collect()), FRESH);
-    assert_eq!(nodes.nodes["a"].entries.len(), MAX_OBJECTS);
+    assert_eq!(nodes.nodes["a"].entries.len(), MAX_REPORTED);
     let gaps = (0..MAX_GAPS + 10).map(|number| gap(&number.to_string())).collect();
     let long = one(&"x".repeat(MAX_UID), 1, 0);
     nodes.set(report("a", vec![PolicyReport { gaps, ..one("p", 1, 3) }, long]), FRESH);
