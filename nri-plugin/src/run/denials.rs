@@ -136,6 +136,7 @@ fn tell_unheard(why: &str, unheard: &Unheard, alerts: &Alerts, reporter: &Report
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Rotation;
 
     /// The alerts that are told in so many turns, and how many records are counted as lost.
     fn told(denials: &mut Denials, times: usize) -> (Vec<serde_json::Value>, u64) {
@@ -143,7 +144,8 @@ mod tests {
         let path = dir.path().join("alerts");
         let alerts = Alerts { cluster_name: "c".into(), host_name: "h".into() };
         let metrics = Metrics::default();
-        let (reporter, writer) = Reporter::start(Some(path.clone()), alerts.clone(), &metrics).unwrap();
+        let (reporter, writer) =
+            Reporter::start(Some(path.clone()), Rotation::default(), alerts.clone(), &metrics).unwrap();
         for _ in 0..times {
             denials.told = None;
             denials.tell(&alerts, &metrics, &reporter, &|_| panic!("nothing was denied"));
