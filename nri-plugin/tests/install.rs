@@ -389,6 +389,70 @@ fn a_hook_that_containers_still_have_stays() {
 /// The runtime may go on giving it to containers, and no daemon vouches for them any more.
 #[test]
 fn a_hook_that_has_to_stay_is_opened() {
+/// What the hook goes by when its configuration is damaged later.
+#[test]
+fn the_last_good_list_of_exempt_namespaces_is_kept() {
+    let (configuration, list) =
+        ("opt/nri-enforcer/nri-enforcer-hook.json", "opt/nri-enforcer/nri-enforcer-hook-exempt.json");
+    let host = Host::new(&[(CONFIG, b"version = 2\n"), ("hook.json", br#"{"exemptNamespaces": ["infra"]}"#)]);
+    let given = host.at("hook.json").to_string_lossy().into_owned();
+    let install = || host.installed("containerd", &["--hook-config", &given]);
+    let mode =
+        |path: &str, mode| fs::set_permissions(host.at(path), fs::Permissions::from_mode(mode)).unwrap();
+    let is_roots = |path: &str| {
+        let about = fs::metadata(host.at(path)).unwrap();
+        about.uid() == 0 && about.mode() & 0o022 == 0
+    };
+    let exempt = || -> Vec<String> {
+        let list: Value = serde_json::from_str(&host.read(list)).unwrap();
+        let names = list.get("exemptNamespaces").and_then(Value::as_array).unwrap();
+        names.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    install();
+    assert!(exempt() == ["infra"] && is_roots(list));
+    // who can write them is put right, and what the list says, too
+    mode(configuration, 0o664);
+    chown(host.at(list), Some(65_534), None).unwrap();
+    install();
+    assert!(is_roots(configuration) && is_roots(list));
+    host.write(list, b"{}");
+    mode(list, 0o666);
+    install();
+    assert!(exempt() == ["infra"] && is_roots(list));
+    // what an administrator has written counts
+    host.write(configuration, br#"{"exemptNamespaces": ["mine"]}"#);
+    install();
+    assert_eq!(exempt(), ["mine"]);
+    // while that is bad, nobody who was exempt is so no more
+    for (bad, wanted) in [
+        (r#"{"mode": "ajar", "exemptNamespaces": ["new"]}"#, &["infra", "mine", "new"][..]),
+        ("{", &["infra", "mine", "new"]),
+    ] {
+        host.write(configuration, bad.as_bytes());
+        let said = install();
+        assert!(said.contains("was changed by hand, and is bad: "), "{said}");
+        assert_eq!(host.read(configuration), bad);
+        assert_eq!(exempt(), wanted);
+    }
+    // what others may have written is no word of the administrator's, and does not become one
+    host.write(configuration, br#"{"mode": "open", "exemptNamespaces": ["theirs"]}"#);
+    mode(configuration, 0o664);
+    let said = install();
+    assert!(said.contains("others than root can write it") && !is_roots(configuration), "{said}");
+    assert_eq!(exempt(), ["infra", "mine", "new"]);
+    fs::remove_file(host.at(configuration)).unwrap();
+    install();
+    assert_eq!(exempt(), ["infra"]);
+    // shared with the other runtimes, and gone with the last of them
+    host.installed("podman", &["--hook-config", &given]);
+    host.write("hook.json", br#"{"exemptNamespaces": ["other"]}"#);
+    install();
+    assert_eq!(exempt(), ["other"]);
+    host.installed("containerd", &["--uninstall"]);
+    host.installed("podman", &["--uninstall"]);
+    assert!(!host.at("opt").exists());
+}
+
     let configuration = "opt/nri-enforcer/nri-enforcer-hook.json";
     let ours = r#"{"mode": "closed", "deadlineMillis": 700, "exemptNamespaces": ["kube-system", "infra"]}"#;
     let host = Host::new(&[(CONFIG, b"version = 2\n"), ("hook.json", ours.as_bytes())]);
