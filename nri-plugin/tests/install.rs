@@ -99,14 +99,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn shapes() -> Vec<(String, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/install");
+fn shapes(dir: &str) -> Vec<(String, Vec<u8>)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(dir);
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let shapes = entries.filter(|path| path.extension().is_some_and(|end| end != "diff"));
     let mut shapes: Vec<_> = shapes.map(|path| (name(&path), fs::read(&path).unwrap())).collect();
     shapes.sort();
-    assert!(shapes.len() >= 10, "{}", shapes.len());
     shapes
 }
 
@@ -121,17 +120,31 @@ fn of_config(diff: &str, config: &str) -> String {
 
 #[test]
 fn each_shape_is_changed_as_recorded_and_changed_back() {
+    assert!(there_and_back("install", &[]) >= 10);
+}
+
+#[test]
+fn the_daemon_is_required_as_recorded_and_no_more_afterwards() {
+    assert!(there_and_back("install-required", &["--required-plugin"]) >= 4);
+}
+
+/// Installs with these arguments on each configuration in `dir`, and uninstalls; how many there are.
+fn there_and_back(dir: &str, arguments: &[&str]) -> usize {
     let mut wrong = Vec::new();
-    for (name, bytes) in shapes() {
+    let shapes = shapes(dir);
+    let tried = shapes.len();
+    for (name, bytes) in shapes {
         let config = if name.ends_with(".tmpl") { "etc/containerd/config.toml.tmpl" } else { CONFIG };
         let host = Host::new(&[(config, &bytes)]);
         fs::set_permissions(host.at(config), fs::Permissions::from_mode(0o640)).unwrap();
         chown(host.at(config), Some(12), Some(34)).unwrap();
         let before = host.tree();
         let path = format!("/{config}");
-        let dry = host.installed("containerd", &["--config", &path, "--dry-run"]);
+        let install =
+            |more: &[&str]| host.installed("containerd", &[&["--config", &path], arguments, more].concat());
+        let dry = install(&["--dry-run"]);
         assert_eq!(host.tree(), before, "{name}: only told");
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/install/{name}.diff"));
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{dir}/{name}.diff"));
         let found = of_config(&dry, config);
         if fs::read_to_string(&golden).unwrap_or_default() != found {
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -140,11 +153,11 @@ fn each_shape_is_changed_as_recorded_and_changed_back() {
             wrong.push(format!("{name}:\n{found}"));
         }
 
-        host.installed("containerd", &["--config", &path]);
+        install(&[]);
         let once = host.tree();
         let about = fs::metadata(host.at(config)).unwrap();
         assert_eq!((about.mode() & 0o7777, about.uid(), about.gid()), (0o640, 12, 34), "{name}");
-        let said = host.installed("containerd", &["--config", &path]);
+        let said = install(&[]);
         assert_eq!(host.tree(), once, "{name}: twice is once");
         assert!(said.contains("nothing to do"), "{name}: {said}");
 
@@ -158,6 +171,25 @@ fn each_shape_is_changed_as_recorded_and_changed_back() {
         "not as recorded (set UPDATE_GOLDEN and look at the changes):\n{}",
         wrong.join("\n")
     );
+    tried
+}
+
+#[test]
+fn who_does_without_the_daemon_is_told_and_nobody_is_put_out() {
+    let host = Host::new(&[(CONFIG, b"version = 3\n")]);
+    let said =
+        host.installed("containerd", &["--required-plugin", "--toleration-annotation", "a.example.org"]);
+    for part in ["`a.example.org: \"true\"`", "static pods", "kube-system", "the daemon's own"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // another one is in use: pods that have it would be refused
+    let said = host.refused("containerd", &["--required-plugin"], 1);
+    assert!(said.contains("`a.example.org` already"), "{said}");
+    for bad in ["", "a/b", "A", &"a".repeat(64), "-a"] {
+        host.refused("containerd", &["--required-plugin", "--toleration-annotation", bad], 2);
+    }
+    host.refused("containerd", &["--toleration-annotation", "a.example.org"], 2);
+    assert!(host.refused("podman", &["--required-plugin"], 2).contains("is for containerd"));
 }
 
 #[test]
@@ -357,38 +389,6 @@ fn what_an_operator_changes_later_stays() {
     assert!(!host.at(RECORD).exists() && !host.at("opt").exists());
 }
 
-#[test]
-fn a_hook_that_containers_still_have_stays() {
-    for bundle in [
-        "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
-        "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
-        "run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
-        "var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
-        "var/lib/containers/storage/overlay-containers/c1/userdata/config.json",
-        "srv/graph [1]/vfs-containers/c1/userdata/config.json",
-        "srv/run/btrfs-containers/c1/userdata/config.json",
-    ] {
-        let storage = b"[storage]\ngraphroot = \"/srv/graph [1]\"\nrunroot = \"/srv/run\"\n";
-        let host = Host::new(&[(CONFIG, b"version = 2\n"), ("etc/containers/storage.conf", storage)]);
-        host.installed("containerd", &[]);
-        host.write(
-            bundle,
-            format!("{{\"hooks\": {{\"poststop\": [{{\"path\": \"/{HOOK}\"}}]}}}}").as_bytes(),
-        );
-        let output = host.install("containerd", &["--uninstall"]);
-        assert_eq!(output.status.code(), Some(1), "{bundle}");
-        assert!(text(&output.stderr).contains("1 container(s)"), "{bundle}: {}", text(&output.stderr));
-        assert!(host.at(HOOK).exists());
-        assert_eq!(host.read(CONFIG), "version = 2\n");
-        fs::remove_file(host.at(bundle)).unwrap();
-        host.installed("containerd", &["--uninstall"]);
-        assert!(!host.at(HOOK).exists());
-    }
-}
-
-/// The runtime may go on giving it to containers, and no daemon vouches for them any more.
-#[test]
-fn a_hook_that_has_to_stay_is_opened() {
 /// What the hook goes by when its configuration is damaged later.
 #[test]
 fn the_last_good_list_of_exempt_namespaces_is_kept() {
@@ -453,6 +453,38 @@ fn the_last_good_list_of_exempt_namespaces_is_kept() {
     assert!(!host.at("opt").exists());
 }
 
+#[test]
+fn a_hook_that_containers_still_have_stays() {
+    for bundle in [
+        "run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "var/lib/containers/storage/overlay-containers/c1/userdata/config.json",
+        "srv/graph [1]/vfs-containers/c1/userdata/config.json",
+        "srv/run/btrfs-containers/c1/userdata/config.json",
+    ] {
+        let storage = b"[storage]\ngraphroot = \"/srv/graph [1]\"\nrunroot = \"/srv/run\"\n";
+        let host = Host::new(&[(CONFIG, b"version = 2\n"), ("etc/containers/storage.conf", storage)]);
+        host.installed("containerd", &[]);
+        host.write(
+            bundle,
+            format!("{{\"hooks\": {{\"poststop\": [{{\"path\": \"/{HOOK}\"}}]}}}}").as_bytes(),
+        );
+        let output = host.install("containerd", &["--uninstall"]);
+        assert_eq!(output.status.code(), Some(1), "{bundle}");
+        assert!(text(&output.stderr).contains("1 container(s)"), "{bundle}: {}", text(&output.stderr));
+        assert!(host.at(HOOK).exists());
+        assert_eq!(host.read(CONFIG), "version = 2\n");
+        fs::remove_file(host.at(bundle)).unwrap();
+        host.installed("containerd", &["--uninstall"]);
+        assert!(!host.at(HOOK).exists());
+    }
+}
+
+/// The runtime may go on giving it to containers, and no daemon vouches for them any more.
+#[test]
+fn a_hook_that_has_to_stay_is_opened() {
     let configuration = "opt/nri-enforcer/nri-enforcer-hook.json";
     let ours = r#"{"mode": "closed", "deadlineMillis": 700, "exemptNamespaces": ["kube-system", "infra"]}"#;
     let host = Host::new(&[(CONFIG, b"version = 2\n"), ("hook.json", ours.as_bytes())]);

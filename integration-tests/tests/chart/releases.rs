@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::helm::{self, Values};
 
 /// Releases, by the name of their record.
-pub const RELEASES: [(&str, Values<'static>); 15] = [
+pub const RELEASES: [(&str, Values<'static>); 16] = [
     ("kubeadm", &[]),
     ("k3s", &["runtime.preset=k3s"]),
     ("rke2", &["runtime.preset=rke2"]),
@@ -66,6 +66,15 @@ pub const RELEASES: [(&str, Values<'static>); 15] = [
     ("uninstall", &["uninstall=true"]),
     (
         "uninstall-apparmor",
+    (
+        "required",
+        &[
+            "nri.autoEnable=true",
+            "nri.requiredPlugin.enabled=true",
+            "nri.requiredPlugin.kubeSystemTolerates=true",
+            "@--kube-version=1.30.0",
+        ],
+    ),
         &[
             "uninstall=true",
             "lsmOrder={bpf,apparmor}",

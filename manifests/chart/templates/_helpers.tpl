@@ -126,6 +126,22 @@ none that the daemon listens at.
 {{- if and (or .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled) (not .Values.metrics.enabled) -}}
 {{- fail "metrics.podMonitor and metrics.serviceMonitor need metrics.enabled" -}}
 {{- end -}}
+{{- with .Values.nri.requiredPlugin -}}
+{{- if .enabled -}}
+{{- if not .kubeSystemTolerates -}}
+{{- fail (printf "nri.requiredPlugin locks a node out whose own pods wait for the daemon: give every pod of kube-system, static ones too, the annotation %s: \"true\", and then set nri.requiredPlugin.kubeSystemTolerates" .toleration) -}}
+{{- end -}}
+{{- if not (has "kube-system" $.Values.exemptNamespaces) -}}
+{{- fail "nri.requiredPlugin needs kube-system in exemptNamespaces: in others no pod may have its annotation" -}}
+{{- end -}}
+{{- if not $.Values.nri.autoEnable -}}
+{{- fail "nri.requiredPlugin needs nri.autoEnable: both edit containerd's configuration" -}}
+{{- end -}}
+{{- if not (semverCompare ">=1.30.0-0" $.Capabilities.KubeVersion.Version) -}}
+{{- fail "nri.requiredPlugin needs Kubernetes 1.30, whose ValidatingAdmissionPolicy keeps other pods from its annotation" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.nri.autoEnable (not .Values.hook.enabled) -}}
 {{- fail "nri.autoEnable needs hook.enabled: one step does both" -}}
 {{- end -}}

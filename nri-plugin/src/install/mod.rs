@@ -167,6 +167,9 @@ fn put(
     before: Option<Record>,
     told: &mut Told,
 ) -> Result<Wanted, Failure> {
+    if args.required_plugin && args.runtime != Runtime::Containerd {
+        return Err(Failure::bad("--required-plugin is for containerd"));
+    }
     let hook = args.hook_dir.join(program::NAME);
     if !hook.is_absolute() {
         return Err(Failure::bad("--hook-dir is no absolute path"));
