@@ -10,8 +10,11 @@ pub const RELEASES: [(&str, Values<'static>); 16] = [
     ("kubeadm", &[]),
     ("k3s", &["runtime.preset=k3s"]),
     ("rke2", &["runtime.preset=rke2"]),
-    ("k0s", &["runtime.preset=k0s"]),
-    ("microk8s", &["runtime.preset=microk8s"]),
+    ("k0s", &["runtime.preset=k0s", "hostPolicies.enabled=true"]),
+    (
+        "microk8s",
+        &["runtime.preset=microk8s", "hostPolicies.enabled=true", "hostPolicies.exempt={/usr/bin/agent}"],
+    ),
     ("eks", &["runtime.preset=eks"]),
     ("gke", &["runtime.preset=gke"]),
     ("aks", &["runtime.preset=aks"]),
@@ -63,9 +66,6 @@ pub const RELEASES: [(&str, Values<'static>); 16] = [
         ],
     ),
     ("privileged", &["privileged=true", "policies.kubeStatus=false"]),
-    ("uninstall", &["uninstall=true"]),
-    (
-        "uninstall-apparmor",
     (
         "required",
         &[
@@ -75,6 +75,9 @@ pub const RELEASES: [(&str, Values<'static>); 16] = [
             "@--kube-version=1.30.0",
         ],
     ),
+    ("uninstall", &["uninstall=true"]),
+    (
+        "uninstall-apparmor",
         &[
             "uninstall=true",
             "lsmOrder={bpf,apparmor}",
