@@ -280,7 +280,7 @@ fn what_lacks_its_label_and_who_is_denied_nothing_is_named_and_counted() {
     let told = |count: usize, domains: &[&str]| {
         let lacks = (0..count).map(|n| format!("`/{n}`: why")).collect();
         let permissive = domains.iter().map(|name| name.parse().unwrap()).collect();
-        name(&Applied { files: 0, lacks, permissive })
+        name(&Applied { files: 0, lacks, refused: Vec::new(), permissive })
     };
     assert_eq!(told(0, &[]), None);
     assert_eq!(told(1, &[]).unwrap(), "not labelled for SELinux: `/0`: why");
