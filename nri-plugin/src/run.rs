@@ -326,6 +326,10 @@ async fn daemon(
         orders.clone(),
         is_synced.clone(),
         Arc::clone(&injection),
+    {
+        let (podman, kernel, orders) = (Arc::clone(&podman), Arc::clone(&kernel), orders.clone());
+        tokio::task::spawn_blocking(move || podman.find_armed(kernel.as_ref(), &orders));
+    }
         given,
         podman,
         counted.clone(),
