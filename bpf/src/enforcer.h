@@ -247,6 +247,7 @@ enum mark_mode {
 	MARK_CONTAINER = 3, /* give it to every task in the container's cgroup or below, or in its mount namespace,
 			     * that does not have it yet */
 	MARK_HOST = 4,	    /* give it to every process of the mount namespace that is of no container and not exempt */
+	MARK_LIVES = 5,	    /* count the tasks that live and have it, of one process where one is named */
 };
 
 struct mark {

@@ -59,6 +59,7 @@ struct signal_struct { struct tty_struct *tty; } __kernel_type;
 struct task_struct {
 	int pid;
 	int tgid;
+	int exit_state;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct nsproxy *nsproxy;

@@ -116,6 +116,19 @@ static __always_inline int mark_host(struct task_struct *task, struct mark *m)
 	return mark_one(task, m, &value);
 }
 
+/* A dead one that nobody has reaped yet executes nothing. */
+static __always_inline int mark_lives(struct task_struct *task, struct mark *m)
+{
+	struct subject *now;
+
+	if (BPF_CORE_READ(task, exit_state) || (m->pid && !is_process(task, m->pid)))
+		return 0;
+	now = subject_of(task);
+	if (now && now->container == m->subject.container)
+		m->found++;
+	return 0;
+}
+
 SEC("iter/task")
 int mark_tasks(struct bpf_iter__task *ctx)
 {
@@ -128,6 +141,8 @@ int mark_tasks(struct bpf_iter__task *ctx)
 		return 0;
 	if (m->mode == MARK_HOST)
 		return mark_host(task, m);
+	if (m->mode == MARK_LIVES)
+		return mark_lives(task, m);
 	if (m->mode == MARK_CONTAINER ? !is_in_container(task, m) : !is_process(task, m->pid))
 		return 0;
 	m->found++;

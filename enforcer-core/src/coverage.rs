@@ -138,6 +138,8 @@ pub enum GapReason {
     SelinuxWhitelist,
     /// A container's rules, where SELinux holds those of the host's own processes.
     SelinuxContainer,
+    /// What a node cannot do without, where SELinux labels exempt nobody.
+    SelinuxVital,
     /// Everything but seccomp, on a node that enforces nothing else.
     OtherThanSeccomp,
     /// Everything but seccomp, on a node on which nothing else works.
@@ -217,6 +219,7 @@ impl fmt::Display for GapReason {
             Self::SelinuxAudit => "SELinux labels deny, and do not report",
             Self::SelinuxWhitelist => "SELinux labels cannot deny what no rule names",
             Self::SelinuxContainer => "SELinux labels hold policies on the host's own processes alone",
+            Self::SelinuxVital => "SELinux labels would deny what the node cannot do without",
             Self::OtherThanSeccomp => "this node enforces seccomp policies alone",
             Self::NoLock => "no lock works on this node",
             Self::NodeLabels => "the labels of this node are not known yet",

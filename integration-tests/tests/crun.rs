@@ -37,6 +37,7 @@ fn crun_linux_6_12_containerd_1_7() -> Result<()> {
             set_up()?;
             let late = under_containerd(node).await?;
             under_podman(node)?;
+            across_a_restart(node).await?;
             without_the_daemon(node, &late).await
         })
     })
@@ -179,6 +180,63 @@ fn under_podman(node: &mut Node) -> Result<()> {
         node.check(&format!("podman, {runtime}: it is its"), ended(&used).1, runtime.to_owned());
     }
     Ok(())
+}
+
+/// The next daemon knows whom the one before has armed, and lets nobody go but who is over.
+async fn across_a_restart(node: &mut Node) -> Result<()> {
+    let label = format!("{}={}", LABEL.0, LABEL.1);
+    let run = |name: &str, more: &[&str]| -> Result<String> {
+        let options = ["--runtime", "crun", "run", "-d", "-l", &label, "--name", name];
+        let output = podman(&[&options, more, &[IMAGE, "/pause"]].concat())?;
+        ensure!(output.status.success(), "{}", said(&output));
+        Ok(ended(&output).1)
+    };
+    // no cgroup has its id in its path
+    let nowhere = run("nowhere", &["--cgroups=disabled"])?;
+    let over = run("over", &[])?;
+    let names = ["running-lab", "running-crun", "nowhere"];
+    let first = |name: &str| podman(&["exec", name, "/first"]).map(|output| ended(&output));
+    let (denied, opened) = ((Some(DENIED), "DENIED".to_owned()), (Some(OPENED), "OPENED".to_owned()));
+    for name in names {
+        node.check(&format!("{name}, under the daemon that armed it"), first(name)?, denied.clone());
+    }
+    node.daemon.end(Signal::SIGKILL)?;
+    let output = podman(&["kill", "over"])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    let found = |node: &Node| node.daemon.whole_log().matches("found in podman's files").count();
+    let disarmed = |node: &Node, id: &str| {
+        node.daemon.whole_log().lines().any(|line| line.contains(id) && line.contains("disarmed"))
+    };
+    let before = found(node);
+    node.daemon.start().await?;
+    soon("it knows who they are", || found(node) >= before + names.len()).await?;
+    // what nobody knows and what is over is disarmed when the runtime has told what there is, and every half minute
+    soon("what is over is disarmed", || disarmed(node, &over)).await?;
+    let told = |node: &Node, name: &str| -> Result<usize> {
+        let alerts = node.daemon.alerts_now()?;
+        let of =
+            |alert: &&lab::node::Alert| alert["ContainerName"] == name && alert["Resource"] == "/etc/passwd";
+        Ok(alerts.iter().filter(of).count())
+    };
+    for name in names {
+        let alerts = told(node, name)?;
+        node.check(&format!("{name}, under the next daemon"), first(name)?, denied.clone());
+        soon("an alert names it", || told(node, name).is_ok_and(|now| now > alerts)).await?;
+    }
+    node.daemon.apply("policy.yaml", &POLICY.replace("/etc/passwd", "/etc/group")).await?;
+    for name in names {
+        let reached = || first(name).is_ok_and(|found| found == opened);
+        soon(&format!("a change of the policies reaches {name}"), reached).await?;
+    }
+    node.daemon.apply("policy.yaml", POLICY).await?;
+    for name in names {
+        soon(&format!("and the next one reaches {name}"), || first(name).is_ok_and(|found| found == denied))
+            .await?;
+    }
+    node.check("one whose tasks no cgroup tells is armed all the time", disarmed(node, &nowhere), false);
+    let output = podman(&["rm", "-f", "-t", "0", "nowhere"])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    soon("its end is found", || disarmed(node, &nowhere)).await
 }
 
 /// What was created while it lived does not start.

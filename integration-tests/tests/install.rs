@@ -174,6 +174,13 @@ fn every_shape(root: &str, newest: u32) -> Result<()> {
         tried += 1;
     }
     ensure!(tried >= 5, "only {tried} shapes");
+    // what would only look as if it refused containers
+    let before = format!("version = {newest}\n");
+    host.write(CONFIG, before.as_bytes())?;
+    let output = host.install(&["--required-plugin"])?;
+    ensure!(output.status.code() == Some(1), "{}", text(&output.stderr));
+    ensure!(text(&output.stderr).contains("has no default validator"), "{}", text(&output.stderr));
+    ensure!(text(&fs::read(host.at(CONFIG))?) == before && !host.at("opt").exists(), "changed");
     imports(&host)
 }
 

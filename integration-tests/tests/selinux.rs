@@ -196,6 +196,7 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     over_a_link(node)?;
     moved(node, daemon).await?;
     permissive_domain(node, daemon).await?;
+    vital(node, daemon).await?;
 
     // it comes
     sh("mkdir /t/missing; echo x > /t/missing/file")?;
@@ -325,6 +326,35 @@ async fn moved(node: &mut Node, daemon: &Daemon) -> Result<()> {
     look(daemon).await?;
     within(|| !kept())?;
     Ok(())
+}
+
+/// Rules that would take the node down are refused, by whatever name: its files keep their labels.
+async fn vital(node: &mut Node, daemon: &Daemon) -> Result<()> {
+    let init = fs::canonicalize("/proc/1/exe")?.display().to_string();
+    sh(&format!(
+        "mkdir /t/vital; cp {init} /t/vital/plain; ln {init} /t/vital/init || mount --bind $(dirname {init}) /t/vital"
+    ))?;
+    let init_label = || label(&init);
+    let before = (init_label(), label("/etc/selinux/config"), label("/sbin/semodule"));
+    let dirs = ["/t/vital/", "/usr/", "/etc/", "/sbin/"]
+        .map(|dir| format!("{{dir: {dir}, recursive: true}}"))
+        .join(", ");
+    let own = fs::canonicalize("./nri-enforcer")?.display().to_string();
+    let rules = format!(
+        "  file: {{matchDirectories: [{dirs}], matchPaths: [{{path: /t/free}}]}}\n  process: {{matchPaths: [{{path: {own}}}]}}"
+    );
+    daemon.apply("host.yaml", &policy(&rules)).await?;
+    within(|| !can("head -c1 /t/free"))?;
+    let reason = || status().map(|(host, _)| host["reason"].as_str().unwrap_or_default().to_owned());
+    within(|| reason().is_ok_and(|reason| reason.contains("cannot do without")))?;
+    println!("{}", reason()?);
+    let after = (init_label(), label("/etc/selinux/config"), label("/sbin/semodule"));
+    node.check("what the node needs keeps its label", after, before);
+    node.check("and is executed", can(&format!("{own} --version")), true);
+    node.check("the settings are read", can("head -c1 /etc/selinux/config"), true);
+    sh("umount /t/vital 2>/dev/null || true; rm -rf /t/vital")?;
+    daemon.apply("host.yaml", &policy(RULES)).await?;
+    within(|| !can("head -c1 /t/secret"))
 }
 
 /// Each change of the policies makes the daemon look for files.

@@ -28,6 +28,8 @@ pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 /// The namespace that is left alone by default: a policy there could lock the node out.
 pub const DEFAULT_EXEMPT: &str = "kube-system";
 pub use crate::api::DEFAULT_STATE_DIR;
+/// The name by which the runtime knows the daemon, unless told otherwise.
+pub const PLUGIN_NAME: &str = "nri-enforcer";
 /// The socket for the OCI hook, where the hook looks for it by default.
 pub use nri_enforcer_hook::config::DEFAULT_SOCKET as DEFAULT_GATE_SOCKET;
 /// The socket at which `status` asks.
@@ -317,7 +319,7 @@ impl Config {
         if plugin_index.len() != 2 || !plugin_index.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(ConfigError::PluginIndex(plugin_index));
         }
-        let plugin_name = args.plugin_name.or(file.plugin_name).unwrap_or_else(|| "nri-enforcer".into());
+        let plugin_name = args.plugin_name.or(file.plugin_name).unwrap_or_else(|| PLUGIN_NAME.into());
         let ok = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
         if plugin_name.is_empty() || !plugin_name.bytes().all(ok) {
             return Err(ConfigError::PluginName(plugin_name));

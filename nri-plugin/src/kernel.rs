@@ -58,6 +58,15 @@ pub trait Kernel: Send + Sync + 'static {
         self.armed()
     }
 
+    /// Whether tasks of an armed container live, wherever they went; with `pid`, whether that process is one of them. `None`:
+    /// the lock does not know that of tasks.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    fn lives(&self, _id: &ContainerId, _pid: Option<i32>) -> Result<Option<bool>, KernelError> {
+        Ok(None)
+    }
+
     /// Hands each event to `sink`, on this thread, as long as `go_on` says so, which is asked several times a second. Where
     /// nothing is said, there are none.
     ///
@@ -234,6 +243,10 @@ impl Kernel for Box<dyn Kernel> {
         self.as_ref().look()
     }
 
+    fn lives(&self, id: &ContainerId, pid: Option<i32>) -> Result<Option<bool>, KernelError> {
+        self.as_ref().lives(id, pid)
+    }
+
     fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         self.as_ref().events(go_on, sink)
     }
@@ -312,6 +325,10 @@ impl Kernel for Enforcer {
         // armed with a ruleset that cannot be told: no ruleset has this digest, so it will be replaced
         let unknown = RulesetDigest::from_bytes([0; 32]);
         Ok(armed.into_iter().map(|one| (one.id, one.ruleset.unwrap_or(unknown))).collect())
+    }
+
+    fn lives(&self, id: &ContainerId, pid: Option<i32>) -> Result<Option<bool>, KernelError> {
+        self.lives(id, pid).map(Some).map_err(KernelError::new)
     }
 
     fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {

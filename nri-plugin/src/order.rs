@@ -46,6 +46,13 @@ pub enum Order {
         /// Its first process; 0 where the runtime did not tell.
         pid: i32,
     },
+    /// A container that an earlier daemon armed, and of which no runtime tells: podman's, found in its files.
+    Found {
+        /// The container.
+        container: Arc<Container>,
+        /// Its first process, as podman noted it: it may be another one's by now; 0: not noted.
+        pid: i32,
+    },
     /// The runtime forgets the container.
     Removed(ContainerId),
     /// All that the runtime has, after it connected.

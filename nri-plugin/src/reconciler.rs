@@ -7,6 +7,7 @@ mod batch;
 mod gate;
 mod late;
 mod linked;
+mod living;
 mod reuse;
 mod sync;
 
@@ -59,6 +60,7 @@ pub struct Reconciler<K> {
     reuse: Reuse,
     looked_at: usize,                                   // since there was nothing to do last
     syncing: Option<(oneshot::Sender<Synced>, Synced)>, // answered when `queue` is empty
+    strangers: BTreeSet<ContainerId>,                   // armed and not known, at the last sweep
     synchronized: bool, // before the first synchronisation an armed container is not stale, only not known yet
 }
 
@@ -132,6 +134,7 @@ impl<K: Kernel> Reconciler<K> {
             reuse: Reuse::default(),
             looked_at: 0,
             syncing: None,
+            strangers: BTreeSet::new(),
             synchronized: false,
         }
     }
@@ -196,6 +199,7 @@ impl<K: Kernel> Reconciler<K> {
                 (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
                 self.enqueue(id);
             }
+            Order::Found { container, pid } => self.adopt(container, pid),
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
             Order::Watched(who) => {

@@ -285,10 +285,12 @@ impl<L: Labeller> Shared<L> {
 
 /// What lacks its label, and who is denied nothing, for people; `None`: nothing lacks.
 fn name(applied: &Applied) -> Option<String> {
+    let refused: Vec<String> = applied.refused.iter().map(ToString::to_string).collect();
+    let refused = (!refused.is_empty()).then(|| joined(&refused));
     let lacks = &applied.lacks;
     let lacks = (!lacks.is_empty()).then(|| format!("not labelled for SELinux: {}", joined(lacks)));
     let permissive = (!applied.permissive.is_empty()).then(|| denied_nothing(&applied.permissive));
-    let all: Vec<String> = permissive.into_iter().chain(lacks).collect();
+    let all: Vec<String> = permissive.into_iter().chain(refused).chain(lacks).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 

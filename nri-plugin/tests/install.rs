@@ -99,14 +99,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn shapes() -> Vec<(String, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/install");
+fn shapes(dir: &str) -> Vec<(String, Vec<u8>)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(dir);
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let shapes = entries.filter(|path| path.extension().is_some_and(|end| end != "diff"));
     let mut shapes: Vec<_> = shapes.map(|path| (name(&path), fs::read(&path).unwrap())).collect();
     shapes.sort();
-    assert!(shapes.len() >= 10, "{}", shapes.len());
     shapes
 }
 
@@ -121,17 +120,31 @@ fn of_config(diff: &str, config: &str) -> String {
 
 #[test]
 fn each_shape_is_changed_as_recorded_and_changed_back() {
+    assert!(there_and_back("install", &[]) >= 10);
+}
+
+#[test]
+fn the_daemon_is_required_as_recorded_and_no_more_afterwards() {
+    assert!(there_and_back("install-required", &["--required-plugin"]) >= 4);
+}
+
+/// Installs with these arguments on each configuration in `dir`, and uninstalls; how many there are.
+fn there_and_back(dir: &str, arguments: &[&str]) -> usize {
     let mut wrong = Vec::new();
-    for (name, bytes) in shapes() {
+    let shapes = shapes(dir);
+    let tried = shapes.len();
+    for (name, bytes) in shapes {
         let config = if name.ends_with(".tmpl") { "etc/containerd/config.toml.tmpl" } else { CONFIG };
         let host = Host::new(&[(config, &bytes)]);
         fs::set_permissions(host.at(config), fs::Permissions::from_mode(0o640)).unwrap();
         chown(host.at(config), Some(12), Some(34)).unwrap();
         let before = host.tree();
         let path = format!("/{config}");
-        let dry = host.installed("containerd", &["--config", &path, "--dry-run"]);
+        let install =
+            |more: &[&str]| host.installed("containerd", &[&["--config", &path], arguments, more].concat());
+        let dry = install(&["--dry-run"]);
         assert_eq!(host.tree(), before, "{name}: only told");
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/install/{name}.diff"));
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{dir}/{name}.diff"));
         let found = of_config(&dry, config);
         if fs::read_to_string(&golden).unwrap_or_default() != found {
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -140,11 +153,11 @@ fn each_shape_is_changed_as_recorded_and_changed_back() {
             wrong.push(format!("{name}:\n{found}"));
         }
 
-        host.installed("containerd", &["--config", &path]);
+        install(&[]);
         let once = host.tree();
         let about = fs::metadata(host.at(config)).unwrap();
         assert_eq!((about.mode() & 0o7777, about.uid(), about.gid()), (0o640, 12, 34), "{name}");
-        let said = host.installed("containerd", &["--config", &path]);
+        let said = install(&[]);
         assert_eq!(host.tree(), once, "{name}: twice is once");
         assert!(said.contains("nothing to do"), "{name}: {said}");
 
@@ -158,6 +171,25 @@ fn each_shape_is_changed_as_recorded_and_changed_back() {
         "not as recorded (set UPDATE_GOLDEN and look at the changes):\n{}",
         wrong.join("\n")
     );
+    tried
+}
+
+#[test]
+fn who_does_without_the_daemon_is_told_and_nobody_is_put_out() {
+    let host = Host::new(&[(CONFIG, b"version = 3\n")]);
+    let said =
+        host.installed("containerd", &["--required-plugin", "--toleration-annotation", "a.example.org"]);
+    for part in ["`a.example.org: \"true\"`", "static pods", "kube-system", "the daemon's own"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // another one is in use: pods that have it would be refused
+    let said = host.refused("containerd", &["--required-plugin"], 1);
+    assert!(said.contains("`a.example.org` already"), "{said}");
+    for bad in ["", "a/b", "A", &"a".repeat(64), "-a"] {
+        host.refused("containerd", &["--required-plugin", "--toleration-annotation", bad], 2);
+    }
+    host.refused("containerd", &["--toleration-annotation", "a.example.org"], 2);
+    assert!(host.refused("podman", &["--required-plugin"], 2).contains("is for containerd"));
 }
 
 #[test]
@@ -355,6 +387,70 @@ fn what_an_operator_changes_later_stays() {
     fs::remove_file(host.at(configuration)).unwrap();
     host.installed("containerd", &["--uninstall"]);
     assert!(!host.at(RECORD).exists() && !host.at("opt").exists());
+}
+
+/// What the hook goes by when its configuration is damaged later.
+#[test]
+fn the_last_good_list_of_exempt_namespaces_is_kept() {
+    let (configuration, list) =
+        ("opt/nri-enforcer/nri-enforcer-hook.json", "opt/nri-enforcer/nri-enforcer-hook-exempt.json");
+    let host = Host::new(&[(CONFIG, b"version = 2\n"), ("hook.json", br#"{"exemptNamespaces": ["infra"]}"#)]);
+    let given = host.at("hook.json").to_string_lossy().into_owned();
+    let install = || host.installed("containerd", &["--hook-config", &given]);
+    let mode =
+        |path: &str, mode| fs::set_permissions(host.at(path), fs::Permissions::from_mode(mode)).unwrap();
+    let is_roots = |path: &str| {
+        let about = fs::metadata(host.at(path)).unwrap();
+        about.uid() == 0 && about.mode() & 0o022 == 0
+    };
+    let exempt = || -> Vec<String> {
+        let list: Value = serde_json::from_str(&host.read(list)).unwrap();
+        let names = list.get("exemptNamespaces").and_then(Value::as_array).unwrap();
+        names.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    install();
+    assert!(exempt() == ["infra"] && is_roots(list));
+    // who can write them is put right, and what the list says, too
+    mode(configuration, 0o664);
+    chown(host.at(list), Some(65_534), None).unwrap();
+    install();
+    assert!(is_roots(configuration) && is_roots(list));
+    host.write(list, b"{}");
+    mode(list, 0o666);
+    install();
+    assert!(exempt() == ["infra"] && is_roots(list));
+    // what an administrator has written counts
+    host.write(configuration, br#"{"exemptNamespaces": ["mine"]}"#);
+    install();
+    assert_eq!(exempt(), ["mine"]);
+    // while that is bad, nobody who was exempt is so no more
+    for (bad, wanted) in [
+        (r#"{"mode": "ajar", "exemptNamespaces": ["new"]}"#, &["infra", "mine", "new"][..]),
+        ("{", &["infra", "mine", "new"]),
+    ] {
+        host.write(configuration, bad.as_bytes());
+        let said = install();
+        assert!(said.contains("was changed by hand, and is bad: "), "{said}");
+        assert_eq!(host.read(configuration), bad);
+        assert_eq!(exempt(), wanted);
+    }
+    // what others may have written is no word of the administrator's, and does not become one
+    host.write(configuration, br#"{"mode": "open", "exemptNamespaces": ["theirs"]}"#);
+    mode(configuration, 0o664);
+    let said = install();
+    assert!(said.contains("others than root can write it") && !is_roots(configuration), "{said}");
+    assert_eq!(exempt(), ["infra", "mine", "new"]);
+    fs::remove_file(host.at(configuration)).unwrap();
+    install();
+    assert_eq!(exempt(), ["infra"]);
+    // shared with the other runtimes, and gone with the last of them
+    host.installed("podman", &["--hook-config", &given]);
+    host.write("hook.json", br#"{"exemptNamespaces": ["other"]}"#);
+    install();
+    assert_eq!(exempt(), ["other"]);
+    host.installed("containerd", &["--uninstall"]);
+    host.installed("podman", &["--uninstall"]);
+    assert!(!host.at("opt").exists());
 }
 
 #[test]

@@ -169,6 +169,20 @@ const BELOW: &[&str] = &[
     "system.slice/k3s-agent.service",
     "system.slice/rke2-server.service",
     "system.slice/rke2-agent.service",
+    // packaging/systemd of github.com/Mirantis/cri-dockerd
+    "system.slice/cri-docker.service",
+    // `k0s install`: one service has all that it starts, docs/k0s-multi-node.md of github.com/k0sproject/k0s
+    "system.slice/k0scontroller.service",
+    "system.slice/k0sworker.service",
+    // the daemons of snap/snapcraft.yaml of github.com/canonical/microk8s, as snapd names their services
+    "system.slice/snap.microk8s.daemon-kubelite.service",
+    "system.slice/snap.microk8s.daemon-containerd.service",
+    "system.slice/snap.microk8s.daemon-k8s-dqlite.service",
+    "system.slice/snap.microk8s.daemon-etcd.service",
+    "system.slice/snap.microk8s.daemon-flanneld.service",
+    "system.slice/snap.microk8s.daemon-apiserver-proxy.service",
+    "system.slice/snap.microk8s.daemon-apiserver-kicker.service",
+    "system.slice/snap.microk8s.daemon-cluster-agent.service",
     "runtime.slice",
     "kubelet.slice",
 ];
@@ -194,9 +208,20 @@ const PROGRAMS_BELOW: &[&str] = &[
     "/usr/bin/crio",
     "/usr/local/bin/crio",
     "/usr/bin/dockerd",
+    "/usr/bin/cri-dockerd",
+    "/usr/local/bin/cri-dockerd",
+    "/usr/bin/k0s",
+    "/usr/local/bin/k0s",
+    // what k0s unpacks
+    "/var/lib/k0s/bin/kubelet",
+    "/var/lib/k0s/bin/containerd",
+    "/snap/microk8s/current/kubelite",
+    "/snap/microk8s/current/bin/containerd",
     // these outlive the service that started them, and conmon has no cgroup of that from the start
     "/usr/bin/containerd-shim-runc-v2",
     "/usr/local/bin/containerd-shim-runc-v2",
+    "/var/lib/k0s/bin/containerd-shim-runc-v2",
+    "/snap/microk8s/current/bin/containerd-shim-runc-v2",
     "/usr/bin/conmon",
     "/usr/libexec/podman/conmon",
     "/usr/libexec/crio/conmon",

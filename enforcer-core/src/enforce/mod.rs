@@ -405,6 +405,26 @@ impl Enforcer {
         self.first_is_pending(id, pid)
     }
 
+    /// Whether tasks of an armed container live, wherever they went: by the identity that they have in the kernel, which no
+    /// cgroup and no namespace tells. With `pid`, whether that process is one of them, in the pid namespace of the calling
+    /// process. One that is not armed has none.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn lives(&self, id: &ContainerId, pid: Option<i32>) -> Result<bool, EnforceError> {
+        let state = lock(&self.state);
+        let Some(entry) = state.containers.get(id) else { return Ok(false) };
+        let pid = match pid {
+            Some(pid) => {
+                u32::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(EnforceError::NoProcess { pid })?
+            }
+            None => 0,
+        };
+        let subject = types::subject { container: entry.key, ..Default::default() };
+        let ask = types::mark { mode: types::mark_mode::MARK_LIVES.0, subject, pid, ..Default::default() };
+        Ok(self.run(ask)?.found > 0)
+    }
+
     /// The stream of denials and audited accesses.
     ///
     /// # Errors

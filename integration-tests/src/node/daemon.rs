@@ -248,7 +248,11 @@ impl Daemon {
         }
     }
 
-    fn alerts_now(&self) -> Result<Vec<Alert>> {
+    /// The alerts so far.
+    ///
+    /// # Errors
+    /// When one is no JSON.
+    pub fn alerts_now(&self) -> Result<Vec<Alert>> {
         let text = fs::read_to_string(self.folder.join("alerts")).unwrap_or_default();
         // A line without an end is being written.
         let whole = text.rfind('\n').and_then(|at| text.get(..at)).unwrap_or_default();

@@ -6,12 +6,15 @@ use serde_json::Value;
 use super::helm::{self, Values};
 
 /// Releases, by the name of their record.
-pub const RELEASES: [(&str, Values<'static>); 15] = [
+pub const RELEASES: [(&str, Values<'static>); 16] = [
     ("kubeadm", &[]),
     ("k3s", &["runtime.preset=k3s"]),
     ("rke2", &["runtime.preset=rke2"]),
-    ("k0s", &["runtime.preset=k0s"]),
-    ("microk8s", &["runtime.preset=microk8s"]),
+    ("k0s", &["runtime.preset=k0s", "hostPolicies.enabled=true"]),
+    (
+        "microk8s",
+        &["runtime.preset=microk8s", "hostPolicies.enabled=true", "hostPolicies.exempt={/usr/bin/agent}"],
+    ),
     ("eks", &["runtime.preset=eks"]),
     ("gke", &["runtime.preset=gke"]),
     ("aks", &["runtime.preset=aks"]),
@@ -68,6 +71,15 @@ pub const RELEASES: [(&str, Values<'static>); 15] = [
         ],
     ),
     ("privileged", &["privileged=true", "policies.kubeStatus=false"]),
+    (
+        "required",
+        &[
+            "nri.autoEnable=true",
+            "nri.requiredPlugin.enabled=true",
+            "nri.requiredPlugin.kubeSystemTolerates=true",
+            "@--kube-version=1.30.0",
+        ],
+    ),
     ("uninstall", &["uninstall=true"]),
     (
         "uninstall-apparmor",

@@ -111,6 +111,21 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ),
         ("runtime.nriSocket=//run//k0s/containerd/nri.sock", &["runtime.nriSocket", "/run/k0s/containerd"]),
         ("runtime.nriSocket=/run/k0s/nri.sock", &["runtime.nriSocket", "/run/k0s holds"]),
+        // a node whose own pods wait for the daemon
+        (
+            "nri.requiredPlugin.enabled=true",
+            &["kube-system, static ones too", "tolerate-missing-plugins", "kubeSystemTolerates"],
+        ),
+        (
+            "nri.requiredPlugin.enabled=true,nri.requiredPlugin.kubeSystemTolerates=true",
+            &["nri.requiredPlugin needs nri.autoEnable"],
+        ),
+        (
+            "nri.autoEnable=true,nri.requiredPlugin.enabled=true,nri.requiredPlugin.kubeSystemTolerates=true,exemptNamespaces={infra}",
+            &["nri.requiredPlugin needs kube-system in exemptNamespaces"],
+        ),
+        ("nri.requiredPlugin.toleration=", &["toleration"]),
+        ("nri.requiredPlugin.toleration=example.org/tolerate", &["toleration"]),
         ("hook.enabled=false,nri.autoEnable=true", &["nri.autoEnable needs hook.enabled"]),
         ("nri.autoEnable=true,hook.everyContainer=true,runtime.preset=k3s", &["hook.everyContainer", "k3s"]),
     ] {

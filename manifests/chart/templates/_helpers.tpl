@@ -50,11 +50,21 @@ k0s:
   # imported by the file that k0s writes anew at each start, from k0s 1.27.1 on: https://docs.k0sproject.io/stable/runtime/
   containerdConfig: /etc/k0s/containerd.d/nri-enforcer.toml
   kubeletDir: /var/lib/k0s/kubelet
+  # left alone by host policies; the daemon's defaults have them, too
+  hostExempt:
+    - system.slice/k0scontroller.service
+    - system.slice/k0sworker.service
+    - /var/lib/k0s/bin/containerd-shim-runc-v2
 # the arguments' directory: https://canonical.com/microk8s/docs/configuring-services; the file is the snap's own,
 # microk8s-resources/default-args/containerd-template.toml of github.com/canonical/microk8s
 microk8s:
   containerdConfig: /var/snap/microk8s/current/args/containerd-template.toml
   kubeletDir: /var/snap/microk8s/common/var/lib/kubelet
+  hostExempt:
+    - system.slice/snap.microk8s.daemon-kubelite.service
+    - system.slice/snap.microk8s.daemon-containerd.service
+    - system.slice/snap.microk8s.daemon-k8s-dqlite.service
+    - /snap/microk8s/current/bin/containerd-shim-runc-v2
 # Amazon Linux 2023: written at each boot by nodeadm, nodeadm/internal/containerd of github.com/awslabs/amazon-eks-ami.
 # Not Bottlerocket, whose root is read-only and whose configuration is made by its own API.
 eks:
@@ -76,6 +86,7 @@ nriSocket: {{ default "/var/run/nri/nri.sock" .Values.runtime.nriSocket | quote 
 kubeletDir: {{ default (default "/var/lib/kubelet" (get $preset "kubeletDir")) .Values.runtime.kubeletDir | quote }}
 containerdConfig: {{ default (get $preset "containerdConfig") .Values.runtime.containerdConfig | quote }}
 hookDir: {{ default (default "/opt/nri-enforcer" (get $preset "hookDir")) .Values.hook.dir | quote }}
+hostExempt: {{ default list (get $preset "hostExempt") | toJson }}
 quota: {{ ternary (default false (get $preset "quota")) .Values.priorityClassQuota (kindIs "invalid" .Values.priorityClassQuota) }}
 {{- end -}}
 
@@ -114,6 +125,22 @@ none that the daemon listens at.
 {{- end -}}
 {{- if and .Values.hook.everyContainer (or (hasSuffix ".tmpl" $paths.containerdConfig) (has .Values.runtime.preset (list "k0s" "microk8s"))) -}}
 {{- fail (printf "hook.everyContainer: the configuration of the preset %s is a template or a part, so it does not show which runtimes there are" .Values.runtime.preset) -}}
+{{- end -}}
+{{- with .Values.nri.requiredPlugin -}}
+{{- if .enabled -}}
+{{- if not .kubeSystemTolerates -}}
+{{- fail (printf "nri.requiredPlugin locks a node out whose own pods wait for the daemon: give every pod of kube-system, static ones too, the annotation %s: \"true\", and then set nri.requiredPlugin.kubeSystemTolerates" .toleration) -}}
+{{- end -}}
+{{- if not (has "kube-system" $.Values.exemptNamespaces) -}}
+{{- fail "nri.requiredPlugin needs kube-system in exemptNamespaces: in others no pod may have its annotation" -}}
+{{- end -}}
+{{- if not $.Values.nri.autoEnable -}}
+{{- fail "nri.requiredPlugin needs nri.autoEnable: both edit containerd's configuration" -}}
+{{- end -}}
+{{- if not (semverCompare ">=1.30.0-0" $.Capabilities.KubeVersion.Version) -}}
+{{- fail "nri.requiredPlugin needs Kubernetes 1.30, whose ValidatingAdmissionPolicy keeps other pods from its annotation" -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $nriDir := dir $paths.nriSocket | clean | replace "/var/run" "/run" -}}
 {{- $others := list "/" "/etc" "/run" "/run/containerd" "/run/crio" "/run/docker" "/run/k0s" "/run/k0s/containerd" "/run/k3s" "/run/k3s/containerd" "/tmp" "/var" "/var/lib" "/var/snap/microk8s/common/run" "/var/snap/microk8s/common/run/containerd" -}}
@@ -203,9 +230,9 @@ none that the daemon listens at.
 {{- if $v.combine -}}{{- $_ := set $config "combine" true -}}{{- end -}}
 {{- if $v.hostPolicies.enabled -}}
 {{- $_ := set $config "hostPolicies" true -}}
-{{- if $v.hostPolicies.exempt -}}{{- $_ := set $config "hostExempt" $v.hostPolicies.exempt -}}{{- end -}}
 {{- $_ := set $config "hostPosture" (fromYaml (include "nri-enforcer.postures" $v.hostPolicies.postures)) -}}
 {{- if $v.hostPolicies.nodeLabels -}}{{- $_ := set $config "nodeLabels" $v.hostPolicies.nodeLabels -}}{{- end -}}
+{{- with concat $paths.hostExempt $v.hostPolicies.exempt | uniq -}}{{- $_ := set $config "hostExempt" . -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if $v.libseccomp -}}{{- $_ := set $config "libseccomp" $v.libseccomp -}}{{- end -}}

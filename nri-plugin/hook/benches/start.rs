@@ -92,11 +92,16 @@ fn once(program: &Path, arguments: &[&str], state: &str, wanted: i32) -> Result<
 struct Times {
     median: Duration,
     high: Duration,
+    highest: Duration,
 }
 
 impl std::fmt::Display for Times {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "median {:.2?}, 95 % within {:.2?}", self.median, self.high)
+        write!(
+            f,
+            "median {:.2?}, 95 % within {:.2?}, 99 % within {:.2?}",
+            self.median, self.high, self.highest
+        )
     }
 }
 
@@ -104,5 +109,5 @@ fn measure(mut once: impl FnMut() -> Result<Duration, Box<dyn Error>>) -> Result
     let mut times = (0..ROUNDS).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
     times.sort_unstable();
     let at = |percent: usize| times.get(times.len() * percent / 100).copied().ok_or("no rounds");
-    Ok(Times { median: at(50)?, high: at(95)? })
+    Ok(Times { median: at(50)?, high: at(95)?, highest: at(99)? })
 }

@@ -1,7 +1,8 @@
 //! The hook's configuration: a JSON file beside the program.
 //!
 //! A file that cannot be read or makes no sense does not stop the hook: then the defaults count, which hold the gate
-//! shut and leave `kube-system` alone, and the problem is told. So a typing error locks no node out, and opens none.
+//! shut, and the problem is told. Only the exempt namespaces still count: as the file has them where only root can have
+//! written it, else as the list beside it has them that `install` keeps. So a typing error locks no node out, and opens none.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
@@ -9,10 +10,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::json::Object;
 
 /// Name of the file, in the directory of the program.
 pub const FILE: &str = "nri-enforcer-hook.json";
+/// Name of the file with the last good list of exempt namespaces, in the same directory: a configuration with that key alone.
+pub const EXEMPT_FILE: &str = "nri-enforcer-hook-exempt.json";
+const EXEMPT_KEY: &str = "exemptNamespaces";
 /// The daemon's socket, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/nri-enforcer/gate.sock";
 /// Where open starts are recorded, unless told otherwise.
@@ -64,19 +70,40 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads a file; defaults where it is absent, and where it is bad: then with what is wrong.
+    /// Reads a file; defaults where it is absent, and where it is bad: then with what is wrong, and with the exempt
+    /// namespaces of [`EXEMPT_FILE`] beside it where the file itself does not tell them. A file that is absent beside such a
+    /// list was lost, which is the same.
     #[must_use]
     pub fn load(path: &Path) -> (Self, Option<String>) {
-        match read(path).and_then(|bytes| bytes.map_or(Ok(Self::default()), |bytes| Self::parse(&bytes))) {
-            Ok(config) => (config, None),
-            Err(problem) => {
-                let problem = format!(
-                    "bad configuration `{}`: {problem}; the defaults count until that is repaired",
-                    path.display()
-                );
-                (Self::default(), Some(problem))
-            }
-        }
+        let bytes = read(path);
+        let list = path.with_file_name(EXEMPT_FILE);
+        let problem = match &bytes {
+            Ok(Some(bytes)) => match Self::parse(bytes) {
+                Ok(config) => return (config, None),
+                Err(problem) => problem,
+            },
+            Ok(None) if !list.exists() => return (Self::default(), None),
+            Ok(None) => "it is gone".to_owned(),
+            Err(problem) => problem.clone(),
+        };
+        let told = bytes.ok().flatten().and_then(|bytes| exempt_in(&bytes)).map(|exempt| (exempt, path));
+        let kept =
+            || read(&list).ok().flatten().and_then(|bytes| exempt_in(&bytes)).map(|exempt| (exempt, &*list));
+        let (exempt, of) = match told.or_else(kept) {
+            Some((exempt, of)) => (exempt, format!("those of `{}`", of.display())),
+            None => (Self::default().exempt, format!("`{DEFAULT_EXEMPT}` alone")),
+        };
+        let problem = format!(
+            "bad configuration `{}`: {problem}; the defaults count until that is repaired; exempt namespaces are {of}",
+            path.display()
+        );
+        (Self { exempt, ..Self::default() }, Some(problem))
+    }
+
+    /// The text of [`EXEMPT_FILE`].
+    #[must_use]
+    pub fn exempt_text(exempt: &BTreeSet<String>) -> String {
+        format!("{:#}\n", serde_json::json!({ EXEMPT_KEY: exempt }))
     }
 
     /// Reads a configuration. A key that is not known is an error: a misspelt one must not be a silent default.
@@ -108,7 +135,7 @@ impl Config {
             Some("open") => config.mode = Mode::Open,
             Some(other) => return Err(format!("there is no mode `{other}`; there are `closed` and `open`")),
         }
-        if let Some(exempt) = object.texts("exemptNamespaces")? {
+        if let Some(exempt) = object.texts(EXEMPT_KEY)? {
             config.exempt = exempt.into_iter().collect();
         }
         match object.unknown() {
@@ -120,6 +147,21 @@ impl Config {
     }
 }
 
+/// The exempt namespaces of a configuration, whatever else is wrong with it; what is no text among them is no namespace.
+/// `None`: it has no list of them.
+#[must_use]
+pub fn exempt_in(bytes: &[u8]) -> Option<BTreeSet<String>> {
+    let Some(Value::Array(list)) = Object::parse(bytes).ok()?.any(EXEMPT_KEY) else { return None };
+    let text = |value| if let Value::String(text) = value { Some(text) } else { None };
+    Some(list.into_iter().filter_map(text).collect())
+}
+
+/// Why a file with these permission bits and this owner does not count; `None`: only root can write it.
+#[must_use]
+pub fn others_write(uid: u32, mode: u32) -> Option<&'static str> {
+    (uid != 0 || mode & 0o022 != 0).then_some("others than root can write it (chown root, chmod go-w)")
+}
+
 /// The bytes of the file; `None`: there is none. Whoever can write it opens the gate, so it must be root's.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let file = match std::fs::File::open(path) {
@@ -128,8 +170,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
         Err(error) => return Err(format!("cannot open it: {error}")),
     };
     let about = file.metadata().map_err(|error| format!("cannot examine it: {error}"))?;
-    if about.uid() != 0 || about.mode() & 0o022 != 0 {
-        return Err("others than root can write it (chown root, chmod go-w)".into());
+    if let Some(problem) = others_write(about.uid(), about.mode()) {
+        return Err(problem.into());
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot read it: {error}"))?;

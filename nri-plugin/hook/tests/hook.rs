@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nri_enforcer_hook::config::EXEMPT_FILE;
 use nri_enforcer_hook::message::{Answer, Request, body_len};
 use nri_enforcer_hook::spec::Adjustment;
 use nri_enforcer_hook::spool::{self, OpenStart};
@@ -262,15 +263,116 @@ fn listener() {
     }
 }
 
+/// Damages of a configuration by name: what the file is to be, its mode, its owner, and what must be told of it.
+type Damage = (&'static str, Option<String>, u32, u32, &'static str);
+
+/// `infra` is exempt by the file itself, `shop` nowhere.
+fn damages_that_leave_the_list() -> Vec<Damage> {
+    let with = |what: &str| Some(format!(r#"{{"mode":"open","exemptNamespaces":["infra"],{what}}}"#));
+    vec![
+        ("a key that is not known", with(r#""mod":"open""#), 0o644, 0, "`mod`"),
+        ("no such mode", with(r#""mode":"ajar""#), 0o644, 0, "`ajar`"),
+        ("a deadline out of bounds", with(r#""deadlineMillis":60000"#), 0o644, 0, "`deadlineMillis`"),
+        ("a deadline that is none", with(r#""deadlineMillis":"1s""#), 0o644, 0, "`deadlineMillis`"),
+        ("a socket that is no path", with(r#""socket":"run/x""#), 0o644, 0, "`socket`"),
+        ("a spool that is no path", with(r#""spool":7"#), 0o644, 0, "`spool`"),
+        (
+            "a namespace that is no text",
+            Some(r#"{"mode":"open","exemptNamespaces":[1,"infra"]}"#.into()),
+            0o644,
+            0,
+            "`exemptNamespaces`",
+        ),
+    ]
+}
+
+/// The file tells no list that could be believed.
+fn damages_that_take_the_list() -> Vec<Damage> {
+    let whole = r#"{"mode":"open","exemptNamespaces":["shop"]}"#;
+    let long = format!("{whole}{}", " ".repeat(70_000));
+    vec![
+        ("an end that is missing", Some(whole[..whole.len() - 1].into()), 0o644, 0, "line 1"),
+        ("nothing in it", Some(String::new()), 0o644, 0, "no JSON"),
+        ("no object", Some(r#"["shop"]"#.into()), 0o644, 0, "no JSON object"),
+        (
+            "no list",
+            Some(r#"{"mode":"open","exemptNamespaces":"shop"}"#.into()),
+            0o644,
+            0,
+            "`exemptNamespaces`",
+        ),
+        (
+            "a misspelt key",
+            Some(r#"{"mode":"open","exemptNamespace":["shop"]}"#.into()),
+            0o644,
+            0,
+            "`exemptNamespace`",
+        ),
+        ("too long", Some(long), 0o644, 0, "65536 bytes"),
+        ("its group can write it", Some(whole.into()), 0o664, 0, "others than root"),
+        ("everybody can write it", Some(whole.into()), 0o646, 0, "others than root"),
+        ("another user's", Some(whole.into()), 0o644, NOBODY, "others than root"),
+        ("gone", None, 0o644, 0, "it is gone"),
+    ]
+}
+
+impl Gate {
+    /// Puts such a file in the place of the configuration.
+    fn damage(&self, (_, text, mode, owner, _): &Damage) {
+        let path = self.path("config");
+        let _none = std::fs::remove_file(&path);
+        if let Some(text) = text {
+            self.configure(text);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).unwrap();
+            std::os::unix::fs::chown(&path, Some(*owner), None).unwrap();
+        }
+    }
+
+    /// Writes the list that `install` keeps.
+    fn keep(&self, text: &str, mode: u32) {
+        std::fs::write(self.path(EXEMPT_FILE), text).unwrap();
+        std::fs::set_permissions(self.path(EXEMPT_FILE), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Whether containers of these namespaces start with a bad configuration and no daemon. Which do not are refused for
+    /// that they are not vouched for, and for nothing else.
+    fn exempts(&self, what: &str, told: &str, namespaces: [(&str, bool); 3]) {
+        for (namespace, starts) in namespaces {
+            let done = self.start(namespace);
+            let at = format!("{what}, {namespace}: {done:?}");
+            assert!(done.told.contains("bad configuration") && done.told.contains(told), "{at}");
+            assert_eq!(done.exit, i32::from(!starts), "{at}");
+            assert_eq!(done.told.contains("must not start: nri-enforcer does not listen"), !starts, "{at}");
+        }
+    }
+}
+
 #[test]
-fn a_bad_configuration_is_told_and_exempts_what_is_exempt_by_default() {
+fn a_bad_configuration_exempts_whom_it_names_and_opens_nothing() {
     let gate = Gate::new("closed");
-    gate.configure(r#"{"exemptNamespaces":["infra","shop"]"#);
-    let done = gate.start("kube-system");
-    assert_eq!(done.exit, 0);
-    assert!(done.told.contains("bad configuration") && done.told.contains("line 1"), "{done:?}");
-    // what the file would have exempted is not
-    assert_eq!(gate.run("createRuntime", gate.state("shop", "running").as_bytes()).exit, 1);
+    for damage in damages_that_leave_the_list() {
+        gate.damage(&damage);
+        gate.exempts(damage.0, damage.4, [("infra", true), ("shop", false), ("kube-system", false)]);
+        // the list that is kept is older than what the file says
+        gate.keep(r#"{"exemptNamespaces":["shop"]}"#, 0o644);
+        gate.exempts(damage.0, damage.4, [("infra", true), ("shop", false), ("kube-system", false)]);
+        std::fs::remove_file(gate.path(EXEMPT_FILE)).unwrap();
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_believed_exempts_whom_the_last_good_one_did() {
+    let gate = Gate::new("closed");
+    for damage in damages_that_take_the_list() {
+        gate.keep(r#"{"exemptNamespaces":["infra","kube-system"]}"#, 0o644);
+        gate.damage(&damage);
+        gate.exempts(damage.0, damage.4, [("infra", true), ("shop", false), ("kube-system", true)]);
+        // a list that others can write is nobody's word, and one that makes no sense none at all
+        for (text, mode) in [(r#"{"exemptNamespaces":["shop"]}"#, 0o664), ("{", 0o644), ("{}", 0o644)] {
+            gate.keep(text, mode);
+            gate.exempts(damage.0, damage.4, [("infra", false), ("shop", false), ("kube-system", true)]);
+        }
+    }
 }
 
 #[test]

@@ -103,6 +103,10 @@ impl<K: Kernel> Kernel for Beside<K> {
         self.first.look()
     }
 
+    fn lives(&self, id: &ContainerId, pid: Option<i32>) -> Result<Option<bool>, KernelError> {
+        self.first.lives(id, pid)
+    }
+
     fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         self.first.events(go_on, sink)
     }

@@ -17,6 +17,7 @@ Examples:
   nri-enforcer install --runtime containerd --dry-run
   nri-enforcer install --runtime containerd --base-runtime-spec
   nri-enforcer install --runtime containerd --hook-only
+  nri-enforcer install --runtime containerd --required-plugin --dry-run
   nri-enforcer install --runtime podman --uninstall";
 
 /// `install`.
@@ -50,9 +51,18 @@ pub struct InstallArgs {
     /// containerd: put the hook into the base specification of each runtime, so that every container has it
     #[arg(long, conflicts_with = "uninstall")]
     pub base_runtime_spec: bool,
+    /// containerd 2.2 and later: refuse every container that the daemon has not seen created, but those of pods with the
+    /// annotation of --toleration-annotation. For a daemon that is a service of the host: one that runs in a pod must have
+    /// that annotation, and so must all that it waits for
+    #[arg(long, conflicts_with = "uninstall")]
+    pub required_plugin: bool,
+    /// Annotation of pods that start while the daemon is away
+    #[arg(long, value_name = "KEY", default_value = "tolerate-missing-plugins.nri-enforcer.io", requires = "required_plugin",
+          value_parser = toleration)]
+    pub toleration_annotation: String,
     /// Put the hook in place and leave the runtime's configuration alone; fails where the runtime does not answer at its NRI
     /// socket
-    #[arg(long, conflicts_with_all = ["uninstall", "base_runtime_spec"])]
+    #[arg(long, conflicts_with_all = ["uninstall", "base_runtime_spec", "required_plugin"])]
     pub hook_only: bool,
     /// The runtime's NRI socket, for --hook-only
     #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_NRI_SOCKET)]
@@ -63,6 +73,19 @@ pub struct InstallArgs {
     /// Program that checks containerd's configuration (`containerd config dump`); left out where it is not there
     #[arg(long, value_name = "PROGRAM", default_value = "containerd")]
     pub containerd: PathBuf,
+}
+
+/// NRI looks for the key itself, `KEY/pod` and `KEY/container.NAME`, so it has no part before a slash.
+fn toleration(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    match text.len() <= 63 && text.chars().all(good) && end(text.chars().next()) && end(text.chars().last()) {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "no name of small letters, digits, `-` and `.`, of 63 at most, such as `tolerate.example.org`"
+                .to_owned(),
+        ),
+    }
 }
 
 /// `in-root`.

@@ -2,6 +2,7 @@
 //! `precreate` says what is to be changed in the configuration.
 
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::seccomp::oci::LinuxSeccomp;
@@ -12,6 +13,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::container::{Container, Selection};
 use crate::exit::chain;
+use crate::kernel::Kernel;
+use crate::order::Order;
 use crate::podman::Podman;
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
@@ -59,6 +62,24 @@ impl PodmanGate {
             registry,
             seccomp,
             apparmor,
+        }
+    }
+
+    /// Tells who the containers of podman's are that an earlier daemon armed: nobody else does.
+    pub fn find_armed(&self, kernel: &impl Kernel, orders: &Sender<Order>) {
+        let armed = match kernel.look() {
+            Ok(armed) => armed,
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "cannot read what is armed; podman's containers stay unknown"
+                );
+                return;
+            }
+        };
+        let ids = armed.into_keys().filter(|id| !id.is_host());
+        for (container, pid) in self.podman.identify(ids) {
+            let _ending = orders.send(Order::Found { container: Arc::new(container), pid });
         }
     }
 

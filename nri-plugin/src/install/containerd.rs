@@ -3,6 +3,8 @@
 //! containerd merges the files that its configuration imports. 1.7 takes a plugin's section whole from the last file that
 //! has one; 2.x merges the keys, and the last file wins. An edit of the last file that has the section is right for both.
 
+mod required;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
@@ -75,6 +77,8 @@ pub struct Wanted {
     nri: bool,
     /// The base specifications of runtimes.
     specs: BTreeMap<String, String>,
+    /// The daemon is required, but by pods with this annotation.
+    required: Option<String>,
 }
 
 fn is_template(path: &Path) -> bool {
@@ -280,6 +284,9 @@ pub fn put(
     if args.base_runtime_spec {
         wanted.specs = specs(args, plan, record, told, &mut configuration)?;
     }
+    if args.required_plugin {
+        required::put(args, &mut configuration, &mut wanted, told)?;
+    }
     let main = configuration.files.first().map(|file| file.path.clone());
     for File { path, toml, edits } in configuration.files.into_iter().filter(|file| !file.edits.is_empty()) {
         if let (Some(created), true) = (&created, Some(&path) == main.as_ref()) {
@@ -454,6 +461,12 @@ pub fn check(args: &InstallArgs, plan: &Plan, wanted: &Wanted) -> Result<(), Fai
         return Err(Failure::no(
             "nothing is changed: with the edit NRI would still be off (`containerd config dump`); has this containerd NRI \
              (1.7 and later)?",
+        ));
+    }
+    if wanted.required.as_ref().is_some_and(|key| !required::holds(&effective, key)) {
+        return Err(Failure::no(
+            "nothing is changed: with the edit the daemon would not be required (`containerd config dump`); has this containerd \
+             NRI's default validator (2.2 and later)?",
         ));
     }
     let runtimes = runtimes_of(&effective);

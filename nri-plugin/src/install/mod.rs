@@ -13,6 +13,8 @@ pub mod tool;
 
 use std::path::Path;
 
+use nri_enforcer_hook::config::{EXEMPT_FILE, FILE};
+
 use self::containerd::Wanted;
 use self::edit::{Toml, Undone};
 use self::plan::{FileError, Plan};
@@ -165,6 +167,9 @@ fn put(
     before: Option<Record>,
     told: &mut Told,
 ) -> Result<Wanted, Failure> {
+    if args.required_plugin && args.runtime != Runtime::Containerd {
+        return Err(Failure::bad("--required-plugin is for containerd"));
+    }
     let hook = args.hook_dir.join(program::NAME);
     if !hook.is_absolute() {
         return Err(Failure::bad("--hook-dir is no absolute path"));
@@ -205,7 +210,7 @@ fn remove(args: &InstallArgs, plan: &mut Plan, mut record: Record, told: &mut To
         undo(plan, &mut record, &path, told)?;
     }
     let hook = record.hook.clone();
-    let own = [hook.with_file_name(nri_enforcer_hook::config::FILE), hook];
+    let own = [hook.with_file_name(FILE), hook.with_file_name(EXEMPT_FILE), hook];
     let others: Vec<_> = record.files.keys().filter(|path| !own.contains(path)).cloned().collect();
     for path in others {
         if record.remove(plan, &path)? == Put::Kept {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nri_enforcer_hook::config::{Config, DEFAULT_EXEMPT, FILE, Mode};
+use nri_enforcer_hook::config::{Config, DEFAULT_EXEMPT, EXEMPT_FILE, FILE, Mode, exempt_in, others_write};
 use serde_json::{Map, Value, json};
 
 use super::plan::{FileError, Plan};
@@ -90,10 +90,53 @@ pub fn put(
             format!("{:#}\n", json!({"mode": "closed", "exemptNamespaces": [DEFAULT_EXEMPT]})).into_bytes()
         }
     };
-    let path = hook.with_file_name(FILE);
-    if share(plan, record, runtime, &path, Content::new(config, 0o644))? == Put::Kept {
-        told.note(format!("`{}` was changed by hand, and stays as it is", path.display()));
+    keep_exempt(plan, record, runtime, config, told)
+}
+
+/// The configuration, and beside it the list of exempt namespaces that counts should it be damaged.
+fn keep_exempt(
+    plan: &mut Plan,
+    record: &mut Record,
+    runtime: &str,
+    config: Vec<u8>,
+    told: &mut Told,
+) -> Result<(), Failure> {
+    let [path, list] = [FILE, EXEMPT_FILE].map(|name| record.hook.with_file_name(name));
+    let mut exempt = exempt_in(&config).unwrap_or_else(|| Config::default().exempt);
+    let put = share(plan, record, runtime, &path, Content::new(config, 0o644))?;
+    if let Some(is) = plan.read(&path)? {
+        let others = is.owner.and_then(|(uid, _)| others_write(uid, is.mode));
+        let bad = others.map(str::to_owned).or_else(|| Config::parse(&is.bytes).err());
+        match (put, bad) {
+            // it says what it should; only who can write it is wrong
+            (Put::Done, Some(_)) => {
+                plan.set(&path, Some(Content { mode: is.mode & !0o022, owner: Some((0, 0)), ..is }))?;
+            }
+            (Put::Kept, Some(bad)) => {
+                let old = plan.read(&list)?.and_then(|old| exempt_in(&old.bytes));
+                exempt.extend(old.unwrap_or_default());
+                if others.is_none() {
+                    exempt.extend(exempt_in(&is.bytes).unwrap_or_default());
+                }
+                told.note(format!(
+                    "`{}` was changed by hand, and is bad: {bad}; but for the exempt namespaces the defaults count: \
+                     repair it, or remove it and install again",
+                    path.display()
+                ));
+            }
+            (Put::Kept, None) => {
+                exempt = exempt_in(&is.bytes).unwrap_or_else(|| Config::default().exempt);
+                told.note(format!("`{}` was changed by hand, and stays as it is", path.display()));
+            }
+            (Put::Done, None) => {}
+        }
     }
+    // nobody changes the list by hand: whatever is there is written over
+    let others = |is: &Content| is.owner.is_some_and(|(uid, _)| others_write(uid, is.mode).is_some());
+    let owner = plan.read(&list)?.filter(others).map(|_| (0, 0));
+    plan.set(&list, None)?;
+    let content = Content { owner, ..Content::new(Config::exempt_text(&exempt), 0o644) };
+    share(plan, record, runtime, &list, content)?;
     Ok(())
 }
 
@@ -135,7 +178,7 @@ fn others(plan: &Plan, record: &Record, runtime: &str) -> Result<Vec<(&'static s
 /// When something cannot be read.
 pub fn remove(plan: &mut Plan, record: &mut Record, runtime: &str, told: &mut Told) -> Result<(), Failure> {
     let hook = record.hook.clone();
-    let paths = [hook.with_file_name(FILE), hook.clone()];
+    let paths = [hook.with_file_name(FILE), hook.with_file_name(EXEMPT_FILE), hook.clone()];
     if let Some((name, mut other)) = others(plan, record, runtime)?.pop() {
         paths.iter().for_each(|path| drop(record.files.remove(path))); // theirs now
         other.directories.extend(record.directories.iter().cloned());

@@ -25,6 +25,7 @@ struct State {
     delay: Duration,
     dropped: u64,
     waiting: BTreeSet<ContainerId>,
+    tasks: Option<BTreeSet<(ContainerId, i32)>>, // None: it does not know tasks
 }
 
 impl Default for Recording {
@@ -35,7 +36,7 @@ impl Default for Recording {
 }
 
 impl Recording {
-    /// Makes every `call` (arm, update, disarm, armed) fail, or work again; `uncovered`: every arming and update, as for a container
+    /// Makes every `call` (arm, update, disarm, armed, lives) fail, or work again; `uncovered`: every arming and update, as for a container
     /// that cannot have its rules.
     pub(crate) fn breaks(&self, call: &'static str, broken: bool) {
         let mut state = self.state.lock().unwrap();
@@ -49,6 +50,12 @@ impl Recording {
     /// Makes every arming take this long.
     pub(crate) fn slow(&self, delay: Duration) {
         self.state.lock().unwrap().delay = delay;
+    }
+
+    /// These tasks of containers live, and no others.
+    pub(crate) fn has_tasks(&self, tasks: &[(&str, i32)]) {
+        let tasks = tasks.iter().map(|(id, pid)| (ContainerId::new(*id).unwrap(), *pid));
+        self.state.lock().unwrap().tasks = Some(tasks.collect());
     }
 
     /// The ring buffer has no room for so many more events.
@@ -128,6 +135,10 @@ impl Kernel for std::sync::Arc<Recording> {
         self.as_ref().armed()
     }
 
+    fn lives(&self, id: &ContainerId, pid: Option<i32>) -> Result<Option<bool>, KernelError> {
+        self.as_ref().lives(id, pid)
+    }
+
     fn events(&self, go_on: &dyn Fn() -> bool, sink: &mut dyn FnMut(Event)) -> Result<(), KernelError> {
         self.as_ref().events(go_on, sink)
     }
@@ -175,6 +186,17 @@ impl Kernel for Recording {
             Err(KernelError::new("armed is broken"))
         } else {
             Ok(state.armed.clone())
+        }
+    }
+
+    fn lives(&self, id: &ContainerId, pid: Option<i32>) -> Result<Option<bool>, KernelError> {
+        let state = self.state.lock().unwrap();
+        match state.tasks.as_ref() {
+            _ if state.broken.contains("lives") => Err(KernelError::new("lives is broken")),
+            None => Ok(None),
+            Some(tasks) => {
+                Ok(Some(tasks.iter().any(|(of, task)| of == id && pid.is_none_or(|pid| pid == *task))))
+            }
         }
     }
 

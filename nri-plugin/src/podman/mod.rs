@@ -175,6 +175,33 @@ impl Podman {
         }))
     }
 
+    /// The first process of a container, as podman noted it when it started it; `None`: not noted. The container may be over
+    /// since, and its number another process's.
+    #[must_use]
+    pub fn pid(&self, id: &ContainerId) -> Option<i32> {
+        let roots = configured(Path::new("/"), "runroot").into_iter().chain([RUN_ROOT.into()]);
+        let mut files =
+            roots.flat_map(|root| drivers(&root)).map(|dir| dir.join(id.as_str()).join("userdata/pidfile"));
+        files.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).filter(|pid| *pid > 0)
+    }
+
+    /// Those of `ids` that are containers of podman's, with their first processes (0: not noted). What is no container of
+    /// podman's is left out, and so is, with a word in the log, what cannot be identified.
+    #[must_use]
+    pub fn identify(&self, ids: impl IntoIterator<Item = ContainerId>) -> Vec<(Container, i32)> {
+        let mut found = Vec::new();
+        for id in ids {
+            match self.container(&id) {
+                Ok(Some(container)) => found.push((container, self.pid(&id).unwrap_or(0))),
+                Ok(None) | Err(PodmanError::Absent(_) | PodmanError::Stateless(_)) => {}
+                Err(error) => {
+                    tracing::warn!(container = %id, error = crate::exit::chain(&error), "armed, and podman's files do not tell who it is");
+                }
+            }
+        }
+        found
+    }
+
     /// What containers/storage says of a container.
     fn record(&self, id: &str) -> Result<Record, PodmanError> {
         let dirs = [self.storage.as_path(), Path::new(RUN_ROOT)];

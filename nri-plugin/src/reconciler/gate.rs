@@ -65,15 +65,19 @@ impl<K: Kernel> Reconciler<K> {
 
     /// The container is over, says the hook; what lives is believed more.
     pub(super) fn gone(&mut self, id: &ContainerId) {
-        let Some(known) = self.known.get(id) else { return };
-        if known.process.is_some_and(|process| self.procs.alive(process)) {
+        if !self.known.contains_key(id) && !self.is_armed(id) {
+            return;
+        }
+        if let Some(known) = self.known.get(id)
+            && known.process.is_some_and(|process| self.procs.alive(process))
+        {
             tracing::warn!(container = %id, "lives, though the OCI hook tells its end; it stays armed");
             return;
         }
         let ids = [id.clone()].into();
         match self.procs.inhabited(&ids) {
-            Ok(inhabited) if inhabited.is_empty() => self.remove(id),
-            Ok(_) => tracing::debug!(container = %id, "has processes, though its first one is gone"),
+            Ok(inhabited) if inhabited.is_empty() && !self.has_tasks(id) => self.remove_any(id),
+            Ok(_) => tracing::debug!(container = %id, "has processes, though its end is told"),
             Err(error) => tracing::error!(%error, "cannot list processes; nothing is disarmed"),
         }
     }

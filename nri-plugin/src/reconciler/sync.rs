@@ -102,9 +102,7 @@ impl<K: Kernel> Reconciler<K> {
                 over.insert(id.clone());
             }
         }
-        if self.synchronized {
-            over.extend(armed.keys().filter(|id| !self.known.contains_key(*id)).cloned());
-        }
+        over.extend(self.stale(&armed));
         let inhabited = match self.procs.inhabited(&over) {
             Ok(inhabited) => inhabited,
             Err(error) => {
@@ -113,6 +111,10 @@ impl<K: Kernel> Reconciler<K> {
             }
         };
         for id in over.difference(&inhabited) {
+            if self.has_tasks(id) {
+                tracing::debug!(container = %id, "has tasks, though no cgroup names it");
+                continue;
+            }
             match self.known.get(id) {
                 Some(_) => self.remove(id),
                 None => self.disarm(id, "over, and unknown to the runtime"),

@@ -910,5 +910,6 @@ fn a_cluster_policy_and_a_policy_of_the_same_name_are_two() {
 }
 
 mod batch;
+mod found;
 mod host;
 mod visible;

@@ -2,10 +2,13 @@
 
 mod gaps;
 mod module;
+mod vital;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::module::{Domain, InvalidDomain, MODULE, module};
+pub use self::vital::Vital;
+pub(crate) use self::vital::{PROGRAMS, SETTINGS};
 use crate::coverage::Gap;
 use crate::decide::{Access, DecidedBy, Verdict};
 use crate::path::{AbsPath, components};
@@ -120,13 +123,25 @@ pub struct Labels {
 /// whitelists. Its Audit rules report nothing: what they name passes.
 #[must_use]
 pub fn held(ruleset: &Ruleset) -> Ruleset {
-    gaps::expressible(ruleset)
+    vital::spared(gaps::expressible(ruleset)).0
 }
 
 /// Compiles a ruleset. The same input gives the same labels.
 #[must_use]
 pub fn compile(ruleset: &Ruleset) -> Labels {
-    let rules = gaps::expressible(ruleset);
+    let (rules, refused) = vital::spared(gaps::expressible(ruleset));
+    let mut linked = BTreeMap::<_, BTreeSet<_>>::new();
+    for link in ruleset.links() {
+        linked.entry(link.path.clone()).or_default().insert(link.target.clone());
+    }
+    let mut gaps = [gaps::of(ruleset), refused].concat();
+    gaps.sort_unstable();
+    gaps.dedup();
+    Labels { places: places(&rules), rules, gaps, linked }
+}
+
+/// Where what these rules are about may be; sorted, no two equal.
+fn places(rules: &Ruleset) -> Vec<Place> {
     let mut places = BTreeSet::new();
     for rule in rules.rules() {
         let (path, reach) = match &rule.object {
@@ -142,11 +157,7 @@ pub fn compile(ruleset: &Ruleset) -> Labels {
             places.extend(above.ok().map(|path| Place { path, reach: Reach::Above }));
         }
     }
-    let mut linked = BTreeMap::<_, BTreeSet<_>>::new();
-    for link in ruleset.links() {
-        linked.entry(link.path.clone()).or_default().insert(link.target.clone());
-    }
-    Labels { rules, places: places.into_iter().collect(), gaps: gaps::of(ruleset), linked }
+    places.into_iter().collect()
 }
 
 impl Labels {
@@ -167,6 +178,14 @@ impl Labels {
     #[must_use]
     pub fn who_creates(&self, directory: &[u8]) -> DecidedBy {
         self.rules.decide(&Access::write(&any_in(directory))).by
+    }
+
+    /// The same without the rules that deny what is vital at these paths, and those as gaps. For names of vital files that no
+    /// text tells, such as hard links.
+    #[must_use]
+    pub fn without(&self, vital: &[(Vec<u8>, Vital)]) -> (Self, Vec<Gap>) {
+        let (rules, gaps) = vital::without(self.rules.clone(), vital);
+        (Self { places: places(&rules), rules, gaps: self.gaps.clone(), linked: self.linked.clone() }, gaps)
     }
 
     /// The label of what is at this path.

@@ -13,6 +13,7 @@ mod noted;
 mod permissive;
 mod record;
 mod store;
+mod vital;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,8 +29,11 @@ use self::file::{Context, Labelled};
 pub use self::noted::{Makers, Noted};
 pub use self::permissive::Permissive;
 use self::record::{Note, Record};
+use self::vital::VitalFiles;
+use self::walk::Found;
 use super::exclusive;
 use crate::compile::selinux::{Domain, Kind, Label, Labels, module};
+use crate::coverage::Gap;
 
 /// Where the kernel tells of SELinux.
 const SELINUXFS: &str = "/sys/fs/selinux";
@@ -55,6 +59,8 @@ pub struct Applied {
     pub files: usize,
     /// What could not be labelled, or not found, in words.
     pub lacks: Vec<String>,
+    /// Rules that labels do not hold on this host: they would deny a file that it cannot do without.
+    pub refused: Vec<Gap>,
     /// Domains of processes that run now and are denied nothing.
     pub permissive: Vec<Domain>,
     /// The files, as audit records tell of them.
@@ -177,7 +183,8 @@ impl Selinux {
         Ok(!Record::read(record)?.users.is_empty())
     }
 
-    /// Sets these labels, and takes all others of ours off.
+    /// Sets these labels, and takes all others of ours off. A rule by which a file would be denied that the host cannot do without
+    /// is refused, whatever name it has for it: nobody is exempt, and labels are in force before any daemon.
     ///
     /// # Errors
     /// When SELinux or our module denies nothing, or the record cannot be read or written: nothing has changed then. What cannot be
@@ -189,7 +196,7 @@ impl Selinux {
         self.must_be_in_force()?;
         let mut record = Record::read(&self.record)?;
         let before = record.clone();
-        let found = walk::find(&self.root, labels, walk::LIMITS);
+        let (labels, found, refused) = self.find(labels);
         let mut lacks = found.lacks;
         let known = record.by_identity();
         let mut set = Vec::new();
@@ -223,7 +230,7 @@ impl Selinux {
             record.users.keys().filter(|path| !wanted.contains(path.as_slice())).cloned().collect();
         if !others.is_empty() {
             let restored = self.restore(&mut record, others, |path, identity, kind| {
-                Fate::of(path, identity, kind, &found.files, labels)
+                Fate::of(path, identity, kind, &found.files, &labels)
             });
             found.files.keys().for_each(|identity| record.find(*identity));
             lacks.extend(restored.kept);
@@ -243,8 +250,26 @@ impl Selinux {
         lacks.extend(unknown);
         lacks.sort_unstable();
         lacks.dedup();
-        let noted = Arc::new(noted(labels, record, &found.files));
-        Ok(Applied { files, lacks, permissive, noted })
+        let noted = Arc::new(noted(&labels, record, &found.files));
+        Ok(Applied { files, lacks, refused, permissive, noted })
+    }
+
+    /// What the labels are about, without the rules that are refused.
+    fn find(&self, labels: &Labels) -> (Labels, Found, Vec<Gap>) {
+        let vital = VitalFiles::of(&self.root, &self.record);
+        let (mut labels, mut refused) = (labels.clone(), Vec::new());
+        loop {
+            let mut found = walk::find(&self.root, &labels, walk::LIMITS, &vital);
+            let (left, gaps) = labels.without(&found.vital);
+            if gaps.is_empty() {
+                // no rule tells why it would be denied: it is not, all the same
+                found.files.retain(|file, (_, label)| vital.denied_by(*file, *label).is_none());
+                found.lacks.extend(vital.lacks);
+                return (labels, found, refused);
+            }
+            refused.extend(gaps);
+            labels = left;
+        }
     }
 
     /// Takes all labels of ours off that are noted; our module stays.

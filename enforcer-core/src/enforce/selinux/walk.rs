@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::file::{Identity, Labelled, is_link, is_mounted, is_nothing};
 use super::told;
-use crate::compile::selinux::{Kind, Label, Labels, Place, Reach};
+use super::vital::VitalFiles;
+use crate::compile::selinux::{Kind, Label, Labels, Place, Reach, Vital};
 use crate::enforce::root::Root;
 use crate::links::OtherName;
 use crate::path::AbsPath;
@@ -32,20 +33,28 @@ pub(super) struct Found {
     pub(super) files: BTreeMap<Identity, (Vec<u8>, Label)>,
     /// What could not be looked at, in words, and paths of rules at which there is nothing.
     pub(super) lacks: Vec<String>,
+    /// Paths at which there is what the labels must not deny.
+    pub(super) vital: Vec<(Vec<u8>, Vital)>,
 }
 
 /// Looks for what the labels are about, below `root`. A place that is too large for the limits is looked at in part, and told;
 /// no other place is looked at less for that.
-pub(super) fn find(root: &Path, labels: &Labels, limits: Limits) -> Found {
+pub(super) fn find(root: &Path, labels: &Labels, limits: Limits, vital: &VitalFiles) -> Found {
     let mut found = Found::default();
     for place in &labels.places {
-        found.look_at(root, place, labels, limits);
+        found.look_at(root, place, (labels, vital), limits);
     }
     found
 }
 
 impl Found {
-    fn look_at(&mut self, root: &Path, place: &Place, labels: &Labels, limits: Limits) {
+    fn look_at(
+        &mut self,
+        root: &Path,
+        place: &Place,
+        (labels, vital): (&Labels, &VitalFiles),
+        limits: Limits,
+    ) {
         let path = place.path.as_bytes();
         let top = match Labelled::open(root, path) {
             Ok(top) => top,
@@ -66,7 +75,7 @@ impl Found {
             }
             Err(error) => return self.lacks.push(told(path, &error)),
         };
-        self.add(&top, path, labels);
+        self.add(&top, path, labels, vital);
         if top.kind() == Kind::Link {
             return self.follow(root, &place.path, labels);
         }
@@ -103,7 +112,7 @@ impl Found {
                     continue;
                 }
             };
-            self.add(&file, &path, labels);
+            self.add(&file, &path, labels, vital);
             if file.kind() == Kind::Directory && within == Reach::Below {
                 whole &= self.list(&file, &path, &relative, limits.files, &mut left);
             }
@@ -139,9 +148,10 @@ impl Found {
         }
     }
 
-    fn add(&mut self, file: &Labelled, path: &[u8], labels: &Labels) {
+    fn add(&mut self, file: &Labelled, path: &[u8], labels: &Labels, vital: &VitalFiles) {
         let label = labels.of(path, file.kind());
         if label != Label::NOTHING {
+            self.vital.extend(vital.denied_by(file.identity(), label).map(|vital| (path.to_vec(), vital)));
             let (_, has) = self.files.entry(file.identity()).or_insert_with(|| (path.to_vec(), label));
             *has = has.with(label);
         }
@@ -187,6 +197,10 @@ pub(super) mod tests {
     use crate::ruleset::{Postures, Ruleset};
     use crate::subject::Subject;
 
+    fn nothing() -> VitalFiles {
+        VitalFiles::default()
+    }
+
     fn ruleset(rules: &str) -> Ruleset {
         let policy = format!(
             "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: host}}\n\
@@ -219,7 +233,7 @@ pub(super) mod tests {
             Root::at(dir.path()).unwrap().look_up(&LookUps::of(&written)).into_iter().collect();
         let linked = written.with_links(|path| found.get(path).cloned().unwrap_or_default());
         assert_eq!(linked.gaps, []);
-        let found = find(dir.path(), &compile(&linked.ruleset), LIMITS);
+        let found = find(dir.path(), &compile(&linked.ruleset), LIMITS, &nothing());
         assert_eq!(found.lacks, ["`/usr/bin/missing`: there is nothing yet"]);
         let label = |path: &str| {
             let found = found.files.values().find(|(name, _)| name == path.as_bytes());
@@ -232,7 +246,7 @@ pub(super) mod tests {
         assert_eq!(label("/bin").as_deref(), Some("nri_enforcer_w_u"));
         assert_eq!(label("/etc/name").as_deref(), Some("nri_enforcer_w_u"));
         // what was not followed is told as such
-        let lacks = find(dir.path(), &compile(&written), LIMITS).lacks;
+        let lacks = find(dir.path(), &compile(&written), LIMITS, &nothing()).lacks;
         assert!(lacks.iter().any(|lack| lack.starts_with("`/bin/tool`: a link is on the way")), "{lacks:?}");
     }
 
@@ -264,7 +278,7 @@ pub(super) mod tests {
         let executable = |found: &Found, path: &str| {
             found.files.values().any(|(name, label)| name == path.as_bytes() && label.has(Label::EXECUTE))
         };
-        let found = find(dir.path(), &labels, LIMITS);
+        let found = find(dir.path(), &labels, LIMITS, &nothing());
         assert_eq!(found.lacks, [""; 0]);
         for path in ["/usr/bin/tool", "/usr/bin/real", "/opt/real"] {
             assert!(executable(&found, path), "{path}");
@@ -272,15 +286,15 @@ pub(super) mod tests {
         link("usr/bin/name", "other");
         link("opt/name", "/opt/other");
         let elsewhere = |path: &str| format!("`{path}`: it leads elsewhere than when the policies were read");
-        let lacks = find(dir.path(), &labels, LIMITS).lacks;
+        let lacks = find(dir.path(), &labels, LIMITS, &nothing()).lacks;
         assert_eq!(lacks, [elsewhere("/bin/name"), elsewhere("/opt/name")]);
         link("bin", "usr/local");
-        let lacks = find(dir.path(), &labels, LIMITS).lacks;
+        let lacks = find(dir.path(), &labels, LIMITS, &nothing()).lacks;
         assert!(lacks.contains(&elsewhere("/bin/tool")), "{lacks:?}");
         // until the policies are read again
         fs::remove_file(at("bin")).unwrap();
         link("bin", "opt");
-        assert_eq!(find(dir.path(), &linked(look_up()), LIMITS).lacks, [""; 0]);
+        assert_eq!(find(dir.path(), &linked(look_up()), LIMITS, &nothing()).lacks, [""; 0]);
     }
 
     #[test]
@@ -298,13 +312,13 @@ pub(super) mod tests {
             let paths = found.files.values().map(|(path, _)| String::from_utf8_lossy(path).into_owned());
             paths.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
         };
-        let all = find(root.path(), &labels, LIMITS);
+        let all = find(root.path(), &labels, LIMITS, &nothing());
         assert_eq!((all.files.len(), all.lacks.as_slice()), (26, &[][..]), "{:?}", paths(&all));
-        let some = find(root.path(), &labels, Limits { files: 5, ..LIMITS });
+        let some = find(root.path(), &labels, Limits { files: 5, ..LIMITS }, &nothing());
         assert_eq!(some.lacks.len(), 1, "{:?}", some.lacks);
         assert!(some.lacks[0].starts_with("`/b`: there are more than 5 files"), "{:?}", some.lacks);
         assert_eq!(some.files.len(), 4 + 5 + 1 + 1, "{:?}", paths(&some));
-        let late = find(root.path(), &labels, Limits { time: Duration::ZERO, ..LIMITS });
+        let late = find(root.path(), &labels, Limits { time: Duration::ZERO, ..LIMITS }, &nothing());
         assert_eq!((late.files.len(), late.lacks.len()), (3, 3), "{:?}", late.lacks);
     }
 }

@@ -1,0 +1,79 @@
+//! Armed containers that no runtime tells about, since an earlier daemon armed them: podman's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use enforcer_core::enforce::{ContainerId, Stage};
+use enforcer_core::ruleset::RulesetDigest;
+
+use super::{Reconciler, RootAt};
+use crate::container::Container;
+use crate::exit::chain;
+use crate::kernel::Kernel;
+
+impl<K: Kernel> Reconciler<K> {
+    /// Knows from now on who an armed container is. Its process is believed to be `pid` where the kernel says that this
+    /// is one of its own.
+    pub(super) fn adopt(&mut self, container: Arc<Container>, pid: i32) {
+        let id = container.id.clone();
+        if self.known.contains_key(&id) {
+            return; // it was started again since
+        }
+        let armed = match self.kernel.armed() {
+            Ok(armed) => armed.get(&id).copied(),
+            Err(error) => {
+                tracing::error!(container = %id, error = chain(&error), "cannot read what is armed; it stays unknown");
+                return;
+            }
+        };
+        if armed.is_none() {
+            return; // it is over
+        }
+        let own = pid > 0
+            && self.kernel.lives(&id, Some(pid)).unwrap_or_else(|error| {
+                tracing::warn!(container = %id, pid, error = chain(&error), "its first process is not known");
+                None
+            }) == Some(true);
+        let process = own.then(|| self.find(pid)).flatten();
+        tracing::info!(%container, "armed by an earlier daemon, and found in podman's files");
+        let known = self.know(container);
+        (known.process, known.armed) = (process, armed);
+        (known.stage, known.root) = (Stage::Running, RootAt::Process);
+        self.enqueue(id);
+    }
+
+    /// Armed containers that nobody knows. Until the runtime has told what there is, and on a node that has none that tells,
+    /// only those that were so at the last sweep and of which the kernel says that no task lives: a hook or a runtime may
+    /// tell about the others yet.
+    pub(super) fn stale(&mut self, armed: &BTreeMap<ContainerId, RulesetDigest>) -> BTreeSet<ContainerId> {
+        let strangers: BTreeSet<ContainerId> =
+            armed.keys().filter(|id| !self.known.contains_key(*id) && !id.is_host()).cloned().collect();
+        let before = std::mem::replace(&mut self.strangers, strangers.clone());
+        if self.synchronized {
+            return strangers;
+        }
+        let over = |id: &ContainerId| matches!(self.kernel.lives(id, None), Ok(Some(false)));
+        strangers.into_iter().filter(|id| before.contains(id) && over(id)).collect()
+    }
+
+    /// Whether tasks of the container live, wherever they went. What the kernel cannot be asked about is not over.
+    pub(super) fn has_tasks(&self, id: &ContainerId) -> bool {
+        self.kernel.lives(id, None).unwrap_or_else(|error| {
+            tracing::error!(container = %id, error = chain(&error), "cannot ask whether it lives; it stays armed");
+            Some(true)
+        }) == Some(true)
+    }
+
+    /// A container that is over: one that is known, or is armed.
+    pub(super) fn remove_any(&mut self, id: &ContainerId) {
+        match self.known.contains_key(id) {
+            true => self.remove(id),
+            false => self.disarm(id, "over, and armed by an earlier daemon"),
+        }
+    }
+
+    /// Whether it is armed, as far as that can be told without looking at its processes.
+    pub(super) fn is_armed(&self, id: &ContainerId) -> bool {
+        self.kernel.look().is_ok_and(|armed| armed.contains_key(id))
+    }
+}
