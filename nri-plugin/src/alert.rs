@@ -1,6 +1,6 @@
 //! Alerts: what an event of the kernel says, with KubeArmor's field names so that what reads those reads ours.
 //!
-//! Every key is always there. An empty text, or a pid of 0, means that it is not known: nothing is guessed. What is read from
+//! Every key is always there. An empty text, a pid of 0 or a uid of -1 means that it is not known: nothing is guessed. What is read from
 //! `/proc` after the fact is only what is that process's for certain ([`living`]).
 //!
 //! Paths are bytes, JSON is text: a byte that is not part of valid UTF-8 is written `\xNN` with two lower-case
@@ -76,9 +76,9 @@ pub struct Alert {
     /// The acting process, in the container's pid namespace.
     #[serde(rename = "PID")]
     pub pid: u32,
-    /// The acting user, as the host numbers it.
-    #[serde(rename = "UID")]
-    pub uid: u32,
+    /// The acting user, as the host numbers it; where that is not known it is written -1, never as root's number.
+    #[serde(rename = "UID", serialize_with = "written_uid")]
+    pub uid: Option<u32>,
     /// Executable of the parent of `ProcessName`: for executions the one that calls `execve`, else that of the parent process,
     /// if it still lives when this is written.
     pub parent_process_name: String,
@@ -265,7 +265,7 @@ impl Alerts {
             let _infallible = write!(alert.data, " ruleset={digest}");
         }
         (alert.host_pid, alert.host_ppid) = (event.host_pid, event.host_ppid);
-        (alert.pid, alert.ppid, alert.uid) = (event.pid, event.ppid, event.uid);
+        (alert.pid, alert.ppid, alert.uid) = (event.pid, event.ppid, Some(event.uid));
         alert
     }
 
@@ -444,6 +444,15 @@ impl Alert {
         self.a_tags.clone_from(&origin.tags);
         self.message.clone_from(&origin.message);
     }
+}
+
+/// A user id in JSON; -1, which is no user's, where it is not known.
+///
+/// # Errors
+/// Those of the serializer.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over so")]
+pub fn written_uid<S: serde::Serializer>(uid: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(uid.map_or(-1, i64::from))
 }
 
 /// Bytes as text, without loss: see the [module](self).

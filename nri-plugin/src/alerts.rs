@@ -2,15 +2,17 @@
 
 mod lines;
 
-use std::io::{ErrorKind, Write};
+use std::io::{BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
 use self::lines::{Line, Lines};
-use crate::cli::{AlertAction, AlertsArgs, Output, Since};
+use crate::apply::client::Daemon;
+use crate::cli::{AlertAction, AlertsArgs, Label, Output, Since};
 use crate::exit::Exit;
-use crate::term::{BAD, BOLD, DIM, WARN, complain, paint, printable};
+use crate::term::{BAD, BOLD, DIM, WARN, clean, complain, paint, printable};
 
 /// What is shown of an alert and filtered by. More fields are passed over, and missing ones are empty.
 #[derive(Debug, Default, Deserialize)]
@@ -21,10 +23,12 @@ struct Alert {
     namespace_name: String,
     pod_name: String,
     container_name: String,
+    labels: String,
     source: String,
     policy_name: String,
     policy_namespace: String,
     rule: String,
+    severity: String,
     message: String,
     #[serde(rename = "Type")]
     kind: String,
@@ -44,19 +48,25 @@ pub fn run(args: &AlertsArgs) -> Exit {
             complain(format!("{}: {lines} no alert\n", paint(WARN, "warning")));
             Exit::No
         }
-        Err(error) => {
-            let file = args.file.display();
-            complain(format!("{}: cannot read `{file}`: {error}\n", paint(BAD, "error")));
+        Err(problem) => {
+            complain(format!("{}: {}\n", paint(BAD, "error"), clean(&problem)));
             Exit::BadInput
         }
     }
 }
 
 /// How many lines are no alerts.
-fn print(args: &AlertsArgs) -> std::io::Result<u64> {
-    let mut lines = Lines::open(&args.file, args.follow)?;
+fn print(args: &AlertsArgs) -> Result<u64, String> {
+    let unreadable = |error: std::io::Error| match &args.file {
+        Some(path) => format!("cannot read `{}`: {error}", path.display()),
+        None => format!("the daemon at `{}`: {error}", args.admin_socket.display()),
+    };
+    let mut lines = match &args.file {
+        Some(path) => Lines::open(path, args.follow).map_err(unreadable)?,
+        None => Lines::of_daemon(ask(args)?, args.follow),
+    };
     let mut strange = 0;
-    while let Some(line) = lines.next_line()? {
+    while let Some(line) = lines.next_line().map_err(unreadable)? {
         let told = match line {
             Line::Whole(text) if text.trim_ascii().is_empty() => continue,
             Line::Whole(text) => alert(text),
@@ -76,10 +86,15 @@ fn print(args: &AlertsArgs) -> std::io::Result<u64> {
         match anstream::stdout().write_all(text.as_bytes()) {
             // whoever read has seen enough
             Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
-            result => result?,
+            result => result.map_err(|error| format!("cannot write: {error}"))?,
         }
     }
     Ok(strange)
+}
+
+fn ask(args: &AlertsArgs) -> Result<BufReader<UnixStream>, String> {
+    let refused = |why| format!("{why}; `nri-enforcer alerts FILE` reads a file of alerts, and `-` stdin");
+    Daemon::reach(&args.admin_socket).map_err(refused)?.alerts(args.follow)
 }
 
 fn alert(line: &[u8]) -> Option<(Alert, &str)> {
@@ -91,7 +106,8 @@ fn alert(line: &[u8]) -> Option<(Alert, &str)> {
 
 impl Alert {
     fn passes(&self, args: &AlertsArgs) -> bool {
-        let AlertsArgs { namespaces, pods, policies, action, since, .. } = args;
+        let AlertsArgs { namespaces, pods, containers, labels, policies, .. } = args;
+        let AlertsArgs { operations, severity, action, since, .. } = args;
         if since.is_some_and(|Since(since)| self.time() < since) {
             return false;
         }
@@ -105,10 +121,20 @@ impl Alert {
             AlertAction::Block => self.action == "Block",
             AlertAction::Audit => self.action == "Audit",
         });
+        let severe = severity.is_none_or(|least| self.severity.parse().is_ok_and(|told: u8| told >= least));
+        let by = is_one(policies, &self.policy_name) || is_one(policies, &whole);
         is_one(namespaces, &self.namespace_name)
             && is_one(pods, &self.pod_name)
-            && (self.is_of_several() || is_one(policies, &self.policy_name) || is_one(policies, &whole))
+            && is_one(containers, &self.container_name)
+            && labels.iter().all(|wanted| self.has(wanted))
+            && (operations.is_empty() || operations.iter().any(|one| one.as_str() == self.operation))
+            && (self.is_of_several() || by && severe)
             && action
+    }
+
+    fn has(&self, Label { key, value }: &Label) -> bool {
+        let is = |told: &str| told.split_once('=') == Some((key.as_str(), value.as_str()));
+        self.labels.split(',').any(is)
     }
 
     /// Whether it is a summary of what several policies decided, any of them.

@@ -20,7 +20,9 @@ use enforcer_core::enforce::ContainerId;
 
 pub use self::attribution::{Attribution, Found, Judged, NotedFiles};
 use self::socket::{Message, Socket};
+use crate::alert::living::{Acting, Living};
 use crate::exit::chain;
+use crate::procs::Procs;
 
 /// How many denials wait for the thread that makes alerts, each at most some 12 KB.
 const QUEUE: usize = 512;
@@ -41,6 +43,8 @@ pub struct Heard {
     pub denial: Denial,
     /// `None`: the process was over, or is of none.
     pub acting: Option<ContainerId>,
+    /// What else there was to know of the process; `None`: it was over.
+    pub process: Option<Acting>,
 }
 
 /// Denials, as the kernel tells them.
@@ -86,6 +90,7 @@ impl Audit {
             container_of,
             stop,
             numbers: Numbers::default(),
+            living: Living::new(Procs::default()),
         };
         std::thread::Builder::new()
             .name("audit".into())
@@ -151,6 +156,7 @@ struct Reader {
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     numbers: Numbers,
+    living: Living,
 }
 
 /// Counts what is lost by the numbers of records.
@@ -203,12 +209,13 @@ impl Reader {
     }
 
     /// A process that is denied something is often over a moment later: its container is looked up at once.
-    fn heard(&self, denial: Denial) -> Heard {
+    fn heard(&mut self, denial: Denial) -> Heard {
+        let process = self.living.acting(denial.pid, denial.time, Instant::now());
         let acting = match denial.by {
             By::AppArmor(_) => (self.container_of)(denial.pid),
             By::Selinux(_) => None,
         };
-        Heard { denial, acting }
+        Heard { denial, acting, process }
     }
 
     fn record(&mut self, kind: u16, text: &str, cut: bool) -> bool {
@@ -232,14 +239,17 @@ impl Reader {
                 tracing::debug!("{bad}: {}", text.escape_debug());
                 true
             }
-            Some(Ok(denial)) => match self.sender.try_send(self.heard(denial)) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_)) => {
-                    self.shared.lost.fetch_add(1, Ordering::Relaxed);
-                    true
+            Some(Ok(denial)) => {
+                let heard = self.heard(denial);
+                match self.sender.try_send(heard) {
+                    Ok(()) => true,
+                    Err(TrySendError::Full(_)) => {
+                        self.shared.lost.fetch_add(1, Ordering::Relaxed);
+                        true
+                    }
+                    Err(TrySendError::Disconnected(_)) => false,
                 }
-                Err(TrySendError::Disconnected(_)) => false,
-            },
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ use self::policy::{CHECK_HELP, COMPILE_HELP, EXPLAIN_HELP};
 use self::test::TEST_HELP;
 use self::top::TOP_HELP;
 
-pub use self::alerts::{AlertAction, AlertsArgs, Since};
+pub use self::alerts::{AlertAction, AlertOperation, AlertsArgs, Since};
 pub use self::apply::{ApplyArgs, ConfirmArgs};
 pub use self::daemon::{LogFormat, ProbeArgs, RunArgs, StatusArgs, UnloadArgs};
 pub use self::diff::DiffArgs;
@@ -89,7 +89,7 @@ pub enum Command {
     /// Watch what is denied on this node now, and what enforcement costs in the kernel
     #[command(after_help = TOP_HELP)]
     Top(TopArgs),
-    /// Show the daemon's alerts: a file of them or stdin, filtered, for people
+    /// Show the daemon's alerts, by asking it or from a file, filtered, for people
     #[command(after_help = ALERTS_HELP)]
     Alerts(Box<AlertsArgs>),
     /// Set a container runtime up for nri-enforcer, or undo that: NRI switched on, the OCI hook in place

@@ -1,179 +1,107 @@
 //! `diff`: what a change of the policies alters for a container, before it is applied.
 
 mod compare;
+pub mod document;
+pub mod node;
 mod show;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use enforcer_core::decide::Verdict;
-use enforcer_core::policy::Gap;
-use enforcer_core::ruleset::{Class, PostureAction, Postures};
+use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
-use serde::Serialize;
 
 use self::compare::{Sides, changes};
-use crate::cli::{DiffArgs, Output, Posture, postures};
+use self::document::{Container, Report};
+use crate::apply::NewFile;
+use crate::apply::client::Daemon;
+use crate::apply::serve::{Answer, Request};
+use crate::cli::{BaseChoice, DiffArgs, LibseccompVersion, Output, Posture, postures};
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
 use crate::status::document::{Document, State};
 use crate::status::show::ask;
-use crate::term::{BAD, complain, paint, say_json};
-
-/// The answer, as `-o json` prints it.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// Whether anything changes.
-    pub changed: bool,
-    /// What changes, container by container; those for which nothing does are there, too.
-    pub containers: Vec<Container>,
-}
-
-/// A container, and what changes for it.
-#[derive(Debug, Serialize)]
-pub struct Container {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its pod; empty where none was named.
-    pub pod: String,
-    /// Its name.
-    pub container: String,
-    /// What changes.
-    #[serde(flatten)]
-    pub changes: Changes,
-}
-
-/// What changes for a container. All empty: nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Changes {
-    /// What becomes of accesses that no rule is about.
-    pub otherwise: Vec<Otherwise>,
-    /// Rules.
-    pub rules: Vec<RuleChange>,
-    /// What was enforced or not said, and is a gap.
-    pub new_gaps: Vec<Gap>,
-    /// What was a gap, and is enforced or not said any more.
-    pub closed_gaps: Vec<Gap>,
-    /// The seccomp profile.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seccomp: Option<SeccompChange>,
-}
-
-impl Changes {
-    /// Whether nothing changes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// What becomes of accesses of a class that no rule is about. `None`: the class is no whitelist, they pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Otherwise {
-    /// The class.
-    pub class: Class,
-    /// Before.
-    pub old: Option<PostureAction>,
-    /// After.
-    pub new: Option<PostureAction>,
-    /// What that means.
-    pub meaning: String,
-    /// The rule that makes it a whitelist, `POLICY RULE`; none where there is no whitelist, or its Allow rules are gaps.
-    pub because: Option<String>,
-}
-
-/// How a rule changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Change {
-    /// It does something else, or under other conditions.
-    Changed,
-    /// It is gone.
-    Removed,
-    /// It is new.
-    Added,
-    /// It does the same, and its alerts say something else: policy, severity, tags, message.
-    Reported,
-    /// It does the same, and stands at another place of its policy, which alerts name.
-    Moved,
-}
-
-/// A change of what is said about one object: by one source or any.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RuleChange {
-    /// How.
-    pub change: Change,
-    /// What the rules are about: `file /etc/passwd from /bin/sh`.
-    pub about: String,
-    /// The rules before.
-    pub old: Vec<Side>,
-    /// The rules after.
-    pub new: Vec<Side>,
-    /// What becomes of an access to just that, before and after: by all rules together. Only where that depends on
-    /// nothing else.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub verdicts: Vec<VerdictChange>,
-}
-
-/// A rule on one side.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Side {
-    /// What it does, and on which conditions: `block ownerOnly`.
-    pub does: String,
-    /// The policy, `NAMESPACE/NAME`.
-    pub policy: String,
-    /// The rule's place in the policy.
-    pub rule: String,
-}
-
-/// What becomes of an access.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VerdictChange {
-    /// `read`, `write`, `exec`, or `use`.
-    pub access: &'static str,
-    /// Before.
-    pub old: Verdict,
-    /// After.
-    pub new: Verdict,
-}
-
-/// How the seccomp profile changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SeccompChange {
-    /// Digest of the profile before; `None`: no policy selected the container.
-    pub old: Option<String>,
-    /// Digest after.
-    pub new: Option<String>,
-    /// Whether a running container is pending restart: it keeps its profile until it is created again.
-    pub pending_restart: bool,
-}
+use crate::term::{BAD, DIM, clean, complain, paint, say_json};
 
 /// Compares, and prints what changes.
 pub fn run(args: &DiffArgs) -> Exit {
-    match compare(args) {
-        Ok(containers) => {
+    let compared =
+        if args.old.is_empty() { in_force(args) } else { files(args).map(|one| (one, Vec::new())) };
+    match compared {
+        Ok((containers, notes)) => {
             let changed = containers.iter().any(|one| !one.changes.is_empty());
             let report = Report { changed, containers };
             match args.output {
                 Output::Json => say_json(&report),
-                Output::Text => show::print(&report, args.running),
+                Output::Text => show::print(&report, args.running || args.old.is_empty()),
+            }
+            for note in notes {
+                complain(format!("{}: {}\n", paint(DIM, "note"), clean(&note)));
             }
             if changed { Exit::No } else { Exit::Ok }
         }
         Err(problem) => {
-            complain(format!("{}: {problem}\n", paint(BAD, "error")));
+            complain(format!("{}: {}\n", paint(BAD, "error"), clean(&problem)));
             Exit::BadInput
         }
     }
 }
 
-fn load(flag: &str, paths: &[std::path::PathBuf]) -> Result<Vec<Input>, String> {
-    let inputs = input::load(paths).map_err(|error| format!("{flag}: {}", chain(&error)))?;
+fn load(flag: &str, paths: &[PathBuf]) -> Result<Vec<Input>, String> {
+    let inputs = input::load_or_stdin(paths).map_err(|error| format!("{flag}: {}", chain(&error)))?;
     input::refuse_wrong(&inputs).map_err(|problem| format!("{flag}: {problem}"))?;
     Ok(inputs)
 }
 
-fn compare(args: &DiffArgs) -> Result<Vec<Container>, String> {
+/// With what the daemon has in force: it compares. What it cannot tell of all is a note.
+fn in_force(args: &DiffArgs) -> Result<(Vec<Container>, Vec<String>), String> {
+    if let Some(flag) = said_in_vain(args) {
+        return Err(format!(
+            "{flag} goes with --old: without it, the daemon is asked about the containers that it really has"
+        ));
+    }
+    let new = load("--new", &args.new)?;
+    let says_nothing = |input: &Input| {
+        input.parsed.policies.len() + input.parsed.seccomp.len() + input.parsed.namespaces.len() == 0
+    };
+    if new.iter().all(says_nothing) {
+        return Err(
+            "there is no policy in what --new names; those in force would stay as they are".to_owned()
+        );
+    }
+    let file = |Input { path, text, .. }: Input| NewFile { name: path.display().to_string(), text };
+    let files = new.into_iter().map(file).collect();
+    let request = Request::Diff { files, namespace: args.namespace.clone() };
+    match Daemon::reach(&args.admin_socket)?.ask(&request)? {
+        Answer::Compared { containers, notes } => Ok((containers, notes)),
+        Answer::Refused { why } => Err(why),
+        _ => Err("the daemon's answer makes no sense".to_owned()),
+    }
+}
+
+/// What says something about containers or the node, of which the daemon knows better.
+fn said_in_vain(args: &DiffArgs) -> Option<&'static str> {
+    let said = [
+        (!args.labels.is_empty(), "--label"),
+        (!args.container.is_empty(), "--container"),
+        (!args.postures.is_empty(), "--posture"),
+        (args.base != BaseChoice::RuntimeDefault, "--base"),
+        (!args.capabilities.is_empty(), "--cap"),
+        (args.libseccomp != LibseccompVersion::default(), "--libseccomp"),
+        (args.root.is_some(), "--root"),
+    ];
+    said.into_iter().find(|(is_said, _)| *is_said).map(|(_, flag)| flag)
+}
+
+/// With the files of --old.
+fn files(args: &DiffArgs) -> Result<Vec<Container>, String> {
+    if !args.running && args.namespace.is_none() {
+        return Err("--old goes with --namespace, of a container's pod, or with --running".to_owned());
+    }
+    let stdin = |paths: &[PathBuf]| paths.iter().any(|path| path == Path::new(input::STDIN));
+    if stdin(&args.old) && stdin(&args.new) {
+        return Err("--old and --new cannot both be read from stdin".to_owned());
+    }
     let old = load("--old", &args.old)?;
     let new = load("--new", &args.new)?;
     if input::is_empty(&old) && input::is_empty(&new) {

@@ -8,7 +8,7 @@ use enforcer_core::links::{Linked, LookUps};
 use enforcer_core::policy::{ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
 use enforcer_core::ruleset::{Postures, Ruleset};
 
-use crate::store::{policy_files, read};
+use crate::store::{policy_files, read, read_from};
 use crate::term::{complain, render};
 
 /// One file as it was read.
@@ -28,6 +28,26 @@ pub struct Input {
 pub struct Unreadable {
     path: PathBuf,
     source: std::io::Error,
+}
+
+/// Stands for stdin, where a file is named.
+pub const STDIN: &str = "-";
+
+/// The same as [`load`], where [`STDIN`] is read, once, up to the length of a file.
+///
+/// # Errors
+/// For the first file or directory that cannot be read.
+pub fn load_or_stdin(paths: &[PathBuf]) -> Result<Vec<Input>, Unreadable> {
+    let (stdin, files): (Vec<_>, Vec<_>) = paths.iter().cloned().partition(|path| path == Path::new(STDIN));
+    let mut inputs = load(&files)?;
+    if !stdin.is_empty() {
+        let path = PathBuf::from("<stdin>");
+        let text = read_from(std::io::stdin());
+        let text = text.map_err(|source| Unreadable { path: path.clone(), source })?;
+        let parsed = parse("<stdin>", &text);
+        inputs.push(Input { path, text, parsed });
+    }
+    Ok(inputs)
 }
 
 /// Reads files, and the policy files directly in directories.

@@ -170,6 +170,7 @@ impl Key {
             let texts = [source, resource, process_name, parent_process_name];
             texts.into_iter().for_each(|text| *text = String::new());
             (alert.host_pid, alert.host_ppid, alert.pid, alert.ppid) = Default::default();
+            alert.uid = None;
             alert.data = why.into();
         }
     }

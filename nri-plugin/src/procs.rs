@@ -21,6 +21,17 @@ impl Process {
     }
 }
 
+/// What a process is beside its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its parent; 0: of another pid namespace.
+    pub parent: u32,
+    /// The real user id.
+    pub uid: u32,
+    /// Its numbers in the pid namespaces that it is in, from the outermost on.
+    pub pids: Vec<u32>,
+}
+
 /// A `/proc` of the host's pid namespace.
 #[derive(Debug, Clone)]
 pub struct Procs {
@@ -75,6 +86,21 @@ impl Procs {
         let stat = std::fs::read_to_string(self.root.join(process.pid.to_string()).join("stat")).ok()?;
         let device = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(4)?.parse().ok()?;
         (device != 0).then_some(device)
+    }
+
+    /// What `/proc/PID/status` tells of it. It may be another process's by now: see [`Procs::alive`].
+    #[must_use]
+    pub fn about(&self, process: Process) -> Option<About> {
+        let path = self.root.join(process.pid.to_string()).join("status");
+        let text = std::fs::read_to_string(path).ok()?;
+        // the name, which a process chooses, has its line breaks escaped
+        let field =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::split_ascii_whitespace);
+        Some(About {
+            parent: field("PPid:")?.next()?.parse().ok()?,
+            uid: field("Uid:")?.next()?.parse().ok()?,
+            pids: field("NSpid:")?.map_while(|pid| pid.parse().ok()).collect(),
+        })
     }
 
     /// The inode number of a process's root directory.

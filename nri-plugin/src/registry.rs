@@ -1,12 +1,15 @@
-//! Who is who: lets an event of the kernel be told with names. Written by the reconciler, read by the reporter.
+//! Who is who: lets an event of the kernel be told with names. Written by the reconciler, read by the reporter, which also
+//! counts here what was decided about each container.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use enforcer_core::coverage::Gap;
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
+use crate::alert::{Alert, HOST_EVENT};
 use crate::container::Container;
 use crate::seccomp::ledger::Ledger;
 
@@ -38,13 +41,21 @@ struct Entry {
     problem: Option<String>,
     gaps: Arc<[Gap]>,
     lacks: Option<String>,
+    verdicts: Counts,
+}
+
+/// What was decided about one container. Whoever counts only reads the registry.
+#[derive(Debug, Default)]
+struct Counts {
+    blocked: AtomicU64,
+    audited: AtomicU64,
 }
 
 /// How a container stands to the rules that the kernel enforces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether a ruleset is in force for it; one without rules counts.
-    pub armed: bool,
+    /// The ruleset that is in force for it; one without rules counts.
+    pub ruleset: Option<RulesetDigest>,
     /// Why it is not the one that the policies say, where something failed.
     pub problem: Option<String>,
     /// What of its rules is not in force beside those that are, and why.
@@ -53,6 +64,18 @@ pub struct Standing {
     pub gaps: Arc<[Gap]>,
     /// Other names by which paths of its rules count, by links in the container, in words; the first `NAMES`.
     pub names: Vec<String>,
+    /// Denials since this daemon knows the container.
+    pub blocked: u64,
+    /// Accesses that passed and were reported since then.
+    pub audited: u64,
+}
+
+impl Standing {
+    /// Whether a ruleset is in force for it.
+    #[must_use]
+    pub const fn is_armed(&self) -> bool {
+        self.ruleset.is_some()
+    }
 }
 
 impl Registry {
@@ -61,9 +84,11 @@ impl Registry {
         let mut inner = self.write();
         let id = container.id.clone();
         let before = inner.containers.remove(&id);
-        let (ruleset, problem, gaps, lacks) =
-            before.map(|entry| (entry.ruleset, entry.problem, entry.gaps, entry.lacks)).unwrap_or_default();
-        inner.containers.insert(id, Entry { container, ruleset, ended: false, problem, gaps, lacks });
+        let entry = match before {
+            Some(before) => Entry { container, ended: false, ..before },
+            None => Entry::new(container),
+        };
+        inner.containers.insert(id, entry);
     }
 
     /// Remembers which ruleset a container has; `None` is none any more.
@@ -96,6 +121,20 @@ impl Registry {
         }
     }
 
+    /// Counts what an alert tells, where its container is known.
+    pub fn count(&self, alert: &Alert) {
+        let id = match alert.kind {
+            HOST_EVENT => Ok(ContainerId::host()),
+            _ => ContainerId::new(&alert.container_id),
+        };
+        let Ok(id) = id else { return };
+        let inner = self.read();
+        let Some(entry) = inner.containers.get(&id) else { return };
+        let Counts { blocked, audited } = &entry.verdicts;
+        let count = if alert.action == "Block" { blocked } else { audited };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Remembers the gaps that the links of a container make.
     pub fn has_gaps(&self, id: &ContainerId, gaps: Arc<[Gap]>) {
         if let Some(entry) = self.write().containers.get_mut(id) {
@@ -111,11 +150,13 @@ impl Registry {
         let ruleset = entry.ruleset.as_ref().and_then(|digest| inner.rulesets.get(digest));
         let links = ruleset.map(|(ruleset, _)| ruleset.links()).unwrap_or_default();
         Standing {
-            armed: entry.ruleset.is_some(),
+            ruleset: entry.ruleset,
             problem: entry.problem.clone(),
             lacks: entry.lacks.clone(),
             gaps: Arc::clone(&entry.gaps),
             names: links.iter().take(NAMES).map(ToString::to_string).collect(),
+            blocked: entry.verdicts.blocked.load(Ordering::Relaxed),
+            audited: entry.verdicts.audited.load(Ordering::Relaxed),
         }
     }
 
@@ -171,6 +212,20 @@ impl Registry {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn new(container: Arc<Container>) -> Self {
+        Self {
+            container,
+            ruleset: None,
+            ended: false,
+            problem: None,
+            gaps: Arc::default(),
+            lacks: None,
+            verdicts: Counts::default(),
+        }
     }
 }
 

@@ -116,8 +116,8 @@ impl Reporter {
 
     /// Also hands what is reported to the subscribers of a feed.
     #[must_use]
-    pub fn with_feed(mut self, feed: Option<Arc<Feed>>) -> Self {
-        self.feed = feed;
+    pub fn with_feed(mut self, feed: Arc<Feed>) -> Self {
+        self.feed = Some(feed);
         self
     }
 

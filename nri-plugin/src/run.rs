@@ -198,14 +198,14 @@ async fn daemon(
     let (reporter, writer) =
         Reporter::start(config.alerts.clone(), config.rotation, alerts.clone(), &counted)
             .context("cannot open the alerts file")?;
-    let feed = match &config.feed {
-        Some(address) => Some((feed::serve::open(address).await?, Feed::new(alerts.clone()))),
+    let feed = Feed::new(alerts.clone());
+    let callers = match &config.feed {
+        Some(address) => Some(feed::serve::open(address).await?),
         None => None,
     };
-    let reporter = reporter.with_feed(feed.as_ref().map(|(_, feed)| Arc::clone(feed)));
-    let (logs, log_reporter, log_writer) =
-        Logs::open(config, alerts.clone(), &counted, feed.as_ref().map(|(_, feed)| Arc::clone(feed)))
-            .context("cannot open the logs file")?;
+    let reporter = reporter.with_feed(Arc::clone(&feed));
+    let (logs, log_reporter, log_writer) = Logs::open(config, alerts.clone(), &counted, Arc::clone(&feed))
+        .context("cannot open the logs file")?;
     let reports = api.as_ref().filter(|_| config.kube_status).map(|api| {
         let (node_name, namespace) = (&config.node_name, config.own_namespace.clone());
         api.reports(node_name, namespace, config.kube_status_interval, &counted)
@@ -383,19 +383,20 @@ async fn daemon(
         node,
         host_exempt,
         changes: Arc::clone(&changes),
+        unheard,
     };
     let status = Arc::new(status);
     let looking = Box::new(Arc::clone(&kernel));
     let inquiry = Inquiry::new(Arc::clone(&status), looking, orders.clone(), Procs::default());
-    let source =
-        Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone(), unheard);
+    let source = Source::new(Arc::clone(&status), Box::new(Arc::clone(&kernel)), counted.tally.clone());
     let (inquiry, source) = (Arc::new(inquiry), Arc::new(source));
-    let clerks = Clerks { changes, inquiry, source, observatory: Arc::clone(&observatory) };
+    let clerks =
+        Clerks { changes, inquiry, source, observatory: Arc::clone(&observatory), feed: Arc::clone(&feed) };
     parts.start("the socket of `apply`", desk.serve(clerks));
     let mut pages = pages(&counted, &status, &kernel, pulses, reporter.writer());
-    if let Some((listener, feed)) = feed {
-        feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));
-        parts.start_fallible("the alert feed", feed::serve::serve(listener, feed));
+    feed.register(pages.registry.sub_registry_with_prefix(metrics::PREFIX));
+    if let Some(callers) = callers {
+        parts.start_fallible("the alert feed", feed::serve::serve(callers, feed));
     }
     if let Some(listener) = listener {
         parts.start("the page of metrics", metrics::serve::serve(listener, Arc::new(pages)));

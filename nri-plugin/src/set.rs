@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use enforcer_core::coverage::Gap;
-use enforcer_core::policy::{Namespace, Policy, PolicyId, Scope, SeccompPolicy};
+use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyId, Scope, SeccompPolicy};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
 use enforcer_core::visibility::Visibility;
@@ -114,6 +114,23 @@ impl PolicySet {
     #[must_use]
     pub fn left_out(&self, subject: &Subject) -> Option<&Gap> {
         self.left_out.get(&subject.namespace).filter(|_| !subject.host)
+    }
+
+    /// This set with what was parsed, which takes the place of what has the same name.
+    #[must_use]
+    pub fn with(&self, parsed: ParsedFile) -> Self {
+        let ParsedFile { policies, seccomp, namespaces, .. } = parsed;
+        let ids = policies.iter().map(Policy::id).chain(seccomp.iter().map(SeccompPolicy::id));
+        let come: HashSet<PolicyId> = ids.cloned().collect();
+        let stay = self.policies.iter().filter(|policy| !come.contains(policy.id())).cloned();
+        let seccomp_stay = self.seccomp.iter().filter(|policy| !come.contains(policy.id())).cloned();
+        let policies = stay.chain(policies.into_iter().map(Arc::new)).collect();
+        let seccomp = seccomp_stay.chain(seccomp.into_iter().map(Arc::new)).collect();
+        let namespaces = self.namespaces.values().cloned().chain(namespaces).collect();
+        Self::with_namespaces(policies, namespaces)
+            .with_seccomp(seccomp)
+            .with_left_out(self.left_out.clone())
+            .with_node(self.node.clone())
     }
 
     /// Whether the policy with this identity comes from a directory.

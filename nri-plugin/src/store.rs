@@ -428,6 +428,14 @@ pub fn read(path: &Path) -> std::io::Result<String> {
     })
 }
 
+/// Reads what is to be as a policy file, to its end.
+///
+/// # Errors
+/// When it cannot be read, is not UTF-8, or is larger than [`MAX_FILE_LEN`].
+pub fn read_from(from: impl std::io::Read) -> std::io::Result<String> {
+    up_to(from, MAX_FILE_LEN)
+}
+
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
@@ -436,8 +444,12 @@ pub fn read_up_to(path: &Path, limit: u64) -> std::io::Result<String> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }
+    up_to(std::fs::File::open(path)?, limit)
+}
+
+fn up_to(from: impl std::io::Read, limit: u64) -> std::io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?.take(limit.saturating_add(1)).read_to_string(&mut text)?;
+    from.take(limit.saturating_add(1)).read_to_string(&mut text)?;
     if u64::try_from(text.len()).is_ok_and(|len| len > limit) {
         let message = format!("larger than {limit} bytes");
         return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));

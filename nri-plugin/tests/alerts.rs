@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 fn alert(time: &str, namespace: &str, policy: &str, action: &str, resource: &str) -> String {
     serde_json::json!({
         "Timestamp": 0, "UpdatedTime": time, "NamespaceName": namespace, "PodName": "web-1", "ContainerName": "main",
+        "Labels": format!("app=web,tier={namespace}"), "Severity": if policy == "files" { "7" } else { "3" },
         "PolicyName": policy, "PolicyNamespace": namespace, "Rule": "spec.file.matchPaths[0]", "Message": "",
         "Type": "MatchedPolicy", "Source": "/bin/cat", "Operation": "File", "Resource": resource, "Data": "op=open-read",
         "Action": action, "Unknown": [1],
@@ -33,6 +34,9 @@ fn four() -> String {
 fn alerts(text: &[u8], more: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer"));
     command.arg("alerts").args(more).env_remove("RUST_LOG");
+    if !more.iter().any(|arg| arg.starts_with('/') || arg.starts_with("--admin-socket=")) {
+        command.arg("-");
+    }
     let mut process =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let _refused = process.stdin.take().unwrap().write_all(text);
@@ -85,6 +89,18 @@ fn filters_pass_what_they_name_and_what_was_lost() {
         (&["--namespace", "shop", "--namespace", "bank"], 3),
         (&["--pod", "web-1"], 3),
         (&["--pod", "web"], 0),
+        (&["--container", "main"], 3),
+        (&["--container", "web-1"], 0),
+        (&["--label", "app=web"], 3),
+        (&["--label", "app=web", "--label", "tier=bank"], 1),
+        (&["--label", "tier=bank", "--label", "tier=shop"], 0),
+        (&["--label", "app=we"], 0),
+        (&["--operation", "file"], 3),
+        (&["--operation", "process"], 0),
+        (&["--operation", "network", "--operation", "file"], 3),
+        (&["--severity", "4"], 2),
+        (&["--severity", "7"], 2),
+        (&["--severity", "8"], 0),
         (&["--policy", "files"], 2),
         (&["--policy", "bank/files"], 1),
         (&["--action", "block"], 1),
@@ -97,6 +113,7 @@ fn filters_pass_what_they_name_and_what_was_lost() {
     assert_eq!(count(&["--since", "2026-11-22T12:00:00Z"]), 2);
     assert_eq!(count(&["--since", "2026-11-22T13:30:00Z"]), 0);
     assert_eq!(alerts(b"", &["--since", "soon"]).0, 2);
+    assert_eq!(alerts(b"", &["--severity", "11"]).0, 2);
 }
 
 #[test]

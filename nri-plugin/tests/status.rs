@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "status/alerts.rs"]
+mod alerts;
 #[path = "status/apply.rs"]
 mod apply;
+#[path = "status/diff.rs"]
+mod diff;
 #[path = "status/explain.rs"]
 mod explain;
 #[path = "status/feed.rs"]

@@ -83,7 +83,7 @@ impl Alerts {
             Verdict::Block => ("Block", "Permission denied"),
             Verdict::Audit | Verdict::Allow => ("Audit", "Passed"),
         };
-        (alert.host_pid, alert.uid) = (denial.pid, denial.uid.unwrap_or(0));
+        (alert.host_pid, alert.uid) = (denial.pid, denial.uid);
         let data = &mut alert.data;
         // quoted, since a process chooses its own name
         let _infallible = write!(data, "op={} comm={:?}", denial.operation, denial.comm);

@@ -1,12 +1,13 @@
-//! What an event of the kernel does not tell of the acting process, from `/proc`, as long as the process lives. Another one
+//! What an event or audit record of the kernel does not tell of the acting process, from `/proc`, as long as the process lives. Another one
 //! that has its number by now was started after the event, and is told apart by that.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::{Alert, escape};
-use crate::procs::{Process, Procs};
+use crate::procs::{About, Process, Procs};
 
 /// Processes looked up in a second. What is more keeps its fields empty: `/proc` must not hold up the reading of events.
 const IN_A_SECOND: u32 = 500;
@@ -15,6 +16,43 @@ const IN_A_SECOND: u32 = 500;
 const FIRST: &str = "pid:[4026531836]";
 /// The major number of pseudo-terminals (`UNIX98_PTY_SLAVE_MAJOR` of `linux/major.h`).
 const PTS: u32 = 136;
+
+/// How much earlier than the start of its process a record may seem to be: the kernel takes the time of a record from a clock
+/// that it sets forward some hundred times a second, cut to milliseconds, and the two clocks are read one after another.
+/// No process number is given out twice in so short a time.
+const BLUR: Duration = Duration::from_millis(20);
+
+/// What an audit record leaves out of the process that it names. What is not known is empty, as in an [`Alert`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acting {
+    host_ppid: u32,
+    pid: u32,
+    ppid: u32,
+    uid: Option<u32>,
+    cwd: String,
+    tty: String,
+    parent: String,
+}
+
+impl Acting {
+    /// Fills it in, where the alert does not know better.
+    pub fn fill(self, alert: &mut Alert) {
+        (alert.host_ppid, alert.pid, alert.ppid) = (self.host_ppid, self.pid, self.ppid);
+        (alert.cwd, alert.tty) = (self.cwd, self.tty);
+        alert.uid = alert.uid.or(self.uid);
+        // of an execution it is the executable that calls execve, which nobody tells
+        if alert.parent_process_name.is_empty() && alert.operation != "Process" {
+            alert.parent_process_name = self.parent;
+        }
+    }
+}
+
+/// When this machine was booted, by the clock as it is set now.
+#[must_use]
+pub fn booted() -> SystemTime {
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
+}
 
 /// Looks processes up.
 #[derive(Debug)]
@@ -45,11 +83,8 @@ impl Living {
     /// Fills in the working directory and the terminal, and the parent's executable where the event has none.
     /// `since_boot_ns`: when it happened.
     pub fn tell(&mut self, alert: &mut Alert, since_boot_ns: u64, now: Instant) {
-        if self.second.is_none_or(|begin| now.saturating_duration_since(begin) >= Duration::from_secs(1)) {
-            (self.second, self.looked_up) = (Some(now), 0);
-        }
-        self.looked_up += 1;
-        let Some(procs) = self.procs.as_ref().filter(|_| self.looked_up <= IN_A_SECOND) else { return };
+        let may = self.may_look(now);
+        let Some(procs) = self.procs.as_ref().filter(|_| may) else { return };
         if let Some(process) = self.find(procs, alert.host_pid, since_boot_ns) {
             let (cwd, terminal) = (procs.link(process, "cwd"), procs.terminal(process));
             // all of it is of that process where it still is there
@@ -64,6 +99,49 @@ impl Living {
         {
             alert.parent_process_name = escape(executable.as_os_str().as_encoded_bytes());
         }
+    }
+
+    /// What is not told of the process of an audit record of this `time`; `None`: it is over.
+    pub fn acting(&mut self, pid: u32, time: SystemTime, now: Instant) -> Option<Acting> {
+        let since_boot = time.duration_since(booted()).ok()?.saturating_add(BLUR);
+        self.acting_at(pid, u64::try_from(since_boot.as_nanos()).ok()?, now)
+    }
+
+    fn acting_at(&mut self, pid: u32, since_boot_ns: u64, now: Instant) -> Option<Acting> {
+        let may = self.may_look(now);
+        let procs = self.procs.as_ref().filter(|_| may)?;
+        let process = self.find(procs, pid, since_boot_ns)?;
+        let About { parent, uid, pids } = procs.about(process)?;
+        let path = |path: std::path::PathBuf| escape(path.as_os_str().as_encoded_bytes());
+        let mut acting = Acting {
+            host_ppid: parent,
+            pid: pids.last().copied().unwrap_or(0),
+            uid: Some(uid),
+            cwd: procs.link(process, "cwd").map(path).unwrap_or_default(),
+            tty: procs.terminal(process).map(name).unwrap_or_default(),
+            ..Acting::default()
+        };
+        if !procs.alive(process) {
+            return None; // any of it may be another's
+        }
+        if let Some(parent) = self.find(procs, parent, since_boot_ns) {
+            let (about, executable) = (procs.about(parent), procs.link(parent, "exe"));
+            if procs.alive(parent) {
+                acting.parent = executable.map(path).unwrap_or_default();
+                // in its own namespace, as events have it
+                acting.ppid = about.and_then(|about| about.pids.last().copied()).unwrap_or(0);
+            }
+        }
+        Some(acting)
+    }
+
+    /// Whether to look up one more in this second.
+    fn may_look(&mut self, now: Instant) -> bool {
+        if self.second.is_none_or(|begin| now.saturating_duration_since(begin) >= Duration::from_secs(1)) {
+            (self.second, self.looked_up) = (Some(now), 0);
+        }
+        self.looked_up += 1;
+        self.looked_up <= IN_A_SECOND
     }
 
     /// The process that had this number then, if it still has it.
@@ -131,6 +209,76 @@ mod tests {
         let mut alert = Alert { host_ppid: 6, parent_process_name: "/bin/mine".into(), ..Alert::default() };
         living.tell(&mut alert, 100 * TICK, now);
         assert_eq!(alert.parent_process_name, "/bin/mine");
+    }
+
+    /// As the kernel writes it: a name may be anything.
+    fn status(dir: &tempfile::TempDir, pid: u32, parent: u32, pids: &str) {
+        let at = dir.path().join(pid.to_string());
+        let text =
+            format!("Name:\tx\\nUid:\\t7\nState:\tS\nPPid:\t{parent}\nUid:\t1000\t1\t2\t3\nNSpid:\t{pids}\n");
+        std::fs::write(at.join("status"), text).unwrap();
+    }
+
+    #[test]
+    fn of_an_audit_record_all_that_lives_is_told_and_nobody_is_root_for_want_of_knowledge() {
+        let dir = proc((136 << 8) | 3);
+        status(&dir, 6, 1, "6\t1");
+        status(&dir, 7, 6, "7\t12");
+        let mut living = Living::with(Some(Procs::at(dir.path())));
+        let now = Instant::now();
+        let told = |living: &mut Living, at: u64, uid| {
+            let mut alert = Alert { host_pid: 7, uid, ..Alert::default() };
+            living.acting_at(7, at, now).unwrap_or_default().fill(&mut alert);
+            (
+                alert.host_ppid,
+                alert.pid,
+                alert.ppid,
+                alert.uid,
+                alert.cwd,
+                alert.tty,
+                alert.parent_process_name,
+            )
+        };
+        let all =
+            |ppid, uid| (6, 12, ppid, Some(uid), "/var/w\\\\w".into(), "pts3".into(), "/bin/sh".to_owned());
+        assert_eq!(told(&mut living, 100 * TICK, None), all(1, 1000));
+        assert_eq!(told(&mut living, 100 * TICK, Some(33)), all(1, 33), "what the record tells stays");
+        // the parent is in the namespace above
+        status(&dir, 6, 1, "6");
+        assert_eq!(told(&mut living, 100 * TICK, None), all(6, 1000));
+        // the number is another process's by now
+        let nothing = (0, 0, 0, None, String::new(), String::new(), String::new());
+        assert_eq!(told(&mut living, 100 * TICK - 1, None), nothing);
+        assert_eq!(told(&mut Living::with(None), 100 * TICK, None), nothing, "another pid namespace");
+        let of_exec = Alert { operation: "Process", ..Alert::default() };
+        let mut alert = of_exec.clone();
+        living.acting_at(7, 100 * TICK, now).unwrap().fill(&mut alert);
+        assert_eq!(
+            (alert.parent_process_name.as_str(), alert.host_ppid),
+            ("", 6),
+            "not the one that executes"
+        );
+        std::fs::remove_dir_all(dir.path().join("7")).unwrap();
+        assert_eq!(living.acting_at(7, 100 * TICK, now), None);
+        let line = serde_json::to_value(Alert::default()).unwrap();
+        assert_eq!(line["UID"], -1);
+        assert_eq!(crate::feed::messages::Alert::from(&Alert::default()).uid, -1);
+    }
+
+    #[test]
+    fn times_of_records_are_those_of_this_machine() {
+        let mut living = Living::with(Some(Procs::default()));
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let own = std::process::id();
+        let acting = living.acting(own, clock, now).unwrap();
+        assert_eq!((acting.pid, acting.uid), (own, Some(nix::unistd::getuid().as_raw())));
+        assert_eq!(acting.cwd, std::env::current_dir().unwrap().display().to_string());
+        assert_eq!(
+            living.acting(own, clock - Duration::from_secs(86_400), now),
+            None,
+            "it was started later"
+        );
+        assert_eq!(living.acting(own, SystemTime::UNIX_EPOCH, now), None);
     }
 
     #[test]

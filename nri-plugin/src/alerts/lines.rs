@@ -1,8 +1,9 @@
-//! Lines of a file that grows, and is replaced or cut when it is rotated.
+//! Lines of a file that grows, and is replaced or cut when it is rotated; or of the daemon.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub(super) struct Lines {
 
 enum Source {
     Stdin,
+    Daemon { lines: BufReader<UnixStream>, endless: bool },
     File { path: PathBuf, file: File, follow: bool, replaced: bool },
 }
 
@@ -43,7 +45,16 @@ impl Lines {
             true => Source::Stdin,
             false => Source::File { path: path.to_owned(), file: open(path)?, follow, replaced: false },
         };
-        Ok(Self { from, buffer: Vec::new(), start: 0, too_long: false, ended: false })
+        Ok(Self::from(from))
+    }
+
+    /// Those that the daemon tells; `endless`: until it ends, which is an error.
+    pub(super) fn of_daemon(lines: BufReader<UnixStream>, endless: bool) -> Self {
+        Self::from(Source::Daemon { lines, endless })
+    }
+
+    const fn from(from: Source) -> Self {
+        Self { from, buffer: Vec::new(), start: 0, too_long: false, ended: false }
     }
 
     /// The next line; `None` at the end, which a file that is followed has not. The last line may lack its end.
@@ -78,6 +89,10 @@ impl Lines {
         loop {
             let read = match &mut self.from {
                 Source::Stdin => io::stdin().read(&mut piece),
+                Source::Daemon { lines, .. } => match lines.read(&mut piece) {
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(0),
+                    read => read,
+                },
                 Source::File { file, .. } => file.read(&mut piece),
             };
             match read {
@@ -107,7 +122,10 @@ impl Lines {
                     }
                     std::thread::sleep(PAUSE);
                 }
-                Source::Stdin | Source::File { .. } => {
+                Source::Daemon { endless: true, .. } => {
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "it has ended"));
+                }
+                Source::Stdin | Source::Daemon { .. } | Source::File { .. } => {
                     self.ended = true;
                     return Ok(());
                 }

@@ -17,6 +17,7 @@ struct State {
     resources: BTreeMap<Resource, Standing>,
     restored: Restored,
     read_before: BTreeSet<Resource>, // of which everything was known to what was found on disk
+    loaded: Option<Instant>,         // when that was looked for
     answered: Option<String>,        // the server that gave the last list
     save_problem: Option<String>,
     /// What the cluster cannot be told, and why.
@@ -73,6 +74,29 @@ impl Health {
             let each = Resource::ALL.map(|one| state.resources.get(&one).and_then(|one| one.current));
             let oldest = each.into_iter().collect::<Option<Vec<Instant>>>()?.into_iter().min()?;
             Some(oldest.elapsed())
+        })
+    }
+
+    /// How old what is in memory is: [`staleness`](Self::staleness), where what has not been read since the start is as old as
+    /// the last known set from disk. That may have been the server's for longer: it is saved when something changes. `None`:
+    /// there is no [set](Self::has_set), so that there is nothing to be old.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.with(|state| {
+            let from_disk = match (&state.restored, state.loaded) {
+                (Restored::Set { saved, .. }, Some(loaded)) => {
+                    // the clock of a node that has just booted may be behind: it is not younger than this daemon
+                    Some(saved.elapsed().unwrap_or_default().max(loaded.elapsed()))
+                }
+                _ => None,
+            };
+            let of = |one: Resource| {
+                let current = state.resources.get(&one).and_then(|one| one.current);
+                let known = || from_disk.filter(|_| state.read_before.contains(&one));
+                current.map(|when| when.elapsed()).or_else(known)
+            };
+            let each = Resource::ALL.map(of).into_iter().collect::<Option<Vec<Duration>>>();
+            each?.into_iter().max()
         })
     }
 
@@ -154,7 +178,9 @@ impl Health {
 
     /// Takes what was found on disk, and of which resources everything was known to it.
     pub(super) fn restore(&self, restored: Restored, read: BTreeSet<Resource>) {
-        self.with(|state| (state.restored, state.read_before) = (restored, read));
+        self.with(|state| {
+            (state.restored, state.read_before, state.loaded) = (restored, read, Some(Instant::now()));
+        });
     }
 
     /// Takes how saving ended; whether that is news.
@@ -343,14 +369,24 @@ mod tests {
         let mut some = all();
         some.remove(&Resource::Namespaces);
         health.restore(set(), some);
-        assert!(!health.has_set());
+        assert!(!health.has_set() && health.age().is_none());
         health.current(Resource::Namespaces);
         assert!(
             health.has_set() && health.staleness().is_none(),
             "one from the server, the others from disk"
         );
+        assert!(health.age().unwrap() > Duration::from_secs(1 << 30), "as old as the oldest");
         let health = Health::default();
-        health.restore(set(), all());
-        assert!(health.has_set() && health.staleness().is_none());
+        assert_eq!(health.age(), None, "nothing is there");
+        let hour = Duration::from_secs(3600);
+        for (saved, least) in [(SystemTime::now() - hour, hour), (SystemTime::now() + hour, Duration::ZERO)] {
+            health.restore(Restored::Set { saved, objects: 0 }, all());
+            assert!(health.has_set() && health.staleness().is_none());
+            std::thread::sleep(Duration::from_millis(20));
+            let age = health.age().unwrap();
+            assert!(age >= least + Duration::from_millis(20) && age < least + hour / 2, "{age:?}");
+        }
+        Resource::ALL.into_iter().for_each(|one| drop(health.current(one)));
+        assert!(health.age().unwrap() < Duration::from_secs(60), "since it was read");
     }
 }

@@ -51,7 +51,7 @@ impl Resource {
     }
 
     /// The objects' `apiVersion`.
-    const fn api_version(self) -> &'static str {
+    pub(super) const fn api_version(self) -> &'static str {
         match self {
             Self::Policies(_) => "security.kubearmor.com/v1",
             Self::Namespaces | Self::Node => "v1",

@@ -87,6 +87,14 @@ pub struct About {
     pub seccomp: Option<Arc<SeccompPolicy>>,
 }
 
+impl About {
+    /// Whether it is a namespace, and no policy.
+    #[must_use]
+    pub fn is_of_namespace(&self) -> bool {
+        self.key.resource == Resource::Namespaces
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Yields {
     Policy(Arc<Policy>),
@@ -310,7 +318,7 @@ impl Objects {
     }
 
     /// What can be told of each policy, by kind, namespace and name; also of those that are left out, but for those of which
-    /// the names are not kept either.
+    /// the names are not kept either. And of each namespace that has a mistake.
     #[must_use]
     pub fn abouts(&self) -> Vec<Arc<About>> {
         let mut abouts: BTreeMap<&Key, Arc<About>> =
@@ -328,8 +336,12 @@ impl Objects {
             };
             abouts.insert(key, Arc::new(about));
         }
-        let of_policy = |about: &Arc<About>| matches!(about.key.resource, Resource::Policies(_));
-        abouts.into_values().filter(of_policy).collect()
+        let is_told = |about: &Arc<About>| match about.key.resource {
+            Resource::Policies(_) => true,
+            Resource::Namespaces => about.refused.is_some(),
+            Resource::Node => false,
+        };
+        abouts.into_values().filter(is_told).collect()
     }
 
     fn full(&self, resource: Resource) -> String {

@@ -37,6 +37,18 @@ impl Daemon {
         self.next()?.ok_or_else(|| "the daemon ended without an answer (only root may ask)".to_owned())
     }
 
+    /// Asks for alerts: they are lines, to the end. With `follow` that is the daemon's.
+    pub(crate) fn alerts(mut self, follow: bool) -> Result<BufReader<UnixStream>, String> {
+        match self.ask(&Request::Alerts { follow })? {
+            Answer::Alerts => {}
+            Answer::Refused { why } => return Err(why),
+            _ => return Err("the daemon's answer makes no sense".to_owned()),
+        }
+        // the next alert may be days away
+        self.requests.set_read_timeout(None).map_err(|error| error.to_string())?;
+        Ok(self.answers)
+    }
+
     /// The next answer; `None`: the daemon has ended.
     pub(super) fn next(&mut self) -> Result<Option<Answer>, String> {
         let mut line = String::new();

@@ -1,9 +1,10 @@
 //! The daemon's side: a socket at which whoever is root asks for a change, or about a container.
 //!
-//! A caller that looks on ([`Request::Top`]) may ask again and again. Any other one sends one [`Request`] as a line of JSON and gets one [`Answer`] likewise. Where that is [`Answer::Pending`]
+//! A caller that looks on ([`Request::Top`]) may ask again and again, one that reads alerts ([`Request::Alerts`]) gets lines to the end. Any other one sends one [`Request`] as a line of JSON and gets one [`Answer`] likewise. Where that is [`Answer::Pending`]
 //! another one follows when the change has ended, and the caller may send [`Request::Confirm`] or [`Request::Revert`]
 //! meanwhile. That a caller goes changes nothing: the change ends in time, by a clock that nobody sets.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,15 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_stream::StreamExt;
 
 use super::NewFile;
 use super::changes::{Changes, Own};
+use crate::diff::document as diff;
+use crate::diff::node::Compared;
 use crate::explain::document::{Query, Told};
 use crate::explain::inquiry::{Inquired, Inquiry};
+use crate::feed::Feed;
 use crate::learn::serve::{Observatory, Wanted};
 use crate::learn::wire::Report;
 use crate::socket::{Socket, SocketError, is_root};
@@ -37,6 +42,8 @@ const CALLERS: usize = 16;
 /// Of those that look on or watch, besides: they may stay, and must not keep a change from being confirmed. More are
 /// refused.
 const ONLOOKERS: usize = 8;
+/// Of those that read alerts, besides. One that reads slowly, or not at all, keeps its place until it goes, and loses alerts.
+const READERS: usize = 8;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +69,21 @@ pub enum Request {
         /// The access.
         query: Box<Query>,
     },
+    /// What the policies of these files would alter.
+    Diff {
+        /// The files.
+        files: Vec<NewFile>,
+        /// For containers of this namespace alone.
+        #[serde(default)]
+        namespace: Option<String>,
+    },
     /// To be told what containers do, until the time is over or the caller sends no more.
     Watch(Wanted),
+    /// To be told the last alerts, as lines after the answer.
+    Alerts {
+        /// And those that come from now on, until the caller goes.
+        follow: bool,
+    },
 }
 
 /// What is answered.
@@ -103,6 +123,14 @@ pub enum Answer {
         /// All that is told.
         told: Box<Told>,
     },
+    /// What policies would alter.
+    Compared {
+        /// By container.
+        containers: Vec<diff::Container>,
+        /// What could not be found out; for people.
+        #[serde(default)]
+        notes: Vec<String>,
+    },
     /// What has been counted.
     Counted {
         /// All of it.
@@ -129,6 +157,8 @@ pub enum Answer {
         /// Of so many containers.
         containers: usize,
     },
+    /// Alerts follow, each a line as `run --alerts` writes it, to the end.
+    Alerts,
     /// What was seen, at the end.
     Seen {
         /// All of it.
@@ -152,6 +182,33 @@ pub struct Clerks {
     pub source: Arc<Source>,
     /// What containers do.
     pub observatory: Arc<Observatory>,
+    /// Alerts.
+    pub feed: Arc<Feed>,
+}
+
+/// Places of callers that may stay.
+#[derive(Debug, Clone)]
+struct Seats {
+    onlookers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+}
+
+impl Seats {
+    fn new() -> Self {
+        let [onlookers, readers] = [ONLOOKERS, READERS].map(|seats| Arc::new(Semaphore::new(seats)));
+        Self { onlookers, readers }
+    }
+
+    /// One for whoever asks this, where it may stay; else nothing.
+    fn take(&self, request: &Request) -> Result<Option<OwnedSemaphorePermit>, String> {
+        let (seats, all, what) = match request {
+            Request::Top | Request::Watch(_) => (&self.onlookers, ONLOOKERS, "look on"),
+            Request::Alerts { .. } => (&self.readers, READERS, "read alerts"),
+            _ => return Ok(None),
+        };
+        let taken = Arc::clone(seats).try_acquire_owned();
+        taken.map(Some).map_err(|_| format!("{all} {what} already, and there is room for no more"))
+    }
 }
 
 /// The socket, open to callers. It goes when this is dropped.
@@ -174,11 +231,11 @@ impl Desk {
     }
 
     async fn answer(self, clerks: Clerks) {
-        let (places, seats) = (Arc::new(Semaphore::new(CALLERS)), Arc::new(Semaphore::new(ONLOOKERS)));
+        let (places, seats) = (Arc::new(Semaphore::new(CALLERS)), Seats::new());
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let caller = self.0.accept().await;
-            let (clerks, seats) = (clerks.clone(), Arc::clone(&seats));
+            let (clerks, seats) = (clerks.clone(), seats.clone());
             tokio::spawn(async move {
                 if let Err(problem) = talk(caller, clerks, place, seats).await {
                     tracing::warn!(problem, "a caller at the admin socket");
@@ -188,32 +245,32 @@ impl Desk {
     }
 }
 
-/// Whoever looks on gives its place for a seat.
+/// Whoever may stay gives its place for a seat.
 async fn talk(
     caller: UnixStream,
     clerks: Clerks,
     place: OwnedSemaphorePermit,
-    seats: Arc<Semaphore>,
+    seats: Seats,
 ) -> Result<(), String> {
     is_root(&caller)?;
-    let Clerks { changes, inquiry, source, observatory } = clerks;
+    let Clerks { changes, inquiry, source, observatory, feed } = clerks;
     let (reads, mut writes) = caller.into_split();
     let mut reads = BufReader::new(reads.take(MAX_REQUEST));
     let request = timeout(PATIENCE, next(&mut reads)).await.map_err(|_| "sends no request")??;
     let Some(request) = request else { return Ok(()) };
-    let mut _seat = None;
-    if matches!(request, Request::Top | Request::Watch(_)) {
-        let Ok(seat) = seats.try_acquire_owned() else {
-            let why = format!("{ONLOOKERS} look on already, and there is room for no more");
-            return send(&mut writes, &Answer::Refused { why }).await;
-        };
-        _seat = Some(seat);
-        drop(place);
-    }
+    let _seat = match seats.take(&request) {
+        Ok(seat) => seat.inspect(|_| drop(place)),
+        Err(why) => return send(&mut writes, &Answer::Refused { why }).await,
+    };
     let (answer, own) = match request {
         Request::Top => return look_on(&mut reads, &mut writes, &source).await,
         Request::Watch(wanted) => return watch(reads, writes, wanted, &observatory).await,
+        Request::Alerts { follow } => return alerts(reads, writes, &feed, follow).await,
         Request::Explain { query } => (explain(&inquiry, &query).await, None),
+        Request::Diff { files, namespace } => match inquiry.compare(&files, namespace.as_deref()).await {
+            Ok(Compared { containers, notes }) => (Answer::Compared { containers, notes }, None),
+            Err(why) => (Answer::Refused { why }, None),
+        },
         request => tokio::task::block_in_place(|| change(&changes, request)),
     };
     send(&mut writes, &answer).await?;
@@ -233,9 +290,7 @@ async fn talk(
                 let keep = match request? {
                     Some(Request::Confirm) => true,
                     Some(Request::Revert) => false,
-                    Some(Request::Apply { .. } | Request::Explain { .. } | Request::Top | Request::Watch(_)) => {
-                        return Err("asks for something else before its change has ended".into());
-                    }
+                    Some(_) => return Err("asks for something else before its change has ended".into()),
                     None => return Ok(()),
                 };
                 // this caller's change alone; how that ends is told above
@@ -284,9 +339,7 @@ fn change(changes: &Arc<Changes>, request: Request) -> (Answer, Option<Own>) {
         }
         Request::Confirm => (changes.end(None, true, ""), None),
         Request::Revert => (changes.end(None, false, "that was asked for"), None),
-        Request::Explain { .. } | Request::Top | Request::Watch(_) => {
-            (Answer::Refused { why: "that is no change".to_owned() }, None)
-        }
+        _ => (Answer::Refused { why: "that is no change".to_owned() }, None),
     }
 }
 
@@ -306,6 +359,38 @@ async fn watch(
         async move { send(&mut *writes.lock().await, &answer).await }
     };
     Arc::clone(observatory).watch(wanted, ended, tell).await
+}
+
+/// Tells the last alerts; with `follow` also those that come, until the caller goes. It may take its time: what it is too
+/// slow for is lost, and told to it.
+async fn alerts(
+    mut reads: BufReader<Take<OwnedReadHalf>>,
+    mut writes: OwnedWriteHalf,
+    feed: &Arc<Feed>,
+    follow: bool,
+) -> Result<(), String> {
+    send(&mut writes, &Answer::Alerts).await?;
+    if !follow {
+        return take(&mut writes, &feed.last_lines().concat()).await;
+    }
+    let mut lines = feed.follow_lines();
+    loop {
+        tokio::select! {
+            line = lines.next() => match line {
+                Some(line) => take(&mut writes, &line).await?,
+                None => return Ok(()),
+            },
+            _gone = next(&mut reads) => return Ok(()),
+        }
+    }
+}
+
+/// Has the caller take alerts, however long that takes. That it goes is no trouble.
+async fn take(writes: &mut OwnedWriteHalf, lines: &[u8]) -> Result<(), String> {
+    match writes.write_all(lines).await {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// The next request; `None`: the caller has gone.

@@ -93,7 +93,7 @@ impl Attribution {
     }
 
     /// Says whose the denial is, and by what.
-    pub fn judge(&mut self, Heard { denial, acting }: Heard) -> Judged {
+    pub fn judge(&mut self, Heard { denial, acting, .. }: Heard) -> Judged {
         let mut judged = Judged {
             container: None,
             namespace: None,

@@ -79,7 +79,7 @@ impl Node {
         let denial = Denial::parse(&format!("audit(1795852703.744:2): {record}")).unwrap().unwrap();
         let alerts = Alerts { cluster_name: "c".into(), host_name: "h".into() };
         let acting = self.profiles.container_of(i32::try_from(denial.pid).unwrap());
-        alerts.denial(&self.attribution().judge(Heard { denial, acting }))
+        alerts.denial(&self.attribution().judge(Heard { denial, acting, process: None }))
     }
 }
 
@@ -305,7 +305,7 @@ fn told_of_label(attribution: &mut Attribution, permissions: &str, what: &str, c
     );
     let denial = Denial::parse(&text).unwrap().unwrap();
     let alerts = Alerts { cluster_name: "c".into(), host_name: "h".into() };
-    alerts.denial(&attribution.judge(Heard { denial, acting: None }))
+    alerts.denial(&attribution.judge(Heard { denial, acting: None, process: None }))
 }
 
 #[test]
@@ -374,7 +374,7 @@ fn slow_judgements_are_given_up_in_time_and_nothing_is_left_out() {
                 requested_mask=\"r\" denied_mask=\"r\" fsuid=0 ouid=0";
     let denial = Denial::parse(text).unwrap().unwrap();
     for _ in 0..3 {
-        sender.try_send(Heard { denial: denial.clone(), acting: None }).unwrap();
+        sender.try_send(Heard { denial: denial.clone(), acting: None, process: None }).unwrap();
     }
     let audit = Audit { queue, shared: Arc::default() };
     let taken = || {
@@ -398,6 +398,7 @@ fn a_record_that_is_cut_off_is_no_denial_and_counted_where_it_is_ours() {
         shared: Arc::default(),
         container_of: Box::new(|_| None),
         stop: Arc::default(),
+        living: Living::new(crate::procs::Procs::default()),
         numbers: Numbers::default(),
     };
     let ours = format!("audit(1.000:2): {}", file("open", "", "/etc/passwd", 7, "r"));

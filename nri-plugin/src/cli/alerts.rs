@@ -6,27 +6,31 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 
-use super::Output;
+use super::{Label, Output};
 
 pub(super) const ALERTS_HELP: &str = "\
-Reads what `run --alerts` writes. A notice that alerts were lost is shown whatever the filters.
+Without FILE the daemon is asked: it tells the last alerts that it still has, up to 256, and with -f those that come. Who
+reads slower than they come misses some, is told how many, and holds up nobody. With FILE, what `run --alerts` wrote is read.
+A notice that alerts were lost is shown whatever the filters.
 
 Exit codes:
   0  everything was read
   1  some lines are no alerts; stderr says how many
-  2  bad usage, or a file that cannot be read
+  2  bad usage, a file that cannot be read, or no daemon that answers, or not any more
 
 Examples:
+  nri-enforcer alerts -f --operation file --label app=web
+  kubectl logs -n nri-enforcer ds/nri-enforcer | nri-enforcer alerts --severity 5 -
   nri-enforcer alerts -f --namespace default /var/log/nri-enforcer/alerts.jsonl
   nri-enforcer alerts --since 10m --action block /var/log/nri-enforcer/alerts.jsonl";
 
 /// `alerts`.
 #[derive(Debug, Args)]
 pub struct AlertsArgs {
-    /// File of alerts; `-` is stdin
-    #[arg(value_name = "FILE", default_value = "-")]
-    pub file: PathBuf,
-    /// Go on with what is written later, also when the file is replaced or cut
+    /// File of alerts; `-` is stdin [default: the running daemon is asked]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Go on with what comes later, also when the file is replaced or cut
     #[arg(short, long)]
     pub follow: bool,
     /// Only of this namespace; may be repeated
@@ -35,9 +39,21 @@ pub struct AlertsArgs {
     /// Only of this pod; may be repeated
     #[arg(long = "pod", value_name = "NAME")]
     pub pods: Vec<String>,
+    /// Only of the container with this name in its pod; may be repeated
+    #[arg(long = "container", value_name = "NAME")]
+    pub containers: Vec<String>,
+    /// Only of pods with this label; may be repeated: they have all of them
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
     /// Only of this policy, NAME or NAMESPACE/NAME, or DefaultPosture; may be repeated
     #[arg(long = "policy", value_name = "NAME")]
     pub policies: Vec<String>,
+    /// Only about this; may be repeated
+    #[arg(long = "operation", value_enum, value_name = "OPERATION")]
+    pub operations: Vec<AlertOperation>,
+    /// Only of policies with this severity, 1 to 10, or a higher one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=10))]
+    pub severity: Option<u8>,
     /// Only those with this action
     #[arg(long, value_enum)]
     pub action: Option<AlertAction>,
@@ -47,6 +63,38 @@ pub struct AlertsArgs {
     /// Output format; json: the lines as they are
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Without FILE: the daemon's socket, as given to `run`
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
+}
+
+/// What an alert is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AlertOperation {
+    /// Reading and writing of files.
+    File,
+    /// Executions.
+    Process,
+    /// Sockets.
+    Network,
+    /// Capabilities.
+    Capabilities,
+    /// System calls.
+    Syscall,
+}
+
+impl AlertOperation {
+    /// As alerts have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "File",
+            Self::Process => "Process",
+            Self::Network => "Network",
+            Self::Capabilities => "Capabilities",
+            Self::Syscall => "Syscall",
+        }
+    }
 }
 
 /// What was done to the access.

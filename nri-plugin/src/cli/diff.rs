@@ -11,7 +11,11 @@ use super::{BaseChoice, Label, LibseccompVersion, Output, Posture};
 pub(super) const DIFF_HELP: &str = "\
 Told first is what changes accesses that no rule is about: a class that becomes a whitelist, or is one no more.
 
-With --running the containers and the node's postures are those that the daemon tells (see `nri-enforcer status`), and
+Without --old the daemon compares with the policies that it has in force, those of the API server, too, for each container of
+this node or of --namespace, and follows symbolic links in them. Each policy of --new takes the place of the one with the
+same kind, namespace and name, or comes new; all others stay. That a policy goes can only be asked with --old.
+
+With --old and --running the containers and the node's postures are those that the daemon tells (see `nri-enforcer status`), and
 symbolic links in them are not followed. Containers that no policy reaches are passed over.
 
 Exit codes:
@@ -20,20 +24,22 @@ Exit codes:
   2  bad usage, policies that cannot be read or have errors, or no daemon answers
 
 Examples:
+  nri-enforcer diff --new changed.yaml
+  kubectl exec -i -n nri-enforcer nri-enforcer-x2x4z -- nri-enforcer diff --new - < changed.yaml
   nri-enforcer diff --old /etc/nri-enforcer/policies --new policies/ --namespace default --label app=web
   nri-enforcer diff --old /etc/nri-enforcer/policies --new policies/ --running";
 
 /// `diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// Policy file, or directory of them, before the change; may be repeated
-    #[arg(long, required = true, value_name = "FILE_OR_DIR")]
+    /// Policy file, or directory of them, before the change; `-` is stdin; may be repeated [default: what the daemon has in force]
+    #[arg(long, value_name = "FILE_OR_DIR")]
     pub old: Vec<PathBuf>,
-    /// Policy file, or directory of them, after it; may be repeated
+    /// Policy file, or directory of them, after it; `-` is stdin; may be repeated
     #[arg(long, required = true, value_name = "FILE_OR_DIR")]
     pub new: Vec<PathBuf>,
-    /// Namespace of the pod; with --running, only containers of this namespace
-    #[arg(long, value_name = "NS", required_unless_present = "running")]
+    /// Namespace of the pod; with --running or without --old, only containers of this namespace
+    #[arg(long, value_name = "NS")]
     pub namespace: Option<String>,
     /// Label of the pod; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", conflicts_with = "running")]
@@ -41,12 +47,15 @@ pub struct DiffArgs {
     /// Name of the container in the pod
     #[arg(long, value_name = "NAME", default_value = "", conflicts_with = "running")]
     pub container: String,
-    /// For each container that runs on this node
+    /// For each container that runs on this node, as without --old
     #[arg(long)]
     pub running: bool,
     /// With --running: the daemon's socket, as given to `run`
     #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_STATUS_SOCKET)]
     pub status_socket: PathBuf,
+    /// Without --old: the daemon's socket, as given to `run`
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
     /// What happens to an access that no rule matches, where a class has Allow rules; may be repeated
     #[arg(long = "posture", value_name = "CLASS=ACTION", conflicts_with = "running")]
     pub postures: Vec<Posture>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use enforcer_core::coverage::{Coverage, Gap};
+use enforcer_core::coverage::{self, Coverage};
 use enforcer_core::decide::Access;
 use enforcer_core::ruleset::{
     AbsPath, Class, Conditions, Effect, Object, Origin, PostureAction, Postures, Rule, Ruleset,
@@ -11,7 +11,8 @@ use enforcer_core::ruleset::{
 use enforcer_core::seccomp::Base;
 use enforcer_core::subject::Subject;
 
-use super::{Asked, Change, Changes, Otherwise, RuleChange, SeccompChange, Side, VerdictChange};
+use super::Asked;
+use super::document::{Change, Changes, Otherwise, RuleChange, SeccompChange, Side, VerdictChange};
 use crate::cli::{DiffArgs, LibseccompVersion};
 use crate::compile;
 use crate::input::Input;
@@ -59,38 +60,47 @@ impl<'a> Sides<'a> {
     }
 }
 
-struct Said {
-    ruleset: Ruleset,
-    gaps: BTreeSet<Gap>,
-    profile: Option<Profile>,
+/// What policies say to a container.
+pub(super) struct Said {
+    pub(super) ruleset: Ruleset,
+    /// Those of the profile, too.
+    pub(super) gaps: BTreeSet<coverage::Gap>,
+    pub(super) profile: Option<Profile>,
 }
 
-struct Profile {
-    merged: String,
-    alone: String,
-    gaps: Vec<Gap>,
+/// A seccomp profile.
+pub(super) struct Profile {
+    /// Digest of all of it.
+    pub(super) merged: String,
+    /// Digest of what the policies say by themselves, by which a container is pending restart.
+    pub(super) alone: String,
+    pub(super) gaps: Vec<coverage::Gap>,
 }
 
 /// What changes for the container.
 pub(super) fn changes(sides: &Sides<'_>, asked: &Asked) -> Result<Changes, String> {
-    let old = sides.side(sides.old, asked)?;
-    let new = sides.side(sides.new, asked)?;
+    Ok(between(&sides.side(sides.old, asked)?, &sides.side(sides.new, asked)?))
+}
+
+/// What changes from one to the other.
+pub(super) fn between(old: &Said, new: &Said) -> Changes {
     let digests =
         |said: &Said| said.profile.as_ref().map(|profile| (profile.merged.clone(), profile.alone.clone()));
-    let (before, after) = (digests(&old), digests(&new));
+    let (before, after) = (digests(old), digests(new));
     let seccomp = (before != after).then(|| {
         let alone = |side: &Option<(String, String)>| side.as_ref().map(|(_, alone)| alone.clone());
         let pending_restart = alone(&before) != alone(&after);
         let merged = |side: Option<(String, String)>| side.map(|(merged, _)| merged);
         SeccompChange { old: merged(before), new: merged(after), pending_restart }
     });
-    Ok(Changes {
+    let gaps = |these: &Said, but: &Said| these.gaps.difference(&but.gaps).map(Into::into).collect();
+    Changes {
         otherwise: otherwise(&old.ruleset, &new.ruleset),
         rules: rules(&old.ruleset, &new.ruleset),
-        new_gaps: new.gaps.difference(&old.gaps).cloned().collect(),
-        closed_gaps: old.gaps.difference(&new.gaps).cloned().collect(),
+        new_gaps: gaps(new, old),
+        closed_gaps: gaps(old, new),
         seccomp,
-    })
+    }
 }
 
 fn otherwise(old: &Ruleset, new: &Ruleset) -> Vec<Otherwise> {
@@ -217,7 +227,7 @@ fn verdicts((class, source, object): &About<'_>, old: &Ruleset, new: &Ruleset) -
         let source = source.map(AbsPath::as_bytes);
         let access = Access { source, ..access };
         let [old, new] = [old, new].map(|ruleset| ruleset.decide(&access).verdict);
-        VerdictChange { access: name, old, new }
+        VerdictChange { access: name.into(), old, new }
     };
     accesses.into_iter().map(verdict).collect()
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use comfy_table::{Cell, Color};
 use enforcer_core::decide::Verdict;
-use enforcer_core::policy::Gap;
 use enforcer_core::ruleset::PostureAction;
 
-use super::{Change, Changes, Container, Otherwise, Report, RuleChange, SeccompChange, Side, VerdictChange};
+use super::document::{
+    Change, Changes, Container, Gap, Otherwise, Report, RuleChange, SeccompChange, Side, VerdictChange,
+};
 use crate::term::{BAD, BOLD, GOOD, WARN, clean, mark, paint, say, table};
 
 /// How many containers are named where the same changes for all of them.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use enforcer_core::compile::{apparmor, selinux};
 use enforcer_core::coverage::{Gap, GapReason};
 use enforcer_core::decide::Verdict;
+use enforcer_core::enforce::ContainerId;
 use enforcer_core::explain::{Explanation, Question};
 use enforcer_core::links::{LookUps, OtherName};
 use enforcer_core::path::AbsPath;
@@ -38,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What answers are made of.
 pub struct Inquiry {
-    status: Arc<Status>,
+    pub(crate) status: Arc<Status>,
     kernel: Box<dyn KernelSide>,
     orders: Sender<Order>,
     roots: Mutex<Roots>,
@@ -84,12 +85,7 @@ impl Inquiry {
         let [entry] = chosen.as_slice() else {
             return Ok(Inquired::Choose(chosen.into_iter().map(|entry| self.status.of(entry)).collect()));
         };
-        let (reply, told) = oneshot::channel();
-        let order = Order::RootOf { id: entry.container.id.clone(), reply };
-        self.orders.send(order).map_err(|_| "the daemon ends".to_owned())?;
-        let root =
-            timeout(PATIENCE, told).await.map_err(|_| "the daemon is too busy to answer; ask again")?;
-        let root = root.map_err(|_| "the daemon ends")?;
+        let root = self.root_of(&entry.container.id).await?;
         let asked = Asked {
             question: &question,
             source: source.as_ref(),
@@ -100,6 +96,33 @@ impl Inquiry {
         };
         let told = tokio::task::block_in_place(|| self.tell(entry, root, &asked))?;
         Ok(Inquired::Told(Box::new(told)))
+    }
+
+    /// Where the container's root is; `None`: its first process is not there, or the root not known.
+    pub(crate) async fn root_of(&self, id: &ContainerId) -> Result<Option<RootOf>, String> {
+        let (reply, told) = oneshot::channel();
+        let order = Order::RootOf { id: id.clone(), reply };
+        self.orders.send(order).map_err(|_| "the daemon ends".to_owned())?;
+        let told = timeout(PATIENCE, told).await;
+        let root = told.map_err(|_| "the daemon is too busy to answer; ask again")?;
+        root.map_err(|_| "the daemon ends".to_owned())
+    }
+
+    /// Other names of all these paths in the container's root, sorted by path.
+    pub(crate) fn look_up_in(&self, id: &ContainerId, root: RootOf, all: Vec<LookUps>) -> Found {
+        let mut paths = BTreeSet::new();
+        let mut twins = BTreeSet::new();
+        for one in all {
+            paths.extend(one.paths);
+            twins.extend(one.twins);
+        }
+        let paths = Arc::new(LookUps { paths: paths.into_iter().collect(), twins });
+        let RootOf { process, below } = root;
+        let question = roots::Question { id: id.clone(), process, below, paths };
+        // after a panic in another thread at worst one that hangs is asked again
+        let mut found = self.roots.lock().unwrap_or_else(PoisonError::into_inner).look_up(question);
+        found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        found
     }
 
     fn tell(&self, entry: &Entry, root: Option<RootOf>, asked: &Asked<'_>) -> Result<Told, String> {
@@ -197,10 +220,8 @@ impl Inquiry {
         written: &Ruleset,
         notes: &mut Vec<String>,
     ) -> Found {
-        let LookUps { paths, twins } = LookUps::of(written);
         let mine: BTreeSet<AbsPath> = asked.paths().collect();
-        let paths: BTreeSet<AbsPath> = paths.into_iter().chain(mine.iter().cloned()).collect();
-        let Some(RootOf { process, below }) = root else {
+        let Some(root) = root else {
             if !mine.is_empty() {
                 notes.push(
                     "symbolic links are not followed: its first process is not there, or its root not known"
@@ -209,11 +230,8 @@ impl Inquiry {
             }
             return Found::new();
         };
-        let paths = Arc::new(LookUps { paths: paths.into_iter().collect(), twins });
-        let question = roots::Question { id: entry.container.id.clone(), process, below, paths };
-        // after a panic in another thread at worst one that hangs is asked again
-        let mut found = self.roots.lock().unwrap_or_else(PoisonError::into_inner).look_up(question);
-        found.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let of_question = LookUps { paths: mine.iter().cloned().collect(), ..LookUps::default() };
+        let found = self.look_up_in(&entry.container.id, root, vec![LookUps::of(written), of_question]);
         for (path, answer) in found.iter().filter(|(path, _)| mine.contains(path)) {
             if let Some(unknown) = answer.unknown {
                 notes.push(format!(

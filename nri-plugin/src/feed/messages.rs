@@ -302,7 +302,7 @@ impl From<&alert::Alert> for Alert {
             host_pid: alert.host_pid.cast_signed(),
             ppid: alert.ppid.cast_signed(),
             pid: alert.pid.cast_signed(),
-            uid: alert.uid.cast_signed(),
+            uid: alert.uid.map_or(-1, u32::cast_signed), // KubeArmor's field has a sign, too
             policy_name: alert.policy_name,
             severity: alert.severity,
             tags: alert.tags,

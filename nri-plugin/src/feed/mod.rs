@@ -1,16 +1,19 @@
 //! The alert feed (`--feed`): gRPC, as clients of KubeArmor speak it (`proto/feeder.proto`), to whoever subscribes.
 //! Whoever reports never waits: subscribers read from one ring of the last alerts, each at its own speed. One that is
 //! slower than the ring is long loses the oldest, is told how many, and holds up nobody. Logs have such a ring, too.
+//!
+//! The command `alerts` reads from the same ring, also where no feed is served: of the last alerts some are kept for it.
 
 pub mod address;
 pub mod messages;
 mod peers;
+pub mod ring;
 pub mod serve;
 mod service;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -19,17 +22,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::BroadcastStream;
 
 use self::peers::{Peer, Peers, Share};
+use self::ring::{Begin, Published, Ring};
 use crate::alert::{Alert, Alerts};
 
-/// How many alerts the ring holds: ten seconds of a busy node, some 2 MB, and nothing without subscribers.
-pub const RING: usize = 1024;
-/// How many bytes of alerts it holds, whatever their number: whoever is confined chooses paths.
-pub const BYTES: usize = 8 << 20;
 /// How many streams there are at most, each with up to 400 KB on their way. Further ones are refused.
 pub const SUBSCRIBERS: usize = 32;
 /// How many of them one address of the network may have.
@@ -58,73 +58,10 @@ struct Counts {
     refused: Counter,
 }
 
-/// An alert in the ring.
-#[derive(Debug, Clone)]
-struct Published {
-    /// Gone, once it has made place for later ones.
-    alert: Weak<Alert>,
-    count: u64,
-    /// How many alerts were published with this one; a summary is as many as it stands for.
-    through: u64,
-}
-
-/// The alerts of the ring, which are there as long as they are in here.
-#[derive(Debug, Default)]
-struct Held {
-    through: u64, // as in `Published`
-    alerts: VecDeque<(Arc<Alert>, usize)>,
-    bytes: usize,
-}
-
-impl Held {
-    fn push(&mut self, alert: &Arc<Alert>) {
-        let size = alert.size();
-        self.bytes += size;
-        self.alerts.push_back((Arc::clone(alert), size));
-        while self.alerts.len() > RING || (self.bytes > BYTES && self.alerts.len() > 1) {
-            let Some((_, size)) = self.alerts.pop_front() else { break };
-            self.bytes = self.bytes.saturating_sub(size);
-        }
-    }
-
-    fn clear(&mut self) {
-        (self.alerts, self.bytes) = Default::default();
-    }
-}
-
-/// Alerts, or logs, for whoever reads them.
-#[derive(Debug)]
-struct Ring {
-    sender: broadcast::Sender<Published>,
-    held: Mutex<Held>, // locked while the ring is written, so that all is in the ring's order
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        Self { sender: broadcast::Sender::new(RING), held: Mutex::default() }
-    }
-}
-
-impl Ring {
-    fn publish(&self, alert: &Arc<Alert>) {
-        let mut held = self.held();
-        if self.sender.receiver_count() == 0 {
-            return held.clear();
-        }
-        held.push(alert);
-        held.through += alert.count;
-        let published = Published { alert: Arc::downgrade(alert), count: alert.count, through: held.through };
-        let _left = self.sender.send(published); // the last subscriber, meanwhile
-    }
-
-    // after a panic, too, there are alerts and numbers, if not quite the right ones
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The stream of logs; the others are made of alerts.
 const LOGS: &str = "logs";
+/// The stream of the command `alerts`.
+const COMMAND: &str = "command";
 
 /// Where alerts and logs are handed to subscribers.
 #[derive(Debug)]
@@ -142,14 +79,14 @@ impl Feed {
     #[must_use]
     pub fn new(alerts: Alerts) -> Arc<Self> {
         let counts = Counts::default();
-        for stream in ["alerts", LOGS, "messages"] {
+        for stream in ["alerts", LOGS, "messages", COMMAND] {
             let labels = Labels { stream };
             let (_there, _too) = (counts.sent.get_or_create(&labels), counts.lost.get_or_create(&labels));
             let _also = counts.subscribers.get_or_create(&labels);
         }
         Arc::new(Self {
-            ring: Ring::default(),
-            logs: Ring::default(),
+            ring: Ring::keeping(),
+            logs: Ring::passing(),
             places: Arc::new(Semaphore::new(SUBSCRIBERS)),
             peers: Peers::default(),
             alerts,
@@ -170,7 +107,7 @@ impl Feed {
     /// Whether anybody reads logs.
     #[must_use]
     pub fn has_readers_of_logs(&self) -> bool {
-        self.logs.sender.receiver_count() > 0
+        self.logs.is_read()
     }
 
     fn ring(&self, stream: &str) -> &Ring {
@@ -199,19 +136,37 @@ impl Feed {
         make: F,
     ) -> Result<Subscription<F>, Refused> {
         let subscriber = self.enter(stream, peer)?;
-        let ring = self.ring(stream);
-        let held = ring.held();
-        let ring = BroadcastStream::new(ring.sender.subscribe());
-        Ok(Subscription { ring, seen: held.through, next: None, make, subscriber })
+        Ok(Subscription::new(self.ring(stream).begin(false), make, subscriber))
+    }
+
+    /// The last alerts as lines of JSON, oldest first: no more than [`ring::KEPT`].
+    #[must_use]
+    pub fn last_lines(&self) -> Vec<Vec<u8>> {
+        self.ring.last().iter().filter_map(|alert| line(alert)).collect()
+    }
+
+    /// The same, and those that come from now on; what a slow reader misses is told by a line, too. Whoever calls this has
+    /// to bound how many there are.
+    pub fn follow_lines(self: &Arc<Self>) -> impl Stream<Item = Vec<u8>> + Send + Unpin + use<> {
+        let subscriber = self.seat(COMMAND, None);
+        Subscription::new(self.ring.begin(true), line, subscriber)
     }
 
     fn enter(self: &Arc<Self>, stream: &'static str, peer: Peer) -> Result<Subscriber, Refused> {
         let share = self.peers.take(peer, OF_ONE).ok_or(Refused::OfOne);
         let place = || Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refused::All);
         let held = share.and_then(|share| Ok((place()?, share))).inspect_err(|_| self.refuse())?;
+        Ok(self.seat(stream, Some(held)))
+    }
+
+    fn seat(
+        self: &Arc<Self>,
+        stream: &'static str,
+        held: Option<(OwnedSemaphorePermit, Share)>,
+    ) -> Subscriber {
         let labels = Labels { stream };
         self.counts.subscribers.get_or_create(&labels).inc();
-        Ok(Subscriber { feed: Arc::clone(self), labels, _held: held })
+        Subscriber { feed: Arc::clone(self), labels, _held: held }
     }
 
     /// Counts what is refused.
@@ -220,13 +175,28 @@ impl Feed {
     }
 }
 
+/// An alert as a line, as alerts are written.
+fn line(alert: &Alert) -> Option<Vec<u8>> {
+    let mut line = serde_json::to_vec(alert)
+        .inspect_err(|error| tracing::error!(%error, "an alert cannot be written as JSON"))
+        .ok()?;
+    line.push(b'\n');
+    Some(line)
+}
+
 /// What a subscriber gets.
 struct Subscription<F> {
     ring: BroadcastStream<Published>,
-    seen: u64,                // `through` of the last one that came
-    next: Option<Arc<Alert>>, // after a loss that was told
+    seen: u64,                   // `through` of the last one that came
+    ahead: VecDeque<Arc<Alert>>, // before the next of the ring: the last ones, or that after a loss that was told
     make: F,
     subscriber: Subscriber,
+}
+
+impl<F> Subscription<F> {
+    fn new(Begin { last, next, through }: Begin, make: F, subscriber: Subscriber) -> Self {
+        Self { ring: next, seen: through, ahead: last, make, subscriber }
+    }
 }
 
 impl<T, F: Fn(&Alert) -> Option<T> + Unpin> Stream for Subscription<F> {
@@ -234,7 +204,7 @@ impl<T, F: Fn(&Alert) -> Option<T> + Unpin> Stream for Subscription<F> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         loop {
-            let alert = match self.next.take() {
+            let alert = match self.ahead.pop_front() {
                 Some(alert) => alert,
                 None => match ready!(Pin::new(&mut self.ring).poll_next(context)) {
                     None => return Poll::Ready(None),
@@ -246,7 +216,7 @@ impl<T, F: Fn(&Alert) -> Option<T> + Unpin> Stream for Subscription<F> {
                         if lost == 0 {
                             alert
                         } else {
-                            self.next = Some(alert);
+                            self.ahead.push_back(alert);
                             Arc::new(self.subscriber.lost(lost))
                         }
                     }
@@ -264,7 +234,7 @@ impl<T, F: Fn(&Alert) -> Option<T> + Unpin> Stream for Subscription<F> {
 struct Subscriber {
     feed: Arc<Feed>,
     labels: Labels,
-    _held: (OwnedSemaphorePermit, Share),
+    _held: Option<(OwnedSemaphorePermit, Share)>, // None: whoever let it in has it counted
 }
 
 impl Subscriber {
@@ -279,12 +249,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        let ring = self.feed.ring(self.labels.stream);
-        let mut held = ring.held(); // so that nobody subscribes or publishes meanwhile
-        if ring.sender.receiver_count() == 0 {
-            held.clear();
-        }
-        drop(held);
+        self.feed.ring(self.labels.stream).left();
         self.feed.counts.subscribers.get_or_create(&self.labels).dec();
     }
 }

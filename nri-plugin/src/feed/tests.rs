@@ -1,3 +1,4 @@
+use super::ring::{BYTES, KEPT, RING};
 use super::*;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -79,7 +80,7 @@ async fn a_lost_summary_is_as_many_as_it_stands_for() {
     let lost = ["alerts", "messages", "logs"].map(|stream| counted(&feed, "feed_lost_total", stream));
     assert_eq!(lost, [501, 501, 0]);
     assert_eq!(counted(&feed, "feed_subscribers", "logs"), 1);
-    assert_eq!(feed.ring.sender.receiver_count(), 2, "logs take no part in the ring");
+    assert_eq!(feed.ring.readers(), 2, "logs take no part in the ring");
     publish(&feed, Alert { count: 7, ..numbered(9) });
     let mut rest = 0;
     for _ in 0..RING {
@@ -96,7 +97,7 @@ async fn long_paths_take_no_more_memory_than_there_is_for_them() {
     for pid in 1..=1000 {
         publish(&feed, Alert { resource: "\\xff".repeat(4096), ..numbered(pid) });
     }
-    assert!(feed.ring.held().bytes <= BYTES, "{}", feed.ring.held().bytes);
+    assert!(feed.ring.size().1 <= BYTES, "{:?}", feed.ring.size());
     let told = slow.next().await.unwrap();
     let lost: u32 = told.message.split(' ').next().unwrap().parse().unwrap();
     assert!((300..700).contains(&lost), "{lost}");
@@ -107,9 +108,11 @@ async fn long_paths_take_no_more_memory_than_there_is_for_them() {
         bytes += alert.size();
     }
     assert!((BYTES / 2..=BYTES).contains(&bytes), "{bytes}");
-    let gone = Arc::downgrade(&feed.ring.held().alerts.back().unwrap().0);
+    let gone = feed.ring.oldest().unwrap();
     drop(slow);
-    assert!(gone.upgrade().is_none(), "nothing is held for nobody");
+    assert!(gone.upgrade().is_none(), "little is held for nobody");
+    let (alerts, bytes) = feed.ring.size();
+    assert!(alerts > 0 && bytes <= KEPT.bytes, "{alerts} {bytes}");
 }
 
 #[test]
@@ -226,4 +229,43 @@ async fn a_port_that_somebody_has_is_told_with_what_to_do() {
     let wanted =
         format!("cannot listen at `{at}` (--feed): somebody does already, as KubeArmor does at 32767;");
     assert!(error.starts_with(&wanted), "{error}");
+}
+
+fn pid(line: &[u8]) -> u64 {
+    assert_eq!(line.last(), Some(&b'\n'));
+    let alert: serde_json::Value = serde_json::from_slice(line).unwrap();
+    alert["PID"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn the_last_alerts_are_kept_for_a_reader_who_comes_later_and_no_log_is() {
+    let feed = feed();
+    let (all, kept) = (1000, u32::try_from(KEPT.alerts).unwrap());
+    (0..all).for_each(|pid| publish(&feed, numbered(pid)));
+    let log = Arc::new(Alert { kind: crate::observe::log::CONTAINER_LOG, ..numbered(7) });
+    feed.publish_log(&log);
+    assert_eq!((feed.ring.size().0, feed.logs.size().0), (KEPT.alerts, 0));
+    let wanted: Vec<u64> = (all - kept..all).map(u64::from).collect();
+    assert_eq!(feed.last_lines().iter().map(|line| pid(line)).collect::<Vec<_>>(), wanted);
+
+    let mut reader = feed.follow_lines();
+    assert_eq!(counted(&feed, "feed_subscribers", "command"), 1);
+    publish(&feed, numbered(all)); // before any was read
+    for number in wanted.iter().copied().chain([u64::from(all)]) {
+        assert_eq!(pid(&reader.next().await.unwrap()), number, "none is missing, and none told twice");
+    }
+    assert!(timeout(Duration::from_millis(20), reader.next()).await.is_err());
+    // a gRPC subscriber begins with what comes
+    let mut subscriber = Box::pin(feed.subscribe("alerts", Peer(None), |alert| Some(alert.pid)).unwrap());
+    publish(&feed, numbered(all + 1));
+    assert_eq!(subscriber.next().await, Some(all + 1));
+
+    let ring = u32::try_from(RING).unwrap();
+    (0..ring + 5).for_each(|number| publish(&feed, numbered(number)));
+    let lost: serde_json::Value = serde_json::from_slice(&reader.next().await.unwrap()).unwrap();
+    assert_eq!(lost["Data"], "notice=dropped count=6", "one was not read yet: {lost}");
+    assert_eq!(counted(&feed, "feed_lost_total", "command"), 6);
+    assert_eq!(pid(&reader.next().await.unwrap()), 5);
+    drop(reader);
+    assert_eq!(counted(&feed, "feed_subscribers", "command"), 0);
 }

@@ -142,10 +142,11 @@ impl Node {
             let left_out = api.left_out().into_iter().map(|(kind, count)| (kind, int(count)));
             page.gauges("objects_left_out", help, "kind", left_out)?;
         }
-        // not there while the API server has not been read: no number would be true
-        match self.status.api.as_ref().and_then(crate::api::Health::staleness) {
+        // not there while there are no policies of the API server's: no number would be true
+        match self.status.api.as_ref().and_then(crate::api::Health::age) {
             Some(age) => {
-                let help = "How long ago the policies in memory were known to be those of the API server";
+                let help = "How long ago the policies in memory were known to be those of the API server; until it was \
+                            read, since they were saved";
                 page.gauge("policy_staleness_seconds", help, age.as_secs_f64())
             }
             None => Ok(()),

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::alert::Alert;
 use crate::alert::owner::Owner;
+use crate::alert::{Alert, written_uid};
 
 /// The type of a log about a container.
 pub const CONTAINER_LOG: &str = "ContainerLog";
@@ -31,8 +31,8 @@ pub struct Line<'a> {
     ppid: u32,
     #[serde(rename = "PID")]
     pid: u32,
-    #[serde(rename = "UID")]
-    uid: u32,
+    #[serde(rename = "UID", serialize_with = "written_uid")]
+    uid: Option<u32>,
     parent_process_name: &'a str,
     process_name: &'a str,
     #[serde(rename = "Type")]

@@ -17,7 +17,7 @@ use crate::report::Reporter;
 pub struct Logs {
     limiter: Limiter,
     reporter: Option<Reporter>,
-    feed: Option<Arc<Feed>>,
+    feed: Arc<Feed>,
 }
 
 impl Logs {
@@ -30,7 +30,7 @@ impl Logs {
         config: &Config,
         alerts: Alerts,
         metrics: &Metrics,
-        feed: Option<Arc<Feed>>,
+        feed: Arc<Feed>,
     ) -> std::io::Result<(Self, Option<Reporter>, Option<JoinHandle<()>>)> {
         let stdout = |path: &PathBuf| path == Path::new("-");
         let path = config.logs.as_ref().map(|path| Some(path.clone()).filter(|path| !stdout(path)));
@@ -44,7 +44,7 @@ impl Logs {
     /// Whether anybody reads them. Making one costs more than finding that out.
     #[must_use]
     pub fn are_read(&self) -> bool {
-        self.reporter.is_some() || self.feed.as_ref().is_some_and(|feed| feed.has_readers_of_logs())
+        self.reporter.is_some() || self.feed.has_readers_of_logs()
     }
 
     /// Tells a log, now or in a summary. Never waits.
@@ -70,9 +70,7 @@ impl Logs {
 
     fn tell(&self, log: Alert) {
         let log = Arc::new(log);
-        if let Some(feed) = &self.feed {
-            feed.publish_log(&log);
-        }
+        self.feed.publish_log(&log);
         if let Some(reporter) = &self.reporter {
             reporter.queue(log);
         }

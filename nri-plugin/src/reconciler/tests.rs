@@ -167,12 +167,15 @@ fn a_container_that_cannot_have_its_rules_starts_and_is_told_unless_strict() {
         started.unwrap();
         assert_eq!(f.notices(), ["unprotected c1"]);
         let standing = f.registry.standing(&web.id);
-        assert_eq!((standing.armed, standing.problem.as_deref()), (false, Some("it has no profile")));
+        assert_eq!((standing.is_armed(), standing.problem.as_deref()), (false, Some("it has no profile")));
         f.take(Order::Sweep);
         assert_eq!(f.notices(), [] as [String; 0], "told once");
         f.kernel.breaks("uncovered", false);
         f.take(Order::Sweep);
-        assert_eq!((f.registry.standing(&web.id).armed, f.notices()), (true, vec!["late c1".to_owned()]));
+        assert_eq!(
+            (f.registry.standing(&web.id).is_armed(), f.notices()),
+            (true, vec!["late c1".to_owned()])
+        );
     }
 }
 
@@ -372,12 +375,14 @@ fn a_failure_in_a_synchronisation_is_reported_once_and_tried_again() {
     assert_eq!(f.notices(), ["unprotected c1"], "not at each try");
     let id = container("c1", "default", "web").id.clone();
     let standing = f.registry.standing(&id);
-    assert!(!standing.armed && standing.problem.is_some(), "{standing:?}");
+    assert!(!standing.is_armed() && standing.problem.is_some(), "{standing:?}");
     f.kernel.breaks("arm", false);
     f.kernel.calls();
     f.take(Order::Sweep);
     assert_eq!(f.kernel.calls(), ["arm c1 11 Running"]);
-    assert_eq!(f.registry.standing(&id), Standing { armed: true, ..Standing::default() });
+    let standing = f.registry.standing(&id);
+    assert!(standing.is_armed());
+    assert_eq!(standing, Standing { ruleset: standing.ruleset, ..Standing::default() });
     assert_eq!(f.notices(), ["late c1"]);
 }
 
@@ -460,11 +465,11 @@ fn a_failed_update_leaves_the_old_ruleset_and_is_tried_again() {
     f.change(Arc::clone(&new));
     assert_eq!(f.kernel.digest("c1"), Some(wanted(&old)));
     let id = container("c1", "default", "web").id.clone();
-    assert!(f.registry.standing(&id).armed && f.registry.standing(&id).problem.is_some());
+    assert!(f.registry.standing(&id).is_armed() && f.registry.standing(&id).problem.is_some());
     f.kernel.breaks("update", false);
     f.take(Order::Sweep);
     assert_eq!(f.kernel.digest("c1"), Some(wanted(&new)));
-    assert!(f.registry.standing(&id).armed && f.registry.standing(&id).problem.is_none());
+    assert!(f.registry.standing(&id).is_armed() && f.registry.standing(&id).problem.is_none());
     // as it was before, by a policy that comes back
     f.kernel.breaks("update", true);
     f.change(old);

@@ -27,7 +27,7 @@ impl Unheard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, why: &str) {
+    pub(crate) fn set(&self, why: &str) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
     }
 }
@@ -107,7 +107,14 @@ impl Denials {
             return;
         }
         *told = Some(now);
-        audit.take(|heard| each(alerts.denial(&attribution.judge(heard))));
+        audit.take(|mut heard| {
+            let process = heard.process.take();
+            let mut alert = alerts.denial(&attribution.judge(heard));
+            if let Some(process) = process {
+                process.fill(&mut alert);
+            }
+            each(alert);
+        });
         let lost = audit.lost();
         metrics.audit_lost.inc_by(lost);
         if let Some(lost) = self.lost.add(lost, now) {

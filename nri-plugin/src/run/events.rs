@@ -7,11 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 use super::denials::Denials;
-use crate::alert::living::Living;
+use crate::alert::living::{Living, booted};
 use crate::alert::{Alert, Alerts};
 use crate::exit::chain;
 use crate::kernel::Kernel;
@@ -91,6 +90,7 @@ impl Events {
             let counted = |alert: Alert| {
                 metrics.verdicts.count(&alert);
                 metrics.tally.count(&alert);
+                registry.count(&alert);
                 limiter.borrow_mut().take(alert, Instant::now())
             };
             let tell = |alert: Alert| counted(alert).into_iter().for_each(|alert| reporter.report(alert));
@@ -146,17 +146,11 @@ impl BootClock {
         let boot = match self.boot {
             Some((boot, when)) if when.elapsed() < SAME => boot,
             _ => {
-                let boot = Self::boot();
+                let boot = booted();
                 self.boot = Some((boot, Instant::now()));
                 boot
             }
         };
         boot + Duration::from_nanos(since_boot_ns)
-    }
-
-    /// When this machine was booted, by the clock as it is set now.
-    fn boot() -> SystemTime {
-        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-        SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }

@@ -6,12 +6,14 @@ use std::sync::atomic::Ordering;
 
 use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
+use enforcer_core::seccomp::SeccompProfile;
 use nri::NriVersion;
 
 use super::ledger::{Created, Entry, State};
 use super::profiles::{Contents, Together, digest, localhost_profile};
 use super::{NO_EFFECT, Seccomp, addresses, base, bundle, name, name_it, takes_profiles};
 use crate::container::Container;
+use crate::exit::chain;
 use crate::order::{Notice, Refusal};
 use crate::set::PolicySet;
 
@@ -40,6 +42,25 @@ impl Seccomp {
                 Err(Refusal::new(&container, name(&policies), reason, "create it again"))
             }
         }
+    }
+
+    /// The profile that a container would be created with by these policies, over the runtime's default one, and the digest of
+    /// what they say by themselves; `None`: none selects it.
+    ///
+    /// # Errors
+    /// When none can be made; for people.
+    pub(crate) fn would_have(
+        &self,
+        set: &PolicySet,
+        container: &Container,
+    ) -> Result<Option<(SeccompProfile, String)>, String> {
+        let policies = self.selecting(set, container);
+        if policies.is_empty() {
+            return Ok(None);
+        }
+        let profile =
+            self.compile_once(&policies, &base::runtime_default()).map_err(|error| chain(&error))?;
+        Ok(Some((profile, self.alone(&policies)?.0)))
     }
 
     /// Takes note of everything that runs: containers, what they were created with, and their first processes (0: none

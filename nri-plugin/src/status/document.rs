@@ -74,6 +74,9 @@ pub struct Daemon {
     /// older than this field.
     #[serde(default)]
     pub lock: String,
+    /// Why what the lock denies is not counted under the containers' `verdicts`; `None`: it is. Denials by seccomp never are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_seen: Option<String>,
     /// Whether it is connected to the runtime, and knows what runs.
     pub connected: bool,
     /// How many policies there are.
@@ -130,6 +133,10 @@ pub struct ApiStatus {
     /// Seconds since what is in memory was last known to be what the server has; `None`: it has not been read since the
     /// daemon started.
     pub staleness_seconds: Option<u64>,
+    /// The same where the last known set from disk counts, by when it was saved; `None`: there is no set, or the daemon is
+    /// older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<u64>,
     /// Whether there is a set to enforce: read from the server, or the last known one.
     pub has_set: bool,
     /// How many objects there are, by kind.
@@ -182,6 +189,13 @@ pub struct ContainerStatus {
     pub policies: Vec<String>,
     /// What of them is not enforced as written.
     pub gaps: usize,
+    /// Digest of the ruleset that is in force for it, as alerts have it in `Data`; `None`: there is none, or the daemon is
+    /// older than this field.
+    #[serde(default)]
+    pub ruleset: Option<String>,
+    /// What was decided about it; `None`: the daemon is older than this field.
+    #[serde(default)]
+    pub verdicts: Option<Verdicts>,
     /// Who holds the rules of which policies: `bpf`, `apparmor` and `seccomp`, each with `NAMESPACE/NAME`s, sorted.
     #[serde(default)]
     pub held: BTreeMap<String, Vec<String>>,
@@ -193,6 +207,17 @@ pub struct ContainerStatus {
     pub names: Vec<String>,
     /// Its seccomp profile; `None`: no seccomp policy selects it, and it was created with none.
     pub seccomp: Option<Seccomp>,
+}
+
+/// What was decided about a container since it started; where the daemon started later, since then. Each counts, also where
+/// alerts were summarized or lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdicts {
+    /// Accesses that were denied.
+    pub blocked: u64,
+    /// Accesses that passed, and were reported.
+    pub audited: u64,
 }
 
 /// How a container stands to its policies.

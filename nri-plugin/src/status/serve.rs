@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::document::{
     API_VERSION, ApiStatus, ContainerStatus, Daemon, Document, HostStatus, PolicyStatus, Seccomp, State,
+    Verdicts,
 };
 use super::policies::{Policies, Stands};
 use crate::api::Health;
@@ -27,6 +28,7 @@ use crate::host::Node;
 use crate::inject::Injection;
 use crate::lock::Lock;
 use crate::registry::{Registry, Standing};
+use crate::run::Unheard;
 use crate::seccomp::ledger::{Created, Entry, State as Profile};
 use crate::seccomp::profiles::selecting;
 use crate::set::PolicySet;
@@ -66,6 +68,8 @@ pub struct Status {
     pub host_exempt: Result<Vec<String>, String>,
     /// Changes of the policies that wait to be confirmed.
     pub changes: Arc<Changes>,
+    /// Whether what AppArmor and SELinux deny is heard.
+    pub(crate) unheard: Unheard,
 }
 
 impl Status {
@@ -92,6 +96,7 @@ impl Status {
                 node_name: self.node_name.clone(),
                 seccomp_only: self.selection.seccomp_only,
                 lock: self.selection.lock.name().to_owned(),
+                not_seen: self.not_seen(),
                 connected: self.connected(),
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
@@ -159,6 +164,12 @@ impl Status {
             gaps += one.gaps;
         }
         (states, gaps)
+    }
+
+    /// Why the daemon does not see what the lock denies; `None`: it does.
+    #[must_use]
+    pub fn not_seen(&self) -> Option<String> {
+        not_seen(self.selection.lock, self.unheard.why())
     }
 
     /// How policies on the host's own processes stand.
@@ -260,6 +271,8 @@ impl Status {
             reason,
             policies,
             gaps,
+            ruleset: standing.ruleset.map(|digest| digest.to_string()),
+            verdicts: Some(Verdicts { blocked: standing.blocked, audited: standing.audited }),
             held,
             apparmor: self
                 .profiles
@@ -283,6 +296,7 @@ fn api(health: &Health) -> ApiStatus {
     let told = |(kind, trouble): (&str, String)| (kind.to_owned(), trouble);
     ApiStatus {
         staleness_seconds: health.staleness().map(|age| age.as_secs()),
+        age_seconds: health.age().map(|age| age.as_secs()),
         has_set: health.has_set(),
         objects: health.objects().into_iter().map(named).collect(),
         left_out: health.left_out().into_iter().filter(|(_, count)| *count > 0).map(named).collect(),
@@ -329,7 +343,7 @@ fn postures(postures: &Postures) -> BTreeMap<String, String> {
 fn not_in_force(standing: &Standing, rules: bool, selected: bool) -> Option<String> {
     match &standing.problem {
         Some(problem) => Some(problem.clone()),
-        None if rules && !standing.armed => {
+        None if rules && !standing.is_armed() => {
             Some("not armed yet: it was not started, or its turn has not come".to_owned())
         }
         None if standing.lacks.is_some() => standing.lacks.clone(),
@@ -402,4 +416,36 @@ async fn tell(mut caller: UnixStream, status: Arc<Status>) -> Result<(), String>
         caller.shutdown().await
     };
     told.await.map_err(|error: std::io::Error| error.to_string())
+}
+
+/// Why the daemon does not see what the lock denies.
+fn not_seen(lock: Lock, unheard: Option<String>) -> Option<String> {
+    let nothing =
+        "no lock denies anything here but seccomp, which tells of it in the audit log alone, if at all";
+    match lock {
+        Lock::Nothing => Some(nothing.to_owned()),
+        Lock::Bpf => None,
+        Lock::Both => unheard.map(|why| format!("what AppArmor denies: {why}")),
+        Lock::AppArmor | Lock::Selinux => unheard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BPF tells of its denials itself; the others' are in audit records, which may not be heard.
+    #[test]
+    fn what_is_not_seen_depends_on_who_denies_and_on_what_is_heard() {
+        let why = "audit is off";
+        let told = |lock| [None, Some(why.to_owned())].map(|unheard| not_seen(lock, unheard));
+        assert_eq!(told(Lock::Bpf), [None, None]);
+        assert_eq!(told(Lock::Both), [None, Some(format!("what AppArmor denies: {why}"))]);
+        for lock in [Lock::AppArmor, Lock::Selinux] {
+            assert_eq!(told(lock), [None, Some(why.to_owned())]);
+        }
+        for told in told(Lock::Nothing) {
+            assert!(told.unwrap().starts_with("no lock denies anything here but seccomp"));
+        }
+    }
 }

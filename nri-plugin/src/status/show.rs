@@ -1,14 +1,14 @@
 //! The command's side: asks the daemon, and prints.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use comfy_table::{Cell, Color};
+use comfy_table::{Cell, Color, ColumnConstraint};
 
-use super::document::{API_VERSION, ApiStatus, ContainerStatus, Document, HostStatus, State};
+use super::document::{API_VERSION, ApiStatus, ContainerStatus, Document, HostStatus, State, Verdicts};
 use crate::cli::{Output, StatusArgs};
 use crate::exit::Exit;
 use crate::seccomp::ledger::State as Profile;
@@ -20,6 +20,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 const MAX_ANSWER: u64 = 64 << 20;
 /// How much of a digest is shown to people, in characters.
 const SHORT: usize = 12;
+/// How wide the table is where no terminal has a width, in characters.
+const WIDE: u16 = 160;
 /// How many other names of paths are shown to people.
 const TOLD: usize = 4;
 
@@ -108,8 +110,26 @@ pub(crate) fn ask(socket: &Path) -> Result<Document, Unanswered> {
 
 fn print(document: &Document, good: bool) {
     let Document { daemon, containers, .. } = document;
-    let mut rows =
-        table(["", "Namespace", "Pod", "Container", "Policies", "Gaps", "Seccomp profile", "Why"], 1);
+    let titles = [
+        "",
+        "Namespace",
+        "Pod",
+        "Container",
+        "Policies",
+        "Ruleset",
+        "Gaps",
+        "Blocked",
+        "Audited",
+        "Seccomp profile",
+        "Why",
+    ];
+    let mut rows = table(titles, 1);
+    if !std::io::stdout().is_terminal() {
+        rows.set_width(WIDE);
+    }
+    rows.column_iter_mut().skip(5).take(4).for_each(|column| {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    });
     for one in containers {
         let (word, color) = state(one.state);
         let gaps = match one.gaps {
@@ -117,9 +137,16 @@ fn print(document: &Document, good: bool) {
             some => mark(&some.to_string(), Color::Yellow),
         };
         let names = [&one.namespace, &one.pod, &one.container].map(|name| Cell::new(clean(name)));
+        let counts = |count: fn(&Verdicts) -> u64| match &one.verdicts {
+            Some(verdicts) => Cell::new(count(verdicts)),
+            None => Cell::new("?"),
+        };
         let more = [
             Cell::new(clean(&one.policies.join(" "))),
+            Cell::new(one.ruleset.as_deref().map_or_else(|| "-".to_owned(), |digest| clean(&short(digest)))),
             gaps,
+            counts(|verdicts| verdicts.blocked),
+            counts(|verdicts| verdicts.audited),
             Cell::new(profile(one)),
             Cell::new(clean(&why(one))),
         ];
@@ -133,6 +160,12 @@ fn print(document: &Document, good: bool) {
         say(format!("{}\n", paint(BAD, text)));
     } else if daemon.lock.contains("apparmor") {
         say(format!("{}\n", paint(GOOD, format!("Rules are held by {}.", clean(&daemon.lock)))));
+    }
+    if let Some(why) = daemon.not_seen.as_ref().filter(|_| daemon.lock != "none") {
+        say(format!(
+            "{}\n",
+            paint(WARN, clean(&format!("Not everything that is denied is counted: {why}.")))
+        ));
     }
     if daemon.seccomp_only {
         say(format!("{}\n", paint(WARN, "This daemon enforces seccomp policies alone.")));
@@ -209,7 +242,12 @@ fn print_api(api: &ApiStatus) {
             say(format!("The API server's policies were last known to be current {age} ago.\n"));
         }
         None if api.has_set => {
-            told(WARN, "The API server has not been read yet: its last known policies are in force.".into());
+            let age = api.age_seconds.map(|age| humantime::format_duration(Duration::from_secs(age)));
+            let age = age.map(|age| format!(", saved {age} ago,")).unwrap_or_default();
+            told(
+                WARN,
+                format!("The API server has not been read yet: its last known policies{age} are in force."),
+            );
         }
         None => told(BAD, "The API server has not been read yet: its policies are not in force.".into()),
     }
@@ -259,10 +297,14 @@ fn why(one: &ContainerStatus) -> String {
     }
 }
 
+fn short(digest: &str) -> String {
+    digest.chars().take(SHORT).collect()
+}
+
 /// The profile for people: the beginning of its digest.
 fn profile(one: &ContainerStatus) -> String {
     let Some(seccomp) = &one.seccomp else { return "-".to_owned() };
-    let digest: String = seccomp.profile.iter().flat_map(|digest| digest.chars()).take(SHORT).collect();
+    let digest = seccomp.profile.as_deref().map(short).unwrap_or_default();
     let word = match seccomp.state {
         Profile::InForce => "applied",
         Profile::PendingRestart => "pending restart",

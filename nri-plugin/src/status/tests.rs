@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::document::State;
 use super::serve::{CALLERS, LONGEST, Status, Window};
 use crate::container::{Container, Selection, Wish};
+use crate::lock::Lock;
 use crate::reconciler::tests::container;
 use crate::registry::Registry;
 use crate::seccomp::ledger::{Created, State as Profile};
@@ -39,6 +40,7 @@ pub(crate) fn status(
         node: crate::host::Node::default(),
         host_exempt: Ok(Vec::new()),
         changes: crate::apply::changes::Changes::nowhere(),
+        unheard: crate::run::Unheard::default(),
     }
 }
 
@@ -132,6 +134,56 @@ fn a_host_policy_that_waits_for_the_nodes_labels_is_not_covered() {
     let known = crate::api::node::NodeLabels::Known(Arc::new([("rack".into(), "b".into())].into()));
     assert_eq!(told(known), (0, String::new(), 0), "it is another node's");
     assert_eq!(told(crate::api::node::NodeLabels::NotAsked), (0, String::new(), 0));
+}
+
+#[test]
+fn what_was_decided_about_a_container_is_counted_and_its_ruleset_named() {
+    use super::document::Verdicts;
+    use crate::alert::{Alert, HOST_EVENT};
+    let node = Node::new(FILES, Selection::default());
+    let [web, other] = ["c1", "c2"].map(|id| container(id, "n", "web"));
+    let host = Container { id: enforcer_core::enforce::ContainerId::host(), ..Container::clone(&web) };
+    for one in [&web, &other, &Arc::new(host)] {
+        node.add(one, Created::default());
+    }
+    let told = || {
+        let containers = node.status.document().containers;
+        containers.into_iter().map(|one| (one.id, one.ruleset, one.verdicts.unwrap())).collect::<Vec<_>>()
+    };
+    assert!(
+        told().iter().all(|(_, ruleset, verdicts)| ruleset.is_none() && *verdicts == Verdicts::default())
+    );
+    node.arm(&web);
+    let block = Alert { container_id: "c1".into(), action: "Block", ..Alert::default() };
+    let audit = Alert { action: "Audit", ..block.clone() };
+    let of_host = Alert { kind: HOST_EVENT, container_id: String::new(), ..block.clone() };
+    let unknown = Alert { container_id: crate::alert::UNKNOWN.into(), ..block.clone() };
+    for alert in [&block, &audit, &block, &of_host, &unknown] {
+        node.registry.count(alert);
+    }
+    node.registry.add(Arc::clone(&web)); // told about again
+    let digest = node.registry.in_force(&web.id).unwrap().digest().to_string();
+    let counted = |blocked, audited| Verdicts { blocked, audited };
+    let mut wanted = vec![
+        ("c1".to_owned(), Some(digest), counted(2, 1)),
+        ("c2".to_owned(), None, counted(0, 0)),
+        (enforcer_core::enforce::ContainerId::host().to_string(), None, counted(1, 0)),
+    ];
+    wanted.sort_by(|one, next| one.0.cmp(&next.0));
+    assert_eq!(told(), wanted);
+    node.registry.end(&web.id);
+    node.add(&container("c1", "n", "web"), Created::default());
+    assert_eq!(told().into_iter().find(|one| one.0 == "c1").unwrap().1, None);
+}
+
+#[test]
+fn where_denials_are_not_heard_that_is_told() {
+    let node = Node::new(FILES, Selection { lock: Lock::AppArmor, ..Selection::default() });
+    assert_eq!(node.status.document().daemon.not_seen, None);
+    node.status.unheard.set("it takes a capability");
+    assert_eq!(node.status.document().daemon.not_seen.as_deref(), Some("it takes a capability"));
+    let node = Node::new(FILES, Selection { lock: Lock::Nothing, ..Selection::default() });
+    assert!(node.status.document().daemon.not_seen.unwrap().contains("no lock denies anything"));
 }
 
 #[test]
@@ -289,11 +341,12 @@ fn what_policies_go_by_is_told_and_an_older_daemon_told_less() {
         document.daemon.postures.iter().map(|(class, action)| format!("{class}={action}")).collect();
     assert_eq!(told, ["capability=audit", "file=audit", "network=audit", "process=block"]);
     let mut older = serde_json::to_value(&document).unwrap();
-    for field in ["labels", "audited"] {
+    for field in ["labels", "audited", "ruleset", "verdicts"] {
         older["containers"][0].as_object_mut().unwrap().remove(field);
     }
     let older: super::document::Document = serde_json::from_value(older).unwrap();
     assert_eq!(older.containers[0].labels, None, "not the same as none");
+    assert_eq!(older.containers[0].verdicts, None, "likewise");
 }
 
 /// Whoever asks and does not read takes a place, and loses it in time; nobody else is told less for it.

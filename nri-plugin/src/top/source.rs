@@ -10,9 +10,7 @@ use enforcer_core::enforce::Measuring;
 use super::document::{Program, Snapshot};
 use super::tally::Tally;
 use crate::exit::chain;
-use crate::lock::Lock;
 use crate::metrics::node::{KernelSide, NORMAL, RING};
-use crate::run::Unheard;
 use crate::status::serve::Status;
 
 /// Since when the clock of snapshots runs.
@@ -23,7 +21,6 @@ pub struct Source {
     status: Arc<Status>,
     kernel: Box<dyn KernelSide>,
     tally: Tally,
-    unheard: Unheard,
 }
 
 impl fmt::Debug for Source {
@@ -40,13 +37,8 @@ pub struct Look {
 
 impl Source {
     /// Of this daemon.
-    pub(crate) fn new(
-        status: Arc<Status>,
-        kernel: Box<dyn KernelSide>,
-        tally: Tally,
-        unheard: Unheard,
-    ) -> Self {
-        Self { status, kernel, tally, unheard }
+    pub(crate) fn new(status: Arc<Status>, kernel: Box<dyn KernelSide>, tally: Tally) -> Self {
+        Self { status, kernel, tally }
     }
 
     /// Begins to measure.
@@ -93,45 +85,13 @@ impl Source {
             at_nanoseconds: u64::try_from(BEGIN.elapsed().as_nanos()).unwrap_or(u64::MAX),
             time_milliseconds: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
             denials,
-            not_seen: not_seen(self.status.selection.lock, self.unheard.why()),
+            not_seen: self.status.not_seen(),
             forgotten,
             programs,
             not_measured,
             ring_dropped: dropped,
             failures,
             not_counted,
-        }
-    }
-}
-
-/// Why the daemon does not see what the lock denies.
-fn not_seen(lock: Lock, unheard: Option<String>) -> Option<String> {
-    let nothing =
-        "no lock denies anything here but seccomp, which tells of it in the audit log alone, if at all";
-    match lock {
-        Lock::Nothing => Some(nothing.to_owned()),
-        Lock::Bpf => None,
-        Lock::Both => unheard.map(|why| format!("what AppArmor denies: {why}")),
-        Lock::AppArmor | Lock::Selinux => unheard,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// BPF tells of its denials itself; the others' are in audit records, which may not be heard.
-    #[test]
-    fn what_is_not_seen_depends_on_who_denies_and_on_what_is_heard() {
-        let why = "audit is off";
-        let told = |lock| [None, Some(why.to_owned())].map(|unheard| not_seen(lock, unheard));
-        assert_eq!(told(Lock::Bpf), [None, None]);
-        assert_eq!(told(Lock::Both), [None, Some(format!("what AppArmor denies: {why}"))]);
-        for lock in [Lock::AppArmor, Lock::Selinux] {
-            assert_eq!(told(lock), [None, Some(why.to_owned())]);
-        }
-        for told in told(Lock::Nothing) {
-            assert!(told.unwrap().starts_with("no lock denies anything here but seccomp"));
         }
     }
 }

@@ -9,8 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nri_plugin::alert::owner::Owner;
 use nri_plugin::alert::{Alert, Alerts};
+use nri_plugin::feed::ring::RING;
 use nri_plugin::feed::serve::{CALLERS, Listener, open, serve};
-use nri_plugin::feed::{Feed, RING, messages};
+use nri_plugin::feed::{Feed, messages};
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
@@ -80,7 +81,7 @@ fn every_field_has_the_number_that_is_published() {
         host_pid: 2,
         ppid: 3,
         pid: 4,
-        uid: u32::MAX,
+        uid: None,
         parent_process_name: text("parent"),
         process_name: text("process"),
         policy_name: text("policy"),

@@ -545,4 +545,12 @@ fn the_generation_is_told_and_changes_nothing_else() {
     assert!(objects.apply(Change::Gone(about.key.clone())) && objects.told() && objects.abouts().is_empty());
     objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "block"}))));
     assert!(objects.abouts().is_empty(), "namespaces are none");
+    objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "blok"}))));
+    let about = objects.abouts().remove(0);
+    assert!(
+        about.is_of_namespace() && about.refused.as_ref().unwrap().contains("`blok`"),
+        "but for a mistake"
+    );
+    objects.apply(Change::Set(namespace(json!({"kubearmor-file-posture": "audit"}))));
+    assert!(objects.told() && objects.abouts().is_empty());
 }

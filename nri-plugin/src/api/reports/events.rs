@@ -1,4 +1,5 @@
-//! Events (`events.k8s.io/v1`) of starts that were refused, on their pods, and of policies that are refused.
+//! Events (`events.k8s.io/v1`) of starts that were refused, on their pods, of policies that are refused, and of namespaces
+//! with annotations that are.
 //!
 //! Who reports never waits: what does not fit into the queue is counted as lost. The same thing that happens again, as it
 //! does with each of kubelet's attempts, makes one event count on; all of a node's events together have a budget.
@@ -145,12 +146,13 @@ impl Refusals {
         })
     }
 
-    /// A policy has a mistake.
-    pub(super) fn policy(&self, about: &About, why: &str) {
+    /// A policy, or a namespace, has a mistake. That of a namespace is told in it, where its people may look.
+    pub(super) fn invalid(&self, about: &About, why: &str) {
+        let namespace = if about.is_of_namespace() { &about.key.name } else { &about.key.namespace };
         self.take(Occurrence {
-            api_version: "security.kubearmor.com/v1",
+            api_version: about.key.resource.api_version(),
             kind: about.key.resource.kind(),
-            namespace: about.key.namespace.clone(),
+            namespace: namespace.clone(),
             name: about.key.name.clone(),
             uid: about.uid.clone(),
             field: String::new(),

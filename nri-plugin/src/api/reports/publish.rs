@@ -95,6 +95,25 @@ struct Leader<'a> {
     /// By itself: that it works says nothing of the statuses, nor the other way round.
     tidying: Line,
     statuses: Statuses<'a>,
+    namespaces: Namespaces,
+}
+
+/// The namespaces that have a mistake, by uid, as it was told. They have no status that could keep it.
+#[derive(Debug, Default)]
+struct Namespaces(HashMap<String, String>);
+
+impl Namespaces {
+    /// Takes all that have one, and tells what is new: each mistake once, and again by another holder of the lease.
+    fn tell(&mut self, wrong: &[Arc<About>], refusals: &Refusals) {
+        let mut now = HashMap::new();
+        for (about, why) in wrong.iter().filter_map(|about| Some((about, about.refused.as_ref()?))) {
+            if self.0.get(&about.uid) != Some(why) {
+                refusals.invalid(about, why);
+            }
+            now.insert(about.uid.clone(), why.clone());
+        }
+        self.0 = now;
+    }
 }
 
 struct Statuses<'a> {
@@ -127,7 +146,8 @@ impl<'a> Leader<'a> {
             from: 0,
             blocked: None,
         };
-        Self { nodes: Nodes::default(), listed: false, tidying: Line::new(&shared.health), statuses }
+        let (nodes, namespaces) = (Nodes::default(), Namespaces::default());
+        Self { nodes, listed: false, tidying: Line::new(&shared.health), statuses, namespaces }
     }
 
     fn take(&mut self, change: Change) {
@@ -173,7 +193,10 @@ impl<'a> Leader<'a> {
 
     /// Writes what differs; whether that is all for now.
     async fn round(&mut self, abouts: &[Arc<About>]) -> bool {
-        self.statuses.round(&self.nodes, abouts).await
+        let (namespaces, policies): (Vec<_>, Vec<_>) =
+            abouts.iter().cloned().partition(|about| about.is_of_namespace());
+        self.namespaces.tell(&namespaces, self.statuses.refusals);
+        self.statuses.round(&self.nodes, &policies).await
     }
 }
 
@@ -265,7 +288,7 @@ impl Statuses<'_> {
         match answer {
             Ok(()) => {
                 if let Some(why) = news {
-                    self.refusals.policy(about, &why);
+                    self.refusals.invalid(about, &why);
                 }
                 *known = Known::written(digest, Instant::now());
                 self.untaken.remove(&about.uid);

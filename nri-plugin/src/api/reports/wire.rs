@@ -112,17 +112,19 @@ impl NodeReport {
             .into_iter()
             .map(|one| ((one.kind.clone(), one.namespace.clone(), one.name.clone()), one))
             .collect();
-        let each = abouts.iter().filter(|about| about.generation > 0).filter_map(|about| {
-            let About { key: Key { resource, namespace, name }, .. } = about.as_ref();
-            let kind = resource.kind().to_owned();
-            let told = told.remove(&(kind, namespace.clone(), name.clone()));
-            let its = about.policy.as_ref().map(address);
-            let its = its.or_else(|| about.seccomp.as_ref().map(address_of_seccomp));
-            let known = its.is_some_and(|its| in_force.contains(&its));
-            let overridden = !known && is_of_file(set, &about.key);
-            let comes = its.is_some() && !known && !overridden;
-            (!comes).then(|| one(about, told.filter(|_| known), overridden))
-        });
+        let each = abouts.iter().filter(|about| about.generation > 0 && !about.is_of_namespace()).filter_map(
+            |about| {
+                let About { key: Key { resource, namespace, name }, .. } = about.as_ref();
+                let kind = resource.kind().to_owned();
+                let told = told.remove(&(kind, namespace.clone(), name.clone()));
+                let its = about.policy.as_ref().map(address);
+                let its = its.or_else(|| about.seccomp.as_ref().map(address_of_seccomp));
+                let known = its.is_some_and(|its| in_force.contains(&its));
+                let overridden = !known && is_of_file(set, &about.key);
+                let comes = its.is_some() && !known && !overridden;
+                (!comes).then(|| one(about, told.filter(|_| known), overridden))
+            },
+        );
         let mut policies: Vec<PolicyReport> = each.collect();
         // what matters comes first: of the rest something may be left out
         policies.sort_by_key(|one| {

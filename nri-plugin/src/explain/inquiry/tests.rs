@@ -278,3 +278,52 @@ async fn a_reconciler_that_is_gone_is_no_answer() {
     let node = Node { inquiry, ..node };
     assert_eq!(node.ask("file:read:/x").await.unwrap_err(), "the daemon ends");
 }
+
+/// The policies of `text`, compared with those in force.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_come_is_compared_with_what_is_in_force_links_included() {
+    use crate::apply::NewFile;
+    let file = |name: &str, path: &str, action: &str| {
+        let text = format!(
+            "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec:\n  selector: {{matchLabels: {{app: web}}}}\n  file: {{matchPaths: [{{path: {path}}}]}}\n  action: {action}\n"
+        );
+        [NewFile { name: "new.yaml".into(), text }]
+    };
+    let named = policies(&[("p", "/bin/ls"), ("other", "/etc/hosts")]);
+    let node = Node::new(Selection::default(), named, web());
+    std::fs::create_dir_all(node.root().join("usr/bin")).unwrap();
+    symlink("usr/bin", node.root().join("bin")).unwrap();
+    // the same by another name of its own: no policy of its name is in force, so both are
+    let same = file("q", "/usr/bin/ls", "Block");
+    let compared = node.inquiry.compare(&same, None).await.unwrap();
+    assert_eq!((compared.containers.len(), compared.notes.len()), (1, 0));
+    let of = |compared: &crate::diff::node::Compared| -> Vec<(String, String)> {
+        let rules = compared.containers[0].changes.rules.iter();
+        rules.map(|rule| (format!("{:?}", rule.change), rule.about.clone())).collect()
+    };
+    assert_eq!(of(&compared), [("Reported".to_owned(), "file /usr/bin/ls".to_owned())], "a link leads there");
+    // it takes the place of that of its name, of which both names go
+    let changed = file("p", "/bin/cat", "Block");
+    let compared = node.inquiry.compare(&changed, None).await.unwrap();
+    let wanted = [
+        ("Removed", "file /bin/ls"),
+        ("Removed", "file /usr/bin/ls"),
+        ("Added", "file /bin/cat"),
+        ("Added", "file /usr/bin/cat"),
+    ];
+    assert_eq!(of(&compared), wanted.map(|(change, about)| (change.to_owned(), about.to_owned())));
+    assert!(
+        compared.containers[0].changes.rules.iter().all(|rule| !rule.about.contains("hosts")),
+        "the rest stays"
+    );
+    // the answer is the same on the other side of the socket
+    let json = serde_json::to_string(&compared.containers).unwrap();
+    let read: Vec<crate::diff::document::Container> = serde_json::from_str(&json).unwrap();
+    assert_eq!(read, compared.containers);
+    assert_eq!(node.inquiry.compare(&changed, Some("elsewhere")).await.unwrap().containers, []);
+
+    let bad = [NewFile { name: "bad.yaml".into(), text: "kind: Nonsense\n".into() }];
+    let why = node.inquiry.compare(&bad, None).await.unwrap_err();
+    assert!(why.contains("bad.yaml"), "{why}");
+}

@@ -71,3 +71,26 @@ fn what_a_status_says_is_told_from_what_stands_in_the_way_of_writing_it() {
         assert!(!is_about_content(&other), "{other}");
     }
 }
+
+#[test]
+fn a_mistake_of_a_namespace_is_told_once_and_another_one_again() {
+    let (refusals, mut taken) = super::super::events::recorded();
+    let about = |uid: &str, why: &str| {
+        let key = crate::api::object::Key {
+            resource: crate::api::object::Resource::Namespaces,
+            namespace: String::new(),
+            name: "shop".into(),
+        };
+        let refused = Some(why.to_owned());
+        Arc::new(About { key, uid: uid.into(), generation: 0, refused, policy: None, seccomp: None })
+    };
+    let mut namespaces = Namespaces::default();
+    let mut told = |wrong: &[Arc<About>]| {
+        namespaces.tell(wrong, &refusals);
+        taken().into_iter().map(|[_, uid, note]| format!("{uid} {note}")).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[about("1", "x"), about("2", "x")]), ["1 x", "2 x"]);
+    assert_eq!(told(&[about("1", "x"), about("2", "y")]), ["2 y"]);
+    assert_eq!(told(&[about("2", "y")]), [""; 0]);
+    assert_eq!(told(&[about("1", "x"), about("2", "y")]), ["1 x"], "it was mended meanwhile");
+}
