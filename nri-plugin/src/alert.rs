@@ -450,7 +450,6 @@ impl Alert {
 ///
 /// # Errors
 /// Those of the serializer.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over so")]
 pub fn written_uid<S: serde::Serializer>(uid: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_i64(uid.map_or(-1, i64::from))
 }
