@@ -19,7 +19,7 @@ LAB := $(TARGET)/debug/lab
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build-setup build demo test lab bench churn nodes lint machines fuzz nightly image-programs cluster-setup cluster-test
+.PHONY: help setup build-setup build demo test lab bench churn nodes lint programs fuzz nightly image-programs cluster-setup cluster-test
 
 help:
 	@sed -n '2,12s/^# //p' Makefile
@@ -50,15 +50,19 @@ lint: build-setup
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@$(CARGO) clippy --locked --workspace --test cluster -- -D warnings
 
-# Made before the tests, so that no test waits for another one's machine; with the daemon as the tests build it.
-machines: setup
+# The hook beside the rest: its last step has one thread.
+programs: lint
 	$(call say,building everything that is tested)
-	@$(CARGO) test --locked --workspace --no-run
-	@$(CARGO) build-hook
+	@$(CARGO) build-hook & hook=$$!; status=0; $(CARGO) test --locked --workspace --no-run || status=$$?; \
+	wait $$hook || status=$$?; exit $$status
+
+# What guests are made of is fetched meanwhile, which is mostly waiting for the network. Not by `make -j`: cargo would take
+# its jobs from make.
+test: build-setup
+	@integration-tests/setup.sh lab & lab=$$!; status=0; $(MAKE) --no-print-directory programs || status=$$?; \
+	wait $$lab || status=$$?; exit $$status
 	$(call say,saving the machines that tests run in)
 	@$(LAB) prepare
-
-test: setup lint machines
 	$(call say,tests)
 	@CARGO=$(CARGO) integration-tests/tests.sh
 
