@@ -3,19 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use enforcer_core::compile::apparmor::Native;
-use enforcer_core::coverage::{Gap, GapReason};
+use enforcer_core::coverage::Gap;
 use enforcer_core::host::{self, Check as HostCheck};
-use enforcer_core::policy::{Kind, Policy, PolicyError, PolicyId, SeccompPolicy};
-use enforcer_core::ruleset::{Postures, Ruleset};
-use enforcer_core::subject::Subject;
+use enforcer_core::policy::{Policy, PolicyError, PolicyId, SeccompPolicy};
 use serde::Serialize;
 
-use crate::apparmor;
 use crate::cli::{CheckArgs, Output};
-use crate::container::HOST_ADVICE;
 use crate::exit::{Exit, chain};
+use crate::held::{Holders, NATIVE, NOBODY, Node, holders_of_seccomp};
 use crate::input::{self, Input};
+use crate::lock::{Lock, Lsm};
+use crate::status;
 use crate::term::{BAD, BOLD, GOOD, WARN, complain, paint, render, say, say_json, table};
 
 /// The answer, as `-o json` prints it.
@@ -27,10 +25,14 @@ pub struct Report {
     pub files: Vec<FileReport>,
     /// Policies defined twice: only the first counts.
     pub duplicates: Vec<Duplicate>,
-    /// What is understood and not enforced, on any host.
+    /// What the rules are judged for, by its name in the status of a daemon: `bpf`, `bpf+apparmor`.
+    pub lock: &'static str,
+    /// What is understood and not enforced there, on any host.
     pub gaps: Vec<Gap>,
-    /// Which lock holds the rules of which policies: `bpf`, `apparmor` (with `--combine`), `seccomp`.
+    /// Which lock holds rules of which policies: `bpf`, `apparmor`, `selinux`, `seccomp`.
     pub held: BTreeMap<&'static str, BTreeSet<PolicyId>>,
+    /// The same of each rule, in the order of the files.
+    pub rules: Vec<PolicyRules>,
     /// This host; absent with `--no-host`, and where all are seccomp policies, which need nothing of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<Host>,
@@ -45,6 +47,15 @@ pub struct FileReport {
     pub policies: Vec<PolicyId>,
     /// Its errors.
     pub errors: Vec<PolicyError>,
+}
+
+/// Who holds the rules of a policy.
+#[derive(Debug, Serialize)]
+pub struct PolicyRules {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The places of its rules, by lock; `none`: no lock holds them.
+    pub held: Holders,
 }
 
 /// A policy that is defined twice.
@@ -78,8 +89,15 @@ pub fn run(args: &CheckArgs) -> Exit {
     };
     // seccomp policies need nothing that is looked for
     let only_seccomp = input::policies(&inputs).next().is_none() && input::seccomp(&inputs).next().is_some();
-    let host = (!args.no_host && !only_seccomp).then(here);
-    let report = report(&inputs, host, args);
+    let node = match node(args) {
+        Ok(node) => node,
+        Err(problem) => {
+            complain(format!("{}: {problem}\n", paint(BAD, "error")));
+            return Exit::BadInput;
+        }
+    };
+    let host = (!args.no_host && !only_seccomp && node.lock.uses_bpf()).then(here);
+    let report = report(&inputs, host, node, args.strict);
     match args.output {
         Output::Json => say_json(&report),
         Output::Text => print(&report, &inputs),
@@ -95,43 +113,45 @@ fn here() -> Host {
     }
 }
 
-/// What of a policy is not enforced.
-fn gaps(policy: &Policy, combine: bool, host: bool) -> Vec<Gap> {
-    let id = policy.id();
-    if id.kind == Kind::KubeArmorHostPolicy && !host {
-        let gap = Gap {
-            policy: id.clone(),
-            field: "kind".to_owned(),
-            reason: GapReason::HostPolicies,
-            advice: HOST_ADVICE.to_owned(),
-        };
-        return vec![gap];
-    }
-    let Some(native) = policy.native_apparmor().filter(|_| combine) else { return policy.gaps().to_vec() };
-    let native = Native { policy: policy.id().clone(), text: native.to_owned() };
-    let none = Ruleset::resolve([], &Postures::default(), &Subject::default()).ruleset;
-    let others = policy.gaps().iter().filter(|gap| gap.reason != GapReason::AppArmor).cloned();
-    others.chain(apparmor::gaps(&none, &[native])).collect()
-}
-
-/// Which lock holds the rules of which policies.
-fn held(inputs: &[Input], combine: bool) -> BTreeMap<&'static str, BTreeSet<PolicyId>> {
-    let mut held: BTreeMap<_, BTreeSet<PolicyId>> = BTreeMap::new();
-    for policy in input::policies(inputs) {
-        let native = combine && policy.native_apparmor().is_some();
-        for (lock, _) in
-            [("bpf", !policy.rules().is_empty()), ("apparmor", native)].iter().filter(|(_, has)| *has)
-        {
-            held.entry(*lock).or_default().insert(policy.id().clone());
+/// The lock that rules are judged for, and whether policies on the host's own processes are enforced.
+///
+/// # Errors
+/// When what is asked for contradicts itself.
+fn node(args: &CheckArgs) -> Result<Node, String> {
+    let lock = match (args.lock, args.combine) {
+        (None | Some(Lsm::Bpf), true) => Some(Lock::Both),
+        (Some(other), true) => {
+            return Err(format!("--combine is for bpf, which holds all that it can, not for {other}"));
         }
-    }
-    for policy in input::seccomp(inputs) {
-        held.entry("seccomp").or_default().insert(policy.id().clone());
-    }
-    held
+        (Some(Lsm::Bpf), false) => Some(Lock::Bpf),
+        (Some(Lsm::AppArmor), false) => Some(Lock::AppArmor),
+        (Some(Lsm::Selinux), false) => Some(Lock::Selinux),
+        (None, false) => None,
+    };
+    let asked = lock.is_some() || args.no_host;
+    let daemon = (!asked).then(|| status::show::ask(&args.status_socket).ok()).flatten();
+    let daemon = daemon.map(|document| document.daemon);
+    let host = daemon.as_ref().and_then(|daemon| daemon.host.as_ref()).is_some_and(|host| host.enforced);
+    let its = daemon.and_then(|daemon| Lock::named(&daemon.lock));
+    Ok(Node { lock: lock.or(its).unwrap_or_default(), host: host || args.host_policies })
 }
 
-fn report(inputs: &[Input], host: Option<Host>, args: &CheckArgs) -> Report {
+/// Which lock holds rules of which policies, and each of their rules.
+fn held(inputs: &[Input], node: Node) -> (BTreeMap<&'static str, BTreeSet<PolicyId>>, Vec<PolicyRules>) {
+    let of_rules = input::policies(inputs).map(|policy| (policy.id(), node.holders(policy)));
+    let of_seccomp = input::seccomp(inputs).map(|policy| (policy.id(), holders_of_seccomp(policy)));
+    let mut held: BTreeMap<_, BTreeSet<PolicyId>> = BTreeMap::new();
+    let mut rules = Vec::new();
+    for (policy, holders) in of_rules.chain(of_seccomp) {
+        for lock in holders.keys().filter(|lock| **lock != NOBODY) {
+            held.entry(*lock).or_default().insert(policy.clone());
+        }
+        rules.push(PolicyRules { policy: policy.clone(), held: holders });
+    }
+    (held, rules)
+}
+
+fn report(inputs: &[Input], host: Option<Host>, node: Node, strict: bool) -> Report {
     let files: Vec<FileReport> = inputs
         .iter()
         .map(|Input { path, text: _, parsed }| FileReport {
@@ -147,12 +167,12 @@ fn report(inputs: &[Input], host: Option<Host>, args: &CheckArgs) -> Report {
         .into_iter()
         .map(|(policy, first, second)| Duplicate { policy, first, second })
         .collect();
-    let gaps: Vec<Gap> =
-        input::policies(inputs).flat_map(|policy| gaps(policy, args.combine, args.host_policies)).collect();
+    let gaps: Vec<Gap> = input::policies(inputs).flat_map(|policy| node.gaps(policy)).collect();
     let errors = !duplicates.is_empty() || files.iter().any(|file| !file.errors.is_empty());
     let incomplete = !gaps.is_empty() || host.as_ref().is_some_and(|host| !host.enforces);
-    let ok = !(errors || args.strict && incomplete);
-    Report { ok, files, duplicates, gaps, held: held(inputs, args.combine), host }
+    let ok = !(errors || strict && incomplete);
+    let (held, rules) = held(inputs, node);
+    Report { ok, files, duplicates, lock: node.lock.name(), gaps, held, rules, host }
 }
 
 fn print(report: &Report, inputs: &[Input]) {
@@ -179,9 +199,13 @@ fn print(report: &Report, inputs: &[Input]) {
     if inputs.is_empty() {
         say(format!("{}: no policy file (*.yaml, *.yml, *.json) there\n", paint(WARN, "warning")));
     }
-    if let Some(policies) = report.held.get("apparmor") {
-        let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
-        say(format!("\n{}: native rules of {}\n", paint(BOLD, "Held by AppArmor"), names.join(", ")));
+    if report.lock != Lock::Bpf.name() {
+        say(format!("\n{}: {}\n", paint(BOLD, "Judged for the lock"), report.lock));
+    }
+    let native = |one: &&PolicyRules| one.held.get("apparmor").is_some_and(|rules| rules.contains(NATIVE));
+    let natives: Vec<String> = report.rules.iter().filter(native).map(|one| one.policy.to_string()).collect();
+    if !natives.is_empty() {
+        say(format!("{}: native rules of {}\n", paint(BOLD, "Held by AppArmor"), natives.join(", ")));
     }
     if !report.gaps.is_empty() {
         say(format!("\n{}\n", paint(BOLD, "Not enforced")));

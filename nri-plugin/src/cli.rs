@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 use self::alerts::ALERTS_HELP;
 use self::apply::{APPLY_HELP, CONFIRM_HELP};
-use self::daemon::{RUN_HELP, STATUS_HELP};
+use self::daemon::{PROBE_HELP, RUN_HELP, STATUS_HELP};
 use self::diff::DIFF_HELP;
 use self::documents::{COMPLETIONS_HELP, CRDS_HELP, MAN_HELP};
 use self::install::INSTALL_HELP;
@@ -81,7 +81,7 @@ pub enum Command {
     #[command(after_help = CONFIRM_HELP)]
     Confirm(ConfirmArgs),
     /// Show what this host supports, and what to do about the rest
-    #[command(after_help = "Exit codes:\n  0  this host can enforce\n  1  it cannot; the table says why")]
+    #[command(after_help = PROBE_HELP)]
     Probe(ProbeArgs),
     /// Ask the running daemon how each container stands to its policies
     #[command(after_help = STATUS_HELP)]

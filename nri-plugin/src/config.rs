@@ -207,6 +207,58 @@ impl Seen {
     }
 }
 
+/// Which locks are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locks {
+    /// Those that are tried, in this order; at least one.
+    pub order: Vec<Lsm>,
+    /// Whether AppArmor is to hold what BPF-LSM cannot take.
+    pub combine: bool,
+    /// Whether policies on the host's own processes are enforced, for which there is a lock of their own.
+    pub host: bool,
+    /// Whether nothing but seccomp policies is enforced.
+    pub seccomp_only: bool,
+}
+
+impl Default for Locks {
+    fn default() -> Self {
+        Self { order: lock::DEFAULT_ORDER.to_vec(), combine: false, host: false, seccomp_only: false }
+    }
+}
+
+impl Locks {
+    /// What flags of `run` and the file want, as a daemon with them would read it. Nothing else of them is looked at.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or what it wants makes no sense.
+    pub fn new(args: &RunArgs) -> Result<Self, ConfigError> {
+        match &args.config {
+            Some(path) => Self::over(args, &File::read(path)?.0),
+            None => Self::over(args, &File::default()),
+        }
+    }
+
+    fn over(args: &RunArgs, file: &File) -> Result<Self, ConfigError> {
+        let order = match (args.lsm_order.as_slice(), &file.lsm_order) {
+            ([], None) => lock::DEFAULT_ORDER.to_vec(),
+            ([], Some(names)) => lock::order(names).map_err(ConfigError::LsmOrder)?,
+            (names, _) => lock::order(names).map_err(ConfigError::LsmOrder)?,
+        };
+        let combine = args.combine || file.combine;
+        if combine && order.first() != Some(&Lsm::Bpf) {
+            let why =
+                "with `combine` it begins with `bpf`, which holds all that it can; AppArmor has the rest";
+            return Err(ConfigError::LsmOrder(why.into()));
+        }
+        Ok(Self {
+            order,
+            combine,
+            host: args.host_policies || file.host_policies,
+            seccomp_only: args.seccomp_only || file.seccomp_only,
+        })
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -282,13 +334,14 @@ impl Config {
             Some(path) => File::read(path)?,
             None => (File::default(), Vec::new(), Vec::new()),
         };
+        let locks = Locks::over(&args, &file)?;
         let named = [file.host_exempt, args.host_exempt].concat();
         let exempt_of_host: Result<Vec<Exempt>, String> =
             named.iter().map(|text| Exempt::parse(text)).collect();
         let mut node_labels = file.node_labels;
         node_labels.extend(args.node_labels.into_iter().map(|label| (label.key, label.value)));
         let host = HostConfig {
-            enforce: args.host_policies || file.host_policies,
+            enforce: locks.host,
             exempt: exempt_of_host.map_err(ConfigError::HostExempt)?,
             defaults: !args.no_default_host_exempt && file.default_host_exempt.unwrap_or(true),
             postures: postures(&[file_host_postures, args.host_postures].concat()),
@@ -334,17 +387,6 @@ impl Config {
             .libseccomp
             .or(file.libseccomp)
             .map(|text| crate::seccomp::libseccomp::parse(&text).ok_or(ConfigError::Libseccomp(text)));
-        let lsm_order = match (args.lsm_order.as_slice(), file.lsm_order) {
-            ([], None) => lock::DEFAULT_ORDER.to_vec(),
-            ([], Some(names)) => lock::order(&names).map_err(ConfigError::LsmOrder)?,
-            (names, _) => lock::order(names).map_err(ConfigError::LsmOrder)?,
-        };
-        let combine = args.combine || file.combine;
-        if combine && lsm_order.first() != Some(&Lsm::Bpf) {
-            let why =
-                "with `combine` it begins with `bpf`, which holds all that it can; AppArmor has the rest";
-            return Err(ConfigError::LsmOrder(why.into()));
-        }
         let status_socket =
             args.status_socket.or(file.status_socket).unwrap_or_else(|| DEFAULT_STATUS_SOCKET.into());
         let alerts = args.alerts.or(file.alerts).filter(|path| path != Path::new("-"));
@@ -387,9 +429,9 @@ impl Config {
             exempt,
             strict: args.strict || file.strict,
             honour_pod_annotations: args.honour_pod_annotations || file.honour_pod_annotations,
-            seccomp_only: args.seccomp_only || file.seccomp_only,
-            lsm_order,
-            combine,
+            seccomp_only: locks.seccomp_only,
+            lsm_order: locks.order,
+            combine: locks.combine,
             host,
             seccomp_dirs: if args.seccomp_dirs.is_empty() { file.seccomp_dirs } else { args.seccomp_dirs },
             libseccomp: libseccomp.transpose()?,

@@ -9,7 +9,7 @@ use enforcer_core::enforce::ContainerId;
 use enforcer_core::links::LookUps;
 use enforcer_core::parallel;
 use enforcer_core::policy::{Policy, PolicyId};
-use enforcer_core::ruleset::{Postures, Resolved, Ruleset};
+use enforcer_core::ruleset::{Origin, Postures, Resolved, Ruleset};
 use enforcer_core::subject::Subject;
 use enforcer_core::visibility::Visibility;
 
@@ -89,7 +89,8 @@ pub struct Selection {
     pub lock: Lock,
     /// The postures of the host's own processes; `None`: policies on those are not enforced.
     pub host: Option<Postures>,
-    /// Whether a container whose rules no lock holds must not start: the node has the OCI hook put into containers.
+    /// Whether a container whose rules no lock holds must not start: the node has the OCI hook put into containers, in
+    /// the mode `closed`.
     pub must_hold: bool,
     /// What is to be seen of containers whose namespace does not say.
     pub visibility: Visibility,
@@ -123,6 +124,13 @@ impl Merged {
     #[must_use]
     pub fn binds(&self) -> bool {
         !self.natives.is_empty() || !(self.ruleset.is_empty() || self.ruleset.only_observes())
+    }
+
+    /// `policy` or `policies` and the names of those that bind the container, for people.
+    #[must_use]
+    pub fn name_binding(&self) -> String {
+        let natives = self.natives.iter().map(|native| &native.policy);
+        name(self.ruleset.origins().iter().map(|origin| &origin.policy).chain(natives))
     }
 
     /// Whether some policy selects the container, be it with gaps alone.
@@ -278,22 +286,22 @@ impl Selection {
             resolved.ruleset = resolved.ruleset.audited();
         }
         let mut natives = Vec::new();
+        let unheld = match subject.host && !self.seccomp_only {
+            true => (!self.holds_host()).then_some(GapReason::HostPolicies),
+            false => self.holds_none(),
+        };
+        if let Some(reason) = unheld {
+            let gaps = gaps_for(resolved.ruleset.origins().iter().map(AsRef::as_ref), reason);
+            let coverage = Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps));
+            resolved = Resolved { ruleset: none(postures, subject), coverage };
+        }
         match self.lock {
-            _ if self.seccomp_only => {
-                resolved = without_kernel(&resolved, postures, subject, GapReason::OtherThanSeccomp);
-            }
-            _ if subject.host && !self.holds_host() => {
-                resolved = without_kernel(&resolved, postures, subject, GapReason::HostPolicies);
-            }
-            Lock::Nothing => resolved = without_kernel(&resolved, postures, subject, GapReason::NoLock),
-            Lock::Selinux if !subject.host => {
-                resolved = without_kernel(&resolved, postures, subject, GapReason::SelinuxContainer);
-            }
+            _ if unheld.is_some() => {}
             Lock::Selinux => {
                 let gaps = selinux::gaps(&resolved.ruleset);
                 resolved.coverage = Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps));
             }
-            Lock::Bpf => {}
+            Lock::Bpf | Lock::Nothing => {}
             // native rules deny, which is not what an audited pod gets
             Lock::Both if *wish == Wish::Audited || subject.host => {}
             Lock::Both => {
@@ -317,6 +325,17 @@ impl Selection {
         }
         resolved.ruleset = resolved.ruleset.observing(*visibility);
         Merged { natives, ..Merged::from(resolved) }
+    }
+
+    /// Why no rule of any container is held here, but for seccomp policies; `None`: rules are.
+    #[must_use]
+    pub const fn holds_none(&self) -> Option<GapReason> {
+        match self.lock {
+            _ if self.seccomp_only => Some(GapReason::OtherThanSeccomp),
+            Lock::Nothing => Some(GapReason::NoLock),
+            Lock::Selinux => Some(GapReason::SelinuxContainer),
+            Lock::Bpf | Lock::AppArmor | Lock::Both => None,
+        }
     }
 
     /// Whether policies on the host's own processes are enforced: BPF-LSM and SELinux can, and only if they are to.
@@ -356,27 +375,23 @@ fn none(postures: &Postures, subject: &Subject) -> Ruleset {
 /// What to do where policies on the host's own processes are not enforced.
 pub const HOST_ADVICE: &str = "it has no effect; run the daemon with --host-policies, on a node with BPF-LSM and cgroup v2, or with SELinux";
 
-/// The same where nothing but seccomp policies is enforced: no rule, and a gap for each.
-fn without_kernel(
-    resolved: &Resolved,
-    postures: &Postures,
-    subject: &Subject,
+/// A gap for each of these rules, none of which is held.
+pub(crate) fn gaps_for<'o>(
+    rules: impl IntoIterator<Item = &'o Origin>,
     reason: GapReason,
-) -> Resolved {
+) -> impl Iterator<Item = Gap> {
     let advice = match reason {
         GapReason::HostPolicies => HOST_ADVICE,
         _ => {
             "it has no effect; `nri-enforcer probe` says what BPF-LSM and AppArmor need; SELinux holds host policies alone"
         }
     };
-    let gaps = resolved.ruleset.origins().iter().map(|origin| Gap {
+    rules.into_iter().map(move |origin| Gap {
         policy: origin.policy.clone(),
         field: origin.rule.clone(),
         reason,
         advice: advice.into(),
-    });
-    let coverage = Coverage::new(resolved.coverage.gaps.iter().cloned().chain(gaps));
-    Resolved { ruleset: none(postures, subject), coverage }
+    })
 }
 
 /// `policy` or `policies` and the names of those that a ruleset comes from, for people.

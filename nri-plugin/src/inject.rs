@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use enforcer_core::enforce::ContainerId;
 use nri::{ContainerAdjustment, Hook, HookPoint};
+use nri_enforcer_hook::config::{self, Config, Mode};
 use nri_enforcer_hook::state::Stage;
 
 use crate::container::Container;
@@ -190,6 +191,18 @@ impl State {
     }
 }
 
+/// Whether this hook, by its path on the host, lets nothing start that the daemon does not vouch for: so says its
+/// configuration, and where that makes no sense the hook itself does.
+#[must_use]
+pub fn is_shut(hook: &Path) -> bool {
+    is_shut_at(host(), hook)
+}
+
+fn is_shut_at(host: &Path, hook: &Path) -> bool {
+    let config = host.join(hook.strip_prefix("/").unwrap_or(hook)).with_file_name(config::FILE);
+    Config::load(&config).0.mode == Mode::Closed
+}
+
 /// The host's root directory: the daemon's own, unless it is in a container, where it needs `hostPID` and CAP_SYS_PTRACE
 /// to see the host's; without them the hook is not found, and that is told.
 fn host() -> &'static Path {
@@ -304,6 +317,23 @@ mod tests {
         let (none, told) = super::tests::injection(None);
         assert_eq!((hooks(&none, 0), none.problem()), (0, None));
         assert!(told.lock().unwrap().is_empty());
+    }
+
+    /// As the hook reads it.
+    #[test]
+    fn a_hook_is_shut_unless_its_configuration_says_that_it_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, hook) = (dir.path().join("opt"), Path::new("/opt/nri-enforcer-hook"));
+        std::fs::create_dir(&folder).unwrap();
+        let file = folder.join(config::FILE);
+        assert!(is_shut_at(dir.path(), hook), "no configuration");
+        for (text, shut) in [(r#"{"mode":"open"}"#, false), (r#"{"mode":"closed"}"#, true), ("{", true)] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(is_shut_at(dir.path(), hook), shut, "{text}");
+        }
+        std::fs::write(&file, r#"{"mode":"open"}"#).unwrap();
+        mode(&file, 0o666);
+        assert!(is_shut_at(dir.path(), hook), "anybody may have written it");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod exit;
 pub mod explain;
 pub mod feed;
 pub mod gate;
+pub mod held;
 pub mod host;
 pub mod inject;
 pub mod input;

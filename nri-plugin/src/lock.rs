@@ -1,5 +1,6 @@
 //! Which lock of the kernel holds the rules: the first of an order that works here, found out by trying.
 
+pub mod taken;
 pub mod unsupported;
 
 use std::fmt;
@@ -98,6 +99,19 @@ impl Lock {
         !matches!(self, Self::Selinux | Self::Nothing)
     }
 
+    /// The lock by the name that [`name`](Self::name) gives it; `None`: there is none of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Bpf, Self::AppArmor, Self::Both, Self::Selinux, Self::Nothing];
+        all.into_iter().find(|lock| lock.name() == name)
+    }
+
+    /// Whether BPF-LSM holds rules.
+    #[must_use]
+    pub const fn uses_bpf(self) -> bool {
+        matches!(self, Self::Bpf | Self::Both)
+    }
+
     /// Its name in the status document: the locks, joined by `+`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -121,6 +135,8 @@ pub struct Chosen {
     pub profiles: Option<Arc<Profiles>>,
     /// Why others were not taken, for people.
     pub refused: Vec<String>,
+    /// Why AppArmor is not beside BPF-LSM, though it should be: native rules are gaps.
+    pub uncombined: Option<String>,
 }
 
 impl fmt::Debug for Chosen {
@@ -136,7 +152,13 @@ impl Chosen {
     /// No lock.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { lock: Lock::Nothing, kernel: Box::new(Absent), profiles: None, refused: Vec::new() }
+        Self {
+            lock: Lock::Nothing,
+            kernel: Box::new(Absent),
+            profiles: None,
+            refused: Vec::new(),
+            uncombined: None,
+        }
     }
 
     /// Tells what was chosen, and why not something else.
@@ -144,7 +166,10 @@ impl Chosen {
         for why in &self.refused {
             tracing::warn!(lock = self.lock.name(), "not taken: {why}");
         }
-        let uses_bpf = matches!(self.lock, Lock::Bpf | Lock::Both);
+        if let Some(why) = &self.uncombined {
+            tracing::warn!("`combine`: native AppArmor rules are gaps, and BPF-LSM holds all others: {why}");
+        }
+        let uses_bpf = self.lock.uses_bpf();
         if !uses_bpf && std::fs::read_dir(&config.bpffs).is_ok_and(|mut pins| pins.next().is_some()) {
             tracing::warn!(
                 bpffs = %config.bpffs.display(),
@@ -167,12 +192,12 @@ impl Chosen {
                 "attached; what an earlier daemon armed stays in force"
             ),
             Lock::AppArmor => tracing::warn!(
-                "AppArmor holds the rules: those of containers whose pods name a profile of ours; denials are told in the kernel's \
-                 log alone"
+                "AppArmor holds the rules: those of containers whose pods name a profile of ours; denials become alerts by the \
+                 kernel's audit records"
             ),
             Lock::Selinux => tracing::warn!(
-                "SELinux holds policies on the host's own processes; those on containers are gaps, but for seccomp; denials are \
-                 told in the kernel's audit log alone"
+                "SELinux holds policies on the host's own processes; those on containers are gaps, but for seccomp; denials \
+                 become alerts by the kernel's audit records"
             ),
             Lock::Nothing if config.seccomp_only => tracing::warn!(
                 "this daemon enforces seccomp policies alone; every other rule is a gap until it is started again"
@@ -193,8 +218,8 @@ impl Chosen {
 /// Takes the first lock of the configured order that works.
 ///
 /// # Errors
-/// When one fails that this host has what it takes for: nothing weaker takes its place. Also when AppArmor is to be beside
-/// BPF-LSM, and does not work.
+/// When one fails that this host has what it takes for: nothing weaker takes its place. Also AppArmor beside BPF-LSM; where
+/// this host has none BPF-LSM is alone, as it would be without the wish.
 pub fn choose<K: Kernel>(
     config: &Config,
     bpf: impl FnOnce(&Config) -> Result<K, Unopened>,
@@ -207,22 +232,12 @@ pub fn choose<K: Kernel>(
         match lsm {
             Lsm::Bpf => match bpf.take().map(|open| open(config)) {
                 Some(Ok(kernel)) if config.combine => {
-                    let profiles = apparmor.take().map(|open| open()).transpose().map_err(|error| {
-                        let (Unopened::Unsupported(error) | Unopened::Failed(error)) = error;
-                        error.context("AppArmor cannot be combined with BPF-LSM (`combine`)")
-                    })?;
-                    let Some(profiles) = profiles else { continue };
-                    let profiles = Arc::new(profiles.for_natives_alone());
-                    let kernel = Beside::new(kernel, Arc::clone(&profiles), config.strict);
-                    return Ok(Chosen {
-                        lock: Lock::Both,
-                        kernel: Box::new(kernel),
-                        profiles: Some(profiles),
-                        refused,
-                    });
+                    let Some(open) = apparmor.take() else { continue };
+                    return beside(kernel, open(), config.strict).map(|chosen| Chosen { refused, ..chosen });
                 }
                 Some(Ok(kernel)) => {
-                    return Ok(Chosen { lock: Lock::Bpf, kernel: Box::new(kernel), profiles: None, refused });
+                    let kernel = Box::new(kernel);
+                    return Ok(Chosen { lock: Lock::Bpf, kernel, refused, ..Chosen::nothing() });
                 }
                 Some(Err(Unopened::Failed(error))) => return Err(error),
                 Some(Err(Unopened::Unsupported(error))) => refused.push(format!("bpf: {error:#}")),
@@ -232,7 +247,14 @@ pub fn choose<K: Kernel>(
                 Some(Ok(profiles)) => {
                     let profiles = Arc::new(profiles);
                     let kernel = Box::new(Arc::clone(&profiles));
-                    return Ok(Chosen { lock: Lock::AppArmor, kernel, profiles: Some(profiles), refused });
+                    let profiles = Some(profiles);
+                    return Ok(Chosen {
+                        lock: Lock::AppArmor,
+                        kernel,
+                        profiles,
+                        refused,
+                        ..Chosen::nothing()
+                    });
                 }
                 Some(Err(Unopened::Failed(error))) => {
                     return Err(error.context("AppArmor is there, and fails"));
@@ -247,7 +269,7 @@ pub fn choose<K: Kernel>(
             }
             Lsm::Selinux => match selinux.take().map(|open| open()) {
                 Some(Ok(kernel)) => {
-                    return Ok(Chosen { lock: Lock::Selinux, kernel, profiles: None, refused });
+                    return Ok(Chosen { lock: Lock::Selinux, kernel, refused, ..Chosen::nothing() });
                 }
                 Some(Err(Unopened::Failed(error))) => {
                     return Err(error.context("SELinux is there, and fails"));
@@ -258,6 +280,28 @@ pub fn choose<K: Kernel>(
         }
     }
     Ok(Chosen { refused, ..Chosen::nothing() })
+}
+
+/// BPF-LSM, and AppArmor beside it where this host has it.
+fn beside<K: Kernel>(
+    kernel: K,
+    profiles: Result<Profiles, Unopened>,
+    strict: bool,
+) -> anyhow::Result<Chosen> {
+    match profiles {
+        Ok(profiles) => {
+            let profiles = Arc::new(profiles.for_natives_alone());
+            let kernel = Box::new(Beside::new(kernel, Arc::clone(&profiles), strict));
+            Ok(Chosen { lock: Lock::Both, kernel, profiles: Some(profiles), ..Chosen::nothing() })
+        }
+        Err(Unopened::Unsupported(error)) => {
+            let uncombined = Some(format!("{error:#}"));
+            Ok(Chosen { lock: Lock::Bpf, kernel: Box::new(kernel), uncombined, ..Chosen::nothing() })
+        }
+        Err(Unopened::Failed(error)) => {
+            Err(error.context("AppArmor is there, and fails beside BPF-LSM (`combine`)"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -351,10 +395,10 @@ mod tests {
         let busy = |_: &Config| Err::<Recording, _>(Unopened::Failed(anyhow::anyhow!("another daemon")));
         let error = choose(&config(&["bpf", "apparmor"], false), busy, there, none).unwrap_err();
         assert_eq!(error.to_string(), "another daemon");
-        let works = |_: &Config| Ok(Recording::default());
-        let error = choose(&config(&["bpf", "apparmor"], true), works, absent, none).unwrap_err();
-        assert!(error.to_string().contains("combine"), "{error}");
         let slow = || Err::<Profiles, _>(Unopened::Failed(anyhow::anyhow!("the parser takes too long")));
+        let works = |_: &Config| Ok(Recording::default());
+        let error = choose(&config(&["bpf", "apparmor"], true), works, slow, none).unwrap_err();
+        assert!(format!("{error:#}").contains("(`combine`): the parser takes too long"), "{error:#}");
         for order in [&["bpf", "apparmor"][..], &["apparmor", "bpf"], &["apparmor"]] {
             let error = choose(&config(order, false), |_| unsupported(), slow, none).unwrap_err();
             assert_eq!(format!("{error:#}"), "AppArmor is there, and fails: the parser takes too long");
@@ -369,5 +413,18 @@ mod tests {
         assert!(names(&["bfp"]).unwrap_err().contains("`bfp` is no lock"));
         assert!(names(&["bpf", "bpf"]).unwrap_err().contains("twice"));
         assert!(names(&[]).unwrap_err().contains("no lock"));
+    }
+
+    /// One such node of a cluster enforces what it can.
+    #[test]
+    fn where_there_is_no_apparmor_to_combine_bpf_is_alone_and_that_is_told() {
+        let works = |_: &Config| Ok(Recording::default());
+        for order in [&["bpf", "apparmor"][..], &["bpf"]] {
+            let chosen = choose(&config(order, true), works, absent, none).unwrap();
+            assert_eq!((chosen.lock, chosen.uncombined.as_deref()), (Lock::Bpf, Some("no AppArmor")));
+            assert!(chosen.profiles.is_none());
+            assert_eq!(choose(&config(order, true), works, there, none).unwrap().uncombined, None);
+        }
+        assert_eq!(choose(&config(&["bpf"], false), works, absent, none).unwrap().uncombined, None);
     }
 }

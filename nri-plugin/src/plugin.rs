@@ -255,6 +255,7 @@ impl nri::Plugin for Plugin {
         }
         tracing::info!(%container, ruleset = %digest, "created under policies");
         let adjustment = adjustment.annotation(ANNOTATION, digest.to_string());
+        let adjustment = self.want_profile(&pod, &container, &resolved, adjustment);
         let adjustment = self.injection.add(&container, adjustment);
         self.order(Order::Created(container));
         Ok(adjustment)

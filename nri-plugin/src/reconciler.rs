@@ -320,7 +320,8 @@ impl<K: Kernel> Reconciler<K> {
             self.enqueue(container.id.clone()); // the policies changed since the question was asked; nothing is to be armed now
             return Ok(());
         };
-        let armed = self.arm_first(&container, (pid, process), other, &merged, Stage::Created);
+        // one that is not covered starts where the node's configuration does not refuse it: nothing failed
+        let armed = self.arm_first(&container, (pid, process), other, &merged, Stage::Created).map(drop);
         if merged.binds() {
             return armed;
         }

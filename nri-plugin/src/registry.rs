@@ -135,6 +135,12 @@ impl Registry {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What of its rules a container lacks, and why; `None`: nothing that is known.
+    #[must_use]
+    pub fn lacking(&self, id: &ContainerId) -> Option<String> {
+        self.read().containers.get(id)?.lacks.clone()
+    }
+
     /// Remembers the gaps that the links of a container make.
     pub fn has_gaps(&self, id: &ContainerId, gaps: Arc<[Gap]>) {
         if let Some(entry) = self.write().containers.get_mut(id) {

@@ -53,7 +53,7 @@ use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
 use crate::host;
-use crate::inject::Injection;
+use crate::inject::{self, Injection};
 use crate::kernel::{Kernel, Unopened, open_selinux};
 use crate::learn::serve::Observatory;
 use crate::lock::{self, Chosen, Lock};
@@ -183,7 +183,7 @@ async fn daemon(
     api: Option<Api>,
     (mut news, left): (News, Found),
     set: Arc<PolicySet>,
-    Chosen { lock, kernel, profiles, .. }: Chosen,
+    Chosen { lock, kernel, profiles, uncombined, .. }: Chosen,
     [mut parts, mut ending]: [Parts; 2],
 ) -> anyhow::Result<()> {
     let kernel = Arc::new(kernel);
@@ -253,7 +253,7 @@ async fn daemon(
         exempt: config.exempt.clone(),
         strict: config.strict,
         lock,
-        must_hold: config.hook.is_some(),
+        must_hold: config.hook.as_deref().is_some_and(inject::is_shut),
         honour_pod_annotations: config.honour_pod_annotations,
         seccomp_only: config.seccomp_only,
         host: (config.host.enforce && host_exempt.is_ok()).then_some(config.host.postures),
@@ -382,6 +382,7 @@ async fn daemon(
         node_name: config.node_name.clone(),
         node,
         host_exempt,
+        uncombined,
         changes: Arc::clone(&changes),
         unheard,
     };

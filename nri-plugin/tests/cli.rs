@@ -381,6 +381,24 @@ fn check_says_which_lock_holds_whose_rules() {
     assert_eq!(reasons(&both), ["\"a native AppArmor rule is not taken\""]);
     let text = out(&nri_enforcer(["check", "--no-host", "--combine", path]));
     assert!(text.contains("Held by AppArmor: native rules of default/block-passwd"), "{text}");
+    // of each rule, for the lock of another node
+    let holders = |told: &Value| {
+        let rules = told["rules"].as_array().unwrap();
+        let of = rules.iter().find(|one| one["policy"]["name"] == "block-passwd").unwrap();
+        of["held"].clone()
+    };
+    let files = json!(["spec.file.matchPaths[0]", "spec.file.matchPaths[1]", "spec.file.matchPaths[2]"]);
+    assert_eq!(holders(&alone), json!({"bpf": files, "none": ["spec.apparmor"]}));
+    assert_eq!(holders(&both), json!({"bpf": files, "apparmor": ["spec.apparmor"]}));
+    assert_eq!((&alone["lock"], &both["lock"]), (&json!("bpf"), &json!("bpf+apparmor")));
+    let (apparmor, selinux) = (told(&["--lock", "apparmor"]), told(&["--lock", "selinux"]));
+    assert_eq!(holders(&apparmor)["none"], Value::Null, "{apparmor}");
+    assert_eq!(holders(&apparmor)["apparmor"].as_array().unwrap().len(), 4, "{apparmor}");
+    let reasons = reasons(&apparmor);
+    assert!(reasons.iter().any(|reason| reason.contains("AppArmor knows who acts")), "{reasons:?}");
+    assert_eq!(selinux["held"], json!({}), "labels hold no rule of a container");
+    let output = nri_enforcer(["check", "--no-host", "--lock", "apparmor", "--combine", path]);
+    assert!(code(&output) == 2 && err(&output).contains("--combine is for bpf"), "{}", err(&output));
 }
 
 #[test]
@@ -405,7 +423,8 @@ fn every_example_policy_passes_the_check() {
 
 #[test]
 fn probe_answers_in_both_forms() {
-    let output = nri_enforcer(["probe", "-o", "json"]);
+    let nobody = ["--status-socket", "/nonexistent"];
+    let output = nri_enforcer([&["probe", "-o", "json"][..], &nobody].concat());
     let value: Value = serde_json::from_str(&out(&output)).unwrap();
     let enforces = value["enforces"].as_bool().unwrap();
     assert_eq!(code(&output), i32::from(!enforces), "the exit code says what the answer says");
@@ -414,14 +433,46 @@ fn probe_answers_in_both_forms() {
     let locks = value["locks"].as_array().unwrap();
     let names: Vec<_> = locks.iter().map(|lock| lock["lock"].as_str().unwrap()).collect();
     assert_eq!(names, ["bpf", "apparmor", "selinux"]);
-    let first = locks.iter().find(|lock| lock["works"] == true && lock["lock"] != "selinux");
-    assert_eq!(first.map(|lock| &lock["taken"]), enforces.then_some(&Value::Bool(true)));
+    let taken: Vec<_> = locks.iter().filter(|lock| lock["taken"] == true).collect();
+    assert_eq!(enforces, !taken.is_empty(), "without --host-policies SELinux is not taken: {locks:?}");
+    assert!(taken.iter().all(|lock| lock["works"] == true && lock["fails"] == false), "{taken:?}");
+    assert_eq!(value["running"], Value::Null);
     assert!(locks.iter().all(|lock| !lock["why"].as_str().unwrap().is_empty()), "{locks:?}");
-    let text = out(&nri_enforcer(["probe"]));
+    let text = out(&nri_enforcer([&["probe"][..], &nobody].concat()));
     for check in checks {
         let name = check["name"].as_str().unwrap();
         let word = name.split_whitespace().next().unwrap();
         assert!(text.contains(word), "{word} is not in: {text}");
+    }
+}
+
+/// What a daemon with these settings would take, by its flags and by its file.
+#[test]
+fn probe_reads_the_settings_that_decide_which_lock_is_taken() {
+    let dir = Dir::new();
+    let config =
+        dir.write("config.yaml", "policyDirs: [/p]\nlsmOrder: [selinux, apparmor]\nhostPolicies: true\n");
+    let (config, misspelt) = (config.to_str().unwrap(), dir.write("bad.yaml", "lsmOrders: [bpf]\n"));
+    let order = |settings: &[&str]| {
+        let output = nri_enforcer([&["probe", "-o", "json"][..], settings].concat());
+        let value: Value = serde_json::from_str(&out(&output)).unwrap();
+        let locks = value["locks"].as_array().unwrap();
+        locks.iter().map(|lock| lock["lock"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&["--lsm-order", "apparmor"]), ["apparmor", "bpf", "selinux"]);
+    assert_eq!(order(&["--config", config]), ["selinux", "apparmor", "bpf"]);
+    assert_eq!(
+        order(&["--config", config, "--lsm-order", "bpf", "--combine"]),
+        ["bpf", "apparmor", "selinux"]
+    );
+    for (settings, part) in [
+        (&["--lsm-order", "bpf,smack"][..], "`smack` is no lock"),
+        (&["--lsm-order", "apparmor,bpf", "--combine"], "begins with `bpf`"),
+        (&["--config", misspelt.to_str().unwrap()], "lsmOrders"),
+    ] {
+        let output = nri_enforcer([&["probe"][..], settings].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(code(&output) == 2 && error.contains(part), "{settings:?}: {error}");
     }
 }
 

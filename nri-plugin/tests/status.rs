@@ -267,6 +267,21 @@ async fn a_daemon_without_a_lock_observes_and_says_so_everywhere() {
         assert_eq!((&one["state"], &one["gaps"]), (&"notCovered".into(), &1.into()));
         let (code, out, _) = daemon.status(&[]);
         assert!(code == 1 && out.contains("NO LOCK WORKS ON THIS NODE"), "{out}");
+        // what it took is its to say, whatever works
+        let probe = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_nri-enforcer"));
+            command.arg("probe").arg("--status-socket").arg(daemon.socket());
+            command
+        };
+        let (code, out, _) = end(&probe().args(["-o", "json"]).output().unwrap());
+        let said: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, &said["running"], &said["enforces"]), (1, &"none".into(), &false.into()), "{said}");
+        assert!(said["locks"].as_array().unwrap().iter().all(|lock| lock["taken"] == false), "{said}");
+        let (_, out, _) = end(&probe().output().unwrap());
+        assert!(out.contains("The daemon that runs here only observes."), "{out}");
+        let (_, out, _) = end(&probe().args(["--lsm-order=apparmor", "-o", "json"]).output().unwrap());
+        let said: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(said["running"], Value::Null, "it is asked of another daemon than that: {said}");
         let log = daemon.log();
         for part in ["NO LOCK WORKS ON THIS NODE", "NOT ENFORCED", "default/files", "not taken: apparmor: "] {
             assert!(log.contains(part), "{part} is not in:\n{log}");

@@ -54,10 +54,20 @@ impl Ruleset {
         postures: &Postures,
         subject: &Subject,
     ) -> Resolved {
+        Self::merged(policies.into_iter().filter(|policy| policy.selects(subject)), postures)
+    }
+
+    /// The rules of one policy, whomever it selects: for what is told of it where nothing is selected.
+    #[must_use]
+    pub fn of(policy: &Policy, postures: &Postures) -> Self {
+        Self::merged([policy], postures).ruleset
+    }
+
+    fn merged<'p>(policies: impl IntoIterator<Item = &'p Policy>, postures: &Postures) -> Resolved {
         let mut rules = Vec::new();
         let mut whitelists = BTreeSet::new();
         let mut gaps = Vec::new();
-        for policy in policies.into_iter().filter(|policy| policy.selects(subject)) {
+        for policy in policies {
             whitelists.extend(policy.whitelists());
             gaps.extend_from_slice(policy.gaps());
             rules.extend(

@@ -161,6 +161,18 @@ async fn the_status_of_a_policy_is_what_all_nodes_say_and_one_of_them_writes_it(
     for node in [&a, &b] {
         node.policies(2).await;
     }
+    // no lock works on these nodes: that is told of a policy that selects no container, too
+    let (two, nodes) = (format!("{POLICIES}/two"), [&a, &b]);
+    let unheld = |two: &Value| two["status"]["nodes"] == 2 && condition(two, "Enforced")[0] == "False";
+    let found = until(&client, &two, &nodes, unheld).await;
+    let [_, reason, message] = condition(&found, "Enforced");
+    assert!(
+        reason == "NoLock" && message.starts_with("no lock holds it on 2 of 2 nodes, a among"),
+        "{message}"
+    );
+    let gap = &found["status"]["gaps"][0];
+    assert_eq!((&gap["nodes"], &gap["field"]), (&json!(2), &json!("spec.file.matchPaths[0]")), "{gap}");
+    assert!(gap["reason"].as_str().unwrap().contains("no lock works"), "{gap}");
     a.creates().await.unwrap();
 
     // one is in force, of the other nothing can be, and of the third nothing makes sense
@@ -175,16 +187,15 @@ async fn the_status_of_a_policy_is_what_all_nodes_say_and_one_of_them_writes_it(
     );
     assert_eq!([&status["nodes"], &status["observedGeneration"]], [2, 1], "{status:#}");
     assert_eq!(status["status"], "OK");
-    let two = format!("{POLICIES}/two");
-    let found = until(&client, &two, &[&a, &b], |two| condition(two, "Enforced")[0] == "False").await;
+    let found =
+        until(&client, &two, &[&a, &b], |two| condition(two, "Enforced")[1] == "ContainersUncovered").await;
     let status = &found["status"];
-    let [_, reason, message] = condition(&found, "Enforced");
-    assert_eq!(reason, "ContainersUncovered", "{status:#}");
+    let message = condition(&found, "Enforced")[2];
     assert!(
         message.starts_with("1 of 1 container without it; first on a: nothing of its rules"),
         "{message}"
     );
-    assert_eq!([&status["gaps"][0]["nodes"], &status["containers"]], [1, 0], "{status:#}");
+    assert_eq!([&status["gaps"][0]["nodes"], &status["containers"]], [2, 0], "{status:#}");
     assert_eq!(status["gaps"][0]["field"], "spec.file.matchPaths[0]", "{status:#}");
     let found = until(&client, BROKEN, &[&a, &b], |bad| bad["status"]["nodes"] == 2).await;
     let [accepted, reason, message] = condition(&found, "Accepted");

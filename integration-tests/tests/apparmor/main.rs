@@ -9,8 +9,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod audited;
 mod binary;
 mod guest;
+mod hooked;
 mod hostile;
 mod meaning;
 mod node;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::cache;
-use lab::node::{Container, Daemon, Options, Pod, RunningContainer, RunningPod};
+use lab::node::{Alert, Container, Daemon, Options, Pod, RunningContainer, RunningPod};
 use lab::testing::{Node, in_guest_with_program};
 use lab::vm::{Containerd, Kernel, Spec};
 use nix::sys::signal::Signal;
@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::podman;
 
 pub(super) const POLICY: &str = include_str!("../../../examples/policies/block-etc-passwd-read.yaml");
-const LABEL: (&str, &str) = ("app", "my-web-app");
-const PROFILE: &str = "nri-enforcer.default.web";
+pub(super) const LABEL: (&str, &str) = ("app", "my-web-app");
+pub(super) const PROFILE: &str = "nri-enforcer.default.web";
 /// Beside the one above, by native rules alone.
 const NATIVE: &str = "
 apiVersion: security.kubearmor.com/v1
@@ -44,7 +44,7 @@ fn apparmor_holds_the_rules_of_real_containers() -> Result<()> {
 }
 
 /// Has containerd use AppArmor: it does where there is a parser at its usual place.
-async fn with_apparmor(node: &mut Node) -> Result<Daemon> {
+pub(super) async fn with_apparmor(node: &mut Node) -> Result<Daemon> {
     fs::copy("apparmor_parser", "/sbin/apparmor_parser")?;
     let path = "/etc/containerd/config.toml";
     let config = fs::read_to_string(path)?;
@@ -64,7 +64,7 @@ async fn with_apparmor(node: &mut Node) -> Result<Daemon> {
 }
 
 /// A pod that names the profile for each of these containers.
-async fn pod(node: &Node, name: &str, containers: &[&str]) -> Result<RunningPod> {
+pub(super) async fn pod(node: &Node, name: &str, containers: &[&str]) -> Result<RunningPod> {
     let mut pod = Pod::new(name, &[LABEL], Container::idle("any"));
     for container in containers {
         let key = format!("container.apparmor.security.beta.kubernetes.io/{container}");
@@ -73,18 +73,22 @@ async fn pod(node: &Node, name: &str, containers: &[&str]) -> Result<RunningPod>
     Ok(node.cri.run_pod(&pod).await?)
 }
 
-async fn started(node: &Node, pod: &RunningPod, container: &Container) -> Result<RunningContainer> {
+pub(super) async fn started(
+    node: &Node,
+    pod: &RunningPod,
+    container: &Container,
+) -> Result<RunningContainer> {
     let created = node.cri.create(pod, container, 0).await?;
     node.cri.start(&created).await?;
     Ok(created)
 }
 
-fn with_profile(container: Container) -> Container {
+pub(super) fn with_profile(container: Container) -> Container {
     Container { apparmor: Some(PROFILE.to_owned()), ..container }
 }
 
 /// What `status` says of a container, and its exit code.
-fn status(container: &str) -> Result<(Value, Value, Option<i32>)> {
+pub(super) fn status(container: &str) -> Result<(Value, Value, Option<i32>)> {
     let output = std::process::Command::new("./nri-enforcer").args(["status", "-o", "json"]).output()?;
     let document: Value = serde_json::from_slice(&output.stdout).context("status")?;
     let all = document["containers"].as_array().context("containers")?;
@@ -126,23 +130,20 @@ async fn top(node: &Node, with: &RunningContainer) -> Result<(Option<u64>, bool)
     Ok((row.and_then(|row| row["total"].as_u64()), measured))
 }
 
-/// The alert of a denial of a container that AppArmor told of: its policy, rule, action and pod.
-async fn told(daemon: &Daemon, container: &str, resource: &str) -> Result<[Value; 4]> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let alerts = daemon.alerts().await?;
-        let one = alerts.iter().find(|one| {
-            one["ContainerName"] == container && one["Resource"] == resource && one["Enforcer"] == "AppArmor"
-        });
-        if let Some(one) = one {
-            println!("{one}");
-            return Ok(["PolicyName", "Rule", "Action", "PodName"].map(|key| one[key].clone()));
-        }
-        if Instant::now() > deadline {
-            let all = alerts.iter().filter(|one| one["Enforcer"] == "AppArmor").count();
-            anyhow::bail!("no alert about {resource} of {container} among {all}");
-        }
-    }
+/// The alert of what a container was denied, or did, that AppArmor told of, about what begins so: its policy, rule, action
+/// and pod.
+pub(super) async fn told(daemon: &Daemon, container: &str, resource: &str) -> Result<[Value; 4]> {
+    let about = |one: &Alert| {
+        one["ContainerName"] == container
+            && one["Enforcer"] == "AppArmor"
+            && one["Resource"].as_str().is_some_and(|told| told.starts_with(resource))
+    };
+    let alerts = daemon.wait_for_alert(Duration::from_secs(20), about).await?;
+    let one = alerts.iter().find(|one| about(one));
+    let all = || alerts.iter().filter(|one| one["Enforcer"] == "AppArmor").count();
+    let one = one.with_context(|| format!("no alert about {resource} of {container} among {}", all()))?;
+    println!("{one}");
+    Ok(["PolicyName", "Rule", "Action", "PodName"].map(|key| one[key].clone()))
 }
 
 /// A shell is denied a file, and is there a moment longer: of several containers with one profile it is known whose it is.

@@ -164,7 +164,10 @@ impl Kernel for Arc<Profiles> {
     fn arm(&self, target: &Target, ruleset: &Ruleset) -> Result<(), KernelError> {
         let profile = self.profile_of(target)?;
         let process = self.procs().find(target.pid);
-        self.bind(&target.id, profile, process, &Arc::new(ruleset.clone()))
+        self.bind(&target.id, profile, process, &Arc::new(ruleset.clone()))?;
+        // what it lacked when it ran before, under the same id
+        self.tell(&target.id, &Ok(()));
+        Ok(())
     }
 
     fn update(&self, id: &ContainerId, ruleset: &Ruleset) -> Result<(), KernelError> {

@@ -14,6 +14,9 @@ const ANNOTATIONS: [&str; 2] =
     ["container.apparmor.security.beta.kubernetes.io/", "apparmor.nri-enforcer.io/"];
 /// The most profiles that one pod may name: each is compiled, and no pod has so many containers.
 pub const MOST: usize = 32;
+/// How many characters of a pod's name are in the name of a profile: with the longest names of the others it has 200 bytes
+/// at most.
+const MOST_OF_POD: usize = 58;
 /// What the value begins with, for a profile of the node.
 const LOCALHOST: &str = "localhost/";
 /// What stands in the place of a namespace for podman's containers. No namespace of Kubernetes has a `_`.
@@ -50,6 +53,22 @@ pub fn of_podman(id: &ContainerId) -> Result<ProfileName, AppArmorError> {
         what: "name its AppArmor profile".into(),
         source: std::io::Error::other(error),
     })
+}
+
+/// The profile that a container is to have: the one that its pod names for it, else one that it may name, by pod and
+/// container. Where replicas share one, or an admission policy names it, that is told by the pod.
+#[must_use]
+pub fn wanted(
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    annotations: &BTreeMap<String, String>,
+) -> Option<ProfileName> {
+    let own = || {
+        let pod: String = pod.chars().take(MOST_OF_POD).collect();
+        format!("{}{}.{container}", prefix(namespace), pod.trim_end_matches('-')).parse().ok()
+    };
+    asked(namespace, annotations).remove(container).or_else(own).filter(|name| belongs(name, namespace))
 }
 
 /// The profiles of ours that a pod names, by container; not more than [`MOST`]. One that its namespace may not name, and
@@ -135,6 +154,24 @@ mod tests {
         let found: BTreeSet<_> = named(&|n| format!("nri-enforcer.shop.p{n}")).into_values().collect();
         assert_eq!(found.len(), 32);
         assert_eq!(named(&|_| "nri-enforcer.shop.web".to_owned()).len(), 1000, "one name is one profile");
+    }
+
+    #[test]
+    fn a_container_is_to_have_what_its_pod_names_or_a_name_of_its_own() {
+        let named = |annotations: &[(&str, &str)], pod: &str, container: &str| {
+            let all = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            wanted("shop", pod, container, &all.collect()).map(|name| name.to_string())
+        };
+        let web = ("apparmor.nri-enforcer.io/web", "nri-enforcer.shop.ours");
+        assert_eq!(named(&[web], "web-1", "web").unwrap(), "nri-enforcer.shop.ours");
+        assert_eq!(named(&[web], "web-1", "log").unwrap(), "nri-enforcer.shop.web-1.log");
+        let strange = ("apparmor.nri-enforcer.io/web", "nri-enforcer.bank.theirs");
+        assert_eq!(named(&[strange], "web-1", "web").unwrap(), "nri-enforcer.shop.web-1.web");
+        let long = "n".repeat(63);
+        let name = wanted(&long, &"p".repeat(253), &long, &BTreeMap::new()).unwrap().to_string();
+        assert_eq!((name.len(), name.matches('p').count()), (199, 58));
+        assert_eq!(named(&[], "a b", "web"), None, "no name of a pod");
+        assert_eq!(wanted("", "web-1", "web", &BTreeMap::new()), None);
     }
 
     #[test]

@@ -30,12 +30,24 @@ States:
 
 Exit codes:
   0  every container that policies select is covered, and the daemon is connected to the runtime
-  1  some container, or the host, is not covered or pending restart, or no lock works here, the daemon is not connected, it has no policies
-     of the API server though it is to have them, or none answers
+  1  some container, or the host, is not covered or pending restart, or no lock works here, or AppArmor is not there to be combined, the
+     daemon is not connected, it has no policies of the API server though it is to have them, or none answers
   2  bad usage
 
 Example:
   nri-enforcer status --pending --namespace default";
+
+pub(super) const PROBE_HELP: &str = "\
+Which lock is taken is what the daemon that runs here says. Without one, and with --config, --lsm-order, --combine or
+--host-policies, it is what a daemon with these settings would take.
+
+Exit codes:
+  0  policies on containers are enforced, or would be
+  1  they are not; the table says why
+  2  bad usage or configuration
+
+Example:
+  nri-enforcer probe --lsm-order apparmor,bpf";
 
 /// `run`: each flag can also be a key of the `--config` file; the flag wins.
 #[derive(Debug, Default, Args)]
@@ -208,6 +220,21 @@ pub struct StatusArgs {
 /// `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
+    /// Say which lock a daemon with this --config would take, and not the one that runs here
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The same of a daemon with this --lsm-order
+    #[arg(long, value_name = "LOCK,...", value_delimiter = ',')]
+    pub lsm_order: Vec<String>,
+    /// The same of a daemon with --combine
+    #[arg(long)]
+    pub combine: bool,
+    /// The same of a daemon with --host-policies
+    #[arg(long)]
+    pub host_policies: bool,
+    /// The socket of the daemon that runs here, as given to `run`
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_STATUS_SOCKET)]
+    pub status_socket: PathBuf,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -8,6 +8,7 @@ use enforcer_core::compile::apparmor::ProfileName;
 
 use super::values::capability;
 use super::{BaseChoice, ExpectedVerdict, Label, LibseccompVersion, Output, Posture};
+use crate::lock::Lsm;
 
 pub(super) const CHECK_HELP: &str = "\
 Exit codes:
@@ -61,12 +62,19 @@ pub struct CheckArgs {
     /// Judge the policies alone, not what this host supports
     #[arg(long)]
     pub no_host: bool,
-    /// Judge for a daemon with --combine: native `apparmor` rules are held by AppArmor
+    /// Judge for a node on which this lock holds the rules: bpf, apparmor, selinux [default: that of the daemon that runs
+    /// here, unless --no-host is given; else bpf]
+    #[arg(long, value_name = "LOCK")]
+    pub lock: Option<Lsm>,
+    /// Judge for a daemon with --combine: native `apparmor` rules are held by AppArmor, beside bpf
     #[arg(long)]
     pub combine: bool,
     /// Judge for a daemon with --host-policies
     #[arg(long)]
     pub host_policies: bool,
+    /// The socket of the daemon that runs here, as given to `run`
+    #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_STATUS_SOCKET)]
+    pub status_socket: PathBuf,
 }
 
 /// `compile`.

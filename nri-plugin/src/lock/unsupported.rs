@@ -49,6 +49,18 @@ pub fn bpf(error: &EnforceError, securityfs: Securityfs, report: impl FnOnce() -
     }
 }
 
+/// The same of a host that was looked at, and where nothing was opened: all that is missing is of the kernel, or the first
+/// thing is that a daemon finds.
+#[must_use]
+pub fn bpf_of(report: &HostReport, securityfs: Securityfs) -> bool {
+    let fails = |name: &str| report.checks.iter().any(|check| !check.ok && check.name == name);
+    match securityfs {
+        Securityfs::Missing => true,
+        Securityfs::Mounted => fails("bpf-lsm") || OF_THE_KERNEL.iter().any(|name| fails(name)),
+        Securityfs::Unmounted => false,
+    }
+}
+
 /// Whether this host has no AppArmor, or no parser that can make our profiles.
 #[must_use]
 pub fn apparmor(error: &AppArmorError, securityfs: Securityfs) -> bool {

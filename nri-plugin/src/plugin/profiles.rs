@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
-use nri::{Context, PodSandbox};
+use nri::{ContainerAdjustment, Context, PodSandbox};
 
 use super::told::describe;
 use super::{Plugin, patience};
 use crate::apparmor::Profiles;
-use crate::apparmor::names::asked;
-use crate::container::Wish;
+use crate::apparmor::names::{asked, wanted};
+use crate::container::{Container, Merged, Wish};
+use crate::lock::Lock;
 use crate::order::Present;
+
+/// The annotation that a container gets of which AppArmor holds rules: the profile that it is to have.
+pub const PROFILE_ANNOTATION: &str = "nri-enforcer.io/apparmor-profile";
 
 impl Plugin {
     /// The same with these profiles; `None`: AppArmor is not used.
@@ -32,6 +36,26 @@ impl Plugin {
                 namespace = pod.namespace,
                 "its AppArmor profiles are not loaded in time"
             );
+        }
+    }
+
+    /// Says which profile a container is to have, where AppArmor holds rules of it. Whether it has that is for its start.
+    pub(super) fn want_profile(
+        &self,
+        pod: &PodSandbox,
+        container: &Container,
+        merged: &Merged,
+        adjustment: ContainerAdjustment,
+    ) -> ContainerAdjustment {
+        let held = match self.selection.lock {
+            Lock::AppArmor => true,
+            Lock::Both => !merged.natives.is_empty(),
+            Lock::Bpf | Lock::Selinux | Lock::Nothing => false,
+        };
+        let name = || wanted(&pod.namespace, &pod.name, &container.subject.container, &pod.annotations);
+        match held.then(name).flatten() {
+            Some(name) => adjustment.annotation(PROFILE_ANNOTATION, name.to_string()),
+            None => adjustment,
         }
     }
 

@@ -22,8 +22,8 @@ impl Plugin {
             _ if gaps.is_empty() => return Ok(()),
             _ if self.selection.strict => {}
             Some(reason) if self.selection.must_hold => {
-                let advice =
-                    "`nri-enforcer probe` says why; without --hook it would start, and only be observed";
+                let advice = "`nri-enforcer probe` says why; without --hook, or with the hook's mode `open`, it would start, \
+                              and only be observed";
                 return Err(Refusal::new(container, name_all_policies(resolved), reason, advice));
             }
             _ => return Ok(()),

@@ -581,3 +581,38 @@ async fn a_synchronisation_waits_for_no_profile() {
     assert_eq!(node.kernel.calls(), ["arm c7 7 Running"]);
     held.lock().unwrap().take();
 }
+
+/// Whoever looks at a container sees by that which profile it should have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_annotated_with_the_profile_that_it_is_to_have() {
+    let native = {
+        let text = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {name: n, namespace: default}\n\
+                    spec:\n  selector: {matchLabels: {app: web}}\n  apparmor: |\n    deny /n r,\n";
+        let parsed = enforcer_core::policy::parse("p", text);
+        assert_eq!(parsed.errors, []);
+        Arc::new(PolicySet::new(parsed.policies.into_iter().map(Arc::new).collect()))
+    };
+    let key = "nri-enforcer.io/apparmor-profile";
+    let mut named = pod("default", "web");
+    named.annotations.insert("apparmor.nri-enforcer.io/main".into(), "nri-enforcer.default.web".into());
+    for (lock, set, wanted) in [
+        (Lock::AppArmor, block(), true),
+        (Lock::Both, native, true),
+        (Lock::Both, block(), false),
+        (Lock::Bpf, block(), false),
+    ] {
+        let selection = Selection { lock, ..Selection::default() };
+        let mut node = Node::new(set, selection, options());
+        let plugin = node.runtime.accept().await.unwrap();
+        for (pod, name) in [
+            (&named, "nri-enforcer.default.web"),
+            (&pod("default", "web"), "nri-enforcer.default.web-1.main"),
+        ] {
+            let adjustment = plugin.create_container(pod, &container(pod, 7)).await.unwrap();
+            let told = adjustment.annotations.get(key).map(String::as_str);
+            assert_eq!(told, wanted.then_some(name), "{lock:?}");
+        }
+        let db = pod("default", "db");
+        assert!(plugin.create_container(&db, &container(&db, 8)).await.unwrap().is_empty(), "{lock:?}");
+    }
+}

@@ -9,16 +9,31 @@ use enforcer_core::ruleset::Ruleset;
 
 use super::Reconciler;
 use super::late::Late;
-use crate::container::{Container, Merged, name_gaps, name_policies};
+use crate::container::{Container, Merged, Selection, name_gaps};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError};
 use crate::order::{Notice, Refusal};
 use crate::procs::Process;
 use crate::roots::all;
 
+/// What to do about a container that is not covered, where the OCI hook holds the gate shut, and where its mode is `open`.
+const SHUT: &str =
+    "or set `mode` of the OCI hook to `open`: then it starts, and is told as one that is not covered";
+const OPEN: &str = "only the OCI hook's mode `open` lets it start";
+
+/// What becomes of a container whose first process waits.
+#[derive(Debug)]
+pub(super) enum First {
+    /// Its rules are in force.
+    Armed,
+    /// Nothing has failed, and what it was created with does not hold its rules, or not all of them: why it is not vouched
+    /// for.
+    Uncovered(Refusal),
+}
+
 impl<K: Kernel> Reconciler<K> {
-    /// Arms a container whose first process has not executed the workload yet, or refuses it. `other`: it is armed for
-    /// another process.
+    /// Arms a container whose first process has not executed the workload yet, or refuses it: also one that is not covered,
+    /// with `strict`, and where the OCI hook holds the gate shut. `other`: it is armed for another process.
     pub(super) fn arm_first(
         &mut self,
         container: &Arc<Container>,
@@ -26,10 +41,10 @@ impl<K: Kernel> Reconciler<K> {
         other: bool,
         merged: &Arc<Merged>,
         stage: Stage,
-    ) -> Result<(), Refusal> {
+    ) -> Result<First, Refusal> {
         let id = container.id.clone();
         let refuse = |reason: &dyn fmt::Display, advice| {
-            Err(Refusal::new(container, name_policies(&merged.ruleset), reason, advice))
+            Err(Refusal::new(container, merged.name_binding(), reason, advice))
         };
         if pid <= 0 {
             return refuse(&"the runtime did not tell the process", "this runtime is not supported");
@@ -63,26 +78,29 @@ impl<K: Kernel> Reconciler<K> {
                 "name the paths that the links lead to, or run without --strict",
             );
         }
-        let told = self.known.get(&id).and_then(|known| known.failed.clone());
-        match self.arm(&id, ruleset, stage, pid) {
-            Ok(()) => {
-                tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
-                Ok(())
-            }
-            // nothing has failed: what it is created with cannot hold its rules, which is a gap
-            Err(error) if error.is_uncovered() && !self.selection.strict => {
-                let (container, ruleset, reason) =
-                    (Arc::clone(container), Arc::clone(ruleset), chain(&error));
+        let armed = self.arm(&id, ruleset, stage, pid);
+        let unheld = match &armed {
+            Ok(()) => self.registry.lacking(&id),
+            Err(error) if error.is_uncovered() => Some(chain(error)),
+            Err(error) => return refuse(&chain(error), "`nri-enforcer probe` shows what this host supports"),
+        };
+        let Some(reason) = unheld else {
+            tracing::info!(%container, ruleset = %ruleset.digest(), "armed before its first instruction");
+            return Ok(First::Armed);
+        };
+        // nothing has failed: what it is created with cannot hold its rules, or not all of them, which is a gap
+        let Selection { strict, must_hold, .. } = self.selection;
+        match stage {
+            _ if strict => return refuse(&reason, "or run without --strict"),
+            _ if must_hold => return refuse(&reason, SHUT),
+            Stage::Created if armed.is_err() => {
                 tracing::error!(%container, reason, "starts without its policies");
-                // the OCI hook asks before the runtime does
-                if told.as_ref() != Some(&reason) {
-                    (self.notify)(Notice::Unprotected { container, ruleset, reason });
-                }
-                Ok(())
+                let (container, ruleset) = (Arc::clone(container), Arc::clone(ruleset));
+                (self.notify)(Notice::Unprotected { container, ruleset, reason: reason.clone() });
             }
-            Err(error) if error.is_uncovered() => refuse(&chain(&error), "or run without --strict"),
-            Err(error) => refuse(&chain(&error), "`nri-enforcer probe` shows what this host supports"),
+            _ => {}
         }
+        Ok(First::Uncovered(Refusal::new(container, merged.name_binding(), reason, OPEN)))
     }
 
     /// Puts `ruleset` in force, whatever was before. `pid` is 0 where only the rules of an armed container change.

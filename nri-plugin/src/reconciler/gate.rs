@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::{ContainerId, Stage};
 
+use super::arm::First;
 use super::{Reconciler, RootAt};
 use crate::container::{Container, name_all_policies};
 use crate::kernel::Kernel;
-use crate::lock::Lock;
 use crate::order::{Caller, Gated, Refusal};
 
 impl<K: Kernel> Reconciler<K> {
@@ -35,13 +34,14 @@ impl<K: Kernel> Reconciler<K> {
         known.stage = Stage::Running; // for whatever comes after this: armed later, it may run already
         known.unwatched |= known.armed.is_none(); // should it start in spite of a refusal (the hook's mode is open)
         match self.arm_first(&container, (caller.pid, process), other, &merged, stage) {
-            Ok(()) => {
+            Ok(First::Armed) => {
                 tracing::info!(%container, "let through the gate");
                 Gated::Armed
             }
-            Err(refusal) if merged.binds() => Gated::Refused(refusal),
-            refused => {
-                self.unobserved(&container, refused);
+            // whether it starts is the hook's to say, which is told the truth
+            Ok(First::Uncovered(refusal)) | Err(refusal) if merged.binds() => Gated::Refused(refusal),
+            Ok(First::Uncovered(refusal)) | Err(refusal) => {
+                self.unobserved(&container, Err(refusal));
                 Gated::Nothing
             }
         }
@@ -52,14 +52,10 @@ impl<K: Kernel> Reconciler<K> {
     fn observed(&self, container: &Arc<Container>) -> Option<Refusal> {
         let set = Arc::clone(&self.policies.borrow());
         let selected = || self.selection.resolve(&set, &container.subject, container.wish);
-        let merged =
-            (!self.selection.lock.holds_containers() && !self.selection.seccomp_only).then(selected)??;
+        let reason = self.selection.holds_none().filter(|_| !self.selection.seccomp_only)?;
+        let merged = selected()?;
         let advice =
             "`nri-enforcer probe` says why; without the OCI hook it would start, and only be observed";
-        let reason = match self.selection.lock {
-            Lock::Selinux => GapReason::SelinuxContainer,
-            _ => GapReason::NoLock,
-        };
         Some(Refusal::new(container, name_all_policies(&merged), reason, advice))
     }
 

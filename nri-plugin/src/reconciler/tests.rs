@@ -130,86 +130,6 @@ impl Fixture {
     }
 }
 
-/// Others that share its profile may have other rules now.
-#[test]
-fn a_container_that_cannot_have_its_rules_any_more_is_told_once() {
-    let mut f = Fixture::new(policies(&[("p", "/x")]));
-    let web = container("c1", "default", "web");
-    f.lives(7, "c1");
-    f.start(&web, 7).unwrap();
-    f.kernel.breaks("uncovered", true);
-    f.change(policies(&[("p", "/y")]));
-    assert_eq!(f.notices(), ["unprotected c1"]);
-    f.take(Order::Sweep);
-    f.take(Order::Sweep);
-    assert_eq!(f.notices(), [""; 0]);
-    f.kernel.breaks("uncovered", false);
-    f.take(Order::Sweep);
-    assert_eq!(f.registry.standing(&web.id).problem, None);
-    assert_eq!(f.notices(), [""; 0]);
-}
-
-/// Nothing failed: it was created so that it cannot have its rules. That is told, and tried again; with strict it does not
-/// start.
-#[test]
-fn a_container_that_cannot_have_its_rules_starts_and_is_told_unless_strict() {
-    for strict in [false, true] {
-        let mut f = Fixture::new(policies(&[("p", "/x")]));
-        f.reconciler.selection.strict = strict;
-        f.kernel.breaks("uncovered", true);
-        let web = container("c1", "default", "web");
-        f.lives(7, "c1");
-        let started = f.start(&web, 7);
-        if strict {
-            assert!(started.unwrap_err().contains("it has no profile"));
-            continue;
-        }
-        started.unwrap();
-        assert_eq!(f.notices(), ["unprotected c1"]);
-        let standing = f.registry.standing(&web.id);
-        assert_eq!((standing.is_armed(), standing.problem.as_deref()), (false, Some("it has no profile")));
-        f.take(Order::Sweep);
-        assert_eq!(f.notices(), [] as [String; 0], "told once");
-        f.kernel.breaks("uncovered", false);
-        f.take(Order::Sweep);
-        assert_eq!(
-            (f.registry.standing(&web.id).is_armed(), f.notices()),
-            (true, vec!["late c1".to_owned()])
-        );
-    }
-}
-
-/// The hook is there so that nothing starts without its policies.
-#[test]
-fn where_no_lock_works_the_gate_refuses_what_policies_select() {
-    for (lock, reason) in [
-        (crate::lock::Lock::Nothing, "no lock works"),
-        (crate::lock::Lock::Selinux, "policies on the host's own processes alone"),
-    ] {
-        let mut f = Fixture::new(policies(&[("p", "/x")]));
-        f.reconciler.selection.lock = lock;
-        for (id, pid, app) in [("c1", 7, "web"), ("c2", 8, "db")] {
-            f.lives(pid, id);
-            f.take(Order::Created(container(id, "default", app)));
-            let caller = crate::order::Caller {
-                id: ContainerId::new(id).unwrap(),
-                pid,
-                root: None,
-                root_inode: None,
-                namespace: "default".into(),
-            };
-            let (reply, mut answer) = oneshot::channel();
-            f.take(Order::Gate { caller, reply });
-            match (answer.try_recv().unwrap(), app) {
-                (Gated::Refused(why), "web") => assert!(why.to_string().contains(reason), "{why}"),
-                (Gated::Nothing, "db") => {}
-                (other, app) => panic!("{app}: {other:?}"),
-            }
-        }
-        assert_eq!(f.kernel.calls(), [] as [String; 0]);
-    }
-}
-
 fn wanted(set: &PolicySet) -> RulesetDigest {
     let subject = container("x", "default", "web").subject.clone();
     Selection::default().resolve(set, &subject, Default::default()).unwrap().ruleset.digest()
@@ -915,6 +835,7 @@ fn a_cluster_policy_and_a_policy_of_the_same_name_are_two() {
 }
 
 mod batch;
+mod covered;
 mod found;
 mod host;
 mod visible;

@@ -42,9 +42,17 @@ pub struct PolicyStatus {
     /// Why, of the first of these; empty where there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Whether no lock of this node holds any of it: a container that it selects would be without it. Of policies on the
+    /// host's own processes `uncovered` says that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheld: bool,
     /// What it says and nothing enforces on this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<PolicyGap>,
+    /// Who holds each of its rules on this node, in what it selects: the places (`spec.file.matchPaths[0]`) by `bpf`,
+    /// `apparmor`, `selinux`, `seccomp`, or `none`. Empty: the daemon is older than this field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<String, Vec<String>>,
 }
 
 /// A part of a policy that is not enforced.
@@ -70,13 +78,17 @@ pub struct Daemon {
     pub node_name: String,
     /// Whether it enforces seccomp policies alone.
     pub seccomp_only: bool,
-    /// What holds the rules other than seccomp policies: `bpf`, `apparmor`, `bpf+apparmor`, or `none`; empty: the daemon is
-    /// older than this field.
+    /// What holds the rules other than seccomp policies: `bpf`, `apparmor`, `bpf+apparmor`, `selinux` (host policies alone),
+    /// or `none`; empty: the daemon is older than this field.
     #[serde(default)]
     pub lock: String,
     /// Why what the lock denies is not counted under the containers' `verdicts`; `None`: it is. Denials by seccomp never are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_seen: Option<String>,
+    /// Why AppArmor is not beside BPF-LSM, though it should be (`--combine`): native rules are gaps; `None`: it is, or need
+    /// not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncombined: Option<String>,
     /// Whether it is connected to the runtime, and knows what runs.
     pub connected: bool,
     /// How many policies there are.

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use enforcer_core::coverage::{Gap, GapReason};
-use enforcer_core::policy::{Policy, PolicyId, SeccompPolicy};
+use enforcer_core::policy::{Kind, Policy, PolicyId, SeccompPolicy};
 
 use super::document::{PolicyGap, PolicyStatus};
-use crate::container::Merged;
+use crate::container::{Merged, Selection, gaps_for};
+use crate::held::{Node, holders_of_seccomp};
 use crate::lock::Lock;
 use crate::set::PolicySet;
 
@@ -44,18 +45,25 @@ struct One {
     containers: u32,
     uncovered: u32,
     reason: String,
+    unheld: bool,
     gaps: BTreeSet<PolicyGap>,
+    rules: BTreeMap<String, Vec<String>>,
 }
 
 impl Policies {
-    /// The policies of the set, of which no container is known yet. `lock`: what holds rules; native AppArmor rules are no
-    /// gap by themselves where AppArmor does.
-    pub(super) fn new(set: &PolicySet, lock: Lock) -> Self {
-        let native = matches!(lock, Lock::AppArmor | Lock::Both);
+    /// The policies of the set, of which no container is known yet. `selection`: what holds rules; native AppArmor rules are
+    /// no gap by themselves where AppArmor does, and each rule is one where nothing holds any.
+    pub(super) fn new(set: &PolicySet, selection: &Selection) -> Self {
+        let native = selection.lock.takes_natives();
         let mut all = Self::default();
         for policy in set.iter() {
             let gaps = policy.gaps().iter().filter(|gap| !native || gap.reason != GapReason::AppArmor);
-            let one = One { gaps: gaps.map(told).take(MAX_GAPS).collect(), ..One::default() };
+            // of the host it is told where it is selected
+            let unheld = selection.holds_none().filter(|_| policy.id().kind != Kind::KubeArmorHostPolicy);
+            let rules = policy.rules().iter().map(|rule| rule.origin.as_ref());
+            let each = unheld.into_iter().flat_map(|reason| gaps_for(rules.clone(), reason));
+            let gaps = gaps.map(told).chain(each.map(|gap| told(&gap))).take(MAX_GAPS).collect();
+            let one = One { unheld: unheld.is_some(), gaps, ..One::default() };
             all.0.insert(policy.id().clone(), one);
         }
         for policy in set.seccomp() {
@@ -122,6 +130,21 @@ impl Policies {
         }
     }
 
+    /// Takes who holds each rule.
+    pub(super) fn held(&mut self, set: &PolicySet, selection: &Selection) {
+        let lock = if selection.seccomp_only { Lock::Nothing } else { selection.lock };
+        let node = Node { lock, host: selection.holds_host() };
+        let of_rules = set.iter().map(|policy| (policy.id(), node.holders(policy)));
+        let of_seccomp = set.seccomp().iter().map(|policy| (policy.id(), holders_of_seccomp(policy)));
+        for (id, holders) in of_rules.chain(of_seccomp) {
+            if let Some(one) = self.0.get_mut(id) {
+                let each = holders.into_iter();
+                one.rules =
+                    each.map(|(lock, rules)| (lock.to_owned(), rules.into_iter().collect())).collect();
+            }
+        }
+    }
+
     /// The policies, by kind, namespace and name.
     pub(super) fn told(self) -> Vec<PolicyStatus> {
         let each = self.0.into_iter().map(|(id, one)| PolicyStatus {
@@ -131,7 +154,9 @@ impl Policies {
             containers: one.containers,
             uncovered: one.uncovered,
             reason: one.reason,
+            unheld: one.unheld,
             gaps: one.gaps.into_iter().collect(),
+            rules: one.rules,
         });
         each.collect()
     }

@@ -66,6 +66,8 @@ pub struct Status {
     pub node: Node,
     /// Why policies on it are not enforced though they should be, or what is exempt and not there.
     pub host_exempt: Result<Vec<String>, String>,
+    /// Why AppArmor is not beside BPF-LSM, though it should be.
+    pub uncombined: Option<String>,
     /// Changes of the policies that wait to be confirmed.
     pub changes: Arc<Changes>,
     /// Whether what AppArmor and SELinux deny is heard.
@@ -89,6 +91,7 @@ impl Status {
             (one.namespace.clone(), one.pod.clone(), one.container.clone(), one.id.clone())
         };
         containers.sort_by_cached_key(name);
+        policies.held(&set, &self.selection);
         Document {
             api_version: API_VERSION.to_owned(),
             daemon: Daemon {
@@ -97,6 +100,7 @@ impl Status {
                 seccomp_only: self.selection.seccomp_only,
                 lock: self.selection.lock.name().to_owned(),
                 not_seen: self.not_seen(),
+                uncombined: self.uncombined.clone(),
                 connected: self.connected(),
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
@@ -130,7 +134,7 @@ impl Status {
 
     /// How policies stand before any container is looked at.
     fn no_container(&self, set: &PolicySet) -> Policies {
-        let mut policies = Policies::new(set, self.selection.lock);
+        let mut policies = Policies::new(set, &self.selection);
         if !self.selection.holds_host() {
             let why = self.host_exempt.as_ref().err().cloned();
             let why = why.unwrap_or_else(|| format!("the host: {}", GapReason::HostPolicies));

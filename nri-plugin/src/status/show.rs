@@ -58,6 +58,7 @@ pub fn run(args: &StatusArgs) -> Exit {
     let observes = daemon.lock == "none" && !daemon.seccomp_only;
     let good = daemon.connected
         && !observes
+        && daemon.uncombined.is_none()
         && daemon.without_hook.is_none()
         && daemon.not_reverted.is_none()
         && daemon
@@ -166,6 +167,11 @@ fn print(document: &Document, good: bool) {
             "{}\n",
             paint(WARN, clean(&format!("Not everything that is denied is counted: {why}.")))
         ));
+    }
+    if let Some(why) = &daemon.uncombined {
+        let text =
+            format!("AppArmor is not beside BPF-LSM (--combine), so native AppArmor rules are gaps: {why}.");
+        say(format!("{}\n", paint(BAD, clean(&text))));
     }
     if daemon.seccomp_only {
         say(format!("{}\n", paint(WARN, "This daemon enforces seccomp policies alone.")));

@@ -5,7 +5,7 @@ use enforcer_core::coverage::{Gap, GapReason};
 use enforcer_core::policy::parse;
 use tokio::sync::watch;
 
-use super::document::State;
+use super::document::{PolicyStatus, State};
 use super::serve::{CALLERS, LONGEST, Status, Window};
 use crate::container::{Container, Selection, Wish};
 use crate::lock::Lock;
@@ -39,6 +39,7 @@ pub(crate) fn status(
         node_name: "node".into(),
         node: crate::host::Node::default(),
         host_exempt: Ok(Vec::new()),
+        uncombined: None,
         changes: crate::apply::changes::Changes::nowhere(),
         unheard: crate::run::Unheard::default(),
     }
@@ -264,7 +265,12 @@ fn each_policy_is_told_with_the_containers_that_it_is_and_is_not_in_force_on() {
     let node = Node::new(&format!("{FILES}---\n{CALLS}"), Selection::default());
     let told = || -> Vec<(String, u32, u32, String)> {
         let each = node.status.document().policies.into_iter();
-        assert_eq!(node.status.policies(), node.status.document().policies);
+        let without_rules = |mut one: PolicyStatus| {
+            one.rules.clear();
+            one
+        };
+        let document: Vec<_> = node.status.document().policies.into_iter().map(without_rules).collect();
+        assert_eq!(node.status.policies(), document);
         each.map(|one| (one.name, one.containers, one.uncovered, one.reason)).collect()
     };
     let is = |name: &str, containers, uncovered, reason: &str| {
@@ -295,6 +301,54 @@ fn each_policy_is_told_with_the_containers_that_it_is_and_is_not_in_force_on() {
         (1, 1, "spec.file.matchPaths[0]")
     );
     assert!(one.reason.contains("they are gaps"), "{}", one.reason);
+}
+
+/// Also of a policy that selects nothing there: what it selects tomorrow would be without it.
+#[test]
+fn where_no_lock_holds_rules_each_of_every_policy_is_a_gap() {
+    let host = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {name: host}\n\
+                spec:\n  nodeSelector: {matchLabels: {a: b}}\n  file: {matchPaths: [{path: /x}]}\n  action: Block\n";
+    for (lock, seccomp_only, reason) in [
+        (Lock::Nothing, false, Some(GapReason::NoLock)),
+        (Lock::Selinux, false, Some(GapReason::SelinuxContainer)),
+        (Lock::Bpf, true, Some(GapReason::OtherThanSeccomp)),
+        (Lock::Bpf, false, None),
+        (Lock::AppArmor, false, None),
+    ] {
+        let selection = Selection { lock, seccomp_only, ..Selection::default() };
+        let node = Node::new(&format!("{FILES}---\n{CALLS}---\n{host}"), selection);
+        let told = node.status.policies().into_iter().map(|one| {
+            let gaps: Vec<_> = one.gaps.into_iter().map(|gap| (gap.field, gap.reason)).collect();
+            (one.name, (one.unheld, gaps))
+        });
+        let told: std::collections::BTreeMap<_, _> = told.collect();
+        let gap = |reason: GapReason| ("spec.file.matchPaths[0]".to_owned(), reason.to_string());
+        assert_eq!(told["files"], (reason.is_some(), reason.map(gap).into_iter().collect()), "{lock:?}");
+        for other in ["calls", "host"] {
+            assert_eq!(told[other], (false, vec![]), "{lock:?} {other}");
+        }
+    }
+}
+
+#[test]
+fn each_rule_of_a_policy_is_told_with_who_holds_it() {
+    let files = FILES.replace("  file:", "  apparmor: |\n    audit deny /n r,\n  file:");
+    let (path, native) = ("spec.file.matchPaths[0]", "spec.apparmor");
+    for (lock, wanted) in [
+        (Lock::Bpf, vec![("bpf", path), ("none", native)]),
+        (Lock::Both, vec![("apparmor", native), ("bpf", path)]),
+    ] {
+        let node = Node::new(&format!("{files}---\n{CALLS}"), Selection { lock, ..Selection::default() });
+        let policies = node.status.document().policies;
+        let told = |name: &str| {
+            let one = policies.iter().find(|one| one.name == name).unwrap();
+            let each =
+                one.rules.iter().flat_map(|(lock, rules)| rules.iter().map(move |rule| (&**lock, &**rule)));
+            each.collect::<Vec<_>>()
+        };
+        assert_eq!(told("files"), wanted, "{lock:?}");
+        assert_eq!(told("calls"), [("seccomp", "spec.syscalls[0]")]);
+    }
 }
 
 /// Nothing of a policy is denied where a pod has it switched off, or audited only.

@@ -69,6 +69,7 @@ struct Troubles {
     refused: String,
     older: bool,
     overridden: bool,
+    unheld: bool,
     gaps: Vec<PolicyGap>,
 }
 
@@ -107,6 +108,8 @@ pub(super) struct Sum<'a> {
     pub(super) older: u32,
     /// The nodes on which another policy counts in its place, and the first of them.
     pub(super) overridden: Option<(u32, &'a str)>,
+    /// The nodes of which no lock holds any of it, and the first of them.
+    pub(super) unheld: Option<(u32, &'a str)>,
     /// What is not enforced, and on how many nodes.
     pub(super) gaps: BTreeMap<&'a PolicyGap, u32>,
 }
@@ -253,6 +256,7 @@ impl Nodes {
             refused,
             older,
             overridden,
+            unheld,
             gaps,
             ..
         } = one;
@@ -268,7 +272,7 @@ impl Nodes {
         gaps.sort_unstable();
         gaps.dedup();
         let (reason, refused) = (short(reason, MAX_TEXT), short(refused, MAX_TEXT));
-        let troubles = Troubles { reason, refused, older, overridden, gaps };
+        let troubles = Troubles { reason, refused, older, overridden, unheld, gaps };
         let troubles = (troubles != Troubles::default()).then(|| self.troubles(troubles));
         let uid = match self.uids.get(uid.as_str()) {
             Some(uid) => Arc::clone(uid),
@@ -308,7 +312,7 @@ impl<'a> Sum<'a> {
         self.containers = self.containers.saturating_add(entry.containers.into());
         self.uncovered = self.uncovered.saturating_add(entry.uncovered.into());
         let Some(troubles) = &entry.troubles else { return };
-        let Troubles { reason, refused, older, overridden, gaps } = troubles.as_ref();
+        let Troubles { reason, refused, older, overridden, unheld, gaps } = troubles.as_ref();
         if entry.uncovered > 0 && self.why.is_none() {
             self.why = Some((name, reason.as_str()));
         }
@@ -319,6 +323,10 @@ impl<'a> Sum<'a> {
         self.older = self.older.saturating_add((*older).into());
         if *overridden {
             let (nodes, _) = self.overridden.get_or_insert((0, name));
+            *nodes = nodes.saturating_add(1);
+        }
+        if *unheld {
+            let (nodes, _) = self.unheld.get_or_insert((0, name));
             *nodes = nodes.saturating_add(1);
         }
         for gap in gaps {

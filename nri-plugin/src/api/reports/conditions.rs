@@ -108,6 +108,13 @@ fn enforced(about: &About, sum: &Sum<'_>) -> Verdict {
         let message = format!("a policy of its name in a directory counts on {on}, {first} among them");
         return ("False", "Overridden", message);
     }
+    if let Some((on, first)) = &sum.unheld {
+        let message = format!(
+            "no lock holds it on {on} of {}, {first} among them: a container that it selects there is without it",
+            nodes()
+        );
+        return ("False", "NoLock", message);
+    }
     let missing = sum.behind.saturating_add(sum.untold);
     if missing > 0 {
         let all = count(sum.nodes.saturating_add(missing), "node");

@@ -45,6 +45,7 @@ pub fn crd() -> Value {
             "refused": text("What is wrong with it."),
             "older": {"type": "boolean", "description": "What is in force is an older version of it."},
             "overridden": {"type": "boolean", "description": "A policy in a directory of the node counts in its place."},
+            "unheld": {"type": "boolean", "description": "No lock of the node holds any of it: a container that it selects there is without it."},
             "gaps": {"type": "array", "items": gap, "x-kubernetes-list-type": "atomic", "description": "What it says and nothing enforces on the node."},
         },
     });
@@ -61,7 +62,7 @@ pub fn crd() -> Value {
                 "type": "object",
                 "properties": {
                     "version": text("Its version."),
-                    "lock": text("What holds the rules: bpf, apparmor, bpf+apparmor or none."),
+                    "lock": text("What holds the rules: bpf, apparmor, bpf+apparmor, selinux (of policies on the host alone) or none."),
                     "connected": {"type": "boolean", "description": "Whether it is connected to the runtime, and knows what runs."},
                 },
             },

@@ -177,6 +177,12 @@ fn conditions_say_what_holds_and_nothing_in_a_policys_favour_that_is_not_known()
             ("True", "Accepted"),
             ("False", "ContainersUncovered"),
         ),
+        (
+            Sum { containers: 0, unheld: Some((1, "a")), ..all.clone() },
+            ("True", "Accepted"),
+            ("False", "NoLock"),
+        ),
+        (Sum { unheld: Some((1, "a")), untold: 1, ..all.clone() }, ("True", "Accepted"), ("False", "NoLock")),
         (Sum { overridden: Some((1, "a")), ..all.clone() }, ("True", "Accepted"), ("False", "Overridden")),
         (Sum { refused, ..all.clone() }, ("False", "Invalid"), ("False", "NotAccepted")),
         (Sum { refused, older: 1, ..all.clone() }, ("False", "Invalid"), ("False", "OlderVersion")),
@@ -274,7 +280,9 @@ fn told(name: &str, gaps: Vec<PolicyGap>) -> PolicyStatus {
         containers: 5,
         uncovered: 1,
         reason: "\u{e4}".repeat(10_000),
+        unheld: true,
         gaps,
+        rules: BTreeMap::new(),
     }
 }
 
@@ -295,7 +303,7 @@ fn a_policy_that_is_not_in_the_set_yet_is_left_out_unless_a_directory_has_its_na
     assert_eq!(made(PolicySet::default(), &of(&new)), []);
     assert_eq!(made(set(), &of(&new)), [], "the set has another version");
     let known = made(set(), &of(&old));
-    assert!(!known[0].overridden && known[0].containers == 5, "{known:?}");
+    assert!(!known[0].overridden && known[0].containers == 5 && known[0].unheld, "{known:?}");
     let of_file = set().with_those_of_files([old.id().clone()].into());
     let overridden = made(of_file, &of(&new));
     assert!(overridden[0].overridden && overridden[0].containers == 0, "{overridden:?}");

@@ -78,6 +78,8 @@ pub(super) struct PolicyReport {
     pub(super) older: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) overridden: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unheld: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) gaps: Vec<PolicyGap>,
 }
@@ -220,6 +222,7 @@ fn one(about: &About, told: Option<PolicyStatus>, overridden: bool) -> PolicyRep
         };
         one.containers = told.containers;
         one.uncovered = told.uncovered;
+        one.unheld = told.unheld;
         one.reason = cut(&told.reason, MAX_TEXT);
         one.gaps = told.gaps.into_iter().take(MAX_GAPS).map(short).collect();
     }
