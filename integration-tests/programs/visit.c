@@ -1,19 +1,26 @@
 /* Tries what it reads from its input, a line each, and answers each with the errno that it met, or 0: what a process under
- * an AppArmor profile may do. Static, so that it needs no file of its own. What succeeds is undone.
+ * a policy may do. Static, so that it needs no file of its own. What succeeds is undone; what cannot be undone is answered
+ * by 253.
  *
- * visit                 reads lines: read PATH | write PATH | create PATH | unlink PATH | rename PATH OTHER | link PATH OTHER |
- *                       chmod PATH | mkdir PATH | exec PATH | socket FAMILY TYPE PROTOCOL | chroot / | as UID LINE |
- *                       put PATH TEXT (with one write) | label PATH (execute it, and print the label that it has)
- * visit nothing         exits with 0
+ * visit                 reads lines: read PATH | write PATH | truncate PATH (to the size that it has) | create PATH |
+ *                       unlink PATH | rename PATH OTHER | link PATH OTHER | chmod PATH | mkdir PATH |
+ *                       exec PATH [ARGUMENT] (without one: `nothing`) | socket FAMILY TYPE PROTOCOL |
+ *                       connect ADDRESS PORT (where nobody listens that counts as 0) | bind ADDRESS PORT | chroot / |
+ *                       as UID LINE | terminal LINE (by who has one) | put PATH TEXT (with one write) |
+ *                       label PATH (execute it, and print the label that it has)
+ * visit nothing ...     exits with 0
+ * visit something ...   the same
  * visit label           prints the label that it has
  * visit through PATH    executes PATH, which reads the input
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -64,12 +71,67 @@ static int put(const char *path, const char *text)
 	return e;
 }
 
+/* a TCP socket of IPv4, and one of the two things that are done with an address */
+static int with_address(int (*act)(int, const struct sockaddr *, socklen_t), const char *address, const char *port)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0), e;
+
+	if (fd < 0)
+		return errno;
+	inet_pton(AF_INET, address, &to.sin_addr);
+	e = act(fd, (struct sockaddr *)&to, sizeof(to)) ? errno : 0;
+	close(fd);
+	/* it was let through, and nobody is there, or no way leads there */
+	return e == ECONNREFUSED || e == ENETUNREACH ? 0 : e;
+}
+
+/* gives this process, which leads no group yet, a controlling terminal, by this path */
+static int on_terminal(const char *path)
+{
+	int unlocked = 0, fd = open(path, O_RDWR | O_NOCTTY), own;
+
+	if (fd < 0 || setsid() < 0 || ioctl(fd, TIOCSPTLCK, &unlocked))
+		return errno;
+	own = ioctl(fd, TIOCGPTPEER, O_RDWR | O_NOCTTY);
+	return own < 0 || ioctl(own, TIOCSCTTY, 0) ? errno : 0;
+}
+
+static int try(char *line);
+
+/* tries a line in a child, once that is what it has to be */
+static int in_child(int (*prepare)(const char *), const char *with, char *line)
+{
+	int status;
+	pid_t child;
+
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		int e = prepare(with);
+
+		_exit(e ? e : try(line));
+	}
+	return waitpid(child, &status, 0) < 0 ? errno : WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+}
+
+static int as_user(const char *uid)
+{
+	return setresuid(atoi(uid), atoi(uid), atoi(uid)) ? errno : 0;
+}
+
 static int try(char *line)
 {
-	char *what = strtok(line, " "), *path = strtok(NULL, " "), *other = strtok(NULL, "");
+	char *what = strtok(line, " "), *path, *other;
 	struct stat st;
 	int e, fd;
 
+	if (what && !strcmp(what, "terminal")) {
+		other = strtok(NULL, "");
+		return other ? in_child(on_terminal, "/dev/ptmx", other) : 254;
+	}
+	path = strtok(NULL, " ");
+	other = strtok(NULL, "");
 	if (!what || !path)
 		return 254;
 	if (!strcmp(what, "read"))
@@ -78,7 +140,8 @@ static int try(char *line)
 		return opened(path, O_WRONLY);
 	if (!strcmp(what, "create")) {
 		e = opened(path, O_WRONLY | O_CREAT | O_EXCL);
-		return e ? e : unlink(path) ? 253 : 0;
+		/* one that could not be opened may be there all the same */
+		return e == EEXIST ? e : unlink(path) && !e ? 253 : e;
 	}
 	if (!strcmp(what, "unlink"))
 		return unlink(path) ? errno : 0;
@@ -86,8 +149,10 @@ static int try(char *line)
 		return mkdir(path, 0700) ? errno : rmdir(path) ? 253 : 0;
 	if (!strcmp(what, "chmod"))
 		return stat(path, &st) || chmod(path, st.st_mode & 07777) ? errno : 0;
+	if (!strcmp(what, "truncate"))
+		return stat(path, &st) || truncate(path, st.st_size) ? errno : 0;
 	if (!strcmp(what, "exec"))
-		return executed(path, "nothing");
+		return executed(path, other ? other : "nothing");
 	if (!strcmp(what, "label"))
 		return executed(path, "label");
 	if (!strcmp(what, "chroot"))
@@ -100,14 +165,12 @@ static int try(char *line)
 		return link(path, other) ? errno : unlink(other) ? 253 : 0;
 	if (!strcmp(what, "put"))
 		return put(path, other);
-	if (!strcmp(what, "as")) {
-		int status;
-		pid_t child = fork();
-
-		if (!child)
-			_exit(setresuid(atoi(path), atoi(path), atoi(path)) ? 252 : try(other));
-		return waitpid(child, &status, 0) < 0 ? errno : WEXITSTATUS(status);
-	}
+	if (!strcmp(what, "as"))
+		return in_child(as_user, path, other);
+	if (!strcmp(what, "connect"))
+		return with_address(connect, path, other);
+	if (!strcmp(what, "bind"))
+		return with_address(bind, path, other);
 	if (!strcmp(what, "socket")) {
 		char *protocol = strchr(other, ' ');
 
@@ -121,7 +184,7 @@ int main(int argc, char **argv)
 {
 	char line[4096];
 
-	if (argc == 2 && !strcmp(argv[1], "nothing"))
+	if (argc >= 2 && (!strcmp(argv[1], "nothing") || !strcmp(argv[1], "something")))
 		return 0;
 	if (argc == 2 && !strcmp(argv[1], "label"))
 		return label();

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod commands;
+pub mod corpus;
 pub mod cpio;
 pub mod demo;
 pub mod image;

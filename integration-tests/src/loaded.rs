@@ -70,11 +70,11 @@ pub fn wait(bodies: &[(&str, Body)]) -> Result<()> {
     Ok(())
 }
 
-/// Runs a body in a fresh guest.
+/// Runs a body in a fresh guest; what it said.
 ///
 /// # Errors
 /// When the machine cannot be had, and when the body fails or takes longer than `limit`.
-pub fn in_guest(guest: &Guest<'_>, body: &str, limit: Duration) -> Result<()> {
+pub fn in_guest(guest: &Guest<'_>, body: &str, limit: Duration) -> Result<String> {
     let say = |text: &str| println!("{text}");
     let plain =
         vm::machine(&Spec::plain(guest.kernel), &say).context("a machine (run `make setup` as root)")?;
@@ -93,7 +93,8 @@ pub fn in_guest(guest: &Guest<'_>, body: &str, limit: Duration) -> Result<()> {
     let machine = plain.after("loaded", &load, &say)?;
     let mut job = Job::script(format!("{SAID}\necho {body} >{BODY}; said"));
     job.limit = Some(limit);
-    let outcome = job.run(&machine, Streams { out: &mut Printed, err: &mut std::io::sink() })?;
+    let mut said = Printed::default();
+    let outcome = job.run(&machine, Streams { out: &mut said, err: &mut std::io::sink() })?;
     ensure!(outcome.status == 0, "the test failed in its guest ({})", guest.kernel);
-    Ok(())
+    Ok(said.into_text())
 }

@@ -20,7 +20,7 @@ use crate::vm::{self, Spec, Streams};
 /// Set in the guest.
 const INSIDE: &str = "NRI_ENFORCER_LAB_INSIDE";
 /// Tests are ended after this.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// What a body works with.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ pub type File = (&'static str, fn() -> Result<PathBuf>);
 /// # Errors
 /// When a check failed, or anything else.
 pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Result<()> {
-    run_in_guest(name, spec, needs_daemon, false, &[], body)
+    run_in_guest(name, spec, needs_daemon, false, &[], body).map(drop)
 }
 
 /// The same with these files in the body's working directory, by name; each is made only where the guest is started.
@@ -118,14 +118,15 @@ pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Resu
 /// # Errors
 /// When a check failed, or anything else.
 pub fn in_guest_with(name: &str, spec: &Spec, needs_daemon: bool, files: &[File], body: Body) -> Result<()> {
-    run_in_guest(name, spec, needs_daemon, false, files, body)
+    run_in_guest(name, spec, needs_daemon, false, files, body).map(drop)
 }
 
-/// As [`in_guest_with`], with the daemon's program at hand and not running: for what has to be started in its own way.
+/// As [`in_guest_with`], with the daemon's program at hand and not running: for what has to be started in its own way. What
+/// the guest said; `None` in the guest itself.
 ///
 /// # Errors
 /// When a check failed, or anything else.
-pub fn in_guest_with_program(name: &str, spec: &Spec, files: &[File], body: Body) -> Result<()> {
+pub fn in_guest_with_program(name: &str, spec: &Spec, files: &[File], body: Body) -> Result<Option<String>> {
     run_in_guest(name, spec, false, true, files, body)
 }
 
@@ -136,9 +137,9 @@ fn run_in_guest(
     program: bool,
     files: &[File],
     body: Body,
-) -> Result<()> {
+) -> Result<Option<String>> {
     if std::env::var_os(INSIDE).is_some() {
-        return inside(needs_daemon, body);
+        return inside(needs_daemon, body).map(|()| None);
     }
     let target = Target { spec: spec.clone(), daemon: None };
     let script =
@@ -150,7 +151,7 @@ fn run_in_guest(
     job.limit = Some(LIMIT);
     let say = |text: &str| println!("{text}");
     let machine = if needs_daemon { machine_with_daemon(&target, &say)? } else { vm::machine(spec, &say)? };
-    let mut out = Printed;
+    let mut out = Printed::default();
     let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() })?;
     println!(
         "guest {}: restored in {:.2} s, ran {:.1} s",
@@ -159,7 +160,7 @@ fn run_in_guest(
         outcome.elapsed.as_secs_f64()
     );
     ensure!(outcome.status == 0, "the test failed in its guest ({})", spec.name());
-    Ok(())
+    Ok(Some(out.into_text()))
 }
 
 fn inside(needs_daemon: bool, body: Body) -> Result<()> {
@@ -185,12 +186,20 @@ fn inside(needs_daemon: bool, body: Body) -> Result<()> {
     })
 }
 
-/// Passes a guest's output on through `print!`, which the test harness captures.
-pub(crate) struct Printed;
+/// Passes a guest's output on through `print!`, which the test harness captures, and keeps it.
+#[derive(Default)]
+pub(crate) struct Printed(Vec<u8>);
+
+impl Printed {
+    pub(crate) fn into_text(self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
 
 impl Write for Printed {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         print!("{}", String::from_utf8_lossy(bytes));
+        self.0.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

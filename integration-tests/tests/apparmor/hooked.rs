@@ -31,6 +31,7 @@ fn a_pod_that_leaves_its_profile_out_does_not_start() -> Result<()> {
             audited::reported(node, &mut daemon).await.with_context(|| daemon.log())
         })
     })
+    .map(drop)
 }
 
 /// Puts the hook into its place, with this mode.

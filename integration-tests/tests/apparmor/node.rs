@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::cache;
+use lab::corpus::compare::Lock;
+use lab::corpus::record::{BackEnd, check};
 use lab::node::{Alert, Container, Daemon, Options, Pod, RunningContainer, RunningPod};
 use lab::testing::{Node, in_guest_with_program};
 use lab::vm::{Containerd, Kernel, Spec};
@@ -33,14 +35,27 @@ fn apparmor_holds_the_rules_of_real_containers() -> Result<()> {
     let parser = || Ok(cache::artefact("apparmor")?.join("apparmor_parser"));
     let files: [lab::testing::File; 3] =
         [("apparmor_parser", parser), ("hook", lab::run::hook), ("podman.tar", podman::packed)];
-    in_guest_with_program("node::apparmor_holds_the_rules_of_real_containers", &spec, &files, |node| {
+    let name = "node::apparmor_holds_the_rules_of_real_containers";
+    let said = in_guest_with_program(name, &spec, &files, |node| {
         Box::pin(async move {
             let mut daemon = with_apparmor(node).await?;
             primary(node, &mut daemon).await.with_context(|| daemon.log())?;
             podman::containers(node, &mut daemon).await.with_context(|| daemon.log())?;
+            corpora(&mut daemon).await.with_context(|| daemon.log())?;
             beside_bpf(node, &mut daemon).await.with_context(|| daemon.log())
         })
-    })
+    })?;
+    let Some(said) = said else { return Ok(()) };
+    [BackEnd::PodmanAppArmor, BackEnd::PodmanBpf].into_iter().try_for_each(|back_end| check(back_end, &said))
+}
+
+/// The corpus under podman, with each lock that the guest has.
+async fn corpora(daemon: &mut Daemon) -> Result<()> {
+    podman::compared(daemon, Lock::AppArmor).await?;
+    daemon.end(Signal::SIGTERM)?;
+    daemon.options_mut().arguments = ["--lsm-order", "bpf"].map(str::to_owned).to_vec();
+    daemon.start().await?;
+    podman::compared(daemon, Lock::Bpf).await
 }
 
 /// Has containerd use AppArmor: it does where there is a parser at its usual place.

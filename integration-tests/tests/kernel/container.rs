@@ -97,6 +97,18 @@ impl Container {
         writeln!(self.stdin, "go").unwrap();
     }
 
+    /// Executes `visit` in the shell's place; from now on it is [asked](Self::ask).
+    pub fn becomes(&mut self, visit: &str) {
+        // all of the line is read before the first of it is done, and nothing more until then
+        writeln!(self.stdin, "echo ready; exec {visit}").unwrap();
+        assert_eq!(self.line(), "ready");
+    }
+
+    /// What `visit` answers.
+    pub fn ask(&mut self, line: &str) -> anyhow::Result<String> {
+        lab::corpus::actor::ask(&mut self.stdin, &mut self.stdout, line)
+    }
+
     /// Runs a command in the shell; its exit status.
     pub fn run(&mut self, command: &str) -> i32 {
         writeln!(self.stdin, "( {command} ) >/dev/null 2>&1; echo $?").unwrap();

@@ -14,6 +14,7 @@
 mod args;
 mod classes;
 mod container;
+mod corpus;
 mod edges;
 mod evasion;
 mod held;
@@ -50,14 +51,12 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// `body: test on kernel, ...`. Kernels change what programs stand on, so some things are asked on the newest one too.
 macro_rules! on_kernels {
     ($($body:ident: $($test:ident on $kernel:ident),+;)*) => {
-        const BODIES: &[(&str, Body)] = &[$((stringify!($body), $body)),*];
+        const BODIES: &[(&str, Body)] = &[(corpus::BODY, corpus::compared), $((stringify!($body), $body)),*];
 
         $($(
             #[test]
             fn $test() -> Result<()> {
-                let kernel = Kernel::$kernel;
-                let guest = Guest { waits: "waits", kernel, files: evasion::files(kernel) };
-                loaded::in_guest(&guest, stringify!($body), LIMIT)
+                in_guest(Kernel::$kernel, stringify!($body)).map(drop)
             }
         )+)*
     };
@@ -76,6 +75,12 @@ on_kernels! {
     tricks: tricks_fail_on_6_1 on V6_1, tricks_fail_on_6_12 on V6_12, tricks_fail_on_the_newest on Newest;
     races: races_are_lost_on_6_1 on V6_1, races_are_lost_on_6_12 on V6_12;
     verified: verified_on_6_1 on V6_1, verified_on_6_12 on V6_12, verified_on_the_newest on Newest;
+}
+
+/// Runs a body; what it said.
+fn in_guest(kernel: Kernel, body: &str) -> Result<String> {
+    let guest = Guest { waits: "waits", kernel, files: evasion::files(kernel) };
+    loaded::in_guest(&guest, body, LIMIT)
 }
 
 /// No test by itself: in a guest, the process in which bodies run.

@@ -389,14 +389,14 @@ fn what_an_audit_policy_logs_is_learnt_and_enough_to_run() -> Result<()> {
 fn an_old_runtime_takes_the_profile_that_the_pod_names_containerd_1_7() -> Result<()> {
     let name = "an_old_runtime_takes_the_profile_that_the_pod_names_containerd_1_7";
     let spec = Spec::node(Kernel::V6_12, Containerd::V1_7);
-    in_guest_with_program(name, &spec, &[], |node| Box::pin(localhost_profile(node)))
+    in_guest_with_program(name, &spec, &[], |node| Box::pin(localhost_profile(node))).map(drop)
 }
 
 #[test]
 fn an_old_runtime_takes_the_profile_that_the_pod_names_containerd_2_1() -> Result<()> {
     let name = "an_old_runtime_takes_the_profile_that_the_pod_names_containerd_2_1";
     let spec = Spec::node(Kernel::V6_12, Containerd::V2_1);
-    in_guest_with_program(name, &spec, &[], |node| Box::pin(localhost_profile(node)))
+    in_guest_with_program(name, &spec, &[], |node| Box::pin(localhost_profile(node))).map(drop)
 }
 
 /// What a runtime before NRI 0.10 does: a real one, with the daemon for seccomp policies alone.

@@ -1,9 +1,11 @@
 //! Profiles of podman's containers, in the guest of [`super::node`]: podman itself is this machine's, its runc the guest's.
 
+mod corpus;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use lab::node::Daemon;
@@ -11,8 +13,10 @@ use lab::testing::Node;
 use lab::{cache, image};
 use nix::sys::signal::Signal;
 
+pub(super) use self::corpus::compared;
 use super::node::POLICY;
 
+const PODMAN: &str = "/opt/podman/bin/podman";
 const IMAGE: &str = "localhost/visit:1";
 /// Puts podman together from what came with the job, and the daemon's hook into its place.
 const SETUP: &str = r#"set -e
@@ -38,7 +42,9 @@ graphroot = "/var/lib/containers/storage"
 X
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' >/etc/containers/policy.json
 chmod 755 hook
-./nri-enforcer install --runtime podman --hook "$PWD/hook""#;
+./nri-enforcer install --runtime podman --hook "$PWD/hook"
+# a profile takes an emulated machine longer than a second
+sed -i "s/{/{\"deadlineMillis\": 5000, /" /opt/nri-enforcer/nri-enforcer-hook.json"#;
 
 /// podman and its libraries in one file, those of this machine among them.
 pub(super) fn packed() -> Result<PathBuf> {
@@ -57,6 +63,14 @@ tar -chf "$2" --transform 's,.*/lib/,lib/,;s,.*/x86_64-linux-gnu/,lib/,' -C "$1"
 
 /// What a program says that reads this.
 fn said(program: &str, arguments: &[&str], input: &str) -> Result<String> {
+    let output = run(program, arguments, input)?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {arguments:?}: {complaint}");
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Runs a program that reads this.
+fn run(program: &str, arguments: &[&str], input: &str) -> Result<Output> {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -64,15 +78,13 @@ fn said(program: &str, arguments: &[&str], input: &str) -> Result<String> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("run `{program}`"))?;
-    child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {arguments:?}: {complaint}");
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    // one that does not start reads nothing
+    let _unread = child.stdin.take().context("no input")?.write_all(input.as_bytes());
+    Ok(child.wait_with_output()?)
 }
 
 fn podman(arguments: &[&str], input: &str) -> Result<String> {
-    said("/opt/podman/bin/podman", arguments, input)
+    said(PODMAN, arguments, input)
 }
 
 fn import() -> Result<()> {

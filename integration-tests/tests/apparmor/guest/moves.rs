@@ -1,0 +1,107 @@
+//! Where executing leads, and what the documentation says of it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use enforcer_core::enforce::apparmor::AppArmor;
+use lab::image;
+
+use super::{profile, set, source, start, tried};
+
+/// What one program may not do, and one thing that nobody may.
+const SOURCES: &str = "file: {matchDirectories: [{dir: /w/data/, recursive: true, fromSource: [{path: /w/bin/source}]}], \
+    matchPaths: [{path: /w/data/b}, {path: /w/data/a, action: Allow, fromSource: [{path: /w/bin/source}]}]}";
+
+/// Executing leads to the right profile, and nothing leads out.
+pub(super) fn transitions(apparmor: &AppArmor) {
+    let profile = profile(&set(SOURCES), "nri-enforcer.sources");
+    apparmor.load(&profile).unwrap();
+    let all = profile.name.as_str();
+    let label = |child: &str| format!("{all}{child} (enforce)");
+    let of_source = format!("//{}", source());
+    for start in ["", "//other", &of_source] {
+        let lines = ["label /w/bin/other", "label /w/bin/source"].map(str::to_owned);
+        let answers = tried(&format!("{all}{start}"), &["/w/bin/tool"], &lines);
+        assert_eq!(answers, [label("//other"), "0".into(), label(&of_source), "0".into()], "{start:?}");
+    }
+    let escapes: Vec<String> =
+        ["current changeprofile unconfined", "exec exec unconfined", "current changeprofile ALL//other"]
+            .iter()
+            .chain(&[
+                "exec exec ALL//SOURCE",
+                "current changehat 0000000000000000^other",
+                "exec exec docker-default",
+            ])
+            .map(|way| {
+                let (file, text) = way.split_once(' ').unwrap();
+                format!(
+                    "put /proc/self/attr/apparmor/{file} {}",
+                    text.replace("ALL", all).replace("SOURCE", &source())
+                )
+            })
+            .chain(["put /sys/kernel/security/apparmor/.remove nri-enforcer.sources".to_owned()])
+            .collect();
+    for start in ["", "//other", &of_source] {
+        let answers = tried(&format!("{all}{start}"), &["/w/bin/tool"], &escapes);
+        for (way, answer) in escapes.iter().zip(&answers) {
+            assert!(answer != "0", "{start}: {way}");
+        }
+    }
+    // what the kernel denies without an escape is what it says
+    let answers = tried(all, &["/w/bin/other", "through", "/w/bin/source"], &["read /w/data/b".to_owned()]);
+    assert_eq!(answers, ["13"]);
+}
+
+/// What the documentation says of `ld.so`, scripts, what the runtime starts, and mounts; and that the kernel reports.
+pub(super) fn claims(apparmor: &AppArmor) {
+    let rules = "process: {matchPaths: [{path: /w/bin/tool}, {path: /w/bin/dynamic}]}\n  file: {matchPaths: [{path: /w/data/b}]}";
+    let profile = profile(&set(rules), "nri-enforcer.claims");
+    apparmor.load(&profile).unwrap();
+    for (path, content) in [
+        ("/w/bin/dynamic", image::GOAL_DYNAMIC),
+        ("/w/bin/unnamed", image::GOAL_DYNAMIC),
+        ("/w/bin/script", b"#!/w/bin/tool nothing\n"),
+    ] {
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let status = |command: &str| {
+        let mut child = start(profile.name.as_str(), &["sh", "-c", command], "");
+        child.wait().unwrap().code()
+    };
+    let ld_so = |program: &str| status(&format!("/lib64/ld-linux-x86-64.so.2 {program}"));
+    assert_eq!(ld_so("/w/bin/unnamed"), status("/w/bin/unnamed"), "that is how it ends when it runs");
+    assert_ne!(
+        ld_so("/w/bin/dynamic"),
+        status("/w/bin/unnamed"),
+        "a program that is named is not run by ld.so"
+    );
+    assert_eq!(status("exec /w/bin/dynamic"), Some(126));
+    assert_eq!(status("exec /w/bin/tool nothing"), Some(126));
+    assert_ne!(status("/w/bin/script"), Some(126), "the interpreter of a script is not judged");
+    let start = start(profile.name.as_str(), &["/w/bin/tool", "nothing"], "").wait().unwrap();
+    assert!(start.success(), "what the runtime starts is not judged");
+    for mount in ["mount --bind /w/free /w/data", "mount -t tmpfs none /w/free", "mount -o remount,ro /"] {
+        assert_ne!(status(mount), Some(0), "{mount}");
+    }
+    // the kernel's log holds so many lines a second and no more, unless it is told otherwise; a thread of its own writes them
+    let limit = |seconds: &str| fs::write("/proc/sys/kernel/printk_ratelimit", seconds).unwrap();
+    let told = || {
+        let log = Command::new("dmesg").output().unwrap().stdout;
+        String::from_utf8_lossy(&log).lines().any(|line| {
+            line.contains("apparmor=\"DENIED\"")
+                && line.contains("nri-enforcer.claims")
+                && line.contains("/w/data/b")
+        })
+    };
+    limit("0");
+    let reported = (0..50).any(|_| {
+        assert_ne!(status("true < /w/data/b"), Some(0));
+        std::thread::sleep(Duration::from_millis(100));
+        told()
+    });
+    limit("5");
+    assert!(reported, "no report");
+}
