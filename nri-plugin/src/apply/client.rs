@@ -63,9 +63,14 @@ impl Daemon {
     }
 }
 
-/// Sends a request.
+/// Sends a request. To one that has closed it is no error: what it said before that is read next, or that it has ended.
 pub(super) fn send(daemon: &mut UnixStream, request: &Request) -> Result<(), String> {
     let mut line = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     line.push(b'\n');
-    daemon.write_all(&line).map_err(|error| format!("the daemon takes no request: {error}"))
+    match daemon.write_all(&line) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("the daemon takes no request: {error}"))
+        }
+        _ => Ok(()),
+    }
 }
