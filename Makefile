@@ -3,7 +3,8 @@
 #   make test              all that the project promises, proved; a clean exit means that it holds
 #   make lab ARGS="..."    try a policy: make lab ARGS="run --policy FILE --label app=web -- cat /etc/passwd"
 #   make bench             what enforcement costs, beside other enforcers, against the limits (about 15 minutes)
-#   make cluster-test      the chart in a Kubernetes of one node (5 minutes; the first time 10 more, since Kubernetes is built)
+#   make cluster-test      the chart in a Kubernetes of one node, here and on a kernel that enforces (15 minutes; the first time 15 more,
+#                          since Kubernetes is built)
 #   make fuzz              damaged policies, patterns and events, ten minutes each; 30 seconds in make test
 #   make churn             ten minutes of policies and containers that change; one minute in make bench, seconds in make test
 #   make nodes             what the daemon that writes statuses needs of memory with a thousand nodes (a few minutes)
@@ -106,7 +107,7 @@ cluster-setup:
 # Not a part of `make test`, which must not take longer.
 cluster-test: cluster-setup image-programs
 	$(call say,the chart in a cluster)
-	@$(CARGO) test --locked -p integration-tests --test cluster -- --nocapture
+	@$(CARGO) test --locked -p integration-tests --test cluster -- --nocapture --test-threads=1
 
 # What is too long for each change.
 nightly: fuzz churn nodes

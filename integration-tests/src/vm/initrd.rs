@@ -14,6 +14,8 @@ use crate::{cache, image};
 /// What a guest may need and a kernel may have as a module. Modules that are not there before the machine is saved are
 /// not there after. Built-in ones are skipped.
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_console", "ext4", "overlay", "veth", "bridge"];
+/// Only for guests with a network.
+const NETWORK: &str = "virtio_net";
 
 /// The initial root for a machine.
 ///
@@ -29,7 +31,9 @@ pub(super) fn build(spec: &Spec) -> Result<Vec<u8>> {
     archive.file("bin/busybox", 0o755, &fs::read(cache::artefact("busybox")?)?)?;
     archive.file("init", 0o755, include_bytes!("../../guest/init"))?;
     archive.file("lab/stage2", 0o755, include_bytes!("../../guest/stage2"))?;
-    for (order, (name, module)) in modules(&kernel.join("modules"))?.into_iter().enumerate() {
+    let network = (!spec.ports.is_empty()).then_some(NETWORK);
+    let wanted = MODULES.iter().copied().chain(network);
+    for (order, (name, module)) in modules(&kernel.join("modules"), wanted)?.into_iter().enumerate() {
         archive.file(&format!("mods/{order:02}-{name}.ko"), 0o644, &module)?;
     }
     if let Some(containerd) = spec.containerd {
@@ -42,12 +46,12 @@ pub(super) fn build(spec: &Spec) -> Result<Vec<u8>> {
 }
 
 /// The wanted modules and what they depend on, in the order of loading.
-fn modules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+fn modules<'a>(folder: &Path, wanted: impl Iterator<Item = &'a str>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = BTreeMap::new();
     index(folder, &mut files)?;
     ensure!(!files.is_empty(), "no modules below `{}`", folder.display());
     let mut done = Vec::new();
-    for name in MODULES {
+    for name in wanted {
         load(name, &files, &mut done)?;
     }
     Ok(done)

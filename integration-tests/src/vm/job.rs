@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,9 +57,9 @@ pub struct Outcome {
     pub elapsed: Duration,
 }
 
-/// A machine after its job.
+/// A machine after its job, which runs on; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Running {
+pub struct Running {
     // Fields are dropped in this order: the machine before the folder with its sockets.
     guest: Guest,
     qmp: Qmp,
@@ -67,6 +68,21 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Where this machine reaches a port of the guest ([`super::Spec::ports`]).
+    ///
+    /// # Errors
+    /// When the guest was made without that port.
+    pub fn address(&self, port: u16) -> Result<SocketAddr> {
+        let known = self.guest.ports.iter().find(|(guest, _)| *guest == port);
+        Ok(known.with_context(|| format!("the guest has no port {port} that is reached"))?.1)
+    }
+
+    /// The end of its console, for an error message.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.guest.tail()
+    }
+
     /// Saves the machine to `folder`, and with that ends it.
     pub(super) fn save(&mut self, folder: &Path) -> Result<()> {
         self.guest.save(&mut self.qmp, folder)
@@ -111,7 +127,10 @@ impl Job {
     }
 
     /// Runs it, and hands back the machine, which runs on.
-    pub(super) fn run_on(&self, machine: &Machine, streams: Streams<'_>) -> Result<(Outcome, Running)> {
+    ///
+    /// # Errors
+    /// As those of [`Job::run`].
+    pub fn run_on(&self, machine: &Machine, streams: Streams<'_>) -> Result<(Outcome, Running)> {
         let slot = cache::guest_slot()?;
         let begin = Instant::now();
         let work = tempfile::Builder::new().prefix("lab.").tempdir()?;

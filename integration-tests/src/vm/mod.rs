@@ -10,7 +10,7 @@ mod times;
 use std::fmt;
 use std::str::FromStr;
 
-pub use job::{Job, Outcome, Streams};
+pub use job::{Job, Outcome, Running, Streams};
 pub use snapshot::{Machine, machine};
 
 /// A kernel of Debian: the oldest that is supported, the newest long-term one, and the newest of all.
@@ -97,7 +97,13 @@ pub struct Spec {
     pub icount: bool,
     /// Memory in MiB; only what the guest touches is taken from the host.
     pub memory_mib: u32,
+    /// TCP ports of the guest that this machine reaches ([`Running::address`]). None: the guest has no network. It never reaches
+    /// this machine, nor what is beyond: its own address is [`GUEST_ADDRESS`].
+    pub ports: Vec<u16>,
 }
+
+/// The address of `eth0` in a guest with a network, which the guest has to set.
+pub const GUEST_ADDRESS: &str = "10.0.2.15";
 
 impl Spec {
     /// A machine with this kernel and a running containerd.
@@ -109,7 +115,14 @@ impl Spec {
     /// A machine with this kernel and no container runtime.
     #[must_use]
     pub fn plain(kernel: Kernel) -> Self {
-        Self { kernel, containerd: None, append: String::new(), icount: false, memory_mib: 2048 }
+        Self {
+            kernel,
+            containerd: None,
+            append: String::new(),
+            icount: false,
+            memory_mib: 2048,
+            ports: Vec::new(),
+        }
     }
 
     /// A name to show and to file it under, e.g. `6.1-containerd-1.7`. Not unique: the key of the cache is.
@@ -121,6 +134,9 @@ impl Spec {
         }
         if self.icount {
             name.push_str("-icount");
+        }
+        if !self.ports.is_empty() {
+            name.push_str("-network");
         }
         for word in self.append.split_whitespace() {
             name.push('-');

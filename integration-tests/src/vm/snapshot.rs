@@ -1,6 +1,7 @@
 //! Making and keeping saved machines.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,13 +9,15 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::{Job, Spec, Streams, initrd, qmp::Qmp};
+use super::{GUEST_ADDRESS, Job, Spec, Streams, initrd, qmp::Qmp};
 use crate::cache::{self, Key};
 
 /// Size of the disk that carries a job's files into a guest. Only what is written takes space.
 pub(super) const JOB_DISK: u64 = 2 << 30;
 /// A cold boot takes 3 to 10 s; more than this on a very busy host means that it hangs.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// QEMU's name for the network of a guest.
+const NETWORK: &str = "net";
 /// Saved machines kept per name: the current one and the one before, for two work trees that share a cache.
 const KEPT: usize = 2;
 
@@ -83,7 +86,18 @@ fn arguments(spec: &Spec) -> Vec<String> {
     let common = "-M q35 -cpu Nehalem,+rdrand -nodefaults -no-user-config -display none -no-reboot";
     let mut all: Vec<String> = common.split(' ').chain(words.split(' ')).map(str::to_owned).collect();
     all.extend(["-m".into(), spec.memory_mib.to_string()]);
+    if !spec.ports.is_empty() {
+        all.extend(["-device".into(), format!("virtio-net-pci,netdev={NETWORK},romfile=")]);
+    }
     all
+}
+
+/// For each port of a guest a free one of this machine's own, for QEMU to take. All are held until each is known, so that no two
+/// are the same; another program may take one before QEMU does, which then says so and ends.
+fn forwarded(ports: &[u16]) -> Result<Vec<(u16, SocketAddr)>> {
+    let free = |port: &u16| Ok((*port, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?));
+    let free = ports.iter().map(free).collect::<Result<Vec<_>>>().context("a free port")?;
+    free.iter().map(|(port, listener)| Ok((*port, listener.local_addr()?))).collect()
 }
 
 impl Machine {
@@ -174,9 +188,17 @@ impl Machine {
         if incoming {
             command.args(["-incoming", "exec:cat state"]);
         }
+        let ports = forwarded(&self.spec.ports)?;
+        if !ports.is_empty() {
+            let forwards =
+                ports.iter().map(|(guest, here)| format!(",hostfwd=tcp:{here}-{GUEST_ADDRESS}:{guest}"));
+            let network = format!("user,id={NETWORK},restrict=on,ipv6=off{}", forwards.collect::<String>());
+            command.args(["-netdev", &network]);
+        }
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(File::create(work.join("qemu.log"))?);
-        Ok(Guest { child: command.spawn().context("start qemu-system-x86_64")?, work: work.to_owned() })
+        let child = command.spawn().context("start qemu-system-x86_64")?;
+        Ok(Guest { child, work: work.to_owned(), ports })
     }
 
     fn make(&self, initrd: &[u8]) -> Result<()> {
@@ -207,6 +229,8 @@ impl Machine {
 pub(super) struct Guest {
     pub(super) child: Child,
     work: PathBuf,
+    /// Its ports, and where this machine reaches them.
+    pub(super) ports: Vec<(u16, SocketAddr)>,
 }
 
 impl Guest {

@@ -155,7 +155,7 @@ fn kubelet_asks_where_the_daemon_listens() -> Result<()> {
         let values = [&format!("metrics.address={address}"), &format!("hostNetwork={network}")];
         let objects = helm::objects(&[values[0], values[1], "crds.install=false"])?;
         let daemon = helm::list(helm::pod(&objects)?, "/containers").next().context("the daemon")?;
-        for probe in ["readinessProbe", "livenessProbe"] {
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
             let host = helm::at(daemon, &format!("/{probe}/httpGet/host"));
             ensure!(host == wanted, "{values:?}: {probe} asks `{host}`");
             let listens: std::net::SocketAddr = format!("{address}:9750").parse()?;

@@ -7,7 +7,10 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::cluster::{NODE_IP, SERVICE_IP};
+use super::components::{NODE_IP, Places, SERVICE_IP};
+
+/// How long certificates are valid: those of a saved machine are as old as that is.
+const DAYS: &str = "3650";
 
 /// File, user and group; a group makes the user what Kubernetes takes him for.
 const CLIENTS: [(&str, &str, &str); 6] = [
@@ -19,9 +22,10 @@ const CLIENTS: [(&str, &str, &str); 6] = [
     ("node", "system:node:node-1", "system:nodes"),
 ];
 
-/// Makes `NAME.crt` and `NAME.key` in this folder for the authority (`ca`), the server and each client, and `NAME.conf`, by
-/// which a client reaches the server; `service-account.key`, too.
-pub fn make(dir: &Path) -> Result<()> {
+/// Makes `NAME.crt` and `NAME.key` in the folder of keys for the authority (`ca`), the server and each client, and `NAME.conf`,
+/// by which a client on the node reaches the server; `service-account.key`, too. The folder can be moved.
+pub fn make(places: &Places) -> Result<()> {
+    let dir = places.pki.as_path();
     fs::create_dir_all(dir)?;
     let openssl = |arguments: &[&str]| -> Result<()> {
         let output = Command::new("openssl").current_dir(dir).args(arguments).output()?;
@@ -35,7 +39,7 @@ pub fn make(dir: &Path) -> Result<()> {
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     openssl(
         &[
-            &["req", "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt"],
+            &["req", "-x509", "-days", DAYS, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt"],
             &key[..],
         ]
         .concat(),
@@ -50,22 +54,25 @@ pub fn make(dir: &Path) -> Result<()> {
         openssl(&[&["req", "-subj", subject, "-keyout", &key_file, "-out", &request], &key[..]].concat())?;
         fs::write(dir.join("extensions"), format!("basicConstraints=CA:FALSE\n{extensions}"))?;
         let authority =
-            ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "extensions"];
+            ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", DAYS, "-extfile", "extensions"];
         openssl(&[&["x509", "-req", "-in", &request, "-out", &certificate], &authority[..]].concat())
     };
     signed("server", "/CN=server", &names)?;
     for (name, user, group) in CLIENTS {
         signed(name, &format!("/O={group}/CN={user}"), "extendedKeyUsage=clientAuth\n")?;
-        let file = |kind: &str| dir.join(format!("{name}.{kind}"));
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {
-                "server": format!("https://{NODE_IP}:6443"), "certificate-authority": dir.join("ca.crt"),
-            }}],
-            "users": [{"name": "c", "user": {"client-certificate": file("crt"), "client-key": file("key")}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-        });
-        fs::write(file("conf"), config.to_string())?;
+        configure(dir, name, &format!("https://{NODE_IP}:{}", places.port))?;
     }
     Ok(())
+}
+
+/// Writes the `NAME.conf` of a client whose certificate is in this folder, for a server.
+pub fn configure(dir: &Path, name: &str, server: &str) -> Result<()> {
+    let file = |kind: &str| format!("{name}.{kind}");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority": "ca.crt"}}],
+        "users": [{"name": "c", "user": {"client-certificate": file("crt"), "client-key": file("key")}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    Ok(fs::write(dir.join(file("conf")), config.to_string())?)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,29 +14,27 @@ use lab::image::PAUSE_IMAGE;
 use lab::oci::Runtime;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
 
 use super::certificates;
+use super::components::{self, Places};
 use super::tools::{self, kubectl};
 
-/// The node's address.
-pub const NODE_IP: &str = "10.98.0.1";
-/// The address of the service `kubernetes`.
-pub const SERVICE_IP: &str = "10.96.0.1";
-/// How long anything may take that takes seconds. This machine may have more to do.
-pub const LONGEST: Duration = Duration::from_secs(90);
-/// Where kubelet looks for pods that no API server knows.
-pub const STATIC_PODS: &str = "/etc/kubernetes/manifests";
+/// How long anything may take that takes seconds. This machine may have more to do, and an emulated one is slow.
+pub const LONGEST: Duration = Duration::from_secs(300);
 /// Lines of each log that a failure shows.
-const TAIL: usize = 25;
+pub const TAIL: usize = 25;
 
 /// A cluster of one node.
 #[derive(Debug)]
 pub struct Cluster {
     dir: PathBuf,
+    places: Places,
+    /// None in a guest, as the other programs.
     server: Option<Process>,
     containerd: Option<Process>,
     others: Vec<Process>,
+    /// Lines of the API server's audit log that were written before it was ready.
+    starting: Vec<Range<usize>>,
     begin: Instant,
     wrong: Vec<String>,
     checks: usize,
@@ -44,17 +43,9 @@ pub struct Cluster {
 impl Cluster {
     /// Starts everything below `dir`, and waits until the node is ready.
     pub fn start(dir: &Path) -> Result<Self> {
-        let mut cluster = Self {
-            dir: dir.to_owned(),
-            server: None,
-            containerd: None,
-            others: Vec::new(),
-            begin: Instant::now(),
-            wrong: Vec::new(),
-            checks: 0,
-        };
-        fs::create_dir_all(dir.join("logs"))?;
-        certificates::make(&cluster.pki())?;
+        let mut cluster = Self::elsewhere(dir);
+        cluster.places.prepare()?;
+        certificates::make(&cluster.places)?;
         match cluster.start_programs() {
             Ok(()) => Ok(cluster),
             Err(error) => {
@@ -64,65 +55,36 @@ impl Cluster {
         }
     }
 
+    /// One whose programs run elsewhere; `dir` is for the test's own files.
+    pub fn elsewhere(dir: &Path) -> Self {
+        let places =
+            Places { pki: dir.join("pki"), state: dir.join("state"), logs: dir.join("logs"), port: 6443 };
+        Self {
+            dir: dir.to_owned(),
+            places,
+            server: None,
+            containerd: None,
+            others: Vec::new(),
+            starting: Vec::new(),
+            begin: Instant::now(),
+            wrong: Vec::new(),
+            checks: 0,
+        }
+    }
+
     fn start_programs(&mut self) -> Result<()> {
-        let url = "http://127.0.0.1:2379";
-        let mut etcd = Command::new(artefact("etcd")?);
-        etcd.args(["--name", "only", "--unsafe-no-fsync", "--log-level", "warn", "--data-dir"])
-            .arg(self.dir.join("etcd"));
-        etcd.args(["--listen-client-urls", url, "--advertise-client-urls", url]);
-        self.run("etcd", &mut etcd)?;
+        self.run("etcd")?;
         self.start_server()?;
-        let (account, ca) = (self.file("service-account.key"), self.file("ca.crt"));
-        let mut manager = self.component("kube-controller-manager", "controller-manager")?;
-        manager
-            .arg(format!("--service-account-private-key-file={account}"))
-            .arg(format!("--root-ca-file={ca}"));
-        manager.args(["--leader-elect=false", "--use-service-account-credentials=true", "--port=0"]);
-        manager.arg(format!("--cert-dir={}", self.dir.join("manager").display()));
-        self.run("controller-manager", &mut manager)?;
-        let mut scheduler = self.component("kube-scheduler", "scheduler")?;
-        scheduler
-            .args(["--leader-elect=false", "--port=0"])
-            .arg(format!("--cert-dir={}", self.dir.join("scheduler").display()));
-        self.run("scheduler", &mut scheduler)?;
+        self.run("kube-controller-manager")?;
+        self.run("kube-scheduler")?;
         self.prepare_containerd()?;
         self.start_containerd()?;
         for archive in ["pause", "root", "chart"] {
             let archive = self.dir.join(format!("images/{archive}.tar"));
             tools::output(Command::new("ctr").args(["-n", "k8s.io", "images", "import"]).arg(archive))?;
         }
-        fs::create_dir_all(STATIC_PODS)?;
-        let mut kubelet = self.component("kubelet", "node")?;
-        kubelet.args([
-            "--hostname-override=node-1",
-            "--container-runtime=remote",
-            "--cgroup-driver=cgroupfs",
-        ]);
-        kubelet.arg(format!("--node-ip={NODE_IP}")).arg(format!("--client-ca-file={ca}"));
-        kubelet.arg("--container-runtime-endpoint=unix:///run/containerd/containerd.sock");
-        kubelet.args([
-            "--anonymous-auth=false",
-            "--authentication-token-webhook=true",
-            "--authorization-mode=Webhook",
-        ]);
-        kubelet.arg(format!("--pod-manifest-path={STATIC_PODS}"));
-        // what the machine has to spare is no matter of the test's
-        kubelet.args([
-            "--fail-swap-on=false",
-            "--enforce-node-allocatable=",
-            "--eviction-hard=",
-            "--oom-score-adj=0",
-        ]);
-        kubelet.args(["--image-gc-high-threshold=100", "--resolv-conf=", "--sync-frequency=5s"]);
-        self.run("kubelet", &mut kubelet)?;
-        let mut proxy = self.component("kube-proxy", "proxy")?;
-        proxy.args(["--hostname-override=node-1", "--proxy-mode=iptables", "--oom-score-adj=0"]);
-        proxy.args([
-            "--conntrack-max-per-core=0",
-            "--conntrack-tcp-timeout-established=0",
-            "--conntrack-tcp-timeout-close-wait=0",
-        ]);
-        self.run("proxy", &mut proxy)?;
+        self.run("kubelet")?;
+        self.run("kube-proxy")?;
         let ready = || {
             Ok(kubectl(&["wait", "node/node-1", "--for=condition=Ready", "--timeout=1s"])?.good.then_some(()))
         };
@@ -133,17 +95,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn pki(&self) -> PathBuf {
-        self.dir.join("pki")
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.pki().join(name).to_string_lossy().into_owned()
-    }
-
     /// A file of this run, e.g. a log; kept when the test fails.
     pub fn log(&self, name: &str) -> PathBuf {
-        self.dir.join("logs").join(name)
+        self.places.logs.join(name)
     }
 
     /// A folder for a test's own files.
@@ -153,71 +107,42 @@ impl Cluster {
         Ok(dir)
     }
 
-    fn component(&self, program: &str, user: &str) -> Result<Command> {
-        let mut command = Command::new(artefact("kubernetes")?.join(program));
-        let config = self.file(&format!("{user}.conf"));
-        command.arg(format!("--kubeconfig={config}"));
-        if matches!(program, "kube-controller-manager" | "kube-scheduler") {
-            command
-                .arg(format!("--authentication-kubeconfig={config}"))
-                .arg(format!("--authorization-kubeconfig={config}"));
-        }
-        Ok(command)
-    }
-
-    fn run(&mut self, name: &'static str, command: &mut Command) -> Result<()> {
-        let process = Process::start(name, command, &self.log(&format!("{name}.log")))?;
+    fn run(&mut self, name: &'static str) -> Result<()> {
+        let process = self.process(name)?;
         self.others.push(process);
         Ok(())
     }
 
+    fn process(&self, name: &'static str) -> Result<Process> {
+        let mut command = Command::new(components::program(name)?);
+        Process::start(name, command.args(self.places.arguments(name)), &self.log(&format!("{name}.log")))
+    }
+
     /// Starts the API server, and waits until it answers.
     pub fn start_server(&mut self) -> Result<()> {
-        let policy = json!({
-            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
-            "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts:nri-enforcer"]}, {"level": "None"}],
-        });
-        fs::write(self.pki().join("audit.yaml"), policy.to_string())?;
-        let mut server = Command::new(artefact("kubernetes")?.join("kube-apiserver"));
-        for (flag, file) in [
-            ("tls-cert-file", "server.crt"),
-            ("tls-private-key-file", "server.key"),
-            ("client-ca-file", "ca.crt"),
-            ("kubelet-client-certificate", "apiserver-kubelet.crt"),
-            ("kubelet-client-key", "apiserver-kubelet.key"),
-            ("service-account-key-file", "service-account.key"),
-            ("service-account-signing-key-file", "service-account.key"),
-            ("audit-policy-file", "audit.yaml"),
-            ("cert-dir", "generated"),
-        ] {
-            server.arg(format!("--{flag}={}", self.file(file)));
-        }
-        server.arg(format!("--audit-log-path={}", self.log("audit.log").display()));
-        server.args([
-            "--etcd-servers=http://127.0.0.1:2379",
-            "--authorization-mode=Node,RBAC",
-            "--allow-privileged=true",
-        ]);
-        server.args([
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/24",
-        ]);
-        server.args([
-            "--secure-port=6443",
-            "--kubelet-preferred-address-types=InternalIP",
-            "--enable-admission-plugins=NodeRestriction",
-        ]);
-        server.arg(format!("--advertise-address={NODE_IP}"));
-        let process = Process::start("apiserver", &mut server, &self.log("apiserver.log"))?;
+        let before = self.audited();
+        let process = self.process("kube-apiserver")?;
         self.server = Some(process);
-        tools::configure(&self.pki().join("admin.conf"), &self.dir)?;
+        tools::configure(&self.places.pki.join("admin.conf"), &self.dir)?;
         let ready = || {
             if let Some(server) = &mut self.server {
                 server.must_run()?;
             }
             Ok(kubectl(&["get", "--raw", "/readyz"])?.good.then_some(()))
         };
-        tools::until("the API server is ready", LONGEST, ready)
+        tools::until("the API server is ready", LONGEST, ready)?;
+        self.starting.push(before..self.audited());
+        Ok(())
+    }
+
+    /// How many lines its audit log has.
+    fn audited(&self) -> usize {
+        fs::read_to_string(self.log("audit.log")).map_or(0, |log| log.lines().count())
+    }
+
+    /// Whether a line of that log, from 0, was written while it started: it answers before it knows who may do what.
+    pub fn was_starting(&self, line: usize) -> bool {
+        self.starting.iter().any(|lines| lines.contains(&line))
     }
 
     /// Ends the API server as a crash does.
@@ -236,11 +161,7 @@ impl Cluster {
             fs::create_dir_all(dir)?;
         }
         symlink(artefact("network-plugins")?, "/opt/cni/bin")?;
-        let network = json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [{
-            "type": "bridge", "bridge": "pods0", "isGateway": true, "ipMasq": false,
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]},
-        }]});
-        fs::write("/etc/cni/net.d/10-pods.conflist", network.to_string())?;
+        fs::write("/etc/cni/net.d/10-pods.conflist", components::pod_network().to_string())?;
         // oom_score_adj: a machine whose root may not lower it starts no pod else
         let config = format!(
             "version = 2\n# the node's own\n[plugins.\"io.containerd.grpc.v1.cri\"]\n  sandbox_image = \"{PAUSE_IMAGE}\"\n  \
@@ -306,25 +227,23 @@ impl Cluster {
     }
 
     fn show_logs(&self) {
-        if self.server.is_some() {
-            for arguments in [
-                &["get", "pods,events", "-A", "-o", "wide"][..],
-                &[
-                    "logs",
-                    "-n",
-                    "nri-enforcer",
-                    "-l",
-                    "app.kubernetes.io/name=nri-enforcer",
-                    "--all-containers",
-                    "--tail=60",
-                ],
-            ] {
-                if let Ok(said) = kubectl(arguments) {
-                    println!("--- kubectl {}\n{}", arguments.join(" "), said.all());
-                }
+        for arguments in [
+            &["get", "pods,events", "-A", "-o", "wide"][..],
+            &[
+                "logs",
+                "-n",
+                "nri-enforcer",
+                "-l",
+                "app.kubernetes.io/name=nri-enforcer",
+                "--all-containers",
+                "--tail=60",
+            ],
+        ] {
+            if let Ok(said) = kubectl(arguments) {
+                println!("--- kubectl {}\n{}", arguments.join(" "), said.all());
             }
         }
-        for name in ["apiserver", "containerd", "kubelet"] {
+        for name in ["kube-apiserver", "containerd", "kubelet"] {
             let log = fs::read_to_string(self.log(&format!("{name}.log"))).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             let tail = lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default();

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::cluster::{Cluster, LONGEST, NODE_IP};
+use super::cluster::{Cluster, LONGEST};
+use super::components::NODE_IP;
 use super::node::PROGRAMS;
 use super::pods::{Pod, phase};
 use super::release;

@@ -5,6 +5,10 @@ mod access;
 mod certificates;
 mod churn;
 mod cluster;
+mod components;
+mod enforced;
+mod feed;
+mod guest;
 mod install;
 mod node;
 mod outages;
@@ -15,6 +19,12 @@ mod removal;
 mod tools;
 
 use anyhow::Result;
+
+/// The same on a kernel that enforces, in a guest.
+#[test]
+fn policies_of_the_cluster_hold_by_bpf() -> Result<()> {
+    guest::within(enforced::hold)
+}
 
 /// The steps build on each other: each finds the cluster as the one before left it.
 #[test]

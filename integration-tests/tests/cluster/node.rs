@@ -57,8 +57,15 @@ pub fn within(name: &str, body: fn(&mut Cluster) -> Result<()>) -> Result<()> {
     Ok(fs::remove_dir_all(&dir)?)
 }
 
-/// The images, as archives: of the chart, built of `manifests/image`, and of the pods.
+/// The images, as archives: of the chart and of the pods.
 fn images(dir: &Path) -> Result<()> {
+    chart_image(dir)?;
+    fs::write(dir.join("images/pause.tar"), image::pause()?)?;
+    Ok(fs::write(dir.join("images/root.tar"), image::default_root()?)?)
+}
+
+/// The chart's image as an archive, `images/chart.tar`, built of `manifests/image`.
+pub fn chart_image(dir: &Path) -> Result<()> {
     let build = tempfile::tempdir_in(dir)?;
     let context = build.path().join("image");
     fs::create_dir(&context)?;
@@ -78,9 +85,7 @@ fn images(dir: &Path) -> Result<()> {
         let output = podman.run(arguments)?;
         ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    fs::rename(archive, dir.join("images/chart.tar"))?;
-    fs::write(dir.join("images/pause.tar"), image::pause()?)?;
-    Ok(fs::write(dir.join("images/root.tar"), image::default_root()?)?)
+    Ok(fs::rename(archive, dir.join("images/chart.tar"))?)
 }
 
 /// Removes the cgroups of a node whose processes have all ended.

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::cluster::{Cluster, LONGEST, STATIC_PODS};
+use super::cluster::{Cluster, LONGEST};
+use super::components::STATIC_PODS;
 use super::install::{ON, SECCOMP};
 use super::pods::Pod;
 use super::policies::{WEB, known};

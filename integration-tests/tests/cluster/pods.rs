@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lab::image::DEFAULT_IMAGE;
 use serde_json::{Value, json};
 
 use super::cluster::LONGEST;
-use super::tools::{apply, get, kubectl, must, until};
+use super::tools::{Said, apply, get, kubectl, must, until};
+
+/// What a refusal says where a node was too slow, as an emulated one may be for a moment. It asks for another start, which kubelet
+/// does for pods that are to be started again.
+const LATE: [&str; 2] = ["took too long", "did not answer"];
+/// How often such a pod is started.
+const TRIES: u32 = 5;
 
 /// How long it may take until a refusal that happens again is told: a minute, and kubelet's next attempt.
 const COUNTED: Duration = Duration::from_secs(180);
@@ -45,12 +51,38 @@ impl Pod<'_> {
 
     /// Starts it, and waits until it has ended: exit code, and what it printed.
     pub fn run(&self) -> Result<(i64, String)> {
-        apply(&self.manifest().to_string())?;
-        let ended = until(&format!("{} ends", self.name), LONGEST, || Ok(exit_code(&self.get()?)));
-        let code = ended.with_context(|| self.describe().unwrap_or_default())?;
-        let log = must(&["logs", "-n", self.namespace, self.name])?;
-        self.delete()?;
-        Ok((code, log))
+        self.run_to_end(&self.manifest())
+    }
+
+    /// The same with a program of the image, instead of the shell.
+    pub fn run_program(&self, program: &str) -> Result<(i64, String)> {
+        let mut manifest = self.manifest();
+        *manifest.pointer_mut("/spec/containers/0/command").context("a command")? = json!([program]);
+        self.run_to_end(&manifest)
+    }
+
+    fn run_to_end(&self, manifest: &Value) -> Result<(i64, String)> {
+        for _ in 0..TRIES {
+            apply(&manifest.to_string())?;
+            let ended = until(&format!("{} ends", self.name), LONGEST, || {
+                let pod = self.get()?;
+                let refused = refusal(&pod).map(|why| Err(why.to_owned()));
+                Ok(exit_code(&pod).map(Ok).or(refused))
+            });
+            match ended.with_context(|| self.describe().unwrap_or_default())? {
+                Ok(code) => {
+                    let log = must(&["logs", "-n", self.namespace, self.name])?;
+                    self.delete()?;
+                    return Ok((code, log));
+                }
+                Err(why) if LATE.iter().any(|late| why.contains(late)) => {
+                    println!("{} is started again: {why}", self.name);
+                    self.delete()?;
+                }
+                Err(why) => bail!("{} is not started: {why}", self.name),
+            }
+        }
+        bail!("{} times the node was too slow to start {}", TRIES, self.name)
     }
 
     /// Starts it, and waits until it runs.
@@ -106,6 +138,12 @@ impl Pod<'_> {
         told
     }
 
+    /// Runs a command, split at spaces, in it.
+    pub fn exec(&self, command: &str) -> Result<Said> {
+        let words: Vec<_> = command.split(' ').collect();
+        kubectl(&[&["exec", "-n", self.namespace, self.name, "--"], words.as_slice()].concat())
+    }
+
     pub fn get(&self) -> Result<Value> {
         get(&["pod", "-n", self.namespace, self.name])
     }
@@ -141,8 +179,14 @@ pub fn phase(pod: &Value) -> &str {
 /// The exit code of its only container, once that has ended. A container that was not started has none.
 fn exit_code(pod: &Value) -> Option<i64> {
     let state = pod.pointer("/status/containerStatuses/0/state/terminated")?;
-    let started = state.get("reason").and_then(Value::as_str) != Some("StartError");
-    state.get("exitCode").and_then(Value::as_i64).filter(|_| started)
+    state.get("exitCode").and_then(Value::as_i64).filter(|_| refusal(pod).is_none())
+}
+
+/// Why its only container was not started.
+fn refusal(pod: &Value) -> Option<&str> {
+    let state = pod.pointer("/status/containerStatuses/0/state/terminated")?;
+    let refused = state.get("reason").and_then(Value::as_str) == Some("StartError");
+    refused.then(|| state.get("message").and_then(Value::as_str).unwrap_or_default())
 }
 
 /// A seccomp policy that denies these system calls with an errno to the pods of an app.
