@@ -99,9 +99,18 @@ struct Known {
     armed: Option<RulesetDigest>,
     armed_here: bool,       // by this daemon
     failed: Option<String>, // why the container is not what the policies say, until it is
+    untold: bool,           // of what failed: it did not run yet
     unwatched: bool,        // ran while nobody could have armed it
     late: Late,
     gone_once: bool, // its process was dead at the last sweep already
+}
+
+impl Known {
+    /// What failed and has been told. Whoever asks tells what has not.
+    fn told(&mut self) -> Option<String> {
+        let untold = std::mem::take(&mut self.untold);
+        self.failed.clone().filter(|_| !untold)
+    }
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -272,6 +281,7 @@ impl<K: Kernel> Reconciler<K> {
             armed: None,
             armed_here: false,
             failed: None,
+            untold: false,
             unwatched: false,
             late: Late::No,
             gone_once: false,

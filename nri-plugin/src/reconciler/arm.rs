@@ -7,8 +7,8 @@ use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::Ruleset;
 
-use super::Reconciler;
 use super::late::Late;
+use super::{Known, Reconciler};
 use crate::container::{Container, Merged, Selection, name_gaps};
 use crate::exit::chain;
 use crate::kernel::{Kernel, KernelError};
@@ -78,6 +78,7 @@ impl<K: Kernel> Reconciler<K> {
                 "name the paths that the links lead to, or run without --strict",
             );
         }
+        let told = self.known.get_mut(&id).and_then(Known::told);
         let armed = self.arm(&id, ruleset, stage, pid);
         let unheld = match &armed {
             Ok(()) => self.registry.lacking(&id),
@@ -93,10 +94,17 @@ impl<K: Kernel> Reconciler<K> {
         match stage {
             _ if strict => return refuse(&reason, "or run without --strict"),
             _ if must_hold => return refuse(&reason, SHUT),
+            Stage::Created if armed.is_err() && told.as_ref() == Some(&reason) => {}
             Stage::Created if armed.is_err() => {
                 tracing::error!(%container, reason, "starts without its policies");
                 let (container, ruleset) = (Arc::clone(container), Arc::clone(ruleset));
                 (self.notify)(Notice::Unprotected { container, ruleset, reason: reason.clone() });
+            }
+            // should it start in spite of that, the sweep tells it: not every runtime asks again
+            Stage::Creating { .. } if armed.is_err() => {
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.untold = true;
+                }
             }
             _ => {}
         }

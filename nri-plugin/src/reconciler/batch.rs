@@ -238,8 +238,8 @@ impl<K: Kernel> Reconciler<K> {
         stage: Stage,
         ruleset: Arc<Ruleset>,
     ) {
-        let Some(known) = self.known.get(id) else { return };
-        let (failed, unwatched) = (known.failed.clone(), known.unwatched);
+        let Some(known) = self.known.get_mut(id) else { return };
+        let (failed, unwatched) = (known.told(), known.unwatched);
         if stage == Stage::Running {
             self.selection.watches.missed(container);
         }
