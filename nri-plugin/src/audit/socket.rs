@@ -157,7 +157,11 @@ pub(super) mod tests {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut socket, other) = (open(1), Other::new()); // the kernel gives its least
         let many = format!("{} {}", own("many"), "x".repeat(500));
-        let say = || (0..50).for_each(|_| other.send(KERNEL, USER_AVC, &many));
+        // nothing is read before the kernel's thread has had its turn
+        let say = || {
+            (0..50).for_each(|_| other.send(KERNEL, USER_AVC, &many));
+            std::thread::sleep(POLL);
+        };
         until(&mut socket, say, |message| *message == Message::Lost);
     }
 
