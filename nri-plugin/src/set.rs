@@ -129,6 +129,7 @@ impl PolicySet {
         let namespaces = self.namespaces.values().cloned().chain(namespaces).collect();
         Self::with_namespaces(policies, namespaces)
             .with_seccomp(seccomp)
+            .with_those_of_files(self.of_files.clone())
             .with_left_out(self.left_out.clone())
             .with_node(self.node.clone())
     }

@@ -136,7 +136,8 @@ impl Health {
     pub fn left_out(&self) -> Vec<(&'static str, usize)> {
         self.with(|state| {
             let count = |one: Resource| state.resources.get(&one).map_or(0, |standing| standing.left_out);
-            Resource::ALL.into_iter().map(|one| (one.kind(), count(one))).collect()
+            let all = Resource::ALL.into_iter().chain([Resource::Node]);
+            all.map(|one| (one.kind(), count(one))).collect()
         })
     }
 
@@ -303,6 +304,24 @@ mod tests {
             health.current(resource);
         }
         assert!(health.staleness().is_some_and(|age| age < Duration::from_millis(30)));
+    }
+
+    /// A node without policies of the cluster, postures, or its own labels is not ready; one namespace cannot do that.
+    #[test]
+    fn what_is_left_out_of_one_namespace_is_no_lack_of_the_cluster() {
+        let health = Health::default();
+        let counted = |kind: &str| health.left_out().into_iter().find(|(one, _)| *one == kind).unwrap().1;
+        let of_namespaces = Resource::Policies(Kind::KubeArmorPolicy);
+        health.leave_out(of_namespaces, (2, true));
+        assert_eq!((counted(of_namespaces.kind()), health.lacks_of_cluster()), (3, false));
+        for lacking in
+            [Resource::Policies(Kind::KubeArmorClusterPolicy), Resource::Namespaces, Resource::Node]
+        {
+            health.leave_out(lacking, (0, true));
+            assert_eq!((counted(lacking.kind()), health.lacks_of_cluster()), (1, true), "{lacking}");
+            health.leave_out(lacking, (0, false));
+            assert!(!health.lacks_of_cluster());
+        }
     }
 
     /// A definition that is not there is no lack where there is nothing of its kind; else its objects grow old.

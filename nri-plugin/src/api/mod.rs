@@ -92,10 +92,12 @@ impl Api {
             Ok(None) => {
                 tracing::info!(dir = %state_dir.display(), "no last known policies of the API server on this node");
             }
-            Ok(Some(Saved { when, read, objects: saved })) => {
-                for object in saved {
-                    objects.apply(Change::Set(object));
+            Ok(Some(Saved { when, read, more, objects: saved })) => {
+                let changes = saved.into_iter().map(Change::Set);
+                for change in changes.chain(more.into_iter().map(Change::More)) {
+                    objects.apply(change);
                 }
+                leave_out(&health, &objects);
                 objects.restore_read(read.clone());
                 let count = Resource::ALL.map(|resource| {
                     let count = objects.count(resource);
@@ -214,9 +216,7 @@ impl Api {
     fn apply(&mut self, changes: Vec<Change>) -> bool {
         let read = self.objects.read().len();
         let changed = self.objects.apply_all(changes);
-        for resource in Resource::ALL {
-            self.health.leave_out(resource, self.objects.left_out(resource));
-        }
+        leave_out(&self.health, &self.objects);
         if self.objects.told() {
             self.abouts.send_replace(self.objects.abouts());
         }
@@ -231,9 +231,10 @@ impl Api {
 
     /// Saves the set.
     fn save(&self) -> Saving {
-        let (directory, objects, read) =
-            (self.directory.clone(), self.objects.saved(), self.objects.read().clone());
-        tokio::task::spawn_blocking(move || directory.save(Saved { when: SystemTime::now(), read, objects }))
+        let (directory, objects) = (self.directory.clone(), self.objects.saved());
+        let (read, more) = (self.objects.read().clone(), self.objects.unnamed().clone());
+        let when = SystemTime::now();
+        tokio::task::spawn_blocking(move || directory.save(Saved { when, read, more, objects }))
     }
 
     /// Tells how saving ended, where that is news; whether it went well.
@@ -253,6 +254,13 @@ impl Api {
             _ => {}
         }
         problem.is_none()
+    }
+}
+
+/// Tells what is left out, of the node itself, too: without its labels host policies are not in force.
+fn leave_out(health: &Health, objects: &Objects) {
+    for resource in Resource::ALL.into_iter().chain([Resource::Node]) {
+        health.leave_out(resource, objects.left_out(resource));
     }
 }
 

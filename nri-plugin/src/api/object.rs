@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 
 /// The longest text of one object, in bytes; API servers store 1.5 MB.
 pub const MAX_TEXT: usize = 4 << 20;
+/// The most bytes of a namespace's annotations that count, with their names. There are eight, and each is a word or a list of
+/// a few: who may annotate a namespace must not take the room of all others' postures.
+const MAX_ANNOTATIONS: usize = 4096;
 
 /// What is watched: each kind of policy, namespaces for their postures and visibility, and where host policies are enforced
 /// the node for its labels.
@@ -211,6 +214,13 @@ impl<'a> Item<'a> {
                         .collect::<Result<Map<String, Value>, String>>()?;
                 if annotations.is_empty() {
                     return Ok(Says::Nothing);
+                }
+                let bytes =
+                    annotations.iter().map(|(name, value)| name.len() + document(value).len()).sum::<usize>();
+                if bytes > MAX_ANNOTATIONS {
+                    return Err(format!(
+                        "has annotations of {bytes} bytes about postures and visibility, more than {MAX_ANNOTATIONS}"
+                    ));
                 }
                 kept.insert("annotations".into(), Value::Object(annotations));
             }

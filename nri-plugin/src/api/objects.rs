@@ -104,8 +104,10 @@ enum Yields {
 }
 
 impl Entry {
+    /// Those of its texts: the last good one stays in memory, too.
     fn bytes(&self) -> usize {
-        self.text.as_ref().map_or_else(String::len, String::len)
+        let good = self.good.as_ref().map_or(0, String::len);
+        self.text.as_ref().map_or_else(String::len, String::len).saturating_add(good)
     }
 }
 
@@ -163,6 +165,9 @@ impl Objects {
                 let gone = |key: &&Key| key.resource == resource && !present.contains(key);
                 let gone: Vec<Key> = self.entries.keys().filter(gone).cloned().collect();
                 self.read.insert(resource);
+                // others may have had to wait for what is gone
+                let waits = |key: &Key| key.resource == resource && !present.contains(key);
+                self.freed |= self.left_out.keys().any(waits);
                 let before = self.left_out.len();
                 self.left_out.retain(|key, _| key.resource != resource);
                 let gave_up = before != self.left_out.len();
@@ -179,7 +184,6 @@ impl Objects {
             Change::Set(object) => self.set(object),
             Change::Gone(key) => {
                 let was_out = self.leave_in(&key);
-                self.freed |= was_out; // others may have had to wait for it
                 self.remove(&key) | was_out
             }
             Change::More(resource) => self.unnamed.insert(resource),
@@ -302,7 +306,14 @@ impl Objects {
         self.fitting.union(&self.unnamed).copied().collect()
     }
 
-    /// What to keep for the next start: for each object the last good version, if there is one, and then the last one.
+    /// The resources of which more objects are left out than are kept in mind.
+    #[must_use]
+    pub const fn unnamed(&self) -> &BTreeSet<Resource> {
+        &self.unnamed
+    }
+
+    /// What to keep for the next start: for each object the last good version, if there is one, and then the last one; and
+    /// what is left out, without its text.
     pub fn saved(&self) -> Vec<Object> {
         let versions = |(key, entry): (&Key, &Entry)| {
             let object = |text: &String| Object {
@@ -314,7 +325,14 @@ impl Objects {
             };
             entry.good.iter().chain(&entry.text).map(object).collect::<Vec<_>>()
         };
-        self.entries.iter().flat_map(versions).collect()
+        let without_text = |(key, one): (&Key, &LeftOut)| Object {
+            key: key.clone(),
+            uid: one.uid.clone(),
+            generation: one.generation,
+            created: one.created.clone(),
+            says: Says::NoRoom(one.bytes),
+        };
+        self.entries.iter().flat_map(versions).chain(self.left_out.iter().map(without_text)).collect()
     }
 
     /// What can be told of each policy, by kind, namespace and name; also of those that are left out, but for those of which
@@ -365,6 +383,7 @@ impl Objects {
     fn leave_in(&mut self, key: &Key) -> bool {
         let was_out = self.left_out.remove(key).is_some();
         self.told |= was_out;
+        self.freed |= was_out; // others may have had to wait for it
         was_out
     }
 

@@ -103,6 +103,9 @@ struct Body {
     saved: u64,
     /// The kinds of which everything was known.
     read: Vec<String>,
+    /// The kinds of which more objects were left out than were kept in mind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more: Vec<String>,
     objects: Vec<SavedObject>,
 }
 
@@ -115,7 +118,12 @@ struct SavedObject {
     uid: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     created: String,
-    text: String,
+    /// None: it was left out for want of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// The bytes that it wants then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wants: Option<usize>,
 }
 
 /// A set as it was saved.
@@ -125,7 +133,9 @@ pub struct Saved {
     pub when: SystemTime,
     /// The resources of which everything was known. Of others there may be objects, and more than those.
     pub read: BTreeSet<Resource>,
-    /// Versions of objects, each after the one that it replaces.
+    /// The resources of which more objects were left out than were kept in mind.
+    pub more: BTreeSet<Resource>,
+    /// Versions of objects, each after the one that it replaces; what was left out has no text.
     pub objects: Vec<Object>,
 }
 
@@ -212,15 +222,20 @@ fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn write(Saved { when, read, objects }: Saved) -> Vec<u8> {
+fn write(Saved { when, read, more, objects }: Saved) -> Vec<u8> {
     let saved = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let objects = objects.into_iter().filter_map(|Object { key, uid, says, created, generation: _ }| {
         let Key { resource, namespace, name } = key;
-        let Says::Text(text) = says else { return None };
-        Some(SavedObject { kind: resource.kind().to_owned(), namespace, name, uid, created, text })
+        let (text, wants) = match says {
+            Says::Text(text) => (Some(text), None),
+            Says::NoRoom(bytes) => (None, Some(bytes)),
+            Says::Nothing | Says::Wrong(_) => return None,
+        };
+        Some(SavedObject { kind: resource.kind().to_owned(), namespace, name, uid, created, text, wants })
     });
-    let read = read.into_iter().map(|resource| resource.kind().to_owned()).collect();
-    let body = Body { saved, read, objects: objects.collect() };
+    let kinds =
+        |all: BTreeSet<Resource>| all.into_iter().map(|resource| resource.kind().to_owned()).collect();
+    let body = Body { saved, read: kinds(read), more: kinds(more), objects: objects.collect() };
     // neither can fail: these are strings and numbers
     let body = serde_json::to_vec(&body).unwrap_or_default();
     let bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
@@ -280,14 +295,22 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
     let resource = |kind: &str| Resource::by_kind(kind).ok_or_else(|| format!("it has a `{kind}`"));
     let when = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(body.saved));
     let objects = body.objects.into_iter().map(|one| {
-        let SavedObject { kind, namespace, name, uid, created, text } = one;
+        let SavedObject { kind, namespace, name, uid, created, text, wants } = one;
         let key = Key { resource: resource(&kind)?, namespace, name };
-        Ok(Object { key, uid, generation: 0, created, says: Says::Text(text) })
+        let says = match (text, wants) {
+            (Some(text), None) => Says::Text(text),
+            (None, Some(bytes)) => Says::NoRoom(bytes),
+            _ => return Err(format!("it has neither a text nor a length of {key}, or both")),
+        };
+        Ok(Object { key, uid, generation: 0, created, says })
     });
-    let read = body.read.iter().map(|kind| resource(kind)).collect::<Result<_, String>>()?;
+    let kinds =
+        |all: &[String]| all.iter().map(|kind| resource(kind)).collect::<Result<BTreeSet<_>, String>>();
+    let (read, more) = (kinds(&body.read)?, kinds(&body.more)?);
     Ok(Saved {
         when: when.ok_or("its time is none")?,
         read,
+        more,
         objects: objects.collect::<Result<Vec<_>, String>>()?,
     })
 }

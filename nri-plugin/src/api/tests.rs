@@ -52,7 +52,7 @@ fn a_kind_that_was_read_and_is_empty_is_saved_and_known_at_the_next_start() {
     assert!(!api.apply(empty(KIND)));
     let save = |api: &Api| {
         let (objects, read) = (api.objects.saved(), api.objects.read().clone());
-        api.directory.save(Saved { when: SystemTime::now(), read, objects }).unwrap();
+        api.directory.save(Saved { when: SystemTime::now(), read, more: BTreeSet::new(), objects }).unwrap();
     };
     save(&api);
     assert!(!load().health().has_set(), "of the others nothing is known");

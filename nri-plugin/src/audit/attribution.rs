@@ -257,7 +257,8 @@ impl Attribution {
         } else {
             // one inode of several file systems, or of several names: each is asked about
             let same = inode.into_iter().flat_map(|inode| noted.files(inode, name));
-            Paths { may_be: same.map(<[u8]>::to_vec).collect(), told: true, more: false }
+            let more = inode.is_some_and(|inode| noted.has_more(inode));
+            Paths { may_be: same.map(<[u8]>::to_vec).collect(), told: true, more }
         };
         match paths.may_be.is_empty() {
             true => Err("the kernel does not tell the path, and no labelled file is that one"),

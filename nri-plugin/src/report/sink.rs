@@ -47,6 +47,8 @@ impl Sink {
     pub(super) fn open(path: Option<PathBuf>, rotation: Rotation) -> std::io::Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout) };
         let (file, len) = append(&path)?;
+        // what is put aside is the file, and not a link to it; what has no path of its own is no file, and grows
+        let path = path.canonicalize().unwrap_or(path);
         Ok(Self::File(Growing { path, file, len, rotation, failed: false }))
     }
 
@@ -179,6 +181,19 @@ mod tests {
 
     fn wanted(all: &[(&str, &str)]) -> Vec<(String, String)> {
         all.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_file_over_a_link_is_bounded_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::fs::create_dir(dir.path().join("logs")).unwrap();
+        std::os::unix::fs::symlink("logs/a", &link).unwrap();
+        let mut sink = sink(&link, 4, 1);
+        for line in ["1\n", "2\n", "3\n"] {
+            write(&mut sink, line);
+        }
+        assert_eq!(texts(&dir.path().join("logs")), wanted(&[("a", "3\n"), ("a.1", "1\n2\n")]));
     }
 
     #[test]

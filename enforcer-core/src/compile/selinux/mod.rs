@@ -168,7 +168,8 @@ impl Labels {
         self.linked.get(path)
     }
 
-    /// The digest of the rules that the labels hold: that of [`held`].
+    /// The digest of the rules that the labels hold: that of [`held`], unless rules were refused by what is on the host
+    /// ([`without`](Self::without)).
     #[must_use]
     pub fn rules(&self) -> RulesetDigest {
         self.rules.digest()

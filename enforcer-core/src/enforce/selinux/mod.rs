@@ -262,8 +262,16 @@ impl Selinux {
             let mut found = walk::find(&self.root, &labels, walk::LIMITS, &vital);
             let (left, gaps) = labels.without(&found.vital);
             if gaps.is_empty() {
-                // no rule tells why it would be denied: it is not, all the same
-                found.files.retain(|file, (_, label)| vital.denied_by(*file, *label).is_none());
+                // no rule tells why it would be denied: it is not, all the same, and that is told
+                let lacks = &mut found.lacks;
+                found.files.retain(|file, (path, label)| {
+                    let denied = vital.denied_by(*file, *label).is_some();
+                    if denied {
+                        let path = String::from_utf8_lossy(path);
+                        lacks.push(format!("`{path}`: the host cannot do without it, so it has no label"));
+                    }
+                    !denied
+                });
                 found.lacks.extend(vital.lacks);
                 return (labels, found, refused);
             }

@@ -89,6 +89,13 @@ impl Noted {
         same.take(MOST).inspect(|_| look()).map(|(_, path)| &**path).filter(is_it)
     }
 
+    /// Whether there are more files with this inode than [`files`](Self::files) looks at.
+    #[must_use]
+    pub fn has_more(&self, inode: u64) -> bool {
+        let from = self.files.partition_point(|(one, _)| *one < inode);
+        self.files.get(from.saturating_add(MOST)).is_some_and(|(one, _)| *one == inode)
+    }
+
     /// Directories with this label, in one of which nothing of this name could be made.
     #[must_use]
     pub fn makers(&self, label: Label, name: &[u8]) -> Makers<'_> {

@@ -92,16 +92,28 @@ impl VitalFiles {
 
 /// The files that a process has mapped as code.
 fn mapped(process: &str) -> std::io::Result<Vec<PathBuf>> {
-    let text = fs::read_to_string(format!("/proc/{process}/maps"))?;
-    let code = text.lines().filter(|line| line.split(' ').nth(1).is_some_and(|bits| bits.contains('x')));
+    Ok(code(&fs::read_to_string(format!("/proc/{process}/maps"))?))
+}
+
+/// The files that are mapped as code, by a text as proc(5) has it. One that was replaced since, as an upgrade does, counts by
+/// its name: what has that now is what is mapped the next time.
+fn code(maps: &str) -> Vec<PathBuf> {
+    let code = maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|bits| bits.contains('x')));
     let paths = code.filter_map(|line| line.find('/').and_then(|at| line.get(at..)));
-    Ok(paths.map(PathBuf::from).collect())
+    paths.map(|path| PathBuf::from(path.strip_suffix(" (deleted)").unwrap_or(path))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::walk::{LIMITS, find, tests::labels};
     use super::*;
+
+    #[test]
+    fn a_library_that_was_replaced_counts_by_its_name() {
+        let maps = "7f00-7f01 r-xp 00000000 fd:00 7 /usr/lib/libsystemd-shared.so (deleted)\n\
+            7f01-7f02 r--p 00000000 fd:00 8 /usr/lib/data\n7f02-7f03 r-xp 00000000 00:00 0 [vdso]\n";
+        assert_eq!(code(maps), [PathBuf::from("/usr/lib/libsystemd-shared.so")]);
+    }
 
     #[test]
     fn what_is_vital_is_found_under_any_name() {

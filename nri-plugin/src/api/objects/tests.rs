@@ -499,6 +499,59 @@ fn what_was_left_out_is_wanted_once_there_is_room() {
     assert!(objects.snapshot().errors.is_empty());
 }
 
+/// The server keeps the small text alone, so this is what would fill a node's memory.
+#[test]
+fn a_last_good_version_counts_until_it_goes() {
+    let mut objects = Objects::default();
+    let good = policy("a", "a", "/a");
+    let bytes = text(&good).len();
+    objects.apply(Change::Set(good));
+    objects.apply(Change::Set(broken("a", "a")));
+    assert_eq!(paths(&objects), ["shop/a /a"]);
+    assert_eq!(objects.held(Room::Shared).bytes, bytes + text(&broken("a", "a")).len());
+    objects.apply(Change::Set(policy("a", "a", "/b")));
+    assert_eq!(objects.held(Room::Shared).bytes, bytes);
+}
+
+/// Without it `--strict` would let start, after a start without the API server, what it refused before.
+#[test]
+fn what_is_left_out_is_so_after_a_start_without_the_server() {
+    let mut objects = Objects::with_rooms(rooms(1, usize::MAX));
+    for name in ["a", "b"] {
+        objects.apply(Change::Set(policy(name, name, "/a")));
+    }
+    assert!(objects.snapshot().left_out.contains_key("shop"));
+    let mut restored = Objects::with_rooms(rooms(1, usize::MAX));
+    for object in objects.saved() {
+        restored.apply(Change::Set(object));
+    }
+    assert_eq!((paths(&restored), restored.left_out(KIND)), (paths(&objects), (1, false)));
+    assert!(restored.snapshot().left_out.contains_key("shop"));
+}
+
+#[test]
+fn what_waits_for_one_that_now_fits_is_wanted() {
+    let one = text(&policy("a", "a", "/a")).len();
+    let mut objects = Objects::with_rooms(rooms(10, 3 * one));
+    let mut large = made(policy("d", "d", "/d"), "shop", "t2");
+    large.says = Says::Text(text(&large).to_owned() + &" ".repeat(3 * one));
+    objects.apply(Change::Set(made(policy("a", "a", "/a"), "shop", "t1")));
+    objects.apply(Change::Set(large));
+    objects.apply(Change::Set(made(policy("e", "e", "/e"), "shop", "t3")));
+    assert_eq!(paths(&objects), ["shop/a /a"], "what is newer is left out with what is too large");
+    objects.wanted();
+    objects.apply(Change::Set(made(policy("d", "d", "/d"), "shop", "t2")));
+    assert_eq!(objects.wanted(), BTreeSet::from([KIND]));
+}
+
+#[test]
+fn annotations_of_a_namespace_are_short() {
+    let posture = |value: &str| namespace(json!({"kubearmor-file-posture": value}));
+    assert!(matches!(posture("block").says, Says::Text(_)));
+    let Says::Wrong(why) = posture(&"x".repeat(5000)).says else { panic!("it has room") };
+    assert!(why.contains("more than 4096"), "{why}");
+}
+
 #[test]
 fn of_an_object_with_many_errors_some_are_told() {
     let paths: Vec<String> = (0..25).map(|number| format!(r#"{{"path": "relative/{number}"}}"#)).collect();

@@ -22,7 +22,7 @@ fn when() -> SystemTime {
 }
 
 fn set(objects: Vec<Object>) -> Saved {
-    Saved { when: when(), read: BTreeSet::from([Resource::Namespaces]), objects }
+    Saved { when: when(), read: BTreeSet::from([Resource::Namespaces]), more: BTreeSet::new(), objects }
 }
 
 fn saved(dir: &Path) -> Vec<u8> {
@@ -55,6 +55,17 @@ fn what_is_saved_is_loaded_and_nobody_else_gets_at_it() {
     std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
     assert!(matches!(Directory::open(&theirs), Err(SavedError::Directory { .. })));
     assert!(matches!(Directory::open(&path.join(FILE)), Err(SavedError::Io { .. })));
+}
+
+#[test]
+fn what_is_left_out_is_saved_without_its_text() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = Directory::open(parent.path()).unwrap();
+    let left_out = Object { says: Says::NoRoom(17), ..object("b", "") };
+    let more = BTreeSet::from([Resource::Policies(Kind::KubeArmorPolicy)]);
+    let wanted = || Saved { more: more.clone(), ..set(vec![object("a", "text"), left_out.clone()]) };
+    dir.save(wanted()).unwrap();
+    assert_eq!(dir.load().unwrap(), Some(wanted()));
 }
 
 /// After an upgrade while the API server is away, the node must not be without its policies.
