@@ -103,19 +103,21 @@ fn keep_exempt(
 ) -> Result<(), Failure> {
     let [path, list] = [FILE, EXEMPT_FILE].map(|name| record.hook.with_file_name(name));
     let mut exempt = exempt_in(&config).unwrap_or_else(|| Config::default().exempt);
+    let others = |is: &Content| is.owner.is_some_and(|(uid, _)| others_write(uid, is.mode).is_some());
     let put = share(plan, record, runtime, &path, Content::new(config, 0o644))?;
     if let Some(is) = plan.read(&path)? {
-        let others = is.owner.and_then(|(uid, _)| others_write(uid, is.mode));
-        let bad = others.map(str::to_owned).or_else(|| Config::parse(&is.bytes).err());
+        let who = is.owner.and_then(|(uid, _)| others_write(uid, is.mode));
+        let bad = who.map(str::to_owned).or_else(|| Config::parse(&is.bytes).err());
         match (put, bad) {
             // it says what it should; only who can write it is wrong
             (Put::Done, Some(_)) => {
                 plan.set(&path, Some(Content { mode: is.mode & !0o022, owner: Some((0, 0)), ..is }))?;
             }
             (Put::Kept, Some(bad)) => {
-                let old = plan.read(&list)?.and_then(|old| exempt_in(&old.bytes));
-                exempt.extend(old.unwrap_or_default());
-                if others.is_none() {
+                // a list that others can write is nobody's word, as for the hook
+                let old = plan.read(&list)?.filter(|old| !others(old));
+                exempt.extend(old.and_then(|old| exempt_in(&old.bytes)).unwrap_or_default());
+                if who.is_none() {
                     exempt.extend(exempt_in(&is.bytes).unwrap_or_default());
                 }
                 told.note(format!(
@@ -132,7 +134,6 @@ fn keep_exempt(
         }
     }
     // nobody changes the list by hand: whatever is there is written over
-    let others = |is: &Content| is.owner.is_some_and(|(uid, _)| others_write(uid, is.mode).is_some());
     let owner = plan.read(&list)?.filter(others).map(|_| (0, 0));
     plan.set(&list, None)?;
     let content = Content { owner, ..Content::new(Config::exempt_text(&exempt), 0o644) };
