@@ -23,7 +23,7 @@ say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 .PHONY: help setup build-setup build demo test lab bench churn nodes lint programs fuzz nightly image-programs cluster-setup cluster-test
 
 help:
-	@sed -n '2,12s/^# //p' Makefile
+	@sed -n '2,13s/^# //p' Makefile
 
 setup:
 	$(call say,setting this machine up (nothing to do after the first time))

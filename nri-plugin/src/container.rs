@@ -14,6 +14,7 @@ use enforcer_core::subject::Subject;
 use enforcer_core::visibility::Visibility;
 
 use crate::apparmor;
+use crate::held::Node;
 use crate::lock::Lock;
 use crate::observe::watches::Watches;
 use crate::selinux;
@@ -338,12 +339,17 @@ impl Selection {
         }
     }
 
+    /// What holds rules here.
+    #[must_use]
+    pub fn node(&self) -> Node {
+        let lock = if self.seccomp_only { Lock::Nothing } else { self.lock };
+        Node { lock, host: self.holds_host() }
+    }
+
     /// Whether policies on the host's own processes are enforced: BPF-LSM and SELinux can, and only if they are to.
     #[must_use]
     pub fn holds_host(&self) -> bool {
-        self.host.is_some()
-            && !self.seccomp_only
-            && matches!(self.lock, Lock::Bpf | Lock::Both | Lock::Selinux)
+        self.host.is_some() && !self.seccomp_only && self.lock.holds_host()
     }
 
     /// Forgets rulesets that were not wanted lately.

@@ -19,6 +19,7 @@ use crate::apply::serve::{Answer, Request};
 use crate::cli::{BaseChoice, DiffArgs, LibseccompVersion, Output, Posture, postures};
 use crate::exit::{Exit, chain};
 use crate::input::{self, Input};
+use crate::lock::Lock;
 use crate::status::document::{Document, State};
 use crate::status::show::ask;
 use crate::term::{BAD, DIM, clean, complain, paint, say_json};
@@ -170,7 +171,10 @@ fn running(args: &DiffArgs) -> Result<Vec<Asked>, String> {
                 }
             };
             let node = if one.host { host } else { node };
-            let seccomp_only = daemon.seccomp_only || daemon.lock == "none";
+            let lock = Lock::named(&daemon.lock);
+            let unheld =
+                lock.is_some_and(|lock| !if one.host { lock.holds_host() } else { lock.holds_containers() });
+            let seccomp_only = daemon.seccomp_only || unheld;
             Ok(Asked { subject, node, audited: one.audited, seccomp_only })
         })
         .collect()

@@ -39,9 +39,7 @@ impl Node {
     /// Whether any rule of the policy may be held here, by the processes that it is about.
     fn reaches(self, policy: &Policy) -> bool {
         match policy.id().kind {
-            Kind::KubeArmorHostPolicy => {
-                self.host && matches!(self.lock, Lock::Bpf | Lock::Both | Lock::Selinux)
-            }
+            Kind::KubeArmorHostPolicy => self.host && self.lock.holds_host(),
             _ => self.lock.holds_containers(),
         }
     }

@@ -99,6 +99,12 @@ impl Lock {
         !matches!(self, Self::Selinux | Self::Nothing)
     }
 
+    /// Whether policies on the host's own processes can be held.
+    #[must_use]
+    pub const fn holds_host(self) -> bool {
+        matches!(self, Self::Bpf | Self::Both | Self::Selinux)
+    }
+
     /// The lock by the name that [`name`](Self::name) gives it; `None`: there is none of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {

@@ -63,6 +63,7 @@ pub fn run(args: &ProbeArgs) -> Exit {
     let asked = args.config.is_some() || !args.lsm_order.is_empty() || args.combine || args.host_policies;
     // an older daemon says nothing
     let running = (!asked).then(|| status::show::ask(&args.status_socket).ok()).flatten();
+    let seccomp_only = running.as_ref().is_some_and(|document| document.daemon.seccomp_only);
     let running = running.map(|document| document.daemon.lock).filter(|lock| !lock.is_empty());
     let host = host::probe();
     let others = DEFAULT_ORDER.into_iter().filter(|lsm| !wanted.order.contains(lsm));
@@ -85,7 +86,7 @@ pub fn run(args: &ProbeArgs) -> Exit {
     let report = Report { enforces, running, locks, checks: host.checks };
     match args.output {
         Output::Json => say_json(&report),
-        Output::Text => print(&report, would.err()),
+        Output::Text => print(&report, would.err(), seccomp_only),
     }
     if enforces { Exit::Ok } else { Exit::No }
 }
@@ -124,8 +125,8 @@ fn selinux_works(selinux: &Selinux) -> String {
     format!("it is enforcing, and `semodule` reads its modules; for `--host-policies` alone{permissive}")
 }
 
-/// `failing`: the lock by which a daemon would not start.
-fn print(report: &Report, failing: Option<Lsm>) {
+/// `failing`: the lock by which a daemon would not start. `seccomp_only`: the one that runs is for seccomp policies alone.
+fn print(report: &Report, failing: Option<Lsm>, seccomp_only: bool) {
     let Report { enforces, running, locks, checks } = report;
     let mut rows = table(["", "Lock", "Why"], 2);
     for Tried { lock, works, fails, taken, why, .. } in locks {
@@ -153,6 +154,9 @@ fn print(report: &Report, failing: Option<Lsm>) {
     let by = taken.join(" and ");
     let style = if *enforces { GOOD } else { BAD };
     let verdict = match (running, failing) {
+        (Some(_), _) if taken.is_empty() && seccomp_only => {
+            "The daemon that runs here enforces seccomp policies alone.".to_owned()
+        }
         (Some(_), _) if taken.is_empty() => "The daemon that runs here only observes.".to_owned(),
         (Some(_), _) if !enforces => {
             format!("The daemon that runs here enforces policies on the host's own processes alone, by {by}.")

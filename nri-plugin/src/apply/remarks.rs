@@ -46,8 +46,8 @@ fn gaps(policy: &Policy, selection: &Selection) -> Vec<String> {
     if let Some(reason) = whole {
         return vec![format!("{}: {reason}", policy.id())];
     }
-    let native = matches!(selection.lock, Lock::AppArmor | Lock::Both);
-    let gaps = policy.gaps().iter().filter(|gap| !native || gap.reason != GapReason::AppArmor);
+    let gaps = selection.node().gaps(policy);
+    let gaps = gaps.iter();
     gaps.map(|gap| format!("{}: {}: {}", gap.policy, gap.field, gap.reason)).collect()
 }
 

@@ -51,7 +51,7 @@ pub struct AlertsArgs {
     /// Only about this; may be repeated
     #[arg(long = "operation", value_enum, value_name = "OPERATION")]
     pub operations: Vec<AlertOperation>,
-    /// Only of policies with this severity, 1 to 10, or a higher one
+    /// Only of policies with this severity, 1 to 10, or a higher one; what a posture decides has none, and is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=10))]
     pub severity: Option<u8>,
     /// Only those with this action

@@ -74,7 +74,7 @@ impl Inquiry {
             ));
         }
         let note = format!(
-            "symbolic links were not followed in {unfollowed} of {}: their first process is not there, or its root not known",
+            "symbolic links were not followed in {unfollowed} of {}: their first process is not there, its root is not known, or there was no time for more",
             containers.len()
         );
         let notes = if unfollowed > 0 { vec![note] } else { Vec::new() };

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use enforcer_core::coverage::{Gap, GapReason};
+use enforcer_core::coverage::Gap;
 use enforcer_core::policy::{Kind, Policy, PolicyId, SeccompPolicy};
 
 use super::document::{PolicyGap, PolicyStatus};
 use crate::container::{Merged, Selection, gaps_for};
-use crate::held::{Node, holders_of_seccomp};
-use crate::lock::Lock;
+use crate::held::holders_of_seccomp;
 use crate::set::PolicySet;
 
 /// The most gaps that are told of one policy.
@@ -51,18 +50,22 @@ struct One {
 }
 
 impl Policies {
-    /// The policies of the set, of which no container is known yet. `selection`: what holds rules; native AppArmor rules are
-    /// no gap by themselves where AppArmor does, and each rule is one where nothing holds any.
+    /// The policies of the set, of which no container is known yet, with what of each the node does not hold as written.
     pub(super) fn new(set: &PolicySet, selection: &Selection) -> Self {
-        let native = selection.lock.takes_natives();
+        let node = selection.node();
         let mut all = Self::default();
         for policy in set.iter() {
-            let gaps = policy.gaps().iter().filter(|gap| !native || gap.reason != GapReason::AppArmor);
-            // of the host it is told where it is selected
-            let unheld = selection.holds_none().filter(|_| policy.id().kind != Kind::KubeArmorHostPolicy);
+            let of_host = policy.id().kind == Kind::KubeArmorHostPolicy;
+            let unheld = selection.holds_none().filter(|_| !of_host);
             let rules = policy.rules().iter().map(|rule| rule.origin.as_ref());
-            let each = unheld.into_iter().flat_map(|reason| gaps_for(rules.clone(), reason));
-            let gaps = gaps.map(told).chain(each.map(|gap| told(&gap))).take(MAX_GAPS).collect();
+            let gaps: Vec<Gap> = match unheld {
+                // the reason is not the lock alone
+                Some(reason) => policy.gaps().iter().cloned().chain(gaps_for(rules, reason)).collect(),
+                // that policies on the host are not enforced is told where one is selected
+                None if of_host && !node.host => policy.gaps().to_vec(),
+                None => node.gaps(policy),
+            };
+            let gaps = gaps.iter().map(told).take(MAX_GAPS).collect();
             let one = One { unheld: unheld.is_some(), gaps, ..One::default() };
             all.0.insert(policy.id().clone(), one);
         }
@@ -132,8 +135,7 @@ impl Policies {
 
     /// Takes who holds each rule.
     pub(super) fn held(&mut self, set: &PolicySet, selection: &Selection) {
-        let lock = if selection.seccomp_only { Lock::Nothing } else { selection.lock };
-        let node = Node { lock, host: selection.holds_host() };
+        let node = selection.node();
         let of_rules = set.iter().map(|policy| (policy.id(), node.holders(policy)));
         let of_seccomp = set.seccomp().iter().map(|policy| (policy.id(), holders_of_seccomp(policy)));
         for (id, holders) in of_rules.chain(of_seccomp) {

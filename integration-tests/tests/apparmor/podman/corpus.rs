@@ -36,6 +36,10 @@ fn answers(options: &[&str], command: &[&str], probes: &[Probe]) -> Result<Optio
         output.status
     );
     if !output.status.success() {
+        // anything else that keeps it from starting is no answer of the kernel's
+        let denied = ["permission denied", "operation not permitted"];
+        let denied = denied.iter().any(|why| complaint.to_lowercase().contains(why));
+        ensure!(denied, "{command:?}: {}: {complaint}", output.status);
         println!("{command:?} does not start: {}: {complaint}", output.status);
     }
     Ok(output.status.success().then(|| text.lines().map(str::to_owned).collect()))
