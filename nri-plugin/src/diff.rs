@@ -61,18 +61,18 @@ fn in_force(args: &DiffArgs) -> Result<(Vec<Container>, Vec<String>), String> {
             "{flag} goes with --old: without it, the daemon is asked about the containers that it really has"
         ));
     }
-    let new = load("--new", &args.new)?;
+    let new = if args.new.is_empty() { Vec::new() } else { load("--new", &args.new)? };
     let says_nothing = |input: &Input| {
         input.parsed.policies.len() + input.parsed.seccomp.len() + input.parsed.namespaces.len() == 0
     };
-    if new.iter().all(says_nothing) {
+    if args.remove.is_empty() && new.iter().all(says_nothing) {
         return Err(
             "there is no policy in what --new names; those in force would stay as they are".to_owned()
         );
     }
     let file = |Input { path, text, .. }: Input| NewFile { name: path.display().to_string(), text };
     let files = new.into_iter().map(file).collect();
-    let request = Request::Diff { files, namespace: args.namespace.clone() };
+    let request = Request::Diff { files, removed: args.remove.clone(), namespace: args.namespace.clone() };
     match Daemon::reach(&args.admin_socket)?.ask(&request)? {
         Answer::Compared { containers, notes } => Ok((containers, notes)),
         Answer::Refused { why } => Err(why),

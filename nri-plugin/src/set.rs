@@ -122,10 +122,34 @@ impl PolicySet {
         let ParsedFile { policies, seccomp, namespaces, .. } = parsed;
         let ids = policies.iter().map(Policy::id).chain(seccomp.iter().map(SeccompPolicy::id));
         let come: HashSet<PolicyId> = ids.cloned().collect();
-        let stay = self.policies.iter().filter(|policy| !come.contains(policy.id())).cloned();
-        let seccomp_stay = self.seccomp.iter().filter(|policy| !come.contains(policy.id())).cloned();
-        let policies = stay.chain(policies.into_iter().map(Arc::new)).collect();
-        let seccomp = seccomp_stay.chain(seccomp.into_iter().map(Arc::new)).collect();
+        let (policies, seccomp) =
+            (policies.into_iter().map(Arc::new).collect(), seccomp.into_iter().map(Arc::new).collect());
+        self.exchanged(|id| come.contains(id), policies, seccomp, namespaces)
+    }
+
+    /// This set without some policies.
+    #[must_use]
+    pub fn without(&self, gone: &[PolicyId]) -> Self {
+        self.exchanged(|id| gone.contains(id), Vec::new(), Vec::new(), Vec::new())
+    }
+
+    /// Whether it has the policy.
+    #[must_use]
+    pub fn has(&self, id: &PolicyId) -> bool {
+        let of_seccomp = || self.seccomp.iter().any(|policy| policy.id() == id);
+        self.policies.iter().any(|policy| policy.id() == id) || of_seccomp()
+    }
+
+    fn exchanged(
+        &self,
+        goes: impl Fn(&PolicyId) -> bool,
+        policies: Vec<Arc<Policy>>,
+        seccomp: Vec<Arc<SeccompPolicy>>,
+        namespaces: Vec<Namespace>,
+    ) -> Self {
+        let stay = self.policies.iter().filter(|policy| !goes(policy.id())).cloned();
+        let seccomp_stay = self.seccomp.iter().filter(|policy| !goes(policy.id())).cloned();
+        let (policies, seccomp) = (stay.chain(policies).collect(), seccomp_stay.chain(seccomp).collect());
         let namespaces = self.namespaces.values().cloned().chain(namespaces).collect();
         Self::with_namespaces(policies, namespaces)
             .with_seccomp(seccomp)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use enforcer_core::policy::PolicyId;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
@@ -73,6 +74,9 @@ pub enum Request {
     Diff {
         /// The files.
         files: Vec<NewFile>,
+        /// Policies in force that would go.
+        #[serde(default)]
+        removed: Vec<PolicyId>,
         /// For containers of this namespace alone.
         #[serde(default)]
         namespace: Option<String>,
@@ -267,10 +271,12 @@ async fn talk(
         Request::Watch(wanted) => return watch(reads, writes, wanted, &observatory).await,
         Request::Alerts { follow } => return alerts(reads, writes, &feed, follow).await,
         Request::Explain { query } => (explain(&inquiry, &query).await, None),
-        Request::Diff { files, namespace } => match inquiry.compare(&files, namespace.as_deref()).await {
-            Ok(Compared { containers, notes }) => (Answer::Compared { containers, notes }, None),
-            Err(why) => (Answer::Refused { why }, None),
-        },
+        Request::Diff { files, removed, namespace } => {
+            match inquiry.compare(&files, &removed, namespace.as_deref()).await {
+                Ok(Compared { containers, notes }) => (Answer::Compared { containers, notes }, None),
+                Err(why) => (Answer::Refused { why }, None),
+            }
+        }
         request => tokio::task::block_in_place(|| change(&changes, request)),
     };
     send(&mut writes, &answer).await?;

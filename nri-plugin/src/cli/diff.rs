@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use enforcer_core::capability::Capability;
+use enforcer_core::policy::PolicyId;
 
-use super::values::capability;
+use super::values::{capability, policy_id};
 use super::{BaseChoice, Label, LibseccompVersion, Output, Posture};
 
 pub(super) const DIFF_HELP: &str = "\
@@ -13,7 +14,7 @@ Told first is what changes accesses that no rule is about: a class that becomes 
 
 Without --old the daemon compares with the policies that it has in force, those of the API server, too, for each container of
 this node or of --namespace, and follows symbolic links in them. Each policy of --new takes the place of the one with the
-same kind, namespace and name, or comes new; all others stay. That a policy goes can only be asked with --old.
+same kind, namespace and name, or comes new; those of --remove go; all others stay.
 
 With --old and --running the containers and the node's postures are those that the daemon tells (see `nri-enforcer status`), and
 symbolic links in them are not followed. Containers that no policy reaches are passed over.
@@ -25,6 +26,7 @@ Exit codes:
 
 Examples:
   nri-enforcer diff --new changed.yaml
+  nri-enforcer diff --remove ksp/default/web
   kubectl exec -i -n nri-enforcer nri-enforcer-x2x4z -- nri-enforcer diff --new - < changed.yaml
   nri-enforcer diff --old /etc/nri-enforcer/policies --new policies/ --namespace default --label app=web
   nri-enforcer diff --old /etc/nri-enforcer/policies --new policies/ --running";
@@ -36,8 +38,11 @@ pub struct DiffArgs {
     #[arg(long, value_name = "FILE_OR_DIR")]
     pub old: Vec<PathBuf>,
     /// Policy file, or directory of them, after it; `-` is stdin; may be repeated
-    #[arg(long, required = true, value_name = "FILE_OR_DIR")]
+    #[arg(long, required_unless_present = "remove", value_name = "FILE_OR_DIR")]
     pub new: Vec<PathBuf>,
+    /// Policy that would go, of those in force: `ksp/NAMESPACE/NAME`, `csp/NAME`, `hsp/NAME` or `kscmp/NAMESPACE/NAME`; may be repeated
+    #[arg(long, value_name = "POLICY", value_parser = policy_id, conflicts_with = "old")]
+    pub remove: Vec<PolicyId>,
     /// Namespace of the pod; with --running or without --old, only containers of this namespace
     #[arg(long, value_name = "NS")]
     pub namespace: Option<String>,

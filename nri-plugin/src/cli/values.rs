@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use enforcer_core::capability::Capability;
+use enforcer_core::policy::{Kind, PolicyId};
 use enforcer_core::ruleset::{Class, Effect, PostureAction, Postures};
 
 /// How a command answers.
@@ -143,9 +144,62 @@ impl FromStr for Label {
     }
 }
 
+/// A policy as `--remove` names it: its kind, as `kubectl get` takes it, its namespace where the kind has one, and its name.
+///
+/// # Errors
+/// Those of the text, for people.
+pub fn policy_id(text: &str) -> Result<PolicyId, String> {
+    let mut parts = text.split('/');
+    let kind = parts.next().unwrap_or_default();
+    let is = |one: &Kind| {
+        let short = match one {
+            Kind::KubeArmorPolicy => "ksp",
+            Kind::KubeArmorClusterPolicy => "csp",
+            Kind::KubeArmorHostPolicy => "hsp",
+            Kind::KubeArmorSeccompPolicy => "kscmp",
+        };
+        kind == short || one.as_str().eq_ignore_ascii_case(kind)
+    };
+    let kind = Kind::ALL.into_iter().find(is).ok_or_else(|| {
+        format!("`{kind}` is no kind of policy; kinds are ksp, csp, hsp and kscmp, or their full names")
+    })?;
+    let cluster_wide = matches!(kind, Kind::KubeArmorClusterPolicy | Kind::KubeArmorHostPolicy);
+    match (cluster_wide, parts.next(), parts.next(), parts.next()) {
+        (true, Some(name), None, None) if !name.is_empty() => {
+            Ok(PolicyId { kind, namespace: String::new(), name: name.to_owned() })
+        }
+        (false, Some(namespace), Some(name), None) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(PolicyId { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        (true, ..) => Err(format!("a {kind} is named {kind}/NAME")),
+        (false, ..) => Err(format!("a {kind} is named {kind}/NAMESPACE/NAME")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_are_named_as_kubectl_names_them() {
+        let id = |text| policy_id(text).map(|id| (id.kind, id.to_string()));
+        assert_eq!(id("ksp/default/web"), Ok((Kind::KubeArmorPolicy, "default/web".to_owned())));
+        assert_eq!(id("kubearmorhostpolicy/ssh"), Ok((Kind::KubeArmorHostPolicy, "ssh".to_owned())));
+        assert_eq!(id("KubeArmorSeccompPolicy/a/b"), Ok((Kind::KubeArmorSeccompPolicy, "a/b".to_owned())));
+        for (text, wanted) in [
+            ("", "`` is no kind"),
+            ("web", "`web` is no kind"),
+            ("ksp", "KubeArmorPolicy/NAMESPACE/NAME"),
+            ("ksp/web", "KubeArmorPolicy/NAMESPACE/NAME"),
+            ("ksp//web", "KubeArmorPolicy/NAMESPACE/NAME"),
+            ("ksp/a/b/c", "KubeArmorPolicy/NAMESPACE/NAME"),
+            ("csp/a/b", "KubeArmorClusterPolicy/NAME"),
+            ("hsp/", "KubeArmorHostPolicy/NAME"),
+        ] {
+            let error = policy_id(text).unwrap_err();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn the_last_posture_of_a_class_wins() {

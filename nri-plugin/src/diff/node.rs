@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use enforcer_core::coverage::{Coverage, Gap};
 use enforcer_core::links::LookUps;
-use enforcer_core::policy::{ParsedFile, parse};
+use enforcer_core::policy::{ParsedFile, PolicyId, parse};
 use enforcer_core::ruleset::{Postures, Ruleset};
 use enforcer_core::subject::Subject;
 
@@ -35,16 +35,21 @@ pub struct Compared {
 
 impl Inquiry {
     /// What the policies of the files alter for each container of this node, or of one `namespace`. Each takes the place of the
-    /// one in force with the same kind, namespace and name, if there is one; all others stay.
+    /// one in force with the same kind, namespace and name, if there is one; the `removed` go; all others stay.
     ///
     /// # Errors
     /// When the policies are wrong, or it cannot be told; for people.
-    pub async fn compare(&self, files: &[NewFile], namespace: Option<&str>) -> Result<Compared, String> {
+    pub async fn compare(
+        &self,
+        files: &[NewFile],
+        removed: &[PolicyId],
+        namespace: Option<&str>,
+    ) -> Result<Compared, String> {
         if !self.status.connected() {
             return Err("the daemon is not connected to the runtime, and does not know what runs".to_owned());
         }
         let old = Arc::clone(&self.status.policies.borrow());
-        let new = tokio::task::block_in_place(|| changed(&old, files))?;
+        let new = tokio::task::block_in_place(|| changed(&old, files, removed))?;
         let wanted = |entry: &Entry| namespace.is_none_or(|one| entry.container.subject.namespace == one);
         let entries = self.status.registry.seccomp().entries_now();
         let (deadline, mut unfollowed) = (Instant::now() + LOOKING, 0_usize);
@@ -139,7 +144,12 @@ fn needed([before, after]: &[(Ruleset, Coverage); 2]) -> Vec<LookUps> {
 }
 
 /// The set as it would be.
-fn changed(set: &PolicySet, files: &[NewFile]) -> Result<PolicySet, String> {
+fn changed(set: &PolicySet, files: &[NewFile], removed: &[PolicyId]) -> Result<PolicySet, String> {
+    for id in removed {
+        if !set.has(id) {
+            return Err(format!("no {} {id} is in force, so it cannot be removed", id.kind));
+        }
+    }
     let mut all = ParsedFile::default();
     for NewFile { name, text } in files {
         let ParsedFile { policies, seccomp, namespaces, errors } = parse(name, text);
@@ -150,5 +160,5 @@ fn changed(set: &PolicySet, files: &[NewFile]) -> Result<PolicySet, String> {
         all.seccomp.extend(seccomp);
         all.namespaces.extend(namespaces);
     }
-    Ok(set.with(all))
+    Ok(set.without(removed).with(all))
 }

@@ -51,6 +51,14 @@ async fn diff_compares_with_what_the_daemon_has_in_force() {
     let more = FILES.replace("name: files", "name: more");
     let (code, out, _) = diff(&more, &["--new", "-"]);
     assert!(code == 1 && out.contains("new gap: default/more: spec.file.matchPaths[0]"), "{out}");
+    // a policy that goes
+    let (code, out, err) = diff("", &["--remove", "kscmp/default/calls", "-o", "json"]);
+    assert_eq!((code, err.as_str()), (1, ""));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["containers"][1]["seccomp"]["pendingRestart"], true, "{report:#}");
+    let (code, out, _) = diff("", &["--remove", "ksp/default/files"]);
+    assert!(code == 1 && out.contains("gap"), "{out}");
+    assert_eq!(diff(SECCOMP, &["--new", "-", "--remove", "kscmp/default/calls"]).0, 0, "it goes and comes");
     // a file, and both sides
     let new = daemon.dir.path().join("new.yaml");
     fs::write(&new, &rmdir).unwrap();
@@ -64,6 +72,9 @@ async fn diff_compares_with_what_the_daemon_has_in_force() {
     for (text, args, wanted) in [
         ("kind: Nonsense\n", &["--new", "-"][..], "<stdin>"),
         ("", &["--new", "-"], "there is no policy in what --new names"),
+        ("", &["--remove", "ksp/default/nothing"], "no KubeArmorPolicy default/nothing is in force"),
+        ("", &["--remove", "default/files"], "`default` is no kind of policy"),
+        ("", &["--remove", "ksp/default/files", "--old", "."], "cannot be used with"),
         (SECCOMP, &["--new", "-", "--label", "app=web"], "--label goes with --old"),
         (SECCOMP, &["--old", "-", "--new", "-", "--running"], "cannot both be read from stdin"),
         (SECCOMP, &["--old", "-", "--new", "-"], "--old goes with --namespace"),

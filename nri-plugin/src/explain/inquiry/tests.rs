@@ -296,7 +296,7 @@ async fn what_would_come_is_compared_with_what_is_in_force_links_included() {
     symlink("usr/bin", node.root().join("bin")).unwrap();
     // the same by another name of its own: no policy of its name is in force, so both are
     let same = file("q", "/usr/bin/ls", "Block");
-    let compared = node.inquiry.compare(&same, None).await.unwrap();
+    let compared = node.inquiry.compare(&same, &[], None).await.unwrap();
     assert_eq!((compared.containers.len(), compared.notes.len()), (1, 0));
     let of = |compared: &crate::diff::node::Compared| -> Vec<(String, String)> {
         let rules = compared.containers[0].changes.rules.iter();
@@ -305,7 +305,7 @@ async fn what_would_come_is_compared_with_what_is_in_force_links_included() {
     assert_eq!(of(&compared), [("Reported".to_owned(), "file /usr/bin/ls".to_owned())], "a link leads there");
     // it takes the place of that of its name, of which both names go
     let changed = file("p", "/bin/cat", "Block");
-    let compared = node.inquiry.compare(&changed, None).await.unwrap();
+    let compared = node.inquiry.compare(&changed, &[], None).await.unwrap();
     let wanted = [
         ("Removed", "file /bin/ls"),
         ("Removed", "file /usr/bin/ls"),
@@ -321,9 +321,9 @@ async fn what_would_come_is_compared_with_what_is_in_force_links_included() {
     let json = serde_json::to_string(&compared.containers).unwrap();
     let read: Vec<crate::diff::document::Container> = serde_json::from_str(&json).unwrap();
     assert_eq!(read, compared.containers);
-    assert_eq!(node.inquiry.compare(&changed, Some("elsewhere")).await.unwrap().containers, []);
+    assert_eq!(node.inquiry.compare(&changed, &[], Some("elsewhere")).await.unwrap().containers, []);
 
     let bad = [NewFile { name: "bad.yaml".into(), text: "kind: Nonsense\n".into() }];
-    let why = node.inquiry.compare(&bad, None).await.unwrap_err();
+    let why = node.inquiry.compare(&bad, &[], None).await.unwrap_err();
     assert!(why.contains("bad.yaml"), "{why}");
 }
