@@ -6,6 +6,7 @@ mod host;
 mod learned;
 mod paths;
 mod start;
+mod told;
 mod tricks;
 
 use std::os::unix::fs::PermissionsExt;
@@ -21,6 +22,7 @@ use lab::testing::{Node, in_guest};
 use lab::vm::{Containerd, Kernel, Spec};
 use paths::{links, volumes};
 use start::{first_instruction, what_is_not_selected};
+use told::alerts;
 use tricks::{evasion, full_preemption};
 
 const POLICY: &str = include_str!("../../../examples/policies/block-etc-passwd-read.yaml");
@@ -76,6 +78,7 @@ guest_tests! {
     volumes_linux_6_12: spec(OLD_RUNTIME), volumes;
     what_is_not_selected_linux_6_12: spec(OLD_RUNTIME), what_is_not_selected;
     host_policies_linux_6_12: spec(NEW), host_policies;
+    alerts_linux_6_12: spec(NEW), alerts;
 }
 
 /// Waits up to half a minute until the container is denied.
