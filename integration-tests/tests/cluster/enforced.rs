@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, LONGEST};
+use super::components::NODE_IP;
 use super::feed::Client;
 use super::guest::Guest;
 use super::pods::{Pod, file_policy};
@@ -39,6 +40,7 @@ pub fn hold(cluster: &mut Cluster, guest: &Guest) -> Result<()> {
     told(cluster, &mut alerts)?;
     postures(cluster, &mut alerts)?;
     visibility(cluster, guest)?;
+    memory(cluster)?;
     daemon_away(cluster)
 }
 
@@ -228,6 +230,19 @@ fn visibility(cluster: &mut Cluster, guest: &Guest) -> Result<()> {
     let of_others =
         logs.all.iter().filter_map(|log| log.get("NamespaceName")?.as_str()).find(|name| *name != "seen");
     cluster.check("other namespaces are not", of_others, None);
+    Ok(())
+}
+
+/// What the daemon has of memory with programs in the kernel, in bytes.
+const MEMORY: f64 = 64.0 * 1024.0 * 1024.0;
+
+fn memory(cluster: &mut Cluster) -> Result<()> {
+    let command = format!("wget -q -O - http://{NODE_IP}:9750/metrics");
+    let page = Pod { name: "metrics", app: "metrics", command: &command, ..WEB }.run()?.1;
+    let memory = page.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    let memory: f64 = memory.with_context(|| format!("no memory is told: {page:.500}"))?.parse()?;
+    println!("the daemon has {:.1} MiB of memory", memory / 1_048_576.0);
+    cluster.check("its memory is within 64 MiB", memory < MEMORY, true);
     Ok(())
 }
 

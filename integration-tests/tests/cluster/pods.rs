@@ -118,7 +118,11 @@ impl Pod<'_> {
     /// Starts it where it must be refused again and again: the reason and the note of the event that tells so, once it has
     /// counted on. The pod is deleted.
     pub fn refused_again(&self) -> Result<(String, String)> {
-        apply(&self.manifest().to_string())?;
+        let mut manifest = self.manifest();
+        // kubelet does not try a second time otherwise
+        let policy = manifest.pointer_mut("/spec/restartPolicy").context("no restart policy")?;
+        *policy = json!("OnFailure");
+        apply(&manifest.to_string())?;
         let pod = self.get()?;
         let uid = text(&pod, "/metadata/uid");
         let counted = || {

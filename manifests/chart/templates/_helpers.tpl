@@ -211,12 +211,17 @@ none that the daemon listens at.
   "clusterName" $v.clusterName
   "logFormat" $v.log.format
   "logLevel" $v.log.level
+  "alertRate" (int $v.alerts.rate)
+  "logRate" (int $v.alerts.logRate)
 -}}
 {{- $_ := set $config "posture" (fromYaml (include "nri-enforcer.postures" $v.postures)) -}}
 {{- if $v.visibility -}}{{- $_ := set $config "visibility" $v.visibility -}}{{- end -}}
 {{- if $v.policies.kubeApi -}}
 {{- $_ := set $config "kubeApi" true -}}
-{{- if $v.policies.kubeStatus -}}{{- $_ := set $config "kubeStatus" true -}}{{- end -}}
+{{- if $v.policies.kubeStatus -}}
+{{- $_ := set $config "kubeStatus" true -}}
+{{- $_ := set $config "kubeStatusInterval" (int $v.policies.statusInterval) -}}
+{{- end -}}
 {{- end -}}
 {{- $dirs := list -}}
 {{- if $v.policies.files -}}{{- $dirs = append $dirs "/policies/files" -}}{{- end -}}
@@ -241,6 +246,7 @@ none that the daemon listens at.
 {{- $_ := set $config "alertsMaxBytes" (int64 $v.alerts.maxBytes) -}}
 {{- $_ := set $config "alertsKeep" (int $v.alerts.keep) -}}
 {{- end -}}
+{{- if $v.alerts.logs -}}{{- $_ := set $config "logs" (ternary "/var/log/nri-enforcer/logs.jsonl" "-" (ne $v.alerts.hostDir "")) -}}{{- end -}}
 {{- if $v.metrics.enabled -}}{{- $_ := set $config "metrics" (printf "%s:%d" $v.metrics.address (int $v.metrics.port)) -}}{{- end -}}
 {{- if $v.feed.enabled -}}{{- $_ := set $config "feed" (printf "%s:%d" $v.feed.address (int $v.feed.port)) -}}{{- end -}}
 {{- toYaml $config -}}
