@@ -57,6 +57,7 @@ use crate::inject::{self, Injection};
 use crate::kernel::{Kernel, Unopened, open_selinux};
 use crate::learn::serve::Observatory;
 use crate::lock::{self, Chosen, Lock};
+use crate::memory;
 use crate::metrics::health;
 use crate::metrics::timed::Timed;
 use crate::metrics::{self, Metrics};
@@ -105,6 +106,9 @@ fn run_with<K: Kernel>(
     apparmor: impl FnOnce() -> Result<apparmor::Profiles, Unopened>,
     parts: [Parts; 2],
 ) -> anyhow::Result<()> {
+    if let Err(error) = memory::take_small_pages() {
+        tracing::warn!(%error, "cannot turn huge pages off; the daemon takes more memory than it needs");
+    }
     if let Some(path) = &config.ready_file {
         remove_ready(path)?;
     }
@@ -145,6 +149,7 @@ fn run_with<K: Kernel>(
         }
         chosen => chosen?,
     };
+    memory::give_back(); // loading programs takes many times what is kept of it
     config.seccomp_only |= only_seccomp && chosen.lock == Lock::Nothing;
     chosen.tell(&config);
     if chosen.lock == Lock::Nothing {
