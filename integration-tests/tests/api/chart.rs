@@ -91,6 +91,10 @@ fn monitor(kind: &str, plural: &str, endpoints: &str, endpoint_fields: &Value) -
         "sampleLimit": {"type": "integer"}, "targetLimit": {"type": "integer"},
         endpoints: {"type": "array", "items": {"type": "object", "properties": endpoint}},
     }});
+    definition(kind, plural, &spec)
+}
+
+fn definition(kind: &str, plural: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.monitoring.coreos.com")},
@@ -104,9 +108,26 @@ fn monitor(kind: &str, plural: &str, endpoints: &str, endpoint_fields: &Value) -
     })
 }
 
+/// The operator's definition of alerts, by the same reference.
+fn rules() -> Value {
+    let text = || json!({"type": "string"});
+    let texts = || json!({"type": "object", "additionalProperties": {"type": "string"}});
+    let duration = || json!({"type": "string", "pattern": "^(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)$"});
+    let rule = json!({"type": "object", "required": ["expr"], "properties": {
+        "alert": text(), "record": text(), "expr": {"x-kubernetes-int-or-string": true},
+        "for": duration(), "keep_firing_for": duration(), "labels": texts(), "annotations": texts(),
+    }});
+    let group = json!({"type": "object", "required": ["name"], "properties": {
+        "name": {"type": "string", "minLength": 1}, "interval": duration(), "labels": texts(), "limit": {"type": "integer"},
+        "rules": {"type": "array", "items": rule},
+    }});
+    let spec = json!({"type": "object", "properties": {"groups": {"type": "array", "items": group}}});
+    definition("PrometheusRule", "prometheusrules", &spec)
+}
+
 /// Fields that the operator does not know it would leave out without a word, and nothing would be scraped as it was meant.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_prometheus_operator_knows_every_field_of_the_monitors() {
+async fn the_prometheus_operator_knows_every_field() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(dir.path()).await;
     let client = cluster.client();
@@ -117,13 +138,23 @@ async fn the_prometheus_operator_knows_every_field_of_the_monitors() {
     let definitions = [
         monitor("PodMonitor", "podmonitors", "podMetricsEndpoints", &of_pods),
         monitor("ServiceMonitor", "servicemonitors", "endpoints", &of_services),
+        rules(),
     ];
     client.define(&definitions).await;
     let made = rendered(
         "helm-3",
-        &["metrics.podMonitor.enabled=true", "metrics.serviceMonitor.enabled=true", "crds.install=false"],
+        &[
+            "metrics.podMonitor.enabled=true",
+            "metrics.serviceMonitor.enabled=true",
+            "metrics.rules.enabled=true",
+            "crds.install=false",
+        ],
     );
-    for (kind, plural) in [("PodMonitor", "podmonitors"), ("ServiceMonitor", "servicemonitors")] {
+    for (kind, plural, field) in [
+        ("PodMonitor", "podmonitors", "selector"),
+        ("ServiceMonitor", "servicemonitors", "selector"),
+        ("PrometheusRule", "prometheusrules", "groups"),
+    ] {
         let object = made.iter().find(|object| object["kind"] == kind).unwrap();
         let name = object["metadata"]["name"].as_str().unwrap();
         let path = format!(
@@ -133,9 +164,10 @@ async fn the_prometheus_operator_knows_every_field_of_the_monitors() {
         let (code, answer) = client.send("PATCH", &path, kinds, Some(object)).await;
         assert_eq!(code, 201, "{answer}");
         let mut misspelt = object.clone();
-        misspelt["spec"]["selectors"] = misspelt["spec"]["selector"].clone();
+        let wrong = format!("{field}_");
+        misspelt["spec"][&wrong] = misspelt["spec"][field].clone();
         let (code, answer) = client.send("PATCH", &path, kinds, Some(&misspelt)).await;
-        assert!(code >= 400 && answer["message"].as_str().unwrap().contains("selectors"), "{code} {answer}");
+        assert!(code >= 400 && answer["message"].as_str().unwrap().contains(&wrong), "{code} {answer}");
     }
     // the port that is named is one of the pod's, and the labels are those of the pods and of the service
     let labels_of = |object: &Value| object["metadata"]["labels"].as_object().unwrap().clone();

@@ -430,6 +430,9 @@ async fn policies_stay_in_force_without_the_server_over_a_restart_and_nothing_is
         (&api["restored"], &api["stalenessSeconds"], &api["hasSet"]),
         (&json!(4), &Value::Null, &json!(true))
     );
+    assert!(api["ageSeconds"].is_u64(), "{api}");
+    let page = node.page("/metrics");
+    assert!(page.contains("\nnri_enforcer_policy_staleness_seconds "), "of the last known set: {page}");
     cluster.mend().await;
     node.until("in step", |daemon| daemon["api"]["stalenessSeconds"].is_u64()).await;
 

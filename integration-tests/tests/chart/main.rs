@@ -6,6 +6,7 @@ mod helm;
 mod image;
 mod manifests;
 mod node;
+mod page;
 mod privileges;
 mod programs;
 mod releases;

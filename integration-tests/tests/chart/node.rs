@@ -19,7 +19,9 @@ use lab::vm::{Containerd, Kernel, Spec};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use super::dashboard;
 use super::helm::{self, at, list};
+use super::page::Page;
 
 const POLICY: &str = include_str!("../../../examples/policies/block-etc-passwd-read.yaml");
 /// Where the daemon's files of the lab are: policies, which the chart mounts, alerts, what says that it is ready.
@@ -49,6 +51,7 @@ fn release() -> Result<PathBuf> {
         "pod": pod,
         "uninstall": helm::pod(&uninstall)?,
         "files": {"config.yaml": file("config.yaml")?, "hook.json": file("hook.json")?},
+        "queries": dashboard::queries()?,
     });
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("release.json");
     fs::write(&path, serde_json::to_vec(&release)?)?;
@@ -111,6 +114,14 @@ async fn enforces(node: &mut Node) -> Result<()> {
     let denied = |alert: &Value| alert.get("PolicyName") == Some(&"block-etc-passwd-read".into());
     let alerts = node.daemon.wait_for_alert(Duration::from_secs(20), denied).await?;
     node.check("an alert names the policy", alerts.iter().any(denied), true);
+    let text = dashboard::get("127.0.0.1:9750")?;
+    let queries: Vec<(String, String)> =
+        serde_json::from_value(release.get("queries").context("queries")?.clone())?;
+    // the rest is of an API server, a feed, and so on: see `dashboard.rs`
+    let queries: Vec<_> = queries.iter().filter(|(_, query)| dashboard::is_of_kernels(query)).collect();
+    node.check("queries about the kernel's side", queries.len() >= 8, true);
+    let page = Page::read(&text)?;
+    dashboard::check(&page, queries.into_iter())?;
     let without = alerts.iter().any(|alert| at(alert, "/Data").contains("notice=without-hook"));
     node.check("containers get the hook", without, false);
     let log = node.daemon.whole_log();

@@ -92,6 +92,8 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("feed.relay=true,feed.enabled=true,feed.address=127.0.0.1", &["feed.relay", "loopback"]),
         ("combine=true", &["combine needs two names in lsmOrder"]),
         ("metrics.enabled=false,metrics.podMonitor.enabled=true", &["need metrics.enabled"]),
+        ("metrics.enabled=false,metrics.rules.enabled=true", &["metrics.rules needs metrics.enabled"]),
+        ("metrics.rules.label.a=b", &["rules", "label"]),
         ("metrics.address=127.0.0.1,hostNetwork=false", &["metrics.address", "hostNetwork"]),
         ("metrics.address=[::1],hostNetwork=false", &["metrics.address", "hostNetwork"]),
         ("metrics.address=10.0.0.7,hostNetwork=false", &["metrics.address", "hostNetwork"]),

@@ -153,6 +153,9 @@ none that the daemon listens at.
 {{- if and (or .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled) (not .Values.metrics.enabled) -}}
 {{- fail "metrics.podMonitor and metrics.serviceMonitor need metrics.enabled" -}}
 {{- end -}}
+{{- if and .Values.metrics.rules.enabled (not .Values.metrics.enabled) -}}
+{{- fail "metrics.rules needs metrics.enabled" -}}
+{{- end -}}
 {{- if and .Values.nri.autoEnable (not .Values.hook.enabled) -}}
 {{- fail "nri.autoEnable needs hook.enabled: one step does both" -}}
 {{- end -}}

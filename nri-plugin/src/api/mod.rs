@@ -28,7 +28,7 @@ mod follow;
 pub mod health;
 mod listed;
 pub mod node;
-mod object;
+pub mod object;
 pub mod objects;
 pub mod reports;
 mod room;
