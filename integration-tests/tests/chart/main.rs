@@ -1,6 +1,7 @@
 //! The Helm chart: what it makes of its values, whether the programs take that, and that what it grants is enough on a
 //! real node.
 
+mod admission;
 mod dashboard;
 mod helm;
 mod image;

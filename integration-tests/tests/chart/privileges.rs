@@ -56,6 +56,9 @@ fn no_more_is_granted_than_is_used() -> Result<()> {
                 ("nri-enforcer", "everything") => {
                     &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "MAC_ADMIN", "AUDIT_READ", "SYSLOG"]
                 }
+                ("nri-enforcer", "apparmor") => {
+                    &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "MAC_ADMIN", "AUDIT_READ"]
+                }
                 ("nri-enforcer", "least") => &["SYS_PTRACE", "DAC_READ_SEARCH"],
                 ("nri-enforcer", _) => &["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"],
                 ("install", _) => &["SYS_CHROOT"],

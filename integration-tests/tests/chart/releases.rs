@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::helm::{self, Values};
 
 /// Releases, by the name of their record.
-pub const RELEASES: [(&str, Values<'static>); 16] = [
+pub const RELEASES: [(&str, Values<'static>); 17] = [
     ("kubeadm", &[]),
     ("k3s", &["runtime.preset=k3s"]),
     ("rke2", &["runtime.preset=rke2"]),
@@ -96,6 +96,18 @@ pub const RELEASES: [(&str, Values<'static>); 16] = [
             "lsmOrder={bpf,apparmor}",
             "updateStrategy.type=OnDelete",
             "updateStrategy.rollingUpdate=null",
+        ],
+    ),
+    (
+        "apparmor",
+        &[
+            "lsmOrder={apparmor}",
+            "apparmor.admission.enabled=true",
+            "apparmor.admission.namespaceSelector.matchLabels.team=web",
+            "apparmor.admission.namespaceSelector.matchExpressions[0].key=tier",
+            "apparmor.admission.namespaceSelector.matchExpressions[0].operator=Exists",
+            "apparmor.admission.podSelector.matchLabels.app=web",
+            "@--kube-version=1.34.0",
         ],
     ),
     ("uninstall-1.28", &["uninstall=true", "runtime.preset=k3s", "@--kube-version=1.28.0"]),

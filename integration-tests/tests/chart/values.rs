@@ -91,6 +91,15 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("feed.relay=true,feed.enabled=true,feed.port=9000", &["feed.relay", "32767"]),
         ("feed.relay=true,feed.enabled=true,feed.address=127.0.0.1", &["feed.relay", "loopback"]),
         ("combine=true", &["combine needs two names in lsmOrder"]),
+        ("apparmor.admission.enabled=true", &["apparmor.admission needs apparmor as the first of lsmOrder"]),
+        ("apparmor.admission.enabled=true,lsmOrder={bpf,apparmor}", &["apparmor.admission needs"]),
+        ("apparmor.admission.enabled=true,lsmOrder={apparmor},seccompOnly=true", &["no seccompOnly"]),
+        (
+            "apparmor.admission.enabled=true,lsmOrder={apparmor},@--kube-version=1.31.0",
+            &["apparmor.admission needs Kubernetes 1.32"],
+        ),
+        ("apparmor.admission.podSelector.matchLabel.a=b", &["podSelector", "matchLabel"]),
+        ("apparmor.admission.enable=true", &["admission", "enable"]),
         ("metrics.enabled=false,metrics.podMonitor.enabled=true", &["need metrics.enabled"]),
         ("metrics.enabled=false,metrics.rules.enabled=true", &["metrics.rules needs metrics.enabled"]),
         ("metrics.rules.label.a=b", &["rules", "label"]),
@@ -137,8 +146,12 @@ fn bad_values_are_refused_by_name() -> Result<()> {
         ("hook.enabled=false,nri.autoEnable=true", &["nri.autoEnable needs hook.enabled"]),
         ("nri.autoEnable=true,hook.everyContainer=true,runtime.preset=k3s", &["hook.everyContainer", "k3s"]),
     ] {
-        let values: &[&str] =
-            if value.starts_with("image.repository") { &[value] } else { &["image.repository=x", value] };
+        let (value, version) = value.split_once(",@").unwrap_or((value, ""));
+        let version = format!("@{version}");
+        let version: &[&str] = if version == "@" { &[] } else { &[&version] };
+        let image: &[&str] =
+            if value.starts_with("image.repository") { &[] } else { &["image.repository=x"] };
+        let values: &[&str] = &[image, &[value], version].concat();
         for said in helm::refusals(values)? {
             ensure!(words.iter().all(|word| said.contains(word)), "{value}: {said}");
         }

@@ -111,6 +111,15 @@ none that the daemon listens at.
 {{- end -}}
 {{- end -}}
 
+{{- /* The version of MutatingAdmissionPolicy that the cluster serves: https://kubernetes.io/docs/reference/access-authn-authz/mutating-admission-policy/ */ -}}
+{{- define "nri-enforcer.admissionVersion" -}}
+{{- if semverCompare ">=1.36-0" .Capabilities.KubeVersion.Version -}}v1
+{{- else if semverCompare ">=1.34-0" .Capabilities.KubeVersion.Version -}}v1beta1
+{{- else if semverCompare ">=1.32-0" .Capabilities.KubeVersion.Version -}}v1alpha1
+{{- else -}}{{- fail "apparmor.admission needs Kubernetes 1.32, which brought MutatingAdmissionPolicy" -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* What no schema can say. */ -}}
 {{- define "nri-enforcer.validate" -}}
 {{- $paths := fromYaml (include "nri-enforcer.paths" .) -}}
@@ -173,6 +182,12 @@ none that the daemon listens at.
 {{- end -}}
 {{- if and .Values.feed.relay (or (ne (int .Values.feed.port) 32767) (regexMatch "^(127\\.|\\[(0{0,4}:){2,7}0{0,3}1\\]$)" .Values.feed.address)) -}}
 {{- fail "feed.relay: KubeArmor's relay asks the pod's address at port 32767, so feed.port is that, and feed.address no loopback address" -}}
+{{- end -}}
+{{- if .Values.apparmor.admission.enabled -}}
+{{- $loads := and (has "apparmor" .Values.lsmOrder) (or .Values.combine (eq (first .Values.lsmOrder) "apparmor")) (not .Values.seccompOnly) -}}
+{{- if not $loads -}}
+{{- fail "apparmor.admission needs apparmor as the first of lsmOrder, or combine, and no seccompOnly: a pod that names a profile is not created on a node whose daemon loads none" -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.combine (lt (len .Values.lsmOrder) 2) -}}
 {{- fail "combine needs two names in lsmOrder" -}}
