@@ -9,7 +9,7 @@
 #   make churn             ten minutes of policies and containers that change; one minute in make bench, seconds in make test
 #   make nodes             what the daemon that writes statuses needs of memory with a thousand nodes (a few minutes)
 #   make lint              formatting and clippy
-#   make image-programs    target/image: what an image is built of, see manifests/image
+#   make image-programs    target/image: what an image is built of, see manifests/image; APPARMOR=1 adds AppArmor's parser
 #   make setup             only what the others begin with
 # Caches are in $NRI_ENFORCER_CACHE (default /var/cache/nri-enforcer), outside the tree.
 SHELL := /bin/bash
@@ -95,10 +95,11 @@ image-programs: build-setup
 	$(call say,building static programs)
 	@$(CARGO) build-static $(HOST)
 	@$(CARGO) build-hook
-	@rm -rf $(TARGET)/image && mkdir $(TARGET)/image
+	@rm -rf $(TARGET)/image && mkdir -p $(TARGET)/image/root
 	@cp $(TARGET)/$(HOST)/release/nri-enforcer $(TARGET)/hook/nri-enforcer-hook manifests/image/Dockerfile $(TARGET)/image
 	@for program in nri-enforcer nri-enforcer-hook; do headers=$$(readelf -lW $(TARGET)/image/$$program); \
 	if grep INTERP <<<"$$headers"; then echo "$$program is not static: it needs what the image has not" >&2; rm -r $(TARGET)/image; exit 1; fi; done
+	@$(if $(APPARMOR),integration-tests/setup.sh parser $(TARGET)/image/root)
 
 cluster-setup:
 	$(call say,setting up what a cluster is made of)

@@ -8,6 +8,7 @@
 #                      Kubernetes' schemas for this machine
 #   setup.sh cluster   lab + what a Kubernetes of one node is made of: Kubernetes itself, built from Debian's sources
 #                      (10 minutes, once), containerd 1.7 and network plugins for this machine, kubectl
+#   setup.sh parser DIR  puts the AppArmor parser, its C library and licences below DIR, as an image has them
 #   setup.sh paths     prints `name=path` of what `lab` and `cluster` make, whether it is there or not; no network
 #
 # CACHE is ${NRI_ENFORCER_CACHE:-/var/cache/nri-enforcer}. Each artefact's path carries a hash of the recipe below
@@ -170,6 +171,7 @@ apparmor() {
   mkdir "$1"
   cp -L "$(find "$TMP/x" -path '*sbin/apparmor_parser' | head -1)" "$(find "$TMP/x" -name libc.so.6 | head -1)" \
     "$(find "$TMP/x" -name 'ld-linux-x86-64.so.2' ! -path '*/lib64/*' | head -1)" "$1"
+  for p in apparmor libc6; do cp "$TMP/x/usr/share/doc/$p/copyright" "$1/$p.copyright"; done
 }
 # selinux OUT SUITE: an archive of what changes SELinux's policy, with its libraries, for the guest whose root is of that suite
 selinux() {
@@ -327,7 +329,22 @@ make_artefact() {
   say "$1 ready in $((SECONDS - begin)) s, $(du -shL "$path" | cut -f1)"
 }
 
+# parser DIR: what an image needs to make AppArmor profiles, at the places where the parser looks for it
+parser() {
+  local recipe path p; recipe=$(sed -n 's/^apparmor|//p' <<<"$ARTEFACTS")
+  make_artefact apparmor "$recipe"
+  path=$(path_of apparmor "$recipe")
+  command install -D -t "$1/usr/sbin" "$path/apparmor_parser"; command install -D -t "$1/lib64" "$path/ld-linux-x86-64.so.2"
+  command install -D -t "$1/lib/x86_64-linux-gnu" "$path/libc.so.6"
+  for p in apparmor libc6; do command install -D -m 644 "$path/$p.copyright" "$1/usr/share/doc/$p/copyright"; done
+}
+
 case ${1:-lab} in
+  parser)
+    [ -n "${2:-}" ] || die "usage: setup.sh parser DIR"
+    mkdir -p "$CACHE" "$2"; exec 9>"$CACHE/.setup.lock"; flock 9
+    trap 'rm -rf "$CACHE"/.tmp.*' EXIT
+    parser "$(cd "$2" && pwd)" ;;
   paths) each_artefact "$ARTEFACTS" print_path; each_artefact "$CLUSTER_ARTEFACTS" print_path ;;
   build | lab | cluster)
     # nothing to do, and nothing to wait for: `make test` builds while its guests are set up
@@ -342,5 +359,5 @@ case ${1:-lab} in
     [ "${1:-lab}" = build ] || { TMP=$(mktemp -d "$CACHE/.tmp.XXXXXX"); qemu; rm -rf "$TMP"; each_artefact "$ARTEFACTS" make_artefact; }
     [ "${1:-lab}" != cluster ] || each_artefact "$CLUSTER_ARTEFACTS" make_artefact
     [ $((SECONDS - started)) -lt 2 ] || say "done" ;;
-  *) die "usage: setup.sh build|lab|cluster|paths" ;;
+  *) die "usage: setup.sh build|lab|cluster|parser DIR|paths" ;;
 esac

@@ -5,9 +5,9 @@
 //! that it starts thrown away afterwards, and its failures and panics arrive as usual.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use enforcer_core::enforce::Enforcer;
@@ -47,6 +47,27 @@ impl Node {
             println!("{time:>8} WRONG {what}: {found:?}, not {wanted:?}");
         }
         self.checks.push((what.to_owned(), good));
+    }
+
+    /// Has containerd use AppArmor, with a parser, which it does where there is one at its usual place. No pod may run.
+    ///
+    /// # Errors
+    /// When it does not start anew.
+    pub async fn use_apparmor(&mut self, parser: &Path) -> Result<()> {
+        std::fs::copy(parser, "/sbin/apparmor_parser").context("copy the parser")?;
+        let path = "/etc/containerd/config.toml";
+        let config = std::fs::read_to_string(path)?;
+        ensure!(config.contains("disable_apparmor = true"), "{path} is another one: {config}");
+        std::fs::write(path, config.replace("disable_apparmor = true", "disable_apparmor = false"))?;
+        self.runtime.kill()?;
+        self.runtime.start()?;
+        self.cri = self.runtime.cri().await?;
+        let begin = Instant::now();
+        while !Path::new("/run/nri/nri.sock").exists() {
+            ensure!(begin.elapsed() < Duration::from_secs(60), "containerd opens no NRI socket");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     /// A pod's sandbox; `labels` as `key=value`.

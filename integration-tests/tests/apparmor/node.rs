@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lab::cache;
 use lab::corpus::compare::Lock;
 use lab::corpus::record::{BackEnd, check};
@@ -58,21 +58,9 @@ async fn corpora(daemon: &mut Daemon) -> Result<()> {
     podman::compared(daemon, Lock::Bpf).await
 }
 
-/// Has containerd use AppArmor: it does where there is a parser at its usual place.
+/// A daemon that does nothing yet, on a node that uses AppArmor.
 pub(super) async fn with_apparmor(node: &mut Node) -> Result<Daemon> {
-    fs::copy("apparmor_parser", "/sbin/apparmor_parser")?;
-    let path = "/etc/containerd/config.toml";
-    let config = fs::read_to_string(path)?;
-    ensure!(config.contains("disable_apparmor = true"));
-    fs::write(path, config.replace("disable_apparmor = true", "disable_apparmor = false"))?;
-    node.runtime.kill()?;
-    node.runtime.start()?;
-    node.cri = node.runtime.cri().await?;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !std::path::Path::new("/run/nri/nri.sock").exists() {
-        ensure!(Instant::now() < deadline, "containerd opens no NRI socket");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    node.use_apparmor("apparmor_parser".as_ref()).await?;
     let arguments = ["--lsm-order", "apparmor"].map(str::to_owned).to_vec();
     let options = Options { program: "./nri-enforcer".into(), postures: vec![], arguments };
     Daemon::new("/run/apparmor-daemon".as_ref(), options)

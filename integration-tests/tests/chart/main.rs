@@ -2,6 +2,7 @@
 //! real node.
 
 mod admission;
+mod apparmor;
 mod dashboard;
 mod helm;
 mod image;

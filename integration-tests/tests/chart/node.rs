@@ -27,7 +27,7 @@ const POLICY: &str = include_str!("../../../examples/policies/block-etc-passwd-r
 /// Where the daemon's files of the lab are: policies, which the chart mounts, alerts, what says that it is ready.
 const FOLDER: &str = "/run/pod/daemon";
 /// The roots of the containers.
-const ROOT: &str = "/run/pod/root";
+pub const ROOT: &str = "/run/pod/root";
 /// What programs of this machine are linked with, of the guest's; the image of the chart needs none.
 const LIBRARIES: [&str; 3] = ["/usr/lib", "/lib", "/lib64"];
 
@@ -39,11 +39,17 @@ pub fn daemon() -> Result<PathBuf> {
     cache::stripped(&Target { spec: spec(), daemon: None }.daemon()?)
 }
 
-/// The release's pod and configurations.
 fn release() -> Result<PathBuf> {
+    written("release.json", &[])
+}
+
+/// A file with the release's pod and configurations.
+pub fn written(name: &str, values: helm::Values<'_>) -> Result<PathBuf> {
     // there is no API server in the guest
     let policies = format!("policies.hostDir={FOLDER}/policies");
-    let objects = helm::objects(&["crds.install=false", "policies.kubeApi=false", &policies])?;
+    let own = ["crds.install=false", "policies.kubeApi=false", &policies];
+    let values = [&own[..], values].concat();
+    let objects = helm::objects(&values)?;
     let pod = helm::pod(&objects)?;
     let file = |name: &str| helm::config(&objects, name);
     let uninstall = helm::objects(&["crds.install=false", "uninstall=true"])?;
@@ -53,7 +59,7 @@ fn release() -> Result<PathBuf> {
         "files": {"config.yaml": file("config.yaml")?, "hook.json": file("hook.json")?},
         "queries": dashboard::queries()?,
     });
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("release.json");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&path, serde_json::to_vec(&release)?)?;
     Ok(path)
 }
@@ -65,8 +71,8 @@ fn the_daemon_of_the_chart_enforces_in_its_pod() -> Result<()> {
     in_guest_with(name, &spec(), false, files, |node| Box::pin(enforces(node)))
 }
 
-async fn enforces(node: &mut Node) -> Result<()> {
-    let release: Value = serde_json::from_slice(&fs::read("release.json")?)?;
+/// Lays the release out as kubelet would, runs its init container, and starts the daemon in its own.
+pub async fn start(node: &mut Node, release: &Value) -> Result<()> {
     let etc = Path::new(ROOT).with_file_name("etc");
     fs::create_dir_all(&etc)?;
     for (name, text) in release.get("files").and_then(Value::as_object).into_iter().flatten() {
@@ -99,7 +105,22 @@ async fn enforces(node: &mut Node) -> Result<()> {
     let program = bundle(pod, container, &own)?;
     node.daemon = Daemon::new(FOLDER.as_ref(), Options { program, ..Options::default() })?;
     node.daemon.write_policy("policy.yaml", POLICY)?;
-    node.daemon.start().await?;
+    node.daemon.start().await
+}
+
+/// What the daemon may not do is in its log.
+pub fn lacks_nothing(node: &mut Node) {
+    let log = node.daemon.whole_log();
+    for wrong in ["Operation not permitted", "Permission denied", "ERROR"] {
+        let lines: Vec<_> =
+            log.lines().filter(|line| line.contains(wrong) && !line.contains("\"Timestamp\"")).collect();
+        node.check(&format!("no `{wrong}` in its log"), lines, Vec::new());
+    }
+}
+
+async fn enforces(node: &mut Node) -> Result<()> {
+    let release: Value = serde_json::from_slice(&fs::read("release.json")?)?;
+    start(node, &release).await?;
 
     let web = node.pod("default", "web", &[("app", "my-web-app")]).await?;
     let first = node.entry(&web, "first", 0, &["/bin/first"]).await?;
@@ -124,12 +145,7 @@ async fn enforces(node: &mut Node) -> Result<()> {
     dashboard::check(&page, queries.into_iter())?;
     let without = alerts.iter().any(|alert| at(alert, "/Data").contains("notice=without-hook"));
     node.check("containers get the hook", without, false);
-    let log = node.daemon.whole_log();
-    for wrong in ["Operation not permitted", "Permission denied", "ERROR"] {
-        let lines: Vec<_> =
-            log.lines().filter(|line| line.contains(wrong) && !line.contains("\"Timestamp\"")).collect();
-        node.check(&format!("no `{wrong}` in its log"), lines, Vec::new());
-    }
+    lacks_nothing(node);
     node.daemon.end(Signal::SIGTERM)?;
     leaves(node, &release, &[web, other_pod]).await
 }
@@ -213,7 +229,7 @@ fn bundle(pod: &Value, container: &Value, more: &[String]) -> Result<PathBuf> {
         "process": {
             "user": {"uid": 0, "gid": 0},
             "args": arguments,
-            "env": ["PATH=/usr/local/bin:/usr/bin:/bin", "NODE_NAME=node", "POD_NAMESPACE=security"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NODE_NAME=node", "POD_NAMESPACE=security"],
             "cwd": "/",
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
             "noNewPrivileges": context.get("allowPrivilegeEscalation") == Some(&Value::from(false)),

@@ -68,7 +68,7 @@ fn images(dir: &Path) -> Result<()> {
 pub fn chart_image(dir: &Path) -> Result<()> {
     let build = tempfile::tempdir_in(dir)?;
     let context = build.path().join("image");
-    fs::create_dir(&context)?;
+    fs::create_dir_all(context.join("root"))?;
     for file in ["nri-enforcer", "nri-enforcer-hook", "Dockerfile"] {
         let from = PathBuf::from(PROGRAMS).join(file);
         fs::copy(&from, context.join(file))
