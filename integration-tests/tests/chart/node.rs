@@ -59,7 +59,7 @@ fn release() -> Result<PathBuf> {
 fn the_daemon_of_the_chart_enforces_in_its_pod() -> Result<()> {
     let files: &[File] = &[(DAEMON_FILE, daemon), ("nri-enforcer-hook", hook), ("release.json", release)];
     let name = "node::the_daemon_of_the_chart_enforces_in_its_pod";
-    in_guest_with(name, &spec(), false, files, |node| Box::pin(enforces(node)))
+    in_guest_with(name, &spec(), false, files, |node| Box::pin(enforces(node))).map(drop)
 }
 
 async fn enforces(node: &mut Node) -> Result<()> {
