@@ -440,6 +440,17 @@ fn the_last_good_list_of_exempt_namespaces_is_kept() {
     let said = install();
     assert!(said.contains("others than root can write it") && !is_roots(configuration), "{said}");
     assert_eq!(exempt(), ["infra", "mine", "new"]);
+    // nor is a list that others may have written
+    mode(configuration, 0o644);
+    for others in [(0o666, 0), (0o644, 65_534)] {
+        host.write(configuration, b"{");
+        host.write(list, br#"{"exemptNamespaces": ["theirs"]}"#);
+        mode(list, others.0);
+        chown(host.at(list), Some(others.1), None).unwrap();
+        let said = install();
+        assert!(said.contains("was changed by hand, and is bad: "), "{said}");
+        assert!(exempt() == ["infra"] && is_roots(list), "{others:?}: {:?}", exempt());
+    }
     fs::remove_file(host.at(configuration)).unwrap();
     install();
     assert_eq!(exempt(), ["infra"]);
