@@ -26,7 +26,7 @@ const BODY: &str = "/run/body";
 /// Loading may take so long, where two emulated machines share a core.
 const LOAD_LIMIT: Duration = Duration::from_secs(300);
 /// Passes on what the test program says, up to its end, and returns its exit status. It is a pipe of both ends, so that
-/// whoever is there first waits for nobody.
+/// whoever is there first waits for nobody. A reading that fails, as under rules that a body has left in force, is no end.
 const SAID: &str = r#"
 exec 5<>/run/said
 said() {
@@ -34,6 +34,8 @@ said() {
     case $line in "@end "*) return "${line#@end }" ;; esac
     printf '%s\n' "$line"
   done
+  echo "how the body ended cannot be read"
+  return 99
 }
 "#;
 

@@ -1,9 +1,9 @@
 //! What is not the daemon at the hook's socket: a test needs something that answers wrongly there.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -70,6 +70,42 @@ pub fn stand_in(socket: &Path, program: &Path, behaviour: Behaviour) -> Result<S
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
         fs::remove_file(socket).context("the socket")
     }))
+}
+
+/// Has what is answered at `socket` come so long after the question, as of a daemon that is slow: what it does is done at once.
+///
+/// # Errors
+/// When it cannot begin.
+pub fn slow(socket: &Path, delay: Duration) -> Result<Stop> {
+    let (socket, daemon) = (socket.to_owned(), socket.with_extension("daemon"));
+    fs::rename(&socket, &daemon).context("the daemon's socket")?;
+    let listener = UnixListener::bind(&socket)?;
+    let at = daemon.clone();
+    std::thread::spawn(move || {
+        for caller in listener.incoming().flatten() {
+            let at = at.clone();
+            // whoever gives up, or is not there, ends it
+            std::thread::spawn(move || pass_on(caller, &at, delay));
+        }
+    });
+    Ok(Box::new(move || fs::rename(daemon, socket).context("the daemon's socket")))
+}
+
+/// One question and its answer: each has its length before it.
+fn pass_on(mut caller: UnixStream, daemon: &Path, delay: Duration) -> std::io::Result<()> {
+    let begin = Instant::now();
+    let mut daemon = UnixStream::connect(daemon)?;
+    let message = |from: &mut UnixStream| -> std::io::Result<Vec<u8>> {
+        let mut head = [0; 4];
+        from.read_exact(&mut head)?;
+        let mut body = vec![0; u32::from_be_bytes(head).try_into().unwrap_or(0)];
+        from.read_exact(&mut body)?;
+        Ok([&head[..], &body].concat())
+    };
+    daemon.write_all(&message(&mut caller)?)?;
+    let answer = message(&mut daemon)?;
+    std::thread::sleep(delay.saturating_sub(begin.elapsed()));
+    caller.write_all(&answer)
 }
 
 /// The other user's program; returns at once where this is none.

@@ -134,16 +134,22 @@ pub fn in_guest(name: &str, spec: &Spec, needs_daemon: bool, body: Body) -> Resu
     run_in_guest(name, spec, needs_daemon, false, &[], body).map(drop)
 }
 
-/// The same with these files in the body's working directory, by name; each is made only where the guest is started.
+/// The same with these files in the body's working directory, by name; each is made only where the guest is started. What
+/// the guest said; `None` in the guest itself.
 ///
 /// # Errors
 /// When a check failed, or anything else.
-pub fn in_guest_with(name: &str, spec: &Spec, needs_daemon: bool, files: &[File], body: Body) -> Result<()> {
-    run_in_guest(name, spec, needs_daemon, false, files, body).map(drop)
+pub fn in_guest_with(
+    name: &str,
+    spec: &Spec,
+    needs_daemon: bool,
+    files: &[File],
+    body: Body,
+) -> Result<Option<String>> {
+    run_in_guest(name, spec, needs_daemon, false, files, body)
 }
 
-/// As [`in_guest_with`], with the daemon's program at hand and not running: for what has to be started in its own way. What
-/// the guest said; `None` in the guest itself.
+/// As [`in_guest_with`], with the daemon's program at hand and not running: for what has to be started in its own way.
 ///
 /// # Errors
 /// When a check failed, or anything else.

@@ -41,6 +41,7 @@ fn crun_linux_6_12_containerd_1_7() -> Result<()> {
             without_the_daemon(node, &late).await
         })
     })
+    .map(drop)
 }
 
 /// podman 4.3, the crun of its release, and all libraries of both, as one file: they come from this machine's Debian, which is

@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::node::{Alert, Container, Daemon, Options, RunningContainer, RunningPod};
+use lab::page::Table;
 use lab::run::{DAEMON_FILE, DAEMON_FOLDER, hook};
-use lab::stand_in::{Behaviour, listen, stand_in};
+use lab::stand_in::{Behaviour, listen, slow, stand_in};
 use lab::testing::{Node, in_guest_with};
 use lab::vm::{Containerd, Kernel, Spec};
 use nix::sys::signal::Signal;
 
 const POLICY: &str = include_str!("../../examples/policies/block-etc-passwd-read.yaml");
-const README: &str = include_str!("../../nri-plugin/hook/README.md");
-const BEGIN: &str = "<!-- the table that integration-tests/tests/gate.rs measures -->\n";
-const END: &str = "<!-- end of the table -->";
+const TABLE: Table = Table {
+    page: "nri-plugin/hook/README.md",
+    begin: "<!-- the table that integration-tests/tests/gate.rs measures -->\n",
+    end: "<!-- end of the table -->",
+};
 /// What the policy selects.
 const LABEL: (&str, &str) = ("app", "my-web-app");
 /// The hook as an administrator installs it for every container.
@@ -27,36 +30,48 @@ const STATIC: &str = "/run/hook/nri-enforcer-hook";
 const HOOK: &str = "/run/lab-daemon/hook/nri-enforcer-hook";
 const SOCKET: &str = "/run/nri-enforcer/gate.sock";
 const SPOOL: &str = "/var/lib/nri-enforcer/open-starts";
+/// The runtime's socket of NRI.
+const NRI: &str = "/var/run/nri/nri.sock";
 /// The daemon's socket of NRI after its restart.
 const LATE_NRI: &str = "/run/late-nri.sock";
+/// How long the hook waits, in milliseconds: the most there is, since an emulated machine is slower than a node.
+const PATIENCE: u64 = 5_000;
+/// The same where it waits in vain.
+const SHORT: u64 = 2_000;
 
-/// Only what depends on kernel and runtime; with the rest the hook deals alone.
 #[test]
 fn gate_linux_6_1_containerd_1_7() -> Result<()> {
-    let spec = Spec::node(Kernel::V6_1, Containerd::V1_7);
-    let name = "gate_linux_6_1_containerd_1_7";
-    in_guest_with(name, &spec, true, &[("hook", hook)], |node| Box::pin(matrix(node, false)))
+    gate("gate_linux_6_1_containerd_1_7", Kernel::V6_1, Containerd::V1_7)
 }
 
 #[test]
 fn gate_linux_6_12_containerd_2_1() -> Result<()> {
-    let spec = Spec::node(Kernel::V6_12, Containerd::V2_1);
-    let name = "gate_linux_6_12_containerd_2_1";
-    in_guest_with(name, &spec, true, &[("hook", hook)], |node| Box::pin(matrix(node, true)))
+    gate("gate_linux_6_12_containerd_2_1", Kernel::V6_12, Containerd::V2_1)
+}
+
+fn gate(name: &str, kernel: Kernel, containerd: Containerd) -> Result<()> {
+    let spec = Spec::node(kernel, containerd);
+    let said = in_guest_with(name, &spec, true, &[("hook", hook)], |node| Box::pin(matrix(node)))?;
+    said.map_or(Ok(()), |said| TABLE.compare(TABLE.said(&said)?))
 }
 
 /// What became of a container whose first instruction opens what the policy denies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Protected,
+    /// And recorded, as the hook did not know.
+    ProtectedRecorded,
     Refused,
-    Unprotected { recorded: bool },
+    Unprotected {
+        recorded: bool,
+    },
 }
 
 impl Outcome {
     fn text(self) -> &'static str {
         match self {
             Self::Protected => "starts under its policies",
+            Self::ProtectedRecorded => "starts under its policies, recorded",
             Self::Refused => "**does not start**",
             Self::Unprotected { recorded: true } => "starts unprotected, recorded",
             Self::Unprotected { recorded: false } => "starts",
@@ -65,6 +80,7 @@ impl Outcome {
 }
 
 const PROTECTED: Outcome = Outcome::Protected;
+const LATE: Outcome = Outcome::ProtectedRecorded;
 const REFUSED: Outcome = Outcome::Refused;
 const RECORDED: Outcome = Outcome::Unprotected { recorded: true };
 const STARTS: Outcome = Outcome::Unprotected { recorded: false };
@@ -76,6 +92,8 @@ struct Matrix {
     count: u32,
     table: String,
     recorded: usize,
+    /// The hook's, in milliseconds.
+    patience: u64,
 }
 
 /// Three containers that are created and not started: for a shut gate, an open one, and of an exempt namespace.
@@ -90,6 +108,15 @@ impl Matrix {
         Ok(Created([closed, open, node.cri.create(&self.system, &container("exempt"), count).await?]))
     }
 
+    /// One more container of the pod that the policy selects.
+    async fn one(&self, node: &Node, name: &str) -> Result<RunningContainer> {
+        Ok(node.cri.create(&self.web, &Container::new(name, &["/bin/first"]), 0).await?)
+    }
+
+    fn mode(&self, mode: &str) -> Result<()> {
+        configure(STATIC, mode, &["kube-system"], self.patience)
+    }
+
     /// Starts the three, and notes what became of them.
     async fn row(
         &mut self,
@@ -99,18 +126,24 @@ impl Matrix {
         wanted: [Outcome; 3],
     ) -> Result<()> {
         let Created([closed, open, exempt]) = created;
-        configure(STATIC, "closed", &["kube-system"])?;
+        self.mode("closed")?;
         let (closed, exempt) = tokio::join!(start(node, &closed), start(node, &exempt));
-        ensure!(records() == self.recorded, "{what}: recorded without need");
-        configure(STATIC, "open", &["kube-system"])?;
-        let open = match (start(node, &open).await?, records() > self.recorded) {
+        ensure!(records(node)? <= self.recorded, "{what}: recorded without need");
+        self.mode("open")?;
+        let open = start(node, &open).await?;
+        if matches!(wanted[1], RECORDED | LATE) {
+            soon("it is recorded", || records(node).is_ok_and(|now| now > self.recorded)).await?;
+        }
+        let now = records(node)?;
+        let open = match (open, now > self.recorded) {
             (STARTS, recorded) => Outcome::Unprotected { recorded },
+            (PROTECTED, true) => LATE,
             (other, recorded) => {
                 ensure!(!recorded, "{what}: recorded without need");
                 other
             }
         };
-        self.recorded = records();
+        self.recorded = self.recorded.max(now);
         let found = [closed?, open, exempt?];
         node.check(what, found, wanted);
         let [closed, open, exempt] = found.map(Outcome::text);
@@ -125,75 +158,93 @@ impl Matrix {
     }
 }
 
-async fn matrix(node: &mut Node, all: bool) -> Result<()> {
+/// One daemon for what becomes of it, and another one for its return: loading the programs takes longer than all else.
+async fn matrix(node: &mut Node) -> Result<()> {
     install()?;
+    configure(STATIC, "closed", &["kube-system"], PATIENCE)?;
     let connections = in_service(node);
-    configure(STATIC, "closed", &["kube-system"])?;
-    node.daemon.end(Signal::SIGTERM)?;
     node.runtime.kill()?;
     node.runtime.start()?;
     node.cri = node.runtime.cri().await?;
-    node.daemon.options_mut().arguments = vec!["--hook".into(), HOOK.into()];
-    node.daemon.start().await?;
     soon("the daemon is connected again", || in_service(node) > connections).await?;
-    node.daemon.apply("policy.yaml", POLICY).await?;
+    // also in the exempt namespace: what starts there does so for no other reason
+    let exempt = POLICY.replace("namespace: default", "namespace: kube-system");
+    ensure!(exempt != POLICY, "the policy has another namespace");
+    node.daemon.apply("policy.yaml", &format!("{POLICY}\n---\n{exempt}")).await?;
     let web = node.pod("default", "web", &[LABEL]).await?;
     let system = node.pod("kube-system", "web", &[LABEL]).await?;
     let table =
         "| the daemon | mode `closed` | mode `open` | exempt namespace |\n|---|---|---|---|\n".to_owned();
-    let mut matrix = Matrix { web, system, count: 0, table, recorded: 0 };
+    let mut matrix = Matrix { web, system, count: 0, table, recorded: 0, patience: PATIENCE };
 
-    matrix.new_row(node, "answers", [PROTECTED, PROTECTED, STARTS]).await?;
-    node.check("it was the hook that armed them", passed(node), 2);
-
+    its_answers(node, &mut matrix).await?;
     let (hangs, dies) = (matrix.create(node).await?, matrix.create(node).await?);
-    // What the daemon itself gives the hook to. (The one that every container has lets these pass.)
-    let one = |name| Container::new(name, &["/bin/first"]);
-    let without = node.cri.create(&matrix.web, &one("without"), 0).await?;
-    let told = |alert: &Alert| alert["Data"] == "notice=without-hook" && alert["ContainerName"] == "without";
-    let alerts = node.daemon.wait_for_alert(Duration::from_secs(10), told).await?;
-    node.check("its lack of a hook is told", alerts.iter().filter(|alert| told(alert)).count(), 1);
-    fs::create_dir(Path::new(HOOK).parent().context("a directory")?)?;
-    fs::copy(STATIC, HOOK)?;
-    configure(HOOK, "closed", &["kube-system"])?;
-    let answered = node.cri.create(&matrix.web, &one("answered"), 0).await?;
-    let died = node.cri.create(&matrix.web, &one("died"), 0).await?;
-    configure(STATIC, "closed", &["kube-system", "default"])?;
-    let found = start(node, &answered).await?;
-    node.check("hook by NRI: the daemon answers", (found, passed(node)), (PROTECTED, 3));
-
-    if all {
-        node.daemon.signal(Signal::SIGSTOP)?;
-        matrix.row(node, "hangs (SIGSTOP)", hangs, [REFUSED, RECORDED, STARTS]).await?;
-    }
+    node.daemon.signal(Signal::SIGSTOP)?;
+    matrix.patience = SHORT;
+    matrix.row(node, "hangs (SIGSTOP)", hangs, [REFUSED, RECORDED, STARTS]).await?;
+    matrix.patience = PATIENCE;
+    dropped(node, &mut matrix).await?;
     node.daemon.end(Signal::SIGKILL)?;
     matrix.row(node, "was killed after the container's creation", dies, [REFUSED, RECORDED, STARTS]).await?;
-    configure(STATIC, "closed", &["kube-system", "default"])?;
-    let found = start(node, &died).await?;
-    node.check("hook by NRI: the daemon died between create and start", found, REFUSED);
-    let found = start(node, &without).await?;
-    node.check("without a hook, as documented", found, STARTS);
-
-    if all {
-        others_in_its_place(node, &mut matrix).await?;
-        its_return(node, &mut matrix).await?;
-    }
-    let committed = README.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
-    let (committed, _) = committed.context("the table of nri-plugin/hook/README.md is not there")?;
-    let same = match all {
-        true => committed == matrix.table,
-        false => matrix.table.lines().all(|row| committed.lines().any(|one| one == row)),
-    };
-    if !same {
-        println!("measured:\n{}", matrix.table);
-    }
-    node.check("the table of nri-plugin/hook/README.md", same, true);
+    others_in_its_place(node, &mut matrix).await?;
+    its_return(node, &mut matrix).await?;
+    its_own_hook(node, &mut matrix).await?;
+    TABLE.say(&matrix.table);
     Ok(())
+}
+
+/// In time and too late.
+async fn its_answers(node: &mut Node, matrix: &mut Matrix) -> Result<()> {
+    matrix.new_row(node, "answers", [PROTECTED, PROTECTED, STARTS]).await?;
+    node.check("it was the hook that armed them", passed(node), 2);
+    for (what, patience, millis, wanted) in [
+        (
+            "answers just before the hook's deadline",
+            PATIENCE,
+            PATIENCE * 7 / 10,
+            [PROTECTED, PROTECTED, STARTS],
+        ),
+        ("answers after the hook's deadline", SHORT, SHORT * 3 / 2, [REFUSED, LATE, STARTS]),
+    ] {
+        let created = matrix.create(node).await?;
+        let stop = slow(Path::new(SOCKET), Duration::from_millis(millis))?;
+        matrix.patience = patience;
+        matrix.row(node, what, created, wanted).await?;
+        stop()?;
+    }
+    matrix.patience = PATIENCE;
+    // it lives, and tells what the hook let through all the same
+    all_told(node, matrix).await
 }
 
 /// How many containers the daemon has armed before their root changed.
 fn passed(node: &Node) -> usize {
     node.daemon.whole_log().matches("let through the gate").count()
+}
+
+/// Waits until the daemon has told what the hook let through.
+async fn all_told(node: &Node, matrix: &Matrix) -> Result<()> {
+    soon("what was recorded is told", || told(node).is_ok_and(|told| told == matrix.recorded)).await
+}
+
+/// It hung for longer than the runtime waits for a plugin, and was dropped. It goes on now, and cannot connect again.
+async fn dropped(node: &mut Node, matrix: &mut Matrix) -> Result<()> {
+    let away = format!("{NRI}.away");
+    fs::rename(NRI, &away)?;
+    let lost = |node: &Node| node.daemon.whole_log().matches("no connection to the runtime").count();
+    let before = lost(node);
+    node.daemon.signal(Signal::SIGCONT)?;
+    soon("the daemon finds that it was dropped", || lost(node) > before).await?;
+    let what = "was dropped by the runtime, and has no connection since";
+    matrix.new_row(node, what, [REFUSED, RECORDED, STARTS]).await?;
+    let meanwhile = matrix.one(node, "meanwhile").await?;
+    let connections = in_service(node);
+    fs::rename(&away, NRI)?;
+    soon("the daemon is connected again", || in_service(node) > connections).await?;
+    matrix.mode("closed")?;
+    let found = start(node, &meanwhile).await?;
+    node.check("one created while it had no connection, and started now", found, PROTECTED);
+    all_told(node, matrix).await
 }
 
 /// The daemon is dead.
@@ -206,36 +257,57 @@ async fn others_in_its_place(node: &mut Node, matrix: &mut Matrix) -> Result<()>
         ("is dead, and something is silent at its socket", Behaviour::Silent),
     ] {
         let stop = stand_in(Path::new(SOCKET), Path::new("/proc/self/exe"), behaviour)?;
+        matrix.patience = if behaviour == Behaviour::Silent { SHORT } else { PATIENCE };
         matrix.new_row(node, what, [REFUSED, RECORDED, STARTS]).await?;
         stop()?;
     }
+    matrix.patience = PATIENCE;
     Ok(())
 }
 
 /// The daemon comes back, at first without the runtime.
 async fn its_return(node: &mut Node, matrix: &mut Matrix) -> Result<()> {
-    fs::remove_file(HOOK)?;
-    let back = node.cri.create(&matrix.web, &Container::new("back", &["/bin/first"]), 0).await?;
+    let back = matrix.one(node, "back").await?;
     let folder = Path::new(DAEMON_FOLDER);
-    let arguments = ["--nri-socket", LATE_NRI].map(str::to_owned).to_vec();
+    let arguments = ["--nri-socket", LATE_NRI, "--hook", HOOK].map(str::to_owned).to_vec();
     let options = Options { program: folder.join(DAEMON_FILE), arguments, ..Options::default() };
     node.daemon = Daemon::new(folder, options)?;
     node.daemon.spawn()?;
     matrix.new_row(node, "is starting", [REFUSED, RECORDED, STARTS]).await?;
-    let recorded = matrix.recorded;
     soon("the gate opens", || Path::new(SOCKET).exists()).await?;
-    soon("the records are taken", || records() == 0).await?;
-    matrix.recorded = 0;
     matrix.new_row(node, "runs, and has no connection to the runtime", [REFUSED, RECORDED, STARTS]).await?;
-    symlink("/var/run/nri/nri.sock", LATE_NRI)?;
+    symlink(NRI, LATE_NRI)?;
     node.daemon.wait_until_ready().await?;
+    all_told(node, matrix).await?;
     let alerts = node.daemon.alerts().await?;
     let open: Vec<_> = alerts.iter().filter(|alert| alert["Data"] == "notice=open").collect();
-    node.check("alerts about what started meanwhile", open.len(), recorded);
-    node.check("they name the pod", open.iter().all(|alert| alert["PodName"] == "web"), true);
-    configure(STATIC, "closed", &["kube-system"])?;
+    node.check("each is told once", open.len(), matrix.recorded);
+    node.check("and its pod", open.iter().all(|alert| alert["PodName"] == "web"), true);
+    matrix.mode("closed")?;
     let found = start(node, &back).await?;
     node.check("one created while the daemon was dead, and started now", found, PROTECTED);
+    Ok(())
+}
+
+/// What the daemon itself gives the hook to. (The one that every container has lets these pass.)
+async fn its_own_hook(node: &mut Node, matrix: &mut Matrix) -> Result<()> {
+    configure(STATIC, "closed", &["kube-system", "default"], PATIENCE)?;
+    let without = matrix.one(node, "without").await?;
+    let told = |alert: &Alert| alert["Data"] == "notice=without-hook" && alert["ContainerName"] == "without";
+    let alerts = node.daemon.wait_for_alert(Duration::from_secs(10), told).await?;
+    node.check("its lack of a hook is told", alerts.iter().filter(|alert| told(alert)).count(), 1);
+    fs::create_dir(Path::new(HOOK).parent().context("a directory")?)?;
+    fs::copy(STATIC, HOOK)?;
+    configure(HOOK, "closed", &["kube-system"], PATIENCE)?;
+    let (answered, died) = (matrix.one(node, "answered").await?, matrix.one(node, "died").await?);
+    let before = passed(node);
+    let found = start(node, &answered).await?;
+    node.check("hook by NRI: the daemon answers", (found, passed(node) - before), (PROTECTED, 1));
+    node.daemon.end(Signal::SIGKILL)?;
+    let found = start(node, &died).await?;
+    node.check("hook by NRI: the daemon died between create and start", found, REFUSED);
+    let found = start(node, &without).await?;
+    node.check("without a hook, as documented", found, STARTS);
     Ok(())
 }
 
@@ -281,14 +353,24 @@ fn install() -> Result<()> {
     Ok(fs::write(path, config + &runtime)?)
 }
 
-fn configure(hook: &str, mode: &str, exempt: &[&str]) -> Result<()> {
-    let config = serde_json::json!({"mode": mode, "exemptNamespaces": exempt, "deadlineMillis": 2_000});
+fn configure(hook: &str, mode: &str, exempt: &[&str], patience: u64) -> Result<()> {
+    let config = serde_json::json!({"mode": mode, "exemptNamespaces": exempt, "deadlineMillis": patience});
     Ok(fs::write(format!("{hook}.json"), config.to_string())?)
 }
 
-/// How many open starts are recorded.
-fn records() -> usize {
+/// How many open starts are recorded, and not told yet.
+fn waiting() -> usize {
     fs::read_dir(SPOOL).map_or(0, |entries| entries.count())
+}
+
+/// How many are told.
+fn told(node: &Node) -> Result<usize> {
+    Ok(node.daemon.alerts_now()?.iter().filter(|alert| alert["Data"] == "notice=open").count())
+}
+
+/// How many were recorded so far, but for one on its way: a daemon that lives takes the records, and tells of them.
+fn records(node: &Node) -> Result<usize> {
+    Ok(waiting() + told(node)?)
 }
 
 fn in_service(node: &Node) -> usize {

@@ -373,8 +373,7 @@ impl Config {
             return Err(ConfigError::PluginIndex(plugin_index));
         }
         let plugin_name = args.plugin_name.or(file.plugin_name).unwrap_or_else(|| PLUGIN_NAME.into());
-        let ok = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
-        if plugin_name.is_empty() || !plugin_name.bytes().all(ok) {
+        if !is_plugin_name(&plugin_name) {
             return Err(ConfigError::PluginName(plugin_name));
         }
         let mut exempt = if args.exempt_namespaces.is_empty() {
@@ -468,6 +467,12 @@ impl File {
 }
 
 /// The host's name, or `unknown` where even that cannot be had: an alert without it is better than none.
+/// Whether a runtime takes this as the name of a plugin.
+pub fn is_plugin_name(name: &str) -> bool {
+    let ok = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
+    !name.is_empty() && name.bytes().all(ok)
+}
+
 fn host_name() -> String {
     nix::unistd::gethostname()
         .ok()

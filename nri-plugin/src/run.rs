@@ -13,6 +13,7 @@
 mod denials;
 mod events;
 mod news;
+mod open_starts;
 mod pages;
 mod ready;
 mod sweep;
@@ -223,7 +224,6 @@ async fn daemon(
         Some(address) => Some(metrics::serve::open(address).await?),
         None => None,
     };
-    report_open_starts(&config.open_starts, &alerts, &reporter);
     let registry = Arc::new(Registry::default());
     let gate = gate.telling(refusals.clone().map(|refusals| refusals.at_gate(Arc::clone(&registry))));
     let watches = Arc::new(Watches::default());
@@ -343,6 +343,12 @@ async fn daemon(
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
         move |count| reporter.report(alerts.ring_full(count, SystemTime::now()))
     };
+    let open_start = {
+        let (alerts, reporter) = (alerts.clone(), reporter.clone());
+        move |start| reporter.report(alerts.notice(&Notice::Open(start), SystemTime::now()))
+    };
+    let open_starts = open_starts::watch(config.open_starts.clone(), open_starts::EVERY, open_start);
+    parts.start("the watch of the hook's open starts", open_starts);
     parts.start("the sweep", sweep(Arc::clone(&kernel), orders.clone(), RESCAN, lost));
     let pinging = health::watch(orders.clone(), Arc::clone(&pulses.reconciler), health::ASK);
     parts.start("the watch of the reconciler", pinging);
@@ -469,24 +475,6 @@ async fn daemon(
         tracing::warn!("not every alert could be written in time");
     }
     result.map(drop)
-}
-
-/// Tells what the OCI hook let through while no daemon was there.
-fn report_open_starts(dir: &Path, alerts: &Alerts, reporter: &Reporter) {
-    let (starts, problems) =
-        nri_enforcer_hook::spool::take(dir).unwrap_or_else(|problem| (vec![], vec![problem]));
-    for problem in problems {
-        tracing::error!("what the OCI hook let through is not known completely: {problem}");
-    }
-    if !starts.is_empty() {
-        tracing::warn!(
-            containers = starts.len(),
-            "the OCI hook let containers start while this daemon was away"
-        );
-    }
-    for start in starts {
-        reporter.report(alerts.notice(&Notice::Open(start), SystemTime::now()));
-    }
 }
 
 /// What applies seccomp policies, for this configuration.

@@ -189,7 +189,36 @@ fn who_does_without_the_daemon_is_told_and_nobody_is_put_out() {
         host.refused("containerd", &["--required-plugin", "--toleration-annotation", bad], 2);
     }
     host.refused("containerd", &["--toleration-annotation", "a.example.org"], 2);
+    host.refused("containerd", &["--plugin-name", "enforcer"], 2);
+    for bad in ["", "a b", "a/b"] {
+        host.refused("containerd", &["--required-plugin", "--plugin-name", bad], 2);
+    }
     assert!(host.refused("podman", &["--required-plugin"], 2).contains("is for containerd"));
+}
+
+/// A name that no plugin has would keep every container from starting.
+#[test]
+fn the_daemon_is_required_by_the_name_that_it_registers_under() {
+    let host = Host::new(&[(CONFIG, b"version = 3\n")]);
+    let require = ["--required-plugin", "--plugin-name", "enforcer"];
+    let required = |host: &Host| -> String {
+        let config = host.read(CONFIG);
+        config.lines().find(|line| line.contains("required_plugins")).unwrap_or_default().trim().to_owned()
+    };
+    host.installed("containerd", &require);
+    assert_eq!(required(&host), "required_plugins = [\"enforcer\"]");
+    assert!(host.installed("containerd", &require).contains("nothing to do"));
+    // with both it would wait for one that never comes
+    let said = host.refused("containerd", &["--required-plugin"], 1);
+    assert!(said.contains("another name than `nri-enforcer`"), "{said}");
+    host.installed("containerd", &["--uninstall"]);
+    host.installed("containerd", &["--required-plugin"]);
+    assert_eq!(required(&host), "required_plugins = [\"nri-enforcer\"]");
+    // of others that are required none is taken for it, but it is by its index, too
+    let others = b"version = 3\n[plugins.\"io.containerd.nri.v1.nri\".default_validator]\n  required_plugins = [\"nri-enforcer\", \"07-enforcer\"]\n";
+    let host = Host::new(&[(CONFIG, others)]);
+    host.installed("containerd", &require);
+    assert_eq!(required(&host), "required_plugins = [\"nri-enforcer\", \"07-enforcer\"]");
 }
 
 #[test]
@@ -440,6 +469,17 @@ fn the_last_good_list_of_exempt_namespaces_is_kept() {
     let said = install();
     assert!(said.contains("others than root can write it") && !is_roots(configuration), "{said}");
     assert_eq!(exempt(), ["infra", "mine", "new"]);
+    // nor is a list that others may have written
+    mode(configuration, 0o644);
+    for others in [(0o666, 0), (0o644, 65_534)] {
+        host.write(configuration, b"{");
+        host.write(list, br#"{"exemptNamespaces": ["theirs"]}"#);
+        mode(list, others.0);
+        chown(host.at(list), Some(others.1), None).unwrap();
+        let said = install();
+        assert!(said.contains("was changed by hand, and is bad: "), "{said}");
+        assert!(exempt() == ["infra"] && is_roots(list), "{others:?}: {:?}", exempt());
+    }
     fs::remove_file(host.at(configuration)).unwrap();
     install();
     assert_eq!(exempt(), ["infra"]);

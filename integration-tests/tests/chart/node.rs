@@ -68,7 +68,7 @@ pub fn written(name: &str, values: helm::Values<'_>) -> Result<PathBuf> {
 fn the_daemon_of_the_chart_enforces_in_its_pod() -> Result<()> {
     let files: &[File] = &[(DAEMON_FILE, daemon), ("nri-enforcer-hook", hook), ("release.json", release)];
     let name = "node::the_daemon_of_the_chart_enforces_in_its_pod";
-    in_guest_with(name, &spec(), false, files, |node| Box::pin(enforces(node)))
+    in_guest_with(name, &spec(), false, files, |node| Box::pin(enforces(node))).map(drop)
 }
 
 /// Lays the release out as kubelet would, runs its init container, and starts the daemon in its own.

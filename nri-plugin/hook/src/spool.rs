@@ -1,5 +1,5 @@
 //! The record of containers that were let through: a directory of small files, written by the hook while the daemon may
-//! be away, read and emptied by the daemon at its start.
+//! be away, read and emptied by the daemon, again and again.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};

@@ -95,7 +95,7 @@ pub struct RunArgs {
     /// podman's storage directory [default: the graphroot of storage.conf, else /var/lib/containers/storage]
     #[arg(long, value_name = "DIR")]
     pub podman_storage: Option<PathBuf>,
-    /// Name under which to register with the runtime [default: nri-enforcer]
+    /// Name under which to register with the runtime; `install --required-plugin` needs the same [default: nri-enforcer]
     #[arg(long, value_name = "NAME")]
     pub plugin_name: Option<String>,
     /// Two digits: the place among the runtime's plugins [default: 10]

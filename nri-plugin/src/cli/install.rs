@@ -60,6 +60,10 @@ pub struct InstallArgs {
     #[arg(long, value_name = "KEY", default_value = "tolerate-missing-plugins.nri-enforcer.io", requires = "required_plugin",
           value_parser = toleration)]
     pub toleration_annotation: String,
+    /// Name under which the daemon registers with the runtime: what its own --plugin-name says
+    #[arg(long, value_name = "NAME", default_value = crate::config::PLUGIN_NAME, requires = "required_plugin",
+          value_parser = plugin_name)]
+    pub plugin_name: String,
     /// Put the hook in place and leave the runtime's configuration alone; fails where the runtime does not answer at its NRI
     /// socket
     #[arg(long, conflicts_with_all = ["uninstall", "base_runtime_spec", "required_plugin"])]
@@ -85,6 +89,13 @@ fn toleration(text: &str) -> Result<String, String> {
             "no name of small letters, digits, `-` and `.`, of 63 at most, such as `tolerate.example.org`"
                 .to_owned(),
         ),
+    }
+}
+
+fn plugin_name(text: &str) -> Result<String, String> {
+    match crate::config::is_plugin_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("no name of letters, digits, and the characters `_.+-`".to_owned()),
     }
 }
 

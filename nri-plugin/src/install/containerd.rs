@@ -77,8 +77,8 @@ pub struct Wanted {
     nri: bool,
     /// The base specifications of runtimes.
     specs: BTreeMap<String, String>,
-    /// The daemon is required, but by pods with this annotation.
-    required: Option<String>,
+    /// The daemon is required.
+    required: Option<required::Required>,
 }
 
 fn is_template(path: &Path) -> bool {
@@ -285,7 +285,7 @@ pub fn put(
         wanted.specs = specs(args, plan, record, told, &mut configuration)?;
     }
     if args.required_plugin {
-        required::put(args, &mut configuration, &mut wanted, told)?;
+        required::put(args, record, &mut configuration, &mut wanted, told)?;
     }
     let main = configuration.files.first().map(|file| file.path.clone());
     for File { path, toml, edits } in configuration.files.into_iter().filter(|file| !file.edits.is_empty()) {
@@ -463,7 +463,7 @@ pub fn check(args: &InstallArgs, plan: &Plan, wanted: &Wanted) -> Result<(), Fai
              (1.7 and later)?",
         ));
     }
-    if wanted.required.as_ref().is_some_and(|key| !required::holds(&effective, key)) {
+    if wanted.required.as_ref().is_some_and(|required| !required.holds(&effective)) {
         return Err(Failure::no(
             "nothing is changed: with the edit the daemon would not be required (`containerd config dump`); has this containerd \
              NRI's default validator (2.2 and later)?",

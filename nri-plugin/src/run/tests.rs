@@ -109,6 +109,11 @@ fn the_daemon_from_its_start_to_its_end() {
     assert_eq!((&alert["ContainerID"], &alert["Data"]), (&"c0".into(), &"notice=open".into()));
     let message = alert["Message"].as_str().unwrap();
     assert!(message.contains("2026-11-22T18:59:04") && message.contains("nobody listens"), "{message}");
+    // and so is what it lets through while the daemon lives, and refuses
+    let open = nri_enforcer_hook::spool::OpenStart { id: "c00".into(), ..open };
+    nri_enforcer_hook::spool::record(&path("open-starts"), &open).unwrap();
+    wait("an alert about that, too", || alerts(dir.path()).len() == 2);
+    assert_eq!(alerts(dir.path())[1]["ContainerID"], "c00");
     assert_eq!(std::fs::read_dir(path("open-starts")).unwrap().count(), 0);
 
     // a selected container starts (in this very process, which certainly lives)
@@ -151,13 +156,13 @@ fn the_daemon_from_its_start_to_its_end() {
     };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     kernel.emit.send(event.clone()).unwrap();
-    wait("an alert", || alerts(dir.path()).len() == 2);
-    let alert = &alerts(dir.path())[1];
+    wait("an alert", || alerts(dir.path()).len() == 3);
+    let alert = &alerts(dir.path())[2];
     assert_eq!((&alert["PodName"], &alert["PolicyName"]), (&"web-1".into(), &"p".into()));
     assert!(alert["Timestamp"].as_u64().unwrap().abs_diff(now) <= 5, "{alert}");
 
     // and so is the number
-    wait("written", || metrics(address).contains("nri_enforcer_alerts_written_total 2\n"));
+    wait("written", || metrics(address).contains("nri_enforcer_alerts_written_total 3\n"));
     let page = metrics(address);
     for line in [
         "nri_enforcer_verdicts_total{namespace=\"n\",policy_namespace=\"n\",policy=\"p\",rule=\"spec.file.matchPaths[0]\",\
@@ -183,7 +188,7 @@ fn the_daemon_from_its_start_to_its_end() {
     let log = std::fs::read_to_string(path("logs")).unwrap();
     let log: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
     assert_eq!((&log["Type"], &log["Resource"]), (&"ContainerLog".into(), &"/seen".into()));
-    assert_eq!(alerts(dir.path()).len(), 2);
+    assert_eq!(alerts(dir.path()).len(), 3);
     assert!(!metrics(address).contains("action=\"Audit\""), "no policy has anything to do with it");
 
     watched(&path("gate/admin.sock"), &kernel, &seen, before);
@@ -349,6 +354,7 @@ fn the_end_of_any_part_ends_the_daemon_and_is_named() {
         "the watch of the connection",
         "the watch of the reconciler",
         "the sweep",
+        "the watch of the hook's open starts",
         "telling the cluster",
         "following the API server",
     ] {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Configuration, NRI, NRI_NAMES, Wanted};
 use crate::cli::InstallArgs;
-use crate::config::PLUGIN_NAME;
+use crate::install::record::Record;
 use crate::install::{Failure, Told};
 
 const SECTION: &str = "default_validator";
@@ -13,17 +13,28 @@ const ENABLE: &str = "enable";
 const PLUGINS: &str = "required_plugins";
 const TOLERATION: &str = "tolerate_missing_plugins_annotation";
 
+/// What containerd is to require.
+#[derive(Debug)]
+pub(super) struct Required {
+    /// The name of the daemon as a plugin.
+    plugin: String,
+    /// Pods with this annotation do without.
+    toleration: String,
+}
+
 /// Has the daemon required, but by pods with the annotation.
 ///
 /// # Errors
-/// When containerd has no such validator, or pods do without a plugin by another annotation already.
+/// When containerd has no such validator, when pods do without a plugin by another annotation already, and when an earlier
+/// installation requires the daemon by another name: containerd would wait for both.
 pub(super) fn put(
     args: &InstallArgs,
+    record: &Record,
     configuration: &mut Configuration,
     wanted: &mut Wanted,
     told: &mut Told,
 ) -> Result<(), Failure> {
-    let key = &args.toleration_annotation;
+    let (key, ours) = (&args.toleration_annotation, &args.plugin_name);
     let (index, section) = match configuration.last_with(NRI_NAMES, &[SECTION]) {
         (_, None) => (configuration.last_with(NRI_NAMES, &[]).0, None),
         found => found,
@@ -47,8 +58,14 @@ pub(super) fn put(
         _ => {}
     }
     let mut plugins = now(PLUGINS).and_then(Value::as_array).cloned().unwrap_or_default();
-    if !plugins.iter().any(is_ours) {
-        plugins.push(PLUGIN_NAME.into());
+    if !plugins.iter().any(|plugin| is(plugin, ours)) {
+        if record.edits.iter().any(|(_, edit)| edit.key.last().is_some_and(|key| key == PLUGINS)) {
+            return Err(Failure::no(format!(
+                "--required-plugin: an earlier installation requires the daemon by another name than `{ours}`: name that with \
+                 --plugin-name, or uninstall first"
+            )));
+        }
+        plugins.push(ours.as_str().into());
     }
     configuration.version_first(index)?;
     let [uri, _] = NRI;
@@ -65,26 +82,27 @@ pub(super) fn put(
          `{key}: \"true\"`: before that, give it to static pods, to all others of kube-system, and to the daemon's own where it \
          runs in one; and see that nobody else can"
     ));
-    wanted.required = Some(key.clone());
+    wanted.required = Some(Required { plugin: ours.clone(), toleration: key.clone() });
     Ok(())
 }
 
-/// Whether containerd has made of it what was meant.
-pub(super) fn holds(effective: &Value, key: &str) -> bool {
-    let Some(section) = section_of(effective) else { return false };
-    let plugins = section.get(PLUGINS).and_then(Value::as_array).into_iter().flatten();
-    section.get(ENABLE) == Some(&json!(true))
-        && section.get(TOLERATION) == Some(&json!(key))
-        && plugins.into_iter().any(is_ours)
+impl Required {
+    /// Whether containerd has made of it what was meant.
+    pub(super) fn holds(&self, effective: &Value) -> bool {
+        let Some(section) = section_of(effective) else { return false };
+        let plugins = section.get(PLUGINS).and_then(Value::as_array).into_iter().flatten();
+        section.get(ENABLE) == Some(&json!(true))
+            && section.get(TOLERATION) == Some(&json!(self.toleration))
+            && plugins.into_iter().any(|plugin| is(plugin, &self.plugin))
+    }
 }
 
 fn section_of(effective: &Value) -> Option<&Value> {
     effective.get("plugins")?.get(NRI[0])?.get(SECTION)
 }
 
-/// By its name, or by that and its index.
-fn is_ours(plugin: &Value) -> bool {
+/// Whether it is the plugin of this name: by that, or by that and its index.
+fn is(plugin: &Value, ours: &str) -> bool {
     let name = plugin.as_str().unwrap_or_default();
-    name == PLUGIN_NAME
-        || name.split_once('-').is_some_and(|(index, name)| index.len() == 2 && name == PLUGIN_NAME)
+    name == ours || name.split_once('-').is_some_and(|(index, name)| index.len() == 2 && name == ours)
 }
