@@ -264,7 +264,8 @@ impl Store {
             let of_files = of_files.collect();
             let set = PolicySet::with_namespaces(policies, namespaces).with_seccomp(seccomp);
             let set = set.with_those_of_files(of_files).with_left_out(self.told.left_out.clone());
-            self.set = Arc::new(set.with_node(self.told.node.clone()));
+            let set = set.with_node(self.told.node.clone()).with_unread(self.told.unread.clone());
+            self.set = Arc::new(set);
         }
         let kept = self
             .files

@@ -255,7 +255,12 @@ fn print_api(api: &ApiStatus) {
                 format!("The API server has not been read yet: its last known policies{age} are in force."),
             );
         }
-        None => told(BAD, "The API server has not been read yet: its policies are not in force.".into()),
+        None => told(
+            BAD,
+            "The API server has not been read yet: its policies are not in force. Where the OCI hook's mode is `closed`, only \
+             what is exempt starts until its policies on containers are known."
+                .into(),
+        ),
     }
     let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (kind, trouble) in &api.troubles {
