@@ -35,6 +35,8 @@ pub struct PolicySet {
     node: NodeLabels,
     /// Of which of the API server's objects it is not known yet what there is.
     unread: BTreeSet<Resource>,
+    /// What others than root can change of where policies come from.
+    untrusted: Vec<String>,
 }
 
 impl PolicySet {
@@ -100,6 +102,19 @@ impl PolicySet {
         self
     }
 
+    /// This set, of which it is told what others than root can change.
+    #[must_use]
+    pub fn with_untrusted(mut self, untrusted: Vec<String>) -> Self {
+        self.untrusted = untrusted;
+        self
+    }
+
+    /// What others than root can change of where policies come from, for people.
+    #[must_use]
+    pub fn untrusted(&self) -> &[String] {
+        &self.untrusted
+    }
+
     /// Why it is not known which policies there are; `None`: it is.
     #[must_use]
     pub fn untold(&self) -> Option<String> {
@@ -156,6 +171,7 @@ impl PolicySet {
             .with_left_out(self.left_out.clone())
             .with_node(self.node.clone())
             .with_unread(self.unread.clone())
+            .with_untrusted(self.untrusted.clone())
     }
 
     /// Whether the policy with this identity comes from a directory.

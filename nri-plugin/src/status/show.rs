@@ -195,6 +195,12 @@ fn print(document: &Document, good: bool) {
             paint(BAD, clean(&format!("A change that was not confirmed is not reverted: {why}.")))
         ));
     }
+    for what in &daemon.untrusted {
+        say(format!(
+            "{}\n",
+            paint(WARN, clean(&format!("{what}: whoever that is decides what is enforced.")))
+        ));
+    }
     if let Some(api) = &daemon.api {
         print_api(api);
     }
