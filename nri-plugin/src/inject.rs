@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -252,7 +253,9 @@ fn examine(host: &Path, path: &Path, shared: impl Fn(&Metadata) -> bool) -> Resu
         let Component::Normal(name) = component else { return Err("has `..` in its path".into()) };
         at.push(name);
         about = match std::fs::symlink_metadata(&at) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             about => about.map_err(cannot)?,
         };
     }
