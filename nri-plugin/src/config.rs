@@ -44,6 +44,8 @@ pub const OWN_NAMESPACE_ENV: &str = "POD_NAMESPACE";
 /// What the daemon runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// The file with settings; `None`: there are flags alone.
+    pub file: Option<PathBuf>,
     /// Directories of policies; at least one, unless policies come from the API server.
     pub policy_dirs: Vec<PathBuf>,
     /// Whether policies come from the API server, too.
@@ -397,6 +399,7 @@ impl Config {
             return Err(ConfigError::Keep(rotation.keep));
         }
         Ok(Self {
+            file: args.config,
             policy_dirs,
             kube_api,
             kubeconfig,

@@ -205,6 +205,9 @@ impl Selected<'_> {
     }
 }
 
+/// What to do about a container that waits for the policies.
+pub const AWAIT_ADVICE: &str = "`nri-enforcer status` says what stands in the way of the API server; start the container again when it has told them";
+
 /// Rulesets for which it is worth to begin a thread: making one of 20 rules takes some 20 microseconds.
 const WORTH: usize = 16;
 
@@ -248,12 +251,24 @@ impl Selection {
         made_of.iter().map(of).collect()
     }
 
+    /// Whether no policy binds the container, whatever it says.
+    #[must_use]
+    pub fn is_exempt(&self, namespace: &str, wish: Wish) -> bool {
+        self.exempt.contains(namespace) || (self.honour_pod_annotations && wish == Wish::Disabled)
+    }
+
+    /// Why it cannot be known which policies are to hold for a container; `None`: it is known, or none is to.
+    #[must_use]
+    pub fn awaits(&self, set: &PolicySet, namespace: &str, wish: Wish) -> Option<String> {
+        set.untold().filter(|_| !self.is_exempt(namespace, wish))
+    }
+
     /// What is to be made one for the subject; `None` where nothing is.
     fn selected<'s>(&self, set: &'s PolicySet, subject: &'s Subject, wish: Wish) -> Option<Selected<'s>> {
-        let wish = if self.honour_pod_annotations { wish } else { Wish::None };
-        if self.exempt.contains(&subject.namespace) || wish == Wish::Disabled {
+        if self.is_exempt(&subject.namespace, wish) {
             return None;
         }
+        let wish = if self.honour_pod_annotations { wish } else { Wish::None };
         let policies = set.selecting(subject);
         let postures = self.postures_of(set, subject);
         let visibility = self.visibility_of(set, subject);

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use self::podman::{Known, PodmanGate};
+use crate::container::AWAIT_ADVICE;
 use crate::inject::Injection;
 use crate::metrics::{Metrics, Question};
 use crate::order::{Caller, Gated, Order, Refusal};
@@ -289,6 +290,7 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
                 },
             },
             Ok(Ok(Gated::Refused(refusal))) => return refused(refusal.to_string()),
+            Ok(Ok(Gated::Awaits(why))) => return refused(format!("{who}: {why}; {AWAIT_ADVICE}")),
             // the runtime may tell about it in a moment, when the daemon has just started
             Ok(Ok(Gated::Unknown)) if !known_all => {
                 if !told_later(&mut synced, deadline).await {

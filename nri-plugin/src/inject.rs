@@ -9,6 +9,8 @@
 //! whoever can let containers fail could do that. What goes without is told: in the log, as an alert, and in the status.
 
 use std::collections::BTreeSet;
+use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -214,35 +216,49 @@ fn host() -> &'static Path {
 /// Whether `path`, below the root directory `host`, is a program that only root can have written. No component may be a
 /// link: it would be followed in the daemon's root here, and in the host's by the runtime.
 pub(crate) fn check(host: &Path, path: &Path) -> Result<(), String> {
-    let mut at = host.to_owned();
-    let mut components = path.components().peekable();
+    // in a directory like /tmp nobody can replace what is root's
+    let about = examine(host, path, |about| about.is_dir() && about.mode() & 0o1000 != 0)
+        .and_then(|about| about.ok_or_else(|| "is not there".into()))?;
+    match about.is_file() && about.mode() & 0o111 != 0 {
+        true => Ok(()),
+        false => Err("is no program".into()),
+    }
+}
+
+/// Whether only root can put a program there, as far as it exists. A directory like /tmp will not do: once the program is gone
+/// others make one in its place, and runtimes go on running what has its name.
+pub(crate) fn check_place(host: &Path, path: &Path) -> Result<(), String> {
+    examine(host, path, |_| false).map(drop)
+}
+
+/// Examines each part of `path` that is there, the root directory among them; what the last one is, `None`: it is not there.
+/// Others may write to what is `shared`.
+fn examine(host: &Path, path: &Path, shared: impl Fn(&Metadata) -> bool) -> Result<Option<Metadata>, String> {
+    let mut components = path.components();
     if components.next() != Some(Component::RootDir) {
         return Err("is no absolute path".into());
     }
-    while let Some(component) = components.next() {
+    let cannot = |error: std::io::Error| format!("cannot be examined: {error}");
+    let mut at = host.to_owned();
+    let mut about = std::fs::metadata(&at).map_err(cannot)?;
+    loop {
+        let shown = || Path::new("/").join(at.strip_prefix(host).unwrap_or(&at));
+        if about.is_symlink() {
+            return Err(format!("is reached by a link, `{}`", shown().display()));
+        }
+        if about.uid() != 0 || (about.mode() & 0o022 != 0 && !shared(&about)) {
+            return Err(format!("can be replaced by others than root (`{}`)", shown().display()));
+        }
+        let Some(component) = components.next() else { return Ok(Some(about)) };
         let Component::Normal(name) = component else { return Err("has `..` in its path".into()) };
         at.push(name);
-        let about = std::fs::symlink_metadata(&at).map_err(|error| format!("cannot be examined: {error}"))?;
-        let kind = about.file_type();
-        if kind.is_symlink() {
-            return Err(format!(
-                "is reached by a link, `{}`",
-                at.strip_prefix(host).unwrap_or(&at).display()
-            ));
-        }
-        // in a directory like /tmp nobody can replace what is root's
-        let sticky = kind.is_dir() && about.mode() & 0o1000 != 0;
-        if about.uid() != 0 || (about.mode() & 0o022 != 0 && !sticky) {
-            return Err(format!(
-                "can be replaced by others than root (`{}`)",
-                Path::new("/").join(at.strip_prefix(host).unwrap_or(&at)).display()
-            ));
-        }
-        if components.peek().is_none() && (!kind.is_file() || about.mode() & 0o111 == 0) {
-            return Err("is no program".into());
-        }
+        about = match std::fs::symlink_metadata(&at) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            about => about.map_err(cannot)?,
+        };
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -292,7 +308,7 @@ mod tests {
         assert!(injection.problem().is_none() && told.lock().unwrap().is_empty());
         // whoever asks learns it also where no container is created
         std::fs::remove_file(&path).unwrap();
-        assert!(injection.problem().unwrap().contains("cannot be examined"));
+        assert!(injection.problem().unwrap().contains("is not there"));
         program(dir.path());
         assert_eq!(injection.problem(), None);
         for bad in [0o644, 0o775, 0o757] {

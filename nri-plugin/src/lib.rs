@@ -54,5 +54,6 @@ pub mod status;
 pub mod store;
 pub mod term;
 pub mod top;
+pub mod trust;
 pub mod unload;
 pub mod watch;

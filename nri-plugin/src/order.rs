@@ -112,6 +112,8 @@ pub enum Gated {
     Nothing,
     /// The runtime has not told about the container, and a policy may select it.
     Unknown,
+    /// It is not known yet which policies there are, and why.
+    Awaits(String),
     /// It must not start.
     Refused(Refusal),
 }

@@ -105,6 +105,7 @@ impl Plugin {
                 let resolved = self.selection.resolve(&set, &subject, wish);
                 if resolved.is_some_and(|resolved| resolved.is_of_policies())
                     || self.seccomp.selects(&set, &subject, wish)
+                    || self.waits_for(&set, &subject.namespace, wish).is_some()
                 {
                     Err(error.into())
                 } else {
@@ -226,6 +227,7 @@ impl nri::Plugin for Plugin {
     ) -> Result<ContainerAdjustment, nri::Refusal> {
         let Some(container) = self.known(&pod, &raw)? else { return Ok(ContainerAdjustment::new()) };
         self.tell_wish(&container);
+        self.awaits(&container).inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         self.load_profiles(&context, &pod).await;
         self.refuse_filter(&container, &pod, &raw)
             .and_then(|()| self.refuse_forged(&container, &pod, &raw))
@@ -303,6 +305,7 @@ impl nri::Plugin for Plugin {
         let (raw, pid) = (&container, i32::try_from(container.pid).unwrap_or(0));
         let Some(container) = self.known(&pod, raw)? else { return Ok(()) };
         self.injection.created(&container.id);
+        self.awaits(&container).inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         self.refuse_handler(&container, &pod, raw)
             .inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         self.seccomp

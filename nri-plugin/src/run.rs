@@ -76,7 +76,7 @@ use crate::seccomp::profiles::Profiles;
 use crate::seccomp::{Seccomp, UnknownMachine, libseccomp};
 use crate::set::PolicySet;
 use crate::status::serve::{Status, Window};
-use crate::store::{Reload, Store};
+use crate::store::{Problem, Reload, Store};
 use crate::top::source::Source;
 
 /// How often policies are read again, failures tried again, and the end of containers looked for.
@@ -118,7 +118,7 @@ fn run_with<K: Kernel>(
             .with_context(|| format!("cannot list the policy directory `{}`", dir.display()))?;
     }
     let left = revert_left(&config.policy_dirs);
-    let mut store = Store::new(config.policy_dirs.clone());
+    let mut store = Store::new(config.policy_dirs.clone()).judging(config.file.clone(), config.strict);
     let mut api = None;
     if config.kube_api {
         let loaded = Api::load(config.kubeconfig.clone(), &config.state_dir)
@@ -133,6 +133,12 @@ fn run_with<K: Kernel>(
     let mut news = News::default();
     let reload = store.reload();
     news.tell(&reload);
+    if config.strict
+        && let Some(problem) = reload.problems.iter().find(|one| matches!(one, Problem::Untrusted { .. }))
+    {
+        // without what it is to read the daemon would enforce less than it is told to
+        anyhow::bail!("{problem} (--strict); {}", problem.help().unwrap_or_default());
+    }
     if reload.set.is_empty() {
         tracing::warn!("there is no policy yet; nothing is enforced until one comes");
     }

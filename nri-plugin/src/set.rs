@@ -9,6 +9,7 @@ use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
 use enforcer_core::visibility::Visibility;
 
+use crate::api::Resource;
 use crate::api::node::NodeLabels;
 
 /// Every policy in force at one moment, and what namespaces say. Never changed: a change makes another one, which has
@@ -32,6 +33,10 @@ pub struct PolicySet {
     left_out: BTreeMap<String, Gap>,
     /// What the API server says of this node.
     node: NodeLabels,
+    /// Of which of the API server's objects it is not known yet what there is.
+    unread: BTreeSet<Resource>,
+    /// What others than root can change of where policies come from.
+    untrusted: Vec<String>,
 }
 
 impl PolicySet {
@@ -88,6 +93,39 @@ impl PolicySet {
     pub fn with_node(mut self, node: NodeLabels) -> Self {
         self.node = node;
         self
+    }
+
+    /// This set, which lacks what there is of these objects of the API server.
+    #[must_use]
+    pub fn with_unread(mut self, unread: BTreeSet<Resource>) -> Self {
+        self.unread = unread;
+        self
+    }
+
+    /// This set, of which it is told what others than root can change.
+    #[must_use]
+    pub fn with_untrusted(mut self, untrusted: Vec<String>) -> Self {
+        self.untrusted = untrusted;
+        self
+    }
+
+    /// What others than root can change of where policies come from, for people.
+    #[must_use]
+    pub fn untrusted(&self) -> &[String] {
+        &self.untrusted
+    }
+
+    /// Why it is not known which policies there are; `None`: it is.
+    #[must_use]
+    pub fn untold(&self) -> Option<String> {
+        let kinds: Vec<&str> = self.unread.iter().map(|one| one.kind()).collect();
+        (!kinds.is_empty()).then(|| {
+            format!(
+                "the policies are not known yet: the API server has not told this node of its {}, nor is there a set of an \
+                 earlier time",
+                kinds.join(", ")
+            )
+        })
     }
 
     /// What the API server says of this node.
@@ -156,6 +194,8 @@ impl PolicySet {
             .with_those_of_files(self.of_files.clone())
             .with_left_out(self.left_out.clone())
             .with_node(self.node.clone())
+            .with_unread(self.unread.clone())
+            .with_untrusted(self.untrusted.clone())
     }
 
     /// Whether the policy with this identity comes from a directory.

@@ -9,12 +9,14 @@
 //! - Of two policies with the same identity the first counts, by directory as configured and then by file name; the
 //!   other is an error. The identity is kind, namespace and name. So it is with documents of the kind `Namespace`.
 //!   What comes from the API server stands behind every directory: what the node's owner wrote there counts.
+//! - What others than root can change is told; with `strict` it is not read, and what was read before stays in force.
 //! - Of a `Namespace`, an annotation with a value that is no posture keeps the last valid value; where there was none,
 //!   the node's default holds.
 
+mod problem;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,89 +26,16 @@ use std::time::{Duration, SystemTime};
 use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyError, PolicyId, SeccompPolicy, parse};
 use tokio::sync::watch;
 
+pub use self::problem::Problem;
 use crate::api::Snapshot;
 use crate::set::PolicySet;
+use crate::trust;
 
 /// The largest policy file that is read, in bytes: far above 10,000 rules, far below what would hurt.
 pub const MAX_FILE_LEN: u64 = 16 << 20;
 
 /// Where policies are defined that no file defines.
 pub const API: &str = "the API server";
-
-/// One thing that is wrong with the policies. [`fmt::Display`] is one line; the help comes separately.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Problem {
-    /// A directory cannot be listed; what it yielded before stays in force.
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file cannot be read; what it yielded before stays in force.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A document has an error.
-    Document(Box<PolicyError>),
-    /// An object of the API server has an error; its file is the object's kind, namespace and name.
-    Object(Box<PolicyError>),
-    /// Two documents define one policy, or one namespace; the second does not count.
-    Duplicate {
-        /// "the policy" or "the namespace", and which.
-        what: String,
-        /// The file that counts, or [`API`].
-        first: String,
-        /// The file that does not, or [`API`].
-        second: String,
-    },
-}
-
-impl Problem {
-    /// What to do about it.
-    #[must_use]
-    pub fn help(&self) -> Option<String> {
-        match self {
-            Self::Directory { .. } => Some("what was read from it before stays in force".into()),
-            Self::File { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
-                Some("save the file as UTF-8; what was read from it before stays in force".into())
-            }
-            Self::File { .. } => Some("what was read from it before stays in force".into()),
-            Self::Document(error) | Self::Object(error) => error.help.clone(),
-            Self::Duplicate { first, .. } => {
-                Some(format!("rename one of the two, or remove it; `{first}` counts"))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory { path, source } => {
-                write!(f, "cannot list the directory `{}`: {source}", path.display())
-            }
-            Self::File { path, source } => write!(f, "cannot read `{}`: {source}", path.display()),
-            Self::Document(error) => {
-                let PolicyError { file, line, column, field, message, help: _ } = error.as_ref();
-                let colon = if field.is_empty() { "" } else { ": " };
-                write!(f, "{file}:{line}:{column}: {field}{colon}{message}")
-            }
-            Self::Object(error) => {
-                let PolicyError { file, field, message, .. } = error.as_ref();
-                let colon = if field.is_empty() { "" } else { ": " };
-                write!(f, "{file}, in {API}: {field}{colon}{message}")
-            }
-            Self::Duplicate { what, first, second } => {
-                write!(f, "{second}: {what} is already defined in `{first}`")
-            }
-        }
-    }
-}
 
 /// What a reading of the directories found, and what the API server has told by then.
 #[derive(Debug)]
@@ -128,6 +57,8 @@ pub struct Store {
     files: BTreeMap<Place, File>,
     api: Option<watch::Receiver<Arc<Snapshot>>>,
     told: Arc<Snapshot>, // by the API server, as merged last
+    config: Option<PathBuf>,
+    strict: bool,
     set: Arc<PolicySet>,
 }
 
@@ -182,7 +113,22 @@ impl Store {
     /// A store that has read nothing yet.
     #[must_use]
     pub fn new(dirs: Vec<PathBuf>) -> Self {
-        Self { dirs, files: BTreeMap::new(), api: None, told: Arc::default(), set: Arc::default() }
+        Self {
+            dirs,
+            files: BTreeMap::new(),
+            api: None,
+            told: Arc::default(),
+            config: None,
+            strict: false,
+            set: Arc::default(),
+        }
+    }
+
+    /// The same, which also tells whether others can change this file, the daemon's own configuration. `strict`: what others can
+    /// change is not read.
+    #[must_use]
+    pub fn judging(self, config: Option<PathBuf>, strict: bool) -> Self {
+        Self { config, strict, ..self }
     }
 
     /// The same with what the API server has.
@@ -214,7 +160,14 @@ impl Store {
     pub fn reload_changed(&mut self) -> Reload {
         let mut problems = Vec::new();
         let mut changed = false;
+        problems.extend(self.config.as_deref().and_then(|path| self.distrust(path)));
         for (number, dir) in self.dirs.clone().into_iter().enumerate() {
+            let distrust = self.distrust(&dir);
+            let (is_told, refused) = (distrust.is_some(), distrust.is_some() && self.strict);
+            problems.extend(distrust);
+            if refused {
+                continue;
+            }
             let paths = match policy_files(&dir) {
                 Ok(paths) => paths,
                 Err(source) => {
@@ -226,6 +179,12 @@ impl Store {
             self.files.retain(|(of, path), _| *of != number || paths.contains(path));
             changed |= before != self.files.len();
             for path in paths {
+                let distrust = if is_told || is_roots(&path) { None } else { self.distrust(&path) };
+                let refused = distrust.is_some() && self.strict;
+                problems.extend(distrust);
+                if refused {
+                    continue;
+                }
                 let file = self.files.entry((number, path.clone())).or_default();
                 let version = Version::of(&path); // before the text: what comes between the two is read again
                 if version.is_some() && version == file.version {
@@ -255,6 +214,12 @@ impl Store {
         let seccomp =
             self.merge(|file| &file.seccomp, &self.told.seccomp, |policy| policy.id(), &mut problems);
         let namespaces = self.merge_namespaces(&mut problems);
+        let untrusted: Vec<String> = problems
+            .iter()
+            .filter(|problem| matches!(problem, Problem::Untrusted { .. }))
+            .map(ToString::to_string)
+            .collect();
+        changed |= untrusted != self.set.untrusted();
         if changed {
             let files = self.files.values();
             let of_files = files.flat_map(|file| {
@@ -264,7 +229,8 @@ impl Store {
             let of_files = of_files.collect();
             let set = PolicySet::with_namespaces(policies, namespaces).with_seccomp(seccomp);
             let set = set.with_those_of_files(of_files).with_left_out(self.told.left_out.clone());
-            self.set = Arc::new(set.with_node(self.told.node.clone()));
+            let set = set.with_node(self.told.node.clone()).with_unread(self.told.unread.clone());
+            self.set = Arc::new(set.with_untrusted(untrusted));
         }
         let kept = self
             .files
@@ -274,6 +240,12 @@ impl Store {
             })
             .chain(self.told.kept.iter().map(|object| (API.to_owned(), object.clone())));
         Reload { set: self.set(), changed, problems, kept: kept.collect() }
+    }
+
+    /// What is wrong with who can change a directory or file. What cannot be examined cannot be read, which is told where it is.
+    fn distrust(&self, path: &Path) -> Option<Problem> {
+        let at = trust::others_write(path).ok().flatten()?;
+        Some(Problem::Untrusted { path: path.to_owned(), at, refused: self.strict })
     }
 
     /// All policies of one sort without duplicates: those of files, then those of the API server.
@@ -320,6 +292,12 @@ impl Store {
         }
         seen.into_values().map(|(_, namespace)| namespace.clone()).collect()
     }
+}
+
+/// Whether a file is one that only root can write, without a look at the way to it, which is that to its directory.
+fn is_roots(path: &Path) -> bool {
+    let about = std::fs::symlink_metadata(path);
+    about.is_ok_and(|about| about.is_file() && about.uid() == 0 && about.mode() & 0o022 == 0)
 }
 
 /// The file, or the API server.

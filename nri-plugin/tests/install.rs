@@ -335,11 +335,9 @@ fn what_cannot_be_written_changes_nothing() {
     let host = Host::new(&[(CONFIG, b"version = 2\n")]);
     let everywhere = ["", "etc", "etc/containerd"].map(|path| host.at(path));
     everywhere.iter().for_each(|path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap());
-    // as another user, who can make what is in `opt` and `var`, and cannot write the configuration
-    for path in ["opt", "var"] {
-        fs::create_dir(host.at(path)).unwrap();
-        chown(host.at(path), Some(65_534), None).unwrap();
-    }
+    // as another user, who can make what is in `var`, and cannot write the rest
+    fs::create_dir(host.at("var")).unwrap();
+    chown(host.at("var"), Some(65_534), None).unwrap();
     let program = host.at("program");
     fs::copy(env!("CARGO_BIN_EXE_nri-enforcer"), &program).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -355,6 +353,48 @@ fn what_cannot_be_written_changes_nothing() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot be written: Permission denied"), "{said}");
     assert_eq!(host.tree(), before);
+}
+
+/// A runtime runs the hook as root in each container, whether the daemon takes it for one or not.
+#[test]
+fn no_runtime_is_given_a_hook_that_others_can_replace() {
+    let runtimes: [(&str, &[&str]); 5] = [
+        ("containerd", &[]),
+        ("containerd", &["--base-runtime-spec"]),
+        ("containerd", &["--hook-only"]),
+        ("crio", &[]),
+        ("podman", &[]),
+    ];
+    for (runtime, arguments) in runtimes {
+        let host = Host::new(&[("opt/nri-enforcer/x", b"")]);
+        let refused = |what: &str| {
+            for dry in [&[][..], &["--dry-run"]] {
+                let said = host.refused(runtime, &[arguments, dry].concat(), 1);
+                assert!(said.contains(what) && said.contains("chown root, chmod go-w"), "{runtime}: {said}");
+            }
+        };
+        // a directory like /tmp, too: others make what is not there yet, or any more
+        for (path, mode) in [("opt", 0o777), ("opt", 0o1777), ("opt/nri-enforcer", 0o775), ("", 0o757)] {
+            fs::set_permissions(host.at(path), fs::Permissions::from_mode(mode)).unwrap();
+            refused("can be replaced by others than root");
+            fs::set_permissions(host.at(path), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for path in ["opt", "opt/nri-enforcer"] {
+            chown(host.at(path), Some(65_534), None).unwrap();
+            refused(&format!("(`/{path}`)"));
+            chown(host.at(path), Some(0), None).unwrap();
+        }
+        // the very program, which others can write
+        fs::copy("/bin/true", host.at(HOOK)).unwrap();
+        fs::set_permissions(host.at(HOOK), fs::Permissions::from_mode(0o757)).unwrap();
+        refused(&format!("(`/{HOOK}`)"));
+        fs::remove_file(host.at(HOOK)).unwrap();
+        // and what is made anew is nobody else's, whatever this process would make
+        if arguments.is_empty() {
+            fs::remove_dir_all(host.at("opt")).unwrap();
+            host.installed(runtime, &[]);
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@
 
 mod chart;
 mod crowd;
+mod first;
 mod nodes;
 mod server;
 mod told;

@@ -36,7 +36,7 @@ fn the_daemon_of_the_chart_holds_rules_by_apparmor_in_its_pod() -> Result<()> {
     let files: &[File] =
         &[(DAEMON_FILE, daemon), ("nri-enforcer-hook", hook), ("release.json", release), (PARSER, parser)];
     let name = "apparmor::the_daemon_of_the_chart_holds_rules_by_apparmor_in_its_pod";
-    in_guest_with(name, &spec, false, files, |node| Box::pin(holds(node)))
+    in_guest_with(name, &spec, false, files, |node| Box::pin(holds(node))).map(drop)
 }
 
 async fn holds(node: &mut Node) -> Result<()> {

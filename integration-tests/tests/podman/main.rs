@@ -5,6 +5,8 @@
 mod faults;
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -173,6 +175,14 @@ impl Node {
         ends(&self.podman(&arguments)?, calls)
     }
 
+    /// Whether the daemon says something of the container, which lives or not.
+    fn knows(&self, id: &str) -> bool {
+        let mut told = String::new();
+        let asked = UnixStream::connect(self.dir.path().join("gate/status"))
+            .and_then(|mut daemon| daemon.read_to_string(&mut told));
+        asked.is_ok() && told.contains(id)
+    }
+
     /// How many open starts are recorded, and not told yet.
     fn waiting(&self) -> usize {
         fs::read_dir(self.dir.path().join("spool")).map_or(0, |entries| entries.count())
@@ -316,20 +326,37 @@ fn life(node: &Node) -> Result<()> {
     let first = digest(node)?;
     ensure!(start()? == "errno 95", "again");
     ensure!(digest(node)? == first, "another digest, and the policies are the same");
-    let before = node.daemon.policy_changes();
-    node.daemon.write_policy("p.yaml", &POLICIES.replace("rmdir:95", "rmdir:99"))?;
-    soon("the policies change", || node.daemon.policy_changes() > before)?;
+    let denies = |errno: &str| {
+        let before = node.daemon.policy_changes();
+        node.daemon.write_policy("p.yaml", &POLICIES.replace("rmdir:95", &format!("rmdir:{errno}")))?;
+        soon("the policies change", || node.daemon.policy_changes() > before)
+    };
+    denies("99")?;
     ensure!(start()? == "errno 99", "the new policies, from the next start");
     ensure!(digest(node)? != first, "the same digest, and the policies are others");
     node.podman(&["rm", "web"])?;
-    // one that runs on: restart, stop
-    node.podman(&["run", "-d", "--name", "web", "-l", "app=web", IMAGE, PROGRAM, RMDIR, "64:34"])?; // pause
+    // one that runs on: restart under other policies, stop
+    let options = ["--name", "web", "-l", "app=web", "--log-driver=k8s-file"];
+    node.podman(&[&["run", "-d"], &options[..], &[IMAGE, PROGRAM, RMDIR, "64:34"]].concat())?; // pause
+    let runs = |wanted: &[&str]| {
+        let logs = || node.podman(&["logs", "web"]).unwrap_or_default();
+        let ends = |logs: &str| -> Vec<String> {
+            let ends = logs.lines().filter_map(|line| line.split_once('\t'));
+            ends.filter(|(call, _)| *call == RMDIR).map(|(_, end)| end.trim().to_owned()).collect()
+        };
+        soon(&format!("runs that end with {wanted:?}"), || ends(&logs()) == wanted)
+    };
+    runs(&["errno 99"])?;
+    denies("95")?;
     node.podman(&["restart", "-t", "0", "web"])?;
-    let filters = node.podman(&["inspect", "--format", "{{.State.Status}} {{.State.Pid}}", "web"])?;
-    ensure!(filters.starts_with("running"), "{filters}");
+    runs(&["errno 99", "errno 95"])?;
+    denies("99")?;
+    let id = node.podman(&["inspect", "--format", "{{.Id}}", "web"])?;
+    ensure!(node.knows(id.trim()), "the daemon does not know the container that runs");
     node.podman(&["stop", "-t", "0", "web"])?;
+    // its end is told by the hook: the daemon itself looks for that twice, 30 s apart
+    soon("the daemon forgets the container", || !node.knows(id.trim()))?;
     node.podman(&["rm", "web"])?;
-    // its end was told: nothing waits for a restart any more
     let told = node.daemon.whole_log();
     ensure!(!told.contains("makes no sense"), "{told}");
     Ok(())

@@ -15,7 +15,7 @@ use nri_enforcer_hook::message::{Answer, body_len};
 mod build;
 
 const ROUNDS: usize = 500;
-/// For the median.
+/// For the median, and for 95 of 100.
 const LIMIT: Duration = Duration::from_millis(3);
 
 fn main() -> ExitCode {
@@ -61,7 +61,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let asked =
         measure(|| once(&program, &["createRuntime", "--config", &config.to_string_lossy()], &state, 0))?;
     let bare = measure(|| once(&program, &[], "", 2))?;
-    let good = asked.median <= LIMIT;
+    let good = asked.median <= LIMIT && asked.high <= LIMIT;
     println!(
         "hook, from start to exit, {ROUNDS} rounds: {asked} (limit {LIMIT:?}: {})",
         if good { "ok" } else { "MISSED" }

@@ -237,6 +237,12 @@ fn wanted(config: &Config, spec: &Spec, deadline: &Deadline) -> Result<Option<Ad
     if config.exempt.contains(PODMAN_NAMESPACE) {
         return Ok(None);
     }
+    let id = spec.id.as_ref().map_err(|problem| {
+        doubt(
+            format!("its configuration does not say which container it is: {problem}"),
+            "is it podman that runs this hook?",
+        )
+    })?;
     let seccomp = spec.seccomp().cloned();
     if seccomp.as_ref().is_some_and(|profile| profile.to_string().len() > MAX_PROFILE_BYTES) {
         return Err(doubt(
@@ -246,7 +252,7 @@ fn wanted(config: &Config, spec: &Spec, deadline: &Deadline) -> Result<Option<Ad
     }
     let request = Request {
         stage: Stage::Precreate,
-        id: spec.id.clone(),
+        id: id.clone(),
         pid: 0,
         patience_millis: patience(deadline),
         root: None,

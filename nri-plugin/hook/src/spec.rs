@@ -40,8 +40,9 @@ pub struct Adjustment {
 /// A container's configuration, as far as the hook looks at it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
-    /// podman's id: 64 hexadecimal digits.
-    pub id: String,
+    /// podman's id: 64 hexadecimal digits. An error says why it is not known: whether such a container starts is decided where
+    /// the reason of a refusal can be shown.
+    pub id: Result<String, String>,
     forged: bool,
     whole: Map<String, Value>,
 }
@@ -50,14 +51,14 @@ impl Spec {
     /// Reads a configuration. Annotations that only this hook and the daemon write are taken out: they are an image's.
     ///
     /// # Errors
-    /// When it is none, or does not tell the container's id; the text says why.
+    /// When it is none; the text says why.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut whole = match serde_json::from_slice(bytes) {
             Ok(Value::Object(whole)) => whole,
             Ok(_) => return Err("it is no JSON object".into()),
             Err(error) => return Err(format!("it is no JSON: {error}")),
         };
-        let id = id_of(&whole)?;
+        let id = id_of(&whole);
         let forged = match whole.get_mut("annotations") {
             None | Some(Value::Null) => false,
             Some(Value::Object(annotations)) => {
@@ -163,7 +164,7 @@ mod tests {
             "/system.slice/web.service/libpod-payload-ID",
         ] {
             let spec = spec(&format!(r#"{{"linux":{{"cgroupsPath":"{path}"}}}}"#)).unwrap();
-            assert_eq!(spec.id, ID, "{path}");
+            assert_eq!(spec.id.as_deref(), Ok(ID), "{path}");
         }
         for path in [
             "/x",
@@ -174,7 +175,8 @@ mod tests {
             "/libpod-3051",
             "/libpod-payload-x",
         ] {
-            assert!(spec(&format!(r#"{{"linux":{{"cgroupsPath":"{path}"}}}}"#)).is_err(), "{path}");
+            let spec = spec(&format!(r#"{{"linux":{{"cgroupsPath":"{path}"}}}}"#)).unwrap();
+            assert!(spec.id.is_err(), "{path}");
         }
     }
 
@@ -183,9 +185,9 @@ mod tests {
         let own = r#"{"destination":"/run/.containerenv","source":"/run/x/overlay-containers/ID/userdata/.containerenv"}"#;
         let found =
             spec(&format!(r#"{{"linux":{{"cgroupsPath":""}},"mounts":[{{"destination":"/proc"}},{own}]}}"#));
-        assert_eq!(found.unwrap().id, ID);
-        assert!(spec(&format!(r#"{{"mounts":[{own},{own}]}}"#)).is_err(), "which of them?");
-        assert!(spec("{}").unwrap_err().contains("cgroupsPath"));
+        assert_eq!(found.unwrap().id.as_deref(), Ok(ID));
+        assert!(spec(&format!(r#"{{"mounts":[{own},{own}]}}"#)).unwrap().id.is_err(), "which of them?");
+        assert!(spec("{}").unwrap().id.unwrap_err().contains("cgroupsPath"));
         for text in ["", "[]", r#"{"annotations":[]}"#] {
             assert!(spec(text).is_err(), "{text}");
         }

@@ -475,16 +475,42 @@ fn podmans_configuration_is_handed_back_with_what_the_daemon_wants() {
         assert_eq!(done.exit, i32::from(mode == "closed"), "{}", done.told);
         assert!(done.told.contains("at its creation: nri-enforcer does not listen"), "{}", done.told);
     }
-    // one without podman's id cannot be handed on
+    // what is no configuration cannot be handed on
     for mode in ["closed", "open"] {
-        let done = run(&Gate::new(mode), "{}");
+        let done = run(&Gate::new(mode), "{");
         assert_eq!((done.exit, done.out.as_str()), (1, ""));
-        assert!(done.told.contains("cgroupsPath"), "{}", done.told);
+        assert!(done.told.contains("no JSON"), "{}", done.told);
     }
-    // one that is exempt, as the administrator has written
+    // one that is exempt, as the administrator has written, whoever it is
     let gate = Gate::new("closed");
     gate.configure(r#"{"exemptNamespaces": ["default"]}"#);
-    assert_eq!(run(&gate, &spec).out, spec);
+    for spec in [spec.as_str(), "{}"] {
+        let done = run(&gate, spec);
+        assert_eq!((done.exit, done.out.as_str(), done.told.as_str()), (0, spec, ""));
+    }
+}
+
+/// podman shows nothing of what `precreate` says: the reason must come from where the mode decides.
+#[test]
+fn a_container_of_podmans_that_is_not_known_is_judged_by_the_mode() {
+    for mode in ["closed", "open"] {
+        let gate = Gate::new(mode);
+        let done = gate.run("precreate --podman", br#"{"annotations":{"own":"kept"}}"#);
+        let after: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+        let told = after["annotations"]["nri-enforcer.io/refused"].as_str().unwrap();
+        assert!(done.exit == 0 && told.contains("cgroupsPath"), "{mode}: {done:?}");
+        assert_eq!(after["annotations"]["own"], "kept");
+        let state = serde_json::json!({
+            "id": ID, "pid": 7, "status": "creating", "annotations": after["annotations"],
+        });
+        let _asked = gate.answer(&Answer::Armed); // nobody has told the daemon who it is
+        let done = gate.run("createRuntime --podman", state.to_string().as_bytes());
+        assert_eq!(done.exit, i32::from(mode == "closed"), "{}", done.told);
+        assert!(done.told.contains("does not say which container it is"), "{}", done.told);
+        let (starts, _) = spool::take(&gate.path("spool")).unwrap();
+        assert_eq!(starts.len(), usize::from(mode == "open"), "{mode}: {starts:?}");
+        assert!(starts.iter().all(|start| start.reason.contains("cgroupsPath")), "{starts:?}");
+    }
 }
 
 /// podman copies the annotations of an image over its own.

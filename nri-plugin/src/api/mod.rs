@@ -215,7 +215,8 @@ impl Api {
     /// Takes changes; whether what is to be saved differs now.
     fn apply(&mut self, changes: Vec<Change>) -> bool {
         let read = self.objects.read().len();
-        let changed = self.objects.apply_all(changes);
+        let mut changed = self.objects.apply_all(changes);
+        changed |= self.objects.read().len() > read; // that there is nothing of a kind is worth knowing, too
         leave_out(&self.health, &self.objects);
         if self.objects.told() {
             self.abouts.send_replace(self.objects.abouts());
@@ -226,7 +227,7 @@ impl Api {
             }
             self.snapshots.send_replace(Arc::new(self.objects.snapshot()));
         }
-        changed || self.objects.read().len() > read
+        changed
     }
 
     /// Saves the set.

@@ -37,6 +37,12 @@ impl Resource {
         Self::Namespaces,
     ];
 
+    /// Whether its objects say what holds for containers.
+    #[must_use]
+    pub const fn is_of_containers(self) -> bool {
+        !matches!(self, Self::Policies(Kind::KubeArmorHostPolicy) | Self::Node)
+    }
+
     /// The objects' `kind`.
     #[must_use]
     pub const fn kind(self) -> &'static str {

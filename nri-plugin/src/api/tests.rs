@@ -64,3 +64,35 @@ fn a_kind_that_was_read_and_is_empty_is_saved_and_known_at_the_next_start() {
     assert!(again.health().has_set());
     assert_eq!(again.objects.read().len(), Resource::ALL.len());
 }
+
+/// As whoever asks about a container sees it: an empty set is one only when the server has said so, or had at an earlier start.
+#[test]
+fn a_set_says_what_it_lacks_until_everything_about_containers_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut api = Api::load(None, dir.path()).unwrap();
+    let mut store = crate::store::Store::new(vec![]).with_api(api.snapshots());
+    let host = Resource::Policies(Kind::KubeArmorHostPolicy);
+    let mut known = BTreeSet::new();
+    let mut untold = store.reload().set.untold();
+    for resource in Resource::ALL.into_iter().filter(|one| *one != host) {
+        let why = untold.unwrap();
+        for one in Resource::ALL {
+            let lacks = one != host && !known.contains(&one);
+            assert_eq!(why.contains(&format!(" {},", one.kind())), lacks, "{one}: {why}");
+        }
+        // that there is none of a kind is told, be it by a list or as the kind is not defined
+        let change = match resource {
+            Resource::Policies(Kind::KubeArmorSeccompPolicy) => Change::Missing(resource),
+            _ => Change::All(resource, vec![]),
+        };
+        api.apply(vec![change]);
+        known.insert(resource);
+        untold = store.reload_changed().set.untold();
+    }
+    assert_eq!(untold, None, "host policies are of no container");
+    let (objects, read) = (api.objects.saved(), api.objects.read().clone());
+    api.directory.save(Saved { when: SystemTime::now(), read, more: BTreeSet::new(), objects }).unwrap();
+    let again = Api::load(None, dir.path()).unwrap();
+    let mut store = crate::store::Store::new(vec![]).with_api(again.snapshots());
+    assert_eq!(store.reload().set.untold(), None, "from disk");
+}

@@ -25,6 +25,7 @@ pub(super) fn remarks(
     let of_ours = problems.iter().filter(|problem| match problem {
         Problem::Directory { path, .. } => path == dir,
         Problem::File { path, .. } => ours(&path.to_string_lossy()),
+        Problem::Untrusted { path, .. } => path == dir || ours(&path.to_string_lossy()),
         Problem::Document(error) => ours(&error.file),
         Problem::Duplicate { second, .. } => ours(second),
         Problem::Object(_) => false,

@@ -134,7 +134,7 @@ pub struct RunArgs {
     /// Namespace whose containers are left alone; may be repeated and replaces the default [default: kube-system]
     #[arg(long = "exempt-namespace", value_name = "NS")]
     pub exempt_namespaces: Vec<String>,
-    /// Refuse to start a container whose policies cannot be enforced completely here
+    /// Refuse to start a container whose policies cannot be enforced completely here; refuse policies that others than root can write
     #[arg(long)]
     pub strict: bool,
     /// Let pods switch their own enforcement off (annotation `kubearmor-policy: disabled`) or down (`audited`)

@@ -11,7 +11,7 @@ use nri_enforcer_hook::spec::{Adjustment, CRUN_HANDLERS};
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use tokio::sync::{Semaphore, watch};
 
-use crate::container::{Container, Selection};
+use crate::container::{AWAIT_ADVICE, Container, Selection, Wish};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::Order;
@@ -93,8 +93,8 @@ impl PodmanGate {
             Err(error) => {
                 let why = format!("its name and labels are not known: {}", chain(&error));
                 let set = Arc::clone(&self.policies.borrow());
-                let exempt = self.selection.exempt.contains(PODMAN_NAMESPACE);
-                let reached = !exempt && set.reaches(PODMAN_NAMESPACE);
+                let exempt = self.selection.is_exempt(PODMAN_NAMESPACE, Wish::None);
+                let reached = !exempt && (set.reaches(PODMAN_NAMESPACE) || set.untold().is_some());
                 tracing::warn!(container = request.id, reached, "{why}");
                 Err(if reached { refused(why) } else { Answer::Nothing })
             }
@@ -115,6 +115,9 @@ impl PodmanGate {
                 }
             };
         let set = Arc::clone(&self.policies.borrow());
+        if let Some(why) = self.selection.awaits(&set, &container.subject.namespace, container.wish) {
+            return refused(format!("{container}: {why}; {AWAIT_ADVICE}"));
+        }
         let apparmor = match (self.apparmor)(&set, container) {
             Ok(apparmor) => apparmor,
             Err(why) => return refused(format!("{container}: its AppArmor profile: {why}")),

@@ -300,6 +300,48 @@ async fn what_the_runtime_has_not_told_about_is_refused_where_a_policy_may_selec
     assert_eq!(node.counted("create_runtime", "refused"), 3);
 }
 
+/// Nothing on disk and no list yet: that is no set of policies that selects nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn until_the_policies_are_known_only_what_is_exempt_may_start() {
+    let node = Node::new();
+    let known = Arc::clone(&node.policies.borrow());
+    let unread = || [crate::api::Resource::Namespaces].into();
+    let of_files = crate::set::PolicySet::new(known.policies().to_vec()).with_unread(unread());
+    node.lives("c1");
+    node.created("c1", "web");
+    node.created("c2", "db");
+    let system = container("c3", "kube-system", "web");
+    node.orders.send(Order::Created(system)).unwrap();
+    for set in [crate::set::PolicySet::default().with_unread(unread()), of_files] {
+        node.policies.send(Arc::new(set)).unwrap();
+        // whether the runtime has told about it or not, and whatever a directory's policies say
+        for id in ["c1", "c2", "c4"] {
+            let why = reason(node.ask(&request(id)).await);
+            for part in [
+                "`main` of pod `default/pod`",
+                "not known yet",
+                "its Namespace,",
+                "start the container again",
+            ] {
+                assert!(why.contains(part), "{id}, {part}: {why}");
+            }
+        }
+        for stage in [Stage::Precreate, Stage::CreateRuntime] {
+            assert!(reason(node.ask(&of_podman(stage)).await).contains("not known yet"));
+            let unknown = Request { id: "0".repeat(64), ..of_podman(stage) };
+            assert!(reason(node.ask(&unknown).await).contains("its name and labels are not known"));
+        }
+        for id in ["c3", "c5"] {
+            let exempt = Request { namespace: "kube-system".into(), ..request(id) };
+            assert_eq!(node.ask(&exempt).await, Answer::Nothing, "{id}");
+        }
+    }
+    assert_eq!(node.kernel.calls(), [""; 0]);
+    node.policies.send(known).unwrap();
+    assert_eq!(node.ask(&request("c1")).await, Answer::Armed);
+    assert_eq!(node.ask(&request("c2")).await, Answer::Nothing);
+}
+
 /// The profile is given at the creation: whoever was not there for it, or came before the policies, has none.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_seccomp_policies_select_does_not_start_without_its_profile() {

@@ -22,7 +22,6 @@ use self::record::{Put, Record, RecordError};
 use self::root::{Content, Root};
 use crate::cli::{InstallArgs, Runtime};
 use crate::exit::{Exit, chain};
-use crate::inject;
 use crate::term::{BAD, GOOD, WARN, complain, paint, say};
 
 /// Why nothing was done.
@@ -102,9 +101,14 @@ fn go(args: &InstallArgs) -> Result<Exit, Failure> {
     if args.dry_run {
         say(plan.diff());
     } else {
-        plan.apply(|| match args.runtime {
-            Runtime::Containerd if changed && !args.hook_only => containerd::check(args, &plan, &wanted),
-            _ => Ok(()),
+        plan.apply(|| {
+            if !args.uninstall {
+                program::check(args)?;
+            }
+            match args.runtime {
+                Runtime::Containerd if changed && !args.hook_only => containerd::check(args, &plan, &wanted),
+                _ => Ok(()),
+            }
         })?;
         plan.root().remove_directories(&directories);
         for (what, path) in plan.files() {
@@ -121,15 +125,6 @@ fn go(args: &InstallArgs) -> Result<Exit, Failure> {
         say("nothing to do\n");
     } else if let (Some(restart), false) = (restart(args), args.dry_run || args.hook_only) {
         say(format!("now run: {restart}\n"));
-    }
-    if !args.dry_run && !args.uninstall {
-        let hook = args.hook_dir.join(program::NAME);
-        if let Err(problem) = inject::check(&args.root, &hook) {
-            return Err(Failure::no(format!(
-                "all is in place, but the hook `{}` {problem}, so no container gets it",
-                hook.display()
-            )));
-        }
     }
     if args.hook_only {
         nri::listens(args, &plan)?;
@@ -180,6 +175,7 @@ fn put(
             hook.display()
         )));
     }
+    program::check_place(&args.root, &hook)?;
     let mut record = before.unwrap_or_else(|| Record::new(hook.clone()));
     if record.hook != hook {
         return Err(Failure::no(format!(

@@ -11,7 +11,7 @@ use super::record::{Put, Record, RecordError};
 use super::root::{Content, Root};
 use super::{Failure, Told};
 use crate::cli::InstallArgs;
-use crate::inject::TIMEOUT_SECONDS;
+use crate::inject::{self, TIMEOUT_SECONDS};
 use crate::podman::storages;
 
 /// Its name.
@@ -42,6 +42,32 @@ pub fn entry(hook: &Path, stage: &str, more: &[&str]) -> Value {
 #[must_use]
 pub fn runs(hook: &Value, wanted: &Value) -> bool {
     ["path", "args"].iter().all(|key| hook.get(key) == wanted.get(key))
+}
+
+/// Whether only root can put a program where the hook is to be: a runtime runs it as root, in each container.
+///
+/// # Errors
+/// When others can, at some part of the path that is there.
+pub fn check_place(root: &Path, hook: &Path) -> Result<(), Failure> {
+    inject::check_place(root, hook).map_err(|problem| unsafe_hook(hook, &problem))
+}
+
+/// The same of the hook that has been put there.
+///
+/// # Errors
+/// When it is no program that only root can have written.
+pub fn check(args: &InstallArgs) -> Result<(), Failure> {
+    let hook = args.hook_dir.join(NAME);
+    inject::check(&args.root, &hook).map_err(|problem| unsafe_hook(&hook, &problem))
+}
+
+fn unsafe_hook(hook: &Path, problem: &str) -> Failure {
+    Failure::no(format!(
+        "the hook `{}` {problem}: runtimes run it as root in each container, so whoever can write it is root on this host; make \
+         each part of its path root's and let nobody else write there (chown root, chmod go-w), or name another --hook-dir; \
+         nothing is changed",
+        hook.display()
+    ))
 }
 
 /// Puts both in place.

@@ -9,10 +9,26 @@ use nri_enforcer_hook::state::OWN_ANNOTATIONS;
 
 use super::Plugin;
 use super::told::own;
-use crate::container::{Container, Merged, name, name_all_policies, name_gaps};
+use crate::container::{AWAIT_ADVICE, Container, Merged, Wish, name, name_all_policies, name_gaps};
 use crate::order::Refusal;
+use crate::set::PolicySet;
 
 impl Plugin {
+    /// Where the OCI hook holds the gate shut, refuses a container of which it is not known yet which policies select it. What
+    /// is exempt goes on: among that is what brings up the API server.
+    pub(super) fn awaits(&self, container: &Arc<Container>) -> Result<(), Refusal> {
+        let Container { subject, wish, .. } = &**container;
+        match self.waits_for(&self.set(), &subject.namespace, *wish) {
+            Some(why) => Err(Refusal::new(container, "its policies".into(), why, AWAIT_ADVICE)),
+            None => Ok(()),
+        }
+    }
+
+    /// Why such a container must not start yet.
+    pub(super) fn waits_for(&self, set: &PolicySet, namespace: &str, wish: Wish) -> Option<String> {
+        self.selection.must_hold.then(|| self.selection.awaits(set, namespace, wish)).flatten()
+    }
+
     /// With `strict`, refuses a container whose policies have gaps; with the OCI hook, one whose rules no lock holds.
     pub(super) fn strict(&self, container: &Arc<Container>, resolved: &Merged) -> Result<(), Refusal> {
         let gaps = &resolved.coverage.gaps;

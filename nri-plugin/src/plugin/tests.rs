@@ -217,6 +217,52 @@ async fn what_no_policy_selects_and_what_is_exempt_starts_whatever_is_broken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn until_the_policies_are_known_a_shut_gate_is_shut_to_creations_and_starts() {
+    let unread = || [crate::api::Resource::Namespaces].into();
+    let shut = Selection {
+        must_hold: true,
+        exempt: ["kube-system".to_owned()].into(),
+        honour_pod_annotations: true,
+        ..Selection::default()
+    };
+    let open = Selection { must_hold: false, ..shut.clone() };
+    let mut wishes = pod("default", "db");
+    wishes.annotations.insert(WISH_ANNOTATION.into(), "disabled".into());
+    for (selection, pod, refused) in [
+        (&shut, pod("default", "db"), true),
+        (&shut, pod("default", "web"), true),
+        (&shut, pod("kube-system", "web"), false),
+        (&shut, wishes, false),
+        (&open, pod("default", "db"), false),
+    ] {
+        let set = PolicySet::new(block().policies().to_vec()).with_unread(unread());
+        let mut node = Node::new(Arc::new(set), selection.clone(), options());
+        let plugin = node.runtime.accept().await.unwrap();
+        node.lives(7);
+        let container = container(&pod, 7);
+        let [created, started] = [
+            plugin.create_container(&pod, &container).await.map(drop),
+            plugin.start_container(&pod, &container).await,
+        ];
+        for result in [created, started] {
+            match refused {
+                true => {
+                    let why = refusal(result);
+                    for part in ["`main` of pod `default/web-1`", "not known yet", "nri-enforcer status"] {
+                        assert!(why.contains(part), "{part}: {why}");
+                    }
+                }
+                false => result.unwrap(),
+            }
+        }
+        if refused {
+            node.policies.send(Arc::default()).unwrap(); // the list has come, and is empty
+            create_and_start(&plugin, &pod, 7).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_cannot_be_armed_is_refused_with_its_reason() {
     let mut node = Node::new(block(), Selection::default(), options());
     let plugin = node.runtime.accept().await.unwrap();

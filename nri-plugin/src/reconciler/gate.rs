@@ -6,17 +6,25 @@ use enforcer_core::enforce::{ContainerId, Stage};
 
 use super::arm::First;
 use super::{Reconciler, RootAt};
-use crate::container::{Container, name_all_policies};
+use crate::container::{Container, Wish, name_all_policies};
 use crate::kernel::Kernel;
 use crate::order::{Caller, Gated, Refusal};
 
 impl<K: Kernel> Reconciler<K> {
     /// Arms the container as it was told by the runtime, and says whether it may start.
     pub(super) fn gate(&mut self, caller: &Caller) -> Gated {
-        let Some(known) = self.known.get(&caller.id) else {
+        let known = self.known.get(&caller.id);
+        let (namespace, wish) = known.map_or((&caller.namespace, Wish::None), |known| {
+            (&known.container.subject.namespace, known.container.wish)
+        });
+        // a set that is not there yet must not read as one that selects nothing
+        if let Some(why) = self.selection.awaits(&self.policies.borrow(), namespace, wish) {
+            return Gated::Awaits(why);
+        }
+        let Some(known) = known else {
             // No runtime's annotations have the labels of the pod, so it cannot be told which policies select it: only
             // that none does.
-            let exempt = self.selection.exempt.contains(&caller.namespace);
+            let exempt = self.selection.is_exempt(&caller.namespace, Wish::None);
             let reached = self.policies.borrow().reaches(&caller.namespace);
             return if exempt || !reached { Gated::Nothing } else { Gated::Unknown };
         };

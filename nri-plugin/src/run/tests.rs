@@ -314,6 +314,21 @@ fn a_policy_directory_that_is_not_there_ends_the_start() {
     assert!(error.to_string().contains("policies"), "{error}");
 }
 
+/// A daemon that left out what it may not believe would enforce less than it is told to.
+#[test]
+fn with_strict_policies_that_others_can_write_end_the_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let policies = dir.path().join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    std::fs::set_permissions(&policies, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let config = Config { strict: true, ..config(dir.path()) };
+    let error =
+        run::<Arc<Recording>>(config, |_| panic!("never asked"), no_apparmor).unwrap_err().to_string();
+    assert!(error.contains("can be changed by others than root") && error.contains("--strict"), "{error}");
+}
+
 /// Of the API server any policy may come, so that seccomp policies alone are no reason to go on without the kernel.
 #[test]
 fn with_the_api_server_a_lock_that_fails_ends_the_start_in_any_case() {

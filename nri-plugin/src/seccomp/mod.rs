@@ -157,8 +157,8 @@ impl Seccomp {
     /// A pod that may wish to be left alone, or only to be audited, gets none: a filter that only logs what it would
     /// deny is another policy.
     fn selecting_subject(&self, set: &PolicySet, subject: &Subject, wish: Wish) -> Together {
-        let wishes = self.selection.honour_pod_annotations && wish != Wish::None;
-        if self.selection.exempt.contains(&subject.namespace) || wishes {
+        let audited = self.selection.honour_pod_annotations && wish == Wish::Audited;
+        if self.selection.is_exempt(&subject.namespace, wish) || audited {
             return Together::new();
         }
         selecting(set, subject)

@@ -102,6 +102,9 @@ pub struct Daemon {
     /// Why a change of the policies that was not confirmed could not be reverted; `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_reverted: Option<String>,
+    /// What others than root can change of where policies come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untrusted: Vec<String>,
     /// How policies on the host's own processes stand; `None`: the daemon is older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostStatus>,

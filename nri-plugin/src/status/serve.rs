@@ -106,6 +106,7 @@ impl Status {
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),
                 not_reverted: self.changes.not_reverted(),
+                untrusted: set.untrusted().to_vec(),
                 host: Some(self.host(&set)),
                 api: self.api.as_ref().map(api),
             },

@@ -195,6 +195,12 @@ fn print(document: &Document, good: bool) {
             paint(BAD, clean(&format!("A change that was not confirmed is not reverted: {why}.")))
         ));
     }
+    for what in &daemon.untrusted {
+        say(format!(
+            "{}\n",
+            paint(WARN, clean(&format!("{what}: whoever that is decides what is enforced.")))
+        ));
+    }
     if let Some(api) = &daemon.api {
         print_api(api);
     }
@@ -255,7 +261,12 @@ fn print_api(api: &ApiStatus) {
                 format!("The API server has not been read yet: its last known policies{age} are in force."),
             );
         }
-        None => told(BAD, "The API server has not been read yet: its policies are not in force.".into()),
+        None => told(
+            BAD,
+            "The API server has not been read yet: its policies are not in force. Where the OCI hook's mode is `closed`, only \
+             what is exempt starts until its policies on containers are known."
+                .into(),
+        ),
     }
     let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (kind, trouble) in &api.troubles {

@@ -313,3 +313,44 @@ fn policies_of_the_api_server_are_merged_and_those_of_directories_count() {
     f.store.reload();
     assert_eq!(f.names(), ["default/other"]);
 }
+
+/// What others can write is told, and not read where that is refused; what was read before counts on.
+#[test]
+fn what_others_can_change_is_told_and_with_strict_not_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    for strict in [false, true] {
+        let parent = tempfile::tempdir().unwrap();
+        mode(parent.path(), 0o755); // else nobody gets there
+        let dir = parent.path().join("policies");
+        let config = parent.path().join("config.yaml");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(&config, "").unwrap();
+        let mut f = Fixture {
+            store: Store::new(vec![dir.clone()]).judging(Some(config.clone()), strict),
+            dir: parent,
+        };
+        f.write("policies/a.yaml", &policy("a", "/a"));
+        assert!(f.store.reload().problems.is_empty());
+        let paths = [config, dir.clone(), dir.join("a.yaml")];
+        for (number, path) in paths.iter().enumerate() {
+            let before = path.metadata().unwrap().mode();
+            mode(path, before | 0o002);
+            f.write("policies/a.yaml", &policy(&format!("a{number}"), "/a"));
+            let reload = f.store.reload();
+            let [problem @ Problem::Untrusted { at, refused, .. }] = &reload.problems[..] else {
+                panic!("{:?}", reload.problems)
+            };
+            assert_eq!((at, *refused), (path, strict));
+            assert_eq!(reload.set.untrusted(), [problem.to_string()]);
+            let read = !strict || number == 0;
+            let wanted = if read { number } else { number - 1 };
+            assert_eq!(f.names(), [format!("default/a{wanted}")], "{}", path.display());
+            mode(path, before);
+            let reload = f.store.reload();
+            assert!(reload.changed && reload.problems.is_empty() && reload.set.untrusted().is_empty());
+            assert_eq!(f.names(), [format!("default/a{number}")]);
+        }
+    }
+}
