@@ -7,8 +7,8 @@ mod vital;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::module::{Domain, InvalidDomain, MODULE, module};
+pub(crate) use self::vital::SETTINGS;
 pub use self::vital::Vital;
-pub(crate) use self::vital::{PROGRAMS, SETTINGS};
 use crate::coverage::Gap;
 use crate::decide::{Access, DecidedBy, Verdict};
 use crate::path::{AbsPath, components};
