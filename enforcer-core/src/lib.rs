@@ -88,6 +88,7 @@ pub mod explain;
 #[cfg(feature = "bpf")]
 pub mod host;
 pub mod links;
+mod needed;
 pub mod network;
 mod object;
 pub mod parallel;

@@ -63,7 +63,10 @@ fn print(args: &AlertsArgs) -> Result<u64, String> {
     };
     let mut lines = match &args.file {
         Some(path) => Lines::open(path, args.follow).map_err(unreadable)?,
-        None => Lines::of_daemon(ask(args)?, args.follow),
+        None => {
+            let (lines, count) = ask(args)?;
+            Lines::of_daemon(lines, count)
+        }
     };
     let mut strange = 0;
     while let Some(line) = lines.next_line().map_err(unreadable)? {
@@ -92,7 +95,7 @@ fn print(args: &AlertsArgs) -> Result<u64, String> {
     Ok(strange)
 }
 
-fn ask(args: &AlertsArgs) -> Result<BufReader<UnixStream>, String> {
+fn ask(args: &AlertsArgs) -> Result<(BufReader<UnixStream>, Option<usize>), String> {
     let refused = |why| format!("{why}; `nri-enforcer alerts FILE` reads a file of alerts, and `-` stdin");
     Daemon::reach(&args.admin_socket).map_err(refused)?.alerts(args.follow)
 }

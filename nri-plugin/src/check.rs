@@ -27,6 +27,8 @@ pub struct Report {
     pub duplicates: Vec<Duplicate>,
     /// What the rules are judged for, by its name in the status of a daemon: `bpf`, `bpf+apparmor`.
     pub lock: &'static str,
+    /// Why for that one.
+    pub judged: Judged,
     /// What is understood and not enforced there, on any host.
     pub gaps: Vec<Gap>,
     /// Which lock holds rules of which policies: `bpf`, `apparmor`, `selinux`, `seccomp`.
@@ -36,6 +38,27 @@ pub struct Report {
     /// This host; absent with `--no-host`, and where all are seccomp policies, which need nothing of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<Host>,
+}
+
+/// Why rules are judged for a lock.
+#[derive(Debug, Serialize)]
+pub struct Judged {
+    /// Who says that it is that one.
+    pub by: SaidBy,
+    /// The same for people.
+    pub why: String,
+}
+
+/// Who says for which lock rules are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaidBy {
+    /// An option.
+    Option,
+    /// The daemon that runs here.
+    Daemon,
+    /// Nobody: it is the default, and a node may have another one.
+    Default,
 }
 
 /// One file.
@@ -89,7 +112,7 @@ pub fn run(args: &CheckArgs) -> Exit {
     };
     // seccomp policies need nothing that is looked for
     let only_seccomp = input::policies(&inputs).next().is_none() && input::seccomp(&inputs).next().is_some();
-    let node = match node(args) {
+    let (node, judged) = match node(args) {
         Ok(node) => node,
         Err(problem) => {
             complain(format!("{}: {problem}\n", paint(BAD, "error")));
@@ -97,7 +120,10 @@ pub fn run(args: &CheckArgs) -> Exit {
         }
     };
     let host = (!args.no_host && !only_seccomp && node.lock.uses_bpf()).then(here);
-    let report = report(&inputs, host, node, args.strict);
+    if !only_seccomp {
+        judged.tell(node.lock);
+    }
+    let report = report(&inputs, host, (node, judged), args.strict);
     match args.output {
         Output::Json => say_json(&report),
         Output::Text => print(&report, &inputs),
@@ -113,11 +139,23 @@ fn here() -> Host {
     }
 }
 
-/// The lock that rules are judged for, and whether policies on the host's own processes are enforced.
+impl Judged {
+    /// Says for which lock rules are judged, where no option names it.
+    fn tell(&self, lock: Lock) {
+        let (style, mark) = match self.by {
+            SaidBy::Option => return,
+            SaidBy::Daemon => (BOLD, "note"),
+            SaidBy::Default => (WARN, "warning"),
+        };
+        complain(format!("{}: judged for the lock {}: {}\n", paint(style, mark), lock.name(), self.why));
+    }
+}
+
+/// The lock that rules are judged for and why, and whether policies on the host's own processes are enforced.
 ///
 /// # Errors
 /// When what is asked for contradicts itself.
-fn node(args: &CheckArgs) -> Result<Node, String> {
+fn node(args: &CheckArgs) -> Result<(Node, Judged), String> {
     let lock = match (args.lock, args.combine) {
         (None | Some(Lsm::Bpf), true) => Some(Lock::Both),
         (Some(other), true) => {
@@ -128,12 +166,31 @@ fn node(args: &CheckArgs) -> Result<Node, String> {
         (Some(Lsm::Selinux), false) => Some(Lock::Selinux),
         (None, false) => None,
     };
-    let asked = lock.is_some() || args.no_host;
-    let daemon = (!asked).then(|| status::show::ask(&args.status_socket).ok()).flatten();
-    let daemon = daemon.map(|document| document.daemon);
-    let host = daemon.as_ref().and_then(|daemon| daemon.host.as_ref()).is_some_and(|host| host.enforced);
-    let its = daemon.and_then(|daemon| Lock::named(&daemon.lock));
-    Ok(Node { lock: lock.or(its).unwrap_or_default(), host: host || args.host_policies })
+    let host = args.host_policies;
+    if let Some(lock) = lock {
+        let why = "an option names it".to_owned();
+        return Ok((Node { lock, host }, Judged { by: SaidBy::Option, why }));
+    }
+    let default = |why: String| {
+        let why = format!("{why}; --lock names that of a node");
+        (Node { lock: Lock::default(), host }, Judged { by: SaidBy::Default, why })
+    };
+    if args.no_host {
+        return Ok(default("it is the default where no daemon is asked (--no-host)".to_owned()));
+    }
+    let daemon = match status::show::ask(&args.status_socket) {
+        Ok(document) => document.daemon,
+        Err(error) => return Ok(default(chain(&error))),
+    };
+    let Some(lock) = Lock::named(&daemon.lock) else {
+        return Ok(default(format!(
+            "the daemon that runs here has `{}`, which this command does not know",
+            daemon.lock
+        )));
+    };
+    let host = host || daemon.host.as_ref().is_some_and(|host| host.enforced);
+    let why = "the daemon that runs here has it".to_owned();
+    Ok((Node { lock, host }, Judged { by: SaidBy::Daemon, why }))
 }
 
 /// Which lock holds rules of which policies, and each of their rules.
@@ -151,7 +208,7 @@ fn held(inputs: &[Input], node: Node) -> (BTreeMap<&'static str, BTreeSet<Policy
     (held, rules)
 }
 
-fn report(inputs: &[Input], host: Option<Host>, node: Node, strict: bool) -> Report {
+fn report(inputs: &[Input], host: Option<Host>, (node, judged): (Node, Judged), strict: bool) -> Report {
     let files: Vec<FileReport> = inputs
         .iter()
         .map(|Input { path, text: _, parsed }| FileReport {
@@ -172,7 +229,7 @@ fn report(inputs: &[Input], host: Option<Host>, node: Node, strict: bool) -> Rep
     let incomplete = !gaps.is_empty() || host.as_ref().is_some_and(|host| !host.enforces);
     let ok = !(errors || strict && incomplete);
     let (held, rules) = held(inputs, node);
-    Report { ok, files, duplicates, lock: node.lock.name(), gaps, held, rules, host }
+    Report { ok, files, duplicates, lock: node.lock.name(), judged, gaps, held, rules, host }
 }
 
 fn print(report: &Report, inputs: &[Input]) {

@@ -52,6 +52,8 @@ pub enum Order {
         container: Arc<Container>,
         /// Its first process, as podman noted it: it may be another one's by now; 0: not noted.
         pid: i32,
+        /// Whether podman has noted that the workload runs: it does not only wait for its start.
+        started: bool,
     },
     /// The runtime forgets the container.
     Removed(ContainerId),

@@ -208,7 +208,7 @@ impl<K: Kernel> Reconciler<K> {
                 (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
                 self.enqueue(id);
             }
-            Order::Found { container, pid } => self.adopt(container, pid),
+            Order::Found { container, pid, started } => self.adopt(container, pid, started),
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
             Order::Watched(who) => {

@@ -246,7 +246,8 @@ impl Batch {
     }
 }
 
-fn push(lines: &mut Vec<u8>, alert: &Alert) {
+/// Adds an alert, or a log, as a line; whether it could be written. This is how each is told, wherever it goes as JSON.
+pub(crate) fn push(lines: &mut Vec<u8>, alert: &Alert) -> bool {
     let before = lines.len();
     let written = match Line::of(alert) {
         Some(log) => serde_json::to_writer(&mut *lines, &log),
@@ -257,8 +258,10 @@ fn push(lines: &mut Vec<u8>, alert: &Alert) {
         Err(error) => {
             lines.truncate(before);
             tracing::error!(%error, "an alert cannot be written as JSON");
+            return false;
         }
     }
+    true
 }
 
 #[cfg(test)]

@@ -373,10 +373,7 @@ async fn daemon(
         let (seccomp, seen) = (Arc::clone(&seccomp), seen.clone());
         Arc::new(move |id: &ContainerId| seccomp.given(&Arc::clone(&seen.borrow()), id))
     };
-    {
-        let (podman, kernel, orders) = (Arc::clone(&podman), Arc::clone(&kernel), orders.clone());
-        tokio::task::spawn_blocking(move || podman.find_armed(kernel.as_ref(), &orders));
-    }
+    tokio::spawn(Arc::clone(&podman).find_armed(Arc::clone(&kernel), orders.clone()));
     parts.start(
         "the gate of the OCI hook",
         gate.serve(orders.clone(), is_synced.clone(), Arc::clone(&injection), given, podman, counted.clone()),

@@ -401,6 +401,37 @@ fn check_says_which_lock_holds_whose_rules() {
     assert!(code(&output) == 2 && err(&output).contains("--combine is for bpf"), "{}", err(&output));
 }
 
+/// A node without a daemon that answers may have any lock: what is said holds for one of them alone.
+#[test]
+fn check_says_for_which_lock_it_judged_and_why() {
+    let dir = Dir::new();
+    let (path, seccomp) = (dir.write("p.yaml", POLICY), dir.write("seccomp.yaml", SECCOMP));
+    let nowhere = format!("--status-socket={}", dir.0.path().join("none.sock").display());
+    let told = |path: &Path, more: &[&str]| {
+        let args = [&["check", "-o", "json", path.to_str().unwrap()], more].concat();
+        let output = nri_enforcer(args);
+        assert_eq!(code(&output), 0);
+        let report: Value = serde_json::from_str(&out(&output)).unwrap();
+        let of = |value: &Value| value.as_str().unwrap().to_owned();
+        let [lock, by, why] = [&report["lock"], &report["judged"]["by"], &report["judged"]["why"]].map(of);
+        (lock, by, why, err(&output))
+    };
+    let (lock, by, why, said) = told(&path, &[&nowhere]);
+    assert_eq!((lock.as_str(), by.as_str()), ("bpf", "default"));
+    for part in ["no daemon answers at `", "none.sock`", "; --lock names that of a node"] {
+        assert!(why.contains(part), "{part} is not in: {why}");
+    }
+    assert_eq!(said, format!("warning: judged for the lock bpf: {why}\n"));
+    let (lock, by, why, said) = told(&path, &["--no-host"]);
+    assert_eq!((lock.as_str(), by.as_str()), ("bpf", "default"));
+    assert!(why.contains("no daemon is asked (--no-host)") && said.contains(&why), "{why} {said}");
+    for (option, name) in [("--lock=apparmor", "apparmor"), ("--combine", "bpf+apparmor")] {
+        let (lock, by, _, said) = told(&path, &[&nowhere, option]);
+        assert_eq!((lock.as_str(), by.as_str(), said.as_str()), (name, "option", ""));
+    }
+    assert_eq!(told(&seccomp, &[&nowhere]).3, "", "seccomp policies need no lock");
+}
+
 #[test]
 fn check_refuses_one_policy_twice_and_what_is_not_there() {
     let dir = Dir::new();

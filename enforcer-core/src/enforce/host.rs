@@ -16,6 +16,7 @@ use super::arm::boottime_ns;
 use super::error::EnforceError;
 use super::state::{Entry, InForce, State, place_of};
 use super::{Armed, ContainerId, Enforcer, lock};
+use crate::needed::{DAEMONS, DAEMONS_OF_SOME, SSHD, SSHD_SESSIONS, SYSTEMD};
 use crate::ruleset::Ruleset;
 
 /// `HINT_HOST`.
@@ -117,8 +118,8 @@ impl HostExempt {
             cgroups(HERE, Reach::Here),
             cgroups(BELOW, Reach::Below),
             cgroups(CONTAINERS, Reach::Containers),
-            programs(PROGRAMS_HERE, Reach::Here),
-            programs(PROGRAMS_BELOW, Reach::Below),
+            programs(&[SYSTEMD, SSHD, SSHD_SESSIONS].concat(), Reach::Here),
+            programs(&[DAEMONS, DAEMONS_OF_SOME].concat(), Reach::Below),
         ];
         Self { entries: entries.concat(), ..Self::nothing() }
     }
@@ -187,45 +188,6 @@ const BELOW: &[&str] = &[
     "kubelet.slice",
 ];
 const CONTAINERS: &[&str] = &["kubepods", "kubepods.slice", "machine.slice", "libpod_parent"];
-// what starts services before their program is executed, in a mount namespace that it makes for them
-const PROGRAMS_HERE: &[&str] = &[
-    "/usr/lib/systemd/systemd",
-    "/usr/lib/systemd/systemd-executor",
-    "/usr/sbin/sshd",
-    // since OpenSSH 9.8 and 10.0 the master executes these for each connection
-    "/usr/lib/openssh/sshd-session",
-    "/usr/lib/openssh/sshd-auth",
-    "/usr/libexec/openssh/sshd-session",
-    "/usr/libexec/openssh/sshd-auth",
-    "/usr/lib/ssh/sshd-session",
-    "/usr/lib/ssh/sshd-auth",
-];
-const PROGRAMS_BELOW: &[&str] = &[
-    "/usr/bin/kubelet",
-    "/usr/local/bin/kubelet",
-    "/usr/bin/containerd",
-    "/usr/local/bin/containerd",
-    "/usr/bin/crio",
-    "/usr/local/bin/crio",
-    "/usr/bin/dockerd",
-    "/usr/bin/cri-dockerd",
-    "/usr/local/bin/cri-dockerd",
-    "/usr/bin/k0s",
-    "/usr/local/bin/k0s",
-    // what k0s unpacks
-    "/var/lib/k0s/bin/kubelet",
-    "/var/lib/k0s/bin/containerd",
-    "/snap/microk8s/current/kubelite",
-    "/snap/microk8s/current/bin/containerd",
-    // these outlive the service that started them, and conmon has no cgroup of that from the start
-    "/usr/bin/containerd-shim-runc-v2",
-    "/usr/local/bin/containerd-shim-runc-v2",
-    "/var/lib/k0s/bin/containerd-shim-runc-v2",
-    "/snap/microk8s/current/bin/containerd-shim-runc-v2",
-    "/usr/bin/conmon",
-    "/usr/libexec/podman/conmon",
-    "/usr/libexec/crio/conmon",
-];
 
 #[derive(Debug, Default)]
 struct Resolved {

@@ -342,10 +342,9 @@ fn life(node: &Node) -> Result<()> {
     let ends_with = |wanted: &str| {
         let last = || {
             let logs = node.podman(&["logs", "web"]).unwrap_or_default();
-            let ends = logs.lines().filter_map(|line| line.split_once('\t'));
-            ends.filter(|(call, _)| call.ends_with(RMDIR)) // the run before was killed within its line
-                .last()
-                .map(|(_, end)| end.trim().to_owned())
+            let mut ends = logs.lines().filter_map(|line| line.split_once('\t'));
+            // the run before was killed within its line
+            ends.rfind(|(call, _)| call.ends_with(RMDIR)).map(|(_, end)| end.trim().to_owned())
         };
         soon(&format!("a run that ends with {wanted}"), || last().as_deref() == Some(wanted))
             .with_context(|| format!("{:?}", node.podman(&["logs", "web"])))

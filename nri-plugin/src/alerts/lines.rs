@@ -34,8 +34,17 @@ pub(super) struct Lines {
 
 enum Source {
     Stdin,
-    Daemon { lines: BufReader<UnixStream>, endless: bool },
-    File { path: PathBuf, file: File, follow: bool, replaced: bool },
+    /// `left`: how many lines are still to come; `None`: any number, until the daemon ends.
+    Daemon {
+        lines: BufReader<UnixStream>,
+        left: Option<usize>,
+    },
+    File {
+        path: PathBuf,
+        file: File,
+        follow: bool,
+        replaced: bool,
+    },
 }
 
 impl Lines {
@@ -48,9 +57,9 @@ impl Lines {
         Ok(Self::from(from))
     }
 
-    /// Those that the daemon tells; `endless`: until it ends, which is an error.
-    pub(super) fn of_daemon(lines: BufReader<UnixStream>, endless: bool) -> Self {
-        Self::from(Source::Daemon { lines, endless })
+    /// So many that the daemon tells; `None`: any number. That it ends before is an error: there are more than it has told.
+    pub(super) fn of_daemon(lines: BufReader<UnixStream>, count: Option<usize>) -> Self {
+        Self::from(Source::Daemon { lines, left: count })
     }
 
     const fn from(from: Source) -> Self {
@@ -98,7 +107,11 @@ impl Lines {
             match read {
                 Ok(0) => {}
                 Ok(length) => {
-                    self.buffer.extend(piece.iter().take(length));
+                    let new = piece.get(..length).unwrap_or_default();
+                    if let Source::Daemon { left: Some(left), .. } = &mut self.from {
+                        *left = left.saturating_sub(new.iter().filter(|byte| **byte == b'\n').count());
+                    }
+                    self.buffer.extend(new);
                     return Ok(());
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -122,8 +135,9 @@ impl Lines {
                     }
                     std::thread::sleep(PAUSE);
                 }
-                Source::Daemon { endless: true, .. } => {
-                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "it has ended"));
+                Source::Daemon { left: None, .. } => return Err(ended("it has ended".to_owned())),
+                Source::Daemon { left: Some(left @ 1..), .. } => {
+                    return Err(ended(format!("it has ended, and has not told {left} of its alerts")));
                 }
                 Source::Stdin | Source::Daemon { .. } | Source::File { .. } => {
                     self.ended = true;
@@ -139,6 +153,10 @@ impl Lines {
             self.buffer.push(b'\n');
         }
     }
+}
+
+fn ended(why: String) -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, why)
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -191,6 +209,32 @@ mod tests {
         // copytruncate
         std::fs::write(&path, "six\n").unwrap();
         assert_eq!(text(&mut lines), "six");
+    }
+
+    #[test]
+    fn a_daemon_that_ends_before_it_has_told_all_is_no_end_of_the_list() {
+        let told = |count: Option<usize>, said: &str| {
+            let (mut daemon, own) = UnixStream::pair().unwrap();
+            daemon.write_all(said.as_bytes()).unwrap();
+            drop(daemon);
+            let mut lines = Lines::of_daemon(BufReader::new(own), count);
+            let mut whole = 0;
+            loop {
+                match lines.next_line() {
+                    Ok(Some(Line::Whole(_))) => whole += 1,
+                    Ok(None) => return (whole, None),
+                    Err(error) => return (whole, Some(error.to_string())),
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        assert_eq!(told(Some(2), "a\nb\n"), (2, None));
+        assert_eq!(told(Some(0), ""), (0, None));
+        let lacks = |number: usize| Some(format!("it has ended, and has not told {number} of its alerts"));
+        assert_eq!(told(Some(2), "a\n"), (1, lacks(1)));
+        assert_eq!(told(Some(3), "a\nb"), (1, lacks(2)), "what is cut off is no alert");
+        assert_eq!(told(Some(1), ""), (0, lacks(1)));
+        assert_eq!(told(None, "a\n"), (1, Some("it has ended".to_owned())));
     }
 
     #[test]

@@ -146,8 +146,8 @@ impl Follower {
             let (listed, version) = self.list(&way.client).await?;
             let (objects, more) = listed.end();
             let _ending = self.changes.send(Change::All(self.resource, objects)).await;
-            if more {
-                let _ending = self.changes.send(Change::More(self.resource)).await;
+            if more > 0 {
+                let _ending = self.changes.send(Change::More(self.resource, more)).await;
             }
             self.position = Some(version);
             self.listed = Some(Instant::now());

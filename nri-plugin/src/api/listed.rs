@@ -13,9 +13,9 @@ const SLACK: Amount = Amount { objects: 4096, bytes: 8 << 20 };
 #[derive(Debug)]
 pub(super) struct Listed {
     objects: Vec<Object>,
-    held: Amount,  // texts
-    named: usize,  // objects without text for want of room
-    unnamed: bool, // there were more of those than are kept in mind
+    held: Amount,   // texts, and what is told of objects that cannot be read
+    named: usize,   // objects without text for want of room
+    unnamed: usize, // how many more of those there were than are kept in mind
     room: Room,
     rooms: Rooms,
 }
@@ -26,7 +26,7 @@ impl Listed {
             objects: Vec::new(),
             held: Amount::default(),
             named: 0,
-            unnamed: false,
+            unnamed: 0,
             room: Room::of(resource),
             rooms: Rooms::default(),
         }
@@ -43,8 +43,11 @@ impl Listed {
     }
 
     pub(super) fn push(&mut self, object: Object) {
-        if let Says::Text(text) = &object.says {
-            self.held = self.held.with(text.len());
+        match &object.says {
+            // what says nothing to us is not missed in the list: what was known under its name goes as if it were not there
+            Says::Nothing => return,
+            Says::Text(text) | Says::Wrong(text) => self.held = self.held.with(text.len()),
+            Says::NoRoom(_) => {}
         }
         self.objects.push(object);
         let Amount { objects, bytes } = self.rooms.most(self.room);
@@ -57,8 +60,8 @@ impl Listed {
         }
     }
 
-    /// The objects, and whether there are more than these. Of some no more is kept than what they are called.
-    pub(super) fn end(mut self) -> (Vec<Object>, bool) {
+    /// The objects, and how many more there are than these. Of some no more is kept than what they are called.
+    pub(super) fn end(mut self) -> (Vec<Object>, usize) {
         if !self.held.fits(self.rooms.most(self.room)) {
             self.tidy();
         }
@@ -68,9 +71,9 @@ impl Listed {
     /// Lets the texts go for which there is no room.
     fn tidy(&mut self) {
         let wants = |object: &Object| match &object.says {
-            Says::Text(text) => Some(text.len()),
+            Says::Text(text) | Says::Wrong(text) => Some(text.len()),
             Says::NoRoom(bytes) => Some(*bytes),
-            Says::Nothing | Says::Wrong(_) => None,
+            Says::Nothing => None,
         };
         let claims = self.objects.iter().filter_map(|object| {
             let Object { key, created, .. } = object;
@@ -79,7 +82,7 @@ impl Listed {
         let without: HashSet<Key> =
             self.rooms.without(claims).into_iter().map(|(key, _)| key.clone()).collect();
         for object in self.objects.iter_mut().filter(|object| without.contains(&object.key)) {
-            if let Says::Text(text) = &object.says {
+            if let Says::Text(text) | Says::Wrong(text) = &object.says {
                 let bytes = text.len();
                 self.held = self.held.without(bytes);
                 self.named += 1;
@@ -93,7 +96,7 @@ impl Listed {
             let forgotten: HashSet<Key> = forgotten.into_iter().cloned().collect();
             self.objects.retain(|object| !forgotten.contains(&object.key));
             self.named = self.named.saturating_sub(forgotten.len());
-            self.unnamed |= !forgotten.is_empty();
+            self.unnamed = self.unnamed.saturating_add(forgotten.len());
         }
     }
 }

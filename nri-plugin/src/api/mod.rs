@@ -93,10 +93,9 @@ impl Api {
                 tracing::info!(dir = %state_dir.display(), "no last known policies of the API server on this node");
             }
             Ok(Some(Saved { when, read, more, objects: saved })) => {
-                let changes = saved.into_iter().map(Change::Set);
-                for change in changes.chain(more.into_iter().map(Change::More)) {
-                    objects.apply(change);
-                }
+                // at once: looking for what there is room for costs as much as there is
+                let more = more.into_iter().map(|resource| Change::More(resource, 0));
+                objects.apply_all(saved.into_iter().map(Change::Set).chain(more));
                 leave_out(&health, &objects);
                 objects.restore_read(read.clone());
                 let count = Resource::ALL.map(|resource| {
@@ -233,7 +232,7 @@ impl Api {
     /// Saves the set.
     fn save(&self) -> Saving {
         let (directory, objects) = (self.directory.clone(), self.objects.saved());
-        let (read, more) = (self.objects.read().clone(), self.objects.unnamed().clone());
+        let (read, more) = (self.objects.read().clone(), self.objects.unnamed().collect());
         let when = SystemTime::now();
         tokio::task::spawn_blocking(move || directory.save(Saved { when, read, more, objects }))
     }

@@ -22,14 +22,15 @@ const REMOVE: &str = "remove policies that nobody needs";
 /// What the API server told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// All the objects there are of a resource.
+    /// All the objects there are of a resource; those that say nothing may be left out.
     All(Resource, Vec<Object>),
     /// An object that came, or is another version.
     Set(Object),
     /// An object is gone.
     Gone(Key),
-    /// There are more objects of a resource than were told: they are left out for want of room.
-    More(Resource),
+    /// The list had so many more objects of a resource than were told: they are left out for want of room. 0: it is not
+    /// known how many.
+    More(Resource, usize),
     /// There is no such kind, and nothing of it was known.
     Missing(Resource),
 }
@@ -38,15 +39,16 @@ pub enum Change {
 #[derive(Debug, Default)]
 pub struct Objects {
     entries: BTreeMap<Key, Entry>,
-    held: BTreeMap<Room, Amount>,     // the texts of entries
-    replaced: BTreeMap<Key, Entry>,   // what an entry was before, until it is known whether it has room
+    held: BTreeMap<Room, Amount>,       // the texts of entries
+    replaced: BTreeMap<Key, Entry>,     // what an entry was before, until it is known whether it has room
     left_out: BTreeMap<Key, LeftOut>, // for want of room; what there is an entry of counts in an older version
-    unnamed: BTreeSet<Resource>,      // of which there are more of those than are kept in mind
-    fitting: BTreeSet<Resource>,      // of which something is left out for which there is room by now
-    freed: bool,                      // there may be more room than before
-    told: bool,                       // an entry's `about` is another one
-    read: BTreeSet<Resource>,         // of which a whole list is known
-    node: Option<String>,             // whose labels are wanted
+    unnamed: BTreeMap<Resource, usize>, // of which there were more when they were listed than are kept in mind; 0: not known
+    listed: BTreeSet<Resource>,         // by the changes that are being taken
+    fitting: BTreeSet<Resource>,        // of which something is left out for which there is room by now
+    freed: bool,                        // there may be more room than before
+    told: bool,                         // an entry's `about` is another one
+    read: BTreeSet<Resource>,           // of which a whole list is known
+    node: Option<String>,               // whose labels are wanted
     rooms: Rooms,
 }
 
@@ -168,6 +170,7 @@ impl Objects {
                 let gone = |key: &&Key| key.resource == resource && !present.contains(key);
                 let gone: Vec<Key> = self.entries.keys().filter(gone).cloned().collect();
                 self.read.insert(resource);
+                self.listed.insert(resource);
                 // others may have had to wait for what is gone
                 let waits = |key: &Key| key.resource == resource && !present.contains(key);
                 self.freed |= self.left_out.keys().any(waits);
@@ -175,7 +178,7 @@ impl Objects {
                 self.left_out.retain(|key, _| key.resource != resource);
                 let gave_up = before != self.left_out.len();
                 self.told |= gave_up;
-                let mut changed = self.unnamed.remove(&resource) | gave_up;
+                let mut changed = self.unnamed.remove(&resource).is_some() | gave_up;
                 for key in gone {
                     changed |= self.remove(&key);
                 }
@@ -189,7 +192,11 @@ impl Objects {
                 let was_out = self.leave_in(&key);
                 self.remove(&key) | was_out
             }
-            Change::More(resource) => self.unnamed.insert(resource),
+            Change::More(resource, count) => {
+                let is_new = !self.unnamed.contains_key(&resource);
+                self.forget(resource, count);
+                is_new | (count > 0)
+            }
             Change::Missing(resource) => {
                 self.read.insert(resource);
                 false
@@ -199,7 +206,7 @@ impl Objects {
 
     /// Leaves out what there is no room for; whether anything differs now.
     fn settle(&mut self) -> bool {
-        let mut replaced = std::mem::take(&mut self.replaced);
+        let (mut replaced, listed) = (std::mem::take(&mut self.replaced), std::mem::take(&mut self.listed));
         self.fitting.clear();
         let full = |room: &Room| !self.held(*room).fits(self.rooms.most(*room));
         if self.left_out.is_empty() && !Room::ALL.iter().any(full) {
@@ -235,9 +242,16 @@ impl Objects {
         for key in past {
             self.drop_entry(&key); // an older version of what is not told of any more
             self.left_out.remove(&key);
-            self.unnamed.insert(key.resource);
+            // of what comes by and by it is not known whether it was forgotten before
+            self.forget(key.resource, usize::from(listed.contains(&key.resource)));
         }
         changed | forgotten
+    }
+
+    /// So many more objects of a list are not kept in mind.
+    fn forget(&mut self, resource: Resource, count: usize) {
+        let known = self.unnamed.entry(resource).or_default();
+        *known = known.saturating_add(count);
     }
 
     /// Of an object in force only its older version stays so, or nothing.
@@ -280,7 +294,7 @@ impl Objects {
     #[must_use]
     pub fn left_out(&self, resource: Resource) -> (usize, bool) {
         let of = |key: &&Key| key.resource == resource;
-        (self.left_out.keys().filter(of).count(), self.unnamed.contains(&resource))
+        (self.left_out.keys().filter(of).count(), self.unnamed.contains_key(&resource))
     }
 
     /// How many objects of a resource say something.
@@ -306,13 +320,12 @@ impl Objects {
         if !std::mem::take(&mut self.freed) {
             return BTreeSet::new();
         }
-        self.fitting.union(&self.unnamed).copied().collect()
+        self.fitting.iter().chain(self.unnamed.keys()).copied().collect()
     }
 
     /// The resources of which more objects are left out than are kept in mind.
-    #[must_use]
-    pub const fn unnamed(&self) -> &BTreeSet<Resource> {
-        &self.unnamed
+    pub fn unnamed(&self) -> impl Iterator<Item = Resource> {
+        self.unnamed.keys().copied()
     }
 
     /// What to keep for the next start: for each object the last good version, if there is one, and then the last one; and
@@ -459,8 +472,12 @@ impl Objects {
             .left_out
             .keys()
             .map(|key| left_out(key.to_string(), format!("is left out: {}", self.full(key.resource))));
-        let more = self.unnamed.iter().map(|resource| {
-            left_out(resource.to_string(), format!("more are left out: {}", self.full(*resource)))
+        let more = self.unnamed.iter().map(|(resource, count)| {
+            let counted = match count {
+                0 => String::new(),
+                count => format!(" ({count} when all were listed)"),
+            };
+            left_out(resource.to_string(), format!("more are left out{counted}: {}", self.full(*resource)))
         });
         snapshot.errors.extend(each.chain(more));
         snapshot.left_out = self.gaps();

@@ -119,6 +119,12 @@ pub(super) enum Place {
     Nothing,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often all that wants room was looked at.
+    pub(super) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// How much room there is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rooms {
@@ -156,6 +162,8 @@ impl Rooms {
     /// Those of the claims that do not get room for their text, with what they get. Together the others have no more than
     /// there is, older texts included.
     pub(super) fn without<'a>(&self, claims: impl Iterator<Item = Claim<'a>>) -> Vec<(&'a Key, Place)> {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         let mut rooms: BTreeMap<Room, HashMap<&str, Vec<Claim<'a>>>> = BTreeMap::new();
         for claim in claims {
             let room = Room::of(claim.key.resource);

@@ -96,3 +96,31 @@ fn a_set_says_what_it_lacks_until_everything_about_containers_is_known() {
     let mut store = crate::store::Store::new(vec![]).with_api(again.snapshots());
     assert_eq!(store.reload().set.untold(), None, "from disk");
 }
+
+/// Looking for what there is room for costs as much as there is: once for all that was saved, not once for each.
+#[test]
+fn a_saved_set_is_looked_at_once_whatever_is_left_out_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let object = |number: u32, says| Object {
+        key: Key { resource: KIND, namespace: "shop".into(), name: format!("p{number}") },
+        uid: format!("{number}"),
+        generation: 1,
+        created: String::new(),
+        says,
+    };
+    let text = |number: u32| {
+        format!(
+            "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p{number}, namespace: shop}}\n\
+             spec:\n  selector: {{matchLabels: {{app: web}}}}\n  action: Block\n  file: {{matchPaths: [{{path: /x}}]}}\n"
+        )
+    };
+    let whole = (0..500).map(|number| object(number, Says::Text(text(number))));
+    let objects = whole.chain((500..1000).map(|number| object(number, Says::NoRoom(100)))).collect();
+    let read = Resource::ALL.into_iter().collect();
+    let saved = Saved { when: SystemTime::now(), read, more: BTreeSet::from([KIND]), objects };
+    Directory::open(dir.path()).unwrap().save(saved).unwrap();
+    room::LOOKS.set(0);
+    let api = Api::load(None, dir.path()).unwrap();
+    assert_eq!(room::LOOKS.get(), 1);
+    assert_eq!((api.objects.count(KIND), api.objects.left_out(KIND)), (500, (500, true)));
+}

@@ -37,16 +37,20 @@ impl Daemon {
         self.next()?.ok_or_else(|| "the daemon ended without an answer (only root may ask)".to_owned())
     }
 
-    /// Asks for alerts: they are lines, to the end. With `follow` that is the daemon's.
-    pub(crate) fn alerts(mut self, follow: bool) -> Result<BufReader<UnixStream>, String> {
-        match self.ask(&Request::Alerts { follow })? {
-            Answer::Alerts => {}
+    /// Asks for alerts: they are lines, and how many; with `follow` any number, `None`, until the daemon ends.
+    pub(crate) fn alerts(mut self, follow: bool) -> Result<(BufReader<UnixStream>, Option<usize>), String> {
+        let count = match self.ask(&Request::Alerts { follow })? {
+            Answer::Alerts { count } if count.is_none() == follow => count,
+            Answer::Alerts { .. } => {
+                return Err("the daemon does not say how many alerts it has: use the command of its version"
+                    .to_owned());
+            }
             Answer::Refused { why } => return Err(why),
             _ => return Err("the daemon's answer makes no sense".to_owned()),
-        }
+        };
         // the next alert may be days away
         self.requests.set_read_timeout(None).map_err(|error| error.to_string())?;
-        Ok(self.answers)
+        Ok((self.answers, count))
     }
 
     /// The next answer; `None`: the daemon has ended.

@@ -162,7 +162,11 @@ pub enum Answer {
         containers: usize,
     },
     /// Alerts follow, each a line as `run --alerts` writes it, to the end.
-    Alerts,
+    Alerts {
+        /// How many; `None`: those that come, too, and so any number.
+        #[serde(default)]
+        count: Option<usize>,
+    },
     /// What was seen, at the end.
     Seen {
         /// All of it.
@@ -375,10 +379,12 @@ async fn alerts(
     feed: &Arc<Feed>,
     follow: bool,
 ) -> Result<(), String> {
-    send(&mut writes, &Answer::Alerts).await?;
     if !follow {
-        return take(&mut writes, &feed.last_lines().concat()).await;
+        let lines = feed.last_lines();
+        send(&mut writes, &Answer::Alerts { count: Some(lines.len()) }).await?;
+        return take(&mut writes, &lines.concat()).await;
     }
+    send(&mut writes, &Answer::Alerts { count: None }).await?;
     let mut lines = feed.follow_lines();
     loop {
         tokio::select! {

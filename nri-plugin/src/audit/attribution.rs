@@ -183,8 +183,12 @@ impl Attribution {
             return;
         };
         judged.ruleset = Some(ruleset.digest());
-        let rules = self.as_held(&ruleset, "selinux", selinux::held);
-        let paths = match self.paths_of(labelled, &judged.denial, &rules) {
+        let noted = (self.noted)();
+        // what was refused for a file of this host denies nothing, so it is not asked
+        let held = noted.as_ref().and_then(|noted| noted.held(ruleset.digest())).map(Arc::clone);
+        let in_step = held.is_some();
+        let rules = held.unwrap_or_else(|| self.as_held(&ruleset, "selinux", selinux::held));
+        let paths = match paths_of(labelled, &judged.denial, noted.as_deref(), in_step) {
             Ok(paths) => paths,
             Err(why) => {
                 judged.found = Found::Unknown(why.into());
@@ -227,43 +231,48 @@ impl Attribution {
         self.held.push_back((digest, by, Arc::clone(&rules)));
         rules
     }
+}
 
-    /// The paths that a record of SELinux may mean, or why there is none. The kernel tells the whole path of an open file
-    /// alone, else a name and an inode; and of what is to be made only the name, so that each directory with the label may be
-    /// the one.
-    fn paths_of(&self, by: &Labelled, denial: &Denial, rules: &Ruleset) -> Result<Paths, &'static str> {
-        let one = |path: Vec<u8>| Paths { may_be: vec![path], told: true, more: false };
-        let (name, inode) = match &denial.object {
-            Object::Path(path) => return Ok(one(path.clone())),
-            Object::File { name, inode } => (name, *inode),
-            _ => return Err("the kernel tells neither a path nor a name"),
-        };
-        let noted = (self.noted)()
-            .ok_or("the kernel does not tell the path, and which files have labels is not known yet")?;
-        let paths = if by.class == "dir" && denial.permissions.split(' ').any(|one| one == "add_name") {
-            // which directories one rule is about the files' own rules say
-            if noted.rules() != Some(rules.digest()) {
-                return Err(
-                    "the kernel does not tell the path, and files have the labels of other rules than those in force",
-                );
-            }
-            let makers = noted.makers(by.label, name);
-            let below = |dir: &&[u8]| [without_slash(dir), b"/", name].concat();
-            Paths {
-                may_be: makers.directories.iter().map(below).collect(),
-                told: makers.alone,
-                more: makers.more,
-            }
-        } else {
-            // one inode of several file systems, or of several names: each is asked about
-            let same = inode.into_iter().flat_map(|inode| noted.files(inode, name));
-            let more = inode.is_some_and(|inode| noted.has_more(inode));
-            Paths { may_be: same.map(<[u8]>::to_vec).collect(), told: true, more }
-        };
-        match paths.may_be.is_empty() {
-            true => Err("the kernel does not tell the path, and no labelled file is that one"),
-            false => Ok(paths),
+/// The paths that a record of SELinux may mean, or why there is none. The kernel tells the whole path of an open file
+/// alone, else a name and an inode; and of what is to be made only the name, so that each directory with the label may be
+/// the one. `in_step`: the labels are those of the rules in force.
+fn paths_of(
+    by: &Labelled,
+    denial: &Denial,
+    noted: Option<&Noted>,
+    in_step: bool,
+) -> Result<Paths, &'static str> {
+    let one = |path: Vec<u8>| Paths { may_be: vec![path], told: true, more: false };
+    let (name, inode) = match &denial.object {
+        Object::Path(path) => return Ok(one(path.clone())),
+        Object::File { name, inode } => (name, *inode),
+        _ => return Err("the kernel tells neither a path nor a name"),
+    };
+    let noted =
+        noted.ok_or("the kernel does not tell the path, and which files have labels is not known yet")?;
+    let paths = if by.class == "dir" && denial.permissions.split(' ').any(|one| one == "add_name") {
+        // which directories one rule is about the files' own rules say
+        if !in_step {
+            return Err(
+                "the kernel does not tell the path, and files have the labels of other rules than those in force",
+            );
         }
+        let makers = noted.makers(by.label, name);
+        let below = |dir: &&[u8]| [without_slash(dir), b"/", name].concat();
+        Paths {
+            may_be: makers.directories.iter().map(below).collect(),
+            told: makers.alone,
+            more: makers.more,
+        }
+    } else {
+        // one inode of several file systems, or of several names: each is asked about
+        let same = inode.into_iter().flat_map(|inode| noted.files(inode, name));
+        let more = inode.is_some_and(|inode| noted.has_more(inode));
+        Paths { may_be: same.map(<[u8]>::to_vec).collect(), told: true, more }
+    };
+    match paths.may_be.is_empty() {
+        true => Err("the kernel does not tell the path, and no labelled file is that one"),
+        false => Ok(paths),
     }
 }
 

@@ -97,7 +97,7 @@ fn record(message: &[u8], cut: bool) -> Option<Message> {
 pub(super) mod tests {
     use std::sync::{Mutex, PoisonError};
 
-    use nix::sys::socket::sendto;
+    use nix::sys::socket::{getsockname, sendto};
 
     use super::*;
 
@@ -124,11 +124,12 @@ pub(super) mod tests {
         }
 
         fn send(&self, to: u32, kind: u16, text: &str) {
-            let length = u32::try_from(HEADER + text.len()).unwrap();
+            let length = u32::try_from(HEADER + text.len() + 1).unwrap();
             let mut message = length.to_ne_bytes().to_vec();
             message.extend([kind, REQUEST].into_iter().flat_map(u16::to_ne_bytes));
             message.extend([0; 8]);
             message.extend(text.as_bytes());
+            message.push(0); // the kernel puts an end there anyway
             sendto(self.0.as_raw_fd(), &message, &NetlinkAddr::new(to, 0), MsgFlags::empty()).unwrap();
         }
     }
@@ -148,8 +149,46 @@ pub(super) mod tests {
         heard.expect("it comes")
     }
 
+    fn says(message: &Message, text: &str) -> bool {
+        matches!(message, Message::Record { text: record, .. } if record.contains(text))
+    }
+
     fn own(text: &str) -> String {
         format!("op={text} of={}", std::process::id())
+    }
+
+    /// What another program sends is no record, whatever it says; what the kernel makes of its words is one, of another kind.
+    #[test]
+    fn the_kernel_alone_is_believed() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut socket, other) = (open(1 << 20), Other::new());
+        let port = getsockname::<NetlinkAddr>(socket.fd.as_raw_fd()).unwrap().pid();
+        let forged = format!("audit(1.000:2): apparmor=\"DENIED\" {}", own("forged"));
+        let last = own("last");
+        let say = || {
+            other.send(port, 1400, &forged);
+            other.send(KERNEL, USER_AVC, &last);
+        };
+        let heard = until(&mut socket, say, |message| says(message, &own("forged")) || says(message, &last));
+        assert!(matches!(&heard, Message::Record { kind: USER_AVC, cut: false, .. }), "{heard:?}");
+    }
+
+    #[test]
+    fn a_record_that_is_too_long_is_told_as_cut_off() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut socket, other) = (open(1 << 20), Other::new());
+        let (begin, next) = (own("long"), own("next"));
+        let long = format!("{begin} {}", "x".repeat(300));
+        socket.message.truncate(HEADER + 200);
+        let heard =
+            until(&mut socket, || other.send(KERNEL, USER_AVC, &long), |message| says(message, &begin));
+        let Message::Record { text, cut: true, .. } = heard else { panic!("{heard:?}") };
+        assert_eq!(text.len(), 200);
+        // the next one is whole again
+        socket.message.resize(HEADER + MAX_RECORD, 0);
+        let heard =
+            until(&mut socket, || other.send(KERNEL, USER_AVC, &next), |message| says(message, &next));
+        assert!(matches!(heard, Message::Record { cut: false, .. }), "{heard:?}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use enforcer_core::compile::apparmor::{Native, child_of};
-use enforcer_core::compile::selinux::{self, Kind};
+use enforcer_core::compile::selinux::{self, Kind, Vital};
 use enforcer_core::enforce::selinux::Noted;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::policy::parse;
@@ -273,6 +273,11 @@ fn native_rules_are_named_where_no_other_policy_can_have_said_it() {
 
 /// The host under a policy with these rules, and its files with their inodes; directories end in `/`.
 fn host(rules: &str, files: &[(&str, u64)]) -> (Arc<Registry>, Attribution) {
+    host_without(rules, files, &[])
+}
+
+/// The same, where the rules that deny any of these files are refused, for the host cannot do without them.
+fn host_without(rules: &str, files: &[(&str, u64)], vital: &[&str]) -> (Arc<Registry>, Attribution) {
     let text = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: host}}\n\
          spec:\n  nodeSelector: {{matchLabels: {{kubernetes.io/os: linux}}}}\n  action: Block\n{rules}\n"
@@ -281,7 +286,8 @@ fn host(rules: &str, files: &[(&str, u64)]) -> (Arc<Registry>, Attribution) {
     assert_eq!(parsed.errors, []);
     let subject = Subject::of_host([("kubernetes.io/os".to_owned(), "linux".to_owned())].into());
     let ruleset = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject).ruleset;
-    let labels = selinux::compile(&ruleset);
+    let vital: Vec<_> = vital.iter().map(|path| (path.as_bytes().to_vec(), Vital::Program)).collect();
+    let labels = selinux::compile(&ruleset).without(&vital).0;
     let files = files.iter().map(|(path, inode)| {
         let kind = if path.ends_with('/') { Kind::Directory } else { Kind::File };
         let path = path.trim_end_matches('/').as_bytes().to_vec();
@@ -342,6 +348,24 @@ fn a_denial_by_a_label_is_of_the_host() {
     let mut none = Attribution::new(registry, None, Box::new(|| None));
     let alert = told_of_label(&mut none, "read", "name=\"secret\" ino=7", "file");
     assert!(alert.policy_name == "unknown" && alert.message.contains("not known yet"), "{alert:?}");
+}
+
+/// A rule that is refused for a file of this host is none of those in force: it is not blamed, and all others are found still.
+#[test]
+fn rules_that_were_refused_by_inode_have_denied_nothing() {
+    let rules = "  file: {matchPaths: [{path: /t/agent}], \
+        matchDirectories: [{dir: /t/, recursive: true}, {dir: /a/, recursive: true}]}";
+    let files = [("/a/", 1), ("/a/x", 2), ("/t/agent", 3), ("/t/y", 4)];
+    let told = |vital: &[&str], permissions: &str, what: &str, class: &str| {
+        let alert = told_of_label(&mut host_without(rules, &files, vital).1, permissions, what, class);
+        (alert.rule, alert.message)
+    };
+    let rule = |number: u8| format!("spec.file.matchDirectories[{number}]");
+    assert_eq!(told(&[], "read", "name=\"y\" ino=4", "file").0, rule(0));
+    let refused = told(&["/t/agent"], "read", "name=\"y\" ino=4", "file");
+    assert!(refused.0.is_empty() && refused.1.contains("do not deny it"), "{refused:?}");
+    assert_eq!(told(&["/t/agent"], "read", "name=\"x\" ino=2", "file").0, rule(1));
+    assert_eq!(told(&["/t/agent"], "add_name", "name=\"new\"", "dir"), (rule(1), String::new()));
 }
 
 /// Making something may be denied by any rule that is about a directory with that label.

@@ -16,7 +16,7 @@ A notice that alerts were lost is shown whatever the filters.
 Exit codes:
   0  everything was read
   1  some lines are no alerts; stderr says how many
-  2  bad usage, a file that cannot be read, or no daemon that answers, or not any more
+  2  bad usage, a file that cannot be read, or no daemon that answers, or one that ended before it had told all
 
 Examples:
   nri-enforcer alerts -f --operation file --label app=web

@@ -29,6 +29,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use self::peers::{Peer, Peers, Share};
 use self::ring::{Begin, Published, Ring};
 use crate::alert::{Alert, Alerts};
+use crate::report::push;
 
 /// How many streams there are at most, each with up to 400 KB on their way. Further ones are refused.
 pub const SUBSCRIBERS: usize = 32;
@@ -177,11 +178,8 @@ impl Feed {
 
 /// An alert as a line, as alerts are written.
 fn line(alert: &Alert) -> Option<Vec<u8>> {
-    let mut line = serde_json::to_vec(alert)
-        .inspect_err(|error| tracing::error!(%error, "an alert cannot be written as JSON"))
-        .ok()?;
-    line.push(b'\n');
-    Some(line)
+    let mut line = Vec::new();
+    push(&mut line, alert).then_some(line)
 }
 
 /// What a subscriber gets.

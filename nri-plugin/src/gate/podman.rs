@@ -10,12 +10,13 @@ use nri_enforcer_hook::message::{Answer, Request};
 use nri_enforcer_hook::spec::{Adjustment, CRUN_HANDLERS};
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 
 use crate::container::{AWAIT_ADVICE, Container, Selection, Wish};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::Order;
-use crate::podman::Podman;
+use crate::podman::{Living, Podman};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
 use crate::set::PolicySet;
@@ -65,21 +66,30 @@ impl PodmanGate {
         }
     }
 
-    /// Tells who the containers of podman's are that an earlier daemon armed: nobody else does.
-    pub fn find_armed(&self, kernel: &impl Kernel, orders: &Sender<Order>) {
-        let armed = match kernel.look() {
-            Ok(armed) => armed,
-            Err(error) => {
-                tracing::error!(
-                    error = chain(&error),
-                    "cannot read what is armed; podman's containers stay unknown"
-                );
-                return;
-            }
+    /// Tells who the containers of podman's are that an earlier daemon armed: nobody else does. For each it takes its turn
+    /// to read podman's files, as callers do: none of them waits for more than one of these.
+    pub async fn find_armed(self: Arc<Self>, kernel: Arc<impl Kernel>, orders: Sender<Order>) {
+        let unknown = |why: String| tracing::error!(why, "podman's containers that are armed stay unknown");
+        let armed = match spawn_blocking(move || kernel.look()).await {
+            Ok(Ok(armed)) => armed,
+            Ok(Err(error)) => return unknown(chain(&error)),
+            Err(error) => return unknown(chain(&error)),
         };
-        let ids = armed.into_keys().filter(|id| !id.is_host());
-        for (container, pid) in self.podman.identify(ids) {
-            let _ending = orders.send(Order::Found { container: Arc::new(container), pid });
+        for id in armed.into_keys().filter(|id| !id.is_host()) {
+            let Ok(turn) = Arc::clone(&self.reading).acquire_owned().await else { return };
+            let podmans = Arc::clone(&self);
+            let found = spawn_blocking(move || {
+                let found = podmans.podman.living(&id);
+                drop(turn);
+                found
+            });
+            match found.await {
+                Ok(Some(Living { container, pid, started })) => {
+                    let _ending = orders.send(Order::Found { container: Arc::new(container), pid, started });
+                }
+                Ok(None) => {}
+                Err(error) => unknown(chain(&error)),
+            }
         }
     }
 

@@ -34,6 +34,7 @@ struct Node {
     synced: watch::Sender<bool>,
     policies: watch::Sender<Arc<crate::set::PolicySet>>,
     registry: Arc<Registry>,
+    podman: Arc<PodmanGate>,
     serving: tokio::task::JoinHandle<()>,
     metrics: Metrics,
     told: Box<dyn FnMut() -> Vec<[String; 3]> + Send>,
@@ -74,10 +75,11 @@ impl Node {
             is_synced,
             Arc::default(),
             given,
-            podman,
+            Arc::clone(&podman),
             metrics.clone(),
         ));
-        Self { dir, kernel, orders, synced, policies, registry, serving, metrics, told: Box::new(told) }
+        let told = Box::new(told);
+        Self { dir, kernel, orders, synced, policies, registry, podman, serving, metrics, told }
     }
 
     fn socket(&self) -> PathBuf {
@@ -598,6 +600,10 @@ async fn podmans_files_are_read_for_one_caller_at_a_time() {
         let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
         open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == slow)).count() - 1
     };
+    // who looks for what an earlier daemon armed takes its turn, too
+    node.kernel.preset(crate::podman::tests::WEB, Some(RulesetDigest::from_bytes([7; 32])));
+    let finding =
+        tokio::spawn(Arc::clone(&node.podman).find_armed(Arc::clone(&node.kernel), node.orders.clone()));
     let asking = Request { patience_millis: 500, ..of_podman(Stage::CreateRuntime) };
     let (first, second, third) = tokio::join!(node.ask(&asking), node.ask(&asking), node.ask(&asking));
     for answer in [first, second, third] {
@@ -609,6 +615,10 @@ async fn podmans_files_are_read_for_one_caller_at_a_time() {
     std::fs::write(&slow, state).unwrap();
     drop(held);
     node.lives(crate::podman::tests::WEB);
+    finding.await.unwrap();
+    Arc::clone(&node.podman).find_armed(Arc::clone(&node.kernel), node.orders.clone()).await;
+    node.idle().await;
+    assert!(node.registry.container(&ContainerId::new(crate::podman::tests::WEB).unwrap()).is_some());
     assert_eq!(node.ask(&of_podman(Stage::CreateRuntime)).await, Answer::Armed);
 }
 

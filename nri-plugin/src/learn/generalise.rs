@@ -169,9 +169,16 @@ fn named(source: &[u8]) -> Option<String> {
     text(source).ok().filter(|path| path != "/")
 }
 
+/// What is a line break in YAML 1.1 (section 4.2) beside those that are written escaped: LS and PS. libyaml's emitter writes them as
+/// they are, and its parser folds them.
+const BREAKS: [char; 2] = ['\u{2028}', '\u{2029}'];
+
 /// A path as a policy can name it.
 pub(super) fn text(path: &[u8]) -> Result<String, &'static str> {
     let Ok(text) = std::str::from_utf8(path) else { return Err("it is not UTF-8, as policies are") };
+    if text.contains(BREAKS) {
+        return Err("it has a sign at which YAML begins a line");
+    }
     match AbsPath::new(path) {
         Ok(spelled) if spelled.as_bytes() == path => Ok(text.to_owned()),
         _ => Err("it is no absolute path"),

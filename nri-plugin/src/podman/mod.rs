@@ -21,10 +21,12 @@ use enforcer_core::enforce::ContainerId;
 use enforcer_core::subject::Subject;
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use self::bolt::Bolt;
 use self::sqlite::Sqlite;
 use crate::container::{Container, Wish};
+use crate::exit::chain;
 use crate::store::read_up_to;
 
 /// Where root's podman keeps everything, unless its configuration says otherwise.
@@ -94,6 +96,8 @@ pub enum Kind {
     Container,
     /// A pod.
     Pod,
+    /// What has become of a container since it was made.
+    Run,
 }
 
 /// podman's files.
@@ -130,6 +134,29 @@ struct State {
     /// Whether it only holds the namespaces of its pod. No image can say so: podman makes it with the pod.
     #[serde(rename = "pause")]
     infra: bool,
+}
+
+/// What has become of a container, as far as it is looked at.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Run {
+    state: i64,
+}
+
+/// Of podman's states of a container those in which its workload has begun, by `libpod/define/containerstate.go`: running,
+/// paused, stopping. A container that is not started yet is 2, made by the runtime; one that was, and is started again, is
+/// noted as over (6) while the runtime makes it.
+const BEGUN: [i64; 3] = [3, 5, 8];
+
+/// A container that may run.
+#[derive(Debug)]
+pub struct Living {
+    /// Who it is.
+    pub container: Container,
+    /// Its first process, see [`Podman::pid`]; 0: not noted.
+    pub pid: i32,
+    /// Whether podman has noted that its workload runs. It does so a moment after it has started it.
+    pub started: bool,
 }
 
 impl Podman {
@@ -185,21 +212,36 @@ impl Podman {
         files.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).filter(|pid| *pid > 0)
     }
 
-    /// Those of `ids` that are containers of podman's, with their first processes (0: not noted). What is no container of
-    /// podman's is left out, and so is, with a word in the log, what cannot be identified.
+    /// What podman knows of an armed container; `None`: it is none of podman's, or, with a word in the log, cannot be
+    /// identified.
     #[must_use]
-    pub fn identify(&self, ids: impl IntoIterator<Item = ContainerId>) -> Vec<(Container, i32)> {
-        let mut found = Vec::new();
-        for id in ids {
-            match self.container(&id) {
-                Ok(Some(container)) => found.push((container, self.pid(&id).unwrap_or(0))),
-                Ok(None) | Err(PodmanError::Absent(_) | PodmanError::Stateless(_)) => {}
-                Err(error) => {
-                    tracing::warn!(container = %id, error = crate::exit::chain(&error), "armed, and podman's files do not tell who it is");
-                }
+    pub fn living(&self, id: &ContainerId) -> Option<Living> {
+        let container = match self.container(id) {
+            Ok(container) => container?,
+            Err(PodmanError::Absent(_) | PodmanError::Stateless(_)) => return None,
+            Err(error) => {
+                tracing::warn!(container = %id, error = chain(&error), "armed, and podman's files do not tell who it is");
+                return None;
             }
+        };
+        let started = self.has_begun(id).unwrap_or_else(|error| {
+            tracing::warn!(container = %id, error = chain(&error), "whether it was started is not known; it is taken for one that was not");
+            false
+        });
+        Some(Living { container, pid: self.pid(id).unwrap_or(0), started })
+    }
+
+    /// Whether podman has noted that the workload of a container runs.
+    fn has_begun(&self, id: &ContainerId) -> Result<bool, PodmanError> {
+        let (bolt, sqlite) = (self.storage.join(BOLT), self.storage.join(SQLITE));
+        let runs = |path: &Path, json: Option<Vec<u8>>| -> Result<bool, PodmanError> {
+            let run = json.map(|json| parsed::<Run>(path, &json)).transpose()?;
+            Ok(run.is_some_and(|run| BEGUN.contains(&run.state)))
+        };
+        if there(&bolt) && runs(&bolt, Bolt::read(&bolt)?.get(&["ctr", id.as_str()], "state")?)? {
+            return Ok(true);
         }
-        found
+        Ok(there(&sqlite) && runs(&sqlite, Sqlite::open(&sqlite)?.get(Kind::Run, id.as_str())?)?)
     }
 
     /// What containers/storage says of a container.
@@ -233,6 +275,7 @@ impl Podman {
             let get = |kind, id: &str| match kind {
                 Kind::Container => file.get(&["ctr", id], "config"),
                 Kind::Pod => file.get(&["pod", id], "config"),
+                Kind::Run => file.get(&["ctr", id], "state"),
             };
             found = identity(&bolt, id, get)?;
         } else if !there(&sqlite) {
@@ -262,9 +305,7 @@ fn identity(
     get: impl Fn(Kind, &str) -> Result<Option<Vec<u8>>, StateError>,
 ) -> Result<Option<Identity>, PodmanError> {
     let read = |kind, id: &str| -> Result<Option<State>, PodmanError> {
-        let format =
-            |error: serde_json::Error| PodmanError::Format { path: path.to_owned(), why: error.to_string() };
-        get(kind, id)?.map(|json| serde_json::from_slice(&json).map_err(format)).transpose()
+        get(kind, id)?.map(|json| parsed(path, &json)).transpose()
     };
     let Some(State { labels, pod, infra, .. }) = read(Kind::Container, id)? else { return Ok(None) };
     let pod = match pod.as_str() {
@@ -277,6 +318,13 @@ fn identity(
         }
     };
     Ok(Some(Identity { labels: labels.unwrap_or_default(), pod, infra }))
+}
+
+/// What a file of the state says, which is JSON.
+fn parsed<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T, PodmanError> {
+    let format =
+        |error: serde_json::Error| PodmanError::Format { path: path.to_owned(), why: error.to_string() };
+    serde_json::from_slice(json).map_err(format)
 }
 
 /// What podman's state tells of a container.

@@ -77,6 +77,7 @@ impl Sqlite {
         let query = match kind {
             Kind::Container => "SELECT JSON FROM ContainerConfig WHERE ID = ?1",
             Kind::Pod => "SELECT JSON FROM PodConfig WHERE ID = ?1",
+            Kind::Run => "SELECT JSON FROM ContainerState WHERE ID = ?1",
         };
         // podman writes it as a blob, and may come to write text
         let json = |row: &rusqlite::Row<'_>| Ok(row.get_ref(0)?.as_bytes().map(<[u8]>::to_vec)?);

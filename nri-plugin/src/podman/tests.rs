@@ -100,6 +100,30 @@ fn podman_5_is_read_the_same() {
     assert_eq!(subject(&podman, WEB_5).unwrap().unwrap().labels["app"], "other");
 }
 
+/// 3: running, 5: paused, 8: stopping. What podman itself writes when it starts a container is tested with podman.
+#[test]
+fn whether_a_container_was_started_is_in_podmans_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (podman, _) = (storage(dir.path()), storage_5(dir.path()));
+    let living = |id: &str| podman.living(&ContainerId::new(id).unwrap()).map(|living| living.started);
+    assert_eq!([WEB, IN_POD, WEB_5].map(living), [Some(false); 3], "made by `podman create`");
+    assert_eq!([INFRA_5, &"0".repeat(64)].map(living), [None; 2]);
+    let writer = writer(dir.path());
+    let put = |json: &str| {
+        writer.execute("UPDATE ContainerState SET JSON = ?1 WHERE ID = ?2", [json, WEB_5]).unwrap();
+        living(WEB_5).unwrap()
+    };
+    let begun = (0..10).filter(|state| put(&format!(r#"{{"state": {state}, "pid": 7}}"#)));
+    assert_eq!(begun.collect::<Vec<i32>>(), [3, 5, 8]);
+    assert!(!put("{}") && !put("{"), "it is not known");
+    let bolt = dir.path().join(BOLT);
+    let mut bytes = STATE.to_vec();
+    let at: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(br#"{"state":1"#)).collect();
+    at.iter().for_each(|at| bytes[at + 9] = b'3');
+    fs::write(&bolt, bytes).unwrap();
+    assert_eq!([WEB, IN_POD].map(living), [Some(true); 2]);
+}
+
 #[test]
 fn a_write_ahead_log_is_refused_and_nothing_is_made_for_it() {
     let dir = tempfile::tempdir().unwrap();

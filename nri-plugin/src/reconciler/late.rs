@@ -63,6 +63,15 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
+    /// The same of one that runs and that an earlier daemon armed: that may have died before it knew that nobody waited.
+    pub(super) fn unheard_before(&mut self, id: &ContainerId) {
+        let adopted = self.known.get(id).filter(|known| known.armed.is_some() && !known.armed_here);
+        let process = adopted.and_then(|known| known.process);
+        if process.is_some_and(|process| self.kernel.has_not_begun(id, process.pid)) {
+            self.unheard(id);
+        }
+    }
+
     /// Arms those again that were armed as what they are not.
     pub(super) fn sweep_late(&mut self) {
         let late: Vec<_> = self.known.iter().map(|(id, known)| (id.clone(), known.late)).collect();

@@ -13,8 +13,9 @@ use crate::kernel::Kernel;
 
 impl<K: Kernel> Reconciler<K> {
     /// Knows from now on who an armed container is. Its process is believed to be `pid` where the kernel says that this
-    /// is one of its own.
-    pub(super) fn adopt(&mut self, container: Arc<Container>, pid: i32) {
+    /// is one of its own. `started`: it runs, so an identity that waits for its first execution waits in vain. That is not so
+    /// of one that podman has made and not started (`podman init`): it has not begun for good reason.
+    pub(super) fn adopt(&mut self, container: Arc<Container>, pid: i32, started: bool) {
         let id = container.id.clone();
         if self.known.contains_key(&id) {
             return; // it was started again since
@@ -39,6 +40,9 @@ impl<K: Kernel> Reconciler<K> {
         let known = self.know(container);
         (known.process, known.armed) = (process, armed);
         (known.stage, known.root) = (Stage::Running, RootAt::Process);
+        if started {
+            self.unheard_before(&id);
+        }
         self.enqueue(id);
     }
 

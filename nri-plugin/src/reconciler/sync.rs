@@ -34,11 +34,8 @@ impl<K: Kernel> Reconciler<K> {
             known.armed = armed.get(&id).copied().or(known.armed);
             known.unwatched |= new && running && known.armed.is_none();
             synced.adopted += usize::from(known.armed.is_some());
-            let adopted = running && known.armed.is_some() && !known.armed_here;
-            let process = known.process.filter(|_| adopted);
-            // whoever armed it may have died before it knew that nobody waited for that
-            if process.is_some_and(|process| self.kernel.has_not_begun(&id, process.pid)) {
-                self.unheard(&id);
+            if running {
+                self.unheard_before(&id);
             }
             self.enqueue(id);
         }

@@ -7,8 +7,8 @@ mod vital;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::module::{Domain, InvalidDomain, MODULE, module};
+pub(crate) use self::vital::SETTINGS;
 pub use self::vital::Vital;
-pub(crate) use self::vital::{PROGRAMS, SETTINGS};
 use crate::coverage::Gap;
 use crate::decide::{Access, DecidedBy, Verdict};
 use crate::path::{AbsPath, components};
@@ -110,6 +110,7 @@ pub enum Reach {
 /// What is to be labelled, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels {
+    compiled: RulesetDigest,
     rules: Ruleset,
     /// Where files are that may have a label; sorted, no two equal.
     pub places: Vec<Place>,
@@ -137,7 +138,7 @@ pub fn compile(ruleset: &Ruleset) -> Labels {
     let mut gaps = [gaps::of(ruleset), refused].concat();
     gaps.sort_unstable();
     gaps.dedup();
-    Labels { places: places(&rules), rules, gaps, linked }
+    Labels { compiled: ruleset.digest(), places: places(&rules), rules, gaps, linked }
 }
 
 /// Where what these rules are about may be; sorted, no two equal.
@@ -168,11 +169,17 @@ impl Labels {
         self.linked.get(path)
     }
 
-    /// The digest of the rules that the labels hold: that of [`held`], unless rules were refused by what is on the host
+    /// The digest of the ruleset that was compiled.
+    #[must_use]
+    pub const fn compiled(&self) -> RulesetDigest {
+        self.compiled
+    }
+
+    /// The rules that the labels hold: those of [`held`], unless some were refused by what is on the host
     /// ([`without`](Self::without)).
     #[must_use]
-    pub fn rules(&self) -> RulesetDigest {
-        self.rules.digest()
+    pub const fn rules(&self) -> &Ruleset {
+        &self.rules
     }
 
     /// Who decides about making something in the directory at this path, of a name that no rule is about.
@@ -186,7 +193,7 @@ impl Labels {
     #[must_use]
     pub fn without(&self, vital: &[(Vec<u8>, Vital)]) -> (Self, Vec<Gap>) {
         let (rules, gaps) = vital::without(self.rules.clone(), vital);
-        (Self { places: places(&rules), rules, gaps: self.gaps.clone(), linked: self.linked.clone() }, gaps)
+        (Self { places: places(&rules), rules, ..self.clone() }, gaps)
     }
 
     /// The label of what is at this path.

@@ -6,42 +6,11 @@ use std::sync::Arc;
 use super::ANY_NAME;
 use crate::coverage::{Gap, GapReason};
 use crate::decide::{Access, DecidedBy, Decision, Verdict};
+use crate::needed;
 use crate::path::components;
 use crate::posture::{PostureAction, Postures};
 use crate::ruleset::{Class, Effect, Object, OriginId, Ruleset};
 
-/// Programs and libraries that nothing starts without, by the names that they have on most hosts. What else there is on a host
-/// is found by its inode when files are labelled.
-pub(crate) const PROGRAMS: &[&str] = &[
-    "/sbin/init",
-    "/usr/sbin/init",
-    "/lib/systemd/systemd",
-    "/usr/lib/systemd/systemd",
-    "/usr/lib/systemd/systemd-executor",
-    "/lib64/ld-linux-x86-64.so.2",
-    "/usr/lib64/ld-linux-x86-64.so.2",
-    "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
-    "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
-    "/lib/ld-linux-aarch64.so.1",
-    "/usr/lib/ld-linux-aarch64.so.1",
-    "/lib64/libc.so.6",
-    "/usr/lib64/libc.so.6",
-    "/lib/x86_64-linux-gnu/libc.so.6",
-    "/usr/lib/x86_64-linux-gnu/libc.so.6",
-    "/lib/aarch64-linux-gnu/libc.so.6",
-    "/usr/lib/aarch64-linux-gnu/libc.so.6",
-    "/usr/sbin/sshd",
-    "/usr/bin/kubelet",
-    "/usr/bin/containerd",
-    "/usr/bin/containerd-shim-runc-v2",
-    "/usr/bin/crio",
-    "/usr/bin/runc",
-    "/usr/sbin/runc",
-    "/usr/bin/crun",
-    "/sbin/semodule",
-    "/usr/sbin/semodule",
-    "/usr/sbin/load_policy",
-];
 /// SELinux's own settings, policies and modules: labels go by these, so they are not even to be protected from changes.
 pub(crate) const SETTINGS: &[&str] = &["/etc/selinux", "/var/lib/selinux"];
 
@@ -64,7 +33,8 @@ pub(super) fn spared(rules: Ruleset) -> (Ruleset, Vec<Gap>) {
         }
         _ => None,
     });
-    let programs = PROGRAMS.iter().map(|path| (path.as_bytes().to_vec(), Vital::Program));
+    // what else there is on a host is found by its inode when files are labelled
+    let programs = needed::of_most().map(|path| (path.as_bytes().to_vec(), Vital::Program));
     let all: Vec<_> = settings.chain(within).chain(programs).collect();
     without(rules, &all)
 }

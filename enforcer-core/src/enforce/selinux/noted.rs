@@ -5,10 +5,11 @@
 //! wait for a file system meanwhile: what is asked for is found by an index, and no file is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::compile::selinux::{Label, Labels, Reach};
 use crate::decide::DecidedBy;
-use crate::ruleset::RulesetDigest;
+use crate::ruleset::{Ruleset, RulesetDigest};
 
 /// The most that is handed over for one record.
 const MOST: usize = 64;
@@ -24,7 +25,8 @@ pub struct Noted {
     groups: BTreeMap<Label, BTreeMap<DecidedBy, Group>>,
     /// By their last names, the directories of what rules name.
     named: BTreeMap<Box<[u8]>, BTreeSet<Box<[u8]>>>,
-    rules: Option<RulesetDigest>,
+    /// The ruleset that was compiled, and what of it the labels hold.
+    rules: Option<(RulesetDigest, Arc<Ruleset>)>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -48,7 +50,8 @@ impl Noted {
     /// Of files with their paths, inodes, and labels.
     #[must_use]
     pub fn new(labels: &Labels, files: impl IntoIterator<Item = (Vec<u8>, u64, Label)>) -> Self {
-        let mut noted = Self { rules: Some(labels.rules()), ..Self::default() };
+        let rules = Some((labels.compiled(), Arc::new(labels.rules().clone())));
+        let mut noted = Self { rules, ..Self::default() };
         for (path, inode, label) in files {
             let path = path.into_boxed_slice();
             // nothing but a directory has it
@@ -72,21 +75,22 @@ impl Noted {
         noted
     }
 
-    /// The rules by which the labels are, as [`held`](crate::compile::selinux::held) has them; `None`: there are no labels.
+    /// What of this ruleset the labels hold: without what labels cannot say, and without what was refused, be it for a file
+    /// of this host. `None`: there are no labels, or those of another ruleset.
     #[must_use]
-    pub const fn rules(&self) -> Option<RulesetDigest> {
-        self.rules
+    pub fn held(&self, of: RulesetDigest) -> Option<&Arc<Ruleset>> {
+        self.rules.as_ref().filter(|(compiled, _)| *compiled == of).map(|(_, held)| held)
     }
 
     /// Paths of files with this inode, on any file system, and this last name: `/` is what the root of each is called, and
     /// an empty one is not told.
     pub fn files<'n>(&'n self, inode: u64, name: &[u8]) -> impl Iterator<Item = &'n [u8]> {
         let from = self.files.partition_point(|(one, _)| *one < inode);
-        let same = self.files.iter().skip(from).take_while(move |(one, _)| *one == inode);
+        let same = self.files.iter().skip(from).inspect(|_| look()).take_while(move |(one, _)| *one == inode);
         let is_it = move |path: &&[u8]| {
             matches!(name, b"" | b"/") || split(path).is_some_and(|(_, last)| last == name)
         };
-        same.take(MOST).inspect(|_| look()).map(|(_, path)| &**path).filter(is_it)
+        same.take(MOST).map(|(_, path)| &**path).filter(is_it)
     }
 
     /// Whether there are more files with this inode than [`files`](Self::files) looks at.
@@ -181,7 +185,7 @@ mod tests {
         let files = (0..200_000).map(|n| format!("/a/{}/same", n % 1_000));
         let noted = noted(&labels, &directories, files);
         let (found, count) = looked(|| text(noted.files(150_001, b"same")));
-        assert_eq!((found, count), (vec!["/a/0/same"], 1));
+        assert_eq!((found, count), (vec!["/a/0/same"], 2), "that one, and the first that has another inode");
         let (found, count) = looked(|| noted.makers(CREATES, b"new"));
         assert_eq!((text(found.directories), found.alone, found.more), (vec!["/a/0"], false, false));
         assert_eq!(count, 1);

@@ -6,19 +6,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::file::Identity;
-use crate::compile::selinux::{Label, PROGRAMS, SETTINGS, Vital};
-use crate::enforce::host::{Exempt, HostExempt};
+use crate::compile::selinux::{Label, SETTINGS, Vital};
+use crate::needed;
 
 /// What is looked at of SELinux's settings and our own records, at most; a distribution's module store has some 2,000 files.
 const MOST: usize = 50_000;
-/// Programs that neither the rules' own list has nor host policies exempt.
-const MORE: &[&str] = &[
-    "/usr/local/bin/runc",
-    "/usr/local/sbin/runc",
-    "/usr/local/bin/crun",
-    "/usr/local/bin/k3s",
-    "/usr/local/bin/rke2",
-];
 
 /// They, and what of them could not be found out.
 #[derive(Debug, Default)]
@@ -33,12 +25,7 @@ impl VitalFiles {
     pub(super) fn of(root: &Path, record: &Path) -> Self {
         let mut all = Self::default();
         let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
-        let exempt = HostExempt::defaults().entries.into_iter().filter_map(|(one, _)| match one {
-            Exempt::Program(path) => Some(path),
-            Exempt::Cgroup(_) => None,
-        });
-        let named = PROGRAMS.iter().chain(MORE).map(PathBuf::from).chain(exempt);
-        named.for_each(|path| all.add(&at(&path), Vital::Program));
+        needed::all().for_each(|path| all.add(&at(Path::new(path)), Vital::Program));
         for process in ["1", "self"] {
             all.add(&Path::new("/proc").join(process).join("exe"), Vital::Program);
             match mapped(process) {

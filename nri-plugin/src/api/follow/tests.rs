@@ -130,7 +130,7 @@ impl Server {
                 }
                 Change::Set(object) => format!("set: {}", object.key.name),
                 Change::Gone(Key { name, .. }) => format!("gone: {name}"),
-                Change::More(_) => "more".to_owned(),
+                Change::More(..) => "more".to_owned(),
                 Change::Missing(_) => "missing".to_owned(),
             });
         }

@@ -493,10 +493,26 @@ fn what_was_left_out_is_wanted_once_there_is_room() {
     let errors = objects.snapshot().errors;
     let last = errors.last().unwrap();
     assert_eq!(errors.len(), 4, "{errors:?}");
-    assert!(last.file == "KubeArmorPolicy" && last.message.starts_with("more are left out"), "{last:?}");
+    assert!(
+        last.file == "KubeArmorPolicy"
+            && last.message.starts_with("more are left out (2 when all were listed): "),
+        "{last:?}"
+    );
     assert_eq!(objects.left_out(KIND), (3, true));
+    // what is left of the list is told of, and what comes later may have been counted already
+    let told = |objects: &Objects| objects.snapshot().errors.last().unwrap().message.clone();
+    objects.apply(Change::More(KIND, 40));
+    objects.apply(Change::Set(policy("7", "7", "/a")));
+    assert!(
+        told(&objects).starts_with("more are left out (42 when all were listed): "),
+        "{}",
+        told(&objects)
+    );
     objects.apply(Change::All(KIND, vec![]));
     assert!(objects.snapshot().errors.is_empty());
+    // of those of an earlier start the number is not known
+    objects.apply(Change::More(KIND, 0));
+    assert!(told(&objects).starts_with("more are left out: "), "{}", told(&objects));
 }
 
 /// The server keeps the small text alone, so this is what would fill a node's memory.

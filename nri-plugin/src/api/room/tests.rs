@@ -184,7 +184,7 @@ fn a_list_of_any_length_is_held_in_bounds() {
     listed.push(object(key("modest", "o".to_owned()), "t9".to_owned()));
     assert!(listed.len() < 10 + 10 + 2 * 4096, "{}", listed.len());
     let (objects, more) = listed.end();
-    assert!(more);
+    assert_eq!(objects.len() + more, 20_001, "what is not there is counted");
     let whole: Vec<&str> = objects
         .iter()
         .filter(|one| matches!(one.says, Says::Text(_)))
@@ -192,4 +192,27 @@ fn a_list_of_any_length_is_held_in_bounds() {
         .collect();
     assert_eq!((whole.len(), whole.contains(&"modest")), (10, true), "{whole:?}");
     assert!(objects.len() <= 20, "{}", objects.len());
+}
+
+/// Who may make objects may make wrong ones, and any number of namespaces without postures.
+#[test]
+fn what_is_wrong_takes_room_and_what_says_nothing_takes_none() {
+    let rooms = Rooms::of_each(Amount { objects: 10, bytes: 1 << 20 });
+    let listed = |resource, says: &dyn Fn(u32) -> Says| {
+        let mut listed = Listed::with_rooms(resource, rooms);
+        for number in 0..20_000 {
+            let key = Key { resource, namespace: String::new(), name: format!("o{number:05}") };
+            let uid = format!("uid of {key}");
+            listed.push(Object { key, uid, generation: 1, created: String::new(), says: says(number) });
+            assert!(listed.len() <= 20 + 2 * 4096, "{}", listed.len());
+        }
+        listed.end()
+    };
+    assert_eq!(listed(Resource::Namespaces, &|_| Says::Nothing), (vec![], 0));
+    let cluster = Resource::Policies(Kind::KubeArmorClusterPolicy);
+    for resource in [Resource::Namespaces, cluster] {
+        let (objects, more) = listed(resource, &|number| Says::Wrong(format!("wrong in the way {number}")));
+        let wrong = objects.iter().filter(|one| matches!(one.says, Says::Wrong(_))).count();
+        assert_eq!((wrong, objects.len(), more), (10, 20, 20_000 - 20));
+    }
 }

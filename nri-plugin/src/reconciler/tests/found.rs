@@ -15,7 +15,7 @@ fn id() -> ContainerId {
 }
 
 fn found(pid: i32) -> Order {
-    Order::Found { container: container("c1", "default", "web"), pid }
+    Order::Found { container: container("c1", "default", "web"), pid, started: true }
 }
 
 #[test]
@@ -71,6 +71,29 @@ fn who_is_found_too_late_is_left_alone() {
     let calls = f.kernel.calls();
     f.take(found(7));
     assert!(!calls.is_empty() && f.kernel.calls().is_empty());
+}
+
+/// Its daemon armed it after the hook had given up, and died before it knew.
+#[test]
+fn one_that_was_armed_too_late_is_armed_as_one_that_runs() {
+    let armed = |started: bool, waits: bool| {
+        let mut f = armed_before();
+        f.kernel.has_tasks(&[("c1", 7)]);
+        if waits {
+            f.kernel.waits("c1");
+        }
+        f.lives(7, "c1");
+        f.take(Order::Found { container: container("c1", "default", "web"), pid: 7, started });
+        assert_eq!(f.kernel.calls(), [""; 0], "the runtime may be at work still");
+        for _ in 0..3 {
+            f.take(Order::Sweep);
+        }
+        f.kernel.calls()
+    };
+    assert_eq!(armed(true, true), ["arm c1 7 Running"]);
+    assert_eq!(armed(true, false), [""; 0], "it was armed in time");
+    // `podman init`: what executes there is the runtime, and is not to be judged
+    assert_eq!(armed(false, true), [""; 0]);
 }
 
 /// No runtime tells what there is: a node with podman alone.

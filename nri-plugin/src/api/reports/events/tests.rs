@@ -1,4 +1,7 @@
+use enforcer_core::policy::Kind;
+
 use super::*;
+use crate::api::object::{Key, Resource};
 
 fn occurrence(pod: &str, note: &str) -> Occurrence {
     let (refusals, Queue(mut queue)) = queue(&Metrics::default());
@@ -105,4 +108,30 @@ fn a_name_is_one_that_the_api_takes() {
     let long = occurrence(&format!("{}.{}", "a".repeat(199), "b".repeat(50)), "no");
     let name = name(&long, SystemTime::UNIX_EPOCH + Duration::from_nanos(255));
     assert_eq!(name, format!("{}.ff", "a".repeat(199)));
+}
+
+/// The API takes an event in the namespace alone that what it is about is said to be in; people of a namespace look in theirs.
+#[test]
+fn a_mistake_of_a_namespace_is_told_in_it_and_one_of_the_cluster_in_default() {
+    let told = |resource, namespace: &str, name: &str| {
+        let (refusals, Queue(mut queue)) = queue(&Metrics::default());
+        let key = Key { resource, namespace: namespace.into(), name: name.into() };
+        let about = About { key, uid: "u".into(), generation: 1, refused: None, policy: None, seccomp: None };
+        refusals.invalid(&about, "`kubearmor-file-posture`: `deny` is no posture");
+        let one = queue.try_recv().unwrap();
+        let event = one.event("e", &one.note, "node", SystemTime::UNIX_EPOCH);
+        assert_eq!(event["note"], "`kubearmor-file-posture`: `deny` is no posture");
+        assert_eq!((&event["reason"], &event["regarding"]["uid"]), (&json!("PolicyInvalid"), &json!("u")));
+        assert_eq!(one.place(), event["metadata"]["namespace"]);
+        let of = |field: &str| event["regarding"][field].as_str().map(str::to_owned);
+        (one.place().to_owned(), ["apiVersion", "kind", "namespace", "name"].map(of))
+    };
+    let text = |fields: [&str; 4]| fields.map(|text| (!text.is_empty()).then(|| text.to_owned()));
+    let wanted = ("shop".to_owned(), text(["v1", "Namespace", "shop", "shop"]));
+    assert_eq!(told(Resource::Namespaces, "", "shop"), wanted);
+    let version = "security.kubearmor.com/v1";
+    let wanted = ("shop".to_owned(), text([version, "KubeArmorPolicy", "shop", "p"]));
+    assert_eq!(told(Resource::Policies(Kind::KubeArmorPolicy), "shop", "p"), wanted);
+    let wanted = ("default".to_owned(), text([version, "KubeArmorClusterPolicy", "", "p"]));
+    assert_eq!(told(Resource::Policies(Kind::KubeArmorClusterPolicy), "", "p"), wanted);
 }
