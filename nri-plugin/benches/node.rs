@@ -265,7 +265,7 @@ fn daemon(dir: &Path) -> Outcome<()> {
     let at = |name: &str| -> Option<PathBuf> { Some(dir.join(name)) };
     let args = RunArgs {
         policy_dirs: vec![dir.join("policies")],
-        nri_socket: at("nri.sock"),
+        nri_socket: Some(at("nri.sock")),
         gate_socket: at("gate/gate.sock"),
         status_socket: at("gate/status.sock"),
         open_starts: at("open-starts"),

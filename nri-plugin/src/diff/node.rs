@@ -40,8 +40,8 @@ impl Inquiry {
     /// # Errors
     /// When the policies are wrong, or it cannot be told; for people.
     pub async fn compare(&self, files: &[NewFile], namespace: Option<&str>) -> Result<Compared, String> {
-        if !self.status.connected() {
-            return Err("the daemon is not connected to the runtime, and does not know what runs".to_owned());
+        if let Some(why) = self.status.connection.problem() {
+            return Err(format!("the daemon does not know what runs: {why}"));
         }
         let old = Arc::clone(&self.status.policies.borrow());
         let new = tokio::task::block_in_place(|| changed(&old, files))?;
