@@ -28,8 +28,8 @@ pub async fn alone(node: &mut Node) -> Result<()> {
     for name in BEFORE {
         node.check(&format!("{name}, by the version before"), first(name)?, denied());
     }
-    node.daemon.options_mut().arguments =
-        ["--nri-socket", "none", "--metrics", METRICS].map(Into::into).into();
+    let arguments = ["--nri-socket", "none", "--metrics", METRICS];
+    node.daemon.options_mut().arguments = arguments.map(str::to_owned).to_vec();
     node.daemon.start().await?; // ready
     soon("the version before is out of the kernel", || !older.exists()).await?;
     well(node, "after an upgrade")?;

@@ -9,7 +9,7 @@ const FLAGS: [&str; 3] = ["--seccomp-only", "--nri-socket=none", "--metrics=127.
 async fn it_is_as_good_as_any_other_and_says_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let storage = format!("--podman-storage={}", dir.path().join("no-podman").display());
-    let daemon = Daemon::start(dir, &[("calls.yaml", SECCOMP)], &[&FLAGS[..], &[&storage]].concat());
+    let daemon = Daemon::start(dir, &[("calls.yaml", SECCOMP)], &[&FLAGS[..], &[storage.as_str()]].concat());
     daemon.wait("ready", || daemon.dir.path().join("ready").exists()).await;
     let (code, out, err) = daemon.status(&[]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
@@ -34,7 +34,7 @@ async fn it_is_not_ready_while_it_is_not_known_what_runs() {
     fs::create_dir_all(storage.join("overlay-containers")).unwrap();
     fs::write(storage.join("overlay-containers/containers.json"), "[{").unwrap();
     let storage = format!("--podman-storage={}", storage.display());
-    let daemon = Daemon::start(dir, &[("calls.yaml", SECCOMP)], &[&FLAGS[..], &[&storage]].concat());
+    let daemon = Daemon::start(dir, &[("calls.yaml", SECCOMP)], &[&FLAGS[..], &[storage.as_str()]].concat());
     daemon.wait("that it is told", || daemon.log().contains("containers.json` makes no sense")).await;
     let (code, out, _) = daemon.status(&[]);
     assert!(code == 1 && out.contains("what runs has not been taken over yet"), "{code} {out}");
