@@ -1,5 +1,9 @@
 //! Containers under crun, which CRI-O and podman take where both are there: by containerd and by podman, on a real kernel,
-//! as under runc. What they may not do is denied from their first instruction, and the OCI hook holds the gate.
+//! as under runc. What they may not do is denied from their first instruction, and the OCI hook holds the gate. At last podman
+//! is alone there ([`alone`]).
+
+#[path = "crun/alone.rs"]
+mod alone;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,7 +42,8 @@ fn crun_linux_6_12_containerd_1_7() -> Result<()> {
             let late = under_containerd(node).await?;
             under_podman(node)?;
             across_a_restart(node).await?;
-            without_the_daemon(node, &late).await
+            without_the_daemon(node, &late).await?;
+            alone::alone(node).await
         })
     })
     .map(drop)

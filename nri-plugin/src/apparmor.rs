@@ -198,7 +198,8 @@ impl Profiles {
         self.about.get().and_then(|about| about(id)).map(|(_, natives)| natives).unwrap_or_default()
     }
 
-    /// The runtime's pods, with the profiles that they name: those stay.
+    /// The runtime's pods, with the profiles that they name: those stay. Once they are known, what nobody has goes. On a node
+    /// without NRI there are none.
     pub fn pods(&self, pods: impl IntoIterator<Item = (String, BTreeSet<ProfileName>)>) {
         let mut state = self.state();
         state.asked = pods.into_iter().collect();

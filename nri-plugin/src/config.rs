@@ -25,6 +25,8 @@ pub const DEFAULT_ALERT_RATE: u32 = 100;
 const MAX_KEEP: u32 = 100;
 /// The socket that containerd and CRI-O open by default.
 pub const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
+/// In the place of the NRI socket: this node has none, and what runs is found without (a file of this name is `./none`).
+pub const NO_NRI: &str = "none";
 /// The namespace that is left alone by default: a policy there could lock the node out.
 pub const DEFAULT_EXEMPT: &str = "kube-system";
 pub use crate::api::DEFAULT_STATE_DIR;
@@ -60,8 +62,8 @@ pub struct Config {
     pub own_namespace: Option<String>,
     /// Where its last known policies are kept.
     pub state_dir: PathBuf,
-    /// The runtime's NRI socket.
-    pub nri_socket: PathBuf,
+    /// The runtime's NRI socket; `None`: this node has no NRI ([`NO_NRI`]).
+    pub nri_socket: Option<PathBuf>,
     /// The socket at which the OCI hook asks.
     pub gate_socket: PathBuf,
     /// The socket at which `status` asks.
@@ -297,6 +299,12 @@ pub enum ConfigError {
     /// It would be of no use, and the policies that were meant to come never would.
     #[error("--kubeconfig without --kube-api; give both, or neither")]
     KubeconfigAlone,
+    /// The daemon puts it into containers over NRI alone.
+    #[error(
+        "--hook without NRI (--nri-socket none): no runtime would take it; `nri-enforcer install` puts it into every container of \
+         podman, CRI-O or (--base-runtime-spec) containerd"
+    )]
+    HookWithoutNri,
     /// There would be nothing to tell.
     #[error("--kube-status without --kube-api; give both, or neither")]
     StatusAlone,
@@ -369,6 +377,11 @@ impl Config {
         if !(1..=3600).contains(&interval) {
             return Err(ConfigError::StatusInterval(interval));
         }
+        let nri_socket = nri_of(args.nri_socket.or(file.nri_socket));
+        let hook = args.hook.or(file.hook);
+        if hook.is_some() && nri_socket.is_none() {
+            return Err(ConfigError::HookWithoutNri);
+        }
         let own_namespace = own_namespace.filter(|namespace| !namespace.is_empty());
         let plugin_index = args.plugin_index.or(file.plugin_index).unwrap_or_else(|| "10".into());
         if plugin_index.len() != 2 || !plugin_index.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -407,14 +420,14 @@ impl Config {
             kube_status_interval: Duration::from_secs(interval),
             own_namespace,
             state_dir: args.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            nri_socket: args.nri_socket.or(file.nri_socket).unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()),
+            nri_socket,
             gate_socket: args.gate_socket.or(file.gate_socket).unwrap_or_else(|| DEFAULT_GATE_SOCKET.into()),
             admin_socket: args
                 .admin_socket
                 .or(file.admin_socket)
                 .unwrap_or_else(|| status_socket.with_file_name("admin.sock")),
             status_socket,
-            hook: args.hook.or(file.hook),
+            hook,
             open_starts: args.open_starts.or(file.open_starts).unwrap_or_else(|| DEFAULT_OPEN_STARTS.into()),
             podman_storage: args.podman_storage.or(file.podman_storage),
             plugin_name,
@@ -469,6 +482,22 @@ impl File {
     }
 }
 
+/// The NRI socket that a daemon with these flags and this file would have; `None`: it is told that there is none.
+///
+/// # Errors
+/// When the file cannot be read, or makes no sense.
+pub fn nri_socket(args: &RunArgs) -> Result<Option<PathBuf>, ConfigError> {
+    let of_file = match &args.config {
+        Some(path) => File::read(path)?.0.nri_socket,
+        None => None,
+    };
+    Ok(nri_of(args.nri_socket.clone().or(of_file)))
+}
+
+fn nri_of(given: Option<PathBuf>) -> Option<PathBuf> {
+    Some(given.unwrap_or_else(|| DEFAULT_NRI_SOCKET.into())).filter(|path| path != Path::new(NO_NRI))
+}
+
 /// The host's name, or `unknown` where even that cannot be had: an alert without it is better than none.
 /// Whether a runtime takes this as the name of a plugin.
 pub fn is_plugin_name(name: &str) -> bool {
@@ -507,7 +536,7 @@ mod tests {
         };
         let config = with_file(text, args).expect("valid");
         assert_eq!(config.policy_dirs, [PathBuf::from("/flag")]);
-        assert_eq!(config.nri_socket, PathBuf::from("/file.sock"));
+        assert_eq!(config.nri_socket.as_deref(), Some(Path::new("/file.sock")));
         assert_eq!(config.postures.file, PostureAction::Audit);
         assert_eq!(config.postures.process, Some(PostureAction::Allow));
         assert_eq!(config.plugin_index, "10");
@@ -585,6 +614,25 @@ mod tests {
         assert!(matches!(alone, Err(ConfigError::StatusAlone)));
         let never = told("kubeApi: true\nkubeStatusInterval: 0\n");
         assert!(matches!(never, Err(ConfigError::StatusInterval(0))));
+    }
+
+    #[test]
+    fn a_node_may_have_no_nri_and_then_no_hook_goes_into_containers_over_it() {
+        let args = |nri: &str| RunArgs {
+            policy_dirs: vec!["/p".into()],
+            nri_socket: Some(nri.into()),
+            ..RunArgs::default()
+        };
+        assert_eq!(Config::new(args("none"), None).expect("valid").nri_socket, None);
+        let file = Config::new(args("./none"), None).expect("valid");
+        assert_eq!(file.nri_socket, Some("./none".into()), "a file");
+        let hook = RunArgs { hook: Some("/hook".into()), ..args("none") };
+        assert!(matches!(Config::new(hook, None), Err(ConfigError::HookWithoutNri)));
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.yaml");
+        std::fs::write(&path, "policyDirs: [/p]\nnriSocket: none\n").expect("written");
+        let args = RunArgs { config: Some(path), ..RunArgs::default() };
+        assert_eq!(Config::new(args, None).expect("valid").nri_socket, None);
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn named(args: &DiffArgs) -> Asked {
 fn running(args: &DiffArgs) -> Result<Vec<Asked>, String> {
     let Document { daemon, containers, .. } = ask(&args.status_socket).map_err(|error| error.to_string())?;
     if !daemon.connected {
-        return Err("the daemon is not connected to the runtime, and does not know what runs".to_owned());
+        return Err("the daemon does not know what runs (yet): `nri-enforcer status` says why".to_owned());
     }
     let node = daemon.postures.iter().map(|(class, action)| Posture::new(class, action));
     let node =

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use self::podman::{Known, PodmanGate};
+use crate::connection::Connection;
 use crate::container::AWAIT_ADVICE;
 use crate::inject::Injection;
 use crate::metrics::{Metrics, Question};
@@ -59,19 +60,19 @@ impl Gate {
         Self { refused, ..self }
     }
 
-    /// Answers callers, by what the reconciler says, and `given`. `synced` says whether the runtime has told what there is.
+    /// Answers callers, by what the reconciler says, and `given`. `connection` says whether what there is is known.
     /// `injection` learns that hooks are run.
     pub async fn serve(
         self,
         orders: Sender<Order>,
-        synced: watch::Receiver<bool>,
+        connection: Connection,
         injection: Arc<Injection>,
         given: Given,
         podman: Arc<PodmanGate>,
         metrics: Metrics,
     ) {
         let refused = self.refused;
-        let asked = Asked { orders, synced, injection, given, podman, metrics, refused };
+        let asked = Asked { orders, connection, injection, given, podman, metrics, refused };
         let places = Arc::new(Semaphore::new(CALLERS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -91,7 +92,7 @@ impl Gate {
 #[derive(Clone)]
 struct Asked {
     orders: Sender<Order>,
-    synced: watch::Receiver<bool>,
+    connection: Connection,
     injection: Arc<Injection>,
     given: Given,
     podman: Arc<PodmanGate>,
@@ -238,7 +239,7 @@ async fn with_podman<T: Send + 'static>(
 /// What the hook is answered.
 async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
     let Asked { orders, injection, .. } = asked;
-    let mut synced = asked.synced.clone();
+    let mut synced = asked.connection.synced.clone();
     let refused = |reason: String| Answer::Refused { reason };
     let podmans = match request.podman {
         true => match identify(asked, &request, deadline).await {
@@ -291,6 +292,14 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
             },
             Ok(Ok(Gated::Refused(refusal))) => return refused(refusal.to_string()),
             Ok(Ok(Gated::Awaits(why))) => return refused(format!("{who}: {why}; {AWAIT_ADVICE}")),
+            // nobody will ever tell about it
+            Ok(Ok(Gated::Unknown)) if asked.connection.is_without_nri() => {
+                let why = "this node has no NRI by configuration (--nri-socket none), so the labels of its pod are not known, and \
+                           policies reach its namespace";
+                return refused(format!(
+                    "{who}: {why}; connect the daemon to the runtime's NRI, or exempt the namespace"
+                ));
+            }
             // the runtime may tell about it in a moment, when the daemon has just started
             Ok(Ok(Gated::Unknown)) if !known_all => {
                 if !told_later(&mut synced, deadline).await {
@@ -314,4 +323,4 @@ async fn told_later(synced: &mut watch::Receiver<bool>, deadline: Instant) -> bo
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,6 +12,7 @@ pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod connection;
 pub mod container;
 pub mod crds;
 pub mod diff;

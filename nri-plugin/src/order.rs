@@ -13,6 +13,7 @@ use crate::container::Container;
 use crate::metrics::health::Pulse;
 use crate::observe::watches::Who;
 use crate::procs::Process;
+use crate::seccomp::ledger::Created;
 
 /// What the reconciler is told.
 #[derive(Debug)]
@@ -62,6 +63,15 @@ pub enum Order {
         /// The containers that are not over.
         present: Vec<Present>,
         /// Sent once each of them has been looked at.
+        reply: oneshot::Sender<Synced>,
+    },
+    /// All that runs on a node where no runtime tells, as far as podman's files do; so nobody tells of more.
+    Listed {
+        /// podman's containers that run.
+        running: Vec<Running>,
+        /// How many more run of which it is not known who they are.
+        unknown: usize,
+        /// Sent once each of them has been looked at; dropped where that cannot be.
         reply: oneshot::Sender<Synced>,
     },
     /// Somebody begins to watch these containers, or has ended.
@@ -131,6 +141,17 @@ pub struct Present {
     pub running: bool,
 }
 
+/// A container of podman's that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// The container.
+    pub container: Arc<Container>,
+    /// Its first process, which is certainly its own; 0: it is armed, and that process is not known.
+    pub pid: i32,
+    /// What it was created with.
+    pub created: Created,
+}
+
 /// What a synchronisation came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Synced {
@@ -140,6 +161,16 @@ pub struct Synced {
     pub late: usize,
     /// Containers that should be armed and could not be.
     pub failed: usize,
+    /// Containers that run and that nobody can tell who they are: no policy reaches them.
+    pub unknown: usize,
+}
+
+impl Synced {
+    /// Whether everything that runs is as it should be: nothing else needs to hold any of it any more.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.failed == 0 && self.unknown == 0
+    }
 }
 
 /// Why a container must not start.

@@ -198,7 +198,7 @@ impl nri::Plugin for Plugin {
         let (ledger, set) = (Arc::clone(&self.seccomp), self.set());
         let noted = tokio::task::spawn_blocking(move || ledger.synchronized(&set, seccomp));
         // a late answer is no reason to lose the connection: the library answers in time, and this goes on
-        if let Ok(Synced { adopted, late, failed }) = answer.await
+        if let Ok(Synced { adopted, late, failed, .. }) = answer.await
             && noted.await.is_ok()
         {
             tracing::info!(containers = count, adopted, late, failed, "synchronized with the runtime");

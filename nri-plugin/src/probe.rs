@@ -7,14 +7,14 @@ use enforcer_core::host::{self, Check, HostReport};
 use serde::Serialize;
 
 use crate::cli::{Output, ProbeArgs, RunArgs};
-use crate::config::Locks;
+use crate::config::{Locks, nri_socket};
 use crate::exit::{Exit, chain};
 use crate::lock::taken::{Found, taken};
 use crate::lock::unsupported::{self, Securityfs};
 use crate::lock::{DEFAULT_ORDER, Lsm};
 use crate::selinux::denied_nothing;
 use crate::status;
-use crate::term::{BAD, BOLD, GOOD, complain, mark, paint, say, say_json, table};
+use crate::term::{BAD, BOLD, GOOD, WARN, complain, mark, paint, say, say_json, table};
 
 /// The answer, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -28,6 +28,8 @@ struct Report {
     locks: Vec<Tried>,
     /// What BPF-LSM needs.
     checks: Vec<Check>,
+    /// What is to be done about NRI; null: its socket is there, or the node is said to have none, or a daemon runs.
+    nri: Option<String>,
 }
 
 /// A lock, tried.
@@ -53,13 +55,14 @@ pub fn run(args: &ProbeArgs) -> Exit {
         host_policies: args.host_policies,
         ..RunArgs::default()
     };
-    let wanted = match Locks::new(&settings) {
+    let wanted = match Locks::new(&settings).and_then(|wanted| Ok((wanted, nri_socket(&settings)?))) {
         Ok(wanted) => wanted,
         Err(error) => {
             complain(format!("{}: {}\n", paint(BAD, "error"), chain(&error)));
             return Exit::BadInput;
         }
     };
+    let (wanted, nri) = wanted;
     let asked = args.config.is_some() || !args.lsm_order.is_empty() || args.combine || args.host_policies;
     // an older daemon says nothing
     let running = (!asked).then(|| status::show::ask(&args.status_socket).ok()).flatten();
@@ -83,7 +86,14 @@ pub fn run(args: &ProbeArgs) -> Exit {
         };
     }
     let enforces = locks.iter().any(|lock| lock.taken && lock.lsm != Lsm::Selinux);
-    let report = Report { enforces, running, locks, checks: host.checks };
+    let nri = nri.filter(|path| running.is_none() && !path.exists()).map(|path| {
+        format!(
+            "No runtime's NRI socket is at `{}`: switch NRI on (`nri-enforcer install --runtime containerd` or `crio`), or, where \
+             there is only podman or the host itself, run the daemon with --nri-socket none.",
+            path.display()
+        )
+    });
+    let report = Report { enforces, running, locks, checks: host.checks, nri };
     match args.output {
         Output::Json => say_json(&report),
         Output::Text => print(&report, would.err(), seccomp_only),
@@ -127,7 +137,7 @@ fn selinux_works(selinux: &Selinux) -> String {
 
 /// `failing`: the lock by which a daemon would not start. `seccomp_only`: the one that runs is for seccomp policies alone.
 fn print(report: &Report, failing: Option<Lsm>, seccomp_only: bool) {
-    let Report { enforces, running, locks, checks } = report;
+    let Report { enforces, running, locks, checks, nri } = report;
     let mut rows = table(["", "Lock", "Why"], 2);
     for Tried { lock, works, fails, taken, why, .. } in locks {
         let word = match (works, taken) {
@@ -150,6 +160,9 @@ fn print(report: &Report, failing: Option<Lsm>, seccomp_only: bool) {
         rows.add_row([ok, Cell::new(name), Cell::new(detail), Cell::new(advice)]);
     }
     say(format!("{rows}\n"));
+    if let Some(nri) = nri {
+        say(format!("{}\n", paint(WARN, nri)));
+    }
     let taken: Vec<&str> = locks.iter().filter(|lock| lock.taken).map(|lock| lock.lock.as_str()).collect();
     let by = taken.join(" and ");
     let style = if *enforces { GOOD } else { BAD };

@@ -110,6 +110,14 @@ impl Procs {
         Some(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(root).ok()?))
     }
 
+    /// Whether the cgroup path of a process names this container: see [`Procs::inhabited`].
+    #[must_use]
+    pub fn is_in(&self, process: Process, id: &ContainerId) -> bool {
+        let path = self.root.join(process.pid.to_string()).join("cgroup");
+        std::fs::read_to_string(path).is_ok_and(|cgroups| cgroups.contains(id.as_str()))
+            && self.alive(process)
+    }
+
     /// Those of `ids` that some process's cgroup path names: their containers are not over, whatever became of the
     /// first process. Every container runtime has the id in the path.
     ///

@@ -10,15 +10,16 @@
 //! kernel -> events (one thread) -> alerts (one thread) -> stdout or file
 //! ```
 
+mod begin;
 mod denials;
 mod events;
+mod look;
 mod news;
 mod open_starts;
 mod pages;
 mod ready;
 mod sweep;
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,13 +29,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::seccomp::{Arch, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 
+use self::begin::{seccomp, stub};
 use self::denials::Denials;
 pub(crate) use self::denials::Unheard;
 use self::events::{Events, Thread};
+use self::look::Look;
 use self::news::News;
 use self::pages::{Pulses, pages};
 use self::ready::{observe, remove_ready};
@@ -47,6 +49,7 @@ use crate::apply::changes::{Changes, Found, News as OfChange, revert_left};
 use crate::apply::serve::{Clerks, Desk};
 use crate::audit::NotedFiles;
 use crate::config::Config;
+use crate::connection::Connection;
 use crate::container::Selection;
 use crate::exit::chain;
 use crate::explain::inquiry::Inquiry;
@@ -72,8 +75,6 @@ use crate::procs::Procs;
 use crate::reconciler::Reconciler;
 use crate::registry::Registry;
 use crate::report::Reporter;
-use crate::seccomp::profiles::Profiles;
-use crate::seccomp::{Seccomp, UnknownMachine, libseccomp};
 use crate::set::PolicySet;
 use crate::status::serve::{Status, Window};
 use crate::store::{Problem, Reload, Store};
@@ -373,23 +374,43 @@ async fn daemon(
         let (seccomp, seen) = (Arc::clone(&seccomp), seen.clone());
         Arc::new(move |id: &ContainerId| seccomp.given(&Arc::clone(&seen.borrow()), id))
     };
-    tokio::spawn(Arc::clone(&podman).find_armed(Arc::clone(&kernel), orders.clone()));
+    let stub = stub(config)?;
+    let connection = Connection::new(stub.as_ref().map(nri::Stub::state), is_synced);
+    match &stub {
+        Some(_) => {
+            tokio::spawn(Arc::clone(&podman).find_armed(Arc::clone(&kernel), orders.clone()));
+        }
+        None => {
+            let look = Look {
+                podman: Arc::clone(&podman),
+                kernel: Arc::clone(&kernel),
+                procs: Procs::default(),
+                profiles: profiles.clone(),
+                seccomp: Arc::clone(&seccomp),
+                policies: seen.clone(),
+                orders: orders.clone(),
+                synced: synced.clone(),
+            };
+            parts.start("the look for what runs", look.until_complete(RESCAN));
+        }
+    }
     parts.start(
         "the gate of the OCI hook",
-        gate.serve(orders.clone(), is_synced.clone(), Arc::clone(&injection), given, podman, counted.clone()),
+        gate.serve(
+            orders.clone(),
+            connection.clone(),
+            Arc::clone(&injection),
+            given,
+            podman,
+            counted.clone(),
+        ),
     );
-    let stub = nri::Stub::builder(&config.plugin_name, &config.plugin_index)
-        .socket(&config.nri_socket)
-        .events(Plugin::events())
-        .build()
-        .context("cannot make the NRI plugin")?;
     let status = Status {
         selection: selection.clone(),
         policies: seen.clone(),
         registry: Arc::clone(&registry),
         seccomp: Arc::clone(&seccomp),
-        connection: stub.state(),
-        synced: is_synced.clone(),
+        connection: connection.clone(),
         injection: Arc::clone(&injection),
         api: api_health.clone(),
         profiles: profiles.clone(),
@@ -423,13 +444,16 @@ async fn daemon(
     parts.start("the socket of `status`", window.serve(status));
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
     let plugin = Timed::new(plugin.with_profiles(profiles), counted, refusals);
-    let state = stub.state();
-    let observing = observe(state, is_synced, api_health, config.ready_file.clone());
+    let observing = observe(connection, api_health, config.ready_file.clone());
     parts.start("the watch of the connection", observing);
     let (end_stub, stub_ends) = oneshot::channel::<()>();
-    let mut serving = pin!(stub.run(plugin, async {
-        let _dropped = stub_ends.await;
-    }));
+    let mut serving = pin!(async {
+        let end = async { drop(stub_ends.await) };
+        match stub {
+            Some(stub) => stub.run(plugin, end).await,
+            None => Ok(end.await),
+        }
+    });
 
     let mut served = false;
     let result = loop {
@@ -478,25 +502,6 @@ async fn daemon(
         tracing::warn!("not every alert could be written in time");
     }
     result.map(drop)
-}
-
-/// What applies seccomp policies, for this configuration.
-fn seccomp(
-    config: &Config,
-    selection: &Selection,
-    registry: &Arc<Registry>,
-    notify: crate::seccomp::Notify,
-) -> Seccomp {
-    let libseccomp = config.libseccomp.unwrap_or_else(libseccomp::of_runtime);
-    let profiles = match config.seccomp_dirs.as_slice() {
-        [] => Profiles::detect(Path::new("/")),
-        dirs => Profiles::new(dirs.to_vec()),
-    };
-    // where the machine is not known, everything else is still enforced
-    let node = Arch::native()
-        .map(|arch| Node { arch, libseccomp })
-        .ok_or_else(|| UnknownMachine(std::env::consts::ARCH.to_owned()));
-    Seccomp::new(selection.clone(), node, profiles, Arc::clone(registry), "/".into(), notify)
 }
 
 #[cfg(test)]

@@ -508,6 +508,24 @@ fn probe_reads_the_settings_that_decide_which_lock_is_taken() {
 }
 
 #[test]
+fn probe_says_what_to_do_where_there_is_no_nri() {
+    let dir = Dir::new();
+    let nri = |socket: &str| {
+        let config = dir.write("config.yaml", &format!("policyDirs: [/p]\nnriSocket: {socket}\n"));
+        let config = config.to_str().unwrap();
+        let output = nri_enforcer(["probe", "--config", config, "-o", "json"]);
+        let value: Value = serde_json::from_str(&out(&output)).unwrap();
+        assert_eq!(
+            value["nri"].is_string(),
+            out(&nri_enforcer(["probe", "--config", config])).contains("No runtime's NRI socket")
+        );
+        value["nri"].as_str().map(str::to_owned)
+    };
+    assert!(nri("/nonexistent/nri.sock").unwrap().contains("--nri-socket none"));
+    assert_eq!((nri("none"), nri("/etc/passwd")), (None, None));
+}
+
+#[test]
 fn run_refuses_a_bad_command_line_with_exit_code_2() {
     let dir = Dir::new();
     let config = dir.write("config.yaml", "policyDirs: [/p]\nunknown: 1\n");

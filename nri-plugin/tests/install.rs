@@ -304,6 +304,11 @@ fn the_hook_alone_leaves_the_configuration_and_asks_the_socket() {
     assert_eq!(host.read(CONFIG).as_bytes(), config, "left alone");
     host.installed("containerd", &["--uninstall"]);
     assert!(!host.at(HOOK).exists() && !host.at(RECORD).exists());
+    // a node that is to have none
+    fs::remove_file(host.at("run/nri/nri.sock")).unwrap();
+    host.installed("containerd", &["--hook-only", "--nri-socket", "none"]);
+    assert!(host.at(HOOK).is_file());
+    host.installed("containerd", &["--uninstall"]);
     let both = host.install("containerd", &["--hook-only", "--base-runtime-spec"]);
     assert_eq!(both.status.code(), Some(2), "{}", text(&both.stderr));
 }
@@ -840,7 +845,12 @@ fn cri_o_and_podman_get_hooks_and_a_drop_in() {
     host.installed("crio", &[]);
     assert_eq!(host.tree(), once);
     // the same hook for podman: it stays until both are gone
-    host.installed("podman", &[]);
+    let said = host.installed("podman", &[]);
+    assert!(said.contains("run the daemon with --nri-socket none"), "{said}");
+    for there in ["none", "/etc/crio/crio.conf"] {
+        let said = host.installed("podman", &["--nri-socket", there]);
+        assert!(!said.contains("podman has no NRI"), "{said}");
+    }
     assert!(
         host.read("etc/containers/containers.conf.d/99-nri-enforcer.conf").contains("[engine]\nhooks_dir = ")
     );

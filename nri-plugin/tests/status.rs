@@ -18,6 +18,8 @@ mod log;
 mod metrics;
 #[path = "status/top.rs"]
 mod top;
+#[path = "status/without_nri.rs"]
+mod without_nri;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +76,8 @@ impl Daemon {
         let mut command = Command::new("/usr/bin/unshare");
         command
             .args(["--mount", "/bin/sh", "-c", mounted, env!("CARGO_BIN_EXE_nri-enforcer"), "run"])
-            .args([at("policy-dir", "policies"), at("nri-socket", "nri.sock"), at("alerts", "alerts")])
+            .args([at("policy-dir", "policies"), at("alerts", "alerts")])
+            .args((!more.contains(&"--nri-socket=none")).then(|| at("nri-socket", "nri.sock")))
             .args([at("gate-socket", "run/gate"), at("status-socket", "run/status")])
             .args([at("open-starts", "open"), at("seccomp-dir", "seccomp"), at("ready-file", "ready")])
             .args(more)

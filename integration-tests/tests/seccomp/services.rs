@@ -460,3 +460,23 @@ fn names_that_systemd_lacks_are_told_whatever_a_runtime_has() -> Result<()> {
     ensure!(!done && err.contains("2.5.0 is assumed (see --libseccomp)") && err.contains("`mseal`"), "{err}");
     Ok(())
 }
+
+/// The unit of the daemon itself: systemd understands each word of it, and has the programs that it names.
+#[test]
+fn systemd_understands_the_unit_of_the_daemon() -> Result<()> {
+    const UNIT: &str = include_str!("../../../manifests/systemd/nri-enforcer.service");
+    let services = Services::new(&[])?;
+    let root = services.root.path();
+    let programs = ["usr/local/bin/nri-enforcer", "bin/sh", "bin/kill"].map(|path| root.join(path));
+    for path in &programs {
+        fs::create_dir_all(path.parent().context("no directory")?)?;
+        fs::copy(program()?, path)?; // some program
+    }
+    let path = root.join("etc/systemd/system/nri-enforcer.service");
+    fs::create_dir_all(path.parent().context("no directory")?)?;
+    fs::write(&path, UNIT)?;
+    verify(root, "nri-enforcer.service")?;
+    fs::write(&path, UNIT.replace("LockPersonality=", "LockPersonalities="))?;
+    ensure!(verify(root, "nri-enforcer.service").is_err(), "a word that is none is not noticed");
+    Ok(())
+}

@@ -68,6 +68,10 @@ impl Memory {
         std::mem::take(&mut self.kept().loads)
     }
 
+    pub(crate) fn has(&self, name: &ProfileName) -> bool {
+        self.kept().loaded.contains_key(name)
+    }
+
     pub(crate) fn runs(&self, pid: i32, name: &str) {
         self.kept().processes.insert((pid, name.parse().unwrap()));
     }
@@ -121,6 +125,11 @@ impl Loader for Memory {
 
 mod earlier;
 mod told;
+
+/// A ruleset without rules.
+pub(crate) fn no_rules() -> Arc<Ruleset> {
+    nothing()
+}
 
 type Natives = Arc<Mutex<HashMap<String, Vec<Native>>>>;
 

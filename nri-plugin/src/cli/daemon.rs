@@ -29,9 +29,10 @@ States:
   ended            it has ended, and the runtime has not removed it yet
 
 Exit codes:
-  0  every container that policies select is covered, and the daemon is connected to the runtime
+  0  every container that policies select is covered, and the daemon knows what runs: it is connected to
+     the runtime, or the node has no NRI by configuration (--nri-socket none)
   1  some container, or the host, is not covered or pending restart, or no lock works here, or AppArmor is not there to be combined, the
-     daemon is not connected, it has no policies of the API server though it is to have them, or none answers
+     daemon does not know what runs, it has no policies of the API server though it is to have them, or none answers
   2  bad usage
 
 Example:
@@ -74,7 +75,8 @@ pub struct RunArgs {
     /// [default: /var/lib/nri-enforcer/state]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// The runtime's NRI socket [default: /var/run/nri/nri.sock]
+    /// The runtime's NRI socket; `none`: this node has no NRI, and podman's files, the kernel and the OCI hook tell what runs
+    /// [default: /var/run/nri/nri.sock]
     #[arg(long, value_name = "PATH")]
     pub nri_socket: Option<PathBuf>,
     /// Socket at which the OCI hook asks whether a container may start [default: /run/nri-enforcer/gate.sock]

@@ -68,7 +68,7 @@ pub struct InstallArgs {
     /// socket
     #[arg(long, conflicts_with_all = ["uninstall", "base_runtime_spec", "required_plugin"])]
     pub hook_only: bool,
-    /// The runtime's NRI socket, for --hook-only
+    /// The runtime's NRI socket, for --hook-only; `none`: the node has no NRI, and none is looked for
     #[arg(long, value_name = "PATH", default_value = crate::config::DEFAULT_NRI_SOCKET)]
     pub nri_socket: PathBuf,
     /// Program that prints containerd's specification (`ctr oci spec`)

@@ -45,8 +45,8 @@ impl Inquiry {
         removed: &[PolicyId],
         namespace: Option<&str>,
     ) -> Result<Compared, String> {
-        if !self.status.connected() {
-            return Err("the daemon is not connected to the runtime, and does not know what runs".to_owned());
+        if let Some(why) = self.status.connection.problem() {
+            return Err(format!("the daemon does not know what runs: {why}"));
         }
         let old = Arc::clone(&self.status.policies.borrow());
         let new = tokio::task::block_in_place(|| changed(&old, files, removed))?;

@@ -1,6 +1,7 @@
 //! What the gate does for podman, whose containers no NRI tells about: it finds out by podman's files who asks, and at
-//! `precreate` says what is to be changed in the configuration.
+//! `precreate` says what is to be changed in the configuration. When the daemon starts, these files tell what runs already.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -15,10 +16,12 @@ use tokio::task::spawn_blocking;
 use crate::container::{AWAIT_ADVICE, Container, Selection, Wish};
 use crate::exit::chain;
 use crate::kernel::Kernel;
-use crate::order::Order;
+use crate::order::{Order, Running};
 use crate::podman::{Living, Podman};
+use crate::procs::{Process, Procs};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
+use crate::seccomp::ledger::Created;
 use crate::set::PolicySet;
 
 /// The AppArmor profile that a container is to have, which is loaded; `None`: what podman gives it. An error refuses it.
@@ -39,6 +42,15 @@ impl std::fmt::Debug for PodmanGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PodmanGate").field("podman", &self.podman).finish_non_exhaustive()
     }
+}
+
+/// What runs of podman's.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Those of which it is known who they are.
+    pub running: Vec<Running>,
+    /// Those that may run, and why it is not known who they are, or whether they do.
+    pub unknown: BTreeMap<ContainerId, String>,
 }
 
 /// Who asks, or what to answer when that need not or cannot be known.
@@ -91,6 +103,42 @@ impl PodmanGate {
                 Err(error) => unknown(chain(&error)),
             }
         }
+    }
+
+    /// What runs of podman's: for a node on which no runtime tells. Reads podman's files, and some of `/proc`.
+    ///
+    /// # Errors
+    /// When it is not known what there is; for people.
+    pub fn running(&self, kernel: &impl Kernel, procs: &Procs) -> Result<Listing, String> {
+        let ids = self.podman.ids().map_err(|error| chain(&error))?;
+        let armed = kernel.look().map_err(|error| format!("cannot read what is armed: {}", chain(&error)))?;
+        let mut listing = Listing::default();
+        for id in ids {
+            let noted = self.podman.pid(&id).and_then(|pid| procs.find(pid));
+            let armed = armed.contains_key(&id);
+            let own = |process: &Process| {
+                procs.is_in(*process, &id) || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
+            };
+            let process = noted.filter(own);
+            if process.is_none() && !armed {
+                if let Some(Process { pid, .. }) = noted {
+                    let why =
+                        format!("podman noted process {pid} for it, and nothing shows that this is its own");
+                    listing.unknown.insert(id, why);
+                }
+                continue;
+            }
+            match self.podman.container(&id) {
+                Ok(Some(container)) => {
+                    let created = Created::of(&self.podman.annotations(&id));
+                    let pid = process.map_or(0, |process| process.pid);
+                    listing.running.push(Running { container: Arc::new(container), pid, created });
+                }
+                Ok(None) => {} // it only holds namespaces
+                Err(error) => drop(listing.unknown.insert(id, chain(&error))),
+            }
+        }
+        Ok(listing)
     }
 
     /// Who asks; reads podman's files. One that cannot be identified is refused where a policy could select it.
@@ -179,3 +227,6 @@ impl PodmanGate {
         Err(Answer::Refused { reason })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,10 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn with(without_nri: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::<Recording>::default();
         let (policies, seen) = watch::channel(policies(&[("no-passwd", "/etc/passwd")]));
@@ -66,13 +70,15 @@ impl Node {
         );
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(true);
+        let state = (!without_nri).then(|| watch::channel(nri::State::Synchronized(Arc::default())).1);
+        let connection = Connection::new(state, is_synced);
         let (events, told) = crate::api::reports::events::recorded();
         let gate = Gate::open(&dir.path().join("gate/sock")).unwrap();
         let gate = gate.telling(Some(events.at_gate(Arc::clone(&registry))));
         let metrics = Metrics::default();
         let serving = tokio::spawn(gate.serve(
             orders.clone(),
-            is_synced,
+            connection,
             Arc::default(),
             given,
             Arc::clone(&podman),
@@ -132,7 +138,7 @@ impl Node {
 }
 
 /// podman with the containers of its tests.
-fn podman_gate(
+pub(crate) fn podman_gate(
     dir: &Path,
     selection: &Selection,
     policies: watch::Receiver<Arc<crate::set::PolicySet>>,
@@ -147,12 +153,12 @@ fn podman_gate(
         "web" => Ok(Some("a-profile".to_owned())),
         _ => Ok(None),
     };
-    let storage = crate::podman::tests::storage(&dir.join("storage"));
+    let storage = crate::podman::tests::storage(&dir.join("storage")).running_in(&dir.join("run"));
     let (selection, registry) = (selection.clone(), Arc::clone(registry));
     Arc::new(PodmanGate::new(storage, selection, policies, registry, seccomp, Box::new(apparmor)))
 }
 
-fn seccomp(selection: &Selection, registry: &Arc<Registry>) -> Arc<Seccomp> {
+pub(crate) fn seccomp(selection: &Selection, registry: &Arc<Registry>) -> Arc<Seccomp> {
     crate::seccomp::tests::seccomp(selection, registry, Path::new("/nonexistent"))
 }
 
@@ -342,6 +348,23 @@ async fn until_the_policies_are_known_only_what_is_exempt_may_start() {
     node.policies.send(known).unwrap();
     assert_eq!(node.ask(&request("c1")).await, Answer::Armed);
     assert_eq!(node.ask(&request("c2")).await, Answer::Nothing);
+}
+
+/// There nobody tells about it later.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_nri_what_is_not_podmans_starts_where_no_policy_reaches_and_nowhere_else() {
+    let node = Node::with(true);
+    for synced in [false, true] {
+        node.synced.send_replace(synced);
+        let why = reason(node.ask(&Request { patience_millis: 60_000, ..request("c1") }).await);
+        assert!(why.contains("no NRI by configuration") && why.contains("exempt the namespace"), "{why}");
+        for namespace in ["kube-system", "elsewhere"] {
+            let stranger = Request { namespace: namespace.into(), ..request("c2") };
+            assert_eq!(node.ask(&stranger).await, Answer::Nothing);
+        }
+    }
+    node.lives(crate::podman::tests::WEB);
+    assert_eq!(node.ask(&of_podman(Stage::CreateRuntime)).await, Answer::Armed, "as ever");
 }
 
 /// The profile is given at the creation: whoever was not there for it, or came before the policies, has none.

@@ -129,6 +129,13 @@ fn go(args: &InstallArgs) -> Result<Exit, Failure> {
     if args.hook_only {
         nri::listens(args, &plan)?;
     }
+    if args.runtime == Runtime::Podman && !args.uninstall && !nri::is_there(args, &plan) {
+        complain(format!(
+            "{}: podman has no NRI, and `{}` is not there: where no other runtime is, run the daemon with --nri-socket none\n",
+            paint(WARN, "note"),
+            args.nri_socket.display()
+        ));
+    }
     Ok(if told.left.is_empty() { Exit::Ok } else { Exit::No })
 }
 

@@ -2,16 +2,21 @@
 //! or not to be touched, nothing else says so.
 
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::plan::Plan;
 use crate::cli::InstallArgs;
+use crate::config::NO_NRI;
 
 /// The socket can be connected to. Nothing is said there: to the runtime that is a plugin that went before it registered.
 ///
 /// # Errors
-/// When nothing listens there, with what to do.
+/// When nothing listens there, with what to do. Of a node without NRI nothing is asked.
 pub fn listens(args: &InstallArgs, plan: &Plan) -> Result<(), Failure> {
+    if args.nri_socket == Path::new(NO_NRI) {
+        return Ok(());
+    }
     let (shown, place) = (args.nri_socket.display(), if args.dry_run { "would be" } else { "is" });
     let path = plan.resolve(&args.nri_socket)?; // `/var/run` is a link, in the root of the host
     UnixStream::connect(plan.root().at(&path)).map(drop).map_err(|error| {
@@ -21,4 +26,10 @@ pub fn listens(args: &InstallArgs, plan: &Plan) -> Result<(), Failure> {
              socket with --nri-socket"
         ))
     })
+}
+
+/// Whether there is such a socket, be it that nothing listens; or that the node is said to have none.
+pub fn is_there(args: &InstallArgs, plan: &Plan) -> bool {
+    let there = |path: PathBuf| plan.root().at(&path).exists();
+    args.nri_socket == Path::new(NO_NRI) || plan.resolve(&args.nri_socket).is_ok_and(there)
 }

@@ -154,10 +154,13 @@ impl Node {
     }
 
     fn connection(&self, page: &mut Page<'_>) -> fmt::Result {
-        let connected = self.status.connection.borrow().runtime().is_some();
+        let connection = &self.status.connection;
+        let wanted = !connection.is_without_nri();
+        page.gauge("nri_wanted", "Whether the node has NRI, by configuration", i64::from(wanted))?;
+        let connected = connection.has_runtime();
         page.gauge("nri_connected", "Whether there is a connection to the runtime", i64::from(connected))?;
-        let help = "Whether there is a connection to the runtime, and it has told what runs";
-        page.gauge("nri_synchronized", help, i64::from(self.status.connected()))?;
+        let help = "Whether it is known what runs: the runtime has told, or, without NRI, it was found";
+        page.gauge("nri_synchronized", help, i64::from(connection.knows()))?;
         match self.status.injection.is_wanted() {
             true => {
                 let help = "Whether containers that policies select get the OCI hook";

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::subject::Subject;
+use nri_enforcer_hook::spec::MAX_SPEC_BYTES;
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -104,6 +105,8 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Podman {
     storage: PathBuf,
+    /// Where it keeps what does not outlive a boot; the first that has something counts.
+    runs: Vec<PathBuf>,
 }
 
 /// One of `containers.json`.
@@ -163,7 +166,14 @@ impl Podman {
     /// With its files in `storage`, the `graphroot` of `storage.conf`.
     #[must_use]
     pub fn new(storage: PathBuf) -> Self {
-        Self { storage }
+        let runs = configured(Path::new("/"), "runroot").into_iter().chain([RUN_ROOT.into()]).collect();
+        Self { storage, runs }
+    }
+
+    /// The same with what does not outlive a boot below `dir`.
+    #[cfg(test)]
+    pub(crate) fn running_in(self, dir: &Path) -> Self {
+        Self { runs: vec![dir.to_owned()], ..self }
     }
 
     /// With its files where `storage.conf` says.
@@ -206,10 +216,45 @@ impl Podman {
     /// since, and its number another process's.
     #[must_use]
     pub fn pid(&self, id: &ContainerId) -> Option<i32> {
-        let roots = configured(Path::new("/"), "runroot").into_iter().chain([RUN_ROOT.into()]);
-        let mut files =
-            roots.flat_map(|root| drivers(&root)).map(|dir| dir.join(id.as_str()).join("userdata/pidfile"));
+        let place = Path::new(id.as_str()).join("userdata/pidfile");
+        let mut files = self.runs.iter().flat_map(|root| drivers(root)).map(|dir| dir.join(&place));
         files.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).filter(|pid| *pid > 0)
+    }
+
+    /// The annotations in the configuration that podman gave the runtime, as hooks have left them; none where it cannot be
+    /// read.
+    #[must_use]
+    pub fn annotations(&self, id: &ContainerId) -> BTreeMap<String, String> {
+        #[derive(Default, Deserialize)]
+        struct Spec {
+            annotations: Option<BTreeMap<String, String>>,
+        }
+        let place = Path::new(id.as_str()).join("userdata/config.json");
+        let mut files = drivers(&self.storage).into_iter().map(|dir| dir.join(&place));
+        let read = |path: PathBuf| {
+            serde_json::from_str::<Spec>(&read_up_to(&path, MAX_SPEC_BYTES as u64).ok()?).ok()?.annotations
+        };
+        files.find_map(read).unwrap_or_default()
+    }
+
+    /// The containers that there are, running or not. None where there is no podman.
+    ///
+    /// # Errors
+    /// When podman's list of them cannot be read.
+    pub fn ids(&self) -> Result<BTreeSet<ContainerId>, PodmanError> {
+        let mut ids = BTreeSet::new();
+        for path in self.lists() {
+            // what is no id is no container that could be armed
+            ids.extend(records(&path)?.into_iter().filter_map(|record| ContainerId::new(record.id).ok()));
+        }
+        Ok(ids)
+    }
+
+    /// Where containers/storage may have its list of containers.
+    fn lists(&self) -> impl Iterator<Item = PathBuf> {
+        let dirs = [&self.storage].into_iter().chain(&self.runs).collect::<BTreeSet<_>>().into_iter();
+        let files = |dir: PathBuf| ["containers.json", "volatile-containers.json"].map(|file| dir.join(file));
+        dirs.flat_map(|dir| drivers(dir)).flat_map(files)
     }
 
     /// What podman knows of an armed container; `None`: it is none of podman's, or, with a word in the log, cannot be
@@ -246,21 +291,9 @@ impl Podman {
 
     /// What containers/storage says of a container.
     fn record(&self, id: &str) -> Result<Record, PodmanError> {
-        let dirs = [self.storage.as_path(), Path::new(RUN_ROOT)];
-        for dir in dirs {
-            for driver in drivers(dir) {
-                for file in ["containers.json", "volatile-containers.json"] {
-                    let path = driver.join(file);
-                    let text = match read_up_to(&path, MAX_LIST) {
-                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                        text => text.map_err(|source| PodmanError::Read { path: path.clone(), source })?,
-                    };
-                    let records: Vec<Record> = serde_json::from_str(&text)
-                        .map_err(|error| PodmanError::Format { path, why: error.to_string() })?;
-                    if let Some(record) = records.into_iter().find(|record| record.id == id) {
-                        return Ok(record);
-                    }
-                }
+        for path in self.lists() {
+            if let Some(record) = records(&path)?.into_iter().find(|record| record.id == id) {
+                return Ok(record);
             }
         }
         Err(PodmanError::Absent(self.storage.clone()))
@@ -291,6 +324,16 @@ impl Podman {
         }
         found.ok_or_else(|| PodmanError::Absent(self.storage.clone()))
     }
+}
+
+/// What a list of containers/storage holds; nothing where there is none.
+fn records(path: &Path) -> Result<Vec<Record>, PodmanError> {
+    let text = match read_up_to(path, MAX_LIST) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(|source| PodmanError::Read { path: path.to_owned(), source })?,
+    };
+    serde_json::from_str(&text)
+        .map_err(|error| PodmanError::Format { path: path.to_owned(), why: error.to_string() })
 }
 
 /// Whether there is a file; one that cannot be examined is there, and reading it fails.

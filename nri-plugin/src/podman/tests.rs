@@ -11,7 +11,8 @@ const STATE: &[u8] = include_bytes!("state.db");
 const CONTAINERS: &str = include_str!("containers.json");
 /// The container `web`.
 pub(crate) const WEB: &str = "dd3468fe3f479d2fbcf486d2d0d97aaff292f7472f2d646619d98f1fd2f6e711";
-const IN_POD: &str = "a8f646cf7ec14dca0868d7ae18c2fcdefdfaa2bc322e3a7a0b39630e5dd8f560";
+/// The container `in-pod`.
+pub(crate) const IN_POD: &str = "a8f646cf7ec14dca0868d7ae18c2fcdefdfaa2bc322e3a7a0b39630e5dd8f560";
 
 /// What podman 5.4.2 wrote for the same, with other ids, and for `infra`, which holds the namespaces of the pod `held`.
 const STATE_5: &[u8] = include_bytes!("db.sql");

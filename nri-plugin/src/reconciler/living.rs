@@ -1,15 +1,17 @@
-//! Armed containers that no runtime tells about, since an earlier daemon armed them: podman's.
+//! Containers that no runtime tells about: podman's, which an earlier daemon armed, or which run on a node without NRI.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::ruleset::RulesetDigest;
+use tokio::sync::oneshot;
 
 use super::{Reconciler, RootAt};
 use crate::container::Container;
 use crate::exit::chain;
 use crate::kernel::Kernel;
+use crate::order::{Running, Synced};
 
 impl<K: Kernel> Reconciler<K> {
     /// Knows from now on who an armed container is. Its process is believed to be `pid` where the kernel says that this
@@ -46,9 +48,46 @@ impl<K: Kernel> Reconciler<K> {
         self.enqueue(id);
     }
 
-    /// Armed containers that nobody knows. Until the runtime has told what there is, and on a node that has none that tells,
-    /// only those that were so at the last sweep and of which the kernel says that no task lives: a hook or a runtime may
-    /// tell about the others yet.
+    /// Knows what runs on a node where no runtime tells: from now on what is armed and not known is nobody's. What this
+    /// daemon knows already stays as it is, since the gate tells of it later than podman's files do.
+    pub(super) fn list(&mut self, running: Vec<Running>, unknown: usize, reply: oneshot::Sender<Synced>) {
+        let armed = match self.kernel.armed() {
+            Ok(armed) => armed,
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "cannot read what is armed; what runs is not taken over yet"
+                );
+                return;
+            }
+        };
+        let mut synced = Synced { unknown, ..Synced::default() };
+        for Running { container, pid, created } in running {
+            let id = container.id.clone();
+            let (process, armed) = (self.find(pid), armed.get(&id).copied());
+            let new = !self.known.contains_key(&id);
+            if new && process.is_none() && armed.is_none() {
+                continue; // it is over
+            }
+            if new {
+                let ledger = self.registry.seccomp();
+                if ledger.created(&id).is_none() {
+                    ledger.put_apart(Arc::clone(&container), created);
+                }
+                let known = self.know(container);
+                (known.process, known.armed, known.unwatched) = (process, armed, armed.is_none());
+                (known.stage, known.root) = (Stage::Running, RootAt::Process);
+            }
+            synced.adopted += usize::from(armed.is_some());
+            self.enqueue(id);
+        }
+        self.synchronized = true;
+        self.answer_later(reply, synced);
+    }
+
+    /// Armed containers that nobody knows. Until it is known what runs, from a runtime or without one ([`Self::list`]), only
+    /// those that were so at the last sweep and of which the kernel says that no task lives: a hook or a runtime may tell
+    /// about the others yet.
     pub(super) fn stale(&mut self, armed: &BTreeMap<ContainerId, RulesetDigest>) -> BTreeSet<ContainerId> {
         let strangers: BTreeSet<ContainerId> =
             armed.keys().filter(|id| !self.known.contains_key(*id) && !id.is_host()).cloned().collect();

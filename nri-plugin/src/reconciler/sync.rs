@@ -54,6 +54,11 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         self.synchronized = true;
+        self.answer_later(reply, synced);
+    }
+
+    /// Answers a synchronisation when each of its containers has been looked at.
+    pub(super) fn answer_later(&mut self, reply: oneshot::Sender<Synced>, synced: Synced) {
         if let Some((earlier, synced)) = self.syncing.replace((reply, synced)) {
             let _gone = earlier.send(synced); // a connection that was lost meanwhile
         }
@@ -65,7 +70,7 @@ impl<K: Kernel> Reconciler<K> {
             && self.ahead.is_none()
             && let Some((reply, synced)) = self.syncing.take()
         {
-            let complete = synced.failed == 0;
+            let complete = synced.is_complete();
             let _gone = reply.send(synced);
             if complete && let Err(error) = self.kernel.settled() {
                 tracing::error!(

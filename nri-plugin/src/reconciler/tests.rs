@@ -130,7 +130,7 @@ impl Fixture {
     }
 }
 
-fn wanted(set: &PolicySet) -> RulesetDigest {
+pub(crate) fn wanted(set: &PolicySet) -> RulesetDigest {
     let subject = container("x", "default", "web").subject.clone();
     Selection::default().resolve(set, &subject, Default::default()).unwrap().ruleset.digest()
 }
@@ -219,7 +219,7 @@ fn a_synchronisation_arms_what_runs_and_reports_it() {
         created,
         prepared,
     ];
-    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 2, failed: 0 });
+    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 2, failed: 0, unknown: 0 });
     assert_eq!(f.kernel.calls(), ["arm c1 11 Running", "arm c2 12 Running", "arm c5 14 Created"]);
     assert_eq!(f.notices(), ["late c1", "late c2"]);
 }
@@ -239,7 +239,7 @@ fn what_an_earlier_daemon_armed_is_adopted_updated_or_disarmed() {
     f.lives(99, "unlisted"); // the runtime forgot it, and yet it lives
     let present =
         vec![f.running("same", 1, "web"), f.running("old", 2, "web"), f.running("unselected", 3, "db")];
-    assert_eq!(f.synchronize(present), Synced { adopted: 3, late: 0, failed: 0 });
+    assert_eq!(f.synchronize(present), Synced { adopted: 3, late: 0, failed: 0, unknown: 0 });
     assert_eq!(f.kernel.calls(), ["update old", "update unselected", "disarm over"]);
     assert_eq!(f.kernel.digest("old"), Some(wanted(&set)));
     assert_eq!(f.kernel.digest("unselected"), Some(nothing()));
@@ -261,7 +261,7 @@ fn what_was_armed_unheard_by_an_earlier_daemon_is_armed_again_as_one_that_runs()
     let mut f = Fixture::with(kernel, Arc::clone(&set));
     let created = Present { running: false, ..f.running("created", 3, "web") };
     let present = vec![created, f.running("fine", 2, "web"), f.running("late", 1, "web")];
-    assert_eq!(f.synchronize(present), Synced { adopted: 3, late: 0, failed: 0 });
+    assert_eq!(f.synchronize(present), Synced { adopted: 3, late: 0, failed: 0, unknown: 0 });
     assert_eq!(f.kernel.calls(), [""; 0], "the runtime may be at its own work still");
     f.take(Order::Sweep);
     assert_eq!(
@@ -290,7 +290,7 @@ fn a_failure_in_a_synchronisation_is_reported_once_and_tried_again() {
     let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
     f.kernel.breaks("arm", true);
     let present = vec![f.running("c1", 11, "web")];
-    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 0, failed: 1 });
+    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 0, failed: 1, unknown: 0 });
     f.take(Order::Sweep);
     assert_eq!(f.notices(), ["unprotected c1"], "not at each try");
     let id = container("c1", "default", "web").id.clone();
@@ -314,7 +314,7 @@ fn a_connection_that_comes_back_finds_what_started_meanwhile() {
     f.notices();
     f.dies(11);
     let present = vec![f.running("c2", 12, "web")];
-    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 1, failed: 0 });
+    assert_eq!(f.synchronize(present), Synced { adopted: 0, late: 1, failed: 0, unknown: 0 });
     f.take(Order::Sweep);
     assert_eq!(f.kernel.ids(), ["c2"], "c1 is over");
     assert_eq!(f.notices(), ["late c2"]);
@@ -525,7 +525,7 @@ fn a_reused_pid_is_not_armed() {
 fn a_running_container_whose_process_cannot_be_seen_is_reported() {
     let mut f = Fixture::new(policies(&[("p", "/a")]));
     let present = Present { container: container("c1", "default", "web"), pid: 5, running: true };
-    assert_eq!(f.synchronize(vec![present]), Synced { adopted: 0, late: 0, failed: 1 });
+    assert_eq!(f.synchronize(vec![present]), Synced { adopted: 0, late: 0, failed: 1, unknown: 0 });
     assert_eq!(f.notices(), ["unprotected c1"]);
 }
 

@@ -64,13 +64,8 @@ pub(super) fn pages<K: Kernel>(
     // looks at the hook's path, a few components of the host's own disk, as the creation of each selected container does
     health.ready("hook", move || injection.problem().map_or(Ok(()), Err));
     let status = Arc::clone(status);
-    health.ready("nri", move || {
-        match (status.connection.borrow().is_synchronized(), *status.synced.borrow()) {
-            (true, true) => Ok(()),
-            (true, false) => Err("what runs has not been taken over yet".into()),
-            (false, _) => Err("not connected to the runtime".into()),
-        }
-    });
+    let name = if status.connection.is_without_nri() { "no nri, by configuration" } else { "nri" };
+    health.ready(name, move || status.connection.problem().map_or(Ok(()), |why| Err(why.into())));
     Pages { registry, health, making: Arc::default() }
 }
 
@@ -96,7 +91,7 @@ mod tests {
         let selection = Selection { lock, ..Selection::default() };
         let policies = watch::channel(Arc::default()).1;
         let status = Status {
-            synced: watch::channel(synced).1,
+            connection: crate::status::tests::connection(nri::State::Synchronized(Arc::default()), synced),
             ..crate::status::tests::status(selection, &registry, policies, dir.path())
         };
         let pulses = Pulses { events: Arc::clone(events), reconciler: Arc::clone(reconciler) };

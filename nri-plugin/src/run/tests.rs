@@ -1,5 +1,5 @@
 use super::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Parser;
@@ -389,6 +389,16 @@ fn the_end_of_any_part_ends_the_daemon_and_is_named() {
             .to_string();
         assert_eq!(error, format!("{name} ended: it panicked: a fault of {name}"));
     }
+}
+
+#[test]
+fn without_nri_the_end_of_the_look_for_what_runs_ends_the_daemon() {
+    let (dir, name) = (tempfile::tempdir().unwrap(), "the look for what runs");
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    let config = Config { nri_socket: None, ..config(dir.path()) };
+    let parts = [Parts::failing(name), Parts::default()];
+    let error = run_with(config, |_| Ok(Arc::<Recording>::default()), no_apparmor, parts).unwrap_err();
+    assert_eq!(error.to_string(), format!("{name} ended: it panicked: a fault of {name}"));
 }
 
 /// The last known set is read before anything else is done; a directory that cannot be used ends the start.

@@ -89,8 +89,12 @@ pub struct Daemon {
     /// not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncombined: Option<String>,
-    /// Whether it is connected to the runtime, and knows what runs.
+    /// Whether it knows what runs: by its connection to the runtime, or, on a node without NRI, by podman's files and the
+    /// kernel.
     pub connected: bool,
+    /// Whether the node has no NRI by configuration (`--nri-socket none`), so that nothing but the OCI hook tells of starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_nri: bool,
     /// How many policies there are.
     pub policies: usize,
     /// The node's postures, by class: `file: block`. `process` is there where it does not follow `file`.

@@ -23,6 +23,7 @@ use crate::api::Health;
 use crate::api::health::Restored;
 use crate::apparmor::Profiles;
 use crate::apply::changes::Changes;
+use crate::connection::Connection;
 use crate::container::{Merged, Selection, Wish};
 use crate::host::Node;
 use crate::inject::Injection;
@@ -50,10 +51,8 @@ pub struct Status {
     pub registry: Arc<Registry>,
     /// Which seccomp policies select what.
     pub seccomp: Arc<crate::seccomp::Seccomp>,
-    /// How the connection to the runtime stands.
-    pub connection: watch::Receiver<nri::State>,
-    /// Whether the runtime has told what runs.
-    pub synced: watch::Receiver<bool>,
+    /// Whether it is known what runs, and who tells.
+    pub connection: Connection,
     /// Whether containers get the OCI hook.
     pub injection: Arc<Injection>,
     /// How the watch of the API server stands, where there is one.
@@ -101,7 +100,8 @@ impl Status {
                 lock: self.selection.lock.name().to_owned(),
                 not_seen: self.not_seen(),
                 uncombined: self.uncombined.clone(),
-                connected: self.connected(),
+                connected: self.connection.knows(),
+                without_nri: self.connection.is_without_nri(),
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),
@@ -150,12 +150,6 @@ impl Status {
     /// The host, as these policies select it.
     fn subject(&self, set: &PolicySet) -> Subject {
         self.node.subject(set.node())
-    }
-
-    /// Whether the daemon is connected to the runtime, and knows what runs.
-    #[must_use]
-    pub fn connected(&self) -> bool {
-        self.connection.borrow().is_synchronized() && *self.synced.borrow()
     }
 
     /// How many containers there are in each state, and the sum of their gaps. Takes as long as the document.

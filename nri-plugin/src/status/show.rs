@@ -176,9 +176,22 @@ fn print(document: &Document, good: bool) {
     if daemon.seccomp_only {
         say(format!("{}\n", paint(WARN, "This daemon enforces seccomp policies alone.")));
     }
-    if !daemon.connected {
-        let text = "The daemon is not connected to the runtime: what starts now without the OCI hook starts unprotected.";
-        say(format!("{}\n", paint(BAD, text)));
+    let connection = match (daemon.connected, daemon.without_nri) {
+        (true, false) => None,
+        (true, true) => {
+            Some((WARN, "No NRI, by configuration: what starts without the OCI hook starts unprotected."))
+        }
+        (false, false) => Some((
+            BAD,
+            "The daemon is not connected to the runtime: what starts now without the OCI hook starts unprotected.",
+        )),
+        (false, true) => Some((
+            BAD,
+            "No NRI, by configuration, and what runs has not been taken over yet; the daemon's log says why.",
+        )),
+    };
+    if let Some((style, text)) = connection {
+        say(format!("{}\n", paint(style, text)));
     }
     if let Some(host) = &daemon.host {
         print_host(host);

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::document::{PolicyStatus, State};
 use super::serve::{CALLERS, LONGEST, Status, Window};
+use crate::connection::Connection;
 use crate::container::{Container, Selection, Wish};
 use crate::lock::Lock;
 use crate::reconciler::tests::container;
@@ -20,6 +21,11 @@ const CALLS: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSecco
     metadata: {name: calls, namespace: n}\nspec:\n  selector: {matchLabels: {app: web}}\n  syscalls: [mkdir]\n  action: Block\n";
 
 /// Of a node that is connected and has taken over what runs there.
+/// A connection to a runtime that stays so.
+pub(crate) fn connection(state: nri::State, synced: bool) -> Connection {
+    Connection::new(Some(watch::channel(state).1), watch::channel(synced).1)
+}
+
 pub(crate) fn status(
     selection: Selection,
     registry: &Arc<Registry>,
@@ -31,8 +37,7 @@ pub(crate) fn status(
         selection,
         policies,
         registry: Arc::clone(registry),
-        connection: watch::channel(nri::State::Synchronized(Arc::default())).1,
-        synced: watch::channel(true).1,
+        connection: connection(nri::State::Synchronized(Arc::default()), true),
         injection: Arc::default(),
         api: None,
         profiles: None,
@@ -60,7 +65,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let registry = Arc::<Registry>::default();
         let seen = watch::channel(Arc::new(set)).1;
-        let connection = watch::channel(nri::State::Connecting { attempt: 1 }).1;
+        let connection = connection(nri::State::Connecting { attempt: 1 }, true);
         let status = Status { connection, ..status(selection, &registry, seen, dir.path()) };
         Self { registry, status, dir }
     }

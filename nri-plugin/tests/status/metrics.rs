@@ -24,10 +24,10 @@ pub(super) fn get(address: &str, request: &str) -> (u16, String, String) {
 }
 
 /// The families of metrics.
-struct Page(Value);
+pub(super) struct Page(Value);
 
 impl Page {
-    fn get(address: &str) -> Self {
+    pub(super) fn get(address: &str) -> Self {
         let (code, head, text) = get(address, "GET /metrics");
         assert_eq!(code, 200, "{text}");
         assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
@@ -47,7 +47,7 @@ impl Page {
     }
 
     /// The sum of all samples of a name that have these labels.
-    fn sum(&self, sample: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(super) fn sum(&self, sample: &str, labels: &[(&str, &str)]) -> f64 {
         let families = self.0.as_object().unwrap().values();
         let samples = families.flat_map(|family| family["samples"].as_array().unwrap());
         let wanted = samples.filter(|one| {
@@ -63,7 +63,7 @@ impl Page {
 }
 
 /// The address at which the daemon says that it serves.
-async fn address(daemon: &Daemon) -> String {
+pub(super) async fn address(daemon: &Daemon) -> String {
     daemon.wait("the address", || daemon.log().contains("serving /metrics")).await;
     let log = daemon.log();
     let line = log.lines().find(|line| line.contains("serving /metrics")).unwrap();
@@ -86,6 +86,7 @@ async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
         ("nri_enforcer_policies_changed_timestamp_seconds", "gauge"),
         ("nri_enforcer_policy_problems", "gauge"),
         ("nri_enforcer_policy_gaps", "gauge"),
+        ("nri_enforcer_nri_wanted", "gauge"),
         ("nri_enforcer_nri_connected", "gauge"),
         ("nri_enforcer_nri_synchronized", "gauge"),
         ("nri_enforcer_nri_registrations", "counter"),
@@ -110,6 +111,7 @@ async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
         assert_eq!(before.kind(family), kind, "{family}");
     }
     assert_eq!(before.sum("nri_enforcer_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
+    assert_eq!(before.sum("nri_enforcer_nri_wanted", &[]), 1.0);
     assert_eq!(before.sum("nri_enforcer_nri_connected", &[]), 1.0);
     assert_eq!(before.sum("nri_enforcer_nri_synchronized", &[]), 1.0);
     assert_eq!(before.sum("nri_enforcer_nri_registrations_total", &[]), 1.0);

@@ -63,7 +63,7 @@ pub fn crd() -> Value {
                 "properties": {
                     "version": text("Its version."),
                     "lock": text("What holds the rules: bpf, apparmor, bpf+apparmor, selinux (of policies on the host alone) or none."),
-                    "connected": {"type": "boolean", "description": "Whether it is connected to the runtime, and knows what runs."},
+                    "connected": {"type": "boolean", "description": "Whether it knows what runs: by its connection to the runtime, or on a node without NRI by what it finds."},
                 },
             },
             "total": count("The policies of the API server that the node knows."),

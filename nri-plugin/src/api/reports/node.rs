@@ -89,7 +89,7 @@ async fn make(shared: &Shared, status: &Arc<Status>, most: usize) -> Option<Node
         let daemon = Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             lock: status.selection.lock.name().to_owned(),
-            connected: status.connected(),
+            connected: status.connection.knows(),
         };
         NodeReport::new(&node_name, daemon, &set, status.policies(), &abouts, most)
     });

@@ -1,6 +1,8 @@
-//! Containers that an earlier daemon armed, and of which no runtime tells.
+//! Containers of which no runtime tells: those that an earlier daemon armed, and those of a node without NRI.
 
 use super::*;
+use crate::order::Running;
+use crate::seccomp::ledger::Created;
 
 /// One of podman's, armed by an earlier daemon under the policies of now.
 fn armed_before() -> Fixture {
@@ -137,4 +139,87 @@ fn what_no_cgroup_names_is_not_over_while_its_tasks_live() {
     f.kernel.has_tasks(&[]);
     f.take(Order::Sweep);
     assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+/// A node without NRI: this runs of podman's, and so many more of which nobody knows who they are.
+fn list(f: &mut Fixture, running: &[(&str, i32)], unknown: usize) -> Synced {
+    let (reply, mut answer) = oneshot::channel();
+    let of = |(id, pid): &(&str, i32)| Running {
+        container: container(id, "default", "web"),
+        pid: *pid,
+        created: Created { profile: Some((*id).to_owned()), ..Created::default() },
+    };
+    f.take(Order::Listed { running: running.iter().map(of).collect(), unknown, reply });
+    answer.try_recv().expect("answered once idle")
+}
+
+/// The programs of the version before hold what runs, in maps that this one does not read, until it is armed here.
+#[test]
+fn without_nri_an_upgrade_arms_what_runs_and_then_lets_the_old_version_go() {
+    let set = policies(&[("p", "/a")]);
+    let mut f = Fixture::new(Arc::clone(&set));
+    f.lives(7, "c1");
+    f.kernel.breaks("arm", true);
+    let failed = Synced { failed: 1, ..Synced::default() };
+    assert_eq!(list(&mut f, &[("c1", 7)], 0), failed);
+    assert_eq!(f.kernel.times_settled(), 0, "only the old version has its rules");
+    f.kernel.breaks("arm", false);
+    let unknown = list(&mut f, &[("c1", 7)], 1);
+    assert_eq!((unknown.failed, unknown.unknown, f.kernel.digest("c1")), (0, 1, Some(wanted(&set))));
+    assert_eq!(f.kernel.times_settled(), 0, "nor is it known whose the rules are that it has for others");
+    assert!(list(&mut f, &[("c1", 7)], 0).is_complete());
+    assert_eq!(f.kernel.times_settled(), 1);
+    // from now on policies reach it, and its end is found
+    let next = policies(&[("p", "/b")]);
+    f.policies.send_replace(Arc::clone(&next));
+    f.take(Order::PoliciesChanged);
+    assert_eq!(f.kernel.digest("c1"), Some(wanted(&next)));
+    f.dies(7);
+    f.take(Order::Gone(id()));
+    assert_eq!(f.kernel.ids(), [""; 0]);
+}
+
+#[test]
+fn without_nri_what_runs_is_adopted_and_what_is_armed_and_over_is_let_go_at_once() {
+    let mut f = armed_before();
+    f.kernel.preset("over", f.kernel.digest("c1"));
+    f.lives(7, "c1");
+    f.lives(8, "c2");
+    f.policies.send_replace(policies(&[])); // and c2, which no policy selects, is known for later ones
+    let found = list(&mut f, &[("c1", 7), ("c2", 8), ("gone", 9)], 0);
+    assert_eq!(found, Synced { adopted: 1, ..Synced::default() });
+    assert_eq!(f.kernel.ids(), ["c1"]);
+    assert_eq!(f.registry.seccomp().created(&id()).unwrap().profile.as_deref(), Some("c1"));
+    assert!(f.registry.container(&ContainerId::new("gone").unwrap()).is_none());
+    let later = policies(&[("p", "/b")]);
+    f.policies.send_replace(Arc::clone(&later));
+    f.take(Order::PoliciesChanged);
+    assert_eq!(["c1", "c2"].map(|id| f.kernel.digest(id)), [Some(wanted(&later)); 2]);
+    assert_eq!(f.notices(), ["late c2"]);
+}
+
+/// podman's files are older than what the gate says.
+#[test]
+fn what_started_while_podmans_files_were_read_stays_as_the_gate_told_it() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(9, "c1");
+    f.start(&container("c1", "default", "web"), 9).unwrap();
+    let calls = f.kernel.calls();
+    assert!(!calls.is_empty() && list(&mut f, &[("c1", 7)], 0).is_complete());
+    f.take(Order::Sweep);
+    f.take(Order::Sweep);
+    assert_eq!((f.kernel.calls(), f.kernel.ids()), (vec![], vec!["c1".to_owned()]));
+}
+
+#[test]
+fn where_the_kernel_does_not_say_what_is_armed_nothing_is_taken_over() {
+    let mut f = armed_before();
+    f.kernel.breaks("armed", true);
+    let (reply, mut answer) = oneshot::channel();
+    f.take(Order::Listed { running: vec![], unknown: 0, reply });
+    answer.try_recv().unwrap_err();
+    f.kernel.breaks("armed", false);
+    f.kernel.has_tasks(&[]);
+    f.take(Order::Sweep);
+    assert_eq!((f.kernel.ids(), f.kernel.times_settled()), (vec!["c1".to_owned()], 0));
 }

@@ -1,0 +1,110 @@
+//! What runs of podman's, by its files.
+
+use std::fs;
+use std::path::Path;
+
+use crate::gate::tests::{podman_gate, seccomp};
+use crate::kernel::recording::Recording;
+use crate::podman::tests::{IN_POD, WEB};
+use crate::procs::tests::add;
+use crate::reconciler::tests::policies;
+
+use super::*;
+
+struct Node {
+    dir: tempfile::TempDir,
+    kernel: Recording,
+    gate: Arc<PodmanGate>,
+}
+
+impl Node {
+    /// podman with `web` and `in-pod`, neither of which runs.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Arc::<Registry>::default();
+        let selection = Selection::default();
+        let seen = watch::channel(policies(&[])).1;
+        let gate = podman_gate(dir.path(), &selection, seen, &registry, seccomp(&selection, &registry));
+        fs::create_dir(dir.path().join("proc")).unwrap();
+        Self { dir, kernel: Recording::default(), gate }
+    }
+
+    fn at(&self, path: &str) -> std::path::PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// podman notes a first process for a container; it lives in this cgroup.
+    fn runs(&self, id: &str, pid: i32, cgroup: &str) {
+        write(&self.at(&format!("run/overlay-containers/{id}/userdata/pidfile")), &pid.to_string());
+        add(&self.at("proc"), pid, 'S', 1000, cgroup);
+    }
+
+    fn armed(&self, id: &str) {
+        self.kernel.preset(id, Some(crate::reconciler::tests::wanted(&policies(&[("p", "/a")]))));
+    }
+
+    fn found(&self) -> Result<(Vec<(String, i32)>, usize), String> {
+        let Listing { running, unknown } = self.gate.running(&self.kernel, &Procs::at(self.at("proc")))?;
+        let name = |one: Running| (one.container.subject.container.clone(), one.pid);
+        Ok((running.into_iter().map(name).collect(), unknown.len()))
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn names(found: &[(&str, i32)]) -> Vec<(String, i32)> {
+    found.iter().map(|(name, pid)| ((*name).to_owned(), *pid)).collect()
+}
+
+#[test]
+fn what_runs_is_found_whether_armed_or_not() {
+    let node = Node::new();
+    assert_eq!(node.found(), Ok((vec![], 0)), "nothing runs");
+    node.runs(WEB, 7, &format!("/machine.slice/libpod-{WEB}.scope"));
+    assert_eq!(node.found(), Ok((names(&[("web", 7)]), 0)));
+    // no cgroup tells of the other one, and the kernel does
+    node.runs(IN_POD, 8, "/elsewhere");
+    node.armed(IN_POD);
+    node.kernel.has_tasks(&[(IN_POD, 8)]);
+    assert_eq!(node.found(), Ok((names(&[("in-pod", 8), ("web", 7)]), 0)));
+    // of one that is armed and over nobody but the kernel tells
+    node.kernel.has_tasks(&[]);
+    assert_eq!(node.found(), Ok((names(&[("in-pod", 0), ("web", 7)]), 0)));
+}
+
+/// Else what another version of the programs holds of it could be let go.
+#[test]
+fn a_process_that_may_be_its_or_not_is_told_as_unknown() {
+    let node = Node::new();
+    node.runs(WEB, 7, "/elsewhere");
+    assert_eq!(node.found(), Ok((vec![], 1)));
+    fs::remove_dir_all(node.at("proc/7")).unwrap();
+    assert_eq!(node.found(), Ok((vec![], 0)), "it is over");
+    node.runs(WEB, 7, &format!("/libpod-{WEB}"));
+    fs::write(node.at("storage/libpod/bolt_state.db"), "").unwrap();
+    assert_eq!(node.found(), Ok((vec![], 1)), "nobody can tell who it is");
+}
+
+#[test]
+fn what_it_was_created_with_is_in_its_annotations() {
+    let node = Node::new();
+    node.runs(WEB, 7, &format!("/libpod-{WEB}"));
+    let config =
+        r#"{"annotations": {"nri-enforcer.io/seccomp": "p", "nri-enforcer.io/seccomp-policies": "q"}}"#;
+    write(&node.at(&format!("storage/overlay-containers/{WEB}/userdata/config.json")), config);
+    let listing = node.gate.running(&node.kernel, &Procs::at(node.at("proc"))).unwrap();
+    let created = Created { profile: Some("p".into()), policies: Some("q".into()), ..Created::default() };
+    assert_eq!(listing.running[0].created, created);
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_not_an_empty_one() {
+    let node = Node::new();
+    fs::write(node.at("storage/overlay-containers/containers.json"), "[{").unwrap();
+    assert!(node.found().unwrap_err().contains("containers.json` makes no sense"));
+    fs::remove_dir_all(node.at("storage")).unwrap();
+    assert_eq!(node.found(), Ok((vec![], 0)), "there is no podman");
+}
