@@ -165,7 +165,7 @@ async fn a_hook_that_is_left_out_is_told() {
     for (hook, code) in [("--hook=/no/such/hook", 1), ("--strict", 0)] {
         let (daemon, _runtime, _plugin) = Daemon::serving(&[("calls.yaml", SECCOMP)], &[hook]).await;
         let (found, out, _) = daemon.status(&[]);
-        let told = out.contains("without the OCI hook: the OCI hook cannot be examined");
+        let told = out.contains("without the OCI hook: the OCI hook is not there");
         assert_eq!((found, told), (code, code == 1), "{out}");
         assert_eq!(daemon.told(&[]).1["daemon"]["withoutHook"].is_string(), code == 1);
     }

@@ -156,7 +156,7 @@ async fn every_line_of_the_metrics_is_well_formed_and_the_values_move() {
         let (code, _, text) = get(&at, &format!("GET {path}"));
         assert!(code == wanted && text.contains("reconciler: ok\n"), "{path}: {code} {text}");
         let lacks = text.lines().filter(|line| !line.ends_with(": ok")).collect::<Vec<_>>();
-        let hook = lacks.iter().all(|line| line.starts_with("hook: the OCI hook cannot be examined: "));
+        let hook = lacks.iter().all(|line| line.starts_with("hook: the OCI hook is not there: "));
         assert!(hook && lacks.len() == usize::from(wanted == 503), "{path}: {text}");
     }
     assert_eq!(get(&at, "GET /").0, 404);
