@@ -16,7 +16,6 @@ use super::node::{POLICY, pod, started, status, with_apparmor, with_profile};
 
 /// Where the daemon finds the hook that it puts into containers.
 const HOOK: &str = "/run/hook/nri-enforcer-hook";
-const SPOOL: &str = "/var/lib/nri-enforcer/open-starts";
 
 #[test]
 fn a_pod_that_leaves_its_profile_out_does_not_start() -> Result<()> {
@@ -60,11 +59,6 @@ fn annotation(container: &RunningContainer) -> Result<Option<String>> {
     Ok(profile.and_then(|profile| profile.as_str()).map(str::to_owned))
 }
 
-/// How many open starts are recorded.
-fn records() -> usize {
-    fs::read_dir(SPOOL).map_or(0, |entries| entries.count())
-}
-
 async fn hooked(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     let arguments = daemon.options_mut().arguments.clone();
     daemon.options_mut().arguments.extend(["--hook", HOOK].map(str::to_owned));
@@ -104,7 +98,10 @@ async fn hooked(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     daemon.start().await?;
     let open = started(node, &web, &Container::idle("open")).await?;
     node.check("in the mode `open` it starts", node.exec(&open, "/bin/first").await?.exit, 0);
-    node.check("which the hook records", records(), 1);
+    // the daemon lives, and tells soon what the hook has recorded
+    let by_hook = |alert: &lab::node::Alert| alert["Data"] == "notice=open";
+    let alerts = daemon.wait_for_alert(Duration::from_secs(60), by_hook).await?;
+    node.check("which the hook records", alerts.iter().filter(|alert| by_hook(alert)).count(), 1);
     let (told, _, code) = status("open")?;
     node.check("its state", (told["state"].as_str(), code), (Some("notCovered"), Some(1)));
     let alerts = daemon.alerts().await?;
