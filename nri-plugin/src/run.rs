@@ -451,7 +451,10 @@ async fn daemon(
         let end = async { drop(stub_ends.await) };
         match stub {
             Some(stub) => stub.run(plugin, end).await,
-            None => Ok(end.await),
+            None => {
+                end.await;
+                Ok(())
+            }
         }
     });
 
