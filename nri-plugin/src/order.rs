@@ -148,6 +148,8 @@ pub struct Running {
     pub container: Arc<Container>,
     /// Its first process, which is certainly its own; 0: it is armed, and that process is not known.
     pub pid: i32,
+    /// Whether podman has noted that it was started: one that it has only made has not begun for good reason.
+    pub started: bool,
     /// What it was created with.
     pub created: Created,
 }

@@ -132,7 +132,8 @@ impl PodmanGate {
                 Ok(Some(container)) => {
                     let created = Created::of(&self.podman.annotations(&id));
                     let pid = process.map_or(0, |process| process.pid);
-                    listing.running.push(Running { container: Arc::new(container), pid, created });
+                    let started = self.podman.is_started(&id);
+                    listing.running.push(Running { container: Arc::new(container), pid, started, created });
                 }
                 Ok(None) => {} // it only holds namespaces
                 Err(error) => drop(listing.unknown.insert(id, chain(&error))),

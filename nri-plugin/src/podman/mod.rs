@@ -269,11 +269,16 @@ impl Podman {
                 return None;
             }
         };
-        let started = self.has_begun(id).unwrap_or_else(|error| {
+        Some(Living { container, pid: self.pid(id).unwrap_or(0), started: self.is_started(id) })
+    }
+
+    /// Whether podman has noted that the workload of a container runs. What cannot be read is told, and is no.
+    #[must_use]
+    pub fn is_started(&self, id: &ContainerId) -> bool {
+        self.has_begun(id).unwrap_or_else(|error| {
             tracing::warn!(container = %id, error = chain(&error), "whether it was started is not known; it is taken for one that was not");
             false
-        });
-        Some(Living { container, pid: self.pid(id).unwrap_or(0), started })
+        })
     }
 
     /// Whether podman has noted that the workload of a container runs.

@@ -62,7 +62,7 @@ impl<K: Kernel> Reconciler<K> {
             }
         };
         let mut synced = Synced { unknown, ..Synced::default() };
-        for Running { container, pid, created } in running {
+        for Running { container, pid, started, created } in running {
             let id = container.id.clone();
             let (process, armed) = (self.find(pid), armed.get(&id).copied());
             let new = !self.known.contains_key(&id);
@@ -77,6 +77,9 @@ impl<K: Kernel> Reconciler<K> {
                 let known = self.know(container);
                 (known.process, known.armed, known.unwatched) = (process, armed, armed.is_none());
                 (known.stage, known.root) = (Stage::Running, RootAt::Process);
+            }
+            if new && started {
+                self.unheard_before(&id);
             }
             synced.adopted += usize::from(armed.is_some());
             self.enqueue(id);

@@ -78,24 +78,34 @@ fn who_is_found_too_late_is_left_alone() {
 /// Its daemon armed it after the hook had given up, and died before it knew.
 #[test]
 fn one_that_was_armed_too_late_is_armed_as_one_that_runs() {
-    let armed = |started: bool, waits: bool| {
+    let armed = |listed: bool, started: bool, waits: bool| {
         let mut f = armed_before();
         f.kernel.has_tasks(&[("c1", 7)]);
         if waits {
             f.kernel.waits("c1");
         }
         f.lives(7, "c1");
-        f.take(Order::Found { container: container("c1", "default", "web"), pid: 7, started });
+        let container = container("c1", "default", "web");
+        // with a runtime that tells nothing of podman's, and on a node without NRI
+        if listed {
+            let (reply, _answer) = oneshot::channel();
+            let running = vec![Running { container, pid: 7, started, created: Created::default() }];
+            f.take(Order::Listed { running, unknown: 0, reply });
+        } else {
+            f.take(Order::Found { container, pid: 7, started });
+        }
         assert_eq!(f.kernel.calls(), [""; 0], "the runtime may be at work still");
         for _ in 0..3 {
             f.take(Order::Sweep);
         }
         f.kernel.calls()
     };
-    assert_eq!(armed(true, true), ["arm c1 7 Running"]);
-    assert_eq!(armed(true, false), [""; 0], "it was armed in time");
-    // `podman init`: what executes there is the runtime, and is not to be judged
-    assert_eq!(armed(false, true), [""; 0]);
+    for listed in [false, true] {
+        assert_eq!(armed(listed, true, true), ["arm c1 7 Running"]);
+        assert_eq!(armed(listed, true, false), [""; 0], "it was armed in time");
+        // `podman init`: what executes there is the runtime, and is not to be judged
+        assert_eq!(armed(listed, false, true), [""; 0]);
+    }
 }
 
 /// No runtime tells what there is: a node with podman alone.
@@ -147,6 +157,7 @@ fn list(f: &mut Fixture, running: &[(&str, i32)], unknown: usize) -> Synced {
     let of = |(id, pid): &(&str, i32)| Running {
         container: container(id, "default", "web"),
         pid: *pid,
+        started: true,
         created: Created { profile: Some((*id).to_owned()), ..Created::default() },
     };
     f.take(Order::Listed { running: running.iter().map(of).collect(), unknown, reply });
