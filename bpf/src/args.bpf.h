@@ -375,20 +375,29 @@ __noinline int applet_list(struct query *q, struct scratch *s)
 	return 0;
 }
 
-/* Reads the arguments of a program that is being executed; 0: none is. Nothing is known of them yet: no list holds them, and
- * which applet it is cannot be told. */
-__noinline int args_find(struct query *q, struct scratch *s, __u64 address)
+/* Nothing is known of the arguments: no list holds them, and which applet it is cannot be told. */
+__noinline int args_unknown(struct query *q)
 {
-	struct linux_binprm *bprm = (struct linux_binprm *)address;
 	__u32 i;
-	int count;
 
-	if (!q || !s)
+	if (!q)
 		return 0;
 	q->args = 0;
 	for (i = 0; i < LIST_WORDS; i++)
 		q->held[i] = 0;
 	runs_read(q, image_field(q, q->class_cell, __builtin_offsetof(struct class_cell, doubt)));
+	return 0;
+}
+
+/* Reads the arguments of a program that is being executed; 0: none is. Nothing more is known of them yet. */
+__noinline int args_find(struct query *q, struct scratch *s, __u64 address)
+{
+	struct linux_binprm *bprm = (struct linux_binprm *)address;
+	int count;
+
+	if (!q || !s)
+		return 0;
+	args_unknown(q);
 	if (!bprm)
 		return 0;
 	q->args_len = args_read(s, bprm);

@@ -75,6 +75,16 @@ static long name_run_step(__u32 i, struct running *r)
 	return 0;
 }
 
+/* What is left of a name after its first word. Verified once, on its own. */
+__noinline int name_run(struct scratch *s, struct automata_block *a)
+{
+	struct running r = {.s = s, .a = a};
+
+	if (s && a)
+		bpf_loop(NAME_WORDS, name_run_step, &r, 0);
+	return 0;
+}
+
 /* One component; 1 = what follows makes no difference. */
 static __always_inline long run(int direct, struct running *r)
 {
@@ -110,11 +120,12 @@ static __always_inline long run(int direct, struct running *r)
 	STEP(a, state, word);
 	if (!row_of(a, state, ROW_STAYS)) {
 		/* the word has seven bytes left */
-		state = run_some(a, state, word, len < 8 ? len - 1 : 7);
-		if (len > 8) {
+		if (len <= 8) {
+			state = run_some(a, state, word, len - 1);
+		} else {
 			s->name.len = len;
-			s->run.state = state;
-			bpf_loop(NAME_WORDS, name_run_step, r, 0);
+			s->run.state = run_some(a, state, word, 7);
+			name_run(s, a);
 			state = s->run.state;
 		}
 	}
@@ -149,8 +160,6 @@ static __always_inline __u32 automaton(int quickly, struct query *q, struct scra
 	__u32 place, block = first >> 16, below, d;
 	void *blocks;
 
-	if (!q || !s)
-		return 0;
 	place = q->place;
 	blocks = bpf_map_lookup_elem(&automata, &place);
 	r.a = blocks ? bpf_map_lookup_elem(blocks, &block) : 0;
@@ -190,18 +199,6 @@ static __always_inline __u32 automaton(int quickly, struct query *q, struct scra
 	return decision_read(direct_loads, q, d, q->condition & ~COND_TREE);
 }
 
-/* What one automaton says about the rest of the path in scratch->dentries, the last `n` slots; 0 = nothing. Verified
- * once, on its own. */
-__noinline __u32 automaton_decide(struct query *q, struct scratch *s, __u32 first, __u32 n)
-{
-	return automaton(0, q, s, first, n);
-}
-
-__noinline __u32 automaton_quickly(struct query *q, struct scratch *s, __u32 first, __u32 n)
-{
-	return direct_loads ? automaton(1, q, s, first, n) : 0;
-}
-
 /* The stronger effect, then the smaller origin, then the plain one before the exemption. */
 static __always_inline int pattern_stronger(__u32 d, __u32 best)
 {
@@ -209,11 +206,38 @@ static __always_inline int pattern_stronger(__u32 d, __u32 best)
 				      ((d ^ best) == DECISION_EXEMPT && best & DECISION_EXEMPT));
 }
 
+/* What one automaton says about the rest of the path in scratch->dentries, the last `n` slots: in scratch->descent.matched,
+ * if that is stronger than what is there. 1: q->reason says why it cannot be told. */
+static __always_inline int automaton_as(int quickly, struct query *q, struct scratch *s, __u32 first, __u32 n)
+{
+	__u32 d;
+
+	if (!q || !s)
+		return 1;
+	d = automaton(quickly, q, s, first, n);
+	if (q->reason)
+		return 1;
+	if (pattern_stronger(d, unaccounted(&s->descent.matched)))
+		s->descent.matched = d;
+	return 0;
+}
+
+/* Verified once, on their own. */
+__noinline int automaton_decide(struct query *q, struct scratch *s, __u32 first, __u32 n)
+{
+	return automaton_as(0, q, s, first, n);
+}
+
+__noinline int automaton_quickly(struct query *q, struct scratch *s, __u32 first, __u32 n)
+{
+	return direct_loads ? automaton_as(1, q, s, first, n) : 0;
+}
+
 /* The strongest answer of the automata that the descent met; 0 = no pattern matches. It is in scratch->descent.matched
  * meanwhile, so that the verifier goes through each turn once. */
 static __always_inline __u32 patterns_decide(int quickly, struct query *q, struct scratch *s)
 {
-	__u32 i, k, d, first;
+	__u32 i, k, first;
 
 	s->descent.matched = 0;
 	for (i = 0; i < MAX_BEGUN; i++) {
@@ -223,12 +247,9 @@ static __always_inline __u32 patterns_decide(int quickly, struct query *q, struc
 			first = image_field(q, s->descent.begins[i].automata, 4 * k);
 			if (!first)
 				break;
-			d = quickly ? automaton_quickly(q, s, first, s->descent.begins[i].n)
-				    : automaton_decide(q, s, first, s->descent.begins[i].n);
-			if (q->reason)
+			if (quickly ? automaton_quickly(q, s, first, s->descent.begins[i].n)
+				    : automaton_decide(q, s, first, s->descent.begins[i].n))
 				return 0;
-			if (pattern_stronger(d, unaccounted(&s->descent.matched)))
-				s->descent.matched = d;
 		}
 	}
 	return unaccounted(&s->descent.matched);

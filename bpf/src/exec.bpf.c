@@ -43,7 +43,7 @@ static __always_inline int judge_program(struct subject *s, __u32 class_, __u32 
 		r.bprm = (__u64)bprm;
 	if (judge_quickly(s, a, &r, &c))
 		return 0;
-	return judge(s, &r) ? -EACCES : 0;
+	return judge_exec(s, &r) ? -EACCES : 0;
 }
 
 enum barrier {

@@ -48,15 +48,15 @@ static __always_inline int is_denied(struct scratch *scratch, struct subject *s,
 				     struct file *file, __u32 condition, struct held_search *h)
 {
 	struct request r = {.class_ = CLASS_FILE, .op = OP_HELD, .condition = condition};
-	__u32 decision, reason, effect;
+	__u32 decision, effect;
 
 	r.dentry = (__u64)file->f_path.dentry;
 	r.mnt = (__u64)file->f_path.mnt;
 	r.inode = (__u64)file->f_inode;
-	decision = decide_in(scratch, s, &r, task, 0, &reason);
+	decision = decide_in(0, scratch, s, &r, task, 0);
 	effect = decision_effect(decision);
 	if (effect == EFFECT_BLOCK ? !is_known(a, file) : effect == EFFECT_AUDIT && !h->again)
-		tell(scratch, s, &r, decision, reason, (__u64)task);
+		tell(scratch, s, &r, decision, scratch->attempt.reason, (__u64)task);
 	return effect == EFFECT_BLOCK;
 }
 

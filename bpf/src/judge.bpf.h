@@ -42,52 +42,6 @@ static __always_inline __u32 source_find(struct attempt *a, struct scratch *s)
 	return match_source(&a->query, s);
 }
 
-/* 1: answered, decision or reason is set; 0: renames, mounts or a new policy came between, try again. */
-__noinline int attempt(struct attempt *a, struct scratch *s, struct request *r)
-{
-	struct sequence q = {};
-	__u32 no_source = 0;
-
-	if (!a || !s || !r || !sequence_begin(&q))
-		return 0;
-	a->query.source = 0;
-	if (a->has_source && a->cached != SOURCE_RUNTIME) {
-		if (a->cached >> 32 == a->query.ruleset) {
-			a->query.source = (__u32)a->cached;
-		} else {
-			a->query.source = source_find(a, s);
-			no_source = a->query.reason;
-			if (sequence_moved(q))
-				return 0;
-			if (!no_source)
-				a->cached = (__u64)a->query.ruleset << 32 | a->query.source;
-		}
-	}
-	a->walk.dentry = r->dentry;
-	a->walk.mnt = r->mnt;
-	a->query.unseen = 0;
-	if (a->conditions & COND_ARGS) {
-		args_find(&a->query, s, r->op == OP_EXEC ? r->bprm : 0);
-		args_list(&a->query, s);
-		applet_list(&a->query, s);
-	}
-	a->query.reason = walk_up(&a->walk, s);
-	if (no_source) {
-		a->query.reason = no_source;
-	} else if (a->pathless) {
-		a->walk.n = a->walk.n ? 1 : 0; /* its own name, for the event */
-		a->query.reason = 0;
-		a->decision = a->otherwise;
-	} else if (!a->query.reason) {
-		a->query.n = a->walk.n;
-		a->query.leaf = a->walk.leaf;
-		a->decision = match_class(&a->query, s);
-		if (a->query.reason == REASON_NO_RULES)
-			return 0;
-	}
-	return !sequence_moved(q);
-}
-
 static __always_inline __u32 terminal_condition(struct task_struct *task)
 {
 	return BPF_CORE_READ(task, signal, tty) ? COND_TTY : 0;
@@ -144,6 +98,115 @@ static __noinline int class_read(struct attempt *a, __u32 slot, __u64 container)
 	return 1;
 }
 
+/* a denial for lack of rules */
+#define DECISION_NO_RULES (EFFECT_BLOCK << DECISION_EFFECT_SHIFT | RULE_NONE)
+
+#define DECISION_NOTHING (EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE) /* no such rules */
+
+static __always_inline int nothing_applies(struct attempt *a)
+{
+	a->decision = DECISION_NOTHING;
+	a->reason = 0;
+	return 1;
+}
+
+/* 1: answered, a->decision and a->reason are set; 0: renames, mounts or a new policy came between, try again: they are
+ * what holds should no attempt be answered. `exec`: it may be about a program that is executed, whose arguments can be
+ * read; a constant, since what reads them is most of the verifier's work. */
+static __always_inline int attempt_as(int exec, struct subject *subject, struct scratch *s, struct request *r)
+{
+	struct attempt *a = &s->attempt;
+	struct task_struct *task = (struct task_struct *)a->task;
+	struct sequence q = {};
+	__u32 no_source = 0, decision = 0;
+	enum mount_place place;
+	int known;
+
+	known = class_read(a, subject->slot, subject->container);
+	if (known < 0)
+		return nothing_applies(a);
+	if (!known)
+		return 0;
+	a->decision = a->unresolved;
+	a->walk.dentry = r->dentry;
+	a->walk.mnt = r->mnt;
+	place = mount_place((struct vfsmount *)r->mnt, a->our_ns, a->task_ns);
+	if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE && !r->reason)
+		return nothing_applies(a);
+	if (r->reason || place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
+		walk_up(&a->walk, s); /* for the event's sake */
+		a->reason = r->reason ? r->reason : REASON_FOREIGN_MOUNT;
+		return 1;
+	}
+	a->query.condition = r->condition;
+	if (a->conditions & COND_OWNER)
+		a->query.condition |= owner_condition(task, r->inode);
+	if (a->conditions & COND_TTY)
+		a->query.condition |= terminal_condition(task);
+	a->cached = a->current_ ? source_known(subject) : 0;
+	a->reason = REASON_RACED;
+	if (!sequence_begin(&q))
+		return 0;
+	a->query.source = 0;
+	if (a->has_source && a->cached != SOURCE_RUNTIME) {
+		if (a->cached >> 32 == a->query.ruleset) {
+			a->query.source = (__u32)a->cached;
+		} else {
+			a->query.source = source_find(a, s);
+			no_source = a->query.reason;
+			if (sequence_moved(q))
+				return 0;
+			if (!no_source)
+				a->cached = (__u64)a->query.ruleset << 32 | a->query.source;
+			a->walk.dentry = r->dentry;
+			a->walk.mnt = r->mnt;
+		}
+	}
+	a->query.unseen = 0;
+	if (a->conditions & COND_ARGS) {
+		if (exec) {
+			args_find(&a->query, s, r->op == OP_EXEC ? r->bprm : 0);
+			args_list(&a->query, s);
+			applet_list(&a->query, s);
+		} else {
+			args_unknown(&a->query);
+		}
+	}
+	a->query.reason = walk_up(&a->walk, s);
+	if (no_source) {
+		a->query.reason = no_source;
+	} else if (place == MOUNT_KERNEL) { /* memfd and the like: no rule on paths applies */
+		a->walk.n = a->walk.n ? 1 : 0; /* its own name, for the event */
+		a->query.reason = 0;
+		decision = a->otherwise;
+	} else if (!a->query.reason) {
+		a->query.n = a->walk.n;
+		a->query.leaf = a->walk.leaf;
+		decision = match_class(&a->query, s);
+		if (a->query.reason == REASON_NO_RULES)
+			return 0;
+	}
+	if (sequence_moved(q))
+		return 0;
+	a->reason = a->query.reason;
+	if (!a->reason)
+		a->decision = decision;
+	if (a->current_ && a->has_source)
+		source_learn(subject, a->cached);
+	return 1;
+}
+
+/* Verified once, on their own: only what tries again is gone through for each attempt. */
+__noinline int attempt(struct subject *subject, struct scratch *s, struct request *r)
+{
+	return subject && s && r ? attempt_as(0, subject, s, r) : 0;
+}
+
+__noinline int attempt_exec(struct subject *subject, struct scratch *s, struct request *r)
+{
+	return subject && s && r ? attempt_as(1, subject, s, r) : 0;
+}
+
 /* Reports a decision about what `task` does. */
 static __always_inline void tell(struct scratch *s, struct subject *subject, struct request *r, __u32 decision,
 				 __u32 reason, __u64 task)
@@ -185,69 +248,26 @@ static __always_inline __u32 conclude(struct scratch *s, struct subject *subject
 	return effect;
 }
 
-/* a denial for lack of rules */
-#define DECISION_NO_RULES (EFFECT_BLOCK << DECISION_EFFECT_SHIFT | RULE_NONE)
-
-#define DECISION_NOTHING (EFFECT_ALLOW << DECISION_EFFECT_SHIFT | RULE_NONE) /* no such rules */
-
 /* The decision about what `task`, which is `subject`, does; `current_` is 0 for another task than the current one. */
-static __always_inline __u32 decide_in(struct scratch *s, struct subject *subject, struct request *r,
-				       struct task_struct *task, int current_, __u32 *why)
+static __always_inline __u32 decide_in(int exec, struct scratch *s, struct subject *subject, struct request *r,
+				       struct task_struct *task, int current_)
 {
-	__u32 decision = DECISION_NO_RULES, reason = REASON_NO_RULES, i;
 	struct attempt *a = &s->attempt;
-	enum mount_place place;
-	int known;
+	__u32 i;
 
 	a->task = (__u64)task;
+	a->current_ = current_;
 	a->query.class_ = r->class_;
 	a->query.unseen = 0;
-	*why = 0;
+	a->decision = DECISION_NO_RULES;
+	a->reason = REASON_NO_RULES;
 	for (i = 0; i < ATTEMPTS; i++) {
 		if (i)
 			count(COUNTER_RETRIED);
-		known = class_read(a, subject->slot, subject->container);
-		if (known < 0)
-			return DECISION_NOTHING;
-		if (!known)
-			continue;
-		decision = a->unresolved;
-		place = mount_place((struct vfsmount *)r->mnt, a->our_ns, a->task_ns);
-		if (place == MOUNT_KERNEL && r->class_ == CLASS_FILE && !r->reason)
-			return DECISION_NOTHING;
-		if (r->reason || place == MOUNT_FOREIGN || place == MOUNT_LAYER) {
-			a->walk.dentry = r->dentry;
-			a->walk.mnt = r->mnt;
-			walk_up(&a->walk, s); /* for the event's sake */
-			reason = r->reason ? r->reason : REASON_FOREIGN_MOUNT;
+		if (exec ? attempt_exec(subject, s, r) : attempt(subject, s, r))
 			break;
-		}
-		a->pathless = place == MOUNT_KERNEL;
-		a->query.condition = r->condition;
-		if (a->conditions & COND_OWNER)
-			a->query.condition |= owner_condition(task, r->inode);
-		if (a->conditions & COND_TTY)
-			a->query.condition |= terminal_condition(task);
-		a->cached = current_ ? source_known(subject) : 0;
-		reason = REASON_RACED;
-		if (attempt(a, s, r)) {
-			reason = a->query.reason;
-			if (!reason)
-				decision = a->decision;
-			if (current_ && a->has_source)
-				source_learn(subject, a->cached);
-			break;
-		}
 	}
-	*why = reason;
-	return decision;
-}
-
-static __always_inline __u32 judge_in(struct scratch *s, struct subject *subject, struct request *r)
-{
-	__u32 reason, decision = decide_in(s, subject, r, bpf_get_current_task_btf(), 1, &reason);
-
-	return conclude(s, subject, r, decision, reason);
+	return a->decision;
 }
 
 /* What hooks ask about the subject's container; NULL: it has been disarmed. */
@@ -272,22 +292,32 @@ static __always_inline int class_applies(struct subject *subject, __u32 class_)
 	return classes_applying(subject) >> class_ & 1;
 }
 
-/* Verdict for the current task, which is `subject` and active: 0 = go on, else deny. */
-__noinline int judge(struct subject *subject, struct request *r)
+static __always_inline int judge_as(int exec, struct subject *subject, struct request *r)
 {
+	__u32 decision, effect;
 	struct scratch *s;
-	__u32 effect;
 
-	if (!subject || !r)
-		return 1;
 	if (!class_applies(subject, r->class_))
 		return 0;
 	s = scratch_take();
 	if (!s)
 		return conclude(0, subject, r, DECISION_NO_RULES, REASON_NO_SCRATCH) == EFFECT_BLOCK;
-	effect = judge_in(s, subject, r);
+	decision = decide_in(exec, s, subject, r, bpf_get_current_task_btf(), 1);
+	effect = conclude(s, subject, r, decision, s->attempt.reason);
 	scratch_give(s);
 	return effect == EFFECT_BLOCK;
+}
+
+/* Verdict for the current task, which is `subject` and active: 0 = go on, else deny. */
+__noinline int judge(struct subject *subject, struct request *r)
+{
+	return subject && r ? judge_as(0, subject, r) : 1;
+}
+
+/* The same about a program that is executed. */
+__noinline int judge_exec(struct subject *subject, struct request *r)
+{
+	return subject && r ? judge_as(1, subject, r) : 1;
 }
 
 /* The current task, if it is confined and its workload has begun. */

@@ -73,12 +73,14 @@ struct attempt {
 	__u64 cached;	  /* the subject's source; out: the source found out now, or the same */
 	__u32 our_ns;
 	__u32 task_ns;	  /* of the task, where its paths count as they are called there; else our_ns */
-	__u32 pathless;	  /* memfd and the like: no rule on paths applies */
+	__u32 current_;	  /* that is the current task */
 	__u32 has_source; /* some rule has a source */
 	__u32 otherwise;  /* the class's decision where no rule decides */
 	__u32 unresolved;
 	__u32 conditions; /* that matter */
 	__u32 decision;	  /* out */
+	__u32 reason;	  /* out: why the class's unresolved effect is the decision; 0 = it is not */
+	__u32 pad;
 };
 
 /* Who may be exempt from the host's policies: kernel addresses. */

@@ -122,10 +122,15 @@ static __always_inline int may_enter(struct task_struct *task)
 	return !b || b->words[bit / 64] >> (bit % 64) & 1;
 }
 
-/* The acting executable's file, as a number: while it is open no other file has it. 0: there is none. */
+/* The acting executable's file, as a number: while it is open no other file has it. 0: there is none. From a task that is
+ * known to be one the verifier looks each field up in all of the kernel's types, by name: not so after a cast. */
 static __always_inline __u64 acting_exe(void)
 {
-	return (__u64)bpf_get_current_task_btf()->mm->exe_file;
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (direct_loads)
+		task = DIRECT(struct task_struct, task);
+	return (__u64)task->mm->exe_file;
 }
 
 /* What is known of the acting executable as a source; no ruleset's where nothing is. */
