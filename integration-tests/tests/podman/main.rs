@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use enforcer_core::enforce::ContainerId;
 use lab::node::{Daemon, Options};
 use lab::podman::{IMAGE, PROGRAM, Podman, Version};
 use lab::run::{Target, hook};
@@ -252,7 +253,7 @@ fn selected(node: &Node) -> Result<()> {
         "a container that nothing selects is changed"
     );
     life(node)?;
-    for one in [an_image_chooses_nothing, own_cgroup, infra] {
+    for one in [an_image_chooses_nothing, own_cgroup, infra, begun] {
         one(node)?;
     }
     Ok(())
@@ -301,6 +302,24 @@ fn infra(node: &Node) -> Result<()> {
     node.podman(&[&["pod", "create"], &options[..], &["--infra-command", &command]].concat())?;
     let found = ends(&node.podman(&["start", "-a", "infra"])?, [RMDIR])?;
     ensure!(found == ["errno 2"], "infra: {found:?}");
+    Ok(())
+}
+
+/// podman's files tell which containers have begun: by that one is known that was armed too late.
+fn begun(node: &Node) -> Result<()> {
+    let files = nri_plugin::podman::Podman::new(node.podman.storage());
+    let made = node.podman(&["create", "--name", "slow", "-l", "app=web", IMAGE, PROGRAM, "64:34"])?; // pause
+    let id = ContainerId::new(made.trim())?;
+    let has_begun = || files.living(&id).map(|living| living.started);
+    let mut found = vec![has_begun()];
+    let all = [&["init"][..], &["start"], &["stop", "-t", "0"], &["init"], &["start"]];
+    for command in all {
+        node.podman(&[command, &["slow"]].concat())?;
+        found.push(has_begun());
+    }
+    let wanted = [false, false, true, false, false, true].map(Some);
+    ensure!(found == wanted, "created, and after {all:?}: {found:?}");
+    node.podman(&["rm", "--force", "--time", "0", "slow"])?;
     Ok(())
 }
 

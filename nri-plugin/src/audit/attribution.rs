@@ -266,9 +266,16 @@ fn paths_of(
         }
     } else {
         // one inode of several file systems, or of several names: each is asked about
-        let same = inode.into_iter().flat_map(|inode| noted.files(inode, name));
+        let of_name = |name| -> Vec<Vec<u8>> {
+            inode.into_iter().flat_map(|inode| noted.files(inode, name)).map(<[u8]>::to_vec).collect()
+        };
         let more = inode.is_some_and(|inode| noted.has_more(inode));
-        Paths { may_be: same.map(<[u8]>::to_vec).collect(), told: true, more }
+        let may_be = of_name(name);
+        match may_be.is_empty() {
+            // of a file with several names the kernel tells any, also one that no rule is about
+            true => Paths { may_be: of_name(b""), told: false, more },
+            false => Paths { may_be, told: true, more },
+        }
     };
     match paths.may_be.is_empty() {
         true => Err("the kernel does not tell the path, and no labelled file is that one"),

@@ -327,6 +327,10 @@ fn a_denial_by_a_label_is_of_the_host() {
     assert_eq!(by(&alert), ("host", "spec.file.matchPaths[0]", "File", "/t/secret"));
     assert_eq!((alert.kind, alert.enforcer, alert.action), ("MatchedHostPolicy", "SELinux", "Block"));
     assert_eq!((alert.namespace_name.as_str(), alert.host_pid), ("", 311));
+    // the kernel tells any name of a file that has several: by which it was opened is not known
+    let alert = told("read", "name=\"linked\" ino=7", "file");
+    assert_eq!(by(&alert), ("host", "spec.file.matchPaths[0]", "File", "linked"));
+    assert!(alert.data.contains("path=unknown"), "{}", alert.data);
     // of what is to be made there is a name alone; in which of the directories is not known
     let alert = told("add_name", "name=\"new\"", "dir");
     assert_eq!(by(&alert), ("host", "spec.file.matchDirectories[0]", "File", "new"));
