@@ -232,6 +232,7 @@ impl nri::Plugin for Plugin {
         self.refuse_filter(&container, &pod, &raw)
             .and_then(|()| self.refuse_forged(&container, &pod, &raw))
             .and_then(|()| self.refuse_handler(&container, &pod, &raw))
+            .and_then(|()| self.refuse_output(&container, &pod, &raw))
             .inspect_err(|refusal| tracing::error!(%refusal, "creation refused"))?;
         let adjustment = self
             .seccomp

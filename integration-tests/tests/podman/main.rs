@@ -69,7 +69,7 @@ spec:
 const HOSTILE: &str = "localhost/an-image-whose-name-is-so-long-that-no-label-has-the-room-to-hold-it:v1";
 
 /// What that author writes into it. podman copies annotations over its own, and labels into the container's.
-const FORGED: [&str; 18] = [
+const FORGED: [&str; 20] = [
     "--annotation=io.kubernetes.cri.sandbox-namespace=kube-system",
     "--annotation=io.kubernetes.pod.namespace=kube-system",
     "--annotation=io.kubernetes.cri.sandbox-name=coredns",
@@ -84,6 +84,9 @@ const FORGED: [&str; 18] = [
     "--annotation=nri-enforcer.io/refused=",
     // for crun: a filter that allows everything, in place of the profile
     "--annotation=run.oci.seccomp_bpf_data=BgAAAAAA/38=",
+    // files of the host for what hooks print
+    "--annotation=run.oci.hooks.stdout=/tmp/nri-enforcer-an-image-wrote",
+    "--annotation=run.oci.hooks.stderr=/tmp/nri-enforcer-an-image-wrote",
     // and to be run where no policy reaches
     "--annotation=run.oci.handler=krun",
     "--annotation=module.wasm.image/variant=compat",
@@ -273,6 +276,8 @@ fn an_image_chooses_nothing(node: &Node) -> Result<()> {
     ensure!(output.status.success(), "crun: {said}\n{}", node.daemon.log());
     let found = ends(&String::from_utf8_lossy(&output.stdout), calls)?;
     ensure!(found == ["errno 99", "ok"], "crun: {found:?}");
+    let written = Path::new("/tmp/nri-enforcer-an-image-wrote");
+    ensure!(!written.exists(), "crun has made `{}`", written.display());
     node.podman(&["create", "--name", "hostile", "-l", "app=web", HOSTILE, PROGRAM, RMDIR])?;
     ensure!(ends(&node.podman(&["start", "-a", "hostile"])?, [RMDIR])? == ["errno 99"]);
     let given = configuration(node, "hostile")?;

@@ -21,6 +21,10 @@ pub const CRUN_FILTER: &str = "run.oci.seccomp_bpf_data";
 /// The annotations by which crun (1.8 and others) runs a container in another way than by executing its program: in a virtual
 /// machine, or as WebAssembly in crun itself. They come from images and pods as [`CRUN_FILTER`] does.
 pub const CRUN_HANDLERS: [&str; 2] = ["run.oci.handler", "module.wasm.image/variant"];
+/// How the annotations begin that name files to which crun (1.8 and others) appends what hooks print, `run.oci.hooks.stdout` and
+/// `run.oci.hooks.stderr`. It makes them as root and by the host's paths, and only where a container has hooks: with ours in each
+/// container they would let an image write anywhere.
+pub const CRUN_HOOK_OUTPUT: &str = "run.oci.hooks.";
 /// The mount that podman adds to each container, from a directory of that container's own.
 const OWN_MOUNT: &str = "/run/.containerenv";
 
@@ -48,7 +52,8 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Reads a configuration. Annotations that only this hook and the daemon write are taken out: they are an image's.
+    /// Reads a configuration. Annotations that only this hook and the daemon write are taken out, as they are an image's; and
+    /// those that name files for what hooks print, whoever the container is.
     ///
     /// # Errors
     /// When it is none; the text says why.
@@ -63,7 +68,9 @@ impl Spec {
             None | Some(Value::Null) => false,
             Some(Value::Object(annotations)) => {
                 let before = annotations.len();
-                annotations.retain(|key, _| !key.starts_with(OWN_ANNOTATIONS));
+                annotations.retain(|key, _| {
+                    ![OWN_ANNOTATIONS, CRUN_HOOK_OUTPUT].iter().any(|own| key.starts_with(own))
+                });
                 annotations.len() < before
             }
             Some(_) => return Err("`annotations` is no object".into()),
@@ -227,6 +234,7 @@ mod tests {
     #[test]
     fn what_an_image_forges_is_taken_out() {
         let text = r#"{"annotations":{"a":"b","nri-enforcer.io/refused":"x","nri-enforcer.io/seccomp":"d",
+            "run.oci.hooks.stdout":"/etc/nologin","run.oci.hooks.stderr":"/dev/watchdog",
             "run.oci.seccomp_bpf_data":"BgAAAAAA/38="},"linux":{"cgroupsPath":"/libpod-ID"}}"#;
         let forged = spec(text).unwrap();
         assert!(forged.forged());

@@ -18,6 +18,7 @@ use nri_enforcer_hook::config::{EXEMPT_FILE, FILE};
 use self::containerd::Wanted;
 use self::edit::{Toml, Undone};
 use self::plan::{FileError, Plan};
+pub use self::program::NAME as HOOK;
 use self::record::{Put, Record, RecordError};
 use self::root::{Content, Root};
 use crate::cli::{InstallArgs, Runtime};

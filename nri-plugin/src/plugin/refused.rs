@@ -1,15 +1,17 @@
 //! Who is refused at creation, by what the container is created with.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use enforcer_core::coverage::GapReason;
 use nri::PodSandbox;
-use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
+use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS, CRUN_HOOK_OUTPUT};
 use nri_enforcer_hook::state::OWN_ANNOTATIONS;
 
 use super::Plugin;
 use super::told::own;
 use crate::container::{AWAIT_ADVICE, Container, Merged, Wish, name, name_all_policies, name_gaps};
+use crate::install::HOOK;
 use crate::order::Refusal;
 use crate::set::PolicySet;
 
@@ -104,6 +106,27 @@ impl Plugin {
         let Some(key) = CRUN_HANDLERS.iter().find(has) else { return Ok(()) };
         let Some(policies) = self.selected(container) else { return Ok(()) };
         let reason = format!("its annotation `{key}` would have crun run it in a way that they do not reach");
+        Err(Refusal::new(container, policies, reason, "remove the annotation"))
+    }
+
+    /// Refuses a container that has the OCI hook, or would get it, and that asks crun to append what hooks print to files of the
+    /// host. crun makes those as root, and only for containers with hooks: without ours the annotation does nothing.
+    pub(super) fn refuse_output(
+        &self,
+        container: &Arc<Container>,
+        pod: &PodSandbox,
+        raw: &nri::Container,
+    ) -> Result<(), Refusal> {
+        let mut keys = pod.annotations.keys().chain(raw.annotations.keys());
+        let Some(key) = keys.find(|key| key.starts_with(CRUN_HOOK_OUTPUT)) else { return Ok(()) };
+        let is_ours = |hook: &nri::Hook| Path::new(&hook.path).file_name().is_some_and(|name| name == HOOK);
+        let has_ours = raw.hooks.iter().flat_map(|hooks| &hooks.create_runtime).any(is_ours);
+        let policies = match self.selected(container) {
+            Some(policies) if self.injection.is_wanted() => policies,
+            None | Some(_) if has_ours => "the OCI hook".into(),
+            None | Some(_) => return Ok(()),
+        };
+        let reason = format!("by its annotation `{key}` crun would write to a file of the host, as root");
         Err(Refusal::new(container, policies, reason, "remove the annotation"))
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use enforcer_core::subject::Subject;
 use nri::fake::{FakeError, FakePlugin, FakeRuntime, Options};
-use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS};
+use nri_enforcer_hook::spec::{CRUN_FILTER, CRUN_HANDLERS, CRUN_HOOK_OUTPUT};
 
 use crate::apparmor::tests::{Held, Memory};
 use crate::kernel::recording::Recording;
@@ -459,12 +459,14 @@ fn a_container_is_described_with_what_its_runtime_tells() {
     pod.labels.insert(TAG_LABEL.into(), "another".into());
     pod.labels.insert("io.kubernetes.pod.name".into(), "web-1".into());
     pod.labels.insert("io.cri-containerd.kind".into(), "sandbox".into());
+    pod.labels.insert("io.kubernetes.app".into(), "a label as any other".into());
     let mut one = container(&pod, 7);
     one.annotations.insert("io.kubernetes.cri.image-name".into(), "example.com/web:1".into());
     let (subject, image) = describe(Some(&pod), &one);
     assert_eq!(image, "example.com/web:1");
     assert_eq!((&*subject.namespace, &*subject.pod, &*subject.container), ("default", "web-1", "main"));
-    assert_eq!(subject.labels, [("app".to_owned(), "web".to_owned())].into());
+    let own = [("app", "web"), ("io.kubernetes.app", "a label as any other")];
+    assert_eq!(subject.labels, own.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     one.labels.insert("io.kubernetes.pod.namespace".into(), "default".into());
     let (orphan, _) = describe(None, &one);
     assert_eq!((&*orphan.namespace, orphan.labels.len()), ("default", 0));
@@ -523,6 +525,36 @@ async fn a_pod_cannot_have_crun_run_it_where_no_policy_reaches() {
                 assert!(told.contains("`default/no-passwd`") && told.contains(key), "{told}");
             }
             assert!(node.kernel.digest("c7").is_none());
+        }
+    }
+}
+
+/// crun looks at these only where a container has hooks, so it is ours that would make them work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_cannot_have_crun_write_files_of_the_host_by_the_hook() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = dir.path().join("hook");
+    for (wanted, by_pod) in [(false, true), (true, true), (true, false)] {
+        let injection = Arc::new(Injection::new(wanted.then(|| hook.clone()), Box::new(|_| {})));
+        let mut node =
+            Node::with_hook(block(), Selection::default(), Options::containerd("2.1.9"), injection);
+        let plugin = node.runtime.accept().await.unwrap();
+        for (app, installed) in [("web", false), ("db", false), ("web", true), ("db", true)] {
+            let mut pod = pod("default", app);
+            let mut one = container(&pod, 7);
+            let path = if installed { "/opt/nri-enforcer/nri-enforcer-hook" } else { "/opt/another/hook" };
+            let mut hooks = nri::Hooks::default();
+            hooks.create_runtime.push(nri::Hook::new(path));
+            one.hooks = Some(hooks);
+            let annotations = if by_pod { &mut pod.annotations } else { &mut one.annotations };
+            annotations.insert(format!("{CRUN_HOOK_OUTPUT}stdout"), "/etc/nologin".into());
+            let created = plugin.create_container(&pod, &one).await;
+            if installed || (wanted && app == "web") {
+                let told = refusal(created);
+                assert!(told.contains("`run.oci.hooks.stdout`") && told.contains("remove"), "{told}");
+            } else {
+                created.unwrap();
+            }
         }
     }
 }

@@ -11,15 +11,21 @@ use crate::seccomp::ledger::Created;
 
 /// Annotations in which runtimes before NRI 0.12.2 tell the image's name (containerd, CRI-O).
 const IMAGE_ANNOTATIONS: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
-/// How the keys of labels begin that are not the pod's own. Users cannot have them: Kubernetes' own domains are the
-/// other way round.
-const BOOKKEEPING: [&str; 3] = ["io.kubernetes.", "io.cri-containerd.", "io.kubernetes-cri-o."];
+/// The labels that are not the pod's own: kubelet's (pkg/kubelet/types/labels.go), whatever the pod says there, and containerd's.
+/// Any other key is one that a pod may have and a policy may select by.
+const BOOKKEEPING: [&str; 6] = [
+    "io.kubernetes.pod.name",
+    "io.kubernetes.pod.namespace",
+    "io.kubernetes.pod.uid",
+    "io.kubernetes.container.name",
+    "io.cri-containerd.kind",
+    "io.cri-containerd.image",
+];
 
 /// The labels that the pod has in Kubernetes, without those that kubelet and the runtime keep their books with, and those
 /// that tell an image's name where the daemon writes them.
 fn own_labels(pod: &PodSandbox) -> BTreeMap<String, String> {
-    let image = |key: &str| key == IMAGE_LABEL || key == TAG_LABEL;
-    let books = |key: &str| image(key) || BOOKKEEPING.iter().any(|prefix| key.starts_with(prefix));
+    let books = |key: &str| key == IMAGE_LABEL || key == TAG_LABEL || BOOKKEEPING.contains(&key);
     pod.labels
         .iter()
         .filter(|(key, _)| !books(key))
