@@ -195,11 +195,15 @@ impl Podman {
             return Ok(None);
         }
         let name = names.into_iter().next().unwrap_or(metadata.name);
-        let (pod, mut labels) = match &state.pod {
-            None => (name.clone(), BTreeMap::new()),
-            Some((name, labels)) => (name.clone(), labels.clone()),
+        let mut labels = state.labels;
+        let pod = match state.pod {
+            None => name.clone(),
+            // the pod's labels win: those of a container are its image's, too
+            Some((pod, of_pod)) => {
+                labels.extend(of_pod);
+                pod
+            }
         };
-        labels.extend(state.labels);
         name_image(&mut labels, &metadata.image_name);
         let namespace = PODMAN_NAMESPACE.to_owned();
         let subject = Subject { namespace, pod, labels, container: name, ..Subject::default() };

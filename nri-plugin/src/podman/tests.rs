@@ -99,6 +99,10 @@ fn podman_5_is_read_the_same() {
     let renamed = r#"{"labels": {"app": "other"}}"#; // as text, not as bytes
     writer.execute("UPDATE ContainerConfig SET JSON = ?1 WHERE ID = ?2", [renamed, WEB_5]).unwrap();
     assert_eq!(subject(&podman, WEB_5).unwrap().unwrap().labels["app"], "other");
+    // labels of a container are its image's, too: they do not take it out of what is said about its pod
+    let of_image = "UPDATE ContainerConfig SET JSON = json_set(JSON, '$.labels.tier', 'image') WHERE ID = ?1";
+    assert_eq!(writer.execute(of_image, [IN_POD_5]).unwrap(), 1);
+    assert_eq!(subject(&podman, IN_POD_5).unwrap().unwrap().labels, in_pod.labels);
 }
 
 /// 3: running, 5: paused, 8: stopping. What podman itself writes when it starts a container is tested with podman.
