@@ -9,9 +9,12 @@
 use std::collections::BTreeMap;
 
 use crate::json::Object;
+use crate::spec::MAX_SPEC_BYTES;
 
-/// Bytes of a state at most. Kubernetes allows a pod 256 KiB of annotations.
-pub const MAX_STATE_BYTES: usize = 1 << 20;
+/// Bytes of a state at most. It holds the annotations of a configuration, which has up to [`MAX_SPEC_BYTES`], and which a runtime
+/// may write longer than podman (`\u00e9` for two bytes). With less, an image could have annotations by which the daemon is not
+/// asked. Kubernetes allows a pod 256 KiB of them.
+pub const MAX_STATE_BYTES: usize = 4 * MAX_SPEC_BYTES;
 
 /// Where runtimes tell the pod's namespace: containerd's CRI plugin; CRI-O, which copies kubelet's labels.
 const NAMESPACE: [&str; 2] = ["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"];

@@ -121,6 +121,18 @@ fn request(caller: &mut UnixStream) -> Request {
     Request::decode(&body).unwrap()
 }
 
+/// podman up to 4.5 copies an image's annotations into the configuration, and the runtime those into the state.
+#[test]
+fn an_image_gets_past_no_daemon_by_the_length_of_its_annotations() {
+    let gate = Gate::new("open");
+    let daemon = gate.answer(&Answer::Refused { reason: "a policy selects it".into() });
+    let long = format!(r#""annotations":{{"a":"{}","#, "x".repeat(3 << 20));
+    let state = gate.state("shop", "creating").replace(r#""annotations":{"#, &long);
+    let done = gate.run("createRuntime --podman", state.as_bytes());
+    assert!(done.told.contains("a policy selects it"), "{done:?}");
+    assert_eq!(daemon.join().unwrap().id, "c1");
+}
+
 #[test]
 fn the_daemon_is_asked_and_its_answer_counts() {
     for (answer, exit) in [
