@@ -869,6 +869,17 @@ fn cri_o_and_podman_get_hooks_and_a_drop_in() {
     assert_eq!(hook("precreate").get("stages").unwrap(), &serde_json::json!(["precreate"]));
     host.installed("podman", &["--uninstall"]);
     assert_eq!(host.tree(), before, "in the other order");
+    // podman 5 reads root's own files after all of the host's
+    let own = "root/.config/containers/containers.conf";
+    for (file, dirs) in [(own, ""), ("root/.config/containers/containers.conf.d/a.conf", "\"/mine\"")] {
+        host.write(file, format!("[engine]\nhooks_dir = [{dirs}]\n").as_bytes());
+        let said = host.refused("podman", &[], 1);
+        assert!(said.contains(file) && said.contains("would not run the hook"), "{said}");
+        let ours = "[engine]\nhooks_dir = [\"/etc/containers/oci/nri-enforcer-podman.d\"]\n";
+        host.write(file, ours.as_bytes());
+    }
+    host.installed("podman", &[]);
+    host.installed("podman", &["--uninstall"]);
     // one that is read after ours would win
     host.write("etc/crio/crio.conf.d/99-z.conf", b"[crio.nri]\nenable_nri = false\n");
     assert!(host.refused("crio", &[], 1).contains("rename it"));

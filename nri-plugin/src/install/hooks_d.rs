@@ -23,6 +23,8 @@ struct Layout {
     table: &'static str,
     /// Our drop-in, read after those of others.
     drop_in: &'static str,
+    /// Files that are read even after it.
+    last: &'static [&'static str],
     /// The directory of the hooks. Not the same one for both: only podman's say `--podman`.
     dir: &'static str,
     stages: &'static [&'static str],
@@ -34,6 +36,7 @@ const CRIO: Layout = Layout {
     files: &["/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*"],
     table: "crio.runtime",
     drop_in: "/etc/crio/crio.conf.d/99-nri-enforcer.conf",
+    last: &[],
     dir: "/etc/containers/oci/hooks.d", // the administrator's
     stages: &["createRuntime", "poststop"],
     more: &[],
@@ -46,6 +49,8 @@ const PODMAN: Layout = Layout {
     ],
     table: "engine",
     drop_in: "/etc/containers/containers.conf.d/99-nri-enforcer.conf",
+    // root's own, which podman 5 reads, and podman 4.3 does not (containers/common pkg/config/new.go)
+    last: &["/root/.config/containers/containers.conf", "/root/.config/containers/containers.conf.d/*.conf"],
     dir: "/etc/containers/oci/nri-enforcer-podman.d",
     stages: &["precreate", "createRuntime", "poststop"],
     more: &["--podman"],
@@ -168,17 +173,27 @@ fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
     let mut configured = Configured { dirs: vec![DEFAULT_DIR.to_owned()], nri: None };
     let root = plan.root().clone();
     let drop_in = Path::new(layout.drop_in);
-    for file in layout.files.iter().flat_map(|pattern| found(&root, pattern)) {
-        let path = Path::new("/").join(file.strip_prefix(root.dir()).unwrap_or(&file));
-        if path == drop_in || file.is_dir() {
+    let files = |patterns: &[&str]| -> Vec<PathBuf> {
+        let files = patterns.iter().flat_map(|pattern| found(&root, pattern)).filter(|file| !file.is_dir());
+        files.map(|file| Path::new("/").join(file.strip_prefix(root.dir()).unwrap_or(&file))).collect()
+    };
+    for path in files(layout.last) {
+        let Some(data) = data_of(plan, &path)? else { continue };
+        if hooks_dirs(layout, &data).is_some_and(|dirs| position(&dirs, layout.dir).is_none()) {
+            return Err(Failure::no(format!(
+                "`{}` is read after `{}`, and sets hooks_dir: podman would not run the hook. Take that out of it, or name `{}` there, \
+                 too",
+                path.display(),
+                drop_in.display(),
+                layout.dir
+            )));
+        }
+    }
+    for path in files(layout.files) {
+        if path == drop_in {
             continue;
         }
-        let Some(content) = plan.read(&path)? else { continue };
-        let text = String::from_utf8(content.bytes)
-            .map_err(|_| Failure::bad(format!("`{}` is not UTF-8", path.display())))?;
-        let toml = Toml::new(text, false)
-            .map_err(|error| Failure::bad(format!("`{}`, {error}; it is left as it is", path.display())))?;
-        let data = toml.data();
+        let Some(data) = data_of(plan, &path)? else { continue };
         let dirs = hooks_dirs(layout, &data);
         let nri = nri_of(&data);
         if path > *drop_in && path.parent() == drop_in.parent() && (dirs.is_some() || nri == Some(false)) {
@@ -194,4 +209,14 @@ fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
         configured.nri = nri.or(configured.nri);
     }
     Ok(configured)
+}
+
+/// A file of the host's; `None`: it is not there.
+fn data_of(plan: &Plan, path: &Path) -> Result<Option<Value>, Failure> {
+    let Some(content) = plan.read(path)? else { return Ok(None) };
+    let text = String::from_utf8(content.bytes)
+        .map_err(|_| Failure::bad(format!("`{}` is not UTF-8", path.display())))?;
+    let toml = Toml::new(text, false)
+        .map_err(|error| Failure::bad(format!("`{}`, {error}; it is left as it is", path.display())))?;
+    Ok(Some(toml.data()))
 }
