@@ -869,6 +869,17 @@ fn cri_o_and_podman_get_hooks_and_a_drop_in() {
     assert_eq!(hook("precreate").get("stages").unwrap(), &serde_json::json!(["precreate"]));
     host.installed("podman", &["--uninstall"]);
     assert_eq!(host.tree(), before, "in the other order");
+    // what adds to the list takes nothing out of it, before ours or after
+    for file in ["50-a.conf", "99-z.conf"] {
+        let adds = b"[engine]\nhooks_dir = [\"/more\", {append = true}]\n";
+        host.write(&format!("etc/containers/containers.conf.d/{file}"), adds);
+    }
+    host.installed("podman", &[]);
+    let ours = host.read("etc/containers/containers.conf.d/99-nri-enforcer.conf");
+    for dir in ["/usr/share/containers/oci/hooks.d", "/more", "/etc/containers/oci/nri-enforcer-podman.d"] {
+        assert!(ours.contains(dir), "{dir}: {ours}");
+    }
+    host.installed("podman", &["--uninstall"]);
     // podman 5 reads root's own files after all of the host's
     let own = "root/.config/containers/containers.conf";
     for (file, dirs) in [(own, ""), ("root/.config/containers/containers.conf.d/a.conf", "\"/mine\"")] {

@@ -158,9 +158,17 @@ fn holds(file: &[u8], wanted: &Value, stage: &str) -> bool {
 
 /// The `hooks_dir` of a file.
 fn hooks_dirs(layout: &Layout, data: &Value) -> Option<Vec<String>> {
+    Some(entries(layout, data)?.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
+/// Whether it adds to what was read before: `{append = true}` in the list, since podman 5 (containers.conf(5)).
+fn appends(layout: &Layout, data: &Value) -> bool {
+    entries(layout, data).is_some_and(|entries| entries.contains(&json!({"append": true})))
+}
+
+fn entries<'a>(layout: &Layout, data: &'a Value) -> Option<&'a Vec<Value>> {
     let table = layout.table.split('.').try_fold(data, |at, table| at.get(table))?;
-    let dirs = table.get("hooks_dir")?.as_array()?;
-    Some(dirs.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    table.get("hooks_dir")?.as_array()
 }
 
 /// Whether a file of CRI-O's switches NRI on; `None`: it does not say.
@@ -179,7 +187,8 @@ fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
     };
     for path in files(layout.last) {
         let Some(data) = data_of(plan, &path)? else { continue };
-        if hooks_dirs(layout, &data).is_some_and(|dirs| position(&dirs, layout.dir).is_none()) {
+        let without = hooks_dirs(layout, &data).is_some_and(|dirs| position(&dirs, layout.dir).is_none());
+        if without && !appends(layout, &data) {
             return Err(Failure::no(format!(
                 "`{}` is read after `{}`, and sets hooks_dir: podman would not run the hook. Take that out of it, or name `{}` there, \
                  too",
@@ -196,15 +205,20 @@ fn configured(layout: &Layout, plan: &Plan) -> Result<Configured, Failure> {
         let Some(data) = data_of(plan, &path)? else { continue };
         let dirs = hooks_dirs(layout, &data);
         let nri = nri_of(&data);
-        if path > *drop_in && path.parent() == drop_in.parent() && (dirs.is_some() || nri == Some(false)) {
+        if path > *drop_in
+            && path.parent() == drop_in.parent()
+            && ((dirs.is_some() && !appends(layout, &data)) || nri == Some(false))
+        {
             return Err(Failure::no(format!(
                 "`{}` is read after `{}`, and sets hooks_dir or enable_nri: rename it, so that it is read before",
                 path.display(),
                 drop_in.display()
             )));
         }
-        if let Some(dirs) = dirs {
-            configured.dirs = dirs;
+        match dirs {
+            Some(dirs) if appends(layout, &data) => configured.dirs.extend(dirs),
+            Some(dirs) => configured.dirs = dirs,
+            None => {}
         }
         configured.nri = nri.or(configured.nri);
     }
