@@ -143,6 +143,9 @@ pub struct GuestArgs {
     /// The guest's clock counts instructions (1 ns each), the same in every run
     #[arg(long)]
     pub icount: bool,
+    /// systemd is the guest's first process
+    #[arg(long, conflicts_with_all = ["containerd", "icount"])]
+    pub systemd: bool,
     /// More words for the kernel's command line
     #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
     pub append: String,

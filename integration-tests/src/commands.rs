@@ -204,6 +204,7 @@ fn guest(args: &GuestArgs) -> Result<i32> {
     let spec = Spec {
         containerd: args.containerd,
         icount: args.icount,
+        systemd: args.systemd,
         append: args.append.clone(),
         ..Spec::plain(args.kernel)
     };

@@ -15,7 +15,7 @@ use enforcer_core::event::Event;
 
 use crate::node::{Container, Cri, Daemon, Options, Output, Pod, RunningContainer, RunningPod, Runtime};
 use crate::run::{Target, guest_job, machine_with_daemon, running_daemon};
-use crate::vm::{self, Spec, Streams};
+use crate::vm::{self, Kernel, Spec, Streams};
 
 /// Set in the guest.
 const INSIDE: &str = "NRI_ENFORCER_LAB_INSIDE";
@@ -31,10 +31,14 @@ pub struct Node {
     pub cri: Cri,
     /// The daemon; running, without policies.
     pub daemon: Daemon,
-    checks: Vec<(String, bool)>,
+    checks: Checks,
 }
 
-impl Node {
+/// What a body has found to be as it should be, and what not.
+#[derive(Debug, Default)]
+pub struct Checks(Vec<bool>);
+
+impl Checks {
     /// Notes that something is as it should be, or is not. The test goes on, and fails at its end: so that one look shows
     /// all that is wrong.
     pub fn check<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: T, wanted: T) {
@@ -46,7 +50,26 @@ impl Node {
         } else {
             println!("{time:>8} WRONG {what}: {found:?}, not {wanted:?}");
         }
-        self.checks.push((what.to_owned(), good));
+        self.0.push(good);
+    }
+
+    fn wrong(&self) -> usize {
+        self.0.iter().filter(|good| !**good).count()
+    }
+
+    /// What becomes of a test whose body ended so.
+    fn verdict(&self, result: Result<()>) -> Result<()> {
+        result.context("the test could not go on")?;
+        ensure!(!self.0.is_empty(), "the test checked nothing");
+        ensure!(self.wrong() == 0, "{} of {} checks are wrong", self.wrong(), self.0.len());
+        Ok(())
+    }
+}
+
+impl Node {
+    /// See [`Checks::check`].
+    pub fn check<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: T, wanted: T) {
+        self.checks.check(what, found, wanted);
     }
 
     /// Has containerd use AppArmor, with a parser, which it does where there is one at its usual place. No pod may run.
@@ -157,6 +180,25 @@ pub fn in_guest_with_program(name: &str, spec: &Spec, files: &[File], body: Body
     run_in_guest(name, spec, false, true, files, body)
 }
 
+/// Runs the body in a fresh guest in which systemd is the first process, with the daemon's program and these files in its working
+/// directory. There is no containerd.
+///
+/// # Errors
+/// When a check failed, or anything else.
+pub fn in_guest_of_systemd(
+    name: &str,
+    kernel: Kernel,
+    files: &[File],
+    body: fn(&mut Checks) -> Result<()>,
+) -> Result<()> {
+    if std::env::var_os(INSIDE).is_none() {
+        return ship(name, &Spec::systemd(kernel), false, true, files).map(drop);
+    }
+    let mut checks = Checks::default();
+    let result = body(&mut checks);
+    checks.verdict(result)
+}
+
 fn run_in_guest(
     name: &str,
     spec: &Spec,
@@ -168,6 +210,11 @@ fn run_in_guest(
     if std::env::var_os(INSIDE).is_some() {
         return inside(needs_daemon, body).map(|()| None);
     }
+    ship(name, spec, needs_daemon, program, files).map(Some)
+}
+
+/// Has this very test run in a guest; what it said.
+fn ship(name: &str, spec: &Spec, needs_daemon: bool, program: bool, files: &[File]) -> Result<String> {
     let target = Target { spec: spec.clone(), daemon: None };
     let script =
         format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
@@ -187,7 +234,7 @@ fn run_in_guest(
         outcome.elapsed.as_secs_f64()
     );
     ensure!(outcome.status == 0, "the test failed in its guest ({})", spec.name());
-    Ok(Some(out.into_text()))
+    Ok(out.into_text())
 }
 
 fn inside(needs_daemon: bool, body: Body) -> Result<()> {
@@ -200,16 +247,12 @@ fn inside(needs_daemon: bool, body: Body) -> Result<()> {
         } else {
             Daemon::new("/run/no-daemon".as_ref(), Options::default())?
         };
-        let mut node = Node { runtime, cri, daemon, checks: Vec::new() };
+        let mut node = Node { runtime, cri, daemon, checks: Checks::default() };
         let result = body(&mut node).await;
-        let wrong = node.checks.iter().filter(|(_, good)| !good).count();
-        if result.is_err() || wrong > 0 {
+        if result.is_err() || node.checks.wrong() > 0 {
             println!("{}", node.logs());
         }
-        result.context("the test could not go on")?;
-        ensure!(!node.checks.is_empty(), "the test checked nothing");
-        ensure!(wrong == 0, "{wrong} of {} checks are wrong", node.checks.len());
-        Ok(())
+        node.checks.verdict(result)
     })
 }
 

@@ -1,9 +1,11 @@
 //! Containers under crun, which CRI-O and podman take where both are there: by containerd and by podman, on a real kernel,
 //! as under runc. What they may not do is denied from their first instruction, and the OCI hook holds the gate. At last podman
-//! is alone there ([`alone`]).
+//! is alone there ([`alone`]). In a guest of its own systemd starts the daemon, by the unit that we ship ([`service`]).
 
 #[path = "crun/alone.rs"]
 mod alone;
+#[path = "crun/service.rs"]
+mod service;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +18,7 @@ use lab::node::{Container, RunningContainer};
 use lab::oci::Runtime;
 use lab::podman::{IMAGE_POLICY, Version, containers_conf, storage_conf};
 use lab::run::{DAEMON_FILE, DAEMON_FOLDER, hook};
-use lab::testing::{File, Node, in_guest_with};
+use lab::testing::{File, Node, in_guest_of_systemd, in_guest_with};
 use lab::vm::{Containerd, Kernel, Spec};
 use lab::{cache, image};
 use nix::sys::signal::Signal;
@@ -47,6 +49,12 @@ fn crun_linux_6_12_containerd_1_7() -> Result<()> {
         })
     })
     .map(drop)
+}
+
+#[test]
+fn the_unit_under_systemd_linux_6_12() -> Result<()> {
+    let files: [File; 2] = [("hook", hook), ("podman.tar", podman_of_this_machine)];
+    in_guest_of_systemd("the_unit_under_systemd_linux_6_12", Kernel::V6_12, &files, service::service)
 }
 
 /// podman 4.3, the crun of its release, and all libraries of both, as one file: they come from this machine's Debian, which is
@@ -84,15 +92,24 @@ fn newer_crun() -> Result<PathBuf> {
     Ok(to)
 }
 
-/// podman 4.3 with the crun of its release, 1.8; a newer one, 1.21, for containerd; and an image. Libraries that the guest
-/// has stay its own, and those of its own Debian come first.
+/// podman 4.3 with the crun of its release, 1.8; a newer one, 1.21, for containerd; and an image.
 fn set_up() -> Result<()> {
+    unpack("crun")?;
+    set_up_podman()?;
+    let daemon = Path::new(DAEMON_FOLDER).join(DAEMON_FILE);
+    set_up_hook(&daemon.display().to_string())
+}
+
+/// Libraries that the guest has stay its own, and those of its own Debian come first.
+fn unpack(name: &str) -> Result<()> {
+    sh(&format!("mkdir /opt/{name} && tar -xf {name}.tar -C /opt/{name} && rm {name}.tar"))?;
+    let into = "/usr/lib/x86_64-linux-gnu";
+    sh(&format!("cd /opt/{name}/lib; for f in *; do [ -e {into}/$f ] || cp -P $f {into}; done"))
+}
+
+fn set_up_podman() -> Result<()> {
     sh("mkdir -p /var/tmp")?;
-    for name in ["crun", "podman"] {
-        sh(&format!("mkdir /opt/{name} && tar -xf {name}.tar -C /opt/{name} && rm {name}.tar"))?;
-        let into = "/usr/lib/x86_64-linux-gnu";
-        sh(&format!("cd /opt/{name}/lib; for f in *; do [ -e {into}/$f ] || cp -P $f {into}; done"))?;
-    }
+    unpack("podman")?;
     let conf = Path::new("/etc/containers");
     fs::create_dir_all(conf)?;
     fs::create_dir_all("/usr/share/containers")?;
@@ -111,8 +128,11 @@ fn set_up() -> Result<()> {
     sh("chmod 755 /tmp/image/first /tmp/image/pause; cd /tmp/image; tar -cf ../image.tar .")?;
     let imported = podman(&["import", "-q", "/tmp/image.tar", IMAGE])?;
     ensure!(imported.status.success(), "import: {}", said(&imported));
-    let daemon = Path::new(DAEMON_FOLDER).join(DAEMON_FILE);
-    sh(&format!("{} install --runtime podman --hook ./hook", daemon.display()))?;
+    Ok(())
+}
+
+fn set_up_hook(daemon: &str) -> Result<()> {
+    sh(&format!("{daemon} install --runtime podman --hook ./hook"))?;
     // an emulated machine is slower than a node
     let config = serde_json::json!({"exemptNamespaces": ["kube-system"], "deadlineMillis": 5_000});
     Ok(fs::write(format!("{HOOK}.json"), config.to_string())?)

@@ -39,7 +39,7 @@ use self::events::{Events, Thread};
 use self::look::Look;
 use self::news::News;
 use self::pages::{Pulses, pages};
-use self::ready::{observe, remove_ready};
+use self::ready::{Waiting, observe, remove_ready};
 use self::sweep::{ring_dropped, sweep};
 use crate::alert::Alerts;
 use crate::api::Api;
@@ -444,7 +444,7 @@ async fn daemon(
     parts.start("the socket of `status`", window.serve(status));
     let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced);
     let plugin = Timed::new(plugin.with_profiles(profiles), counted, refusals);
-    let observing = observe(connection, api_health, config.ready_file.clone());
+    let observing = observe(connection, api_health, Waiting::new(config.ready_file.clone()));
     parts.start("the watch of the connection", observing);
     let (end_stub, stub_ends) = oneshot::channel::<()>();
     let mut serving = pin!(async {

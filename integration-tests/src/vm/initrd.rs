@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Spec;
+use super::{Spec, systemd};
 use crate::cpio::Archive;
 use crate::{cache, image};
 
@@ -30,7 +30,13 @@ pub(super) fn build(spec: &Spec) -> Result<Vec<u8>> {
     archive.device("dev/console", 5, 1)?;
     archive.file("bin/busybox", 0o755, &fs::read(cache::artefact("busybox")?)?)?;
     archive.file("init", 0o755, include_bytes!("../../guest/init"))?;
-    archive.file("lab/stage2", 0o755, include_bytes!("../../guest/stage2"))?;
+    let (mounts, jobs) = (include_bytes!("../../guest/mounts"), include_bytes!("../../guest/jobs"));
+    let next: &[u8] = if spec.systemd { include_bytes!("../../guest/systemd") } else { jobs };
+    archive.file("lab/stage2", 0o755, &[mounts.as_slice(), next].concat())?;
+    if spec.systemd {
+        archive.file("lab/jobs", 0o755, jobs)?;
+        archive.file("lab/systemd.tar", 0o644, &systemd::archive()?)?;
+    }
     let network = (!spec.ports.is_empty()).then_some(NETWORK);
     let wanted = MODULES.iter().copied().chain(network);
     for (order, (name, module)) in modules(&kernel.join("modules"), wanted)?.into_iter().enumerate() {

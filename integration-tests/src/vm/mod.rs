@@ -5,6 +5,7 @@ mod initrd;
 mod job;
 mod qmp;
 mod snapshot;
+mod systemd;
 mod times;
 
 use std::fmt;
@@ -93,6 +94,8 @@ pub struct Spec {
     pub containerd: Option<Containerd>,
     /// More words for the kernel's command line, e.g. `preempt=full`.
     pub append: String,
+    /// systemd is the first process, and jobs are run by a service of it. Not with a containerd.
+    pub systemd: bool,
     /// The guest's clock counts instructions (1 ns each), on one CPU: equal in every run, whatever the host does.
     pub icount: bool,
     /// Memory in MiB; only what the guest touches is taken from the host.
@@ -119,10 +122,17 @@ impl Spec {
             kernel,
             containerd: None,
             append: String::new(),
+            systemd: false,
             icount: false,
             memory_mib: 2048,
             ports: Vec::new(),
         }
+    }
+
+    /// A machine with this kernel in which systemd is the first process.
+    #[must_use]
+    pub fn systemd(kernel: Kernel) -> Self {
+        Self { systemd: true, ..Self::plain(kernel) }
     }
 
     /// A name to show and to file it under, e.g. `6.1-containerd-1.7`. Not unique: the key of the cache is.
@@ -132,8 +142,8 @@ impl Spec {
         if let Some(containerd) = self.containerd {
             name.push_str(&format!("-containerd-{containerd}"));
         }
-        if self.icount {
-            name.push_str("-icount");
+        for (has, word) in [(self.systemd, "-systemd"), (self.icount, "-icount")] {
+            name.push_str(if has { word } else { "" });
         }
         if !self.ports.is_empty() {
             name.push_str("-network");
