@@ -294,13 +294,19 @@ impl Alerts {
                 ] {
                     *name = if told.is_empty() { UNKNOWN.into() } else { told.clone() };
                 }
-                let more = if start.more { "; others before it could not be recorded" } else { "" };
+                let more = match start.more {
+                    0 => String::new(),
+                    more => format!("; it is the last of {more} that had no room for records of their own"),
+                };
                 let when = humantime::format_rfc3339_millis(start.time());
                 alert.message = format!(
                     "at {when} the OCI hook let the container start, since its mode is open: {}{more}",
                     start.reason
                 );
                 alert.data = "notice=open".into();
+                if start.more > 0 {
+                    (alert.count, alert.data) = (start.more, format!("notice=open count={}", start.more));
+                }
             }
             Notice::Unprotected { container, ruleset, reason } => {
                 alert.about(container);

@@ -123,22 +123,34 @@ impl Reporter {
 
     /// Puts an alert into the queue, or drops and counts it. Never waits.
     pub fn report(&self, alert: Alert) {
+        let _counted = self.hand_on(alert);
+    }
+
+    /// The same; whether it is in the queue.
+    #[must_use]
+    pub fn hand_on(&self, alert: Alert) -> bool {
         let alert = Arc::new(alert);
         if let Some(feed) = &self.feed {
             feed.publish(&alert);
         }
-        self.queue(alert);
+        self.put(alert)
     }
 
     /// Puts it into the queue alone. Never waits.
     pub fn queue(&self, alert: Arc<Alert>) {
+        let _counted = self.put(alert);
+    }
+
+    fn put(&self, alert: Arc<Alert>) -> bool {
         let (count, size) = (alert.count, alert.size()); // of a summary, all that it stands for
         let before = self.shared.bytes.fetch_add(size, Ordering::Relaxed);
-        if before >= BYTES || self.queue.try_send(alert).is_err() {
+        let queued = before < BYTES && self.queue.try_send(alert).is_ok();
+        if !queued {
             self.shared.bytes.fetch_sub(size, Ordering::Relaxed);
             self.shared.dropped.fetch_add(count, Ordering::Relaxed);
             self.lost.inc_by(count);
         }
+        queued
     }
 
     /// The signs of life of the thread that writes, and what can be upgraded as long as there is one.

@@ -29,6 +29,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
+use nri_enforcer_hook::spool::OpenStart;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -352,7 +353,9 @@ async fn daemon(
     };
     let open_start = {
         let (alerts, reporter) = (alerts.clone(), reporter.clone());
-        move |start| reporter.report(alerts.notice(&Notice::Open(start), SystemTime::now()))
+        move |start: &OpenStart| {
+            reporter.hand_on(alerts.notice(&Notice::Open(start.clone()), SystemTime::now()))
+        }
     };
     let open_starts = open_starts::watch(config.open_starts.clone(), open_starts::EVERY, open_start);
     parts.start("the watch of the hook's open starts", open_starts);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::json::Object;
+use crate::users;
 
 /// Name of the file, in the directory of the program.
 pub const FILE: &str = "nri-enforcer-hook.json";
@@ -170,7 +171,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
         Err(error) => return Err(format!("cannot open it: {error}")),
     };
     let about = file.metadata().map_err(|error| format!("cannot examine it: {error}"))?;
-    if let Some(problem) = others_write(about.uid(), about.mode()) {
+    if let Some(problem) = others_write(users::owner(about.uid()), about.mode()) {
         return Err(problem.into());
     }
     let mut bytes = Vec::new();

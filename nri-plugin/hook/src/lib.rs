@@ -15,3 +15,4 @@ pub mod run;
 pub mod spec;
 pub mod spool;
 pub mod state;
+mod users;

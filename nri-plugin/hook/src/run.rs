@@ -16,6 +16,7 @@ use crate::message::{Answer, Request, readable};
 use crate::spec::{Adjustment, MAX_PROFILE_BYTES, MAX_SPEC_BYTES, Spec};
 use crate::spool::{self, OpenStart};
 use crate::state::{MAX_STATE_BYTES, PODMAN_NAMESPACE, REFUSED_ANNOTATION, Runtime, Stage, State, root_of};
+use crate::users;
 
 const USAGE: &str = "\
 usage: nri-enforcer-hook createRuntime|poststop [--config FILE]
@@ -176,7 +177,7 @@ fn create(
         pod: about.map(|state| text(state.pod())).unwrap_or_default(),
         container: about.map(|state| text(state.container())).unwrap_or_default(),
         reason: why,
-        more: false,
+        more: 0,
     };
     if let Err(problem) = spool::record(&config.spool, &start) {
         say(told, format_args!("{problem}"));
@@ -359,16 +360,7 @@ fn doubt(why: String, advice: &str) -> Doubt {
 /// protect those, and their users choose the hooks themselves: failing them would protect nothing.
 fn is_a_users(trouble: &Trouble) -> bool {
     let Trouble::Absent(error) = trouble else { return false };
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    error.kind() == ErrorKind::PermissionDenied && root_is_another(&map)
-}
-
-/// Whether user 0 of a user namespace is another one outside.
-fn root_is_another(map: &str) -> bool {
-    map.lines().any(|line| {
-        let mut fields = line.split_whitespace();
-        fields.next() == Some("0") && fields.next().is_some_and(|outside| outside != "0")
-    })
+    error.kind() == ErrorKind::PermissionDenied && users::own()
 }
 
 fn explain(socket: &Path, trouble: &Trouble) -> Doubt {
@@ -430,16 +422,4 @@ impl fmt::Display for Named<'_> {
 /// Whoever called may have closed its end; then nobody wants to know.
 fn say(told: &mut dyn Write, text: fmt::Arguments<'_>) {
     let _unheard = writeln!(told, "nri-enforcer-hook: {text}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::root_is_another;
-
-    #[test]
-    fn a_user_namespace_is_told_by_its_map() {
-        assert!(!root_is_another("         0          0 4294967295\n"));
-        assert!(root_is_another("         0       1000          1\n         1     100000      65536\n"));
-        assert!(!root_is_another("      1000       1000          1\n") && !root_is_another(""));
-    }
 }

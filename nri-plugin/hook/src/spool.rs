@@ -1,5 +1,6 @@
 //! The record of containers that were let through: a directory of small files, written by the hook while the daemon may
-//! be away, read and emptied by the daemon, again and again.
+//! be away, read and emptied by the daemon, again and again. What it has read it removes only when that has been told: a daemon
+//! that dies between the two has it told twice, and never not at all.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -12,15 +13,23 @@ use serde_json::json;
 use crate::json::Object;
 use crate::message::readable;
 
-/// Records at most; one more says that there were more.
+/// Records at most; one more stands for all others.
 pub const MAX_RECORDS: usize = 256;
 /// Bytes of a text in a record at most.
 const MAX_TEXT_BYTES: usize = 2 << 10;
 /// Bytes of a record at most.
 const MAX_RECORD_BYTES: u64 = 64 << 10;
-/// The record that stands for all those there is no room for.
+/// The record that stands for all those there is no room for: the last of them.
 const MORE: &str = "more.json";
+/// A file that is one byte longer for each of these, so that hooks that run at the same time need no lock to count.
+const COUNT: &str = "more.count";
+/// A count that is being removed.
+const COUNTED: &str = ".more.counted";
 const ENDING: &str = ".json";
+/// Files that are looked at in one go at most.
+const MAX_FILES: usize = 16 << 10;
+/// A hook writes for seconds at most; what it has not renamed by then was left by one that was killed.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 /// A container that started though the daemon did not vouch for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,8 +46,17 @@ pub struct OpenStart {
     pub container: String,
     /// Why the daemon did not vouch for it.
     pub reason: String,
-    /// More of them followed than there was room for; this is the last one.
-    pub more: bool,
+    /// How many there was no room to record by themselves, this one among them, which is the last; 0: it has a record of its own.
+    pub more: u64,
+}
+
+/// What is in the directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// By the name that [`remove`] takes, oldest first.
+    pub starts: Vec<(String, OpenStart)>,
+    /// What could not be read, or not removed, in words.
+    pub problems: Vec<String>,
 }
 
 impl OpenStart {
@@ -61,7 +79,7 @@ impl OpenStart {
         .to_string()
     }
 
-    fn decode(bytes: &[u8], more: bool) -> Result<Self, String> {
+    fn decode(bytes: &[u8], more: u64) -> Result<Self, String> {
         let mut object = Object::parse(bytes)?;
         let mut text =
             |key: &str| object.text(key).map(|text| readable(&text.unwrap_or_default(), MAX_TEXT_BYTES));
@@ -80,12 +98,16 @@ pub fn record(dir: &Path, start: &OpenStart) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("cannot record it in `{}`: {error}", dir.display());
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
     check(dir)?;
-    let count = std::fs::read_dir(dir).map_err(fail)?.take(MAX_RECORDS).count();
+    let is_record = |name: &str| name.ends_with(ENDING) && name != MORE;
+    let entries = std::fs::read_dir(dir).map_err(fail)?.flatten();
+    let records = entries.filter(|entry| is_record(&entry.file_name().to_string_lossy()));
+    let has_room = records.take(MAX_RECORDS).count() < MAX_RECORDS;
     let unique = format!("{}-{}", start.time_millis, std::process::id());
-    let name = if count < MAX_RECORDS { format!("{unique}{ENDING}") } else { MORE.to_owned() };
+    let name = if has_room { format!("{unique}{ENDING}") } else { MORE.to_owned() };
     let temporary = dir.join(format!(".{unique}"));
-    let written =
-        write_new(&temporary, &start.encode()).and_then(|()| std::fs::rename(&temporary, dir.join(name)));
+    let written = write_new(&temporary, &start.encode())
+        .and_then(|()| if has_room { Ok(()) } else { lengthen(&dir.join(COUNT), 1) })
+        .and_then(|()| std::fs::rename(&temporary, dir.join(name)));
     written.map_err(|error| {
         let _gone = std::fs::remove_file(&temporary);
         fail(error)
@@ -98,38 +120,87 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Takes all records out, oldest first, and what could not be read of them. A directory that is not there has none.
+/// Adds so many bytes; each such addition is whole, whoever else makes one.
+fn lengthen(path: &Path, bytes: u64) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(&vec![b'+'; usize::try_from(bytes).unwrap_or(usize::MAX).min(MAX_FILES)])
+}
+
+/// What is recorded. A directory that is not there has nothing. What cannot be read is removed, and so is what hooks left that were
+/// killed while they wrote it.
 ///
 /// # Errors
 /// When the directory cannot be read, or others than root can write it.
-pub fn take(dir: &Path) -> Result<(Vec<OpenStart>, Vec<String>), String> {
+pub fn read(dir: &Path) -> Result<Found, String> {
     let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::default()),
         other => other.map_err(|error| format!("cannot read `{}`: {error}", dir.display()))?,
     };
     check(dir)?;
-    let (mut starts, mut problems) = (Vec::new(), Vec::new());
-    // one for the record of what there was no room for, and as many that were being written
-    for entry in entries.take(2 * MAX_RECORDS + 1) {
-        let Ok(entry) = entry else { continue };
-        let (path, name) = (entry.path(), entry.file_name());
-        let name = name.to_string_lossy();
+    let mut found = Found::default();
+    for entry in entries.take(MAX_FILES).flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         if !name.ends_with(ENDING) {
-            continue; // being written, or left by a hook that was killed at that
+            if name != COUNT && is_abandoned(&path) {
+                found.problems.extend(gone(&path).err());
+            }
+            continue;
         }
-        match read(&path).and_then(|bytes| OpenStart::decode(&bytes, name == MORE)) {
-            Ok(start) => starts.push(start),
-            Err(problem) => problems.push(format!("`{}`: {problem}", path.display())),
-        }
-        if let Err(error) = std::fs::remove_file(&path) {
-            problems.push(format!("`{}` cannot be removed: {error}", path.display()));
+        let more = if name == MORE { length(&dir.join(COUNT)).max(1) } else { 0 };
+        match content(&path).and_then(|bytes| OpenStart::decode(&bytes, more)) {
+            Ok(start) => found.starts.push((name, start)),
+            Err(problem) => {
+                found.problems.push(format!("`{}`: {problem}", path.display()));
+                found.problems.extend(gone(&path).err());
+            }
         }
     }
-    starts.sort_by_key(|start| (start.more, start.time_millis));
-    Ok((starts, problems))
+    found.starts.sort_by_key(|(_, start)| (start.more, start.time_millis));
+    Ok(found)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// Removes what [`read`] has found. Of those that one record stands for, as many as were told: what came since stays.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(dir: &Path, name: &str, start: &OpenStart) -> Result<(), String> {
+    if start.more == 0 {
+        return gone(&dir.join(name));
+    }
+    let (count, counted) = (dir.join(COUNT), dir.join(COUNTED));
+    let fail = |error: std::io::Error| format!("`{}`: {error}", count.display());
+    match std::fs::rename(&count, &counted) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let left = length(&counted).saturating_sub(start.more);
+    if left > 0 {
+        lengthen(&count, left).map_err(fail)?;
+    } else {
+        gone(&dir.join(name))?;
+    }
+    gone(&counted)
+}
+
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |about| about.len())
+}
+
+fn gone(path: &Path) -> Result<(), String> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(format!("`{}` cannot be removed: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    let changed = path.symlink_metadata().and_then(|about| about.modified());
+    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age > ABANDONED))
+}
+
+fn content(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| error.to_string())?;
     file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
@@ -157,29 +228,75 @@ mod tests {
         OpenStart { time_millis, id, namespace, reason, ..OpenStart::default() }
     }
 
-    #[test]
-    fn what_is_recorded_is_taken_once() {
-        let top = tempfile::tempdir().unwrap();
-        let dir = top.path().join("spool/open-starts");
-        assert_eq!(take(&dir), Ok((vec![], vec![])));
-        record(&dir, &start(2)).unwrap();
-        record(&dir, &start(1)).unwrap();
-        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(take(&dir), Ok((vec![start(1), start(2)], vec![])));
-        assert_eq!(take(&dir), Ok((vec![], vec![])));
+    /// As the daemon does: what is found, and then removed.
+    fn take(dir: &Path) -> (Vec<OpenStart>, Vec<String>) {
+        let Found { starts, problems } = read(dir).unwrap();
+        starts.iter().for_each(|(name, start)| remove(dir, name, start).unwrap());
+        (starts.into_iter().map(|(_, start)| start).collect(), problems)
     }
 
     #[test]
-    fn there_are_only_so_many_and_one_that_says_there_were_more() {
+    fn what_is_recorded_is_there_until_it_is_removed() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("spool/open-starts");
+        assert_eq!(take(&dir), (vec![], vec![]));
+        record(&dir, &start(2)).unwrap();
+        record(&dir, &start(1)).unwrap();
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(read(&dir), read(&dir));
+        assert_eq!(take(&dir), (vec![start(1), start(2)], vec![]));
+        assert_eq!(take(&dir), (vec![], vec![]));
+    }
+
+    #[test]
+    fn there_are_only_so_many_and_one_that_counts_the_others() {
         let top = tempfile::tempdir().unwrap();
         let dir = top.path().join("spool");
-        for time in 0..300 {
-            record(&dir, &start(time)).unwrap();
+        (0..300).for_each(|time| record(&dir, &start(time)).unwrap());
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), MAX_RECORDS + 2);
+        let found = read(&dir).unwrap().starts;
+        let (name, last) = found.last().unwrap();
+        assert_eq!((found.len(), last.more, last.time_millis), (MAX_RECORDS + 1, 44, 299));
+        // some more, before those are removed that were told
+        (300..303).for_each(|time| record(&dir, &start(time)).unwrap());
+        remove(&dir, name, last).unwrap();
+        let (starts, problems) = take(&dir);
+        let last = starts.last().unwrap();
+        assert_eq!((starts.len(), last.more, last.time_millis), (MAX_RECORDS + 1, 3, 302), "{problems:?}");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn hooks_count_at_the_same_time() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("spool");
+        (0..256).for_each(|time| record(&dir, &start(time)).unwrap());
+        std::thread::scope(|scope| {
+            for hook in 0..8_u64 {
+                let dir = &dir;
+                scope.spawn(move || {
+                    (0..20).for_each(|time| record(dir, &start(1000 * (hook + 1) + time)).unwrap());
+                });
+            }
+        });
+        assert_eq!(take(&dir).0.last().unwrap().more, 160);
+    }
+
+    #[test]
+    fn what_hooks_left_half_written_goes_and_takes_no_room() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("spool");
+        record(&dir, &start(1)).unwrap();
+        let old = SystemTime::now() - ABANDONED * 2;
+        for number in 0..2 * MAX_RECORDS + 10 {
+            let file = File::create(dir.join(format!(".{number}"))).unwrap();
+            file.set_modified(old).unwrap();
         }
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), MAX_RECORDS + 1);
-        let (starts, _) = take(&dir).unwrap();
-        assert_eq!(starts.iter().filter(|start| start.more).count(), 1);
-        assert_eq!((starts.len(), starts.last().unwrap().time_millis), (MAX_RECORDS + 1, 299));
+        std::fs::write(dir.join(".new"), "{").unwrap();
+        record(&dir, &start(2)).unwrap();
+        assert_eq!(take(&dir), (vec![start(1), start(2)], vec![]));
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".new"], "that may be being written");
     }
 
     #[test]
@@ -189,7 +306,7 @@ mod tests {
         std::fs::create_dir(&dir).unwrap();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(record(&dir, &start(1)).unwrap_err().contains("chmod 700"));
-        assert!(take(&dir).unwrap_err().contains("chmod 700"));
+        assert!(read(&dir).unwrap_err().contains("chmod 700"));
         std::fs::remove_dir(&dir).unwrap();
         std::os::unix::fs::symlink("/tmp", &dir).unwrap();
         assert!(record(&dir, &start(1)).is_err(), "a link");
@@ -202,23 +319,23 @@ mod tests {
         record(&dir, &start(1)).unwrap();
         std::fs::write(dir.join("bad.json"), "{").unwrap();
         std::fs::write(dir.join(".half"), "{").unwrap();
-        let (starts, problems) = take(&dir).unwrap();
+        let (starts, problems) = take(&dir);
         assert_eq!((starts.len(), problems.len()), (1, 1));
         assert!(problems[0].contains("bad.json") && problems[0].contains("no JSON"), "{problems:?}");
-        assert_eq!(take(&dir), Ok((vec![], vec![])));
+        assert_eq!(take(&dir), (vec![], vec![]));
     }
 
     proptest! {
         #[test]
         fn no_record_makes_the_daemon_panic(bytes: Vec<u8>) {
-            let _any = OpenStart::decode(&bytes, false);
+            let _any = OpenStart::decode(&bytes, 0);
         }
 
         #[test]
-        fn a_record_is_read_as_it_was_written(time_millis: u64, texts in proptest::array::uniform5("[^\\p{Cc}]{0,40}")) {
+        fn a_record_is_read_as_it_was_written(time_millis: u64, more: u64, texts in proptest::array::uniform5("[^\\p{Cc}]{0,40}")) {
             let [id, namespace, pod, container, reason] = texts;
-            let start = OpenStart { time_millis, id, namespace, pod, container, reason, more: true };
-            prop_assert_eq!(OpenStart::decode(start.encode().as_bytes(), true), Ok(start));
+            let start = OpenStart { time_millis, id, namespace, pod, container, reason, more };
+            prop_assert_eq!(OpenStart::decode(start.encode().as_bytes(), more), Ok(start));
         }
     }
 }

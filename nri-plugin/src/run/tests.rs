@@ -110,11 +110,15 @@ fn the_daemon_from_its_start_to_its_end() {
     let message = alert["Message"].as_str().unwrap();
     assert!(message.contains("2026-11-22T18:59:04") && message.contains("nobody listens"), "{message}");
     // and so is what it lets through while the daemon lives, and refuses
-    let open = nri_enforcer_hook::spool::OpenStart { id: "c00".into(), ..open };
+    let open = nri_enforcer_hook::spool::OpenStart {
+        id: "c00".into(),
+        time_millis: open.time_millis + 1, // a name of its own
+        ..open
+    };
     nri_enforcer_hook::spool::record(&path("open-starts"), &open).unwrap();
     wait("an alert about that, too", || alerts(dir.path()).len() == 2);
     assert_eq!(alerts(dir.path())[1]["ContainerID"], "c00");
-    assert_eq!(std::fs::read_dir(path("open-starts")).unwrap().count(), 0);
+    wait("what was told goes", || std::fs::read_dir(path("open-starts")).unwrap().count() == 0);
 
     // a selected container starts (in this very process, which certainly lives)
     let mut pod = PodSandbox::default();
