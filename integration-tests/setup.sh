@@ -4,7 +4,7 @@
 #   setup.sh build     packages that the build needs (clang, libelf, ...), installed
 #   setup.sh lab       build + QEMU (installed), and below $CACHE, unpacked only: Debian kernels 6.1, 6.12 and
 #                      the newest, guest roots with containerd 1.7 and 2.1, a static busybox, an AppArmor parser,
-#                      SELinux's semodule, runc, crun, podman 4.3 and 5.4, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
+#                      SELinux's semodule and setfiles, runc, crun, podman 4.3 and 5.4, systemd-analyze, etcd, Kubernetes' server of custom resources, helm and
 #                      Kubernetes' schemas for this machine
 #   setup.sh cluster   lab + what a Kubernetes of one node is made of: Kubernetes itself, built from Debian's sources
 #                      (10 minutes, once), containerd 1.7 and network plugins for this machine, kubectl
@@ -173,12 +173,13 @@ apparmor() {
     "$(find "$TMP/x" -name 'ld-linux-x86-64.so.2' ! -path '*/lib64/*' | head -1)" "$1"
   for p in apparmor libc6; do cp "$TMP/x/usr/share/doc/$p/copyright" "$1/$p.copyright"; done
 }
-# selinux OUT SUITE: an archive of what changes SELinux's policy, with its libraries, for the guest whose root is of that suite
+# selinux OUT SUITE: an archive of what changes SELinux's policy and sets labels, with its libraries, for the guest whose root is of that suite
 selinux() {
   private_apt "$TMP/apt" "$2"
   (cd "$TMP" && quietly apt-get "${APT[@]}" download policycoreutils libaudit1 libbz2-1.0 libcap-ng0 libpcre2-8-0 libselinux1 \
     libsemanage2 libsepol2 && for p in *.deb; do dpkg-deb -x "$p" x; done)
-  (cd "$TMP/x" && tar -cf "$1" --owner=0 --group=0 --sort=name usr/sbin/semodule usr/sbin/load_policy usr/lib/x86_64-linux-gnu/*.so.*)
+  (cd "$TMP/x" && tar -cf "$1" --owner=0 --group=0 --sort=name usr/sbin/semodule usr/sbin/load_policy \
+    usr/sbin/setfiles usr/sbin/restorecon usr/lib/x86_64-linux-gnu/*.so.*)
 }
 
 # oci_runtimes OUT: runc and crun for this machine, beside any that is installed. Their libraries are among LAB_PACKAGES,

@@ -238,6 +238,13 @@ impl<L: Labeller> Shared<L> {
                 if state.failure(digest).is_some() {
                     state.failed = None;
                 }
+                if !applied.lost.is_empty() {
+                    tracing::warn!(
+                        paths = joined(&applied.lost),
+                        "files had lost their SELinux labels, and have them again: others put files in their place, or relabelled them \
+                         while SELinux was permissive or without our module; meanwhile nothing was denied there"
+                    );
+                }
                 if before != Some(digest) {
                     tracing::info!(files = applied.files, ruleset = %digest, "files labelled for SELinux");
                 }

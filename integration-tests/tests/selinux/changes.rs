@@ -11,8 +11,11 @@ use lab::testing::Node;
 use nix::sys::signal::Signal;
 
 use crate::held::look;
-use crate::process::{as_host_command, can, label, labels, said, sh, status, text, within};
+use crate::process::{as_host_command, can, label, labels, relabel, reset, said, sh, status, text, within};
 use crate::{CONTAINER, PLAIN, RECORD, policy};
+
+/// A file that no rule is about, and that is not looked at before.
+const LOST: &str = "/var/lost";
 
 /// As `semanage permissive -a host_t` has it.
 pub async fn permissive_domain(node: &mut Node, daemon: &Daemon) -> Result<()> {
@@ -120,6 +123,9 @@ pub async fn ended(node: &mut Node, daemon: &mut Daemon, before: &[(String, Stri
     sh("semodule -X 400 -i other.cil")?;
     let modules = || said(Command::new("semodule").arg("-l"));
     node.check("our module", modules()?.lines().any(|line| line.trim() == "nri_enforcer"), true);
+    // as what was moved away keeps its label
+    fs::write(LOST, "")?;
+    relabel(LOST, "nri_enforcer_rw_u:object_r:base_t:s0")?;
     let unload = || Command::new("./nri-enforcer").args(["unload", "--yes"]).output();
     let output = unload()?;
     println!("{}{}", text(&output.stdout), text(&output.stderr));
@@ -134,5 +140,13 @@ pub async fn ended(node: &mut Node, daemon: &mut Daemon, before: &[(String, Stri
     node.check("the modules", (has("nri_enforcer"), has("other"), has("base")), (false, true, true));
     node.check("the record", Path::new(RECORD).exists(), false);
     node.check("unload again", unload()?.status.code(), Some(0));
+    relabel("/t/dir/x", "guest_u:object_r:base_t:s0")?;
+    let (done, said) = reset(&format!("restorecon -RF /t/dir {LOST}"))?;
+    node.check(&format!("restorecon works as ever: {said}"), done, true);
+    node.check(
+        "also for a user that is none any more",
+        (label("/t/dir/x"), label(LOST)),
+        (PLAIN.into(), PLAIN.into()),
+    );
     Ok(())
 }

@@ -6,6 +6,7 @@ mod changes;
 mod corpus;
 mod held;
 mod process;
+mod relabelled;
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -27,7 +28,7 @@ use process::{allows, as_host, as_host_command, can, label, labels, relabel, sai
 const RECORD: &str = "/var/lib/nri-enforcer/selinux/labels";
 /// The label that files have before.
 const PLAIN: &str = "system_u:object_r:base_t:s0";
-/// The settings of the module store: the policy has no contexts of files, and so nothing that checks them.
+/// The settings of the module store: nothing checks the policy's contexts of files, which are few.
 const SEMANAGE: &str = "module-store = direct\nexpand-check = 0\ndisable-genhomedircon = true\n\
     [setfiles]\npath = /bin/true\nargs =\n[end]\n[sefcontext_compile]\npath = /bin/true\nargs =\n[end]\n";
 
@@ -201,6 +202,9 @@ async fn with(node: &mut Node, daemon: &mut Daemon) -> Result<()> {
     moved(node, daemon).await?;
     permissive_domain(node, daemon).await?;
     vital(node, daemon).await?;
+    relabelled::by_the_tool(node)?;
+    relabelled::replaced(node, daemon).await?;
+    relabelled::at_boot(node, daemon).await?;
 
     // it comes
     sh("mkdir /t/missing; echo x > /t/missing/file")?;

@@ -21,11 +21,25 @@ pub fn status() -> Result<(Value, String)> {
 /// A command as a process of the host. A program by its path, any other as one of busybox's: by the name alone the shell
 /// would do it itself, without executing anything.
 pub fn as_host_command(words: &[&str]) -> Command {
-    let script = "printf 'system_u:system_r:host_t:s0' > /proc/self/attr/exec || exit 99; exec \"$@\"";
+    in_domain("host_t", words)
+}
+
+fn in_domain(domain: &str, words: &[&str]) -> Command {
+    let script =
+        format!("printf 'system_u:system_r:{domain}:s0' > /proc/self/attr/exec || exit 99; exec \"$@\"");
     let by_path = words.first().is_some_and(|word| word.starts_with('/'));
     let mut command = Command::new("/bin/busybox");
-    command.args(["sh", "-c", script, "sh"]).args((!by_path).then_some("/bin/busybox")).args(words);
+    command.args(["sh", "-c", &script, "sh"]).args((!by_path).then_some("/bin/busybox")).args(words);
     command
+}
+
+/// Has the tool that resets labels, with these arguments, do so as the system does it: as root, in a domain that the base policy
+/// lets change any label. Whether it says that it was done, and what it says.
+pub fn reset(words: &str) -> Result<(bool, String)> {
+    let words = format!("/usr/sbin/{words}");
+    let output = in_domain("setfiles_t", &words.split(' ').collect::<Vec<_>>()).output()?;
+    ensure!(output.status.code() != Some(99), "{words}: {}", text(&output.stderr));
+    Ok((output.status.success(), text(&output.stdout) + &text(&output.stderr)))
 }
 
 /// Runs one: its output, and whether it succeeds.

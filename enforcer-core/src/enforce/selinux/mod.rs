@@ -59,6 +59,8 @@ pub struct Applied {
     pub files: usize,
     /// What could not be labelled, or not found, in words.
     pub lacks: Vec<String>,
+    /// Paths whose file had lost its label, or was another one, and has it again.
+    pub lost: Vec<String>,
     /// Rules that labels do not hold on this host: they would deny a file that it cannot do without.
     pub refused: Vec<Gap>,
     /// Domains of processes that run now and are denied nothing.
@@ -204,8 +206,9 @@ impl Selinux {
             match self.file(path, *identity).and_then(|file| file.context()) {
                 Ok(context) => {
                     let has = Label::of_user(&context.user).unwrap_or_default();
+                    let lost = has == Label::NOTHING && record.users.contains_key(path);
                     record.note(path, *identity, (has == Label::NOTHING).then_some(context.user), &known);
-                    set.push((path, *identity, has, *label));
+                    set.push((path, *identity, has, *label, lost));
                 }
                 Err(error) => lacks.push(told(path, &error)),
             }
@@ -216,7 +219,7 @@ impl Selinux {
         }
         let steps: [fn(Label, Label) -> Label; 2] = [Label::with, |_, new| new];
         for step in steps {
-            for (path, identity, has, new) in &mut set {
+            for (path, identity, has, new, _) in &mut set {
                 let wanted = step(*has, *new);
                 match self.change(path, *identity, *has, wanted) {
                     Ok(()) => *has = wanted,
@@ -224,7 +227,9 @@ impl Selinux {
                 }
             }
         }
-        let files = set.iter().filter(|(.., has, new)| has == new).count();
+        set.retain(|(_, _, has, new, _)| has == new);
+        let lost = set.iter().filter(|(.., lost)| *lost).map(|(path, ..)| path.escape_ascii().to_string());
+        let (files, lost) = (set.len(), lost.collect());
         let wanted: BTreeSet<&[u8]> = found.files.values().map(|(path, _)| path.as_slice()).collect();
         let others: Vec<Vec<u8>> =
             record.users.keys().filter(|path| !wanted.contains(path.as_slice())).cloned().collect();
@@ -251,7 +256,7 @@ impl Selinux {
         lacks.sort_unstable();
         lacks.dedup();
         let noted = Arc::new(noted(&labels, record, &found.files));
-        Ok(Applied { files, lacks, refused, permissive, noted })
+        Ok(Applied { files, lacks, lost, refused, permissive, noted })
     }
 
     /// What the labels are about, without the rules that are refused.
