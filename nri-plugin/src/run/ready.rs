@@ -129,11 +129,11 @@ mod tests {
     fn a_service_manager_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
-        let name = format!("@nri-enforcer-test-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name[1..]).unwrap();
+        let name = format!("nri-enforcer-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
         for (socket, manager) in [
             (UnixDatagram::bind(&path).unwrap(), path.into_os_string()),
-            (UnixDatagram::bind_addr(&address).unwrap(), OsString::from(&name)),
+            (UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}").into()),
         ] {
             let file = dir.path().join("ready");
             let mut waiting = Waiting { file: Some(file.clone()), manager: Some(manager) };
