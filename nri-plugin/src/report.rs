@@ -123,32 +123,40 @@ impl Reporter {
 
     /// Puts an alert into the queue, or drops and counts it. Never waits.
     pub fn report(&self, alert: Alert) {
-        let _counted = self.hand_on(alert);
-    }
-
-    /// The same; whether it is in the queue.
-    #[must_use]
-    pub fn hand_on(&self, alert: Alert) -> bool {
         let alert = Arc::new(alert);
         if let Some(feed) = &self.feed {
             feed.publish(&alert);
         }
-        self.put(alert)
+        self.queue(alert);
+    }
+
+    /// The same, for what is told again until it is in the queue: whether it is. What is not has been handed to nobody, and is not
+    /// counted as lost.
+    #[must_use]
+    pub fn hand_on(&self, alert: Alert) -> bool {
+        let alert = Arc::new(alert);
+        let queued = self.put(Arc::clone(&alert));
+        if let Some(feed) = self.feed.as_ref().filter(|_| queued) {
+            feed.publish(&alert);
+        }
+        queued
     }
 
     /// Puts it into the queue alone. Never waits.
     pub fn queue(&self, alert: Arc<Alert>) {
-        let _counted = self.put(alert);
+        let count = alert.count; // of a summary, all that it stands for
+        if !self.put(alert) {
+            self.shared.dropped.fetch_add(count, Ordering::Relaxed);
+            self.lost.inc_by(count);
+        }
     }
 
     fn put(&self, alert: Arc<Alert>) -> bool {
-        let (count, size) = (alert.count, alert.size()); // of a summary, all that it stands for
+        let size = alert.size();
         let before = self.shared.bytes.fetch_add(size, Ordering::Relaxed);
         let queued = before < BYTES && self.queue.try_send(alert).is_ok();
         if !queued {
             self.shared.bytes.fetch_sub(size, Ordering::Relaxed);
-            self.shared.dropped.fetch_add(count, Ordering::Relaxed);
-            self.lost.inc_by(count);
         }
         queued
     }

@@ -241,8 +241,9 @@ impl<L: Labeller> Shared<L> {
                 if !applied.lost.is_empty() {
                     tracing::warn!(
                         paths = joined(&applied.lost),
-                        "files had lost their SELinux labels, and have them again: others put files in their place, or relabelled them \
-                         while SELinux was permissive or without our module; meanwhile nothing was denied there"
+                        "files that had a SELinux label of ours by the record were without, and have it again: others put files in \
+                         their place, or relabelled them while SELinux was permissive or without our module, or a daemon was killed \
+                         before it had set them; meanwhile nothing was denied there"
                     );
                 }
                 if before != Some(digest) {

@@ -14,7 +14,7 @@ use crate::process::{can, label, labels, relabel, reset, sh, within};
 /// What the base policy says of files, as `semodule` writes it.
 const CONTEXTS: &str = "/etc/selinux/small/contexts/files/file_contexts";
 /// What the daemon says of labels that were lost.
-const LOST: &str = "had lost their SELinux labels";
+const LOST: &str = "had a SELinux label of ours by the record were without";
 
 /// `restorecon` by root, beside a daemon.
 pub fn by_the_tool(node: &mut Node) -> Result<()> {

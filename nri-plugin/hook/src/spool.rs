@@ -1,6 +1,6 @@
 //! The record of containers that were let through: a directory of small files, written by the hook while the daemon may
-//! be away, read and emptied by the daemon, again and again. What it has read it removes only when that has been told: a daemon
-//! that dies between the two has it told twice, and never not at all.
+//! be away, read and emptied by the daemon, again and again. What it has read it removes only when that has been handed on: a
+//! daemon that dies between the two has it told twice.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -138,10 +138,16 @@ pub fn read(dir: &Path) -> Result<Found, String> {
     };
     check(dir)?;
     let mut found = Found::default();
+    // a daemon was killed while it removed that: what it told may be told again
+    let counted = dir.join(COUNTED);
+    if let left @ 1.. = length(&counted) {
+        let added = lengthen(&dir.join(COUNT), left).map_err(|error| error.to_string());
+        found.problems.extend(added.and_then(|()| gone(&counted)).err());
+    }
     for entry in entries.take(MAX_FILES).flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         if !name.ends_with(ENDING) {
-            if name != COUNT && is_abandoned(&path) {
+            if name != COUNT && name != COUNTED && is_abandoned(&path) {
                 found.problems.extend(gone(&path).err());
             }
             continue;
@@ -154,6 +160,11 @@ pub fn read(dir: &Path) -> Result<Found, String> {
                 found.problems.extend(gone(&path).err());
             }
         }
+    }
+    let uncounted = length(&dir.join(COUNT));
+    if uncounted > 0 && !found.starts.iter().any(|(name, _)| name == MORE) {
+        let reason = "the record of the last one is gone".to_owned();
+        found.starts.push((MORE.to_owned(), OpenStart { reason, more: uncounted, ..OpenStart::default() }));
     }
     found.starts.sort_by_key(|(_, start)| (start.more, start.time_millis));
     Ok(found)
@@ -176,10 +187,10 @@ pub fn remove(dir: &Path, name: &str, start: &OpenStart) -> Result<(), String> {
     let left = length(&counted).saturating_sub(start.more);
     if left > 0 {
         lengthen(&count, left).map_err(fail)?;
-    } else {
-        gone(&dir.join(name))?;
     }
-    gone(&counted)
+    gone(&counted)?;
+    // a hook that counts itself just now puts its record there
+    if length(&count) == 0 { gone(&dir.join(name)) } else { Ok(()) }
 }
 
 fn length(path: &Path) -> u64 {
@@ -263,6 +274,22 @@ mod tests {
         let (starts, problems) = take(&dir);
         let last = starts.last().unwrap();
         assert_eq!((starts.len(), last.more, last.time_millis), (MAX_RECORDS + 1, 3, 302), "{problems:?}");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_count_is_told_whoever_was_killed_over_it() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("spool");
+        (0..260).for_each(|time| record(&dir, &start(time)).unwrap());
+        // a daemon, between its steps
+        std::fs::rename(dir.join(COUNT), dir.join(COUNTED)).unwrap();
+        (260..263).for_each(|time| record(&dir, &start(time)).unwrap());
+        assert_eq!(read(&dir).unwrap().starts.last().unwrap().1.more, 7);
+        // a hook, between its own
+        std::fs::remove_file(dir.join(MORE)).unwrap();
+        let (starts, problems) = take(&dir);
+        assert_eq!((starts.len(), starts.last().unwrap().more), (MAX_RECORDS + 1, 7), "{problems:?}");
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
     }
 

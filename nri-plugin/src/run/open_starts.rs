@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nri_enforcer_hook::spool::{Found, OpenStart, read, remove};
 
-/// How often to look for it. What was told is removed by the next look: by then it has been written.
+/// How often to look for it. What was told is removed by the next look: by then it is usually written.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
 
 /// What is known from one look to the next.
