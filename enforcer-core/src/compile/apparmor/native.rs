@@ -44,6 +44,22 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
+impl Line {
+    /// Whether it denies something of files.
+    pub(super) fn denies_paths(&self) -> bool {
+        // no other rule has a string
+        self.denies && self.text.contains('"')
+    }
+
+    /// Whether it allows a capability that is [withheld](super::is_withheld) where paths are denied.
+    pub(super) fn gives_withheld(&self) -> bool {
+        let mut words = self.text.split(' ').skip_while(|word| *word == "audit");
+        let names = || self.text.split(' ').any(super::is_withheld);
+        // without names it is all of them
+        !self.denies && words.next() == Some("capability") && (words.next().is_none() || names())
+    }
+}
+
 /// What is taken of a text, and why each other part is not.
 pub(super) fn read(text: &str) -> (Vec<Line>, Vec<String>) {
     if text.len() > MAX_TEXT {
