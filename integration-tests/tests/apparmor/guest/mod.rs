@@ -56,6 +56,7 @@ fn inside() {
     lifecycle::exchanged(&apparmor);
     lifecycle::lifecycle(&apparmor);
 }
+    lifecycle::complaining(&apparmor);
 
 struct Set {
     policies: Vec<Policy>,
