@@ -320,3 +320,18 @@ fn judge(case: &Case, found: &BTreeMap<String, Profile>) -> Result<usize, String
     }
     Ok(asked)
 }
+
+/// The kernel compares a new name with the old one for the owner of a file alone.
+#[test]
+fn a_native_rule_opens_nothing_by_a_link() {
+    let whole = world::ruleset(&[], Postures::default());
+    let policy = PolicyId { kind: Kind::KubeArmorPolicy, namespace: "d".into(), name: "n".into() };
+    let native = Native { policy, text: "/a/** rwl, audit /b/** l, owner /c/** l,".into() };
+    let made = compile(&whole, &[native], &options("nri-enforcer.native"));
+    let found = profiles(&compiled(&made.text).unwrap());
+    for path in ["/a/x", "/b/x", "/c/x"] {
+        let link = |owner| found["nri-enforcer.native"].file(path.as_bytes(), owner, LINK);
+        assert_eq!(link(false), Verdict::Block, "{path}");
+        assert_ne!(link(true), Verdict::Block, "{path}");
+    }
+}

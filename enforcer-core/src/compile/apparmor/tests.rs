@@ -177,6 +177,29 @@ fn native_rules_are_taken_where_they_are_safe() {
     assert_eq!(taken.gaps, []);
 }
 
+/// Others could read by a link what a rule denies.
+#[test]
+fn a_native_rule_lets_the_owner_alone_make_links() {
+    let profile = compiled(
+        "  apparmor: |\n    audit /tmp/** rwl,\n    /srv/** l,\n    owner /home/** rl,\n    deny /etc/** wl,\n",
+    );
+    for line in [
+        r#"audit "/tmp/**" rw,"#,
+        r#"audit owner "/tmp/**" l,"#,
+        r#"owner "/srv/**" l,"#,
+        r#"owner "/home/**" rl,"#,
+        r#"deny "/etc/**" wl,"#,
+    ] {
+        assert!(has(&profile, line), "{line}\n{}", profile.text);
+    }
+    assert!(
+        !profile.text.contains(r#""/tmp/**" rwl"#) && !has(&profile, r#""/srv/**" l,"#),
+        "{}",
+        profile.text
+    );
+    assert_eq!(profile.gaps, []);
+}
+
 /// Who may mount anything, be it in a user namespace, has other paths for files.
 #[test]
 fn what_gets_round_paths_is_denied_where_rules_deny_paths() {

@@ -52,11 +52,12 @@ fn inside() {
     compared::compared(&apparmor);
     moves::transitions(&apparmor);
     moves::claims(&apparmor);
+    moves::native_links(&apparmor);
     moves::round_paths(&apparmor);
     lifecycle::exchanged(&apparmor);
     lifecycle::lifecycle(&apparmor);
-}
     lifecycle::complaining(&apparmor);
+}
 
 struct Set {
     policies: Vec<Policy>,
@@ -65,12 +66,12 @@ struct Set {
 
 /// One policy with this specification.
 fn set(spec: &str) -> Set {
-    let text = format!(
     set_with(spec, &Postures::default())
 }
 
 /// The same, with these postures.
 fn set_with(spec: &str, postures: &Postures) -> Set {
+    let text = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p, namespace: default}}\n\
          spec:\n  selector: {{}}\n  {spec}\n"
     );

@@ -170,3 +170,15 @@ fn no_way_round(apparmor: &AppArmor, profile: &AppArmorProfile, denied: &[&str],
         assert!(matches!(&*answer, "1" | "13"), "{line} is answered by {answer}\n{}", profile.text);
     }
 }
+
+/// By a link of which the kernel does not ask whether it opens more, another's file could be read.
+pub(super) fn native_links(apparmor: &AppArmor) {
+    let rules = "file: {matchPaths: [{path: /w/data/mine}]}\n  apparmor: \"/w/free/** rwl,\"";
+    let profile = profile(&set(rules), "nri-enforcer.claims");
+    apparmor.load(&profile).unwrap();
+    let lines =
+        ["link /w/data/mine /w/free/x", "as 1000 link /w/data/mine /w/free/x", "link /w/data/a /w/free/x"];
+    let answers = tried(profile.name.as_str(), &["/w/bin/tool"], &lines.map(str::to_owned));
+    assert!(answers.iter().take(2).all(|answer| matches!(&**answer, "1" | "13")), "{answers:?}");
+    assert_eq!(answers[2], "0", "its own file, which nothing denies");
+}
