@@ -389,8 +389,11 @@ impl Profiles {
     /// Containers of an earlier daemon are to have no rules but native ones. Of one that is not known yet these are not
     /// known either: it keeps what it has.
     fn want_nothing(&self) {
-        for bound in self.state().bound.values_mut() {
-            bound.want.get_or_insert_with(nothing);
+        let Some(about) = self.about.get() else { return };
+        for (id, bound) in &mut self.state().bound {
+            if bound.want.is_none() && about(id).is_some() {
+                bound.want = Some(nothing());
+            }
         }
     }
 
