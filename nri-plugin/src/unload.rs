@@ -86,12 +86,12 @@ struct Removed {
 /// names of their own stays, also where these begin as ours do.
 fn unload_profiles() -> Result<Option<Removed>, String> {
     let told = |error: AppArmorError| chain(&error);
-    let apparmor = match AppArmor::open(None) {
+    let apparmor = match AppArmor::to_remove_from() {
         Ok(apparmor) => apparmor,
         Err(AppArmorError::Absent { .. }) => return Ok(None),
         Err(error) => return Err(told(error)),
     };
-    let loaded = apparmor.loaded().map_err(told)?;
+    let loaded = apparmor.loaded_in_any_mode().map_err(told)?;
     let (ours, others): (BTreeSet<_>, BTreeSet<_>) = loaded.into_iter().partition(is_of_namespace);
     if ours.is_empty() {
         return Ok(None);

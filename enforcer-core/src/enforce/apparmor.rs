@@ -120,9 +120,17 @@ impl AppArmor {
     /// # Errors
     /// [`AppArmorError::Absent`], where the kernel has none, and [`AppArmorError::Unenforced`], where it denies nothing.
     pub fn open(parser: Option<&Path>) -> Result<Self, AppArmorError> {
-        let parser = parser.unwrap_or(PARSER.as_ref()).to_owned();
-        let this = Self { parser, securityfs: SECURITYFS.into(), mode: MODE.into() };
-        this.profiles().map(|_| this)
+        let this = Self { parser: parser.unwrap_or(PARSER.as_ref()).to_owned(), ..Self::to_remove_from()? };
+        this.must_deny().map(|()| this)
+    }
+
+    /// The same, also where it denies nothing, to take out what is loaded.
+    ///
+    /// # Errors
+    /// [`AppArmorError::Absent`].
+    pub fn to_remove_from() -> Result<Self, AppArmorError> {
+        let this = Self { parser: PARSER.into(), securityfs: SECURITYFS.into(), mode: MODE.into() };
+        this.listed().map(|_| this)
     }
 
     /// Loads a profile in the place of the one with its name, if there is one: both with all their children. Processes
@@ -157,6 +165,14 @@ impl AppArmor {
     /// When the kernel's list cannot be read, and [`AppArmorError::Unenforced`], where it enforces none.
     pub fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
         Ok(self.profiles()?.iter().filter_map(|name| ours(name)).collect())
+    }
+
+    /// The same, also where the kernel denies nothing.
+    ///
+    /// # Errors
+    /// When the kernel's list cannot be read.
+    pub fn loaded_in_any_mode(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
+        Ok(self.listed()?.iter().filter_map(|name| ours(name)).collect())
     }
 
     /// The children that a profile has in the kernel, by their own names.
@@ -225,12 +241,13 @@ impl AppArmor {
         self.remove(&profile.name)
     }
 
-    /// Removes those of ours that are not to be kept and that no process has. Returns what was removed.
+    /// Removes those of ours that are not to be kept and that no process has, also where the kernel denies nothing. Returns what
+    /// was removed.
     ///
     /// # Errors
     /// When it cannot be found out who has them, or the kernel refuses; some may have been removed.
     pub fn remove_unused(&self, keep: &BTreeSet<ProfileName>) -> Result<Vec<ProfileName>, AppArmorError> {
-        let loaded = self.loaded()?;
+        let loaded = self.loaded_in_any_mode()?;
         if loaded.is_subset(keep) {
             return Ok(Vec::new());
         }
@@ -243,9 +260,14 @@ impl AppArmor {
 
     /// The names of what is enforced; a profile in another mode does not count.
     fn profiles(&self) -> Result<BTreeSet<String>, AppArmorError> {
+        let listed = self.listed()?;
+        self.must_deny().map(|()| listed)
+    }
+
+    /// What the list says is enforced, whatever the mode of the whole.
+    fn listed(&self) -> Result<BTreeSet<String>, AppArmorError> {
         let path = self.securityfs.join("profiles");
         let bytes = fs::read(&path).map_err(|source| AppArmorError::Absent { path, source })?;
-        self.must_deny()?;
         let text = String::from_utf8_lossy(&bytes);
         Ok(text.lines().filter_map(|line| line.strip_suffix(" (enforce)")).map(str::to_owned).collect())
     }
@@ -373,6 +395,11 @@ mod tests {
             assert!(told.to_string().contains("write `enforce` to"), "{told}");
             assert!(matches!(apparmor.load(&profile), Err(AppArmorError::Unenforced { .. })), "{mode}");
             assert_eq!(fs::read_to_string(at(".replace")).unwrap(), "");
+            // it is taken out all the same
+            assert_eq!(apparmor.loaded_in_any_mode().unwrap(), BTreeSet::from([name.clone()]));
+            fs::write(at(".remove"), "").unwrap();
+            assert_eq!(apparmor.remove_unused(&BTreeSet::new()).unwrap(), [name.clone()]);
+            assert_eq!(fs::read_to_string(at(".remove")).unwrap(), name.as_str());
         }
         for mode in ["enforce\n", "kill\n"] {
             fs::write(at("mode"), mode).unwrap();
