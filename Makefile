@@ -5,6 +5,7 @@
 #   make bench             what enforcement costs, beside other enforcers, against the limits (about 15 minutes)
 #   make cluster-test      the chart in a Kubernetes of one node, here and on a kernel that enforces (15 minutes; the first time 15 more,
 #                          since Kubernetes is built)
+#   make crio-test CRIO=DIR  CRI-O in a guest; DIR has the programs crio and pinns, which no package registry has
 #   make fuzz              damaged policies, patterns and events, ten minutes each; 30 seconds in make test
 #   make churn             ten minutes of policies and containers that change; one minute in make bench, seconds in make test
 #   make nodes             what the daemon that writes statuses needs of memory with a thousand nodes (a few minutes)
@@ -20,10 +21,10 @@ LAB := $(TARGET)/debug/lab
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)" >&2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build-setup build demo test lab bench churn nodes lint programs fuzz nightly image-programs cluster-setup cluster-test
+.PHONY: help setup build-setup build demo test lab bench churn nodes lint programs fuzz nightly image-programs cluster-setup cluster-test crio-test
 
 help:
-	@sed -n '2,13s/^# //p' Makefile
+	@sed -n '2,14s/^# //p' Makefile
 
 setup:
 	$(call say,setting this machine up (nothing to do after the first time))
@@ -49,7 +50,7 @@ lint: build-setup
 	@$(CARGO) fmt --all --check
 	$(call say,clippy)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@$(CARGO) clippy --locked --workspace --test cluster -- -D warnings
+	@$(CARGO) clippy --locked --workspace --test cluster --test crio -- -D warnings
 
 # The hook beside the rest: its last step has one thread.
 programs: lint
@@ -109,6 +110,15 @@ cluster-setup:
 cluster-test: cluster-setup image-programs
 	$(call say,the chart in a cluster)
 	@$(CARGO) test --locked -p integration-tests --test cluster -- --nocapture --test-threads=1
+
+# Not a part of `make test`, since whoever runs it has to bring CRI-O.
+crio-test:
+	@[ -n "$(CRIO)" ] || { echo "crio-test: say where CRI-O is, which no package registry has: build crio and pinns of its sources (CONTRIBUTING.md)," \
+	"and run make crio-test CRIO=/the/directory/with/both" >&2; exit 2; }
+	@for program in crio pinns; do [ -x "$(CRIO)/$$program" ] || { echo "crio-test: $(CRIO)/$$program is no program" >&2; exit 2; }; done
+	@$(MAKE) --no-print-directory build
+	$(call say,CRI-O in a guest)
+	@CRIO=$(abspath $(CRIO)) $(CARGO) test --locked -p integration-tests --test crio -- --nocapture --test-threads=1
 
 # What is too long for each change.
 nightly: fuzz churn nodes

@@ -17,6 +17,7 @@ pub mod image;
 pub mod loaded;
 pub mod node;
 pub mod oci;
+pub mod outcome;
 pub mod page;
 pub mod podman;
 pub mod run;

@@ -1,6 +1,7 @@
 //! A real podman on this very machine, as root, in namespaces of its own: what it and its set-up write to `/etc`, `/opt`,
 //! `/run` and `/var/lib` is gone with them. A newer one brings the C library that it needs, which all in there run with then.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -73,6 +74,35 @@ pub fn storage_conf(storage: &Path) -> String {
 
 /// `policy.json`: any image may be used.
 pub const IMAGE_POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+
+/// podman 4.3, the crun of its release, conmon, and all libraries of them, as one file below `dir`: they come from this machine's
+/// Debian, which is older than the guests'.
+///
+/// # Errors
+/// When the lab is not set up.
+pub fn for_guests(dir: &Path) -> Result<PathBuf> {
+    let (artefact, crun) = (Version::V4.artefact()?, Runtime::Crun.program()?);
+    let programs = [artefact.join("bin/podman"), artefact.join("bin/conmon"), crun.clone()];
+    let output = Command::new("ldd").args(programs).env("LD_LIBRARY_PATH", artefact.join("lib")).output()?;
+    ensure!(output.status.success(), "ldd: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    // `NAME => PATH (ADDRESS)`
+    let libraries = text.lines().filter_map(|line| line.split_once(" => ")?.1.split(' ').next());
+    let libraries: BTreeSet<&Path> = libraries.map(Path::new).collect();
+    let to = dir.join("podman-for-guests.tar");
+    // several tests may want it at one time
+    let mut tar = tar::Builder::new(tempfile::NamedTempFile::new_in(dir)?);
+    for program in ["bin/podman", "bin/conmon", "seccomp.json"] {
+        tar.append_path_with_name(artefact.join(program), program)?;
+    }
+    tar.append_path_with_name(crun, "bin/crun")?;
+    for path in libraries {
+        let name = path.file_name().context("a library")?;
+        tar.append_path_with_name(path, Path::new("lib").join(name))?;
+    }
+    tar.into_inner()?.persist(&to)?;
+    Ok(to)
+}
 
 /// podman, with its storage below a directory that the machine sees, too.
 #[derive(Debug)]

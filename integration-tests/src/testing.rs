@@ -15,7 +15,7 @@ use enforcer_core::event::Event;
 
 use crate::node::{Container, Cri, Daemon, Options, Output, Pod, RunningContainer, RunningPod, Runtime};
 use crate::run::{Target, guest_job, machine_with_daemon, running_daemon};
-use crate::vm::{self, Kernel, Spec, Streams};
+use crate::vm::{self, Kernel, Machine, Spec, Streams};
 
 /// Set in the guest.
 const INSIDE: &str = "NRI_ENFORCER_LAB_INSIDE";
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// What a body works with.
 #[derive(Debug)]
 pub struct Node {
-    /// The guest's containerd.
+    /// The guest's runtime.
     pub runtime: Runtime,
     /// A client for it.
     pub cri: Cri,
@@ -192,11 +192,34 @@ pub fn in_guest_of_systemd(
     body: fn(&mut Checks) -> Result<()>,
 ) -> Result<()> {
     if std::env::var_os(INSIDE).is_none() {
-        return ship(name, &Spec::systemd(kernel), false, true, files).map(drop);
+        return ship(name, &vm::machine(&Spec::systemd(kernel), &say)?, true, files).map(drop);
     }
     let mut checks = Checks::default();
     let result = body(&mut checks);
     checks.verdict(result)
+}
+
+/// As [`in_guest_with`], in a copy of a machine with this runtime and the daemon running, which is made only where the guest is
+/// started.
+///
+/// # Errors
+/// When a check failed, or anything else.
+pub fn in_machine(
+    name: &str,
+    machine: impl FnOnce(&dyn Fn(&str)) -> Result<Machine>,
+    runtime: Runtime,
+    files: &[File],
+    body: Body,
+) -> Result<Option<String>> {
+    if std::env::var_os(INSIDE).is_some() {
+        return inside(runtime, true, body).map(|()| None);
+    }
+    let machine = machine(&say)?;
+    ship(name, &machine, false, files).map(Some)
+}
+
+fn say(text: &str) {
+    println!("{text}");
 }
 
 fn run_in_guest(
@@ -208,13 +231,16 @@ fn run_in_guest(
     body: Body,
 ) -> Result<Option<String>> {
     if std::env::var_os(INSIDE).is_some() {
-        return inside(needs_daemon, body).map(|()| None);
+        return inside(Runtime::of_guest(), needs_daemon, body).map(|()| None);
     }
-    ship(name, spec, needs_daemon, program, files).map(Some)
+    let target = Target { spec: spec.clone(), daemon: None };
+    let machine = if needs_daemon { machine_with_daemon(&target, &say)? } else { vm::machine(spec, &say)? };
+    ship(name, &machine, program, files).map(Some)
 }
 
-/// Has this very test run in a guest; what it said.
-fn ship(name: &str, spec: &Spec, needs_daemon: bool, program: bool, files: &[File]) -> Result<String> {
+/// Runs the test `name` of this program in a copy of the machine; what it said.
+fn ship(name: &str, machine: &Machine, program: bool, files: &[File]) -> Result<String> {
+    let spec = machine.spec();
     let target = Target { spec: spec.clone(), daemon: None };
     let script =
         format!("{INSIDE}=1 RUST_BACKTRACE=0 exec ./lab --exact {name} --nocapture --test-threads=1 2>&1");
@@ -223,10 +249,8 @@ fn ship(name: &str, spec: &Spec, needs_daemon: bool, program: bool, files: &[Fil
         job = job.file(name, file()?);
     }
     job.limit = Some(LIMIT);
-    let say = |text: &str| println!("{text}");
-    let machine = if needs_daemon { machine_with_daemon(&target, &say)? } else { vm::machine(spec, &say)? };
     let mut out = Printed::default();
-    let outcome = job.run(&machine, Streams { out: &mut out, err: &mut std::io::sink() })?;
+    let outcome = job.run(machine, Streams { out: &mut out, err: &mut std::io::sink() })?;
     println!(
         "guest {}: restored in {:.2} s, ran {:.1} s",
         spec.name(),
@@ -237,10 +261,9 @@ fn ship(name: &str, spec: &Spec, needs_daemon: bool, program: bool, files: &[Fil
     Ok(out.into_text())
 }
 
-fn inside(needs_daemon: bool, body: Body) -> Result<()> {
+fn inside(runtime: Runtime, needs_daemon: bool, body: Body) -> Result<()> {
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     executor.block_on(async {
-        let runtime = Runtime::of_guest();
         let cri = runtime.cri().await?;
         let daemon = if needs_daemon {
             running_daemon()?

@@ -7,7 +7,6 @@ mod alone;
 #[path = "crun/service.rs"]
 mod service;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -15,8 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::node::{Container, RunningContainer};
-use lab::oci::Runtime;
-use lab::podman::{IMAGE_POLICY, Version, containers_conf, storage_conf};
+use lab::podman::{IMAGE_POLICY, containers_conf, for_guests, storage_conf};
 use lab::run::{DAEMON_FILE, DAEMON_FOLDER, hook};
 use lab::testing::{File, Node, in_guest_of_systemd, in_guest_with};
 use lab::vm::{Containerd, Kernel, Spec};
@@ -37,7 +35,7 @@ const HOOK: &str = "/opt/nri-enforcer/nri-enforcer-hook";
 fn crun_linux_6_12_containerd_1_7() -> Result<()> {
     let spec = Spec::node(Kernel::V6_12, Containerd::V1_7);
     let name = "crun_linux_6_12_containerd_1_7";
-    let files: [File; 3] = [("hook", hook), ("podman.tar", podman_of_this_machine), ("crun.tar", newer_crun)];
+    let files: [File; 3] = [("hook", hook), ("podman.tar", podman_for_guests), ("crun.tar", newer_crun)];
     in_guest_with(name, &spec, true, &files, |node| {
         Box::pin(async move {
             set_up()?;
@@ -53,33 +51,12 @@ fn crun_linux_6_12_containerd_1_7() -> Result<()> {
 
 #[test]
 fn the_unit_under_systemd_linux_6_12() -> Result<()> {
-    let files: [File; 2] = [("hook", hook), ("podman.tar", podman_of_this_machine)];
+    let files: [File; 2] = [("hook", hook), ("podman.tar", podman_for_guests)];
     in_guest_of_systemd("the_unit_under_systemd_linux_6_12", Kernel::V6_12, &files, service::service)
 }
 
-/// podman 4.3, the crun of its release, and all libraries of both, as one file: they come from this machine's Debian, which is
-/// older than the guest's.
-fn podman_of_this_machine() -> Result<PathBuf> {
-    let (artefact, crun) = (Version::V4.artefact()?, Runtime::Crun.program()?);
-    let programs = [artefact.join("bin/podman"), artefact.join("bin/conmon"), crun.clone()];
-    let output = Command::new("ldd").args(programs).env("LD_LIBRARY_PATH", artefact.join("lib")).output()?;
-    ensure!(output.status.success(), "ldd: {}", said(&output));
-    let text = String::from_utf8(output.stdout)?;
-    // `NAME => PATH (ADDRESS)`
-    let libraries = text.lines().filter_map(|line| line.split_once(" => ")?.1.split(' ').next());
-    let libraries: BTreeSet<&Path> = libraries.map(Path::new).collect();
-    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crun-podman.tar");
-    let mut tar = tar::Builder::new(fs::File::create(&to)?);
-    for program in ["bin/podman", "bin/conmon", "seccomp.json"] {
-        tar.append_path_with_name(artefact.join(program), program)?;
-    }
-    tar.append_path_with_name(crun, "bin/crun")?;
-    for path in libraries {
-        let name = path.file_name().context("a library")?;
-        tar.append_path_with_name(path, Path::new("lib").join(name))?;
-    }
-    tar.into_inner()?.sync_all()?;
-    Ok(to)
+fn podman_for_guests() -> Result<PathBuf> {
+    for_guests(Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
 /// A newer crun with libraries of the guest's Debian.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::node::{Alert, Container, Daemon, Options, RunningContainer, RunningPod};
+use lab::outcome::{LATE, Outcome, PROTECTED, RECORDED, REFUSED, STARTS};
 use lab::page::Table;
 use lab::run::{DAEMON_FILE, DAEMON_FOLDER, hook};
 use lab::stand_in::{Behaviour, listen, slow, stand_in};
@@ -54,36 +55,6 @@ fn gate(name: &str, kernel: Kernel, containerd: Containerd) -> Result<()> {
     let said = in_guest_with(name, &spec, true, &[("hook", hook)], |node| Box::pin(matrix(node)))?;
     said.map_or(Ok(()), |said| TABLE.compare(TABLE.said(&said)?))
 }
-
-/// What became of a container whose first instruction opens what the policy denies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Protected,
-    /// And recorded, as the hook did not know.
-    ProtectedRecorded,
-    Refused,
-    Unprotected {
-        recorded: bool,
-    },
-}
-
-impl Outcome {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Protected => "starts under its policies",
-            Self::ProtectedRecorded => "starts under its policies, recorded",
-            Self::Refused => "**does not start**",
-            Self::Unprotected { recorded: true } => "starts unprotected, recorded",
-            Self::Unprotected { recorded: false } => "starts",
-        }
-    }
-}
-
-const PROTECTED: Outcome = Outcome::Protected;
-const LATE: Outcome = Outcome::ProtectedRecorded;
-const REFUSED: Outcome = Outcome::Refused;
-const RECORDED: Outcome = Outcome::Unprotected { recorded: true };
-const STARTS: Outcome = Outcome::Unprotected { recorded: false };
 
 /// The pods of the matrix, and what was found.
 struct Matrix {

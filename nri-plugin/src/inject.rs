@@ -3,12 +3,13 @@
 //!
 //! A hook that cannot be run fails each container, so it is looked at anew for each of them, and left out when it is not
 //! as it should be. A runtime may be configured to refuse hooks (`reject_oci_hook_adjustment`, NRI 0.10 and later), which
-//! fails the creation and tells the plugin no more than that the container is removed. Where that happens to `PATIENCE`
+//! fails the creation and tells the plugin no more than that the container is removed, and CRI-O not even that: there the same
+//! container of the same pod is created again. Where that happens to `PATIENCE`
 //! containers with a hook, and none has been created, others get none; after `AGAIN` it is tried anew. One container that
 //! is created with a hook shows that the runtime takes it: then nothing that becomes of containers switches it off, as
 //! whoever can let containers fail could do that. What goes without is told: in the log, as an alert, and in the status.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -63,9 +64,9 @@ impl Default for Injection {
 
 #[derive(Debug, Default)]
 struct State {
-    problem: Option<String>,        // told last, so that it is told once
-    permitted: bool,                // a container with a hook has been created
-    created: BTreeSet<ContainerId>, // with a hook, perhaps: neither created so far as is known, nor removed
+    problem: Option<String>,                        // told last, so that it is told once
+    permitted: bool,                                // a container with a hook has been created
+    created: BTreeMap<ContainerId, Arc<Container>>, // with a hook, perhaps: neither created so far as is known, nor removed
     failed: usize,
     off: Option<Instant>, // since when, as the runtime seems to refuse hooks
     validates: bool,      // the runtime has validators, which may forbid hooks
@@ -94,6 +95,15 @@ impl Injection {
         let Some(path) = &self.path else { return adjustment };
         let usable = self.usable(path);
         let mut state = self.state();
+        let same = |one: &Container| {
+            !one.pod_uid.is_empty()
+                && (&one.pod_uid, &one.subject.container)
+                    == (&container.pod_uid, &container.subject.container)
+        };
+        let before = state.created.values().find(|one| same(one)).map(|one| one.id.clone());
+        if let Some(before) = before {
+            self.was_not_created(&mut state, &before);
+        }
         if usable && state.off.is_some_and(|since| since.elapsed() >= self.again) {
             tracing::warn!(%container, "gets the OCI hook, to find out whether the runtime still refuses hooks");
             (state.off, state.failed) = (None, PATIENCE.saturating_sub(1));
@@ -104,7 +114,7 @@ impl Injection {
             return adjustment;
         }
         if state.validates && !state.permitted && state.created.len() < WATCHED {
-            state.created.insert(container.id.clone());
+            state.created.insert(container.id.clone(), Arc::clone(container));
         }
         let path = path.to_string_lossy();
         let hook = |stage: Stage| {
@@ -133,7 +143,7 @@ impl Injection {
     /// The runtime has created a container, or starts it: it takes the hook, if that has one.
     pub fn created(&self, id: &ContainerId) {
         let mut state = self.state();
-        if state.created.remove(id) {
+        if state.created.remove(id).is_some() {
             if state.off.take().is_some() {
                 tracing::warn!("the runtime takes the OCI hook; containers get it again");
             }
@@ -144,8 +154,11 @@ impl Injection {
 
     /// The runtime forgets a container.
     pub fn removed(&self, id: &ContainerId) {
-        let mut state = self.state();
-        if state.created.remove(id) && state.off.is_none() {
+        self.was_not_created(&mut self.state(), id);
+    }
+
+    fn was_not_created(&self, state: &mut State, id: &ContainerId) {
+        if state.created.remove(id).is_some() && state.off.is_none() {
             state.failed += 1;
             if state.failed >= PATIENCE {
                 state.off = Some(Instant::now());
@@ -385,6 +398,16 @@ mod tests {
         refused(&injection, 14..30);
         injection.connected(true);
         assert_eq!(hooks(&injection, 9), 2, "another connection, perhaps another configuration");
+    }
+
+    /// As CRI-O, which tells no end of what it has refused: the same container of the same pod comes again.
+    #[test]
+    fn a_runtime_that_tells_no_end_is_seen_to_refuse_hooks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (injection, _told) = injection(Some(program(dir.path())));
+        injection.connected(true);
+        let tries: Vec<_> = (0..5).map(|number| hooks(&injection, number)).collect();
+        assert_eq!(tries, [2, 2, 2, 0, 0]);
     }
 
     /// Who can let containers fail must not be able to switch the second lock off.

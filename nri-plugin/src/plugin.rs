@@ -1,6 +1,7 @@
 //! The NRI plugin: turns the runtime's events into orders, and refusals into answers. No network and no disk here,
 //! and for a container that no policy selects nothing that could fail.
 
+mod first;
 mod profiles;
 mod refused;
 mod told;
@@ -25,6 +26,7 @@ use crate::container::{Container, Merged, Selection, WISH_ANNOTATION, Wish, name
 use crate::inject::Injection;
 use crate::lock::Lock;
 use crate::order::{Order, Present, Refusal, Synced};
+use crate::procs::Procs;
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
 use crate::set::PolicySet;
@@ -45,6 +47,7 @@ pub struct Plugin {
     profiles: Option<Arc<Profiles>>,
     orders: Sender<Order>,
     synced: watch::Sender<bool>,
+    procs: Procs,
 }
 
 impl Plugin {
@@ -59,7 +62,14 @@ impl Plugin {
         orders: Sender<Order>,
         synced: watch::Sender<bool>,
     ) -> Self {
-        Self { selection, policies, registry, injection, seccomp, profiles: None, orders, synced }
+        let (profiles, procs) = (None, Procs::default());
+        Self { selection, policies, registry, injection, seccomp, profiles, orders, synced, procs }
+    }
+
+    /// The same, with this `/proc`.
+    #[must_use]
+    pub fn with_procs(self, procs: Procs) -> Self {
+        Self { procs, ..self }
     }
 
     /// The policies now in force.
@@ -172,9 +182,10 @@ impl nri::Plugin for Plugin {
         self.list_profiles(&pods);
         let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
         let count = containers.len();
-        let living = containers.iter().filter(|one| one.state != ContainerState::Stopped);
+        let living: Vec<_> = containers.iter().filter(|one| one.state != ContainerState::Stopped).collect();
+        let pids = self.first_processes(&living).await;
         let mut seccomp = Vec::new();
-        let present = living.filter_map(|one| {
+        let present = living.into_iter().filter_map(|one| {
             let pod = pods.get(one.pod_sandbox_id.as_str()).copied();
             let (subject, image) = describe(pod, one);
             let wish = pod.map(|pod| Wish::of(&pod.annotations)).unwrap_or_default();
@@ -183,7 +194,7 @@ impl nri::Plugin for Plugin {
                 .ok()?;
             let pod_uid = pod.map(|pod| pod.uid.clone()).unwrap_or_default();
             let container = Arc::new(Container { id, subject, pod_uid, image, wish });
-            let pid = i32::try_from(one.pid).unwrap_or(0);
+            let pid = pids.get(&one.id).copied().unwrap_or(0);
             seccomp.push((Arc::clone(&container), created(pod, one), pid));
             Some(Present {
                 container,
@@ -303,8 +314,9 @@ impl nri::Plugin for Plugin {
         pod: PodSandbox,
         container: nri::Container,
     ) -> Result<(), nri::Refusal> {
-        let (raw, pid) = (&container, i32::try_from(container.pid).unwrap_or(0));
+        let raw = &container;
         let Some(container) = self.known(&pod, raw)? else { return Ok(()) };
+        let pid = self.first_processes(&[raw]).await.remove(&raw.id).unwrap_or(0);
         self.injection.created(&container.id);
         self.awaits(&container).inspect_err(|refusal| tracing::error!(%refusal, "start refused"))?;
         self.refuse_handler(&container, &pod, raw)

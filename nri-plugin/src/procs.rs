@@ -1,6 +1,6 @@
 //! Which processes live: the daemon's second source about containers, beside what the runtime tells.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use enforcer_core::enforce::ContainerId;
@@ -59,13 +59,18 @@ impl Procs {
     /// The process that has this pid now; `None` if there is none, or it is dead and only waits to be reaped.
     #[must_use]
     pub fn find(&self, pid: i32) -> Option<Process> {
+        self.find_with_parent(pid).map(|(process, _)| process)
+    }
+
+    fn find_with_parent(&self, pid: i32) -> Option<(Process, u32)> {
         let stat = std::fs::read_to_string(self.root.join(pid.to_string()).join("stat")).ok()?;
         // the name, in parentheses, may hold anything: what follows the last `)` is fields 3 and up
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
         if matches!(fields.next()?, "Z" | "X" | "x") {
             return None;
         }
-        Some(Process { pid, started: fields.nth(18)?.parse().ok()? })
+        let parent = fields.next()?.parse().ok()?;
+        Some((Process { pid, started: fields.nth(17)?.parse().ok()? }, parent))
     }
 
     /// Whether the process still lives.
@@ -110,6 +115,39 @@ impl Procs {
         Some(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(root).ok()?))
     }
 
+    /// The first processes of `ids`, as far as they have any, for a runtime that does not tell them (CRI-O before 1.36). Of the
+    /// processes in a container's cgroup that is the one that was started first, but for what another one of them started: what
+    /// came by exec came later. The monitor of CRI-O and podman, whose own cgroup has the id in its name too, is none of them.
+    ///
+    /// # Errors
+    /// When processes cannot be listed.
+    pub fn first(&self, ids: &BTreeSet<ContainerId>) -> std::io::Result<BTreeMap<ContainerId, Process>> {
+        let mut found: BTreeMap<&ContainerId, Vec<(Process, u32)>> = BTreeMap::new();
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        for entry in std::fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+            let Ok(cgroups) = std::fs::read_to_string(path.join("cgroup")) else { continue };
+            for id in ids.iter().filter(|id| is_of(&cgroups, id)) {
+                if let Some((process, parent)) = self.find_with_parent(pid) {
+                    found.entry(id).or_default().push((process, parent));
+                }
+            }
+        }
+        let first = found.into_iter().filter_map(|(id, processes)| {
+            let inside: BTreeSet<i32> = processes.iter().map(|(process, _)| process.pid).collect();
+            let begun_outside = processes
+                .iter()
+                .filter(|(_, parent)| i32::try_from(*parent).is_ok_and(|parent| !inside.contains(&parent)));
+            let first =
+                begun_outside.map(|(process, _)| *process).min_by_key(|one| (one.started, one.pid))?;
+            Some((id.clone(), first))
+        });
+        Ok(first.collect())
+    }
+
     /// Whether the cgroup path of a process names this container: see [`Procs::inhabited`].
     #[must_use]
     pub fn is_in(&self, process: Process, id: &ContainerId) -> bool {
@@ -138,6 +176,15 @@ impl Procs {
         }
         Ok(found)
     }
+}
+
+/// Whether a process with these lines of `/proc/PID/cgroup` is of the container, and not its monitor: some part of a path is
+/// `ID`, `PREFIX-ID` or `PREFIX-ID.scope`, or what is below that.
+fn is_of(cgroups: &str, id: &ContainerId) -> bool {
+    cgroups.lines().flat_map(|line| line.split('/')).any(|part| {
+        let before = part.strip_suffix(".scope").unwrap_or(part).strip_suffix(id.as_str());
+        before.is_some_and(|before| !before.ends_with("conmon-"))
+    })
 }
 
 fn is_pid(path: &Path) -> bool {
@@ -169,6 +216,39 @@ pub(crate) mod tests {
         add(dir.path(), 7, 'Z', 100, "/");
         assert!(!procs.alive(process), "a zombie executes nothing");
         assert_eq!(procs.find(8), None);
+    }
+
+    /// The same, with a parent.
+    fn add_child(root: &Path, pid: i32, parent: i32, started: u64, cgroup: &str) {
+        add(root, pid, 'S', started, cgroup);
+        let stat = root.join(pid.to_string()).join("stat");
+        let text = std::fs::read_to_string(&stat).unwrap();
+        std::fs::write(&stat, text.replace(" S 1 ", &format!(" S {parent} "))).unwrap();
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_is_found_by_its_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for (pid, parent, started, cgroup) in [
+            (5, 1, 90, "/kubepods/pod7/crio-conmon-abc"), // the monitor
+            (30, 5, 100, "/kubepods/pod7/crio-abc"), // the first process, after the numbers of pids began again
+            (7, 30, 100, "/kubepods/pod7/crio-abc"), // its child, in the same tick
+            (8, 5, 120, "/kubepods/pod7/crio-abc/x"), // by exec
+            (9, 1, 80, "/kubepods.slice/crio-conmon-def.scope"),
+            (10, 9, 95, "/kubepods.slice/crio-def.scope/container"), // crun
+            (11, 1, 1, "/kubepods/pod7/crio-abcd"),
+            (12, 1, 1, "/"),
+        ] {
+            add_child(root, pid, parent, started, cgroup);
+        }
+        add(root, 13, 'Z', 1, "/crio-def.scope");
+        let ids: BTreeSet<_> = ["abc", "def", "none"].map(|id| ContainerId::new(id).unwrap()).into();
+        let first = Procs::at(root).first(&ids).unwrap();
+        let pids: Vec<_> = first.iter().map(|(id, process)| (id.as_str(), process.pid)).collect();
+        assert_eq!(pids, [("abc", 30), ("def", 10)]);
+        assert!(Procs::at("/nonexistent").first(&ids).is_err());
+        assert!(Procs::at("/nonexistent").first(&BTreeSet::new()).unwrap().is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The node's containerd.
+//! The node's container runtime: containerd, or CRI-O.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -11,21 +11,34 @@ use nix::unistd::Pid;
 
 use super::Cri;
 
-/// How long containerd may take to serve.
+/// How long it may take to serve.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A running containerd. In a guest it was started before the machine was saved.
-#[derive(Debug)]
+/// A running runtime. In a guest it was started before the machine was saved.
+#[derive(Clone, Debug)]
 pub struct Runtime {
+    program: &'static str,
+    socket: &'static str,
     log: PathBuf,
     pid_file: PathBuf,
 }
 
 impl Runtime {
-    /// The one that runs in this guest.
+    /// The containerd that runs in this guest.
     #[must_use]
     pub fn of_guest() -> Self {
-        Self { log: "/run/containerd.log".into(), pid_file: "/run/containerd.pid".into() }
+        Self::called("containerd", "/run/containerd/containerd.sock")
+    }
+
+    /// The CRI-O that runs in this guest.
+    #[must_use]
+    pub fn crio() -> Self {
+        Self::called("crio", "/run/crio/crio.sock")
+    }
+
+    fn called(program: &'static str, socket: &'static str) -> Self {
+        let file = |end: &str| PathBuf::from(format!("/run/{program}.{end}"));
+        Self { program, socket, log: file("log"), pid_file: file("pid") }
     }
 
     /// A client for it.
@@ -35,7 +48,7 @@ impl Runtime {
     pub async fn cri(&self) -> Result<Cri> {
         let deadline = Instant::now() + LIMIT;
         loop {
-            match Cri::connect("/run/containerd/containerd.sock".as_ref(), "/run/lab-logs".as_ref()).await {
+            match Cri::connect(self.socket.as_ref(), "/run/lab-logs".as_ref()).await {
                 Ok(cri) => return Ok(cri),
                 Err(e) if Instant::now() > deadline => return Err(e.context(self.log())),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -48,21 +61,22 @@ impl Runtime {
     /// # Errors
     /// When it was never started.
     pub fn pid(&self) -> Result<Pid> {
-        let text = fs::read_to_string(&self.pid_file).context("containerd's process id")?;
+        let text =
+            fs::read_to_string(&self.pid_file).with_context(|| format!("{}'s process id", self.program))?;
         Ok(Pid::from_raw(text.trim().parse()?))
     }
 
-    /// Kills it with SIGKILL. Containers go on running; their shims hold them.
+    /// Kills it with SIGKILL. Containers go on running; their shims, or monitors, hold them.
     ///
     /// # Errors
     /// When it is not running.
     pub fn kill(&self) -> Result<()> {
         let pid = self.pid()?;
-        kill(pid, Signal::SIGKILL).context("kill containerd")?;
+        kill(pid, Signal::SIGKILL).with_context(|| format!("kill {}", self.program))?;
         let deadline = Instant::now() + LIMIT;
         while process_runs(pid) {
             if Instant::now() > deadline {
-                bail!("containerd does not die");
+                bail!("{} does not die", self.program);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -76,11 +90,12 @@ impl Runtime {
     pub fn start(&self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child =
-            Command::new("containerd").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        Ok(fs::write(&self.pid_file, child.context("start containerd")?.id().to_string())?)
+            Command::new(self.program).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        let child = child.with_context(|| format!("start {}", self.program))?;
+        Ok(fs::write(&self.pid_file, child.id().to_string())?)
     }
 
-    /// Makes the image in this archive known to it.
+    /// Makes the image in this archive known to containerd.
     ///
     /// # Errors
     /// When it refuses the archive.
@@ -92,10 +107,16 @@ impl Runtime {
         Ok(())
     }
 
+    /// All of its log.
+    #[must_use]
+    pub fn whole_log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The end of its log.
     #[must_use]
     pub fn log(&self) -> String {
-        format!("--- end of containerd's log\n{}", tail(&self.log, 8))
+        format!("--- end of {}'s log\n{}", self.program, tail(&self.log, 8))
     }
 }
 

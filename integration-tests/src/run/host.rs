@@ -84,7 +84,14 @@ pub fn guest_job(target: &Target, with_daemon: bool, script: &str) -> Result<Job
 /// # Errors
 /// When the daemon has not been built or does not become ready.
 pub fn machine_with_daemon(target: &Target, progress: &dyn Fn(&str)) -> Result<Machine> {
-    let plain = vm::machine(&target.spec, progress)?;
+    with_daemon(&vm::machine(&target.spec, progress)?, target, progress)
+}
+
+/// The same of a machine that has its runtime from elsewhere.
+///
+/// # Errors
+/// As those of [`machine_with_daemon`].
+pub fn with_daemon(machine: &Machine, target: &Target, progress: &dyn Fn(&str)) -> Result<Machine> {
     // This program only starts the daemon there: that it was built anew is no reason to make the machine anew.
     let program = cache::stripped(&target.daemon()?)?;
     let lab = cache::stripped(
@@ -93,7 +100,7 @@ pub fn machine_with_daemon(target: &Target, progress: &dyn Fn(&str)) -> Result<M
     let mut job =
         Job::script("exec ./lab agent daemon nri-enforcer").file(DAEMON_FILE, program).helper("lab", lab);
     job.limit = Some(Duration::from_secs(180));
-    plain.after("daemon", &job, progress)
+    machine.after("daemon", &job, progress)
 }
 
 /// Carries a plan out in a fresh guest.

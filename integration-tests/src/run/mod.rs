@@ -10,7 +10,7 @@ use crate::node::{Alert, Pod};
 
 pub(crate) use agent::running_daemon;
 pub use agent::{carry_out, command_line, leave_daemon};
-pub use host::{Target, guest_job, hook, in_guest, machine_with_daemon, on_host};
+pub use host::{Target, guest_job, hook, in_guest, machine_with_daemon, on_host, with_daemon};
 pub use render::{alert_line, print};
 
 /// Where the agent finds the user's root, as an image archive.

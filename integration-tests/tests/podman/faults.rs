@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::outcome::{Outcome, PROTECTED, RECORDED, REFUSED, STARTS};
 use lab::page::Table;
 use lab::podman::{IMAGE, PROGRAM, Version};
 use lab::stand_in::{Behaviour, slow, stand_in};
@@ -21,29 +22,6 @@ const TABLE: Table = Table {
 };
 /// How long the hook waits, in milliseconds, where it waits in vain.
 const SHORT: u64 = 1_500;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Protected,
-    Refused,
-    Unprotected { recorded: bool },
-}
-
-const PROTECTED: Outcome = Outcome::Protected;
-const REFUSED: Outcome = Outcome::Refused;
-const RECORDED: Outcome = Outcome::Unprotected { recorded: true };
-const STARTS: Outcome = Outcome::Unprotected { recorded: false };
-
-impl Outcome {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Protected => "starts under its policies",
-            Self::Refused => "**does not start**",
-            Self::Unprotected { recorded: true } => "starts unprotected, recorded",
-            Self::Unprotected { recorded: false } => "starts",
-        }
-    }
-}
 
 /// What has become of containers so far.
 struct Matrix {

@@ -53,7 +53,7 @@ impl Node {
         let selection = Selection { exempt: ["kube-system".to_owned()].into(), ..Selection::default() };
         let registry = Arc::<Registry>::default();
         let seccomp = seccomp(&selection, &registry);
-        seccomp.connected(Some(nri::NriVersion::new(0, 10, 0)));
+        seccomp.connected(Some(nri::NriVersion::new(0, 12, 0)));
         let podman = podman_gate(dir.path(), &selection, seen.clone(), &registry, Arc::clone(&seccomp));
         let given = {
             let seen = seen.clone();

@@ -79,14 +79,15 @@ impl Node {
             selection.clone(),
             reads,
             Arc::clone(&registry),
-            procs,
+            procs.clone(),
             notify,
         );
         std::thread::spawn(move || reconciler.run(&taken));
         let (synced, is_synced) = watch::channel(false);
         let seccomp = crate::seccomp::tests::seccomp(&selection, &registry, dir.path());
         let plugin = Plugin::new(selection, seen, registry, injection, seccomp, orders.clone(), synced)
-            .with_profiles(profiles);
+            .with_profiles(profiles)
+            .with_procs(procs);
         let runtime = FakeRuntime::bind(dir.path().join("nri.sock"), options).unwrap();
         let stub = nri::Stub::builder("nri-enforcer", "10").socket(runtime.path()).events(Plugin::events());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -262,6 +263,29 @@ async fn until_the_policies_are_known_a_shut_gate_is_shut_to_creations_and_start
     }
 }
 
+/// As CRI-O before 1.36, which never tells a process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_the_runtime_does_not_tell_is_found() {
+    let untold = |pid| {
+        let mut container = container(&pod("default", "web"), pid);
+        container.pid = 0;
+        container
+    };
+    let mut options = Options::runtime("cri-o", "1.34.0");
+    options.pods = vec![pod("default", "web")];
+    options.containers = vec![state(untold(8), ContainerState::Running)];
+    let mut node = Node::new(block(), Selection::default(), options);
+    node.lives(7);
+    node.lives(8);
+    let plugin = node.runtime.accept().await.unwrap();
+    node.idle().await;
+    assert_eq!(node.kernel.calls(), ["arm c8 8 Running"]);
+    let web = pod("default", "web");
+    plugin.create_container(&web, &untold(7)).await.unwrap();
+    plugin.start_container(&web, &untold(7)).await.unwrap();
+    assert_eq!(node.kernel.calls(), ["arm c7 7 Created"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_cannot_be_armed_is_refused_with_its_reason() {
     let mut node = Node::new(block(), Selection::default(), options());
@@ -273,7 +297,7 @@ async fn a_start_that_cannot_be_armed_is_refused_with_its_reason() {
     for part in ["`main`", "`default/web-1`", "`default/no-passwd`", "arm is broken"] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
-    assert!(refusal(create_and_start(&plugin, &web, 0).await).contains("did not tell the process"));
+    assert!(refusal(create_and_start(&plugin, &web, 0).await).contains("did not tell its first process"));
     node.kernel.breaks("arm", false);
     create_and_start(&plugin, &web, 7).await.expect("the connection outlives a refusal");
 }

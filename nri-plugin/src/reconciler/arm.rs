@@ -47,7 +47,10 @@ impl<K: Kernel> Reconciler<K> {
             Err(Refusal::new(container, merged.name_binding(), reason, advice))
         };
         if pid <= 0 {
-            return refuse(&"the runtime did not tell the process", "this runtime is not supported");
+            return refuse(
+                &"the runtime did not tell its first process, and no process is in a cgroup with its id",
+                "the daemon must share the host's pid namespace (hostPID: true)",
+            );
         }
         if process.is_none() {
             return refuse(

@@ -174,9 +174,26 @@ fn an_arming_that_fails_refuses_the_start_and_says_who_what_and_why() {
 #[test]
 fn a_selected_container_without_a_process_is_refused() {
     let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
-    assert!(f.start(&container("c1", "default", "web"), 0).unwrap_err().contains("did not tell the process"));
+    assert!(
+        f.start(&container("c1", "default", "web"), 0)
+            .unwrap_err()
+            .contains("did not tell its first process")
+    );
     assert!(f.start(&container("c1", "default", "web"), 9).unwrap_err().contains("hostPID"));
     assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+/// CRI-O starts it all the same.
+#[test]
+fn what_runs_in_spite_of_a_refusal_is_armed_once_its_process_is_found() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    f.start(&container("c1", "default", "web"), 0).unwrap_err();
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), [""; 0]);
+    f.lives(9, "c1");
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), ["arm c1 9 Running"]);
+    assert_eq!(f.notices(), ["late c1"]);
 }
 
 #[test]

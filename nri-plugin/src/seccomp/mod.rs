@@ -1,6 +1,6 @@
 //! Seccomp policies on containers: which profile one gets, by which way, and what is to be said about it.
 //!
-//! - The runtime takes a profile over NRI (0.10 and later): it gets the policies merged with what the container has.
+//! - The runtime takes a profile over NRI (0.12 and later): it gets the policies merged with what the container has.
 //! - It does not: the profile is a file that kubelet finds ([`profiles`]), the pod has to name it, and whether it did is
 //!   looked at before the container starts ([`bundle`]). If it did not, that is a gap.
 //!
@@ -43,8 +43,9 @@ use crate::order::{Notice, Refusal};
 use crate::registry::Registry;
 use crate::set::PolicySet;
 
-/// Since when runtimes take a seccomp policy from plugins. Older ones drop it without a word.
-const ADJUSTABLE: NriVersion = NriVersion::new(0, 10, 0);
+/// Since when runtimes take a seccomp policy from plugins. NRI before 0.10 drops it without a word. 0.10 and 0.11 (containerd 2.2,
+/// CRI-O 1.34 to 1.36) die of one that has a rule with an errno, by a nil pointer, and every profile has one: for clone3.
+const ADJUSTABLE: NriVersion = NriVersion::new(0, 12, 0);
 /// How long before the deadline an answer is given up, so that the error still says why.
 const MARGIN: Duration = Duration::from_millis(50);
 
@@ -437,9 +438,10 @@ impl Seccomp {
             None => true,
             // what has no profile of ours was told about, or selected only now
             Some(Created { profile: None, .. }) => false,
-            Some(Created { profile: Some(profile), .. }) => {
+            Some(Created { profile: Some(profile), file, .. }) => {
                 adjustment.annotations.get(ANNOTATION) != Some(&profile)
-                    || adjustment.linux.seccomp_policy.is_none()
+                    // one that its pod has to name does not come with the adjustment
+                    || (file.is_none() && adjustment.linux.seccomp_policy.is_none())
             }
         }
     }

@@ -258,7 +258,7 @@ fn newest() -> Options {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
-    for version in ["2.2.0", "2.4.0"] {
+    for version in ["2.3.0", "2.4.0"] {
         let set = set(&policy("no-mkdir", "web", BLOCK));
         let mut f = Fixture::new(set, Selection::default(), Options::containerd(version));
         let plugin = f.runtime.accept().await.unwrap();
@@ -285,6 +285,24 @@ async fn a_selected_container_gets_the_merged_profile_and_its_digests() {
         // what no policy selects is not touched
         let db = pod("db");
         assert!(created(&plugin, &db, &container(&db, "c2", 0)).await.is_empty());
+    }
+}
+
+/// NRI 0.10 and 0.11 end with the runtime's death where a rule of the profile has an errno.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_would_die_of_a_profile_gets_none() {
+    for (runtime, version) in
+        [("containerd", "2.2.0"), ("containerd", "2.2.7"), ("cri-o", "1.34.11"), ("cri-o", "1.36.3")]
+    {
+        let set = set(&policy("no-mkdir", "web", BLOCK));
+        let mut f = Fixture::new(set, Selection::default(), Options::runtime(runtime, version));
+        let plugin = f.runtime.accept().await.unwrap();
+        let mut request = nri::Validation::default();
+        (request.pod, request.container) = (pod("web"), container(&pod("web"), "c1", 0));
+        request.adjustment = created(&plugin, &request.pod, &request.container).await;
+        assert_eq!(request.adjustment.linux.seccomp_policy, None, "{runtime} {version}");
+        assert!(request.adjustment.annotations.contains_key(FILE_ANNOTATION), "{:?}", request.adjustment);
+        plugin.validate(&request).await.unwrap().expect("nothing went past the plugin");
     }
 }
 

@@ -33,8 +33,8 @@ mirror! {
         hooks: Option<Hooks>,
         /// What is particular to Linux.
         linux: Option<LinuxContainer>,
-        /// Process id of the container's init on the host; 0: no process yet. containerd fills it from
-        /// StartContainer on, CRI-O from PostCreateContainer on.
+        /// Process id of the container's init on the host; 0: no process yet, or not told. containerd fills it from
+        /// StartContainer on, CRI-O 1.36 and later from PostCreateContainer on. CRI-O before that never does.
         pid: u32,
         /// Resource limits. NRI 0.4.
         rlimits: Vec<Rlimit>,
