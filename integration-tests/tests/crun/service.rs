@@ -53,6 +53,9 @@ pub fn service(checks: &mut Checks) -> Result<()> {
     });
     let journal = systemctl(&["status", "-n", "100", "--no-pager", "-l", SERVICE])?;
     println!("{}", text(&journal));
+    if result.is_err() {
+        println!("{}", fs::read_to_string(ALERTS).unwrap_or_default());
+    }
     result
 }
 
