@@ -189,7 +189,7 @@ enum host_exempt {
 	HOST_EXEMPT_NOT = 0,
 	HOST_EXEMPT_HERE = 1,	    /* as long as it is there: its children are judged once they execute elsewhere */
 	HOST_EXEMPT_BELOW = 2,	    /* with all its descendants, wherever they go: a container runtime */
-	HOST_EXEMPT_CONTAINERS = 3, /* the same, and so is a process of the host that executes something there */
+	HOST_EXEMPT_CONTAINERS = 3, /* the same, and so is a process of the host that executes something there, or it */
 };
 
 /* Where the host is. 0 in `container`: no host policy is in force. */

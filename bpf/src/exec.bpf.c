@@ -66,6 +66,7 @@ static __noinline enum barrier pass_host(struct task_struct *task, struct subjec
 		return BARRIER_NOBODY;
 	if (s && s->container == h->container) {
 		/* it stays wherever it goes, but as a runtime that starts a container */
+		q.file = file;
 		exempt = exempt_of(&q);
 		now = *s;
 		now.state = exempt == HOST_EXEMPT_CONTAINERS ? SUBJECT_EXEMPT : SUBJECT_HOST;

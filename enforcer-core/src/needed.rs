@@ -48,14 +48,14 @@ pub(crate) const DAEMONS_OF_SOME: &[&str] = &[
     "/var/lib/k0s/bin/containerd",
     "/snap/microk8s/current/kubelite",
     "/snap/microk8s/current/bin/containerd",
-    // these outlive the service that started them, and conmon has no cgroup of that from the start
+    // these outlive the service that started them
     "/usr/local/bin/containerd-shim-runc-v2",
     "/var/lib/k0s/bin/containerd-shim-runc-v2",
     "/snap/microk8s/current/bin/containerd-shim-runc-v2",
-    "/usr/bin/conmon",
-    "/usr/libexec/podman/conmon",
-    "/usr/libexec/crio/conmon",
 ];
+/// What starts podman's and CRI-O's containers, whoever calls it.
+pub(crate) const MONITORS: &[&str] =
+    &["/usr/bin/conmon", "/usr/local/bin/conmon", "/usr/libexec/podman/conmon", "/usr/libexec/crio/conmon"];
 /// What is started for a moment, by daemons that are left alone with all that they start.
 const RUNTIMES: &[&str] = &["/usr/bin/runc", "/usr/sbin/runc", "/usr/bin/crun"];
 const RUNTIMES_OF_SOME: &[&str] = &[
@@ -77,7 +77,7 @@ pub(crate) fn of_most() -> impl Iterator<Item = &'static str> {
 /// All of them.
 #[cfg(feature = "bpf")]
 pub(crate) fn all() -> impl Iterator<Item = &'static str> {
-    of_most().chain([SSHD_SESSIONS, DAEMONS_OF_SOME, RUNTIMES_OF_SOME].into_iter().flatten().copied())
+    of_most().chain([SSHD_SESSIONS, DAEMONS_OF_SOME, MONITORS, RUNTIMES_OF_SOME].into_iter().flatten().copied())
 }
 
 #[cfg(all(test, feature = "bpf"))]

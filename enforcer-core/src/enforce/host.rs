@@ -16,7 +16,7 @@ use super::arm::boottime_ns;
 use super::error::EnforceError;
 use super::state::{Entry, InForce, State, place_of};
 use super::{Armed, ContainerId, Enforcer, lock};
-use crate::needed::{DAEMONS, DAEMONS_OF_SOME, SSHD, SSHD_SESSIONS, SYSTEMD};
+use crate::needed::{DAEMONS, DAEMONS_OF_SOME, MONITORS, SSHD, SSHD_SESSIONS, SYSTEMD};
 use crate::ruleset::Ruleset;
 
 /// `HINT_HOST`.
@@ -40,8 +40,8 @@ pub enum Reach {
     Here,
     /// With all its descendants, wherever they go: a container runtime.
     Below,
-    /// The same, and a process of the host that executes a program in such a cgroup is a container's from then on: where
-    /// runtimes without a daemon put their containers.
+    /// The same, and a process of the host that executes a program in such a cgroup, or such a program, is a container's from then
+    /// on: where runtimes without a daemon put their containers, and what they start them with.
     Containers,
 }
 
@@ -51,7 +51,8 @@ pub enum Exempt {
     /// A cgroup of the v2 hierarchy with all below it, by its path from the root, such as `system.slice/ssh.service`.
     Cgroup(String),
     /// A program, by its absolute path on the host, links followed. It counts for root (by the real user id), for who runs
-    /// it when the host is armed, and, but on overlayfs and btrfs, for who executes it later and is not the host's yet.
+    /// it when the host is armed, and, but on overlayfs and btrfs, for who executes it later and is not the host's yet; under
+    /// [`Reach::Containers`] also for who is.
     Program(PathBuf),
 }
 
@@ -120,6 +121,8 @@ impl HostExempt {
             cgroups(CONTAINERS, Reach::Containers),
             programs(&[SYSTEMD, SSHD, SSHD_SESSIONS].concat(), Reach::Here),
             programs(&[DAEMONS, DAEMONS_OF_SOME].concat(), Reach::Below),
+            // a unit that runs podman has it leave conmon in the unit's own cgroup, which nobody can name beforehand
+            programs(MONITORS, Reach::Containers),
         ];
         Self { entries: entries.concat(), ..Self::nothing() }
     }

@@ -29,6 +29,10 @@ const SERVICE: &str = "nri-enforcer.service";
 /// As podman has one, without a word about our unit: what orders the two is our unit alone.
 const RESTART: &str = "[Service]\nType=oneshot\nRemainAfterExit=yes\n\
     ExecStart=/opt/podman/bin/podman start --all --filter restart-policy=always\n[Install]\nWantedBy=multi-user.target\n";
+/// A runtime that tells whether it is denied what the host's processes are, where `conmon` calls it. This test is a service, so podman
+/// leaves both in its cgroup.
+const SEEING: &str = "/usr/local/bin/seeing-runc";
+const SEES: &str = "#!/bin/busybox sh\ncase \" $* \" in *' create '*) /bin/busybox cat /srv/secret >/tmp/seen 2>&1;; esac\nexec /usr/sbin/runc \"$@\"\n";
 /// Those of the unit: `CAP_DAC_READ_SEARCH`, `CAP_SYS_PTRACE`, `CAP_MAC_ADMIN`, `CAP_AUDIT_READ`, `CAP_PERFMON`, `CAP_BPF`.
 const CAPABILITIES: u64 = 1 << 2 | 1 << 19 | 1 << 33 | 1 << 37 | 1 << 38 | 1 << 39;
 
@@ -72,6 +76,8 @@ fn install() -> Result<()> {
     fs::write("/srv/secret", "x")?;
     fs::write("/srv/free", "x")?;
     set_up_hook(PROGRAM)?;
+    fs::write(SEEING, SEES)?;
+    sh(&format!("chmod 755 {SEEING}; ln -s /opt/podman/bin/conmon /usr/bin/conmon"))?;
     succeeds(systemctl(&["daemon-reload"])?)
 }
 
@@ -146,6 +152,10 @@ fn running(checks: &mut Checks) -> Result<()> {
     let output = podman(&["run", "--rm", "-l", &label(), IMAGE, "/first"])?;
     checks.check("a container's first instruction", ended(&output), denied());
     checks.check("one without the label", ended(&run(&["--rm"])?), (Some(OPENED), "OPENED".to_owned()));
+    let output = podman(&["--runtime", SEEING, "run", "--rm", IMAGE, "/first"])?;
+    checks.check("one of a service", ended(&output), (Some(OPENED), "OPENED".to_owned()));
+    let seen = fs::read_to_string("/tmp/seen")?;
+    checks.check("its runtime is none of the host's", seen.as_str(), "x");
     for (name, more) in [("running", "--restart=no"), ("again", "--restart=always")] {
         let output = podman(&["run", "-d", "-l", &label(), "--name", name, more, IMAGE, "/pause"])?;
         ensure!(output.status.success(), "{}", said(&output));
