@@ -77,7 +77,8 @@ pub(crate) fn of_most() -> impl Iterator<Item = &'static str> {
 /// All of them.
 #[cfg(feature = "bpf")]
 pub(crate) fn all() -> impl Iterator<Item = &'static str> {
-    of_most().chain([SSHD_SESSIONS, DAEMONS_OF_SOME, MONITORS, RUNTIMES_OF_SOME].into_iter().flatten().copied())
+    of_most()
+        .chain([SSHD_SESSIONS, DAEMONS_OF_SOME, MONITORS, RUNTIMES_OF_SOME].into_iter().flatten().copied())
 }
 
 #[cfg(all(test, feature = "bpf"))]
