@@ -71,3 +71,56 @@ fn who_came_first_is_known_after_a_restart() {
     assert!(results[0].as_ref().is_err_and(KernelError::is_uncovered) && results[1].is_ok(), "{results:?}");
     assert!(node.kernel.text(WEB).unwrap().contains("/a"));
 }
+
+/// What is in it is the only place that says what its containers are to have.
+#[test]
+fn a_profile_stays_as_it_is_until_the_policies_are_known() {
+    let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+    let web = id("0a");
+    runs(&kernel, &dir, (5, 50), &format!("/kubepods.slice/cri-containerd-{web}.scope"), WEB);
+    let node = Node::after(kernel, dir);
+    let untold = Arc::new(Mutex::new(Some("they are not known".to_owned())));
+    let why = Arc::clone(&untold);
+    node.profiles.waits(Box::new(move |_| why.lock().unwrap().clone()));
+    // who comes meanwhile and shares it does not take the place of what was there
+    let new = node.created("c1", 7, WEB);
+    let error = node.profiles.arm(&new, &blocks("/a")).unwrap_err();
+    assert!(error.is_uncovered() && error.to_string().ends_with("put in it: they are not known"), "{error}");
+    Kernel::tend(&node.profiles);
+    assert_eq!(node.kernel.text(WEB).unwrap(), "before");
+    *untold.lock().unwrap() = None;
+    let (a, b) = (blocks("/a"), blocks("/b"));
+    let results = node.profiles.update_all(&[(&web, &b), (&new.id, &a)]);
+    assert!(results[0].is_ok() && results[1].as_ref().is_err_and(KernelError::is_uncovered), "{results:?}");
+    assert!(node.kernel.text(WEB).unwrap().contains("/b"));
+}
+
+/// The same beside BPF-LSM, where profiles have native rules alone.
+#[test]
+fn native_rules_stay_until_the_policies_are_known() {
+    let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+    let web = id("0a");
+    runs(&kernel, &dir, (5, 50), &format!("/kubepods.slice/cri-containerd-{web}.scope"), WEB);
+    let node = Node::after(kernel, dir);
+    let untold = Arc::new(Mutex::new(Some("they are not known".to_owned())));
+    let why = Arc::clone(&untold);
+    node.profiles.waits(Box::new(move |_| why.lock().unwrap().clone()));
+    let bpf = Arc::<Recording>::default();
+    let lock = Beside::new(Arc::clone(&bpf), Arc::clone(&node.profiles), false);
+    let lacks = Arc::<Mutex<BTreeMap<String, Option<String>>>>::default();
+    let told = Arc::clone(&lacks);
+    lock.lacking(Box::new(move |id, what| drop(told.lock().unwrap().insert(id.to_string(), what))));
+    bpf.preset(web.as_str(), Some(blocks("/a").digest()));
+    lock.tend();
+    assert_eq!(node.kernel.text(WEB).unwrap(), "before");
+    // those of a file are known, and whether they are in it is not
+    node.natives.lock().unwrap().insert(web.to_string(), vec![native("deny /n/** w,")]);
+    lock.tend();
+    assert_eq!(node.kernel.text(WEB).unwrap(), "before");
+    let lack = lacks.lock().unwrap()[web.as_str()].clone().unwrap();
+    assert!(lack.contains("they are not known"), "{lack}");
+    *untold.lock().unwrap() = None;
+    lock.tend();
+    assert!(node.kernel.text(WEB).unwrap().contains("/n/"));
+    assert_eq!(lacks.lock().unwrap()[web.as_str()], None);
+}
