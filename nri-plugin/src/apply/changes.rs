@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::left::{Left, Outcome};
 use super::remarks::remarks;
 use super::serve::Answer;
-use super::{ApplyError, NewFile, Pending, keep, with_others};
+use super::{ApplyError, NewFile, Pending, keep};
 use crate::container::Selection;
 use crate::exit::chain;
 use crate::store::read;
@@ -302,8 +302,8 @@ impl Changes {
                 return answer;
             }
         };
-        let why = with_others(why, &others);
-        let files: Vec<String> = pending.names().map(str::to_owned).collect();
+        let why = pending.with_others(why, &others);
+        let files = pending.names_without(&others);
         let answer = match keep {
             true => {
                 tracing::info!(files = files.join(", "), "confirmed");

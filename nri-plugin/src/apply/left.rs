@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Pending, with_others};
+use super::Pending;
 use crate::exit::chain;
 
 /// Policy directories, each once, in the order they were given.
@@ -116,8 +116,8 @@ impl Dir {
         let reverted = Pending::left(&self.path).and_then(|left| {
             let Some(mut left) = left else { return Ok(None) };
             let others = left.revert()?;
-            let why = with_others("the daemon ended before it was confirmed", &others);
-            Ok(Some((left.names().map(str::to_owned).collect(), why)))
+            let why = left.with_others("the daemon ended before it was confirmed", &others);
+            Ok(Some((left.names_without(&others), why)))
         });
         match reverted {
             Ok(reverted) => {

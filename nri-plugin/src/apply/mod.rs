@@ -124,6 +124,11 @@ pub struct Pending {
     unrecorded: bool,
 }
 
+/// Files for people.
+pub(crate) fn list(files: &[String]) -> String {
+    if files.is_empty() { "none of its files".to_owned() } else { files.join(", ") }
+}
+
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ApplyError {
     let path = path.to_owned();
     move |source| ApplyError::Io { what, path, source }
@@ -217,16 +222,6 @@ pub fn keep(dir: &Path, files: &[NewFile]) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// Why a change was reverted, with what of it was not: somebody else has put another file there meanwhile.
-fn with_others(why: &str, others: &[String]) -> String {
-    match others {
-        [] => why.to_owned(),
-        _ => {
-            format!("{why}; left as they are, since somebody else has put them there: {}", others.join(", "))
-        }
-    }
-}
-
 impl Pending {
     /// Puts files into the directory until they are confirmed.
     ///
@@ -296,7 +291,7 @@ impl Pending {
     }
 
     /// Puts back what was there before. May be done again after it was cut off. The names of those files that are left as
-    /// they are: nothing was there before, and what is there now is not what the change put there.
+    /// they are: what is there now is not what the change put there, and nothing was there before, or something else.
     ///
     /// # Errors
     /// When the directory cannot be written, or what is to be put back is gone: it is to be tried again.
@@ -326,6 +321,11 @@ impl Pending {
         let (path, hidden) = (self.dir.join(name), hidden(&self.dir, name));
         remove(&new(&self.dir, name))?;
         let now = at(&path)?;
+        // a directory is nobody's newer policy: it is only in the way
+        let is_theirs = now.is_some_and(|now| now != *ours && Some(now) != *old);
+        if old.is_some() && is_theirs && !path.is_dir() {
+            return Ok(false); // and the hidden file stays, too
+        }
         let mut done = true;
         match old {
             _ if !self.entered => {} // nothing has been put in place
@@ -338,6 +338,32 @@ impl Pending {
         // renaming one name of a file over another one of it does nothing
         remove(&hidden)?;
         Ok(done)
+    }
+
+    /// Why it was reverted, with what of it was not, and where that is which would have come back.
+    fn with_others(&self, why: &str, others: &[String]) -> String {
+        let one = |name: &String| {
+            let before = hidden(&self.dir, name);
+            match at(&before) {
+                Ok(Some(_)) => format!("{name} (before: `{}`)", before.display()),
+                _ => name.clone(),
+            }
+        };
+        match others {
+            [] => why.to_owned(),
+            _ => {
+                let others: Vec<String> = others.iter().map(one).collect();
+                format!(
+                    "{why}; left as they are, since somebody else has put them there: {}",
+                    others.join(", ")
+                )
+            }
+        }
+    }
+
+    /// The names of the files but for some.
+    fn names_without(&self, others: &[String]) -> Vec<String> {
+        self.names().filter(|name| !others.iter().any(|other| other == name)).map(str::to_owned).collect()
     }
 
     /// Keeps what is there now. May be done again after it was cut off.
