@@ -16,6 +16,7 @@ use super::{ApplyError, NewFile, Pending, keep};
 use crate::container::Selection;
 use crate::exit::chain;
 use crate::store::read;
+use crate::trust;
 
 /// The least and the most that a change waits to be confirmed.
 pub const WITHIN: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -89,22 +90,42 @@ fn refused(why: impl Into<String>) -> Answer {
     Answer::Refused { why: why.into() }
 }
 
-/// Why what the file replaces could not come back into force with the file: of one that has errors, or cannot be read, the
-/// last good version is in force, and that is nowhere but in memory until another version comes.
-fn not_to_come_back(dir: &Path, name: &str) -> Option<String> {
+/// Why what the file says is not in force as it stands there, or not all of it; `None`: it is, or there is no such file. Of
+/// one that has errors, cannot be read, or with `strict` can be changed by others, the last good version is in force, and that
+/// is nowhere but in memory until another version comes.
+fn not_in_force(dir: &Path, name: &str, strict: bool) -> Option<String> {
     let path = dir.join(name);
     match std::fs::symlink_metadata(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         _ => {}
     }
-    let what = match read(&path) {
-        Ok(text) => format!("has errors: {}", parse(name, &text).errors.first()?),
-        Err(error) => format!("cannot be read: {error}"),
+    let others = || trust::others_write(&path).ok().flatten().filter(|_| strict);
+    let what = match (read(&path), others()) {
+        (Err(error), _) => format!("cannot be read: {error}"),
+        (Ok(_), Some(at)) => format!("can be changed by others than root, at `{}` (--strict)", at.display()),
+        (Ok(text), None) => format!("has errors: {}", parse(name, &text).errors.first()?),
     };
+    Some(format!("`{}` {what}", path.display()))
+}
+
+/// Why what the file replaces could not come back into force with the file.
+fn not_to_come_back(dir: &Path, name: &str, strict: bool) -> Option<String> {
+    let why = not_in_force(dir, name, strict)?;
     Some(format!(
-        "`{}` {what}; reverting would not bring back what is in force of it: mend or remove it first, or apply without \
-         --confirm-within",
-        path.display()
+        "{why}; reverting would not bring back what is in force of it: mend or remove it first, or apply without \
+         --confirm-within"
+    ))
+}
+
+/// Why what a change put in force stays so though its files are gone: of one that was put back nothing can be taken.
+pub(super) fn not_back<'a>(
+    dir: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+    strict: bool,
+) -> Option<String> {
+    let why = names.into_iter().find_map(|name| not_in_force(dir, name, strict))?;
+    Some(format!(
+        "{why}; it was put back, and what the change put in force in its place stays so: mend or remove it"
     ))
 }
 
@@ -224,7 +245,7 @@ impl Changes {
         if now.waiting.is_some() {
             return Err(chain(&ApplyError::Pending));
         }
-        let bad = |file: &NewFile| not_to_come_back(dir, &file.name);
+        let bad = |file: &NewFile| not_to_come_back(dir, &file.name, self.selection.strict);
         if let Some(why) = within.and_then(|_| files.iter().find_map(bad)) {
             return Err(why);
         }
@@ -287,10 +308,19 @@ impl Changes {
             return refused("it comes too late: the change is being reverted");
         }
         let done = if keep { pending.confirm().map(|()| Vec::new()) } else { pending.revert() };
+        let done = done.map_err(|error| chain(&error)).and_then(|others| {
+            if keep {
+                return Ok(others);
+            }
+            self.nudge.notify_one(); // the others of it are back
+            let back = pending.names_without(&others);
+            let not_back = not_back(pending.dir(), back.iter().map(String::as_str), self.selection.strict);
+            not_back.map_or(Ok(others), Err)
+        });
         let others = match done {
             Ok(others) => others,
-            Err(error) => {
-                let answer = refused(chain(&error));
+            Err(why) => {
+                let answer = refused(why);
                 if let (false, Answer::Refused { why }) = (keep, &answer)
                     && stuck.as_ref() != Some(why)
                 {
@@ -315,10 +345,12 @@ impl Changes {
                 Answer::Reverted { files, why }
             }
         };
-        ended.send_replace(Some(answer.clone()));
-        *waiting = None;
-        self.note(&now);
+        let done = waiting.take();
+        self.note(&now); // before whoever waits for the end asks how it stands
         drop(now);
+        if let Some(Waiting { ended, .. }) = done {
+            ended.send_replace(Some(answer.clone()));
+        }
         self.nudge.notify_one();
         answer
     }

@@ -285,6 +285,11 @@ impl Pending {
         }
     }
 
+    /// The directory.
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The names of the files.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.record.files.iter().map(|file| file.name.as_str())

@@ -8,8 +8,13 @@ const POLICY: &str = "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorSecc
     syscalls: [mkdir]\n  action: Block\n";
 
 fn changes(dir: &Path) -> Arc<Changes> {
+    with(dir, false)
+}
+
+fn with(dir: &Path, strict: bool) -> Arc<Changes> {
     let dirs = [dir.to_owned()];
-    Changes::new(&dirs, revert_left(&dirs), Selection::default(), Arc::default(), Box::new(|_| {}))
+    let selection = Selection { strict, ..Selection::default() };
+    Changes::new(&dirs, revert_left(&dirs), selection, Arc::default(), Box::new(|_| {}))
 }
 
 fn begin(changes: &Arc<Changes>) -> Own {
@@ -106,4 +111,80 @@ fn whether_something_is_not_reverted_is_told_while_a_change_is_made() {
     let why = told.recv_timeout(Duration::from_secs(10)).expect("it is told").expect("it is stuck");
     assert!(why.contains("says nothing that can be understood"), "{why}");
     drop(being_made);
+}
+
+/// A directory whose files anybody gets to.
+fn open_directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    mode(dir.path(), 0o755);
+    dir
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+/// The system calls that are in force, as a store reads the directory.
+fn in_force(store: &mut crate::store::Store) -> Vec<String> {
+    store.reload().set.seccomp().iter().map(|policy| policy.id().name.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_not_be_read_again_is_not_replaced_for_a_time() {
+    let dir = open_directory();
+    let path = dir.path().join("calls.yaml");
+    fs::write(&path, POLICY).unwrap();
+    mode(&path, 0o664);
+    let files = [NewFile { name: "calls.yaml".into(), text: POLICY.into() }];
+    let Answer::Refused { why } = with(dir.path(), true).apply(&files, Some(Duration::from_secs(3600))).0
+    else {
+        panic!("it would not come back");
+    };
+    assert!(
+        why.contains("can be changed by others than root") && why.contains("without --confirm-within"),
+        "{why}"
+    );
+    // for good it may be
+    assert!(matches!(with(dir.path(), true).apply(&files, None).0, Answer::Applied { .. }));
+    mode(&path, 0o664);
+    begin(&with(dir.path(), false));
+}
+
+/// The file is back, and the store goes on with what it read last: the change is in force, and that is not "reverted".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_not_reverted_while_what_was_put_back_is_not_read() {
+    let new = POLICY.replace("name: calls", "name: new");
+    for dangles in [false, true] {
+        let (dir, elsewhere) = (open_directory(), open_directory());
+        let (path, target) = (dir.path().join("calls.yaml"), elsewhere.path().join("target"));
+        fs::write(&target, POLICY).unwrap();
+        match dangles {
+            true => std::os::unix::fs::symlink(&target, &path).unwrap(),
+            false => fs::hard_link(&target, &path).unwrap(),
+        }
+        let changes = with(dir.path(), true);
+        let mut store = crate::store::Store::new(vec![dir.path().to_owned()]).judging(None, true);
+        assert_eq!(in_force(&mut store), ["calls"]);
+        let files = [NewFile { name: "calls.yaml".into(), text: new.clone() }];
+        let mut own = changes.apply(&files, Some(Duration::from_secs(3600))).1.unwrap();
+        assert_eq!(in_force(&mut store), ["new"]);
+        match dangles {
+            true => fs::remove_file(&target).unwrap(),
+            false => mode(&target, 0o664),
+        }
+        let answer = changes.end(None, false, "that was asked for");
+        let Answer::Refused { why } = &answer else { panic!("{answer:?}") };
+        assert!(
+            why.contains("it was put back, and what the change put in force in its place stays so"),
+            "{why}"
+        );
+        assert_eq!(in_force(&mut store), ["new"], "so it is");
+        assert_eq!(changes.not_reverted().as_ref(), Some(why));
+        match dangles {
+            true => fs::write(&target, POLICY).unwrap(),
+            false => mode(&target, 0o644),
+        }
+        reverted(&mut own).await;
+        assert_eq!((in_force(&mut store), changes.not_reverted()), (vec!["calls".to_owned()], None));
+    }
 }
