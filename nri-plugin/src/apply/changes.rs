@@ -9,7 +9,7 @@ use enforcer_core::policy::parse;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::left::{Left, Outcome};
+use super::left::{Left, Looked, Outcome};
 use super::remarks::remarks;
 use super::serve::Answer;
 use super::{ApplyError, NewFile, Pending, keep};
@@ -118,12 +118,8 @@ fn not_to_come_back(dir: &Path, name: &str, strict: bool) -> Option<String> {
 }
 
 /// Why what a change put in force stays so though its files are gone: of one that was put back nothing can be taken.
-pub(super) fn not_back<'a>(
-    dir: &Path,
-    names: impl IntoIterator<Item = &'a str>,
-    strict: bool,
-) -> Option<String> {
-    let why = names.into_iter().find_map(|name| not_in_force(dir, name, strict))?;
+fn not_back(dir: &Path, names: &[String], strict: bool) -> Option<String> {
+    let why = names.iter().find_map(|name| not_in_force(dir, name, strict))?;
     Some(format!(
         "{why}; it was put back, and what the change put in force in its place stays so: mend or remove it"
     ))
@@ -187,14 +183,28 @@ impl Changes {
     pub(super) async fn settle(&self) {
         loop {
             sleep(STUCK).await;
-            let outcomes = tokio::task::block_in_place(|| {
-                let mut now = self.now();
-                let outcomes = now.left.try_again();
-                self.note(&now);
-                outcomes
-            });
-            self.tell_left(&outcomes);
+            tokio::task::block_in_place(|| self.look_again());
         }
+    }
+
+    fn look_again(&self) {
+        let looked = {
+            let now = self.now();
+            now.left.looked(now.waiting.is_some())
+        };
+        // a disk that hangs must not hold up who confirms or reverts
+        let mut news: Vec<Looked> = looked.into_iter().filter(Looked::is_news).collect();
+        let mut now = self.now();
+        let first = self.dirs.first().filter(|_| now.waiting.is_some()); // by now
+        news.retain(|one| Some(one.path()) != first.map(PathBuf::as_path));
+        let outcomes = now.left.try_again(&news, &|dir, names| self.not_back(dir, names));
+        self.note(&now);
+        drop(now);
+        self.tell_left(&outcomes);
+    }
+
+    fn not_back(&self, dir: &Path, names: &[String]) -> Option<String> {
+        not_back(dir, names, self.selection.strict)
     }
 
     /// Puts files in place. Where they are to be confirmed, also what its maker has of the change.
@@ -257,7 +267,7 @@ impl Changes {
             Ok(Some(begun)) => begun,
             Ok(None) => return Ok(None),
             Err(error) => {
-                let outcome = now.left.look();
+                let outcome = now.left.look(&|dir, names| self.not_back(dir, names));
                 self.note(&now);
                 drop(now);
                 self.tell_left(outcome.as_slice());
@@ -313,9 +323,7 @@ impl Changes {
                 return Ok(others);
             }
             self.nudge.notify_one(); // the others of it are back
-            let back = pending.names_without(&others);
-            let not_back = not_back(pending.dir(), back.iter().map(String::as_str), self.selection.strict);
-            not_back.map_or(Ok(others), Err)
+            self.not_back(pending.dir(), &pending.names_without(&others)).map_or(Ok(others), Err)
         });
         let others = match done {
             Ok(others) => others,

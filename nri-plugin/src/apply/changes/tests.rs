@@ -188,3 +188,23 @@ async fn a_change_is_not_reverted_while_what_was_put_back_is_not_read() {
         assert_eq!((in_force(&mut store), changes.not_reverted()), (vec!["calls".to_owned()], None));
     }
 }
+
+/// A record that somebody else left is reverted wherever it comes from; that of a change which waits is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_for_what_is_left_leaves_a_change_that_waits() {
+    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let dirs = [first.path().to_owned(), second.path().to_owned()];
+    let (tell, told) = mpsc::channel();
+    let tell = move |news: News<'_>| tell.send(format!("{news:?}")).unwrap();
+    let changes =
+        Changes::new(&dirs, revert_left(&dirs), Selection::default(), Arc::default(), Box::new(tell));
+    let own = begin(&changes);
+    let file = NewFile { name: "other.yaml".into(), text: POLICY.into() };
+    drop(Pending::begin(second.path(), &[file]).unwrap());
+    changes.look_again();
+    assert_eq!(*own.ends.borrow(), None, "it waits");
+    let told: Vec<String> = told.try_iter().collect();
+    assert!(told.len() == 1 && told[0].contains("other.yaml"), "{told:?}");
+    assert!(!second.path().join("other.yaml").exists() && first.path().join("calls.yaml").exists());
+    assert!(matches!(changes.end(None, true, ""), Answer::Confirmed { .. }));
+}
