@@ -122,6 +122,8 @@ pub enum GapReason {
     AppArmorTree,
     /// A pattern that AppArmor cannot say.
     AppArmorPattern,
+    /// A capability that no process under a profile with paths has.
+    AppArmorCapability,
     /// A native rule that is not safe to take.
     AppArmorNative,
     /// An object that no SELinux label stands for.
@@ -211,6 +213,7 @@ impl fmt::Display for GapReason {
             Self::AppArmorSource => "AppArmor knows who acts by the profile alone",
             Self::AppArmorTree => "AppArmor does not see what a renamed directory holds",
             Self::AppArmorPattern => "the pattern is more than AppArmor rules can say",
+            Self::AppArmorCapability => "AppArmor denies what gets round paths",
             Self::AppArmorNative => "a native AppArmor rule is not taken",
             Self::SelinuxObject => "no SELinux label stands for such an object",
             Self::SelinuxPattern => "SELinux labels are on files that can be listed",

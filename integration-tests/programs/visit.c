@@ -7,6 +7,9 @@
  *                       exec PATH [ARGUMENT] (without one: `nothing`) | socket FAMILY TYPE PROTOCOL |
  *                       connect ADDRESS PORT (where nobody listens that counts as 0) | bind ADDRESS PORT | chroot / |
  *                       as UID LINE | terminal LINE (by who has one) | put PATH TEXT (with one write) |
+ *                       tree DIRECTORY NAME (read NAME in a tree that is cloned and attached nowhere) |
+ *                       made PATH (execute this program by PATH in a file system that is made and attached nowhere) |
+ *                       handle PATH (read it by its handle) | unshared LINE (in namespaces of users and mounts) |
  *                       label PATH (execute it, and print the label that it has)
  * visit nothing ...     exits with 0
  * visit something ...   the same
@@ -17,12 +20,17 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mount.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -120,6 +128,88 @@ static int as_user(const char *uid)
 	return setresuid(atoi(uid), atoi(uid), atoi(uid)) ? errno : 0;
 }
 
+/* gives this process, which has one thread, namespaces in which it may mount; its users are as before */
+static int on_its_own(const char *unused)
+{
+	char text[64];
+	uid_t uid = getuid();
+	gid_t gid = getgid();
+	int e;
+
+	(void)unused;
+	/* who became another user may not write the files of this process otherwise */
+	if (prctl(PR_SET_DUMPABLE, 1) || unshare(CLONE_NEWUSER | CLONE_NEWNS))
+		return errno;
+	snprintf(text, sizeof(text), "%u %u 1", uid, uid);
+	if ((e = put("/proc/self/setgroups", "deny")) || (e = put("/proc/self/uid_map", text)))
+		return e;
+	snprintf(text, sizeof(text), "%u %u 1", gid, gid);
+	return put("/proc/self/gid_map", text);
+}
+
+static int in_tree(const char *directory, const char *name)
+{
+	int tree = syscall(SYS_open_tree, AT_FDCWD, directory, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	int fd = tree < 0 ? -1 : openat(tree, name, O_RDONLY | O_CLOEXEC);
+	int e = fd < 0 ? errno : 0;
+
+	close(fd);
+	close(tree);
+	return e;
+}
+
+/* the directories of a path below one, and this program at its end */
+static int copied(int below, const char *path)
+{
+	char part[512];
+	struct stat st;
+	int from, to, e;
+
+	for (const char *at = strchr(path, '/'); at; at = strchr(at + 1, '/')) {
+		snprintf(part, sizeof(part), "%.*s", (int)(at - path), path);
+		if (mkdirat(below, part, 0755) && errno != EEXIST)
+			return errno;
+	}
+	from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	to = openat(below, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+	e = from < 0 || to < 0 || fstat(from, &st) || sendfile(to, from, NULL, st.st_size) != st.st_size ? errno : 0;
+	close(from);
+	close(to);
+	return e;
+}
+
+static int in_made(const char *path)
+{
+	int fs = syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), top, e;
+	char name[512];
+
+	if (fs < 0 || syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		return errno;
+	top = syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, 0);
+	if (top < 0)
+		return errno;
+	e = copied(top, path + 1);
+	snprintf(name, sizeof(name), "/proc/self/fd/%d%s", top, path);
+	return e ? e : executed(name, "nothing");
+}
+
+static int by_handle(const char *path)
+{
+	struct { struct file_handle head; char rest[MAX_HANDLE_SZ]; } handle = { .head.handle_bytes = MAX_HANDLE_SZ };
+	char directory[512];
+	int top, id, fd, e;
+
+	if (name_to_handle_at(AT_FDCWD, path, &handle.head, &id, 0))
+		return errno;
+	snprintf(directory, sizeof(directory), "%.*s", (int)(strrchr(path, '/') - path), path);
+	top = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = top < 0 ? -1 : open_by_handle_at(top, &handle.head, O_RDONLY | O_CLOEXEC);
+	e = fd < 0 ? errno : 0;
+	close(fd);
+	close(top);
+	return e;
+}
+
 static int try(char *line)
 {
 	char *what = strtok(line, " "), *path, *other;
@@ -129,6 +219,10 @@ static int try(char *line)
 	if (what && !strcmp(what, "terminal")) {
 		other = strtok(NULL, "");
 		return other ? in_child(on_terminal, "/dev/ptmx", other) : 254;
+	}
+	if (what && !strcmp(what, "unshared")) {
+		other = strtok(NULL, "");
+		return other ? in_child(on_its_own, NULL, other) : 254;
 	}
 	path = strtok(NULL, " ");
 	other = strtok(NULL, "");
@@ -157,8 +251,14 @@ static int try(char *line)
 		return executed(path, "label");
 	if (!strcmp(what, "chroot"))
 		return chroot(path) ? errno : 0;
+	if (!strcmp(what, "made"))
+		return in_made(path);
+	if (!strcmp(what, "handle"))
+		return by_handle(path);
 	if (!other)
 		return 254;
+	if (!strcmp(what, "tree"))
+		return in_tree(path, other);
 	if (!strcmp(what, "rename"))
 		return rename(path, other) ? errno : rename(other, path) ? 253 : 0;
 	if (!strcmp(what, "link"))

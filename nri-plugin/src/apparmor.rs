@@ -276,7 +276,8 @@ impl Profiles {
     fn put(&self, turn: &Turn<'_>, ruleset: &Ruleset, content: Content) -> Result<(), AppArmorError> {
         let name = turn.name();
         if self.state().loaded.get(name) == Some(&content) {
-            return Ok(());
+            // the node may deny nothing any more
+            return self.loader.loaded().map(drop);
         }
         let result = self.loader.children(name).and_then(|keep| {
             let options = Options { name: name.clone(), no_new_privs: content.no_new_privs, keep };
@@ -406,10 +407,14 @@ impl Profiles {
         self.suit(&self.turns.take(&name)).remove(id).unwrap_or(Ok(()))
     }
 
-    /// Containers of an earlier daemon are to have no rules but native ones.
+    /// Containers of an earlier daemon are to have no rules but native ones. Of one that is not known yet these are not
+    /// known either: it keeps what it has.
     fn want_nothing(&self) {
-        for bound in self.state().bound.values_mut() {
-            bound.want.get_or_insert_with(nothing);
+        let Some(about) = self.about.get() else { return };
+        for (id, bound) in &mut self.state().bound {
+            if bound.want.is_none() && about(id).is_some() {
+                bound.want = Some(nothing());
+            }
         }
     }
 

@@ -459,6 +459,12 @@ impl Config {
             log_level: args.log_level.or(file.log_level),
         })
     }
+
+    /// The files and directories on this host that decide what is enforced: the daemon reads them, and changes some.
+    #[must_use]
+    pub fn own_files(&self) -> Vec<PathBuf> {
+        self.policy_dirs.iter().chain(&self.file).chain([&self.state_dir]).cloned().collect()
+    }
 }
 
 impl File {
@@ -536,6 +542,7 @@ mod tests {
         };
         let config = with_file(text, args).expect("valid");
         assert_eq!(config.policy_dirs, [PathBuf::from("/flag")]);
+        assert!(config.own_files().contains(&"/flag".into()));
         assert_eq!(config.nri_socket.as_deref(), Some(Path::new("/file.sock")));
         assert_eq!(config.postures.file, PostureAction::Audit);
         assert_eq!(config.postures.process, Some(PostureAction::Allow));
@@ -599,6 +606,11 @@ mod tests {
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/nri-enforcer/state"));
         let args = RunArgs { kube_api: true, state_dir: Some("/s".into()), ..RunArgs::default() };
         let config = with_file("stateDir: /t\n", args).expect("valid");
+        let own = config.own_files();
+        assert!(
+            own.len() == 2 && own.contains(&"/s".into()) && Some(&own[0]) == config.file.as_ref(),
+            "{own:?}"
+        );
         assert_eq!((config.kube_api, config.state_dir), (true, PathBuf::from("/s")));
         let alone = with_file("policyDirs: [/p]\nkubeconfig: /k\n", RunArgs::default());
         assert!(matches!(alone, Err(ConfigError::KubeconfigAlone)));

@@ -205,12 +205,12 @@ pub fn open_apparmor() -> Result<Profiles, Unopened> {
     })
 }
 
-/// SELinux labels on this host's files.
+/// SELinux labels on this host's files, but for those of this daemon.
 ///
 /// # Errors
 /// When they cannot be set here, or nothing is denied by them; the text says what to do.
-pub fn open_selinux() -> Result<Box<dyn Kernel>, Unopened> {
-    match HostLabels::open(RECORD.as_ref()) {
+pub fn open_selinux(config: &Config) -> Result<Box<dyn Kernel>, Unopened> {
+    match HostLabels::open(RECORD.as_ref(), config.own_files()) {
         Ok(labels) => Ok(Box::new(labels)),
         Err(error) if unsupported::selinux(&error) => Err(Unopened::Unsupported(error.into())),
         Err(error) => Err(Unopened::Failed(error.into())),

@@ -148,7 +148,7 @@ fn run_with<K: Kernel>(
     let only_seccomp = !config.kube_api && set.policies().is_empty() && !set.seccomp().is_empty();
     let chosen = match config.seccomp_only {
         true => Ok(Chosen::nothing()),
-        false => lock::choose(&config, open, apparmor, open_selinux),
+        false => lock::choose(&config, open, apparmor, || open_selinux(&config)),
     };
     let chosen = match chosen {
         Err(error) if only_seccomp => {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -136,12 +136,13 @@ impl<L> Drop for HostLabels<L> {
 }
 
 impl HostLabels {
-    /// Has our module in the policy, and finds what an earlier daemon labelled. `record` is where that is noted.
+    /// Has our module in the policy, and finds what an earlier daemon labelled. `record` is where that is noted; `own` is
+    /// what this daemon must be able to change, such as policies that are to be taken back.
     ///
     /// # Errors
     /// When SELinux does not work here; the error says what to do.
-    pub fn open(record: &Path) -> Result<Self, SelinuxError> {
-        let selinux = Selinux::open(record)?;
+    pub fn open(record: &Path, own: Vec<PathBuf>) -> Result<Self, SelinuxError> {
+        let selinux = Selinux::open(record)?.sparing(own);
         let lock = Selinux::lock(record)?;
         selinux.install()?;
         let earlier = Selinux::has_labels(record)?;

@@ -20,6 +20,10 @@ use crate::compile::apparmor::{AppArmorProfile, FEATURES, NAME_PREFIX, ProfileNa
 
 /// Where the kernel takes profiles.
 const SECURITYFS: &str = "/sys/kernel/security/apparmor";
+/// What the kernel does with all profiles alike, whatever mode each has: `apparmor.mode=` at boot, or written there.
+const MODE: &str = "/sys/module/apparmor/parameters/mode";
+/// The modes in which it denies.
+const DENYING: [&str; 2] = ["enforce", "kill"];
 /// What compiles them, looked for in `PATH`.
 const PARSER: &str = "apparmor_parser";
 /// How long the parser may take. A large profile takes seconds; what takes longer is refused.
@@ -40,6 +44,17 @@ pub enum AppArmorError {
         path: PathBuf,
         /// Why it cannot be read.
         source: io::Error,
+    },
+    /// It denies nothing, on the whole node.
+    #[error(
+        "AppArmor is in the mode `{}`: no profile is enforced; boot without `apparmor.mode=`, or write `enforce` to `{}`",
+        mode.escape_debug(), path.display()
+    )]
+    Unenforced {
+        /// The mode.
+        mode: String,
+        /// Where the kernel says so.
+        path: PathBuf,
     },
     /// The parser cannot be started.
     #[error("cannot run `{}`; install AppArmor's parser, 4.1 or newer", parser.display())]
@@ -95,15 +110,18 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> AppArmorError {
 #[derive(Debug)]
 pub struct AppArmor {
     parser: PathBuf,
+    securityfs: PathBuf, // `SECURITYFS` and `MODE`, but for tests
+    mode: PathBuf,
 }
 
 impl AppArmor {
     /// That of this machine, with the parser at `parser`, or the one in `PATH`.
     ///
     /// # Errors
-    /// [`AppArmorError::Absent`], where the kernel has none.
+    /// [`AppArmorError::Absent`], where the kernel has none, and [`AppArmorError::Unenforced`], where it denies nothing.
     pub fn open(parser: Option<&Path>) -> Result<Self, AppArmorError> {
-        let this = Self { parser: parser.map_or_else(|| PathBuf::from(PARSER), Path::to_path_buf) };
+        let parser = parser.unwrap_or(PARSER.as_ref()).to_owned();
+        let this = Self { parser, securityfs: SECURITYFS.into(), mode: MODE.into() };
         this.profiles().map(|_| this)
     }
 
@@ -112,15 +130,15 @@ impl AppArmor {
     ///
     /// # Errors
     /// When the parser or the kernel refuses it, and [`AppArmorError::ChildrenStay`] when the kernel has
-    /// [`children`](Self::children) that it lacks: nothing has changed then. [`AppArmorError::NotEnforced`] when it is not
-    /// there afterwards.
+    /// [`children`](Self::children) that it lacks, or denies nothing: nothing has changed then.
+    /// [`AppArmorError::NotEnforced`] when it is not there afterwards.
     pub fn load(&self, profile: &AppArmorProfile) -> Result<(), AppArmorError> {
         let stays = |child: &String| !profile.profiles.contains(&format!("{}//{child}", profile.name));
         if let Some(child) = self.children(&profile.name)?.into_iter().find(stays) {
             return Err(AppArmorError::ChildrenStay { name: profile.name.clone(), child });
         }
         let compiled = self.compile(profile)?;
-        let path = Path::new(SECURITYFS).join(".replace");
+        let path = self.securityfs.join(".replace");
         let load = || File::options().write(true).open(&path)?.write(&compiled);
         let written = load().map_err(failed(format!("load the profile `{}`", profile.name)))?;
         if written != compiled.len() {
@@ -136,7 +154,7 @@ impl AppArmor {
     /// The profiles of ours that the kernel enforces.
     ///
     /// # Errors
-    /// When the kernel's list cannot be read.
+    /// When the kernel's list cannot be read, and [`AppArmorError::Unenforced`], where it enforces none.
     pub fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
         Ok(self.profiles()?.iter().filter_map(|name| ours(name)).collect())
     }
@@ -144,7 +162,7 @@ impl AppArmor {
     /// The children that a profile has in the kernel, by their own names.
     ///
     /// # Errors
-    /// When the kernel's list cannot be read.
+    /// As [`Self::loaded`].
     pub fn children(&self, name: &ProfileName) -> Result<BTreeSet<String>, AppArmorError> {
         let begin = format!("{name}//");
         Ok(self.profiles()?.iter().filter_map(|one| one.strip_prefix(&begin)).map(str::to_owned).collect())
@@ -204,7 +222,7 @@ impl AppArmor {
             gaps: Vec::new(),
         };
         self.load(&profile)?;
-        remove(&profile.name)
+        self.remove(&profile.name)
     }
 
     /// Removes those of ours that are not to be kept and that no process has. Returns what was removed.
@@ -219,16 +237,34 @@ impl AppArmor {
         let used = self.in_use()?;
         let unused: Vec<_> =
             loaded.into_iter().filter(|name| !keep.contains(name) && !used.contains(name)).collect();
-        unused.iter().try_for_each(remove)?;
+        unused.iter().try_for_each(|name| self.remove(name))?;
         Ok(unused)
     }
 
     /// The names of what is enforced; a profile in another mode does not count.
     fn profiles(&self) -> Result<BTreeSet<String>, AppArmorError> {
-        let path = Path::new(SECURITYFS).join("profiles");
+        let path = self.securityfs.join("profiles");
         let bytes = fs::read(&path).map_err(|source| AppArmorError::Absent { path, source })?;
+        self.must_deny()?;
         let text = String::from_utf8_lossy(&bytes);
         Ok(text.lines().filter_map(|line| line.strip_suffix(" (enforce)")).map(str::to_owned).collect())
+    }
+
+    /// The list says `enforce` of profiles in every mode of the whole.
+    fn must_deny(&self) -> Result<(), AppArmorError> {
+        let what = || format!("read `{}`", self.mode.display());
+        let text = fs::read_to_string(&self.mode).map_err(|error| failed(what())(error))?;
+        match text.trim() {
+            mode if DENYING.contains(&mode) => Ok(()),
+            mode => Err(AppArmorError::Unenforced { mode: mode.to_owned(), path: self.mode.clone() }),
+        }
+    }
+
+    /// Takes a profile out of the kernel, with its children.
+    fn remove(&self, name: &ProfileName) -> Result<(), AppArmorError> {
+        let path = self.securityfs.join(".remove");
+        let remove = || File::options().write(true).open(path)?.write_all(name.as_str().as_bytes());
+        remove().map_err(failed(format!("remove the profile `{name}`")))
     }
 
     /// What the parser makes of the text. It asks the kernel nothing.
@@ -258,13 +294,6 @@ impl AppArmor {
             _ => Err(AppArmorError::TooLarge(profile.name.clone())),
         }
     }
-}
-
-/// Takes a profile out of the kernel, with its children.
-fn remove(name: &ProfileName) -> Result<(), AppArmorError> {
-    let path = Path::new(SECURITYFS).join(".remove");
-    let remove = || File::options().write(true).open(path)?.write_all(name.as_str().as_bytes());
-    remove().map_err(failed(format!("remove the profile `{name}`")))
 }
 
 /// The profiles of ours that a task has, by its folder in `/proc`; none where it is gone.
@@ -314,8 +343,42 @@ mod tests {
         let name: ProfileName = "nri-enforcer.x".parse().unwrap();
         let profile = AppArmorProfile { name, text: String::new(), profiles: Vec::new(), gaps: Vec::new() };
         let begin = Instant::now();
-        let compiled = AppArmor { parser }.compile(&profile);
+        let nowhere = || dir.path().join("none");
+        let compiled = AppArmor { parser, securityfs: nowhere(), mode: nowhere() }.compile(&profile);
         assert!(matches!(compiled, Err(AppArmorError::TooSlow(_))), "{compiled:?}");
         assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    }
+
+    /// The kernel denies nothing then, and lists profiles as enforced all the same.
+    #[test]
+    fn where_the_whole_node_complains_no_profile_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("profiles"), "nri-enforcer.a (enforce)\nnri-enforcer.b (complain)\n").unwrap();
+        fs::write(at(".replace"), "").unwrap();
+        fs::write(at("parser"), "#!/bin/sh\necho compiled\n").unwrap();
+        fs::set_permissions(at("parser"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let apparmor = AppArmor { parser: at("parser"), securityfs: dir.path().into(), mode: at("mode") };
+        let name: ProfileName = "nri-enforcer.a".parse().unwrap();
+        let profiles = vec![name.to_string()];
+        let profile = AppArmorProfile { name: name.clone(), text: String::new(), profiles, gaps: Vec::new() };
+        assert!(
+            matches!(apparmor.loaded(), Err(AppArmorError::Io { .. })),
+            "what is not known is no mode that denies"
+        );
+        for mode in ["complain\n", "unconfined\n", "user\n", "\n"] {
+            fs::write(at("mode"), mode).unwrap();
+            let told = apparmor.loaded().unwrap_err();
+            assert!(matches!(told, AppArmorError::Unenforced { .. }), "{mode}: {told}");
+            assert!(told.to_string().contains("write `enforce` to"), "{told}");
+            assert!(matches!(apparmor.load(&profile), Err(AppArmorError::Unenforced { .. })), "{mode}");
+            assert_eq!(fs::read_to_string(at(".replace")).unwrap(), "");
+        }
+        for mode in ["enforce\n", "kill\n"] {
+            fs::write(at("mode"), mode).unwrap();
+            assert_eq!(apparmor.loaded().unwrap(), BTreeSet::from([name.clone()]));
+            apparmor.load(&profile).unwrap();
+        }
+        assert_eq!(fs::read_to_string(at(".replace")).unwrap(), "compiled\n");
     }
 }

@@ -127,7 +127,7 @@ fn object(class: Class) -> BoxedStrategy<Object> {
 }
 
 fn capability() -> impl Strategy<Value = Capability> {
-    select(vec!["chown", "net_raw", "bpf"]).prop_map(|name| Capability::by_name(name).unwrap())
+    select(vec!["chown", "net_raw", "bpf", "sys_admin"]).prop_map(|name| Capability::by_name(name).unwrap())
 }
 
 fn syscall() -> impl Strategy<Value = Syscall> {

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use enforcer_core::capability::Capability;
-use enforcer_core::compile::apparmor::{AppArmorProfile, Options, child_of, compile};
+use enforcer_core::compile::apparmor::{AppArmorProfile, Native, Options, child_of, compile};
 use enforcer_core::coverage::GapReason;
 use enforcer_core::decide::{Access, DecidedBy, Decision, PathAccess, PathClass, Target, Verdict};
 use enforcer_core::network::{Protocol, SocketAccess, SocketOp};
-use enforcer_core::ruleset::{AbsPath, Class, Conditions, Effect, Object, Origin, Postures, Rule, Ruleset};
+use enforcer_core::policy::{Kind, PolicyId};
+use enforcer_core::ruleset::{
+    AbsPath, Class, Conditions, Effect, Object, Origin, PostureAction, Postures, Rule, Ruleset,
+};
 use lab::apparmor::compiled;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -21,6 +24,9 @@ const BATCH: usize = 20;
 /// Runs of the parser, unless `PROFILE_BATCHES` says otherwise; `PROFILE_SEED` is a number, too.
 const BATCHES: u64 = 3;
 
+/// Capabilities by which paths are got round.
+const WITHHELD: [&str; 2] = ["dac_read_search", "sys_admin"];
+
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect(variable))
 }
@@ -33,7 +39,8 @@ fn left(rules: &[Rule], postures: Postures) -> (Ruleset, Ruleset) {
         let conditions = Conditions { no_terminal: false, args: None, ..rule.conditions.clone() };
         let narrowed = conditions != rule.conditions;
         let allows_nothing = narrowed && rule.effect == Effect::Allow;
-        if !unsayable(&rule.object) && !allows_nothing {
+        let withheld = gives(rule) && denies_paths(&whole);
+        if !unsayable(&rule.object) && !allows_nothing && !withheld {
             kept.push(Rule { conditions, ..rule.clone() });
         }
     }
@@ -51,6 +58,20 @@ fn unsayable(object: &Object) -> bool {
             | Object::Syscall(_)
             | Object::Preset(_)
     )
+}
+
+/// Whether a rule lets a capability pass by which paths are got round.
+fn gives(rule: &Rule) -> bool {
+    matches!(&rule.object, Object::Capability(one) if WITHHELD.contains(&one.name()))
+        && rule.effect != Effect::Block
+}
+
+/// Whether anybody is denied anything of paths.
+fn denies_paths(rules: &Ruleset) -> bool {
+    [Class::File, Class::Process].into_iter().any(|class| {
+        let blocks = |rule: &Rule| rule.class == class && rule.effect == Effect::Block;
+        rules.posture(class) == PostureAction::Block || rules.rules().iter().any(blocks)
+    })
 }
 
 struct Case {
@@ -179,7 +200,8 @@ fn compare(
         }
     }
     for capability in Capability::all() {
-        let wanted = decide(Access::capability(capability));
+        let withheld = WITHHELD.contains(&capability.name()) && denies_paths(&case.whole);
+        let wanted = if withheld { Verdict::Block } else { decide(Access::capability(capability)) };
         let found = profile.capability(capability.number());
         check(&|| capability.to_string(), found, wanted, true)?;
     }
@@ -229,6 +251,7 @@ fn told(case: &Case) -> Result<(), String> {
                 !object && (rule.conditions.no_terminal || rule.conditions.args.is_some()),
             ),
             (GapReason::AppArmorProcess, rule.class == Class::Process),
+            (GapReason::AppArmorCapability, gives(rule) && denies_paths(&case.whole)),
             (GapReason::AppArmorSource, !object && rule.source.is_some()),
         ];
         for (reason, wanted) in wanted {
@@ -296,4 +319,19 @@ fn judge(case: &Case, found: &BTreeMap<String, Profile>) -> Result<usize, String
         asked += compare(case, profile, &[Some(source)], true).map_err(|e| format!("{source}: {e}"))?;
     }
     Ok(asked)
+}
+
+/// The kernel compares a new name with the old one for the owner of a file alone.
+#[test]
+fn a_native_rule_opens_nothing_by_a_link() {
+    let whole = world::ruleset(&[], Postures::default());
+    let policy = PolicyId { kind: Kind::KubeArmorPolicy, namespace: "d".into(), name: "n".into() };
+    let native = Native { policy, text: "/a/** rwl, audit /b/** l, owner /c/** l,".into() };
+    let made = compile(&whole, &[native], &options("nri-enforcer.native"));
+    let found = profiles(&compiled(&made.text).unwrap());
+    for path in ["/a/x", "/b/x", "/c/x"] {
+        let link = |owner| found["nri-enforcer.native"].file(path.as_bytes(), owner, LINK);
+        assert_eq!(link(false), Verdict::Block, "{path}");
+        assert_ne!(link(true), Verdict::Block, "{path}");
+    }
 }

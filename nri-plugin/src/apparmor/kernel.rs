@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use enforcer_core::compile::apparmor::ProfileName;
+use enforcer_core::enforce::apparmor::AppArmorError;
 use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
@@ -111,6 +112,15 @@ impl Profiles {
         results
     }
 
+    /// What the kernel has; `None`: it denies nothing, whatever it has.
+    fn enforced(&self) -> Result<Option<BTreeSet<ProfileName>>, KernelError> {
+        match self.loader.loaded() {
+            Ok(enforced) => Ok(Some(enforced)),
+            Err(AppArmorError::Unenforced { .. }) => Ok(None),
+            Err(error) => Err(KernelError::new(error)),
+        }
+    }
+
     /// What containers have, and which ones do not have their profiles any more. `enforced`: what the kernel has.
     fn standing(
         &self,
@@ -205,7 +215,8 @@ impl Kernel for Arc<Profiles> {
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
         let mut state = self.state();
-        let enforced = self.loader.loaded().map_err(KernelError::new)?;
+        // who has which profile is known still once it denies again; until then arming says so
+        let Some(enforced) = self.enforced()? else { return Ok(BTreeMap::new()) };
         state.loaded.retain(|name, _| enforced.contains(name));
         let (armed, lost) = self.standing(&state, &enforced)?;
         for id in lost {
@@ -216,7 +227,7 @@ impl Kernel for Arc<Profiles> {
     }
 
     fn look(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
-        let enforced = self.loader.loaded().map_err(KernelError::new)?;
+        let Some(enforced) = self.enforced()? else { return Ok(BTreeMap::new()) };
         self.standing(&self.state(), &enforced).map(|(armed, _)| armed)
     }
 

@@ -20,7 +20,7 @@ pub trait Loader: Send + Sync {
     /// The profiles of ours that are enforced.
     ///
     /// # Errors
-    /// When that cannot be read.
+    /// When that cannot be read, or the kernel denies nothing.
     fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError>;
     /// The processes that have one of ours.
     ///

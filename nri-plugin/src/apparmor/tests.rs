@@ -23,6 +23,7 @@ struct Kept {
     loads: Vec<String>,
     begun: usize,
     broken: bool,
+    complains: bool,
 }
 
 /// A kernel that remembers profiles.
@@ -100,6 +101,9 @@ impl Loader for Memory {
     }
 
     fn loaded(&self) -> Result<BTreeSet<ProfileName>, AppArmorError> {
+        if self.kept().complains {
+            return Err(AppArmorError::Unenforced { mode: "complain".into(), path: "/mode".into() });
+        }
         Ok(self.kept().loaded.keys().cloned().collect())
     }
 
@@ -435,6 +439,21 @@ fn a_profile_that_somebody_took_away_is_not_armed_any_more() {
     bound.since = bound.since.checked_sub(STARTING * 2).unwrap();
     drop(state);
     assert_eq!(node.profiles.armed().unwrap(), BTreeMap::new());
+}
+
+/// What is loaded denies nothing then.
+#[test]
+fn where_the_node_complains_nothing_is_armed_until_it_enforces_again() {
+    let node = Node::new();
+    let web = node.created("c1", 7, WEB);
+    node.profiles.arm(&web, &blocks("/a")).unwrap();
+    node.kernel.kept().complains = true;
+    assert_eq!(node.profiles.armed().unwrap(), BTreeMap::new());
+    assert_eq!(node.profiles.look().unwrap(), BTreeMap::new());
+    let refused = node.profiles.arm(&web, &blocks("/a")).unwrap_err();
+    assert!(!refused.is_uncovered() && chain(&refused).contains("in the mode `complain`"), "{refused}");
+    node.kernel.kept().complains = false;
+    assert_eq!(node.profiles.armed().unwrap()[&web.id], blocks("/a").digest());
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What of the files of a change is not in force, though they are in the directory.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use enforcer_core::compile::selinux::compile;
 use enforcer_core::coverage::GapReason;
 use enforcer_core::policy::{Kind, ParsedFile, Policy};
+use enforcer_core::ruleset::Ruleset;
 
 use crate::container::Selection;
 use crate::lock::Lock;
@@ -30,12 +33,12 @@ pub(super) fn remarks(
         Problem::Duplicate { second, .. } => ours(second),
         Problem::Object(_) => false,
     });
-    let gaps =
-        files.iter().flat_map(|(_, parsed)| &parsed.policies).flat_map(|policy| gaps(policy, selection));
+    let policies = files.iter().flat_map(|(_, parsed)| &parsed.policies);
+    let gaps = policies.flat_map(|policy| gaps(policy, dirs, selection));
     of_ours.map(ToString::to_string).chain(gaps).take(MAX_REMARKS).collect()
 }
 
-fn gaps(policy: &Policy, selection: &Selection) -> Vec<String> {
+fn gaps(policy: &Policy, dirs: &[PathBuf], selection: &Selection) -> Vec<String> {
     let of_host = policy.id().kind == Kind::KubeArmorHostPolicy;
     let whole = match selection.lock {
         _ if selection.seccomp_only => Some(GapReason::OtherThanSeccomp),
@@ -47,9 +50,13 @@ fn gaps(policy: &Policy, selection: &Selection) -> Vec<String> {
     if let Some(reason) = whole {
         return vec![format!("{}: {reason}", policy.id())];
     }
-    let gaps = selection.node().gaps(policy);
-    let gaps = gaps.iter();
-    gaps.map(|gap| format!("{}: {}: {}", gap.policy, gap.field, gap.reason)).collect()
+    let mut gaps = selection.node().gaps(policy);
+    if selection.lock == Lock::Selinux {
+        // what it could not take back by itself
+        let dirs: Vec<&[u8]> = dirs.iter().map(|dir| dir.as_os_str().as_bytes()).collect();
+        gaps.extend(compile(&Ruleset::of(policy, &selection.postures)).denying(&dirs));
+    }
+    gaps.iter().map(|gap| format!("{}: {}: {}", gap.policy, gap.field, gap.reason)).collect()
 }
 
 #[cfg(test)]
@@ -85,5 +92,33 @@ mod tests {
         std::fs::write(dir.path().join("a.yaml"), HOST).unwrap();
         let all = told(&host);
         assert!(all.len() == 1 && all[0].contains("h.yaml: the policy `h` is already defined in"), "{all:?}");
+    }
+
+    #[test]
+    fn rules_that_would_keep_a_change_from_being_taken_back_are_told_where_nobody_is_exempt() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let told = |rule: &str, lock| {
+            let text = HOST.replace("matchPaths: [{path: /x}]", rule);
+            std::fs::write(dir.path().join("h.yaml"), &text).unwrap();
+            let files = [("h.yaml".to_owned(), parse("h.yaml", &text))];
+            assert_eq!(files[0].1.errors, []);
+            let selection =
+                Selection { lock, host: Some(Selection::default().postures), ..Selection::default() };
+            remarks(std::slice::from_ref(&path), &path, &files, &selection)
+        };
+        let [ours, file] = [format!("{}/", path.display()), path.join("h.yaml").display().to_string()];
+        for rule in [
+            format!("matchDirectories: [{{dir: {ours}, readOnly: true}}]"),
+            format!("matchPaths: [{{path: {file}, readOnly: true}}]"),
+        ] {
+            let all = told(&rule, Lock::Selinux);
+            assert!(
+                all.len() == 1 && all[0].contains(&GapReason::SelinuxVital.to_string()),
+                "{rule}: {all:?}"
+            );
+            assert_eq!(told(&rule, Lock::Bpf), [""; 0], "the daemon is exempt");
+        }
+        assert_eq!(told("matchPaths: [{path: /x}]", Lock::Selinux), [""; 0]);
     }
 }

@@ -345,7 +345,9 @@ impl Answers {
 fn by_natives(natives: &[Native], denial: &Denial) -> Option<Found> {
     let can = match &denial.object {
         Object::Path(_) => !denial.permissions.contains('l') && !denial.operation.starts_with("rename"),
-        Object::Capability(_) | Object::Socket { .. } => true,
+        // the profile denies some of its own accord
+        Object::Capability(name) => !apparmor::is_withheld(name),
+        Object::Socket { .. } => true,
         Object::File { .. } | Object::Other(_) => false,
     };
     match natives {

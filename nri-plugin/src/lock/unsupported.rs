@@ -61,7 +61,7 @@ pub fn bpf_of(report: &HostReport, securityfs: Securityfs) -> bool {
     }
 }
 
-/// Whether this host has no AppArmor, or no parser that can make our profiles.
+/// Whether this host has no AppArmor that denies, or no parser that can make our profiles.
 #[must_use]
 pub fn apparmor(error: &AppArmorError, securityfs: Securityfs) -> bool {
     match error {
@@ -70,6 +70,7 @@ pub fn apparmor(error: &AppArmorError, securityfs: Securityfs) -> bool {
             Securityfs::Unmounted => false,
             Securityfs::Missing => true,
         },
+        AppArmorError::Unenforced { .. } => true,
         AppArmorError::NoParser { source, .. } => source.kind() == ErrorKind::NotFound,
         // one before 4.1 knows no priorities; one that was killed says nothing
         AppArmorError::Refused { said, .. } => said.contains("syntax error"),
@@ -164,6 +165,7 @@ mod tests {
         let mounted = |error: &AppArmorError| apparmor(error, Securityfs::Mounted);
         assert!(mounted(&absent(ErrorKind::NotFound)) && !mounted(&absent(ErrorKind::PermissionDenied)));
         assert!(mounted(&parser(ErrorKind::NotFound)) && !mounted(&parser(ErrorKind::OutOfMemory)));
+        assert!(mounted(&AppArmorError::Unenforced { mode: "complain".into(), path: "/x".into() }));
         assert!(mounted(&refused("line 2: syntax error, unexpected TOK_ID")) && !mounted(&refused("")));
         let passing = [AppArmorError::TooSlow(name()), AppArmorError::NotEnforced("x".into())];
         assert!(passing.iter().all(|error| !mounted(error)));

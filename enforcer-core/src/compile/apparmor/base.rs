@@ -4,8 +4,9 @@
 //! containerd, CRI-O, docker and podman give much the same profile. It allows files, capabilities, sockets and `umount`,
 //! and denies what would reach beyond the container: `mount`, writing to `/proc` but for the directories of processes
 //! and `kernel/shm*`, writing to `/sys` but for `fs/cgroup`, the memory of the kernel, its firmware and its security
-//! modules. Without rights to `mount` and `pivot_root` a path stays what the policies call it. Nothing here depends on
-//! what the policies say, and no rule of theirs, nor a native one, opens it.
+//! modules. Without rights to `mount` and `pivot_root` a path stays what the policies call it, as far as the file is in a
+//! tree that the container has (for others see `mounts.rs`). Nothing here depends on what the policies say, and no rule of
+//! theirs, nor a native one, opens it.
 
 use std::fmt::Write as _;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::glob::{self, Deep};
+use super::mounts;
 use crate::coverage::{Gap, GapReason};
 use crate::network::Protocol::{self, Dccp};
 use crate::policy::PolicyId;
@@ -16,7 +17,8 @@ pub(super) fn expressible(ruleset: &Ruleset) -> Ruleset {
     let postures = whitelists
         .iter()
         .fold(Postures::default(), |postures, class| postures.with(*class, ruleset.posture(*class)));
-    let left = ruleset.rules().iter().filter_map(|rule| {
+    let denied = |rule: &Rule| mounts::gives(rule) && mounts::rounds(ruleset);
+    let left = ruleset.rules().iter().filter(|rule| !denied(rule)).filter_map(|rule| {
         let origin = ruleset.origin(rule.origin)?;
         left_of(rule).map(|rule| (Arc::new(origin.clone()), vec![rule]))
     });

@@ -4,6 +4,7 @@ mod base;
 mod gaps;
 mod glob;
 mod layers;
+mod mounts;
 mod native;
 mod sockets;
 
@@ -126,13 +127,19 @@ pub fn compile(ruleset: &Ruleset, natives: &[Native], options: &Options) -> AppA
     let sources = sources(&rules);
     let transitions = !options.no_new_privs && sources.len() <= MAX_SOURCES;
     let mut gaps = gaps::of(ruleset, transitions);
-    let mut lines = Vec::new();
+    let (mut lines, mut given) = (Vec::new(), BTreeSet::new());
     for native in natives.iter().collect::<BTreeSet<_>>() {
         let (taken, refused) = native::read(&native.text);
+        given.extend(taken.iter().filter(|line| line.gives_withheld()).map(|_| &native.policy));
         lines.extend(taken);
         gaps.extend(refused.into_iter().map(|why| gaps::of_native(&native.policy, why)));
     }
-    let writer = Writer { name: &options.name, rules: &rules, natives: &lines };
+    let held = mounts::rounds(ruleset) || lines.iter().any(native::Line::denies_paths);
+    if held {
+        gaps.extend(mounts::gaps(ruleset));
+        gaps.extend(given.into_iter().map(mounts::gap_of_native));
+    }
+    let writer = Writer { name: &options.name, rules: &rules, natives: &lines, held };
     let name = |child: &str| format!("{}//{child}", options.name);
     let apart = transitions && !sources.is_empty();
     let targets: Vec<(&AbsPath, String)> = match apart {
@@ -174,6 +181,13 @@ pub fn compile(ruleset: &Ruleset, natives: &[Native], options: &Options) -> AppA
 pub fn child_of(source: &AbsPath) -> String {
     let digest = Sha256::digest(source.as_bytes());
     digest.iter().take(CHILD_DIGEST).fold("source-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+}
+
+/// Whether this is the name of a capability that a profile denies, whatever rules say of capabilities, where rules or native
+/// rules deny something of files or programs: paths are got round with it.
+#[must_use]
+pub fn is_withheld(capability: &str) -> bool {
+    mounts::NAMES.contains(&capability)
 }
 
 /// The numbers of a socket's family and type, by the names that AppArmor gives them in its records: `inet`, `stream`.
@@ -279,6 +293,7 @@ struct Writer<'a> {
     name: &'a ProfileName,
     rules: &'a Ruleset,
     natives: &'a [native::Line],
+    held: bool, // nobody may get round its paths
 }
 
 impl Writer<'_> {
@@ -315,8 +330,11 @@ impl Writer<'_> {
         body.push_str(&file.text);
         body.push_str(&sockets::rules(&actor));
         body.push_str(&capabilities(&actor));
+        if self.held {
+            body.push_str(&mounts::denied());
+        }
         for line in self.natives {
-            let priority = if line.denies && line.text.contains('"') { &*above } else { "" };
+            let priority = if line.denies_paths() { &*above } else { "" };
             body.push_str(&format!("  {priority}{},\n", line.text));
         }
         let name = if child.is_empty() { self.name.as_str() } else { child };

@@ -44,6 +44,22 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
+impl Line {
+    /// Whether it denies something of files.
+    pub(super) fn denies_paths(&self) -> bool {
+        // no other rule has a string
+        self.denies && self.text.contains('"')
+    }
+
+    /// Whether it allows a capability that is [withheld](super::is_withheld) where paths are denied.
+    pub(super) fn gives_withheld(&self) -> bool {
+        let mut words = self.text.split(' ').skip_while(|word| *word == "audit");
+        let names = || self.text.split(' ').any(super::is_withheld);
+        // without names it is all of them
+        !self.denies && words.next() == Some("capability") && (words.next().is_none() || names())
+    }
+}
+
 /// What is taken of a text, and why each other part is not.
 pub(super) fn read(text: &str) -> (Vec<Line>, Vec<String>) {
     if text.len() > MAX_TEXT {
@@ -53,7 +69,7 @@ pub(super) fn read(text: &str) -> (Vec<Line>, Vec<String>) {
     let mut refused = Vec::new();
     for rule in split(text) {
         match line(&rule) {
-            Ok(line) => lines.push(line),
+            Ok(found) => lines.extend(found),
             Err(why) => {
                 let shown: String = rule.chars().take(80).collect();
                 refused.push(format!("`{}`: {why}", shown.escape_debug()));
@@ -88,7 +104,8 @@ fn split(text: &str) -> Vec<String> {
     rules.into_iter().map(|rule| rule.trim().to_owned()).filter(|rule| !rule.is_empty()).collect()
 }
 
-fn line(rule: &str) -> Result<Line, &'static str> {
+/// What a rule is written as.
+fn line(rule: &str) -> Result<Vec<Line>, &'static str> {
     let mut words: Vec<&str> = rule.split_ascii_whitespace().collect();
     let mut take = |word: &str| {
         let found = words.first() == Some(&word);
@@ -111,7 +128,25 @@ fn line(rule: &str) -> Result<Line, &'static str> {
         _ => return Err("only rules about paths, capabilities and sockets are taken"),
     };
     let deny = if denies { "deny " } else { "" };
-    Ok(Line { denies, text: format!("{audit}{deny}{owner}{rest}") })
+    let spelled = match (denies, owner) {
+        (false, "") => by_owners(rest),
+        _ => vec![format!("{owner}{rest}")],
+    };
+    let line = |text: String| Line { denies, text: format!("{audit}{deny}{text}") };
+    Ok(spelled.into_iter().map(line).collect())
+}
+
+/// A rule that allows, with making links for the file's owner alone. For all others the kernel does not look at whether the
+/// new name allows more than the old one, so by a link they would read what a rule denies.
+fn by_owners(rule: String) -> Vec<String> {
+    match rule.rsplit_once("\" ") {
+        Some((glob, perms)) if perms.contains('l') => {
+            let others: String = perms.chars().filter(|perm| *perm != 'l').collect();
+            let others = (!others.is_empty()).then(|| format!("{glob}\" {others}"));
+            others.into_iter().chain([format!("owner {glob}\" l")]).collect()
+        }
+        _ => vec![rule],
+    }
 }
 
 fn capabilities(names: &[&str]) -> Result<String, &'static str> {

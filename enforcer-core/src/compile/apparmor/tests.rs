@@ -177,6 +177,70 @@ fn native_rules_are_taken_where_they_are_safe() {
     assert_eq!(taken.gaps, []);
 }
 
+/// Others could read by a link what a rule denies.
+#[test]
+fn a_native_rule_lets_the_owner_alone_make_links() {
+    let profile = compiled(
+        "  apparmor: |\n    audit /tmp/** rwl,\n    /srv/** l,\n    owner /home/** rl,\n    deny /etc/** wl,\n",
+    );
+    for line in [
+        r#"audit "/tmp/**" rw,"#,
+        r#"audit owner "/tmp/**" l,"#,
+        r#"owner "/srv/**" l,"#,
+        r#"owner "/home/**" rl,"#,
+        r#"deny "/etc/**" wl,"#,
+    ] {
+        assert!(has(&profile, line), "{line}\n{}", profile.text);
+    }
+    assert!(
+        !profile.text.contains(r#""/tmp/**" rwl"#) && !has(&profile, r#""/srv/**" l,"#),
+        "{}",
+        profile.text
+    );
+    assert_eq!(profile.gaps, []);
+}
+
+/// Who may mount anything, be it in a user namespace, has other paths for files.
+#[test]
+fn what_gets_round_paths_is_denied_where_rules_deny_paths() {
+    let withheld = "audit deny capability dac_read_search sys_admin,";
+    for spec in [
+        "  file: { matchPaths: [{ path: /x }] }",
+        "  process: { matchPaths: [{ path: /x }] }",
+        "  process: { matchPaths: [{ path: /x, action: Allow }] }",
+        "  file: { matchPaths: [{ path: /x, fromSource: [{ path: /bin/a }] }] }",
+        "  apparmor: \"deny /x r,\"",
+    ] {
+        let profile = compiled(spec);
+        let profiles = profile.text.matches("profile ").count();
+        assert_eq!(profile.text.matches(withheld).count(), profiles, "{}", profile.text);
+        assert!(profile.gaps.iter().all(|gap| gap.reason != GapReason::AppArmorCapability));
+    }
+    for spec in [
+        "  file: { matchPaths: [{ path: /x, action: Audit }] }",
+        "  capabilities: { matchCapabilities: [{ capability: net_raw }] }",
+        "  apparmor: \"/x r, deny network raw,\"",
+    ] {
+        let profile = compiled(spec);
+        assert!(!profile.text.contains(withheld), "{}", profile.text);
+    }
+}
+
+#[test]
+fn a_rule_that_allows_what_is_withheld_is_a_gap() {
+    let allows = "  capabilities: { matchCapabilities: [{ capability: sys_admin, action: Allow }] }\n  apparmor: \"capability,\"";
+    let told = |spec: &str| {
+        let gaps = compiled(spec).gaps.into_iter();
+        let ours = gaps.filter(|gap| gap.reason == GapReason::AppArmorCapability);
+        ours.map(|gap| gap.field).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&format!("{allows}\n  file: {{ matchPaths: [{{ path: /x }}] }}")),
+        ["spec.apparmor", "spec.capabilities.matchCapabilities[0]"]
+    );
+    assert_eq!(told(allows), [""; 0]);
+}
+
 #[test]
 fn native_rules_open_nothing() {
     for rule in [

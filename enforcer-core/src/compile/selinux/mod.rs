@@ -196,6 +196,13 @@ impl Labels {
         (Self { places: places(&rules), rules, ..self.clone() }, gaps)
     }
 
+    /// As gaps the rules that deny something of files and directories that are to be changed as SELinux's settings are, by
+    /// these paths.
+    #[must_use]
+    pub fn denying(&self, settings: &[&[u8]]) -> Vec<Gap> {
+        self.without(&vital::named(&self.rules, settings)).1
+    }
+
     /// The label of what is at this path.
     #[must_use]
     pub fn of(&self, path: &[u8], kind: Kind) -> Label {

@@ -12,7 +12,7 @@ use crate::posture::{PostureAction, Postures};
 use crate::ruleset::{Class, Effect, Object, OriginId, Ruleset};
 
 /// SELinux's own settings, policies and modules: labels go by these, so they are not even to be protected from changes.
-pub(crate) const SETTINGS: &[&str] = &["/etc/selinux", "/var/lib/selinux"];
+pub(crate) const SETTINGS: [&str; 2] = ["/etc/selinux", "/var/lib/selinux"];
 
 /// How much of a file nobody may be denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,25 +25,28 @@ pub enum Vital {
 
 /// The rules that are left of those that labels can say, and what is told of the others.
 pub(super) fn spared(rules: Ruleset) -> (Ruleset, Vec<Gap>) {
-    let settings = SETTINGS.iter().map(|path| (path.as_bytes().to_vec(), Vital::Settings));
-    // what a rule names there
-    let within = rules.rules().iter().filter_map(|rule| match &rule.object {
-        Object::Path(path) | Object::Directory { dir: path, .. } if is_setting(path.as_bytes()) => {
-            Some((path.as_bytes().to_vec(), Vital::Settings))
-        }
-        _ => None,
-    });
+    let settings = SETTINGS.map(str::as_bytes);
     // what else there is on a host is found by its inode when files are labelled
     let programs = needed::of_most().map(|path| (path.as_bytes().to_vec(), Vital::Program));
-    let all: Vec<_> = settings.chain(within).chain(programs).collect();
+    let all: Vec<_> = named(&rules, &settings).into_iter().chain(programs).collect();
     without(rules, &all)
 }
 
-fn is_setting(path: &[u8]) -> bool {
-    SETTINGS.iter().any(|setting| {
-        let mut names = components(path);
-        components(setting.as_bytes()).all(|name| names.next() == Some(name))
-    })
+/// These settings, and what rules name in them.
+pub(super) fn named(rules: &Ruleset, settings: &[&[u8]]) -> Vec<(Vec<u8>, Vital)> {
+    let is_within = |path: &[u8]| {
+        settings.iter().any(|setting| {
+            let mut names = components(path);
+            components(setting).all(|name| names.next() == Some(name))
+        })
+    };
+    let within = rules.rules().iter().filter_map(|rule| match &rule.object {
+        Object::Path(path) | Object::Directory { dir: path, .. } if is_within(path.as_bytes()) => {
+            Some(path.as_bytes())
+        }
+        _ => None,
+    });
+    settings.iter().copied().chain(within).map(|path| (path.to_vec(), Vital::Settings)).collect()
 }
 
 /// The rules without those that deny any of this.

@@ -49,6 +49,7 @@ const MODULE_FILE: &str = "nri_enforcer.cil";
 pub struct Selinux {
     root: PathBuf, // `/`, but for tests
     record: PathBuf,
+    own: Vec<PathBuf>, // what its user must be able to change
     keeper: Domain,
 }
 
@@ -99,7 +100,13 @@ impl Selinux {
         let label = fs::read_to_string(OWN_LABEL).map_err(failed("read this process's label"))?;
         let keeper = Domain::of_label(&label).map_err(|error| SelinuxError::NoPolicy(error.to_string()))?;
         store::modules()?;
-        Ok(Self { root: "/".into(), record: record.to_owned(), keeper })
+        Ok(Self { root: "/".into(), record: record.to_owned(), own: Vec::new(), keeper })
+    }
+
+    /// The same, whose user changes these files, and what is in these directories: no label denies anything of them.
+    #[must_use]
+    pub fn sparing(self, own: Vec<PathBuf>) -> Self {
+        Self { own, ..self }
     }
 
     /// Whether the kernel denies: it is not permissive.
@@ -256,7 +263,7 @@ impl Selinux {
 
     /// What the labels are about, without the rules that are refused.
     fn find(&self, labels: &Labels) -> (Labels, Found, Vec<Gap>) {
-        let vital = VitalFiles::of(&self.root, &self.record);
+        let vital = VitalFiles::of(&self.root, &self.record, &self.own);
         let (mut labels, mut refused) = (labels.clone(), Vec::new());
         loop {
             let mut found = walk::find(&self.root, &labels, walk::LIMITS, &vital);
@@ -501,7 +508,7 @@ mod tests {
     fn what_is_not_where_it_was_is_counted_also_after_a_boot() {
         let dir = tempfile::tempdir().unwrap();
         let (root, keeper) = (dir.path().to_owned(), "keeper_t".parse().unwrap());
-        let selinux = Selinux { root: root.clone(), record: root, keeper };
+        let selinux = Selinux { root: root.clone(), record: root, own: Vec::new(), keeper };
         let mut record = Record::default();
         let note = |identity| Note { user: "system_u".to_owned(), identity };
         record.users.insert(b"/before-the-boot".to_vec(), note(None));

@@ -21,8 +21,8 @@ pub(super) struct VitalFiles {
 
 impl VitalFiles {
     /// Those below `root`: programs that keep a node alive, what the first process and this one execute, libraries too, and
-    /// SELinux's settings, with what is in `record`.
-    pub(super) fn of(root: &Path, record: &Path) -> Self {
+    /// SELinux's settings, with what is in `record` and in `own`.
+    pub(super) fn of(root: &Path, record: &Path, own: &[PathBuf]) -> Self {
         let mut all = Self::default();
         let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
         needed::all().for_each(|path| all.add(&at(Path::new(path)), Vital::Program));
@@ -37,6 +37,9 @@ impl VitalFiles {
         }
         let mut left: Vec<PathBuf> = SETTINGS.iter().map(|path| at(Path::new(path))).collect();
         left.push(record.to_owned());
+        // one may be a link, which is what a rule may be about, too
+        let own = own.iter().map(|path| at(path));
+        left.extend(own.flat_map(|path| fs::canonicalize(&path).into_iter().chain([path])));
         let mut looked = 0;
         while let Some(path) = left.pop() {
             looked += 1;
@@ -116,7 +119,7 @@ mod tests {
         }
         fs::hard_link(at("usr/bin/kubelet"), at("opt/tools/agent")).unwrap();
         fs::hard_link(at("etc/selinux/small/policy/policy.33"), at("srv/store/copy")).unwrap();
-        let vital = VitalFiles::of(root.path(), &at("var/lib/record"));
+        let vital = VitalFiles::of(root.path(), &at("var/lib/record"), &[]);
         // who runs this may not look into the first process
         assert!(vital.lacks.iter().all(|lack| lack.contains("process 1 executes")), "{:?}", vital.lacks);
         // neither name is one that a text could refuse
@@ -149,9 +152,47 @@ mod tests {
         assert_eq!(user("/opt/other/x"), Some(Some("nri_enforcer_x_u".into())));
     }
 
+    /// Else a change that is not confirmed could not be taken back.
+    #[test]
+    fn what_the_daemon_writes_has_no_label() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path.trim_start_matches('/'));
+        for dir in ["etc/ours/policies", "srv/policies", "etc/other"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        for file in ["etc/ours/policies/one.yaml", "srv/policies/two.yaml", "etc/other/x"] {
+            fs::write(at(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink("../../srv/policies", at("etc/ours/linked")).unwrap();
+        let own = ["/etc/ours/policies", "/etc/ours/linked"].map(PathBuf::from);
+        let vital = VitalFiles::of(root.path(), &at("var/lib/record"), &own);
+        let told = |rules: &str, vital: &VitalFiles| {
+            let rules = labels(rules);
+            let found = find(root.path(), &rules, LIMITS, vital);
+            let (left, gaps) = rules.without(&found.vital);
+            let left = find(root.path(), &left, LIMITS, vital).files.into_values().map(|(path, _)| path);
+            (gaps.len(), left.map(|path| String::from_utf8(path).unwrap()).collect::<Vec<_>>())
+        };
+        for rule in [
+            "matchDirectories: [{dir: /etc/ours/, recursive: true, readOnly: true}]",
+            "matchDirectories: [{dir: /etc/ours/policies/, readOnly: true}]",
+            "matchPaths: [{path: /etc/ours/policies/one.yaml, readOnly: true}]",
+            "matchDirectories: [{dir: /srv/policies/}]",
+            "matchPaths: [{path: /etc/ours/linked, readOnly: true}]",
+        ] {
+            let rules = format!("  file:\n    {rule}");
+            assert_eq!(told(&rules, &vital), (1, vec![]), "{rule}");
+            let none = VitalFiles::of(root.path(), &at("var/lib/record"), &[]);
+            let (gaps, files) = told(&rules, &none);
+            assert!(gaps == 0 && !files.is_empty(), "{rule}: {files:?}");
+        }
+        let (gaps, files) = told("  file: {matchPaths: [{path: /etc/other/x}]}", &vital);
+        assert!(gaps == 0 && files.contains(&"/etc/other/x".to_owned()), "{files:?}");
+    }
+
     #[test]
     fn this_program_and_its_libraries_are_vital() {
-        let vital = VitalFiles::of(Path::new("/"), Path::new("/nowhere"));
+        let vital = VitalFiles::of(Path::new("/"), Path::new("/nowhere"), &[]);
         let of = |path: &Path| {
             let about = fs::metadata(path).unwrap();
             vital.denied_by((about.dev(), about.ino()), Label::READ)

@@ -11,7 +11,7 @@ use lab::corpus::actor::Visitor;
 use lab::corpus::world;
 
 use super::compared::PROFILE;
-use super::{profile, set, source, start, under};
+use super::{profile, set, source, start, tried, under};
 
 /// A program that is asked line by line.
 fn asked(label: &str, program: &str) -> Visitor {
@@ -114,4 +114,23 @@ fn children(apparmor: &AppArmor) {
     assert_eq!(ask(), ([yes(), yes()], [no(), no()]));
     one.end().unwrap();
     other.end().unwrap();
+}
+
+/// In another mode of the whole the kernel denies nothing, and lists each profile as enforced.
+pub(super) fn complaining(apparmor: &AppArmor) {
+    let profile = profile(&set("file: {matchPaths: [{path: /w/data/b}]}"), "nri-enforcer.mode");
+    apparmor.load(&profile).unwrap();
+    let mode = |mode: &str| fs::write("/sys/module/apparmor/parameters/mode", mode).unwrap();
+    let read = || tried(profile.name.as_str(), &[world::OTHER], &["read /w/data/b".to_owned()]);
+    assert_eq!(read(), ["13"]);
+    mode("complain");
+    let answers = (read(), apparmor.loaded(), apparmor.load(&profile));
+    let listed = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap();
+    mode("enforce");
+    assert_eq!(answers.0, ["0"]);
+    assert!(matches!(answers.1, Err(AppArmorError::Unenforced { .. })), "{:?}", answers.1);
+    assert!(matches!(answers.2, Err(AppArmorError::Unenforced { .. })), "{:?}", answers.2);
+    assert!(listed.contains("nri-enforcer.mode (enforce)"), "{listed}");
+    assert_eq!(read(), ["13"]);
+    apparmor.load(&profile).unwrap();
 }

@@ -52,8 +52,11 @@ fn inside() {
     compared::compared(&apparmor);
     moves::transitions(&apparmor);
     moves::claims(&apparmor);
+    moves::native_links(&apparmor);
+    moves::round_paths(&apparmor);
     lifecycle::exchanged(&apparmor);
     lifecycle::lifecycle(&apparmor);
+    lifecycle::complaining(&apparmor);
 }
 
 struct Set {
@@ -63,13 +66,18 @@ struct Set {
 
 /// One policy with this specification.
 fn set(spec: &str) -> Set {
+    set_with(spec, &Postures::default())
+}
+
+/// The same, with these postures.
+fn set_with(spec: &str, postures: &Postures) -> Set {
     let text = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorPolicy\nmetadata: {{name: p, namespace: default}}\n\
          spec:\n  selector: {{}}\n  {spec}\n"
     );
     let parsed = parse("test.yaml", &text);
     assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
-    let ruleset = Ruleset::resolve(&parsed.policies, &Postures::default(), &subject()).ruleset;
+    let ruleset = Ruleset::resolve(&parsed.policies, postures, &subject()).ruleset;
     Set { policies: parsed.policies, ruleset }
 }
 

@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use enforcer_core::compile::apparmor::AppArmorProfile;
 use enforcer_core::enforce::apparmor::AppArmor;
+use enforcer_core::ruleset::{PostureAction, Postures};
 use lab::image;
 
-use super::{profile, set, source, start, tried};
+use super::{profile, set, set_with, source, start, tried};
 
 /// What one program may not do, and one thing that nobody may.
 const SOURCES: &str = "file: {matchDirectories: [{dir: /w/data/, recursive: true, fromSource: [{path: /w/bin/source}]}], \
@@ -104,4 +107,78 @@ pub(super) fn claims(apparmor: &AppArmor) {
     });
     limit("5");
     assert!(reported, "no report");
+}
+
+/// A mount that is attached nowhere gives files other paths, and whoever makes a user namespace may make one; so may a new
+/// file system have any path in it. Without what denies the capabilities for it each trick works.
+pub(super) fn round_paths(apparmor: &AppArmor) {
+    let volume = Path::new("/volume");
+    fs::create_dir(volume).unwrap();
+    let mount = |command: &str| assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
+    mount("mount -t tmpfs -o mode=0777 none /volume");
+    fs::write(volume.join("secret"), "x").unwrap();
+    fs::write(volume.join("plain"), "x").unwrap();
+
+    let read = ["read /volume/secret", "as 1000 read /volume/secret"];
+    let tricks =
+        ["tree /volume secret", "unshared tree /volume secret", "as 1000 unshared tree /volume secret"];
+    let blocked = "file: {matchPaths: [{path: /volume/secret}]}";
+    no_way_round(apparmor, &profile(&set(blocked), "nri-enforcer.claims"), &read, &tricks);
+    let native = "apparmor: \"deny /volume/secret r,\"";
+    no_way_round(apparmor, &profile(&set(native), "nri-enforcer.claims"), &read, &tricks);
+    no_way_round(apparmor, &profile(&set(blocked), "nri-enforcer.claims"), &read, &["handle /volume/plain"]);
+
+    // a program of one's own, by the path of one that is allowed
+    let made = ["/w/bin/other", "/w/bin/none"].map(|path| {
+        [format!("made {path}"), format!("unshared made {path}"), format!("as 1000 unshared made {path}")]
+    });
+    let [allowed, others] = made.each_ref().map(|lines| lines.each_ref().map(String::as_str));
+    let block = PostureAction::Block;
+    let postures = Postures { process: Some(block), ..Postures::default() };
+    let whitelist = set_with("process: {matchPaths: [{path: /w/bin/other, action: Allow}]}", &postures);
+    no_way_round(apparmor, &profile(&whitelist, "nri-enforcer.claims"), &others, &allowed);
+    // what only one program may read
+    let postures = Postures { file: block, process: Some(PostureAction::Allow), ..Postures::default() };
+    let alone = set_with(
+        "file: {matchPaths: [{path: /volume/secret, action: Allow, fromSource: [{path: /w/bin/source}]}], \
+         matchDirectories: [{dir: /, recursive: true, action: Allow}, {dir: /volume/, recursive: true}]}",
+        &postures,
+    );
+    let profile = profile(&alone, "nri-enforcer.sources");
+    let way = ["as 1000 unshared made /w/bin/source"];
+    no_way_round(apparmor, &profile, &read, &way);
+    mount("umount /volume");
+}
+
+/// Under the profile none of these is done; the tricks are without what denies the capabilities that they need.
+fn no_way_round(apparmor: &AppArmor, profile: &AppArmorProfile, denied: &[&str], tricks: &[&str]) {
+    let under = |profile: &AppArmorProfile, lines: &[&str]| {
+        apparmor.load(profile).unwrap_or_else(|error| panic!("{error}\n{}", profile.text));
+        let label =
+            profile.profiles.iter().find(|name| name.ends_with("//other")).unwrap_or(&profile.profiles[0]);
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        lines.iter().cloned().zip(tried(label, &["/w/bin/tool"], &lines)).collect::<Vec<_>>()
+    };
+    let withheld = |line: &&str| !line.contains("deny capability");
+    let text = profile.text.lines().filter(withheld).map(|line| format!("{line}\n")).collect();
+    let open = AppArmorProfile { text, ..profile.clone() };
+    assert_ne!(open.text, profile.text);
+    for (trick, answer) in under(&open, tricks) {
+        assert_eq!(answer, "0", "{trick} is no trick\n{}", open.text);
+    }
+    for (line, answer) in under(&open, denied).into_iter().chain(under(profile, &[denied, tricks].concat())) {
+        assert!(matches!(&*answer, "1" | "13"), "{line} is answered by {answer}\n{}", profile.text);
+    }
+}
+
+/// By a link of which the kernel does not ask whether it opens more, another's file could be read.
+pub(super) fn native_links(apparmor: &AppArmor) {
+    let rules = "file: {matchPaths: [{path: /w/data/mine}]}\n  apparmor: \"/w/free/** rwl,\"";
+    let profile = profile(&set(rules), "nri-enforcer.claims");
+    apparmor.load(&profile).unwrap();
+    let lines =
+        ["link /w/data/mine /w/free/x", "as 1000 link /w/data/mine /w/free/x", "link /w/data/a /w/free/x"];
+    let answers = tried(profile.name.as_str(), &["/w/bin/tool"], &lines.map(str::to_owned));
+    assert!(answers.iter().take(2).all(|answer| matches!(&**answer, "1" | "13")), "{answers:?}");
+    assert_eq!(answers[2], "0", "its own file, which nothing denies");
 }

@@ -124,3 +124,27 @@ fn native_rules_stay_until_the_policies_are_known() {
     assert!(node.kernel.text(WEB).unwrap().contains("/n/"));
     assert_eq!(lacks.lock().unwrap()[web.as_str()], None);
 }
+
+/// Else what denies in the profile of a running container would go, and nobody would be told.
+#[test]
+fn native_rules_of_an_earlier_daemon_stay_until_the_container_is_known() {
+    let (kernel, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+    let web = id("0a");
+    runs(&kernel, &dir, (5, 50), &format!("/kubepods.slice/cri-containerd-{web}.scope"), WEB);
+    let profiles = Profiles::with(Box::new(kernel.clone()), dir.path().into()).unwrap();
+    let profiles = Arc::new(profiles.for_natives_alone());
+    let known = Arc::new(Mutex::new(false));
+    let knows = Arc::clone(&known);
+    profiles.ask(Box::new(move |_| {
+        let natives = || ("shop".to_owned(), vec![native("deny /n/** w,")]);
+        knows.lock().unwrap().then(natives)
+    }));
+    let bpf = Arc::<Recording>::default();
+    let lock = Beside::new(Arc::clone(&bpf), Arc::clone(&profiles), false);
+    bpf.arm(&Target { id: web.clone(), pid: 5, stage: Stage::Running }, &blocks("/a")).unwrap();
+    lock.tend();
+    assert_eq!((kernel.loads(), kernel.text(WEB).as_deref()), (vec![], Some("before")));
+    *known.lock().unwrap() = true;
+    lock.tend();
+    assert!(kernel.text(WEB).unwrap().contains("deny \"/n/**\" w"));
+}
