@@ -357,6 +357,8 @@ impl Profiles {
                 strangers.insert(id.clone(), Err(error));
             }
         }
+        // before what they want is asked: what comes between the two finds the profile looked at again
+        let kept = self.kept(&state, name, |id| !strangers.contains_key(id));
         let members =
             || state.bound.iter().filter(|(id, bound)| bound.name == *name && !strangers.contains_key(*id));
         let no_new_privs = members().any(|(_, bound)| bound.no_new_privs);
@@ -371,7 +373,6 @@ impl Profiles {
         wants.sort_by_key(|(_, ruleset, content, came)| {
             (ruleset.is_empty() && content.natives.is_empty(), *came)
         });
-        let kept = self.kept(&state, name);
         drop(state);
         let Some((_, ruleset, content, _)) = wants.first() else { return strangers };
         if let Some(why) = kept {
