@@ -117,11 +117,12 @@ fn not_to_come_back(dir: &Path, name: &str, strict: bool) -> Option<String> {
     ))
 }
 
-/// Why what a change put in force stays so though its files are gone: of one that was put back nothing can be taken.
+/// Why what a change put in force stays so though its files are gone: of what is there now, put back or put there by somebody
+/// else, nothing can be taken.
 fn not_back(dir: &Path, names: &[String], strict: bool) -> Option<String> {
     let why = names.iter().find_map(|name| not_in_force(dir, name, strict))?;
     Some(format!(
-        "{why}; it was put back, and what the change put in force in its place stays so: mend or remove it"
+        "{why}; what was read there last stays in force, as it does of the change that was to end: mend or remove it"
     ))
 }
 
@@ -323,7 +324,7 @@ impl Changes {
                 return Ok(others);
             }
             self.nudge.notify_one(); // the others of it are back
-            self.not_back(pending.dir(), &pending.names_without(&others)).map_or(Ok(others), Err)
+            self.not_back(pending.dir(), &pending.names_without(&[])).map_or(Ok(others), Err)
         });
         let others = match done {
             Ok(others) => others,

@@ -35,7 +35,14 @@ struct Dir {
     hold: Hold,
     which: Option<Which>, // directory of that name `hold` is about; None: it could not be looked at
     stuck: Option<String>, // why what is left there cannot be reverted
-    back: Option<(Vec<String>, String)>, // what was put back and is not read yet, and why it was
+    back: Option<Back>,   // what was put back and is not read yet
+}
+
+#[derive(Debug)]
+struct Back {
+    names: Vec<String>, // of all files of the change, also those that were left as they were
+    files: Vec<String>,
+    why: String,
 }
 
 /// A directory, whatever it is called: device and inode number.
@@ -46,7 +53,7 @@ fn which(path: &Path) -> Option<Which> {
     std::fs::metadata(path).ok().map(of)
 }
 
-/// Says why what was put back in a directory, of these names, is not in force; `None`: it is.
+/// Says why what is in a directory by now, of these names of a change that was reverted, is not in force; `None`: it is.
 pub(super) type NotBack<'a> = &'a dyn Fn(&Path, &[String]) -> Option<String>;
 
 /// A directory that was looked at before, for a look that waits for no disk while others do.
@@ -185,16 +192,16 @@ impl Dir {
             let Some(mut left) = left else { return Ok(self.back.take()) };
             let others = left.revert()?;
             let why = left.with_others("the daemon ended before it was confirmed", &others);
-            Ok(Some((left.names_without(&others), why)))
+            Ok(Some(Back { names: left.names_without(&[]), files: left.names_without(&others), why }))
         });
         let reverted = reverted.map_err(|error| chain(&error)).and_then(|reverted| {
-            let Some((files, why)) = reverted else { return Ok(None) };
-            match not_back(&self.path, &files) {
+            let Some(back) = reverted else { return Ok(None) };
+            match not_back(&self.path, &back.names) {
                 Some(not_back) => {
-                    self.back = Some((files, why));
+                    self.back = Some(back);
                     Err(not_back)
                 }
-                None => Ok(Some(Outcome::Reverted(files, why))),
+                None => Ok(Some(Outcome::Reverted(back.files, back.why))),
             }
         });
         match reverted {
@@ -294,5 +301,26 @@ mod tests {
         assert!(left.looked(true).is_empty());
         // and a record that is there without a change of this daemon is
         assert_eq!(again(&mut left), [Outcome::Reverted(vec!["a.yaml".into()], why.into())]);
+    }
+
+    /// What somebody else has put there is asked about, too.
+    #[test]
+    fn what_is_left_is_not_reverted_while_what_somebody_else_put_there_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        std::fs::write(&path, "old").unwrap();
+        let (mut left, _) = Left::begin(&[dir.path().to_owned()]);
+        drop(Pending::begin(dir.path(), &[NewFile { name: "a.yaml".into(), text: "new".into() }]).unwrap());
+        std::fs::write(dir.path().join("x"), "theirs").unwrap();
+        std::fs::rename(dir.path().join("x"), &path).unwrap();
+        let unread = |_: &Path, names: &[String]| Some(format!("unread: {}", names.join(", ")));
+        assert_eq!(left.look(&unread), Some(Outcome::Stuck("unread: a.yaml".into())));
+        assert_eq!(left.try_again(&[], &unread), []);
+        let outcomes = again(&mut left);
+        assert!(
+            matches!(&outcomes[..], [Outcome::Reverted(files, why)] if files.is_empty() && why.contains("a.yaml")),
+            "{outcomes:?}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "theirs");
     }
 }

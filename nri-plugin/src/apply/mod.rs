@@ -122,6 +122,8 @@ pub struct Pending {
     entered: bool,
     // Confirming has removed the record, and is to be done on.
     unrecorded: bool,
+    // Of one that has been reverted: the files that were left as they were.
+    others: Vec<String>,
 }
 
 /// Files for people.
@@ -232,7 +234,8 @@ impl Pending {
         check(files)?;
         is_free(dir)?;
         let record = Record { files: stage(dir, files)? };
-        let mut pending = Self { dir: dir.to_owned(), record, entered: false, unrecorded: false };
+        let mut pending =
+            Self { dir: dir.to_owned(), record, entered: false, unrecorded: false, others: Vec::new() };
         if let Err(error) = pending.enter() {
             // as far as it came
             pending.revert()?;
@@ -278,7 +281,8 @@ impl Pending {
                     .map_err(|source| ApplyError::Record { path: path.clone(), source })?;
                 let whole = |file: &Replaced| NewFile { name: file.name.clone(), text: String::new() };
                 check(&record.files.iter().map(whole).collect::<Vec<_>>())?;
-                Ok(Some(Self { dir: dir.to_owned(), record, entered: true, unrecorded: false }))
+                let dir = dir.to_owned();
+                Ok(Some(Self { dir, record, entered: true, unrecorded: false, others: Vec::new() }))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io("read", &path)(error)),
@@ -295,7 +299,8 @@ impl Pending {
         self.record.files.iter().map(|file| file.name.as_str())
     }
 
-    /// Puts back what was there before. May be done again after it was cut off. The names of those files that are left as
+    /// Puts back what was there before. May be done again after it was cut off; once it is done, what comes to the directory
+    /// later has nothing to do with the change, and stays. The names of those files that are left as
     /// they are: what is there now is not what the change put there, and nothing was there before, or something else.
     ///
     /// # Errors
@@ -317,14 +322,23 @@ impl Pending {
         settle(&self.dir)?;
         remove(&self.dir.join(RECORD))?;
         settle(&self.dir)?;
-        self.entered = false;
-        Ok(others)
+        if std::mem::take(&mut self.entered) {
+            self.others = others;
+        }
+        Ok(self.others.clone())
     }
 
     /// False: what is there is not of this change, and stays.
     fn put_back(&self, Replaced { name, old, new: ours }: &Replaced) -> Result<bool, ApplyError> {
         let (path, hidden) = (self.dir.join(name), hidden(&self.dir, name));
         remove(&new(&self.dir, name))?;
+        if !self.entered {
+            // nothing has been put in place, or it has been put back
+            if !self.others.contains(name) {
+                remove(&hidden)?;
+            }
+            return Ok(true);
+        }
         let now = at(&path)?;
         // a directory is nobody's newer policy: it is only in the way
         let is_theirs = now.is_some_and(|now| now != *ours && Some(now) != *old);
@@ -333,7 +347,6 @@ impl Pending {
         }
         let mut done = true;
         match old {
-            _ if !self.entered => {} // nothing has been put in place
             Some(_) if at(&hidden)?.is_some() => rename("put back", &hidden, &path)?,
             Some(_) if now == *old => {} // it has been put back already
             Some(_) => return Err(ApplyError::Lost(hidden)),

@@ -174,10 +174,7 @@ async fn a_change_is_not_reverted_while_what_was_put_back_is_not_read() {
         }
         let answer = changes.end(None, false, "that was asked for");
         let Answer::Refused { why } = &answer else { panic!("{answer:?}") };
-        assert!(
-            why.contains("it was put back, and what the change put in force in its place stays so"),
-            "{why}"
-        );
+        assert!(why.contains("what was read there last stays in force"), "{why}");
         assert_eq!(in_force(&mut store), ["new"], "so it is");
         assert_eq!(changes.not_reverted().as_ref(), Some(why));
         match dangles {
@@ -207,4 +204,74 @@ async fn a_look_for_what_is_left_leaves_a_change_that_waits() {
     assert!(told.len() == 1 && told[0].contains("other.yaml"), "{told:?}");
     assert!(!second.path().join("other.yaml").exists() && first.path().join("calls.yaml").exists());
     assert!(matches!(changes.end(None, true, ""), Answer::Confirmed { .. }));
+}
+
+/// Somebody else's file, of which nothing can be taken, leaves the change in force as what was there before does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_not_reverted_while_what_somebody_else_put_there_is_not_read() {
+    let new = POLICY.replace("name: calls", "name: new");
+    for has_errors in [false, true] {
+        let dir = open_directory();
+        let path = dir.path().join("calls.yaml");
+        fs::write(&path, POLICY).unwrap();
+        let changes = with(dir.path(), true);
+        let mut store = crate::store::Store::new(vec![dir.path().to_owned()]).judging(None, true);
+        assert_eq!(in_force(&mut store), ["calls"]);
+        let files = [NewFile { name: "calls.yaml".into(), text: new.clone() }];
+        let mut own = changes.apply(&files, Some(Duration::from_secs(3600))).1.unwrap();
+        assert_eq!(in_force(&mut store), ["new"]);
+        let theirs = POLICY.replace("name: calls", "name: theirs");
+        let (text, bits) = if has_errors { ("kind: [", 0o644) } else { (theirs.as_str(), 0o664) };
+        replace(&path, text, bits);
+        // once more, when the change has no file in place any more
+        for _ in 0..2 {
+            let answer = changes.end(None, false, "that was asked for");
+            let Answer::Refused { why } = &answer else { panic!("{answer:?}") };
+            assert_eq!(
+                (in_force(&mut store), changes.not_reverted().as_ref()),
+                (vec!["new".to_owned()], Some(why))
+            );
+        }
+        replace(&path, &theirs, 0o644);
+        reverted(&mut own).await;
+        let told = own.ends.borrow().clone();
+        let Some(Answer::Reverted { files, why }) = told else { panic!("{told:?}") };
+        let before = dir.path().join(".nri-enforcer-before-calls.yaml");
+        assert!(files.is_empty() && why.contains(&*before.to_string_lossy()), "{files:?} {why}");
+        assert_eq!(fs::read_to_string(before).unwrap(), POLICY, "it is kept");
+        assert_eq!((in_force(&mut store), changes.not_reverted()), (vec!["theirs".to_owned()], None));
+    }
+}
+
+/// Whoever mends what was put back makes another file of it, as `sed -i` does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_back_may_be_replaced_until_it_is_read() {
+    let (dir, elsewhere) = (open_directory(), open_directory());
+    let (path, target) = (dir.path().join("calls.yaml"), elsewhere.path().join("target"));
+    fs::write(&target, POLICY).unwrap();
+    fs::hard_link(&target, &path).unwrap();
+    let changes = with(dir.path(), true);
+    let mut store = crate::store::Store::new(vec![dir.path().to_owned()]).judging(None, true);
+    let files = [NewFile { name: "calls.yaml".into(), text: POLICY.replace("name: calls", "name: new") }];
+    let mut own = changes.apply(&files, Some(Duration::from_secs(3600))).1.unwrap();
+    assert_eq!(in_force(&mut store), ["new"]);
+    mode(&target, 0o664);
+    assert!(matches!(changes.end(None, false, "that was asked for"), Answer::Refused { .. }));
+    replace(&path, POLICY, 0o664);
+    let answer = changes.end(None, false, "that was asked for");
+    assert!(matches!(answer, Answer::Refused { .. }), "{answer:?}");
+    assert_eq!(in_force(&mut store), ["new"]);
+    replace(&path, POLICY, 0o644);
+    reverted(&mut own).await;
+    let told = own.ends.borrow().clone();
+    assert!(matches!(&told, Some(Answer::Reverted { files, .. }) if files == &["calls.yaml"]), "{told:?}");
+    assert_eq!(in_force(&mut store), ["calls"]);
+}
+
+/// Puts another file in the place of one.
+fn replace(path: &Path, text: &str, bits: u32) {
+    let other = path.with_file_name("other");
+    fs::write(&other, text).unwrap();
+    mode(&other, bits);
+    fs::rename(other, path).unwrap();
 }
