@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use self::owner::Owner;
 use crate::apply::changes::News;
+use crate::apply::list;
 use crate::container::{Container, name_policies};
 use crate::observe::log::CONTAINER_LOG;
 use crate::order::Notice;
@@ -361,7 +362,7 @@ impl Alerts {
             (SYSTEM_EVENT, "Process", "Audit", "Passed");
         (alert.message, alert.data) = match news {
             News::Reverted(files, why) => (
-                format!("a change of the policies was reverted: {why}: {}", files.join(", ")),
+                format!("a change of the policies was reverted: {why}: {}", list(files)),
                 "notice=reverted".into(),
             ),
             News::NotReverted(why) => (

@@ -10,6 +10,7 @@
 
 mod beside;
 mod holders;
+mod keep;
 mod kernel;
 mod loader;
 pub mod names;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 
 pub use self::beside::Beside;
 pub use self::holders::{Holders, Rules};
+pub use self::keep::{Awaits, awaits};
 pub use self::loader::Loader;
 use self::names::belongs;
 pub use self::podman::for_podman;
@@ -89,6 +91,7 @@ pub struct Profiles {
     state: Mutex<State>, // never locked while a profile is compiled
     turns: Turns,
     about: OnceLock<About>,
+    awaits: OnceLock<Awaits>,
     lacks: OnceLock<Lacks>, // not where another lock has them told
     alive: OnceLock<Alive>,
 }
@@ -129,6 +132,7 @@ impl Profiles {
             state: Mutex::default(),
             turns: Turns::default(),
             about: OnceLock::new(),
+            awaits: OnceLock::new(),
             lacks: OnceLock::new(),
             alive: OnceLock::new(),
         };
@@ -154,7 +158,10 @@ impl Profiles {
                         "processes of one container have several AppArmor profiles of ours"
                     ),
                     Some(_) => {}
-                    None => drop(state.bound.insert(id, bound)),
+                    None => {
+                        state.earlier.insert(id.clone());
+                        state.bound.insert(id, bound);
+                    }
                 }
             }
         }
@@ -305,6 +312,7 @@ impl Profiles {
         let came = before.unwrap_or_else(|| state.next());
         let bound = Bound { name: name.clone(), want, no_new_privs, process, since: now, came };
         let before = state.bound.insert(id.clone(), bound);
+        let earlier = state.earlier.remove(id);
         drop(state);
         let mut results = self.suit(&turn);
         let result = results.remove(id).unwrap_or(Ok(()));
@@ -313,9 +321,14 @@ impl Profiles {
             // it could not be loaded, and the container is not to start; one that runs has what it had
             let mut state = self.state();
             match before {
-                Some(before) => state.bound.insert(id.clone(), before),
-                None => state.bound.remove(id),
-            };
+                Some(before) => {
+                    state.bound.insert(id.clone(), before);
+                    if earlier {
+                        state.earlier.insert(id.clone());
+                    }
+                }
+                None => drop(state.bound.remove(id)),
+            }
         }
         result
     }
@@ -344,6 +357,8 @@ impl Profiles {
                 strangers.insert(id.clone(), Err(error));
             }
         }
+        // before what they want is asked: what comes between the two finds the profile looked at again
+        let kept = self.kept(&state, name, |id| !strangers.contains_key(id));
         let members =
             || state.bound.iter().filter(|(id, bound)| bound.name == *name && !strangers.contains_key(*id));
         let no_new_privs = members().any(|(_, bound)| bound.no_new_privs);
@@ -360,6 +375,13 @@ impl Profiles {
         });
         drop(state);
         let Some((_, ruleset, content, _)) = wants.first() else { return strangers };
+        if let Some(why) = kept {
+            let something = wants
+                .iter()
+                .filter(|(_, ruleset, content, _)| !(ruleset.is_empty() && content.natives.is_empty()));
+            let uncovered = |id: &ContainerId| (id.clone(), Err(KernelError::uncovered(why.clone())));
+            return something.map(|(id, ..)| uncovered(id)).chain(strangers).collect();
+        }
         let put = self.put(turn, ruleset, content.clone()).map_err(|error| chain(&error));
         wants
             .iter()
@@ -400,6 +422,7 @@ impl Profiles {
     /// The container is over.
     fn release(&self, id: &ContainerId) {
         let mut state = self.state();
+        state.earlier.remove(id);
         if let Some(bound) = state.bound.remove(id) {
             state.remember(id.clone(), bound.name);
         }

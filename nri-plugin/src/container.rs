@@ -263,6 +263,15 @@ impl Selection {
         set.untold().filter(|_| !self.is_exempt(namespace, wish))
     }
 
+    /// The same of a container that is there, or of the host.
+    #[must_use]
+    pub fn awaits_for(&self, set: &PolicySet, container: &Container) -> Option<String> {
+        match container.subject.host {
+            true => set.untold_of_host(&container.subject),
+            false => self.awaits(set, &container.subject.namespace, container.wish),
+        }
+    }
+
     /// What is to be made one for the subject; `None` where nothing is.
     fn selected<'s>(&self, set: &'s PolicySet, subject: &'s Subject, wish: Wish) -> Option<Selected<'s>> {
         if self.is_exempt(&subject.namespace, wish) {

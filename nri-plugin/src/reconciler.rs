@@ -5,6 +5,7 @@
 mod arm;
 mod batch;
 mod gate;
+mod keep;
 mod late;
 mod linked;
 mod living;
@@ -61,6 +62,7 @@ pub struct Reconciler<K> {
     looked_at: usize,                                   // since there was nothing to do last
     syncing: Option<(oneshot::Sender<Synced>, Synced)>, // answered when `queue` is empty
     strangers: BTreeSet<ContainerId>,                   // armed and not known, at the last sweep
+    later: bool, // all that runs is as it should be, and the kernel side is told so once the policies are known
     synchronized: bool, // before the first synchronisation an armed container is not stale, only not known yet
 }
 
@@ -99,8 +101,9 @@ struct Known {
     armed: Option<RulesetDigest>,
     armed_here: bool,       // by this daemon
     failed: Option<String>, // why the container is not what the policies say, until it is
-    untold: bool,           // of what failed: it did not run yet
-    unwatched: bool,        // ran while nobody could have armed it
+    kept: bool, // by `failed`: it has rules of an earlier daemon, which stay until the policies are known
+    untold: bool, // of what failed: it did not run yet
+    unwatched: bool, // ran while nobody could have armed it
     late: Late,
     gone_once: bool, // its process was dead at the last sweep already
 }
@@ -144,6 +147,7 @@ impl<K: Kernel> Reconciler<K> {
             looked_at: 0,
             syncing: None,
             strangers: BTreeSet::new(),
+            later: false,
             synchronized: false,
         }
     }
@@ -204,8 +208,11 @@ impl<K: Kernel> Reconciler<K> {
             Order::Started { container, pid } => {
                 let id = container.id.clone();
                 let process = self.find(pid);
+                let host = id.is_host().then(|| self.kernel.look().ok()?.remove(&id)).flatten();
                 let known = self.know(container);
                 (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
+                // what an earlier daemon armed: no runtime's list tells of that
+                known.armed = known.armed.or(host);
                 self.enqueue(id);
             }
             Order::Found { container, pid, started } => self.adopt(container, pid, started),
@@ -282,6 +289,7 @@ impl<K: Kernel> Reconciler<K> {
             armed: None,
             armed_here: false,
             failed: None,
+            kept: false,
             untold: false,
             unwatched: false,
             late: Late::No,

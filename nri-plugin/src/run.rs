@@ -281,6 +281,7 @@ async fn daemon(
     seccomp.refresh(&seen.borrow(), true);
     if let Some(profiles) = &profiles {
         profiles.ask(apparmor::about(&selection, &seen, &registry));
+        profiles.waits(apparmor::awaits(&selection, &seen, &registry));
         let pulse = Arc::clone(&pulses.reconciler);
         profiles.gives_signs(Box::new(move || pulse.beat()));
     }

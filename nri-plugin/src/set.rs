@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use enforcer_core::coverage::Gap;
-use enforcer_core::policy::{Namespace, ParsedFile, Policy, PolicyId, Scope, SeccompPolicy};
+use enforcer_core::coverage::{Gap, GapReason};
+use enforcer_core::policy::{Kind, Namespace, ParsedFile, Policy, PolicyId, Scope, SeccompPolicy};
 use enforcer_core::ruleset::Postures;
 use enforcer_core::subject::Subject;
 use enforcer_core::visibility::Visibility;
@@ -33,7 +33,7 @@ pub struct PolicySet {
     left_out: BTreeMap<String, Gap>,
     /// What the API server says of this node.
     node: NodeLabels,
-    /// Of which of the API server's objects it is not known yet what there is.
+    /// Of which of the API server's objects it is not known yet what there is, host policies among them.
     unread: BTreeSet<Resource>,
     /// What others than root can change of where policies come from.
     untrusted: Vec<String>,
@@ -115,10 +115,22 @@ impl PolicySet {
         &self.untrusted
     }
 
-    /// Why it is not known which policies there are; `None`: it is.
+    /// Why it is not known which policies there are for containers; `None`: it is.
     #[must_use]
     pub fn untold(&self) -> Option<String> {
-        let kinds: Vec<&str> = self.unread.iter().map(|one| one.kind()).collect();
+        self.lacks(|one| one.is_of_containers())
+    }
+
+    /// Why it is not known which policies there are for the host's own processes; `None`: it is.
+    #[must_use]
+    pub fn untold_of_host(&self, host: &Subject) -> Option<String> {
+        let policies = self.lacks(|one| matches!(one, Resource::Policies(Kind::KubeArmorHostPolicy)));
+        policies
+            .or_else(|| (!self.awaiting_labels(host).is_empty()).then(|| GapReason::NodeLabels.to_string()))
+    }
+
+    fn lacks(&self, counts: impl Fn(Resource) -> bool) -> Option<String> {
+        let kinds: Vec<&str> = self.unread.iter().filter(|one| counts(**one)).map(|one| one.kind()).collect();
         (!kinds.is_empty()).then(|| {
             format!(
                 "the policies are not known yet: the API server has not told this node of its {}, nor is there a set of an \

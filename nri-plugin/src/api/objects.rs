@@ -131,8 +131,7 @@ pub struct Snapshot {
     pub left_out: BTreeMap<String, Gap>,
     /// The labels of this node.
     pub node: NodeLabels,
-    /// What of that holds for containers it is not known yet which objects there are: neither the server nor the last known set
-    /// has told them all.
+    /// Of what it is not known yet which objects there are: neither the server nor the last known set has told them all.
     pub unread: BTreeSet<Resource>,
 }
 
@@ -445,8 +444,7 @@ impl Objects {
     /// What is in force now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let unread =
-            Resource::ALL.into_iter().filter(|one| one.is_of_containers() && !self.read.contains(one));
+        let unread = Resource::ALL.into_iter().filter(|one| !self.read.contains(one));
         let mut snapshot = Snapshot { unread: unread.collect(), ..Snapshot::default() };
         if self.node.is_some() {
             snapshot.node = NodeLabels::Unknown;

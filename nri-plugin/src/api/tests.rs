@@ -90,6 +90,12 @@ fn a_set_says_what_it_lacks_until_everything_about_containers_is_known() {
         untold = store.reload_changed().set.untold();
     }
     assert_eq!(untold, None, "host policies are of no container");
+    let of_host = |set: &crate::set::PolicySet| {
+        set.untold_of_host(&enforcer_core::subject::Subject::of_host(BTreeMap::new()))
+    };
+    assert!(of_host(&store.set()).unwrap().contains(" KubeArmorHostPolicy,"));
+    api.apply(vec![Change::All(host, vec![])]);
+    assert_eq!(of_host(&store.reload_changed().set), None);
     let (objects, read) = (api.objects.saved(), api.objects.read().clone());
     api.directory.save(Saved { when: SystemTime::now(), read, more: BTreeSet::new(), objects }).unwrap();
     let again = Api::load(None, dir.path()).unwrap();

@@ -39,6 +39,8 @@ impl<K: Kernel> Beside<K> {
     /// Puts the native rules of a container in force; it has none, or a profile of ours.
     fn natives(&self, target: &Target) -> Result<(), KernelError> {
         let wanted = !self.profiles.natives(&target.id).is_empty();
+        // others that have its profile may have been told of since, and want native rules
+        self.profiles.want_nothing();
         let result = match self.profiles.profile_of(target) {
             Ok(profile) => {
                 let process = self.profiles.procs().find(target.pid);
@@ -146,6 +148,7 @@ impl<K: Kernel> Kernel for Beside<K> {
     fn tend(&self) {
         self.first.tend();
         self.profiles.want_nothing();
+        self.profiles.forget_over();
         self.profiles.tend();
         let armed = match self.first.armed() {
             Ok(armed) => armed,

@@ -21,6 +21,7 @@ const REMEMBERED: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) bound: BTreeMap<ContainerId, Bound>,
+    pub(super) earlier: BTreeSet<ContainerId>, // of `bound`: an earlier daemon's, which this one has not armed
     pub(super) loaded: BTreeMap<ProfileName, Content>,
     pub(super) before: BTreeMap<ProfileName, (Content, Instant)>, // what was in profiles that were exchanged lately
     pub(super) asked: BTreeMap<String, BTreeSet<ProfileName>>,    // by pods, which are there

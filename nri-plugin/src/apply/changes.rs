@@ -9,13 +9,14 @@ use enforcer_core::policy::parse;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::left::{Left, Outcome};
+use super::left::{Left, Looked, Outcome};
 use super::remarks::remarks;
 use super::serve::Answer;
-use super::{ApplyError, NewFile, Pending, keep, with_others};
+use super::{ApplyError, NewFile, Pending, keep};
 use crate::container::Selection;
 use crate::exit::chain;
 use crate::store::read;
+use crate::trust;
 
 /// The least and the most that a change waits to be confirmed.
 pub const WITHIN: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -89,22 +90,39 @@ fn refused(why: impl Into<String>) -> Answer {
     Answer::Refused { why: why.into() }
 }
 
-/// Why what the file replaces could not come back into force with the file: of one that has errors, or cannot be read, the
-/// last good version is in force, and that is nowhere but in memory until another version comes.
-fn not_to_come_back(dir: &Path, name: &str) -> Option<String> {
+/// Why what the file says is not in force as it stands there, or not all of it; `None`: it is, or there is no such file. Of
+/// one that has errors, cannot be read, or with `strict` can be changed by others, the last good version is in force, and that
+/// is nowhere but in memory until another version comes.
+fn not_in_force(dir: &Path, name: &str, strict: bool) -> Option<String> {
     let path = dir.join(name);
     match std::fs::symlink_metadata(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         _ => {}
     }
-    let what = match read(&path) {
-        Ok(text) => format!("has errors: {}", parse(name, &text).errors.first()?),
-        Err(error) => format!("cannot be read: {error}"),
+    let others = || trust::others_write(&path).ok().flatten().filter(|_| strict);
+    let what = match (read(&path), others()) {
+        (Err(error), _) => format!("cannot be read: {error}"),
+        (Ok(_), Some(at)) => format!("can be changed by others than root, at `{}` (--strict)", at.display()),
+        (Ok(text), None) => format!("has errors: {}", parse(name, &text).errors.first()?),
     };
+    Some(format!("`{}` {what}", path.display()))
+}
+
+/// Why what the file replaces could not come back into force with the file.
+fn not_to_come_back(dir: &Path, name: &str, strict: bool) -> Option<String> {
+    let why = not_in_force(dir, name, strict)?;
     Some(format!(
-        "`{}` {what}; reverting would not bring back what is in force of it: mend or remove it first, or apply without \
-         --confirm-within",
-        path.display()
+        "{why}; reverting would not bring back what is in force of it: mend or remove it first, or apply without \
+         --confirm-within"
+    ))
+}
+
+/// Why what a change put in force stays so though its files are gone: of what is there now, put back or put there by somebody
+/// else, nothing can be taken.
+fn not_back(dir: &Path, names: &[String], strict: bool) -> Option<String> {
+    let why = names.iter().find_map(|name| not_in_force(dir, name, strict))?;
+    Some(format!(
+        "{why}; what was read there last stays in force, as it does of the change that was to end: mend or remove it"
     ))
 }
 
@@ -166,14 +184,28 @@ impl Changes {
     pub(super) async fn settle(&self) {
         loop {
             sleep(STUCK).await;
-            let outcomes = tokio::task::block_in_place(|| {
-                let mut now = self.now();
-                let outcomes = now.left.try_again();
-                self.note(&now);
-                outcomes
-            });
-            self.tell_left(&outcomes);
+            tokio::task::block_in_place(|| self.look_again());
         }
+    }
+
+    fn look_again(&self) {
+        let looked = {
+            let now = self.now();
+            now.left.looked(now.waiting.is_some())
+        };
+        // a disk that hangs must not hold up who confirms or reverts
+        let mut news: Vec<Looked> = looked.into_iter().filter(Looked::is_news).collect();
+        let mut now = self.now();
+        let first = self.dirs.first().filter(|_| now.waiting.is_some()); // by now
+        news.retain(|one| Some(one.path()) != first.map(PathBuf::as_path));
+        let outcomes = now.left.try_again(&news, &|dir, names| self.not_back(dir, names));
+        self.note(&now);
+        drop(now);
+        self.tell_left(&outcomes);
+    }
+
+    fn not_back(&self, dir: &Path, names: &[String]) -> Option<String> {
+        not_back(dir, names, self.selection.strict)
     }
 
     /// Puts files in place. Where they are to be confirmed, also what its maker has of the change.
@@ -224,7 +256,7 @@ impl Changes {
         if now.waiting.is_some() {
             return Err(chain(&ApplyError::Pending));
         }
-        let bad = |file: &NewFile| not_to_come_back(dir, &file.name);
+        let bad = |file: &NewFile| not_to_come_back(dir, &file.name, self.selection.strict);
         if let Some(why) = within.and_then(|_| files.iter().find_map(bad)) {
             return Err(why);
         }
@@ -236,7 +268,7 @@ impl Changes {
             Ok(Some(begun)) => begun,
             Ok(None) => return Ok(None),
             Err(error) => {
-                let outcome = now.left.look();
+                let outcome = now.left.look(&|dir, names| self.not_back(dir, names));
                 self.note(&now);
                 drop(now);
                 self.tell_left(outcome.as_slice());
@@ -287,10 +319,17 @@ impl Changes {
             return refused("it comes too late: the change is being reverted");
         }
         let done = if keep { pending.confirm().map(|()| Vec::new()) } else { pending.revert() };
+        let done = done.map_err(|error| chain(&error)).and_then(|others| {
+            if keep {
+                return Ok(others);
+            }
+            self.nudge.notify_one(); // the others of it are back
+            self.not_back(pending.dir(), &pending.names_without(&[])).map_or(Ok(others), Err)
+        });
         let others = match done {
             Ok(others) => others,
-            Err(error) => {
-                let answer = refused(chain(&error));
+            Err(why) => {
+                let answer = refused(why);
                 if let (false, Answer::Refused { why }) = (keep, &answer)
                     && stuck.as_ref() != Some(why)
                 {
@@ -302,8 +341,8 @@ impl Changes {
                 return answer;
             }
         };
-        let why = with_others(why, &others);
-        let files: Vec<String> = pending.names().map(str::to_owned).collect();
+        let why = pending.with_others(why, &others);
+        let files = pending.names_without(&others);
         let answer = match keep {
             true => {
                 tracing::info!(files = files.join(", "), "confirmed");
@@ -315,10 +354,12 @@ impl Changes {
                 Answer::Reverted { files, why }
             }
         };
-        ended.send_replace(Some(answer.clone()));
-        *waiting = None;
-        self.note(&now);
+        let done = waiting.take();
+        self.note(&now); // before whoever waits for the end asks how it stands
         drop(now);
+        if let Some(Waiting { ended, .. }) = done {
+            ended.send_replace(Some(answer.clone()));
+        }
         self.nudge.notify_one();
         answer
     }

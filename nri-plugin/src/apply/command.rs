@@ -111,15 +111,18 @@ fn wait(mut daemon: Daemon, within: Duration, patience: Duration, all: bool) -> 
     }
 }
 
+fn list(files: &[String]) -> String {
+    clean(&super::list(files))
+}
+
 fn end(answer: Answer) -> Exit {
-    let list = |files: Vec<String>| clean(&files.join(", "));
     match answer {
         Answer::Confirmed { files } => {
-            say(format!("{}: {} stays in force.\n", paint(GOOD, "Confirmed"), list(files)));
+            say(format!("{}: {} stays in force.\n", paint(GOOD, "Confirmed"), list(&files)));
             Exit::Ok
         }
         Answer::Reverted { files, why } => {
-            complain(format!("{}: {}: {why}\n", paint(BAD, "Reverted"), list(files)));
+            complain(format!("{}: {}: {}\n", paint(BAD, "Reverted"), list(&files), clean(&why)));
             Exit::Reverted
         }
         Answer::Nothing => fail("no change waits to be confirmed", Exit::No),
@@ -133,8 +136,8 @@ pub fn confirm(args: &ConfirmArgs) -> Exit {
     let request = if args.revert { Request::Revert } else { Request::Confirm };
     let answer = Daemon::reach(&args.admin_socket).and_then(|mut daemon| daemon.ask(&request));
     match answer {
-        Ok(Answer::Reverted { files, .. }) if args.revert => {
-            say(format!("{}: {}\n", paint(GOOD, "Reverted"), clean(&files.join(", "))));
+        Ok(Answer::Reverted { files, why }) if args.revert => {
+            say(format!("{}: {}: {}\n", paint(GOOD, "Reverted"), list(&files), clean(&why)));
             Exit::Ok
         }
         Ok(answer) => end(answer),

@@ -122,6 +122,13 @@ pub struct Pending {
     entered: bool,
     // Confirming has removed the record, and is to be done on.
     unrecorded: bool,
+    // Of one that has been reverted: the files that were left as they were.
+    others: Vec<String>,
+}
+
+/// Files for people.
+pub(crate) fn list(files: &[String]) -> String {
+    if files.is_empty() { "none of its files".to_owned() } else { files.join(", ") }
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ApplyError {
@@ -217,16 +224,6 @@ pub fn keep(dir: &Path, files: &[NewFile]) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// Why a change was reverted, with what of it was not: somebody else has put another file there meanwhile.
-fn with_others(why: &str, others: &[String]) -> String {
-    match others {
-        [] => why.to_owned(),
-        _ => {
-            format!("{why}; left as they are, since somebody else has put them there: {}", others.join(", "))
-        }
-    }
-}
-
 impl Pending {
     /// Puts files into the directory until they are confirmed.
     ///
@@ -237,7 +234,8 @@ impl Pending {
         check(files)?;
         is_free(dir)?;
         let record = Record { files: stage(dir, files)? };
-        let mut pending = Self { dir: dir.to_owned(), record, entered: false, unrecorded: false };
+        let mut pending =
+            Self { dir: dir.to_owned(), record, entered: false, unrecorded: false, others: Vec::new() };
         if let Err(error) = pending.enter() {
             // as far as it came
             pending.revert()?;
@@ -283,11 +281,17 @@ impl Pending {
                     .map_err(|source| ApplyError::Record { path: path.clone(), source })?;
                 let whole = |file: &Replaced| NewFile { name: file.name.clone(), text: String::new() };
                 check(&record.files.iter().map(whole).collect::<Vec<_>>())?;
-                Ok(Some(Self { dir: dir.to_owned(), record, entered: true, unrecorded: false }))
+                let dir = dir.to_owned();
+                Ok(Some(Self { dir, record, entered: true, unrecorded: false, others: Vec::new() }))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io("read", &path)(error)),
         }
+    }
+
+    /// The directory.
+    fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The names of the files.
@@ -295,8 +299,9 @@ impl Pending {
         self.record.files.iter().map(|file| file.name.as_str())
     }
 
-    /// Puts back what was there before. May be done again after it was cut off. The names of those files that are left as
-    /// they are: nothing was there before, and what is there now is not what the change put there.
+    /// Puts back what was there before. May be done again after it was cut off; once it is done, what comes to the directory
+    /// later has nothing to do with the change, and stays. The names of those files that are left as
+    /// they are: what is there now is not what the change put there, and nothing was there before, or something else.
     ///
     /// # Errors
     /// When the directory cannot be written, or what is to be put back is gone: it is to be tried again.
@@ -317,18 +322,31 @@ impl Pending {
         settle(&self.dir)?;
         remove(&self.dir.join(RECORD))?;
         settle(&self.dir)?;
-        self.entered = false;
-        Ok(others)
+        if std::mem::take(&mut self.entered) {
+            self.others = others;
+        }
+        Ok(self.others.clone())
     }
 
     /// False: what is there is not of this change, and stays.
     fn put_back(&self, Replaced { name, old, new: ours }: &Replaced) -> Result<bool, ApplyError> {
         let (path, hidden) = (self.dir.join(name), hidden(&self.dir, name));
         remove(&new(&self.dir, name))?;
+        if !self.entered {
+            // nothing has been put in place, or it has been put back
+            if !self.others.contains(name) {
+                remove(&hidden)?;
+            }
+            return Ok(true);
+        }
         let now = at(&path)?;
+        // a directory is nobody's newer policy: it is only in the way
+        let is_theirs = now.is_some_and(|now| now != *ours && Some(now) != *old);
+        if old.is_some() && is_theirs && !path.is_dir() {
+            return Ok(false); // and the hidden file stays, too
+        }
         let mut done = true;
         match old {
-            _ if !self.entered => {} // nothing has been put in place
             Some(_) if at(&hidden)?.is_some() => rename("put back", &hidden, &path)?,
             Some(_) if now == *old => {} // it has been put back already
             Some(_) => return Err(ApplyError::Lost(hidden)),
@@ -338,6 +356,32 @@ impl Pending {
         // renaming one name of a file over another one of it does nothing
         remove(&hidden)?;
         Ok(done)
+    }
+
+    /// Why it was reverted, with what of it was not, and where that is which would have come back.
+    fn with_others(&self, why: &str, others: &[String]) -> String {
+        let one = |name: &String| {
+            let before = hidden(&self.dir, name);
+            match at(&before) {
+                Ok(Some(_)) => format!("{name} (before: `{}`)", before.display()),
+                _ => name.clone(),
+            }
+        };
+        match others {
+            [] => why.to_owned(),
+            _ => {
+                let others: Vec<String> = others.iter().map(one).collect();
+                format!(
+                    "{why}; left as they are, since somebody else has put them there: {}",
+                    others.join(", ")
+                )
+            }
+        }
+    }
+
+    /// The names of the files but for some.
+    fn names_without(&self, others: &[String]) -> Vec<String> {
+        self.names().filter(|name| !others.iter().any(|other| other == name)).map(str::to_owned).collect()
     }
 
     /// Keeps what is there now. May be done again after it was cut off.

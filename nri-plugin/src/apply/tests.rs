@@ -333,5 +333,34 @@ fn what_somebody_else_has_put_there_stays() {
         }
         assert_eq!(all(&dir), before);
     }
-    assert!(with_others("late", &["c.yaml".into()]).ends_with("somebody else has put them there: c.yaml"));
+}
+
+/// So does what somebody else has put in the place of a file that the change replaced; and so that nothing is lost, that one.
+#[test]
+fn what_somebody_else_has_put_in_the_place_of_an_old_file_stays() {
+    for restarted in [false, true] {
+        let (_top, dir) = policies();
+        let mut pending = Pending::begin(&dir, &CHANGE()).unwrap();
+        if restarted {
+            pending = Pending::left(&dir).unwrap().unwrap();
+        }
+        for name in ["a.yaml", "link.yaml", "c.yaml"] {
+            fs::write(dir.join("x"), "newer").unwrap();
+            fs::rename(dir.join("x"), dir.join(name)).unwrap();
+        }
+        let others = pending.revert().unwrap();
+        assert_eq!(others, ["a.yaml", "c.yaml", "link.yaml"]);
+        assert_eq!(["a.yaml", "c.yaml", "link.yaml"].map(|name| text(&dir, name)), ["newer"; 3]);
+        assert_eq!(fs::read(hidden(&dir, "a.yaml")).unwrap(), [0xff, b'a']);
+        assert_eq!(text(&dir, ".nri-enforcer-before-link.yaml"), "linked");
+        let told = pending.with_others("late", &others);
+        let before = |name: &str| format!("{name} (before: `{}`)", hidden(&dir, name).display());
+        let names = [before("a.yaml"), "c.yaml".to_owned(), before("link.yaml")].join(", ");
+        assert_eq!(told, format!("late; left as they are, since somebody else has put them there: {names}"));
+        assert_eq!(pending.names_without(&others), [""; 0]);
+        assert!(Pending::left(&dir).unwrap().is_none());
+        // the next change begins with what is there
+        Pending::begin(&dir, &CHANGE()).unwrap().revert().unwrap();
+        assert_eq!(text(&dir, "a.yaml"), "newer");
+    }
 }

@@ -33,6 +33,7 @@ pub(super) struct Looked {
     process: Option<Process>,
     stage: Stage,
     wanted: Option<Arc<Merged>>,
+    untold: Option<String>, // why that is not all that there is to say
 }
 
 /// Rules to take the place of others.
@@ -174,25 +175,32 @@ impl<K: Kernel> Reconciler<K> {
     fn look(&self, ids: Vec<ContainerId>) -> Vec<Looked> {
         let ids: Vec<_> = ids.into_iter().filter_map(|id| Some((self.known.get(&id)?, id))).collect();
         let containers: Vec<&Container> = ids.iter().map(|(known, _)| known.container.as_ref()).collect();
-        let looked = ids.iter().zip(self.wanted(&containers));
+        // before what they say is asked: what comes between the two finds the container in the queue again
+        let untold: Vec<_> = ids.iter().map(|(known, _)| self.untold(known)).collect();
+        let looked = ids.iter().zip(self.wanted(&containers)).zip(untold);
         // StartContainer arms what has no process yet; what is over, as after a refused start, has nothing to arm
         let armable = |known: &Known| match known.process {
             None => known.stage != Stage::Created,
             Some(process) => self.procs.alive(process),
         };
         looked
-            .filter(|((known, _), wanted)| wanted.is_none() || known.armed.is_some() || armable(known))
-            .map(|((known, id), wanted)| {
-                let (process, stage) = (known.process, known.stage);
-                Looked { id: id.clone(), container: Arc::clone(&known.container), process, stage, wanted }
+            .filter(|(((known, _), wanted), _)| wanted.is_none() || known.armed.is_some() || armable(known))
+            .map(|(((known, id), wanted), untold)| {
+                let (id, container) = (id.clone(), Arc::clone(&known.container));
+                Looked { id, container, process: known.process, stage: known.stage, wanted, untold }
             })
             .collect()
     }
 
     /// Arms a container, or finds that its rules are to be exchanged, which is left to the caller.
     fn settle_one(&mut self, looked: Looked, wanted: Option<Arc<Ruleset>>) -> Option<Exchange> {
-        let Looked { id, container, process, stage, .. } = looked;
+        let Looked { id, container, process, stage, untold, .. } = looked;
+        if let Some(why) = untold.filter(|_| self.would_lose(&id, wanted.as_deref())) {
+            self.keep_earlier(&id, &why);
+            return None;
+        }
         let known = self.known.get_mut(&id)?;
+        known.kept = false;
         match (wanted, known.armed) {
             (_, Some(_)) if known.late == Late::Elsewhere => None, // the sweep disarms it first
             // of the host an earlier daemon may have been killed on the way: what it had not done is done by arming it again
@@ -270,10 +278,26 @@ impl<K: Kernel> Reconciler<K> {
 
     /// No policy selects the container any more: it gets a ruleset without rules. It stays armed, since what its
     /// processes are is known only from having been there at their start; a later policy then finds every one of them.
-    fn lifted(&self, id: ContainerId, container: Arc<Container>, armed: RulesetDigest) -> Option<Exchange> {
-        let nothing = Ruleset::resolve([], &self.selection.postures, &container.subject).ruleset;
-        let ruleset = Arc::new(nothing);
-        (armed != ruleset.digest()).then_some(Exchange { id, container, ruleset, lifted: true })
+    fn lifted(
+        &mut self,
+        id: ContainerId,
+        container: Arc<Container>,
+        armed: RulesetDigest,
+    ) -> Option<Exchange> {
+        let ruleset = Arc::new(self.nothing(&container));
+        if armed != ruleset.digest() {
+            return Some(Exchange { id, container, ruleset, lifted: true });
+        }
+        if let Some(known) = self.known.get_mut(&id) {
+            known.failed = None;
+        }
+        self.registry.fail(&id, None);
+        None
+    }
+
+    /// The ruleset of a container that no policy selects.
+    pub(super) fn nothing(&self, container: &Container) -> Ruleset {
+        Ruleset::resolve([], &self.selection.postures, &container.subject).ruleset
     }
 
     fn exchange(&mut self, exchanges: &[Exchange]) {

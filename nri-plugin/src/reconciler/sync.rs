@@ -72,14 +72,10 @@ impl<K: Kernel> Reconciler<K> {
         {
             let complete = synced.is_complete();
             let _gone = reply.send(synced);
-            if complete && let Err(error) = self.kernel.settled() {
-                tracing::error!(
-                    error = chain(&error),
-                    "what another version left stays in force beside this one"
-                );
-            }
+            self.all_is_well(complete);
             self.sweep(); // what an earlier daemon armed and nobody lists: after the answer, since it takes longer
         }
+        self.all_is_well_now();
     }
 
     /// Looks for what nobody tells: containers that are over, armed containers that nobody knows, rulesets that are
@@ -159,7 +155,7 @@ impl<K: Kernel> Reconciler<K> {
                 known.unwatched |= in_kernel.is_none();
                 known.armed = in_kernel;
                 again.push(id.clone());
-            } else if known.failed.is_some() {
+            } else if known.failed.is_some() && !known.kept {
                 again.push(id.clone());
             }
         }

@@ -855,4 +855,5 @@ mod batch;
 mod covered;
 mod found;
 mod host;
+mod keep;
 mod visible;

@@ -162,7 +162,9 @@ impl Seccomp {
             return;
         }
         let ledger = self.registry.seccomp();
-        let in_use = self.synchronized.load(Ordering::Relaxed).then(|| ledger.files());
+        // a file whose policies are not known yet is not one whose policies are gone
+        let known = self.synchronized.load(Ordering::Relaxed) && set.untold().is_none();
+        let in_use = known.then(|| ledger.files());
         let json = |policies: &Together| {
             let profile = self.compile(policies, &base::runtime_default());
             profile.map(|profile| profile.to_json()).unwrap_or_default()
@@ -181,7 +183,10 @@ impl Seccomp {
         let changed = self.registry.seccomp().compare(|container| {
             let policies = self.selecting(set, container);
             used.insert(addresses(&policies));
-            self.digest(&policies)
+            // which policies there are is not known: those that it was created under may be
+            let untold = self.selection.awaits_for(set, container);
+            let created = untold.and_then(|_| self.registry.seccomp().created(&container.id)?.policies);
+            created.map_or_else(|| self.digest(&policies), |created| Ok(Some(created)))
         });
         for Entry { container, state, not_applied, .. } in changed {
             let policies = name(&self.selecting(set, &container));

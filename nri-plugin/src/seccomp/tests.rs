@@ -766,6 +766,34 @@ async fn profiles_of_policies_that_are_gone_stay_while_a_container_has_them() {
     f.eventually("removed", removed).await;
 }
 
+/// What the API server has is not known: then what a container was created under is not gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_gone_while_the_policies_are_not_known() {
+    let untold = || {
+        let kind = crate::api::Resource::Policies(enforcer_core::policy::Kind::KubeArmorSeccompPolicy);
+        Arc::new(PolicySet::default().with_unread([kind].into()))
+    };
+    let before = set(&policy("a", "web", BLOCK));
+    let web = pod("web");
+    let mut f = Fixture::new(Arc::clone(&before), Selection::default(), newest());
+    let plugin = f.runtime.accept().await.unwrap();
+    created(&plugin, &web, &container(&web, "c1", 0)).await;
+    f.change(untold());
+    assert_eq!((f.state("c1"), f.notices().len()), (Some(State::InForce), 0));
+    f.change(Arc::default());
+    assert_eq!((f.state("c1"), f.notices().len()), (Some(State::PendingRestart), 1));
+
+    let mut f = Fixture::new(before, Selection::default(), Options::containerd("1.7.24"));
+    let _plugin = f.runtime.accept().await.unwrap();
+    let removed = |set: Arc<PolicySet>| {
+        f.seccomp.refresh(&set, true);
+        f.files().is_empty()
+    };
+    f.eventually("known what is in use", |f| f.seccomp.synchronized.load(Ordering::Relaxed)).await;
+    assert!(!removed(untold()), "a pod may name it");
+    assert!(removed(Arc::default()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_several_policies_select_in_a_way_that_no_selector_tells_has_its_profile_in_time() {
     let by_tier = policy("b", "web", BLOCK).replace("{app: web}", "{tier: front}");

@@ -6,13 +6,13 @@ use enforcer_core::ruleset::Postures;
 use super::*;
 use crate::lock::Lock;
 
-fn host() -> Arc<Container> {
+pub(super) fn host() -> Arc<Container> {
     let labels = [("rack".to_owned(), "a".to_owned())].into();
     let (id, subject) = (ContainerId::host(), Subject::of_host(labels));
     Arc::new(Container { id, subject, pod_uid: String::new(), image: String::new(), wish: Wish::None })
 }
 
-fn host_policy(path: &str) -> Arc<PolicySet> {
+pub(super) fn host_policy(path: &str) -> Arc<PolicySet> {
     let text = format!(
         "apiVersion: security.kubearmor.com/v1\nkind: KubeArmorHostPolicy\nmetadata: {{name: h}}\nspec:\n  \
          nodeSelector: {{matchLabels: {{rack: a}}}}\n  file: {{matchPaths: [{{path: {path}}}]}}\n  action: Block\n"
@@ -28,7 +28,7 @@ fn nothing() -> Arc<PolicySet> {
 
 impl Fixture {
     /// A daemon that enforces host policies, which has begun.
-    fn of_host(kernel: Arc<Recording>, set: Arc<PolicySet>) -> Self {
+    pub(super) fn of_host(kernel: Arc<Recording>, set: Arc<PolicySet>) -> Self {
         let mut f = Self::with(kernel, set);
         f.reconciler.selection.host = Some(Postures::default());
         f.lives(1, "init.scope");
