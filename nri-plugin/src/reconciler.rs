@@ -10,6 +10,7 @@ mod linked;
 mod living;
 mod reuse;
 mod sync;
+mod untold;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -103,6 +104,7 @@ struct Known {
     unwatched: bool,        // ran while nobody could have armed it
     late: Late,
     gone_once: bool, // its process was dead at the last sweep already
+    untold_for: u32, // sweeps in a row at which it had processes, and nobody had told of its start
 }
 
 impl Known {
@@ -286,6 +288,7 @@ impl<K: Kernel> Reconciler<K> {
             unwatched: false,
             late: Late::No,
             gone_once: false,
+            untold_for: 0,
         });
         known.container = container;
         known

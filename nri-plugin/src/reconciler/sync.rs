@@ -86,6 +86,7 @@ impl<K: Kernel> Reconciler<K> {
     /// not in the kernel any more, and failures to try again.
     pub(super) fn sweep(&mut self) {
         self.sweep_late();
+        self.sweep_untold();
         let armed = match self.kernel.armed() {
             Ok(armed) => armed,
             Err(error) => {

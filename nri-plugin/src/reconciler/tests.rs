@@ -838,4 +838,5 @@ mod batch;
 mod covered;
 mod found;
 mod host;
+mod untold;
 mod visible;
