@@ -112,28 +112,44 @@ impl PodmanGate {
     pub fn running(&self, kernel: &impl Kernel, procs: &Procs) -> Result<Listing, String> {
         let ids = self.podman.ids().map_err(|error| chain(&error))?;
         let armed = kernel.look().map_err(|error| format!("cannot read what is armed: {}", chain(&error)))?;
+        let living = procs.oldest(&ids).map_err(|error| format!("cannot list processes: {error}"))?;
+        let runs = self.podman.runs().map_err(|error| chain(&error));
         let mut listing = Listing::default();
         for id in ids {
-            let noted = self.podman.pid(&id).and_then(|pid| procs.find(pid));
+            let run = runs
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|all| all.of(&id).map_err(|error| chain(&error)));
+            let noted = [self.podman.pid(&id), run.as_ref().ok().map(|run| run.pid)];
+            let noted = noted.into_iter().flatten().filter(|pid| *pid > 0);
+            let alive: Vec<Process> = noted.clone().filter_map(|pid| procs.find(pid)).collect();
             let armed = armed.contains_key(&id);
-            let own = |process: &Process| {
-                procs.is_in(*process, &id) || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
+            let own = |process: &&Process| {
+                procs.is_in(**process, &id) || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
             };
-            let process = noted.filter(own);
+            // what podman has not noted to run yet is the hook's to tell of
+            let begun = run.as_ref().is_ok_and(|run| run.has_begun());
+            let process = alive.iter().find(own).or_else(|| living.get(&id).filter(|_| begun));
             if process.is_none() && !armed {
-                if let Some(Process { pid, .. }) = noted {
-                    let why =
-                        format!("podman noted process {pid} for it, and nothing shows that this is its own");
-                    listing.unknown.insert(id, why);
-                }
+                let why = match (&run, alive.first()) {
+                    (_, Some(Process { pid, .. })) => {
+                        format!("podman noted process {pid} for it, and nothing shows that this is its own")
+                    }
+                    (Err(why), None) => format!("whether it runs is not known: {why}"),
+                    (Ok(_), None) if begun && noted.count() == 0 => {
+                        "podman noted that it runs, and no process of it".to_owned()
+                    }
+                    (Ok(_), None) => continue, // it is over, or was not started
+                };
+                listing.unknown.insert(id, why);
                 continue;
             }
             match self.podman.container(&id) {
                 Ok(Some(container)) => {
                     let created = Created::of(&self.podman.annotations(&id));
                     let pid = process.map_or(0, |process| process.pid);
-                    let started = self.podman.is_started(&id);
-                    listing.running.push(Running { container: Arc::new(container), pid, started, created });
+                    let container = Arc::new(container);
+                    listing.running.push(Running { container, pid, started: begun, created });
                 }
                 Ok(None) => {} // it only holds namespaces
                 Err(error) => drop(listing.unknown.insert(id, chain(&error))),

@@ -139,11 +139,50 @@ struct State {
     infra: bool,
 }
 
-/// What has become of a container, as far as it is looked at.
-#[derive(Debug, Default, Deserialize)]
+/// What has become of a container, as far as it is looked at. podman notes it a moment after it has started it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Run {
+pub struct Run {
     state: i64,
+    /// Its first process; 0: none. It may be over since, and its number another process's.
+    pub pid: i32,
+}
+
+impl Run {
+    /// Whether podman has noted that the workload runs.
+    #[must_use]
+    pub fn has_begun(self) -> bool {
+        BEGUN.contains(&self.state)
+    }
+}
+
+/// podman's state, open for what it says of runs.
+#[derive(Debug)]
+pub struct Runs {
+    bolt: Option<(PathBuf, Bolt)>,
+    sqlite: Option<(PathBuf, Sqlite)>,
+}
+
+impl Runs {
+    /// What it says of a container; nothing of one that it does not have.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(&self, id: &ContainerId) -> Result<Run, PodmanError> {
+        let run = |path: &Path, json: Option<Vec<u8>>| -> Result<Run, PodmanError> {
+            Ok(json.map(|json| parsed(path, &json)).transpose()?.unwrap_or_default())
+        };
+        if let Some((path, bolt)) = &self.bolt {
+            let run = run(path, bolt.get(&["ctr", id.as_str()], "state")?)?;
+            if run.has_begun() {
+                return Ok(run);
+            }
+        }
+        match &self.sqlite {
+            Some((path, sqlite)) => run(path, sqlite.get(Kind::Run, id.as_str())?),
+            None => Ok(Run::default()),
+        }
+    }
 }
 
 /// Of podman's states of a container those in which its workload has begun, by `libpod/define/containerstate.go`: running,
@@ -156,7 +195,7 @@ const BEGUN: [i64; 3] = [3, 5, 8];
 pub struct Living {
     /// Who it is.
     pub container: Container,
-    /// Its first process, see [`Podman::pid`]; 0: not noted.
+    /// Its first process, see [`Podman::pid`] and [`Run::pid`]; 0: not noted.
     pub pid: i32,
     /// Whether podman has noted that its workload runs. It does so a moment after it has started it.
     pub started: bool,
@@ -216,8 +255,8 @@ impl Podman {
         }))
     }
 
-    /// The first process of a container, as podman noted it when it started it; `None`: not noted. The container may be over
-    /// since, and its number another process's.
+    /// The first process of a container, as `conmon` noted it when it made it; `None`: not noted, or elsewhere (`--pidfile`).
+    /// The container may be over since, and its number another process's.
     #[must_use]
     pub fn pid(&self, id: &ContainerId) -> Option<i32> {
         let place = Path::new(id.as_str()).join("userdata/pidfile");
@@ -273,29 +312,24 @@ impl Podman {
                 return None;
             }
         };
-        Some(Living { container, pid: self.pid(id).unwrap_or(0), started: self.is_started(id) })
-    }
-
-    /// Whether podman has noted that the workload of a container runs. What cannot be read is told, and is no.
-    #[must_use]
-    pub fn is_started(&self, id: &ContainerId) -> bool {
-        self.has_begun(id).unwrap_or_else(|error| {
+        let run = self.runs().and_then(|runs| runs.of(id)).unwrap_or_else(|error| {
             tracing::warn!(container = %id, error = chain(&error), "whether it was started is not known; it is taken for one that was not");
-            false
-        })
+            Run::default()
+        });
+        Some(Living { container, pid: self.pid(id).unwrap_or(run.pid), started: run.has_begun() })
     }
 
-    /// Whether podman has noted that the workload of a container runs.
-    fn has_begun(&self, id: &ContainerId) -> Result<bool, PodmanError> {
-        let (bolt, sqlite) = (self.storage.join(BOLT), self.storage.join(SQLITE));
-        let runs = |path: &Path, json: Option<Vec<u8>>| -> Result<bool, PodmanError> {
-            let run = json.map(|json| parsed::<Run>(path, &json)).transpose()?;
-            Ok(run.is_some_and(|run| BEGUN.contains(&run.state)))
-        };
-        if there(&bolt) && runs(&bolt, Bolt::read(&bolt)?.get(&["ctr", id.as_str()], "state")?)? {
-            return Ok(true);
-        }
-        Ok(there(&sqlite) && runs(&sqlite, Sqlite::open(&sqlite)?.get(Kind::Run, id.as_str())?)?)
+    /// What podman's state says of runs.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn runs(&self) -> Result<Runs, PodmanError> {
+        let [bolt, sqlite] =
+            [BOLT, SQLITE].map(|name| Some(self.storage.join(name)).filter(|path| there(path)));
+        let bolt = bolt.map(|path| Ok::<_, StateError>((path.clone(), Bolt::read(&path)?))).transpose()?;
+        let sqlite =
+            sqlite.map(|path| Ok::<_, StateError>((path.clone(), Sqlite::open(&path)?))).transpose()?;
+        Ok(Runs { bolt, sqlite })
     }
 
     /// What containers/storage says of a container.

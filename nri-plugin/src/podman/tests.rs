@@ -120,6 +120,8 @@ fn whether_a_container_was_started_is_in_podmans_files() {
     };
     let begun = (0..10).filter(|state| put(&format!(r#"{{"state": {state}, "pid": 7}}"#)));
     assert_eq!(begun.collect::<Vec<i32>>(), [3, 5, 8]);
+    // `--pidfile`, or another run root: podman's own directory has no such file
+    assert_eq!(podman.living(&ContainerId::new(WEB_5).unwrap()).unwrap().pid, 7);
     assert!(!put("{}") && !put("{"), "it is not known");
     let bolt = dir.path().join(BOLT);
     let mut bytes = STATE.to_vec();
@@ -127,6 +129,15 @@ fn whether_a_container_was_started_is_in_podmans_files() {
     at.iter().for_each(|at| bytes[at + 9] = b'3');
     fs::write(&bolt, bytes).unwrap();
     assert_eq!([WEB, IN_POD].map(living), [Some(true); 2]);
+}
+
+/// `web` is noted so: `{"state": 3, "pid": 7}`.
+pub(crate) fn notes(dir: &Path, state: &str) {
+    fs::write(dir.join(SQLITE), STATE_5).unwrap();
+    let json = r#"{"labels": {"app": "web"}}"#;
+    let writer = writer(dir);
+    writer.execute("INSERT OR REPLACE INTO ContainerConfig VALUES (?1, 'w', NULL, ?2)", [WEB, json]).unwrap();
+    writer.execute("INSERT OR REPLACE INTO ContainerState VALUES (?1, 3, 0, ?2)", [WEB, state]).unwrap();
 }
 
 #[test]

@@ -85,7 +85,38 @@ fn a_process_that_may_be_its_or_not_is_told_as_unknown() {
     assert_eq!(node.found(), Ok((vec![], 0)), "it is over");
     node.runs(WEB, 7, &format!("/libpod-{WEB}"));
     fs::write(node.at("storage/libpod/bolt_state.db"), "").unwrap();
-    assert_eq!(node.found(), Ok((vec![], 1)), "nobody can tell who it is");
+    assert_eq!(node.found(), Ok((vec![], 2)), "nobody can tell who it is, and whether the other one runs");
+}
+
+/// `podman run --pidfile FILE`, or another run root.
+#[test]
+fn what_runs_is_found_though_podmans_own_directory_has_no_pidfile_of_it() {
+    let node = Node::new();
+    let notes = |state: &str| crate::podman::tests::notes(&node.at("storage"), state);
+    notes(r#"{"state": 3, "pid": 7}"#);
+    let web = format!("/machine.slice/libpod-{WEB}.scope");
+    add(&node.at("proc"), 7, 'S', 1000, &web);
+    assert_eq!(node.found(), Ok((names(&[("web", 7)]), 0)));
+    let listing = node.gate.running(&node.kernel, &Procs::at(node.at("proc"))).unwrap();
+    assert!(listing.running[0].started);
+    // its cgroup tells of it, too
+    notes(r#"{"state": 3, "pid": 0}"#);
+    assert_eq!(node.found(), Ok((names(&[("web", 7)]), 0)));
+    notes(r#"{"state": 2, "pid": 0}"#);
+    assert_eq!(node.found(), Ok((vec![], 0)), "the runtime is making it: the hook tells of it");
+    // nothing does
+    notes(r#"{"state": 3, "pid": 7}"#);
+    add(&node.at("proc"), 7, 'S', 1000, "/elsewhere");
+    assert_eq!(node.found(), Ok((vec![], 1)));
+    node.armed(WEB);
+    node.kernel.has_tasks(&[(WEB, 7)]);
+    assert_eq!(node.found(), Ok((names(&[("web", 7)]), 0)), "the kernel knows");
+    node.kernel.preset(WEB, None);
+    node.kernel.has_tasks(&[]);
+    fs::remove_dir_all(node.at("proc/7")).unwrap();
+    assert_eq!(node.found(), Ok((vec![], 0)), "it is over, as after a boot, and podman has not noted that");
+    notes(r#"{"state": 5}"#);
+    assert_eq!(node.found(), Ok((vec![], 1)), "it runs, and no process of it is known");
 }
 
 #[test]
