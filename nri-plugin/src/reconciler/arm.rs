@@ -7,7 +7,7 @@ use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::Ruleset;
 
-use super::late::Late;
+use super::late::{LIVES_ON, Late};
 use super::{Known, Reconciler};
 use crate::container::{Container, Merged, Selection, name_gaps};
 use crate::exit::chain;
@@ -56,6 +56,9 @@ impl<K: Kernel> Reconciler<K> {
             );
         }
         if other {
+            if self.lives_on(&id) {
+                return refuse(&LIVES_ON, "end them, then start the container again");
+            }
             self.disarm(&id, "it has another first process"); // an update would not reach that one
             if let Some(known) = self.known.get_mut(&id).filter(|known| known.armed.is_some()) {
                 known.late = Late::Elsewhere;

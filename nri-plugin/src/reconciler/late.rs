@@ -8,6 +8,10 @@ use super::{Reconciler, RootAt};
 use crate::container::Container;
 use crate::kernel::Kernel;
 
+/// Why a container is not armed for the process that it has now.
+pub(super) const LIVES_ON: &str =
+    "tasks of its run before live on, under the rules of then, and what runs now is not under them";
+
 /// Whether a container is armed as what it is not: one whose first process has not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Late {
@@ -18,7 +22,8 @@ pub(super) enum Late {
     Unheard,
     /// The process may have begun before that. Its rules stay in force until it is armed as one that runs.
     Begun,
-    /// It is armed for another process: nothing of it reaches this one, and it is disarmed first.
+    /// It is armed for another process: nothing of it reaches this one, and it is disarmed first, as soon as no task of that
+    /// one lives.
     Elsewhere,
 }
 
@@ -46,11 +51,23 @@ impl<K: Kernel> Reconciler<K> {
             if known.late != Late::Elsewhere {
                 known.late = late;
             }
-            if known.late == Late::Elsewhere {
+            if known.late == Late::Elsewhere && !self.lives_on(id) {
                 self.disarm(id, "it has another first process");
             }
         }
         self.enqueue(id.clone());
+    }
+
+    /// Whether tasks live for which the container is armed, and which nothing would confine if it were disarmed for the sake of
+    /// another process. With neither a pid namespace nor a cgroup of its own (podman's `--pid=host --cgroups=disabled`) a
+    /// container's tasks outlive its first process, and may outlive its restart.
+    pub(super) fn lives_on(&mut self, id: &ContainerId) -> bool {
+        let lives = self.has_tasks(id);
+        if let Some(known) = self.known.get_mut(id).filter(|_| lives) {
+            (known.late, known.failed) = (Late::Elsewhere, Some(LIVES_ON.to_owned()));
+            self.publish(id);
+        }
+        lives
     }
 
     /// The OCI hook did not hear that the container is armed.

@@ -234,3 +234,52 @@ fn where_the_kernel_does_not_say_what_is_armed_nothing_is_taken_over() {
     f.take(Order::Sweep);
     assert_eq!((f.kernel.ids(), f.kernel.times_settled()), (vec!["c1".to_owned()], 0));
 }
+
+/// podman's `--pid=host --cgroups=disabled --restart=always`: the workload has forked, and its first process ended.
+#[test]
+fn a_restart_does_not_disarm_what_lives_on_from_the_run_before() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    let (web, id) = (container("c1", "default", "web"), id());
+    let asks = |f: &mut Fixture, pid: i32| {
+        f.lives(pid, "elsewhere");
+        f.take(Order::Created(Arc::clone(&web)));
+        let (reply, mut answer) = oneshot::channel();
+        let namespace = "default".into();
+        let caller = crate::order::Caller { id: id.clone(), pid, root: None, root_inode: Some(5), namespace };
+        f.take(Order::Gate { caller, reply });
+        answer.try_recv().unwrap()
+    };
+    assert!(matches!(asks(&mut f, 7), Gated::Armed));
+    f.kernel.has_tasks(&[("c1", 7), ("c1", 8)]);
+    f.dies(7);
+    f.kernel.has_tasks(&[("c1", 8)]);
+    f.take(Order::Gone(id.clone()));
+    f.kernel.calls();
+    for pid in [9, 9, 10] {
+        match asks(&mut f, pid) {
+            Gated::Refused(why) => {
+                let why = why.to_string();
+                assert!(why.contains("tasks of its run before live on") && why.contains("end them"), "{why}");
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+    // the hook's mode is `open`: it runs all the same
+    for _ in 0..3 {
+        f.take(Order::Sweep);
+    }
+    assert_eq!((f.kernel.calls(), f.kernel.ids()), (vec![], vec!["c1".to_owned()]));
+    assert!(f.registry.standing(&id).problem.unwrap().contains("tasks of its run before live on"));
+    f.kernel.has_tasks(&[]);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 10 Running"]);
+    assert_eq!(f.notices(), ["late c1"]);
+    assert_eq!(f.registry.standing(&id).problem, None);
+    // whoever does not wait for the answer cannot have it disarmed either
+    f.kernel.has_tasks(&[("c1", 10)]);
+    f.lives(11, "c1");
+    let (reply, answer) = oneshot::channel();
+    drop(answer);
+    f.take(Order::Start { container: web, pid: 11, reply });
+    assert_eq!(f.kernel.calls(), [""; 0]);
+}
