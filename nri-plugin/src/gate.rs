@@ -249,10 +249,11 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
         false => None,
     };
     if let Some(container) = &podmans {
+        // also what is refused here: where the hook's mode is `open` it runs, and is to be known then
+        let _ending = orders.send(Order::Created(Arc::clone(container)));
         if let Err(answer) = asked.podman.create(container, &request) {
             return answer;
         }
-        let _ending = orders.send(Order::Created(Arc::clone(container)));
     }
     let who = format!("container `{}` of pod `{}/{}`", request.container, request.namespace, request.pod);
     let id = match ContainerId::new(request.id) {

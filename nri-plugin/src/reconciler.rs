@@ -177,7 +177,13 @@ impl<K: Kernel> Reconciler<K> {
         self.stop_ahead();
         match order {
             Order::Created(container) => {
-                self.know(container);
+                let ended = self.known.get(&container.id).and_then(|known| known.process);
+                let ended = ended.is_some_and(|process| !self.procs.alive(process));
+                let known = self.know(container);
+                // podman's, which is started again
+                if ended {
+                    (known.process, known.stage) = (None, Stage::Created);
+                }
             }
             Order::Start { container, pid, reply } if reply.is_closed() => {
                 self.start_unanswered(container, pid)

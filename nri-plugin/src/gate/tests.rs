@@ -609,6 +609,26 @@ async fn one_that_cannot_be_identified_is_refused_where_a_policy_may_select_it()
     assert!(reason(node.ask(&bad).await).contains("seccomp profile makes no sense"));
 }
 
+/// crun fails before `createRuntime`, or the gate refuses: nobody tells of its end.
+#[tokio::test]
+async fn what_was_noted_at_precreate_is_forgotten_at_its_end_though_it_never_came_to_the_gate() {
+    let node = Node::new();
+    let web = ContainerId::new(crate::podman::tests::WEB).unwrap();
+    let noted = || node.registry.seccomp().created(&web).is_some();
+    node.lives("another");
+    node.ask(&of_podman(Stage::Precreate)).await;
+    assert!(noted());
+    assert_eq!(node.say(of_podman(Stage::Poststop).encode()).await, None);
+    node.idle().await;
+    assert!(!noted());
+    // what the gate refuses is known all the same, should it run: the hook's mode may be `open`
+    node.policies.send(seccomp_only()).unwrap();
+    assert!(node.registry.container(&web).is_none());
+    assert!(reason(node.ask(&of_podman(Stage::CreateRuntime)).await).contains("was not run at `precreate`"));
+    node.idle().await;
+    assert!(node.registry.container(&web).is_some());
+}
+
 /// The files may be large and the disk slow: many starts at once wait for one another.
 #[tokio::test(flavor = "multi_thread")]
 async fn podmans_files_are_read_for_one_caller_at_a_time() {

@@ -67,11 +67,9 @@ impl<K: Kernel> Reconciler<K> {
         Some(Refusal::new(container, name_all_policies(&merged), reason, advice))
     }
 
-    /// The container is over, says the hook; what lives is believed more.
+    /// The container is over, says the hook; what lives is believed more. It need not be known: one that failed before it came
+    /// to the gate has only been noted.
     pub(super) fn gone(&mut self, id: &ContainerId) {
-        if !self.known.contains_key(id) && !self.is_armed(id) {
-            return;
-        }
         if let Some(known) = self.known.get(id)
             && known.process.is_some_and(|process| self.procs.alive(process))
         {

@@ -2,16 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::ruleset::RulesetDigest;
 use tokio::sync::oneshot;
 
-use super::{Reconciler, RootAt};
+use super::{Known, Reconciler, RootAt};
 use crate::container::Container;
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::{Running, Synced};
+
+/// How long a container may be on its way from `precreate` to its first process.
+const ON_ITS_WAY: Duration = Duration::from_secs(300);
 
 impl<K: Kernel> Reconciler<K> {
     /// Knows from now on who an armed container is. Its process is believed to be `pid` where the kernel says that this
@@ -110,11 +114,23 @@ impl<K: Kernel> Reconciler<K> {
         }) == Some(true)
     }
 
-    /// A container that is over: one that is known, or is armed.
+    /// A container that is over: one that is known, or armed, or only noted.
     pub(super) fn remove_any(&mut self, id: &ContainerId) {
-        match self.known.contains_key(id) {
-            true => self.remove(id),
-            false => self.disarm(id, "over, and armed by an earlier daemon"),
+        if !self.known.contains_key(id) && self.is_armed(id) {
+            self.disarm(id, "over, and armed by an earlier daemon");
+        }
+        self.remove(id);
+    }
+
+    /// Forgets containers of podman's that failed on their way: `precreate` notes them, `createRuntime` asks for them, and
+    /// neither a process nor a runtime tells of them. Not every runtime runs `poststop` for those.
+    pub(super) fn sweep_failed(&mut self) {
+        let mut failed = self.registry.seccomp().apart_for(ON_ITS_WAY);
+        let begun = |known: &Known| known.process.is_some() || known.armed.is_some();
+        failed.retain(|id| !id.is_host() && !self.known.get(id).is_some_and(begun));
+        match self.procs.inhabited(&failed) {
+            Ok(inhabited) => failed.difference(&inhabited).for_each(|id| self.remove(id)),
+            Err(error) => tracing::error!(%error, "cannot list processes; nothing is forgotten"),
         }
     }
 

@@ -87,6 +87,7 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) fn sweep(&mut self) {
         self.sweep_late();
         self.sweep_untold();
+        self.sweep_failed();
         let armed = match self.kernel.armed() {
             Ok(armed) => armed,
             Err(error) => {

@@ -89,3 +89,51 @@ fn a_start_that_is_under_way_is_not_taken_for_one_that_nobody_told() {
     f.change(policies(&[("p", "/b")]));
     assert_eq!(f.kernel.calls(), ["arm c1 7 Running"]);
 }
+
+/// podman's, which `precreate` notes, and which the runtime then cannot make, or the gate refuses.
+#[test]
+fn what_failed_on_its_way_is_forgotten_after_some_minutes() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    let [noted, refused, runs, begins] =
+        ["noted", "refused", "runs", "begins"].map(|id| container(id, "default", "web"));
+    for one in [&noted, &refused, &runs, &begins] {
+        f.registry.seccomp().put_apart(Arc::clone(one), Created::default());
+    }
+    f.take(Order::Created(refused));
+    f.lives(7, "elsewhere");
+    f.start(&runs, 7).unwrap();
+    f.lives(8, "begins");
+    let host = Arc::new(Container { id: ContainerId::host(), ..(*noted).clone() });
+    f.registry.seccomp().put_apart(host, Created::default());
+    let noted = |f: &Fixture| {
+        let entries = f.registry.seccomp().entries_now().into_iter();
+        entries.map(|entry| entry.container.id.to_string()).collect::<Vec<_>>()
+    };
+    f.registry.seccomp().pass(std::time::Duration::from_secs(290));
+    f.sweeps(2);
+    assert_eq!(noted(&f).len(), 5);
+    f.registry.seccomp().pass(std::time::Duration::from_secs(10));
+    f.sweeps(1);
+    assert_eq!(noted(&f), ["(host)", "begins", "runs"]);
+    assert_eq!(f.reconciler.known.keys().map(ContainerId::as_str).collect::<Vec<_>>(), ["runs"]);
+}
+
+/// podman's: the gate refused its second start, and the hook's mode is `open`.
+#[test]
+fn what_is_started_again_is_not_taken_for_the_process_of_its_run_before() {
+    let (mut f, id) = created();
+    f.change(policies(&[]));
+    f.lives(7, "c1");
+    let web = container("c1", "default", "web");
+    f.take(Order::Started { container: Arc::clone(&web), pid: 7 });
+    f.take(Order::Created(Arc::clone(&web)));
+    assert!(f.reconciler.known[&id].process.is_some(), "it lives");
+    f.dies(7);
+    f.take(Order::Created(web));
+    f.lives(9, "c1");
+    executes(f.proc.path(), 9, true);
+    f.change(policies(&[("p", "/a")]));
+    assert_eq!(f.sweeps(1), [""; 0]);
+    assert_eq!(f.sweeps(1), ["arm c1 9 Running"]);
+    assert_eq!(f.notices(), ["late c1"]);
+}
