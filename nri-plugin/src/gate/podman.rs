@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::seccomp::oci::LinuxSeccomp;
 use nri_enforcer_hook::message::{Answer, Request};
 use nri_enforcer_hook::spec::{Adjustment, CRUN_HANDLERS};
-use nri_enforcer_hook::state::PODMAN_NAMESPACE;
+use nri_enforcer_hook::state::{PODMAN_NAMESPACE, Stage};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 
+use super::strangers::Strangers;
 use crate::container::{AWAIT_ADVICE, Container, Selection, Wish};
 use crate::exit::chain;
 use crate::kernel::Kernel;
@@ -36,6 +38,7 @@ pub struct PodmanGate {
     registry: Arc<Registry>,
     seccomp: Arc<Seccomp>,
     apparmor: Apparmor,
+    strangers: Arc<Strangers>,
 }
 
 impl std::fmt::Debug for PodmanGate {
@@ -66,6 +69,7 @@ impl PodmanGate {
         registry: Arc<Registry>,
         seccomp: Arc<Seccomp>,
         apparmor: Apparmor,
+        strangers: Arc<Strangers>,
     ) -> Self {
         Self {
             podman,
@@ -75,6 +79,77 @@ impl PodmanGate {
             registry,
             seccomp,
             apparmor,
+            strangers,
+        }
+    }
+
+    /// Who may run and is not known.
+    #[must_use]
+    pub fn strangers(&self) -> &Strangers {
+        &self.strangers
+    }
+
+    /// Finds in podman's files, each time after `every`, what runs and was not known, or is restored from a checkpoint, for
+    /// which crun runs no hooks; and has it taken over. Looks only where the files have changed or somebody is not known. Never
+    /// ends.
+    pub async fn look_on(
+        self: Arc<Self>,
+        kernel: Arc<impl Kernel>,
+        procs: Procs,
+        orders: Sender<Order>,
+        every: Duration,
+    ) {
+        let (mut seen, mut told) = (None, String::new());
+        loop {
+            tokio::time::sleep(every).await;
+            let (podman, kernel, procs) = (Arc::clone(&self), Arc::clone(&kernel), procs.clone());
+            let last = seen.take();
+            let looking = spawn_blocking(move || {
+                let now = podman.podman.changed();
+                let strangers = podman.strangers.living();
+                if strangers.is_empty() && last.as_ref() == Some(&now) {
+                    return Ok((Vec::new(), now));
+                }
+                let mut running = podman.running(kernel.as_ref(), &procs)?.running;
+                // one that podman has only made has not begun, for good reason; the hook tells of it
+                running.retain(|one| one.started && one.pid > 0);
+                podman.note(&running);
+                for id in strangers.iter().filter(|id| podman.podman.container(id).is_ok()) {
+                    podman.strangers.known(id);
+                }
+                Ok::<_, String>((running, now))
+            });
+            match looking.await.unwrap_or_else(|error| Err(chain(&error))) {
+                Ok((running, now)) => {
+                    for one in running {
+                        let _ending = orders.send(Order::Identified(one));
+                    }
+                    seen = Some(now);
+                    told.clear();
+                }
+                Err(why) if why != told => {
+                    tracing::error!(why, "what runs of podman's is not known; will try on");
+                    told = why;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Notes what those were created with of which that is not known, and compares it with the policies.
+    fn note(&self, running: &[Running]) {
+        let ledger = self.registry.seccomp();
+        let new: Vec<_> = running.iter().filter(|one| ledger.created(&one.container.id).is_none()).collect();
+        new.iter().for_each(|one| ledger.put_apart(Arc::clone(&one.container), one.created.clone()));
+        if !new.is_empty() {
+            self.seccomp.refresh(&Arc::clone(&self.policies.borrow()), false);
+        }
+    }
+
+    /// It cannot be told who asks, and it may start, where no policy reaches it or the hook's mode is `open`.
+    pub(super) fn not_known(&self, request: &Request, why: &str) {
+        if let (Stage::CreateRuntime, Ok(id)) = (request.stage, ContainerId::new(request.id.clone())) {
+            self.strangers.asked(&id, request.pid, why);
         }
     }
 
@@ -121,8 +196,8 @@ impl PodmanGate {
                 .map_err(Clone::clone)
                 .and_then(|all| all.of(&id).map_err(|error| chain(&error)));
             let noted = [self.podman.pid(&id), run.as_ref().ok().map(|run| run.pid)];
-            let noted = noted.into_iter().flatten().filter(|pid| *pid > 0);
-            let alive: Vec<Process> = noted.clone().filter_map(|pid| procs.find(pid)).collect();
+            let noted: Vec<i32> = noted.into_iter().flatten().filter(|pid| *pid > 0).collect();
+            let alive: Vec<Process> = noted.iter().filter_map(|pid| procs.find(*pid)).collect();
             let armed = armed.contains_key(&id);
             let own = |process: &&Process| {
                 procs.is_in(**process, &id) || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
@@ -136,7 +211,7 @@ impl PodmanGate {
                         format!("podman noted process {pid} for it, and nothing shows that this is its own")
                     }
                     (Err(why), None) => format!("whether it runs is not known: {why}"),
-                    (Ok(_), None) if begun && noted.count() == 0 => {
+                    (Ok(_), None) if begun && noted.is_empty() => {
                         "podman noted that it runs, and no process of it".to_owned()
                     }
                     (Ok(_), None) => continue, // it is over, or was not started
@@ -163,14 +238,17 @@ impl PodmanGate {
         let refused = |why: String| Answer::Refused { reason: format!("container `{}`: {why}", request.id) };
         let id = ContainerId::new(request.id.clone()).map_err(|error| refused(error.to_string()))?;
         match self.podman.container(&id) {
-            Ok(Some(container)) => Ok(Arc::new(container)),
-            Ok(None) => Err(Answer::Nothing),
+            Ok(known) => {
+                self.strangers.known(&id);
+                known.map(Arc::new).ok_or(Answer::Nothing)
+            }
             Err(error) => {
                 let why = format!("its name and labels are not known: {}", chain(&error));
                 let set = Arc::clone(&self.policies.borrow());
                 let exempt = self.selection.is_exempt(PODMAN_NAMESPACE, Wish::None);
                 let reached = !exempt && (set.reaches(PODMAN_NAMESPACE) || set.untold().is_some());
                 tracing::warn!(container = request.id, reached, "{why}");
+                self.not_known(request, &why);
                 Err(if reached { refused(why) } else { Answer::Nothing })
             }
         }

@@ -12,6 +12,7 @@ use enforcer_core::ruleset::RulesetDigest;
 
 use nri_enforcer_hook::spec::CRUN_HANDLERS;
 
+use super::strangers::Strangers;
 use crate::container::Selection;
 use crate::kernel::Kernel;
 use crate::kernel::recording::Recording;
@@ -22,7 +23,7 @@ use crate::reconciler::Reconciler;
 use crate::reconciler::tests::{container, policies};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
-use crate::seccomp::ledger::Created;
+use crate::seccomp::ledger::{Created, State};
 
 /// Names the socket to the test `stranger`, in a process of another user.
 const STRANGER: &str = "GATE_TEST_SOCKET";
@@ -155,7 +156,8 @@ pub(crate) fn podman_gate(
     };
     let storage = crate::podman::tests::storage(&dir.join("storage")).running_in(&dir.join("run"));
     let (selection, registry) = (selection.clone(), Arc::clone(registry));
-    Arc::new(PodmanGate::new(storage, selection, policies, registry, seccomp, Box::new(apparmor)))
+    let strangers = Arc::new(Strangers::new(Procs::at(dir.join("proc"))));
+    Arc::new(PodmanGate::new(storage, selection, policies, registry, seccomp, Box::new(apparmor), strangers))
 }
 
 pub(crate) fn seccomp(selection: &Selection, registry: &Arc<Registry>) -> Arc<Seccomp> {
@@ -607,6 +609,51 @@ async fn one_that_cannot_be_identified_is_refused_where_a_policy_may_select_it()
     assert_eq!(node.ask(&unknown).await, Answer::Nothing, "no policy reaches it");
     let bad = Request { seccomp: Some(serde_json::json!([1])), ..of_podman(Stage::Precreate) };
     assert!(reason(node.ask(&bad).await).contains("seccomp profile makes no sense"));
+}
+
+/// podman's state may be busy at that moment, and no policy reach podman's containers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_known_at_its_start_is_looked_for_and_so_is_what_was_restored() {
+    let node = Node::new();
+    let web = ContainerId::new(crate::podman::tests::WEB).unwrap();
+    let storage = node.dir.path().join("storage");
+    let bolt = storage.join("libpod/bolt_state.db");
+    let good = std::fs::read(&bolt).unwrap();
+    std::fs::write(&bolt, "").unwrap();
+    node.lives(web.as_str());
+    let reaching = node.policies.send_replace(policies(&[]));
+    assert_eq!(node.ask(&of_podman(Stage::CreateRuntime)).await, Answer::Nothing);
+    let told = node.podman.strangers().all();
+    assert!(told[&web].contains("name and labels are not known"), "{told:?}");
+    let reaching = crate::set::PolicySet::new(reaching.policies().to_vec());
+    node.policies.send_replace(Arc::new(reaching.with_seccomp(seccomp_only().seccomp().to_vec())));
+    let (podman, procs) = (Arc::clone(&node.podman), Procs::at(node.dir.path().join("proc")));
+    let every = Duration::from_millis(5);
+    let looking = tokio::spawn(podman.look_on(Arc::clone(&node.kernel), procs, node.orders.clone(), every));
+    let begin = std::time::Instant::now();
+    let until = async |done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(begin.elapsed() < Duration::from_secs(30), "it does not come");
+            tokio::time::sleep(every).await;
+        }
+    };
+    let armed = || !node.kernel.ids().is_empty();
+    std::fs::write(&bolt, good).unwrap();
+    crate::podman::tests::notes(&storage, r#"{"state": 3, "pid": 7}"#);
+    until(&armed).await;
+    assert_eq!(node.kernel.calls(), [format!("arm {web} 7 Running")]);
+    until(&|| node.podman.strangers().all().is_empty()).await;
+    assert_eq!(node.registry.seccomp().state(&web), Some(State::PendingRestart), "it has no profile of ours");
+    // a checkpoint ends it, and when it is restored under crun no hook is run
+    std::fs::remove_dir_all(node.dir.path().join("proc/7")).unwrap();
+    node.say(of_podman(Stage::Poststop).encode()).await;
+    until(&|| !armed()).await;
+    add(&node.dir.path().join("proc"), 8, 'S', 2000, &format!("/libpod-{web}"));
+    crate::podman::tests::notes(&storage, r#"{"state": 3, "pid": 8}"#);
+    until(&armed).await;
+    assert_eq!(node.kernel.calls(), [format!("disarm {web}"), format!("arm {web} 8 Running")]);
+    assert!(!looking.is_finished(), "the end of a part is the daemon's");
+    looking.abort();
 }
 
 /// crun fails before `createRuntime`, or the gate refuses: nobody tells of its end.

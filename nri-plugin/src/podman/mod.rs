@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::subject::Subject;
@@ -125,6 +126,7 @@ struct Record {
 struct Metadata {
     image_name: String,
     name: String,
+    pod_id: Option<String>,
 }
 
 /// What podman's state says of a container, or a pod.
@@ -280,7 +282,8 @@ impl Podman {
         files.find_map(read).unwrap_or_default()
     }
 
-    /// The containers that there are, running or not. None where there is no podman.
+    /// The containers that there are, running or not. None where there is no podman, and none of CRI-O's, which keeps its own
+    /// in the same lists, each with the id of its pod (its `internal/storage/runtime.go`).
     ///
     /// # Errors
     /// When podman's list of them cannot be read.
@@ -288,7 +291,11 @@ impl Podman {
         let mut ids = BTreeSet::new();
         for path in self.lists() {
             // what is no id is no container that could be armed
-            ids.extend(records(&path)?.into_iter().filter_map(|record| ContainerId::new(record.id).ok()));
+            let podmans = records(&path)?.into_iter().filter(|record| {
+                let about = serde_json::from_str::<Metadata>(&record.metadata).unwrap_or_default();
+                about.pod_id.is_none()
+            });
+            ids.extend(podmans.filter_map(|record| ContainerId::new(record.id).ok()));
         }
         Ok(ids)
     }
@@ -317,6 +324,15 @@ impl Podman {
             Run::default()
         });
         Some(Living { container, pid: self.pid(id).unwrap_or(run.pid), started: run.has_begun() })
+    }
+
+    /// When its state was changed last, and how long it is: another answer than the last time says that it has changed.
+    #[must_use]
+    pub fn changed(&self) -> [Option<(SystemTime, u64)>; 2] {
+        [BOLT, SQLITE].map(|name| {
+            let about = fs::metadata(self.storage.join(name)).ok()?;
+            Some((about.modified().ok()?, about.len()))
+        })
     }
 
     /// What podman's state says of runs.

@@ -68,6 +68,19 @@ fn names_and_labels_are_in_podmans_files() {
     assert_eq!(in_pod.labels, labels(&[("app", "db"), ("tier", "front")]));
 }
 
+/// CRI-O's storage is podman's, unless it is configured otherwise.
+#[test]
+fn containers_of_cri_o_are_not_podmans() {
+    let dir = tempfile::tempdir().unwrap();
+    let podman = storage(dir.path());
+    let ids = || podman.ids().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(ids(), [IN_POD, WEB]);
+    let cri_o =
+        CONTAINERS.replacen(r#"{\"image-name"#, r#"{\"pod-name\":\"p\",\"pod-id\":\"1\",\"image-name"#, 1);
+    fs::write(dir.path().join("overlay-containers/containers.json"), cri_o).unwrap();
+    assert_eq!(ids(), [IN_POD]);
+}
+
 #[test]
 fn a_container_that_cannot_be_identified_is_told_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
@@ -131,7 +144,7 @@ fn whether_a_container_was_started_is_in_podmans_files() {
     assert_eq!([WEB, IN_POD].map(living), [Some(true); 2]);
 }
 
-/// `web` is noted so: `{"state": 3, "pid": 7}`.
+/// podman has noted so of `web`, in its newer state: `{"state": 3, "pid": 7}`.
 pub(crate) fn notes(dir: &Path, state: &str) {
     fs::write(dir.join(SQLITE), STATE_5).unwrap();
     let json = r#"{"labels": {"app": "web"}}"#;

@@ -8,7 +8,7 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::ruleset::RulesetDigest;
 use tokio::sync::oneshot;
 
-use super::{Known, Reconciler, RootAt};
+use super::{Known, Late, Reconciler, RootAt};
 use crate::container::Container;
 use crate::exit::chain;
 use crate::kernel::Kernel;
@@ -66,30 +66,60 @@ impl<K: Kernel> Reconciler<K> {
             }
         };
         let mut synced = Synced { unknown, ..Synced::default() };
-        for Running { container, pid, started, created } in running {
-            let id = container.id.clone();
-            let (process, armed) = (self.find(pid), armed.get(&id).copied());
-            let new = !self.known.contains_key(&id);
-            if new && process.is_none() && armed.is_none() {
-                continue; // it is over
+        for one in running {
+            let id = one.container.id.clone();
+            let armed = armed.get(&id).copied();
+            if self.take_over(one, armed) || self.known.contains_key(&id) {
+                synced.adopted += usize::from(armed.is_some());
+                self.enqueue(id);
             }
-            if new {
-                let ledger = self.registry.seccomp();
-                if ledger.created(&id).is_none() {
-                    ledger.put_apart(Arc::clone(&container), created);
-                }
-                let known = self.know(container);
-                (known.process, known.armed, known.unwatched) = (process, armed, armed.is_none());
-                (known.stage, known.root) = (Stage::Running, RootAt::Process);
-            }
-            if new && started {
-                self.unheard_before(&id);
-            }
-            synced.adopted += usize::from(armed.is_some());
-            self.enqueue(id);
         }
         self.synchronized = true;
         self.answer_later(reply, synced);
+    }
+
+    /// The same of one that runs, at any time.
+    pub(super) fn identified(&mut self, one: Running) {
+        let id = one.container.id.clone();
+        let armed = self.kernel.armed().ok().and_then(|armed| armed.get(&id).copied());
+        if self.take_over(one, armed) {
+            self.enqueue(id);
+        }
+    }
+
+    /// Knows a container that runs, unless it is known already, with a process that lives: podman's files are older than what
+    /// the gate says. Whether it does since now.
+    fn take_over(&mut self, one: Running, armed: Option<RulesetDigest>) -> bool {
+        let Running { container, pid, started, created } = one;
+        let id = container.id.clone();
+        let process = self.find(pid);
+        let new = !self.known.contains_key(&id);
+        let before = self.known.get(&id).and_then(|known| known.process);
+        let lives = before.is_some_and(|process| self.procs.alive(process));
+        let over = process.is_none() && (armed.is_none() || !new);
+        if over || lives || !(new || started) {
+            return false;
+        }
+        // restored from a checkpoint, or started around the hook, and no hook told of the end before
+        let elsewhere = armed.is_some()
+            && process.is_some_and(|process| {
+                before.is_some() || matches!(self.kernel.lives(&id, Some(process.pid)), Ok(Some(false)))
+            });
+        let ledger = self.registry.seccomp();
+        if ledger.created(&id).is_none() {
+            ledger.put_apart(Arc::clone(&container), created);
+        }
+        tracing::info!(%container, pid, "runs, and is known from now on");
+        let known = self.know(container);
+        (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
+        known.armed = armed;
+        known.unwatched |= armed.is_none();
+        if elsewhere {
+            self.was_too_late(&id, Late::Elsewhere);
+        } else if started {
+            self.unheard_before(&id);
+        }
+        true
     }
 
     /// Armed containers that nobody knows. Until it is known what runs, from a runtime or without one ([`Self::list`]), only

@@ -39,6 +39,7 @@ impl<K: Kernel> Look<K> {
                     for (id, why) in unknown.iter().filter(|(id, why)| told.get(*id) != Some(*why)) {
                         tracing::warn!(container = %id, why, "it may run, and no policy reaches it: start it again, or remove it");
                     }
+                    self.podman.strangers().listed(unknown.clone());
                     told = unknown;
                     if found.replace(synced) != Some(synced) {
                         let Synced { adopted, late, failed, unknown } = synced;

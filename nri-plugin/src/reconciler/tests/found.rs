@@ -283,3 +283,50 @@ fn a_restart_does_not_disarm_what_lives_on_from_the_run_before() {
     f.take(Order::Start { container: web, pid: 11, reply });
     assert_eq!(f.kernel.calls(), [""; 0]);
 }
+
+/// podman's, by its files: restored from a checkpoint, for which crun runs no hooks.
+#[test]
+fn what_runs_with_another_process_than_the_gate_told_is_armed_for_that() {
+    let identified = |pid: i32, started: bool| {
+        let container = container("c1", "default", "web");
+        Order::Identified(Running { container, pid, started, created: Created::default() })
+    };
+    for tasks in [false, true] {
+        let mut f = Fixture::new(policies(&[("p", "/a")]));
+        f.lives(7, "c1");
+        f.start(&container("c1", "default", "web"), 7).unwrap();
+        f.kernel.calls();
+        f.lives(9, "c1");
+        f.take(identified(9, true));
+        assert_eq!(f.kernel.calls(), [""; 0], "its first process lives: the files are older than the gate");
+        f.dies(7);
+        f.take(identified(9, false));
+        f.take(identified(10, true));
+        assert_eq!(f.kernel.calls(), [""; 0], "it has not begun, or is over");
+        if tasks {
+            f.kernel.has_tasks(&[("c1", 8)]);
+        }
+        f.take(identified(9, true));
+        let calls: &[&str] = if tasks { &[] } else { &["disarm c1", "arm c1 9 Running"] };
+        assert_eq!(f.kernel.calls(), calls);
+        f.kernel.has_tasks(&[]);
+        f.take(Order::Sweep);
+        assert_eq!(f.kernel.calls().len(), if tasks { 2 } else { 0 });
+        assert_eq!((f.notices(), f.kernel.ids()), (vec!["late c1".to_owned()], vec!["c1".to_owned()]));
+    }
+    // an earlier daemon armed it for a process that is over
+    let mut f = armed_before();
+    f.kernel.has_tasks(&[]);
+    f.lives(7, "c1");
+    f.take(identified(7, true));
+    assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 7 Running"]);
+    // nobody knew it
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(7, "c1");
+    f.take(identified(7, true));
+    assert_eq!(
+        (f.kernel.calls(), f.notices()),
+        (vec!["arm c1 7 Running".to_owned()], vec!["late c1".to_owned()])
+    );
+    assert_eq!(f.registry.seccomp().created(&id()), Some(Created::default()));
+}
