@@ -23,7 +23,6 @@ use crate::podman::{Living, Podman};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
-use crate::seccomp::ledger::Created;
 use crate::set::PolicySet;
 
 /// The AppArmor profile that a container is to have, which is loaded; `None`: what podman gives it. An error refuses it.
@@ -221,7 +220,9 @@ impl PodmanGate {
             }
             match self.podman.container(&id) {
                 Ok(Some(container)) => {
-                    let created = Created::of(&self.podman.annotations(&id));
+                    let (annotations, has) = self.podman.spec(&id).into_parts();
+                    let set = Arc::clone(&self.policies.borrow());
+                    let created = self.seccomp.confirmed(&set, &container, &annotations, has.as_ref());
                     let pid = process.map_or(0, |process| process.pid);
                     let container = Arc::new(container);
                     listing.running.push(Running { container, pid, started: begun, created });

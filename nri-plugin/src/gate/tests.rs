@@ -165,7 +165,7 @@ pub(crate) fn seccomp(selection: &Selection, registry: &Arc<Registry>) -> Arc<Se
 }
 
 /// Seccomp policies that select `app: web` in `default`, and no other policy.
-fn seccomp_only() -> Arc<crate::set::PolicySet> {
+pub(crate) fn seccomp_only() -> Arc<crate::set::PolicySet> {
     crate::seccomp::tests::set(&crate::seccomp::tests::policy(
         "p",
         "web",
@@ -572,7 +572,7 @@ async fn the_socket_is_roots_alone_and_replaced_only_when_nobody_listens() {
     assert!(matches!(Gate::open(&socket), Err(SocketError::Directory { .. })), "another's");
 }
 
-fn of_podman(stage: Stage) -> Request {
+pub(crate) fn of_podman(stage: Stage) -> Request {
     Request { stage, podman: true, ..request(crate::podman::tests::WEB) }
 }
 

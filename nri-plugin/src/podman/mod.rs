@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use enforcer_core::enforce::ContainerId;
+use enforcer_core::seccomp::oci::LinuxSeccomp;
 use enforcer_core::subject::Subject;
 use nri_enforcer_hook::spec::MAX_SPEC_BYTES;
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
@@ -187,6 +188,26 @@ impl Runs {
     }
 }
 
+/// A container's configuration, as far as it is looked at.
+#[derive(Debug, Default, Deserialize)]
+pub struct Spec {
+    annotations: Option<BTreeMap<String, String>>,
+    linux: Option<Linux>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Linux {
+    seccomp: Option<LinuxSeccomp>,
+}
+
+impl Spec {
+    /// Its annotations, and the seccomp profile that it has.
+    #[must_use]
+    pub fn into_parts(self) -> (BTreeMap<String, String>, Option<LinuxSeccomp>) {
+        (self.annotations.unwrap_or_default(), self.linux.and_then(|linux| linux.seccomp))
+    }
+}
+
 /// Of podman's states of a container those in which its workload has begun, by `libpod/define/containerstate.go`: running,
 /// paused, stopping. A container that is not started yet is 2, made by the runtime; one that was, and is started again, is
 /// noted as over (6) while the runtime makes it.
@@ -266,19 +287,12 @@ impl Podman {
         files.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).filter(|pid| *pid > 0)
     }
 
-    /// The annotations in the configuration that podman gave the runtime, as hooks have left them; none where it cannot be
-    /// read.
+    /// The configuration that podman gave the runtime, as hooks have left it; nothing where it cannot be read.
     #[must_use]
-    pub fn annotations(&self, id: &ContainerId) -> BTreeMap<String, String> {
-        #[derive(Default, Deserialize)]
-        struct Spec {
-            annotations: Option<BTreeMap<String, String>>,
-        }
+    pub fn spec(&self, id: &ContainerId) -> Spec {
         let place = Path::new(id.as_str()).join("userdata/config.json");
         let mut files = drivers(&self.storage).into_iter().map(|dir| dir.join(&place));
-        let read = |path: PathBuf| {
-            serde_json::from_str::<Spec>(&read_up_to(&path, MAX_SPEC_BYTES as u64).ok()?).ok()?.annotations
-        };
+        let read = |path: PathBuf| serde_json::from_str(&read_up_to(&path, MAX_SPEC_BYTES as u64).ok()?).ok();
         files.find_map(read).unwrap_or_default()
     }
 
