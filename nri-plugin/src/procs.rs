@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use enforcer_core::enforce::ContainerId;
 
@@ -129,49 +130,83 @@ impl Procs {
     /// When processes cannot be listed: then nothing may be taken for dead.
     pub fn inhabited(&self, ids: &BTreeSet<ContainerId>) -> io::Result<BTreeSet<ContainerId>> {
         let mut found = BTreeSet::new();
-        self.each_in(ids, |id, _| {
+        self.each_in(ids, |id, _, _| {
             found.insert(id.clone());
         })?;
         Ok(found)
     }
 
-    /// The same, each with the oldest process that lives there. One in the host's mount namespace is no container's: the
-    /// cgroup of a `conmon`, which watches over one, has the id in its path, too.
+    /// The same, each with the oldest process that lives there and is certainly the container's own. The cgroup of a `conmon`,
+    /// which watches over a container, has the id in its path, too. So what is in such a cgroup is left out, and what shares its
+    /// mount namespace with the host, this daemon, or any process outside of the container: a node's services may have one of
+    /// their own. Nobody is found where the host's namespace cannot be read.
     ///
     /// # Errors
     /// When processes cannot be listed.
     pub fn oldest(&self, ids: &BTreeSet<ContainerId>) -> io::Result<BTreeMap<ContainerId, Process>> {
-        let mounts = |pid: i32| std::fs::read_link(self.root.join(pid.to_string()).join("ns/mnt")).ok();
-        let host = mounts(1);
-        let mut found: BTreeMap<ContainerId, Process> = BTreeMap::new();
-        self.each_in(ids, |id, pid| {
-            let Some(process) = self.find(pid).filter(|_| host.is_none() || mounts(pid) != host) else {
-                return;
-            };
-            let oldest = found.entry(id.clone()).or_insert(process);
-            if (process.started, process.pid) < (oldest.started, oldest.pid) {
-                *oldest = process;
+        let mut inside: BTreeMap<ContainerId, BTreeSet<i32>> = BTreeMap::new();
+        self.each_in(ids, |id, pid, cgroups| {
+            if is_within(cgroups, id) {
+                inside.entry(id.clone()).or_default().insert(pid);
             }
         })?;
+        if inside.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mounts = |process: &str| std::fs::read_link(self.root.join(process).join("ns/mnt")).ok();
+        let Some(host) = mounts("1") else {
+            UNREADABLE.call_once(|| {
+                tracing::error!(
+                    "the mount namespace of the host's first process cannot be read, so no container is found by its processes: the \
+                     daemon must be root, with hostPID and CAP_SYS_PTRACE"
+                );
+            });
+            return Ok(BTreeMap::new());
+        };
+        let own = mounts("self");
+        let mut shared: BTreeMap<PathBuf, Vec<i32>> = BTreeMap::new();
+        self.each(|pid, _| {
+            if let Some(mounts) = mounts(&pid.to_string()).filter(|mounts| *mounts != host) {
+                shared.entry(mounts).or_default().push(pid);
+            }
+        })?;
+        let mut found: BTreeMap<ContainerId, Process> = BTreeMap::new();
+        for (_, pids) in shared.iter().filter(|(mounts, _)| own.as_ref() != Some(*mounts)) {
+            let alone = |inside: &BTreeSet<i32>| pids.iter().all(|pid| inside.contains(pid));
+            for (id, _) in inside.iter().filter(|(_, inside)| alone(inside)) {
+                for process in pids.iter().filter_map(|pid| self.find(*pid)) {
+                    let oldest = found.entry(id.clone()).or_insert(process);
+                    if (process.started, process.pid) < (oldest.started, oldest.pid) {
+                        *oldest = process;
+                    }
+                }
+            }
+        }
         Ok(found)
     }
 
-    /// Calls `each` with what of `ids` the cgroup path of a process names, and the process's number.
+    /// Calls `each` with what of `ids` the cgroup path of a process names, the process's number, and its cgroups.
     fn each_in(
         &self,
         ids: &BTreeSet<ContainerId>,
-        mut each: impl FnMut(&ContainerId, i32),
+        mut each: impl FnMut(&ContainerId, i32, &str),
     ) -> io::Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
+        self.each(|pid, path| {
+            if let Ok(cgroups) = std::fs::read_to_string(path.join("cgroup")) {
+                ids.iter().filter(|id| cgroups.contains(id.as_str())).for_each(|id| each(id, pid, &cgroups));
+            }
+        })
+    }
+
+    /// Calls `each` with the number of every process, and its directory.
+    fn each(&self, mut each: impl FnMut(i32, &Path)) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.root)? {
             let path = entry?.path();
-            let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            if let Some(pid) = pid
-                && let Ok(cgroups) = std::fs::read_to_string(path.join("cgroup"))
-            {
-                ids.iter().filter(|id| cgroups.contains(id.as_str())).for_each(|id| each(id, pid));
+            if let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) {
+                each(pid, &path);
             }
         }
         Ok(())
@@ -196,6 +231,16 @@ impl Procs {
     }
 }
 
+/// Said once: that the host's mount namespace cannot be read.
+static UNREADABLE: Once = Once::new();
+
+/// Whether cgroup paths are of the container itself, and not only of the `conmon` that watches over it, whose scope is
+/// `crio-conmon-ID.scope` or `libpod-conmon-ID.scope`.
+fn is_within(cgroups: &str, id: &ContainerId) -> bool {
+    let conmon = format!("conmon-{id}");
+    cgroups.split(['/', '\n']).any(|part| part.contains(id.as_str()) && !part.contains(&conmon))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -207,6 +252,20 @@ pub(crate) mod tests {
         let stat = format!("{pid} (a ) b) {state} 1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {started} 0 0");
         std::fs::write(dir.join("stat"), stat).unwrap();
         std::fs::write(dir.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
+        // it has a mount namespace of its own, and the host's first process has another one
+        for pid in [pid, 1] {
+            if !root.join(format!("{pid}/ns/mnt")).is_symlink() {
+                mounts(root, pid, pid);
+            }
+        }
+    }
+
+    /// It is in this mount namespace.
+    pub(crate) fn mounts(root: &Path, pid: i32, namespace: i32) {
+        let ns = root.join(format!("{pid}/ns"));
+        std::fs::create_dir_all(&ns).unwrap();
+        let _none = std::fs::remove_file(ns.join("mnt"));
+        std::os::unix::fs::symlink(format!("mnt:[{namespace}]"), ns.join("mnt")).unwrap();
     }
 
     /// Its program is a file of a mount that its mount namespace has, or that only another one has.
@@ -252,15 +311,45 @@ pub(crate) mod tests {
             found.map(|(id, process)| (id.to_string(), process.pid)).collect::<Vec<_>>()
         };
         assert_eq!(found(), [("abc".to_owned(), 9)]);
-        // that is who watches over it
-        add(dir.path(), 1, 'S', 1, "/");
-        for (pid, mounts) in [(1, "mnt:[1]"), (9, "mnt:[1]"), (3, "mnt:[2]")] {
-            let ns = dir.path().join(format!("{pid}/ns"));
-            std::fs::create_dir(&ns).unwrap();
-            std::os::unix::fs::symlink(mounts, ns.join("mnt")).unwrap();
-        }
+        // one of the host's
+        mounts(dir.path(), 9, 1);
         assert_eq!(found(), [("abc".to_owned(), 3)]);
         assert!(Procs::at("/nonexistent").oldest(&ids).is_err());
+    }
+
+    /// The node's services are in a mount namespace of their own.
+    #[test]
+    fn what_watches_over_a_container_is_not_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let ids = ["abc"].map(|id| ContainerId::new(id).unwrap()).into();
+        let procs = Procs::at(dir.path());
+        let found = || procs.oldest(&ids).unwrap().into_values().map(|process| process.pid).collect::<Vec<_>>();
+        for scope in ["crio-conmon-abc.scope", "libpod-conmon-abc.scope", "libpod-conmon-abc"] {
+            add(dir.path(), 5, 'S', 50, &format!("/kubepods.slice/{scope}"));
+            assert_eq!(found(), [0; 0], "alone in its mount namespace");
+        }
+        // a runtime's process, in the cgroup of the container, in the services' namespace
+        add(dir.path(), 4, 'S', 40, "/system.slice/kubelet.service");
+        add(dir.path(), 6, 'S', 60, "/kubepods.slice/crio-abc.scope");
+        for other in [4, 5] {
+            mounts(dir.path(), 4, 4);
+            mounts(dir.path(), 5, 5);
+            mounts(dir.path(), 6, other);
+            assert_eq!(found(), [0; 0]);
+        }
+        // this daemon's
+        mounts(dir.path(), 6, 6);
+        std::fs::create_dir_all(dir.path().join("self/ns")).unwrap();
+        std::os::unix::fs::symlink("mnt:[6]", dir.path().join("self/ns/mnt")).unwrap();
+        assert_eq!(found(), [0; 0]);
+        std::fs::remove_dir_all(dir.path().join("self")).unwrap();
+        add(dir.path(), 7, 'S', 70, "/kubepods.slice/crio-abc.scope/conmon-abc");
+        mounts(dir.path(), 7, 6);
+        assert_eq!(found(), [6], "a workload may call its cgroups as it likes");
+        std::fs::remove_dir_all(dir.path().join("6")).unwrap();
+        assert_eq!(found(), [7]);
+        std::fs::remove_dir_all(dir.path().join("1")).unwrap();
+        assert_eq!(found(), [0; 0], "nobody knows which namespace is the host's");
     }
 
     #[test]
