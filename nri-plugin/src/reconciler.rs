@@ -212,8 +212,10 @@ impl<K: Kernel> Reconciler<K> {
             Order::Started { container, pid } => {
                 let id = container.id.clone();
                 let process = self.find(pid);
-                let known = self.know(container);
-                (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
+                self.know(container);
+                if self.runs_as(&id, process) {
+                    self.was_too_late(&id, Late::Elsewhere);
+                }
                 self.enqueue(id);
             }
             Order::Found { container, pid, started } => self.adopt(container, pid, started),

@@ -7,6 +7,7 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use super::{Reconciler, RootAt};
 use crate::container::Container;
 use crate::kernel::Kernel;
+use crate::procs::Process;
 
 /// Why a container is not armed for the process that it has now.
 pub(super) const LIVES_ON: &str =
@@ -33,13 +34,23 @@ impl<K: Kernel> Reconciler<K> {
         tracing::warn!(%container, "its start was not waited for; it is armed as one that runs");
         let (id, process) = (container.id.clone(), self.find(pid));
         let known = self.know(container);
-        let before = std::mem::replace(&mut known.process, process);
-        (known.stage, known.root) = (Stage::Running, RootAt::Process);
         known.unwatched |= known.armed.is_none();
-        if known.armed.is_some() && before != process {
-            return self.was_too_late(&id, Late::Elsewhere);
+        if self.runs_as(&id, process) {
+            self.was_too_late(&id, Late::Elsewhere);
         }
         self.enqueue(id);
+    }
+
+    /// Notes that a known container runs, with this first process. Whether it is armed for another one, of which nothing reaches
+    /// this one: whoever asks says so by [`Self::was_too_late`].
+    pub(super) fn runs_as(&mut self, id: &ContainerId, process: Option<Process>) -> bool {
+        let Some(known) = self.known.get_mut(id) else { return false };
+        let before = std::mem::replace(&mut known.process, process);
+        (known.stage, known.root) = (Stage::Running, RootAt::Process);
+        let Some(now) = process.filter(|_| known.armed.is_some() && before != process) else {
+            return false;
+        };
+        before.is_some() || matches!(self.kernel.lives(id, Some(now.pid)), Ok(Some(false)))
     }
 
     /// The container may have executed its workload before it was armed: an identity that waits for that would wait for

@@ -100,21 +100,16 @@ impl<K: Kernel> Reconciler<K> {
         if over || lives || !(new || started) {
             return false;
         }
-        // restored from a checkpoint, or started around the hook, and no hook told of the end before
-        let elsewhere = armed.is_some()
-            && process.is_some_and(|process| {
-                before.is_some() || matches!(self.kernel.lives(&id, Some(process.pid)), Ok(Some(false)))
-            });
         let ledger = self.registry.seccomp();
         if ledger.created(&id).is_none() {
             ledger.put_apart(Arc::clone(&container), created);
         }
         tracing::info!(%container, pid, "runs, and is known from now on");
         let known = self.know(container);
-        (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
         known.armed = armed;
         known.unwatched |= armed.is_none();
-        if elsewhere {
+        // restored from a checkpoint, or started around the hook, and no hook told of the end before
+        if self.runs_as(&id, process) {
             self.was_too_late(&id, Late::Elsewhere);
         } else if started {
             self.unheard_before(&id);

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use enforcer_core::enforce::{ContainerId, Stage};
 
-use super::{Known, Reconciler, RootAt};
+use super::late::Late;
+use super::{Known, Reconciler};
 use crate::kernel::Kernel;
 use crate::procs::Process;
 
@@ -53,13 +54,16 @@ impl<K: Kernel> Reconciler<K> {
             return;
         }
         tracing::warn!(container = %known.container, pid = process.pid, "runs, though nobody told of its start: restored from a checkpoint?");
-        (known.process, known.stage, known.root) = (Some(process), Stage::Running, RootAt::Process);
         known.unwatched |= known.armed.is_none();
+        let elsewhere = self.runs_as(id, Some(process));
         let ledger = self.registry.seccomp();
         if begun && ledger.created(id).is_some_and(|created| created.profile.is_some()) {
             ledger.not_applied(id, RESTORED.to_owned());
         }
-        self.unheard_before(id);
+        match elsewhere {
+            true => self.was_too_late(id, Late::Elsewhere),
+            false => self.unheard_before(id),
+        }
         self.enqueue(id.clone());
     }
 }

@@ -330,3 +330,46 @@ fn what_runs_with_another_process_than_the_gate_told_is_armed_for_that() {
     );
     assert_eq!(f.registry.seccomp().created(&id()), Some(Created::default()));
 }
+
+/// The scene of a restart whose old tasks live on, and no policy selects it at that moment: it is armed with no rules.
+#[test]
+fn a_policy_that_comes_after_a_restart_is_not_taken_for_one_of_the_process_of_before() {
+    let web = || container("c1", "default", "web");
+    let restored = |f: &mut Fixture| {
+        f.take(Order::Sweep);
+        crate::procs::tests::executes(f.proc.path(), 9, true);
+        f.take(Order::Sweep);
+        f.take(Order::Sweep);
+    };
+    let started = |f: &mut Fixture| f.take(Order::Started { container: web(), pid: 9 });
+    let unanswered = |f: &mut Fixture| {
+        let (reply, answer) = oneshot::channel();
+        drop(answer);
+        f.take(Order::Start { container: web(), pid: 9, reply });
+    };
+    let ways: [&dyn Fn(&mut Fixture); 3] = [&started, &unanswered, &restored];
+    for (number, way) in ways.into_iter().enumerate() {
+        let mut f = Fixture::new(policies(&[("p", "/a")]));
+        f.lives(7, "c1");
+        f.start(&web(), 7).unwrap();
+        f.kernel.has_tasks(&[("c1", 7), ("c1", 8)]);
+        f.dies(7);
+        f.kernel.has_tasks(&[("c1", 8)]);
+        f.change(policies(&[]));
+        assert_eq!(f.kernel.digest("c1"), Some(nothing()));
+        f.take(Order::Created(web()));
+        f.lives(9, "c1");
+        f.kernel.calls();
+        way(&mut f);
+        let later = policies(&[("p", "/b")]);
+        f.change(Arc::clone(&later));
+        let calls = f.kernel.calls();
+        assert!(!calls.iter().any(|call| call.contains("disarm")), "{number}: {calls:?}");
+        let problem = f.registry.standing(&id()).problem;
+        assert!(problem.is_some_and(|why| why.contains("tasks of its run before live on")), "{number}");
+        f.kernel.has_tasks(&[]);
+        f.take(Order::Sweep);
+        assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 9 Running"], "{number}");
+        assert_eq!((f.kernel.digest("c1"), f.notices()), (Some(wanted(&later)), vec!["late c1".to_owned()]));
+    }
+}
