@@ -323,7 +323,8 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ids = ["abc"].map(|id| ContainerId::new(id).unwrap()).into();
         let procs = Procs::at(dir.path());
-        let found = || procs.oldest(&ids).unwrap().into_values().map(|process| process.pid).collect::<Vec<_>>();
+        let found =
+            || procs.oldest(&ids).unwrap().into_values().map(|process| process.pid).collect::<Vec<_>>();
         for scope in ["crio-conmon-abc.scope", "libpod-conmon-abc.scope", "libpod-conmon-abc"] {
             add(dir.path(), 5, 'S', 50, &format!("/kubepods.slice/{scope}"));
             assert_eq!(found(), [0; 0], "alone in its mount namespace");

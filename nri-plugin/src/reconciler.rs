@@ -222,7 +222,7 @@ impl<K: Kernel> Reconciler<K> {
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
             Order::Listed { running, unknown, reply } => self.list(running, unknown, reply),
-            Order::Identified(one) => self.identified(one),
+            Order::Identified(running) => self.identified(running),
             Order::Watched(who) => {
                 let ids = self.known.iter().filter(|(_, known)| who.is(&known.container.subject));
                 let ids: Vec<ContainerId> = ids.map(|(id, _)| id.clone()).collect();

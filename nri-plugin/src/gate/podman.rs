@@ -11,7 +11,8 @@ use enforcer_core::seccomp::oci::LinuxSeccomp;
 use nri_enforcer_hook::message::{Answer, Request};
 use nri_enforcer_hook::spec::{Adjustment, CRUN_HANDLERS};
 use nri_enforcer_hook::state::{PODMAN_NAMESPACE, Stage};
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 
 use super::strangers::Strangers;
@@ -53,6 +54,8 @@ pub struct Listing {
     pub running: Vec<Running>,
     /// Those that may run, and why it is not known who they are, or whether they do.
     pub unknown: BTreeMap<ContainerId, String>,
+    /// Of some it could not be read whether podman has noted that they run.
+    pub unread: bool,
 }
 
 /// Who asks, or what to answer when that need not or cannot be known.
@@ -105,25 +108,28 @@ impl PodmanGate {
             let last = seen.take();
             let looking = spawn_blocking(move || {
                 let now = podman.podman.changed();
-                let strangers = podman.strangers.living();
-                if strangers.is_empty() && last.as_ref() == Some(&now) {
-                    return Ok((Vec::new(), now));
+                if podman.strangers.living().is_empty() && last.as_ref() == Some(&now) {
+                    return Ok((Listing::default(), now));
                 }
-                let mut running = podman.running(kernel.as_ref(), &procs)?.running;
+                let runtime = Handle::current();
+                let turn = || runtime.block_on(Arc::clone(&podman.reading).acquire_owned()).ok();
                 // one that podman has only made has not begun, for good reason; the hook tells of it
-                running.retain(|one| one.started && one.pid > 0);
-                podman.note(&running);
-                for id in strangers.iter().filter(|id| podman.podman.container(id).is_ok()) {
-                    podman.strangers.known(id);
-                }
-                Ok::<_, String>((running, now))
+                let wanted = |id: &ContainerId, process: Option<Process>, begun: bool| {
+                    begun && process.is_some() && podman.registry.process(id) != process
+                };
+                let listing = podman.list(kernel.as_ref(), &procs, &wanted, &turn)?;
+                podman.note(&listing.running);
+                podman.strangers.listed(listing.unknown.clone());
+                Ok::<_, String>((listing, now))
             });
             match looking.await.unwrap_or_else(|error| Err(chain(&error))) {
-                Ok((running, now)) => {
-                    for one in running {
-                        let _ending = orders.send(Order::Identified(one));
+                Ok((Listing { running, unknown, unread }, now)) => {
+                    let ids: Vec<_> = running.iter().map(|one| (one.container.id.clone(), one.pid)).collect();
+                    if !running.is_empty() {
+                        let _ending = orders.send(Order::Identified(running));
                     }
-                    seen = Some(now);
+                    ids.iter().for_each(|(id, pid)| self.strangers.told(id, *pid));
+                    seen = Some(now).filter(|_| unknown.is_empty() && !unread);
                     told.clear();
                 }
                 Err(why) if why != told => {
@@ -184,10 +190,25 @@ impl PodmanGate {
     /// # Errors
     /// When it is not known what there is; for people.
     pub fn running(&self, kernel: &impl Kernel, procs: &Procs) -> Result<Listing, String> {
+        self.list(kernel, procs, &|_, _, _| true, &|| None)
+    }
+
+    /// The same of those that are `wanted`, by their first process and whether they have begun. Reads podman's files when it is
+    /// its `turn`: of one container at a time.
+    fn list(
+        &self,
+        kernel: &impl Kernel,
+        procs: &Procs,
+        wanted: &dyn Fn(&ContainerId, Option<Process>, bool) -> bool,
+        turn: &dyn Fn() -> Option<OwnedSemaphorePermit>,
+    ) -> Result<Listing, String> {
+        let reading = turn();
         let ids = self.podman.ids().map_err(|error| chain(&error))?;
         let armed = kernel.look().map_err(|error| format!("cannot read what is armed: {}", chain(&error)))?;
         let living = procs.oldest(&ids).map_err(|error| format!("cannot list processes: {error}"))?;
         let runs = self.podman.runs().map_err(|error| chain(&error));
+        drop(reading);
+        let asked = self.strangers.living();
         let mut listing = Listing::default();
         for id in ids {
             let run = runs
@@ -196,13 +217,19 @@ impl PodmanGate {
                 .and_then(|all| all.of(&id).map_err(|error| chain(&error)));
             let noted = [self.podman.pid(&id), run.as_ref().ok().map(|run| run.pid)];
             let noted: Vec<i32> = noted.into_iter().flatten().filter(|pid| *pid > 0).collect();
-            let alive: Vec<Process> = noted.iter().filter_map(|pid| procs.find(*pid)).collect();
+            let asking = asked.get(&id).copied(); // of this one the hook told
+            let alive = noted.iter().filter_map(|pid| procs.find(*pid)).chain(asking);
+            let alive: Vec<Process> = alive.collect();
             let armed = armed.contains_key(&id);
             let own = |process: &&Process| {
-                procs.is_in(**process, &id) || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
+                asking == Some(**process)
+                    || procs.is_in(**process, &id)
+                    || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
             };
             // what podman has not noted to run yet is the hook's to tell of
-            let begun = run.as_ref().is_ok_and(|run| run.has_begun());
+            let begun = run.as_ref().is_ok_and(|run| run.has_begun())
+                || asking.is_some_and(|process| procs.has_begun(process));
+            listing.unread |= run.is_err();
             let process = alive.iter().find(own).or_else(|| living.get(&id).filter(|_| begun));
             if process.is_none() && !armed {
                 let why = match (&run, alive.first()) {
@@ -218,6 +245,10 @@ impl PodmanGate {
                 listing.unknown.insert(id, why);
                 continue;
             }
+            if !wanted(&id, process.copied(), begun) {
+                continue;
+            }
+            let _reading = turn();
             match self.podman.container(&id) {
                 Ok(Some(container)) => {
                     let (annotations, has) = self.podman.spec(&id).into_parts();
@@ -227,7 +258,7 @@ impl PodmanGate {
                     let container = Arc::new(container);
                     listing.running.push(Running { container, pid, started: begun, created });
                 }
-                Ok(None) => {} // it only holds namespaces
+                Ok(None) => self.strangers.known(&id), // it only holds namespaces
                 Err(error) => drop(listing.unknown.insert(id, chain(&error))),
             }
         }

@@ -1,6 +1,6 @@
 //! Containers of podman's that may run, and of which it is not known who they are: no policy reaches them until that is known.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use enforcer_core::enforce::ContainerId;
@@ -56,11 +56,16 @@ impl Strangers {
         self.inner().asked.retain(|one| one.id != *id);
     }
 
-    /// Those that asked, and live.
-    pub fn living(&self) -> BTreeSet<ContainerId> {
+    /// The same as long as this is its first process: it may have been started again since.
+    pub fn told(&self, id: &ContainerId, pid: i32) {
+        self.inner().asked.retain(|one| one.id != *id || one.process.pid != pid);
+    }
+
+    /// Those that asked, and live, each with its first process, of which the hook told.
+    pub fn living(&self) -> BTreeMap<ContainerId, Process> {
         let mut inner = self.inner();
         inner.asked.retain(|one| self.procs.alive(one.process));
-        inner.asked.iter().map(|one| one.id.clone()).collect()
+        inner.asked.iter().map(|one| (one.id.clone(), one.process)).collect()
     }
 
     /// What was found in podman's files and is not known, in place of what was found before.
@@ -104,15 +109,19 @@ mod tests {
         assert!(all.len() == MOST && !all.contains_key(&id(1)), "the oldest has gone");
         // started again
         add(dir.path(), most, 'S', 200, "/");
-        assert!(!strangers.living().contains(&id(most)), "another process has its number");
+        assert!(!strangers.living().contains_key(&id(most)), "another process has its number");
         strangers.asked(&id(most), most, "busy still");
         assert_eq!(strangers.all()[&id(most)], "busy still");
         std::fs::remove_dir_all(dir.path().join("2")).unwrap();
-        strangers.known(&id(3));
+        strangers.told(&id(3), 4);
+        assert!(strangers.living().contains_key(&id(3)), "it was started again");
+        strangers.told(&id(3), 3);
         strangers.listed([(id(2), "listed".to_owned())].into());
         let all = strangers.all();
         assert_eq!((all.len(), all[&id(2)].as_str()), (MOST - 1, "listed"));
         strangers.listed(BTreeMap::new());
         assert_eq!(strangers.all().len(), MOST - 2);
+        strangers.known(&id(4));
+        assert_eq!(strangers.all().len(), MOST - 3);
     }
 }

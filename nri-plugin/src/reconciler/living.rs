@@ -78,13 +78,33 @@ impl<K: Kernel> Reconciler<K> {
         self.answer_later(reply, synced);
     }
 
-    /// The same of one that runs, at any time.
-    pub(super) fn identified(&mut self, one: Running) {
-        let id = one.container.id.clone();
-        let armed = self.kernel.armed().ok().and_then(|armed| armed.get(&id).copied());
-        if self.take_over(one, armed) {
-            self.enqueue(id);
+    /// The same of some that run, at any time. The kernel is asked once for all, and not for those that are known and live.
+    pub(super) fn identified(&mut self, running: Vec<Running>) {
+        let mut armed = None;
+        for one in running {
+            let (id, process) = (one.container.id.clone(), self.find(one.pid));
+            if !self.known_to_live(&id) {
+                let armed = armed.get_or_insert_with(|| {
+                    self.kernel.look().unwrap_or_else(|error| {
+                        tracing::error!(error = chain(&error), "cannot read what is armed");
+                        BTreeMap::new() // the sweep compares
+                    })
+                });
+                let armed = armed.get(&id).copied();
+                if self.take_over(one, armed) {
+                    self.enqueue(id.clone());
+                }
+            }
+            if let Some(known) = self.known.get(&id).filter(|known| known.process == process) {
+                self.registry.runs_as(&id, known.process);
+            }
         }
+    }
+
+    /// Whether it is known, with a process that lives.
+    fn known_to_live(&self, id: &ContainerId) -> bool {
+        let process = self.known.get(id).and_then(|known| known.process);
+        process.is_some_and(|process| self.procs.alive(process))
     }
 
     /// Knows a container that runs, unless it is known already, with a process that lives: podman's files are older than what
@@ -94,10 +114,8 @@ impl<K: Kernel> Reconciler<K> {
         let id = container.id.clone();
         let process = self.find(pid);
         let new = !self.known.contains_key(&id);
-        let before = self.known.get(&id).and_then(|known| known.process);
-        let lives = before.is_some_and(|process| self.procs.alive(process));
         let over = process.is_none() && (armed.is_none() || !new);
-        if over || lives || !(new || started) {
+        if over || self.known_to_live(&id) || !(new || started) {
             return false;
         }
         let ledger = self.registry.seccomp();

@@ -81,7 +81,7 @@ impl<K: Kernel> Look<K> {
             }
             Ok::<_, String>(listing)
         });
-        let Listing { running, unknown } = looking.await.map_err(|error| error.to_string())??;
+        let Listing { running, unknown, .. } = looking.await.map_err(|error| error.to_string())??;
         let (reply, answer) = oneshot::channel();
         let _ending = self.orders.send(Order::Listed { running, unknown: unknown.len(), reply });
         let synced = answer.await.map_err(|_| "it cannot be taken over now".to_owned())?;

@@ -53,7 +53,8 @@ impl Node {
     }
 
     fn found(&self) -> Result<(Vec<(String, i32)>, usize), String> {
-        let Listing { running, unknown } = self.gate.running(&self.kernel, &Procs::at(self.at("proc")))?;
+        let Listing { running, unknown, .. } =
+            self.gate.running(&self.kernel, &Procs::at(self.at("proc")))?;
         let name = |one: Running| (one.container.subject.container.clone(), one.pid);
         Ok((running.into_iter().map(name).collect(), unknown.len()))
     }
@@ -95,6 +96,25 @@ fn a_process_that_may_be_its_or_not_is_told_as_unknown() {
     node.runs(WEB, 7, &format!("/libpod-{WEB}"));
     fs::write(node.at("storage/libpod/bolt_state.db"), "").unwrap();
     assert_eq!(node.found(), Ok((vec![], 2)), "nobody can tell who it is, and whether the other one runs");
+}
+
+/// `--cgroups=disabled`, and podman's state was busy at its start: only the hook has told of its process.
+#[test]
+fn the_process_of_which_the_hook_told_is_its_own() {
+    let node = Node::new();
+    let web = ContainerId::new(WEB).unwrap();
+    node.runs(WEB, 7, "/elsewhere");
+    node.gate.strangers.asked(&web, 7, "busy");
+    assert_eq!(node.found(), Ok((names(&[("web", 7)]), 0)));
+    let listing = || node.gate.running(&node.kernel, &Procs::at(node.at("proc"))).unwrap();
+    assert!(!listing().running[0].started, "it is on its way still");
+    crate::procs::tests::executes(&node.at("proc"), 7, true);
+    assert!(listing().running[0].started && !listing().unread);
+    assert!(node.gate.strangers.all().contains_key(&web), "until somebody has been told");
+    add(&node.at("proc"), 7, 'S', 2000, "/elsewhere");
+    assert_eq!(node.found(), Ok((vec![], 1)), "another process has its number");
+    fs::write(node.at("storage/libpod/bolt_state.db"), "").unwrap();
+    assert!(listing().unread);
 }
 
 /// `podman run --pidfile FILE`, or another run root.

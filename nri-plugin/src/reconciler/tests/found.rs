@@ -289,7 +289,7 @@ fn a_restart_does_not_disarm_what_lives_on_from_the_run_before() {
 fn what_runs_with_another_process_than_the_gate_told_is_armed_for_that() {
     let identified = |pid: i32, started: bool| {
         let container = container("c1", "default", "web");
-        Order::Identified(Running { container, pid, started, created: Created::default() })
+        Order::Identified(vec![Running { container, pid, started, created: Created::default() }])
     };
     for tasks in [false, true] {
         let mut f = Fixture::new(policies(&[("p", "/a")]));
@@ -372,4 +372,27 @@ fn a_policy_that_comes_after_a_restart_is_not_taken_for_one_of_the_process_of_be
         assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 9 Running"], "{number}");
         assert_eq!((f.kernel.digest("c1"), f.notices()), (Some(wanted(&later)), vec!["late c1".to_owned()]));
     }
+}
+
+/// With AppArmor each listing reads all profiles, and every process.
+#[test]
+fn whoever_is_known_and_lives_costs_no_look_at_the_kernel() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    let running = |f: &Fixture| {
+        let of = |(id, pid): (&str, i32)| {
+            f.lives(pid, id);
+            let container = container(id, "default", "web");
+            Running { container, pid, started: true, created: Created::default() }
+        };
+        [("c1", 7), ("c2", 8), ("c3", 9)].map(of).into()
+    };
+    let all = running(&f);
+    f.take(Order::Identified(all));
+    assert_eq!((f.kernel.times_listed(), f.kernel.ids().len()), (1, 3), "one for all");
+    let again = running(&f);
+    f.take(Order::Identified(again));
+    assert_eq!(f.kernel.times_listed(), 1);
+    assert!(f.registry.process(&id()).is_some(), "nobody need tell it again");
+    f.take(Order::Removed(id()));
+    assert_eq!(f.registry.process(&id()), None);
 }
