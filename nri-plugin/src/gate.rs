@@ -258,6 +258,7 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
         false => None,
     };
     if let Some(container) = &podmans {
+        asked.podman.begins(container);
         // also what is refused here: where the hook's mode is `open` it runs, and is to be known then
         let _ending = orders.send(Order::Created(Arc::clone(container)));
         if let Err(answer) = asked.podman.create(container, &request) {

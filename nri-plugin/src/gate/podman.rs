@@ -332,6 +332,12 @@ impl PodmanGate {
         }
     }
 
+    /// Notes that a container is on its way to its first process, also where nothing was noted at `precreate`: one that fails now
+    /// is forgotten after some minutes.
+    pub(super) fn begins(&self, container: &Arc<Container>) {
+        self.registry.seccomp().begins(container);
+    }
+
     /// Whether a container that is about to start may be armed: one that seccomp policies select must have been through
     /// [`Self::precreate`].
     ///

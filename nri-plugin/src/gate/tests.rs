@@ -675,7 +675,12 @@ async fn what_was_noted_at_precreate_is_forgotten_at_its_end_though_it_never_cam
     assert!(node.registry.container(&web).is_none());
     assert!(reason(node.ask(&of_podman(Stage::CreateRuntime)).await).contains("was not run at `precreate`"));
     node.idle().await;
-    assert!(node.registry.container(&web).is_some());
+    assert!(node.registry.container(&web).is_some() && noted());
+    // it failed, and nobody tells
+    node.registry.seccomp().pass(Duration::from_secs(300));
+    node.orders.send(Order::Sweep).unwrap();
+    node.idle().await;
+    assert!(!noted());
 }
 
 /// The files may be large and the disk slow: many starts at once wait for one another.

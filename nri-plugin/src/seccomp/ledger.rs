@@ -119,6 +119,15 @@ impl Ledger {
         self.enter(container, created, Some(Instant::now()));
     }
 
+    /// A container that no runtime lists is on its way to its first process from now on, whatever was noted of it.
+    pub fn begins(&self, container: &Arc<Container>) {
+        if let Some(entry) = self.entries().get_mut(&container.id) {
+            entry.apart = entry.apart.map(|_| Instant::now());
+            return;
+        }
+        self.put_apart(Arc::clone(container), Created::default());
+    }
+
     fn enter(&self, container: Arc<Container>, created: Created, apart: Option<Instant>) {
         let (state, not_applied, gaps, files) = Default::default();
         let entry = Entry { state, created, not_applied, gaps, container, apart, files };
