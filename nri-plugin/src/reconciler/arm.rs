@@ -56,8 +56,12 @@ impl<K: Kernel> Reconciler<K> {
             );
         }
         if other {
-            if self.lives_on(&id) {
-                return refuse(&LIVES_ON, "end them, then start the container again");
+            if let Some(why) = self.lives_on(&id) {
+                let advice = match why == LIVES_ON {
+                    true => "end them, then start the container again",
+                    false => "start the container again",
+                };
+                return refuse(&why, advice);
             }
             self.disarm(&id, "it has another first process"); // an update would not reach that one
             if let Some(known) = self.known.get_mut(&id).filter(|known| known.armed.is_some()) {

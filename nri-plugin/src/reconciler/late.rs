@@ -6,12 +6,17 @@ use enforcer_core::enforce::{ContainerId, Stage};
 
 use super::{Reconciler, RootAt};
 use crate::container::Container;
+use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::procs::Process;
 
 /// Why a container is not armed for the process that it has now.
 pub(super) const LIVES_ON: &str =
     "tasks of its run before live on, under the rules of then, and what runs now is not under them";
+
+/// The same where that cannot be known.
+const NOT_SAID: &str = "it is armed for another process, and the kernel cannot be asked whether tasks of that run live on; what runs \
+                        now is not under its rules";
 
 /// Whether a container is armed as what it is not: one whose first process has not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +67,7 @@ impl<K: Kernel> Reconciler<K> {
             if known.late != Late::Elsewhere {
                 known.late = late;
             }
-            if known.late == Late::Elsewhere && !self.lives_on(id) {
+            if known.late == Late::Elsewhere && self.lives_on(id).is_none() {
                 self.disarm(id, "it has another first process");
             }
         }
@@ -72,13 +77,21 @@ impl<K: Kernel> Reconciler<K> {
     /// Whether tasks live for which the container is armed, and which nothing would confine if it were disarmed for the sake of
     /// another process. With neither a pid namespace nor a cgroup of its own (podman's `--pid=host --cgroups=disabled`) a
     /// container's tasks outlive its first process, and may outlive its restart.
-    pub(super) fn lives_on(&mut self, id: &ContainerId) -> bool {
-        let lives = self.has_tasks(id);
-        if let Some(known) = self.known.get_mut(id).filter(|_| lives) {
-            (known.late, known.failed) = (Late::Elsewhere, Some(LIVES_ON.to_owned()));
+    /// Then, or where the kernel cannot be asked, it is why nothing is disarmed.
+    pub(super) fn lives_on(&mut self, id: &ContainerId) -> Option<&'static str> {
+        let why = match self.kernel.lives(id, None) {
+            Ok(Some(true)) => LIVES_ON,
+            Ok(_) => return None,
+            Err(error) => {
+                tracing::error!(container = %id, error = chain(&error), "cannot ask whether it lives; it stays armed");
+                NOT_SAID
+            }
+        };
+        if let Some(known) = self.known.get_mut(id) {
+            (known.late, known.failed) = (Late::Elsewhere, Some(why.to_owned()));
             self.publish(id);
         }
-        lives
+        Some(why)
     }
 
     /// The OCI hook did not hear that the container is armed.

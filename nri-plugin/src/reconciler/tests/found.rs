@@ -255,6 +255,12 @@ fn a_restart_does_not_disarm_what_lives_on_from_the_run_before() {
     f.kernel.has_tasks(&[("c1", 8)]);
     f.take(Order::Gone(id.clone()));
     f.kernel.calls();
+    f.kernel.breaks("lives", true);
+    match asks(&mut f, 9) {
+        Gated::Refused(why) => assert!(why.to_string().contains("kernel cannot be asked"), "{why}"),
+        other => panic!("not refused: {other:?}"),
+    }
+    f.kernel.breaks("lives", false);
     for pid in [9, 9, 10] {
         match asks(&mut f, pid) {
             Gated::Refused(why) => {
