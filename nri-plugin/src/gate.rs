@@ -4,6 +4,7 @@
 //! Every question has an answer before the hook gives up, or none: then the hook fails the container.
 
 pub mod podman;
+pub mod strangers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -211,14 +212,22 @@ async fn adjustment(request: Request, asked: &Asked, deadline: Instant) -> Resul
 async fn identify(asked: &Asked, request: &Request, deadline: Instant) -> Known {
     let late = late(request, "podman's files could not be read in time");
     let turn = timeout_at(deadline, Arc::clone(&asked.podman.reading).acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else { return Err(late) };
-    let request = request.clone();
+    let not_in_time = || asked.podman.not_known(request, "podman's files could not be read in time");
+    let Ok(Ok(turn)) = turn else {
+        not_in_time();
+        return Err(late);
+    };
+    let asking = request.clone();
     let reading = move |podman: &PodmanGate| {
-        let known = podman.identify(&request);
+        let known = podman.identify(&asking);
         drop(turn);
         known
     };
-    with_podman(&asked.podman, deadline, reading).await.unwrap_or(Err(late))
+    let known = with_podman(&asked.podman, deadline, reading).await;
+    known.unwrap_or_else(|| {
+        not_in_time();
+        Err(late)
+    })
 }
 
 fn late(request: &Request, why: &str) -> Answer {
@@ -249,10 +258,12 @@ async fn judge(request: Request, asked: &Asked, deadline: Instant) -> Answer {
         false => None,
     };
     if let Some(container) = &podmans {
+        asked.podman.begins(container);
+        // also what is refused here: where the hook's mode is `open` it runs, and is to be known then
+        let _ending = orders.send(Order::Created(Arc::clone(container)));
         if let Err(answer) = asked.podman.create(container, &request) {
             return answer;
         }
-        let _ending = orders.send(Order::Created(Arc::clone(container)));
     }
     let who = format!("container `{}` of pod `{}/{}`", request.container, request.namespace, request.pod);
     let id = match ContainerId::new(request.id) {

@@ -74,6 +74,8 @@ pub enum Order {
         /// Sent once each of them has been looked at; dropped where that cannot be.
         reply: oneshot::Sender<Synced>,
     },
+    /// Containers of podman's run, and were not known until now, or were restored from a checkpoint.
+    Identified(Vec<Running>),
     /// Somebody begins to watch these containers, or has ended.
     Watched(Who),
     /// The policies are other ones.

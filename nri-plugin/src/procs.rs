@@ -1,7 +1,12 @@
 //! Which processes live: the daemon's second source about containers, beside what the runtime tells.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use enforcer_core::enforce::ContainerId;
 
@@ -121,21 +126,15 @@ impl Procs {
     ///
     /// # Errors
     /// When processes cannot be listed.
-    pub fn first(&self, ids: &BTreeSet<ContainerId>) -> std::io::Result<BTreeMap<ContainerId, Process>> {
-        let mut found: BTreeMap<&ContainerId, Vec<(Process, u32)>> = BTreeMap::new();
-        if ids.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        for entry in std::fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-            let Ok(cgroups) = std::fs::read_to_string(path.join("cgroup")) else { continue };
-            for id in ids.iter().filter(|id| is_of(&cgroups, id)) {
-                if let Some((process, parent)) = self.find_with_parent(pid) {
-                    found.entry(id).or_default().push((process, parent));
-                }
+    pub fn first(&self, ids: &BTreeSet<ContainerId>) -> io::Result<BTreeMap<ContainerId, Process>> {
+        let mut found: BTreeMap<ContainerId, Vec<(Process, u32)>> = BTreeMap::new();
+        self.each_in(ids, |id, pid, cgroups| {
+            if is_of(cgroups, id)
+                && let Some(process) = self.find_with_parent(pid)
+            {
+                found.entry(id.clone()).or_default().push(process);
             }
-        }
+        })?;
         let first = found.into_iter().filter_map(|(id, processes)| {
             let inside: BTreeSet<i32> = processes.iter().map(|(process, _)| process.pid).collect();
             let begun_outside = processes
@@ -143,7 +142,7 @@ impl Procs {
                 .filter(|(_, parent)| i32::try_from(*parent).is_ok_and(|parent| !inside.contains(&parent)));
             let first =
                 begun_outside.map(|(process, _)| *process).min_by_key(|one| (one.started, one.pid))?;
-            Some((id.clone(), first))
+            Some((id, first))
         });
         Ok(first.collect())
     }
@@ -161,34 +160,119 @@ impl Procs {
     ///
     /// # Errors
     /// When processes cannot be listed: then nothing may be taken for dead.
-    pub fn inhabited(&self, ids: &BTreeSet<ContainerId>) -> std::io::Result<BTreeSet<ContainerId>> {
+    pub fn inhabited(&self, ids: &BTreeSet<ContainerId>) -> io::Result<BTreeSet<ContainerId>> {
         let mut found = BTreeSet::new();
-        if ids.is_empty() {
-            return Ok(found);
+        self.each_in(ids, |id, _, _| {
+            found.insert(id.clone());
+        })?;
+        Ok(found)
+    }
+
+    /// The same, each with the oldest process that lives there and is certainly the container's own. The cgroup of a `conmon`,
+    /// which watches over a container, has the id in its path, too. So what is in such a cgroup is left out, and what shares its
+    /// mount namespace with the host, this daemon, or any process outside of the container: a node's services may have one of
+    /// their own. Nobody is found where the host's namespace cannot be read.
+    ///
+    /// # Errors
+    /// When processes cannot be listed.
+    pub fn oldest(&self, ids: &BTreeSet<ContainerId>) -> io::Result<BTreeMap<ContainerId, Process>> {
+        let mut inside: BTreeMap<ContainerId, BTreeSet<i32>> = BTreeMap::new();
+        self.each_in(ids, |id, pid, cgroups| {
+            if is_of(cgroups, id) {
+                inside.entry(id.clone()).or_default().insert(pid);
+            }
+        })?;
+        if inside.is_empty() {
+            return Ok(BTreeMap::new());
         }
-        for entry in std::fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            if is_pid(&path)
-                && let Ok(cgroups) = std::fs::read_to_string(path.join("cgroup"))
-            {
-                found.extend(ids.iter().filter(|id| cgroups.contains(id.as_str())).cloned());
+        let mounts = |process: &str| std::fs::read_link(self.root.join(process).join("ns/mnt")).ok();
+        let Some(host) = mounts("1") else {
+            UNREADABLE.call_once(|| {
+                tracing::error!(
+                    "the mount namespace of the host's first process cannot be read, so no container is found by its processes: the \
+                     daemon must be root, with hostPID and CAP_SYS_PTRACE"
+                );
+            });
+            return Ok(BTreeMap::new());
+        };
+        let own = mounts("self");
+        let mut shared: BTreeMap<PathBuf, Vec<i32>> = BTreeMap::new();
+        self.each(|pid, _| {
+            if let Some(mounts) = mounts(&pid.to_string()).filter(|mounts| *mounts != host) {
+                shared.entry(mounts).or_default().push(pid);
+            }
+        })?;
+        let mut found: BTreeMap<ContainerId, Process> = BTreeMap::new();
+        for (_, pids) in shared.iter().filter(|(mounts, _)| own.as_ref() != Some(*mounts)) {
+            let alone = |inside: &BTreeSet<i32>| pids.iter().all(|pid| inside.contains(pid));
+            for (id, _) in inside.iter().filter(|(_, inside)| alone(inside)) {
+                for process in pids.iter().filter_map(|pid| self.find(*pid)) {
+                    let oldest = found.entry(id.clone()).or_insert(process);
+                    if (process.started, process.pid) < (oldest.started, oldest.pid) {
+                        *oldest = process;
+                    }
+                }
             }
         }
         Ok(found)
     }
+
+    /// Calls `each` with what of `ids` the cgroup path of a process names, the process's number, and its cgroups.
+    fn each_in(
+        &self,
+        ids: &BTreeSet<ContainerId>,
+        mut each: impl FnMut(&ContainerId, i32, &str),
+    ) -> io::Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.each(|pid, path| {
+            if let Ok(cgroups) = std::fs::read_to_string(path.join("cgroup")) {
+                ids.iter().filter(|id| cgroups.contains(id.as_str())).for_each(|id| each(id, pid, &cgroups));
+            }
+        })
+    }
+
+    /// Calls `each` with the number of every process, and its directory.
+    fn each(&self, mut each: impl FnMut(i32, &Path)) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            if let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) {
+                each(pid, &path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the program of the process is of a mount of its own mount namespace. So it is of a workload. What a runtime
+    /// prepares a container with is of the host's mounts, or of none (a memfd), until it executes the workload. A workload may
+    /// have such a program, too: what is not shown so may have begun all the same.
+    #[must_use]
+    pub fn has_begun(&self, process: Process) -> bool {
+        let at = |name: &str| self.root.join(process.pid.to_string()).join(name);
+        let mount = || -> io::Result<String> {
+            let program = File::options().read(true).custom_flags(libc::O_PATH).open(at("exe"))?;
+            let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+            let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+            Ok(mount.unwrap_or_default().trim().to_owned())
+        };
+        let (Ok(mount), Ok(mounts)) = (mount(), std::fs::read_to_string(at("mountinfo"))) else {
+            return false;
+        };
+        mounts.lines().any(|line| line.split(' ').next() == Some(mount.as_str())) && self.alive(process)
+    }
 }
 
-/// Whether a process with these lines of `/proc/PID/cgroup` is of the container, and not its monitor: some part of a path is
-/// `ID`, `PREFIX-ID` or `PREFIX-ID.scope`, or what is below that.
+/// Said once: that the host's mount namespace cannot be read.
+static UNREADABLE: Once = Once::new();
+
+/// Whether a process with these lines of `/proc/PID/cgroup` is of the container, and not its monitor's (`crio-conmon-ID.scope`,
+/// `libpod-conmon-ID.scope`): some part of a path is `ID`, `PREFIX-ID` or `PREFIX-ID.scope`, or what is below that.
 fn is_of(cgroups: &str, id: &ContainerId) -> bool {
     cgroups.lines().flat_map(|line| line.split('/')).any(|part| {
         let before = part.strip_suffix(".scope").unwrap_or(part).strip_suffix(id.as_str());
         before.is_some_and(|before| !before.ends_with("conmon-"))
     })
-}
-
-fn is_pid(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
 }
 
 #[cfg(test)]
@@ -202,6 +286,105 @@ pub(crate) mod tests {
         let stat = format!("{pid} (a ) b) {state} 1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {started} 0 0");
         std::fs::write(dir.join("stat"), stat).unwrap();
         std::fs::write(dir.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
+        // it has a mount namespace of its own, and the host's first process has another one
+        for pid in [pid, 1] {
+            if !root.join(format!("{pid}/ns/mnt")).is_symlink() {
+                mounts(root, pid, pid);
+            }
+        }
+    }
+
+    /// It is in this mount namespace.
+    pub(crate) fn mounts(root: &Path, pid: i32, namespace: i32) {
+        let ns = root.join(format!("{pid}/ns"));
+        std::fs::create_dir_all(&ns).unwrap();
+        let _none = std::fs::remove_file(ns.join("mnt"));
+        std::os::unix::fs::symlink(format!("mnt:[{namespace}]"), ns.join("mnt")).unwrap();
+    }
+
+    /// Its program is a file of a mount that its mount namespace has, or that only another one has.
+    pub(crate) fn executes(root: &Path, pid: i32, own: bool) {
+        let dir = root.join(pid.to_string());
+        std::os::unix::fs::symlink(dir.join("stat"), dir.join("exe")).unwrap();
+        let file = File::open(dir.join("stat")).unwrap();
+        let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap();
+        let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+        let mounts = format!("1{mount} 1 0:5 / /{mount} rw - x x rw\n");
+        let own = if own { format!("{mount} 1 0:5 / / rw - x x rw\n") } else { String::new() };
+        std::fs::write(dir.join("mountinfo"), mounts + &own).unwrap();
+    }
+
+    #[test]
+    fn a_workload_has_its_program_of_a_mount_of_its_own() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let procs = Procs::default();
+        assert!(procs.has_begun(procs.find(own).unwrap()), "this test was executed");
+        let dir = tempfile::tempdir().unwrap();
+        let procs = Procs::at(dir.path());
+        for (pid, begun) in [(7, true), (8, false)] {
+            add(dir.path(), pid, 'S', 100, "/");
+            let process = procs.find(pid).unwrap();
+            assert!(!procs.has_begun(process), "nothing is known of it");
+            executes(dir.path(), pid, begun);
+            assert_eq!(procs.has_begun(process), begun);
+        }
+    }
+
+    #[test]
+    fn the_oldest_process_of_a_container_is_its_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for (pid, state, started, id) in
+            [(9, 'S', 100, "abc"), (3, 'S', 200, "abc"), (4, 'Z', 50, "abc"), (5, 'S', 50, "def")]
+        {
+            add(dir.path(), pid, state, started, &format!("/kubepods/{id}"));
+        }
+        let ids = ["abc", "ghi"].map(|id| ContainerId::new(id).unwrap()).into();
+        let procs = Procs::at(dir.path());
+        let found = || {
+            let found = procs.oldest(&ids).unwrap().into_iter();
+            found.map(|(id, process)| (id.to_string(), process.pid)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(), [("abc".to_owned(), 9)]);
+        // one of the host's
+        mounts(dir.path(), 9, 1);
+        assert_eq!(found(), [("abc".to_owned(), 3)]);
+        assert!(Procs::at("/nonexistent").oldest(&ids).is_err());
+    }
+
+    /// The node's services are in a mount namespace of their own.
+    #[test]
+    fn what_watches_over_a_container_is_not_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let ids = ["abc"].map(|id| ContainerId::new(id).unwrap()).into();
+        let procs = Procs::at(dir.path());
+        let found =
+            || procs.oldest(&ids).unwrap().into_values().map(|process| process.pid).collect::<Vec<_>>();
+        for scope in ["crio-conmon-abc.scope", "libpod-conmon-abc.scope", "libpod-conmon-abc"] {
+            add(dir.path(), 5, 'S', 50, &format!("/kubepods.slice/{scope}"));
+            assert_eq!(found(), [0; 0], "alone in its mount namespace");
+        }
+        // a runtime's process, in the cgroup of the container, in the services' namespace
+        add(dir.path(), 4, 'S', 40, "/system.slice/kubelet.service");
+        add(dir.path(), 6, 'S', 60, "/kubepods.slice/crio-abc.scope");
+        for other in [4, 5] {
+            mounts(dir.path(), 4, 4);
+            mounts(dir.path(), 5, 5);
+            mounts(dir.path(), 6, other);
+            assert_eq!(found(), [0; 0]);
+        }
+        // this daemon's
+        mounts(dir.path(), 6, 6);
+        std::fs::create_dir_all(dir.path().join("self/ns")).unwrap();
+        std::os::unix::fs::symlink("mnt:[6]", dir.path().join("self/ns/mnt")).unwrap();
+        assert_eq!(found(), [0; 0]);
+        std::fs::remove_dir_all(dir.path().join("self")).unwrap();
+        add(dir.path(), 7, 'S', 70, "/kubepods.slice/crio-abc.scope/conmon-abc");
+        mounts(dir.path(), 7, 6);
+        assert_eq!(found(), [6], "a workload may call its cgroups as it likes");
+        std::fs::remove_dir_all(dir.path().join("6")).unwrap();
+        assert_eq!(found(), [7]);
+        std::fs::remove_dir_all(dir.path().join("1")).unwrap();
+        assert_eq!(found(), [0; 0], "nobody knows which namespace is the host's");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod linked;
 mod living;
 mod reuse;
 mod sync;
+mod untold;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -106,6 +107,7 @@ struct Known {
     unwatched: bool, // ran while nobody could have armed it
     late: Late,
     gone_once: bool, // its process was dead at the last sweep already
+    untold_for: u32, // sweeps in a row at which it had processes, and nobody had told of its start
 }
 
 impl Known {
@@ -179,7 +181,13 @@ impl<K: Kernel> Reconciler<K> {
         self.stop_ahead();
         match order {
             Order::Created(container) => {
-                self.know(container);
+                let ended = self.known.get(&container.id).and_then(|known| known.process);
+                let ended = ended.is_some_and(|process| !self.procs.alive(process));
+                let known = self.know(container);
+                // podman's, which is started again
+                if ended {
+                    (known.process, known.stage) = (None, Stage::Created);
+                }
             }
             Order::Start { container, pid, reply } if reply.is_closed() => {
                 self.start_unanswered(container, pid)
@@ -210,15 +218,20 @@ impl<K: Kernel> Reconciler<K> {
                 let process = self.find(pid);
                 let host = id.is_host().then(|| self.kernel.look().ok()?.remove(&id)).flatten();
                 let known = self.know(container);
-                (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
-                // what an earlier daemon armed: no runtime's list tells of that
-                known.armed = known.armed.or(host);
+                if id.is_host() {
+                    (known.process, known.stage, known.root) = (process, Stage::Running, RootAt::Process);
+                    // what an earlier daemon armed: no runtime's list tells of that
+                    known.armed = known.armed.or(host);
+                } else if self.runs_as(&id, process) {
+                    self.was_too_late(&id, Late::Elsewhere);
+                }
                 self.enqueue(id);
             }
             Order::Found { container, pid, started } => self.adopt(container, pid, started),
             Order::Removed(id) => self.remove(&id),
             Order::Synchronize { present, reply } => self.synchronize(present, reply),
             Order::Listed { running, unknown, reply } => self.list(running, unknown, reply),
+            Order::Identified(running) => self.identified(running),
             Order::Watched(who) => {
                 let ids = self.known.iter().filter(|(_, known)| who.is(&known.container.subject));
                 let ids: Vec<ContainerId> = ids.map(|(id, _)| id.clone()).collect();
@@ -294,6 +307,7 @@ impl<K: Kernel> Reconciler<K> {
             unwatched: false,
             late: Late::No,
             gone_once: false,
+            untold_for: 0,
         });
         known.container = container;
         known

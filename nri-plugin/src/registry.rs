@@ -11,6 +11,7 @@ use enforcer_core::ruleset::{Ruleset, RulesetDigest};
 
 use crate::alert::{Alert, HOST_EVENT};
 use crate::container::Container;
+use crate::procs::Process;
 use crate::seccomp::ledger::Ledger;
 
 /// How many containers and rulesets are remembered after their end, for the events that are still on their way.
@@ -41,6 +42,7 @@ struct Entry {
     problem: Option<String>,
     gaps: Arc<[Gap]>,
     lacks: Option<String>,
+    process: Option<Process>,
     verdicts: Counts,
 }
 
@@ -121,6 +123,20 @@ impl Registry {
         }
     }
 
+    /// Remembers the first process of a container of podman's.
+    pub fn runs_as(&self, id: &ContainerId, process: Option<Process>) {
+        if let Some(entry) = self.write().containers.get_mut(id) {
+            entry.process = process;
+        }
+    }
+
+    /// The first process of a container of podman's that is not over, where that was found in podman's files, and is known: nobody
+    /// need be told of it again.
+    #[must_use]
+    pub fn process(&self, id: &ContainerId) -> Option<Process> {
+        self.read().containers.get(id).filter(|entry| !entry.ended)?.process
+    }
+
     /// Counts what an alert tells, where its container is known.
     pub fn count(&self, alert: &Alert) {
         let id = match alert.kind {
@@ -180,6 +196,7 @@ impl Registry {
         if let Some(entry) = inner.containers.get_mut(id)
             && !std::mem::replace(&mut entry.ended, true)
         {
+            entry.process = None;
             inner.ended.push_back(id.clone());
         }
         while inner.ended.len() > REMEMBERED {
@@ -230,6 +247,7 @@ impl Entry {
             problem: None,
             gaps: Arc::default(),
             lacks: None,
+            process: None,
             verdicts: Counts::default(),
         }
     }

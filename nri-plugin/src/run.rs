@@ -57,6 +57,7 @@ use crate::explain::inquiry::Inquiry;
 use crate::feed::{self, Feed};
 use crate::gate::Gate;
 use crate::gate::podman::PodmanGate;
+use crate::gate::strangers::Strangers;
 use crate::host;
 use crate::inject::{self, Injection};
 use crate::kernel::{Kernel, Unopened, open_selinux};
@@ -366,6 +367,7 @@ async fn daemon(
 
     let (synced, is_synced) = watch::channel(false);
     let injection = Arc::new(Injection::new(config.hook.clone(), Box::new(notify)));
+    let strangers = Arc::new(Strangers::new(Procs::default()));
     let podman = Arc::new(PodmanGate::new(
         config.podman_storage.clone().map_or_else(Podman::detect, Podman::new),
         selection.clone(),
@@ -373,6 +375,7 @@ async fn daemon(
         Arc::clone(&registry),
         Arc::clone(&seccomp),
         apparmor::for_podman(profiles.as_ref(), &selection),
+        Arc::clone(&strangers),
     ));
     let given = {
         let (seccomp, seen) = (Arc::clone(&seccomp), seen.clone());
@@ -398,6 +401,9 @@ async fn daemon(
             parts.start("the look for what runs", look.until_complete(RESCAN));
         }
     }
+    let looking = Arc::clone(&podman);
+    let looking = looking.look_on(Arc::clone(&kernel), Procs::default(), orders.clone(), RESCAN);
+    parts.start("the look for what podman runs", looking);
     parts.start(
         "the gate of the OCI hook",
         gate.serve(
@@ -415,6 +421,7 @@ async fn daemon(
         registry: Arc::clone(&registry),
         seccomp: Arc::clone(&seccomp),
         connection: connection.clone(),
+        strangers,
         injection: Arc::clone(&injection),
         api: api_health.clone(),
         profiles: profiles.clone(),

@@ -87,8 +87,10 @@ fn json(profile: &LinuxSeccomp) -> String {
 pub struct ProfileDigest([u8; 32]);
 
 impl ProfileDigest {
-    fn of(json: &str) -> Self {
-        Self(Sha256::digest(json.as_bytes()).into())
+    /// Of a profile, however it was written where it was read.
+    #[must_use]
+    pub fn of(profile: &LinuxSeccomp) -> Self {
+        Self(Sha256::digest(json(profile).as_bytes()).into())
     }
 }
 
@@ -195,7 +197,7 @@ pub fn compile(policies: &[&SeccompPolicy], base: &Base, node: &Node) -> Result<
         profile.flags.clone_from(&base.flags);
         (profile.listener_path, profile.listener_metadata) = base.listener.clone();
     }
-    let digest = ProfileDigest::of(&json(&oci));
+    let digest = ProfileDigest::of(&oci);
     Ok(SeccompProfile { bare, gaps: Coverage::new(report.gaps).gaps, digest, oci })
 }
 

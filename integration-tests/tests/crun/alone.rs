@@ -36,6 +36,7 @@ pub async fn alone(node: &mut Node) -> Result<()> {
     reached(node, &BEFORE).await?;
     let output = podman(&["run", "--rm", "-l", &label(), IMAGE, "/first"])?;
     node.check("podman alone: the first instruction", ended(&output), denied());
+    around(node).await?;
     let output = podman(&["run", "-d", "-l", &label(), "--name", "kept", IMAGE, "/pause"])?;
     ensure!(output.status.success(), "{}", said(&output));
     // the hook tells the end of one, and nobody that of the other
@@ -54,6 +55,29 @@ pub async fn alone(node: &mut Node) -> Result<()> {
     removed("kept")?;
     soon("nothing is left armed", || armed().is_ok_and(|count| count == 0)).await?;
     well(node, "when nothing runs")
+}
+
+/// No hook tells of one that crun restores from a checkpoint, nor of one that is started around it; and podman's own directory
+/// does not tell its process. It is found all the same, and so is its end.
+async fn around(node: &mut Node) -> Result<()> {
+    let hooks = Path::new("/run/no-hooks");
+    fs::create_dir(hooks)?;
+    let hooks = hooks.display().to_string();
+    let label = label();
+    let options = ["--hooks-dir", &hooks, "run", "-d", "--pidfile", "/run/around.pid", "-l", &label];
+    let output = podman(&[&options[..], &["--name", "around", IMAGE, "/pause"]].concat())?;
+    ensure!(output.status.success(), "{}", said(&output));
+    soon("what was started around the hook is armed", || {
+        first("around").is_ok_and(|found| found == denied())
+    })
+    .await?;
+    let late = |alert: &serde_json::Value| {
+        alert["ContainerName"] == "around" && alert["Data"].to_string().contains("notice=late")
+    };
+    soon("it is told as late", || node.daemon.alerts_now().is_ok_and(|all| all.iter().any(late))).await?;
+    well(node, "with what was started around the hook")?;
+    removed("around")?;
+    soon("its end is found", || armed().is_ok_and(|count| count == BEFORE.len())).await
 }
 
 /// Each change of the policies reaches what runs, also those that take something back: nothing else denies it.

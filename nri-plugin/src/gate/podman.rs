@@ -4,15 +4,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use enforcer_core::enforce::ContainerId;
 use enforcer_core::seccomp::oci::LinuxSeccomp;
 use nri_enforcer_hook::message::{Answer, Request};
 use nri_enforcer_hook::spec::{Adjustment, CRUN_HANDLERS};
-use nri_enforcer_hook::state::PODMAN_NAMESPACE;
-use tokio::sync::{Semaphore, watch};
+use nri_enforcer_hook::state::{PODMAN_NAMESPACE, Stage};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 
+use super::strangers::Strangers;
 use crate::container::{AWAIT_ADVICE, Container, Selection, Wish};
 use crate::exit::chain;
 use crate::kernel::Kernel;
@@ -21,7 +24,6 @@ use crate::podman::{Living, Podman};
 use crate::procs::{Process, Procs};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
-use crate::seccomp::ledger::Created;
 use crate::set::PolicySet;
 
 /// The AppArmor profile that a container is to have, which is loaded; `None`: what podman gives it. An error refuses it.
@@ -36,6 +38,7 @@ pub struct PodmanGate {
     registry: Arc<Registry>,
     seccomp: Arc<Seccomp>,
     apparmor: Apparmor,
+    strangers: Arc<Strangers>,
 }
 
 impl std::fmt::Debug for PodmanGate {
@@ -51,6 +54,8 @@ pub struct Listing {
     pub running: Vec<Running>,
     /// Those that may run, and why it is not known who they are, or whether they do.
     pub unknown: BTreeMap<ContainerId, String>,
+    /// Of some it could not be read whether podman has noted that they run.
+    pub unread: bool,
 }
 
 /// Who asks, or what to answer when that need not or cannot be known.
@@ -66,6 +71,7 @@ impl PodmanGate {
         registry: Arc<Registry>,
         seccomp: Arc<Seccomp>,
         apparmor: Apparmor,
+        strangers: Arc<Strangers>,
     ) -> Self {
         Self {
             podman,
@@ -75,6 +81,80 @@ impl PodmanGate {
             registry,
             seccomp,
             apparmor,
+            strangers,
+        }
+    }
+
+    /// Who may run and is not known.
+    #[must_use]
+    pub fn strangers(&self) -> &Strangers {
+        &self.strangers
+    }
+
+    /// Finds in podman's files, each time after `every`, what runs and was not known, or is restored from a checkpoint, for
+    /// which crun runs no hooks; and has it taken over. Looks only where the files have changed or somebody is not known. Never
+    /// ends.
+    pub async fn look_on(
+        self: Arc<Self>,
+        kernel: Arc<impl Kernel>,
+        procs: Procs,
+        orders: Sender<Order>,
+        every: Duration,
+    ) {
+        let (mut seen, mut told) = (None, String::new());
+        loop {
+            tokio::time::sleep(every).await;
+            let (podman, kernel, procs) = (Arc::clone(&self), Arc::clone(&kernel), procs.clone());
+            let last = seen.take();
+            let looking = spawn_blocking(move || {
+                let now = podman.podman.changed();
+                if podman.strangers.living().is_empty() && last.as_ref() == Some(&now) {
+                    return Ok((Listing::default(), now));
+                }
+                let runtime = Handle::current();
+                let turn = || runtime.block_on(Arc::clone(&podman.reading).acquire_owned()).ok();
+                // one that podman has only made has not begun, for good reason; the hook tells of it
+                let wanted = |id: &ContainerId, process: Option<Process>, begun: bool| {
+                    begun && process.is_some() && podman.registry.process(id) != process
+                };
+                let listing = podman.list(kernel.as_ref(), &procs, &wanted, &turn)?;
+                podman.note(&listing.running);
+                podman.strangers.listed(listing.unknown.clone());
+                Ok::<_, String>((listing, now))
+            });
+            match looking.await.unwrap_or_else(|error| Err(chain(&error))) {
+                Ok((Listing { running, unknown, unread }, now)) => {
+                    let ids: Vec<_> = running.iter().map(|one| (one.container.id.clone(), one.pid)).collect();
+                    if !running.is_empty() {
+                        let _ending = orders.send(Order::Identified(running));
+                    }
+                    ids.iter().for_each(|(id, pid)| self.strangers.told(id, *pid));
+                    seen = Some(now).filter(|_| unknown.is_empty() && !unread);
+                    told.clear();
+                }
+                Err(why) if why != told => {
+                    tracing::error!(why, "what runs of podman's is not known; will try on");
+                    told = why;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Notes what those were created with of which that is not known, and compares it with the policies.
+    fn note(&self, running: &[Running]) {
+        let ledger = self.registry.seccomp();
+        let new: Vec<_> = running.iter().filter(|one| ledger.created(&one.container.id).is_none()).collect();
+        new.iter().for_each(|one| ledger.put_apart(Arc::clone(&one.container), one.created.clone()));
+        if !new.is_empty() {
+            self.seccomp.refresh(&Arc::clone(&self.policies.borrow()), false);
+        }
+    }
+
+    /// It cannot be told who asks, and it may start, where no policy reaches it or the hook's mode is `open`.
+    pub(super) fn not_known(&self, request: &Request, why: &str) {
+        if let (Stage::CreateRuntime, Ok(id)) = (request.stage, ContainerId::new(request.id.clone())) {
+            self.strangers.asked(&id, request.pid, why);
         }
     }
 
@@ -110,32 +190,75 @@ impl PodmanGate {
     /// # Errors
     /// When it is not known what there is; for people.
     pub fn running(&self, kernel: &impl Kernel, procs: &Procs) -> Result<Listing, String> {
+        self.list(kernel, procs, &|_, _, _| true, &|| None)
+    }
+
+    /// The same of those that are `wanted`, by their first process and whether they have begun. Reads podman's files when it is
+    /// its `turn`: of one container at a time.
+    fn list(
+        &self,
+        kernel: &impl Kernel,
+        procs: &Procs,
+        wanted: &dyn Fn(&ContainerId, Option<Process>, bool) -> bool,
+        turn: &dyn Fn() -> Option<OwnedSemaphorePermit>,
+    ) -> Result<Listing, String> {
+        let reading = turn();
         let ids = self.podman.ids().map_err(|error| chain(&error))?;
         let armed = kernel.look().map_err(|error| format!("cannot read what is armed: {}", chain(&error)))?;
+        let living = procs.oldest(&ids).map_err(|error| format!("cannot list processes: {error}"))?;
+        let runs = self.podman.runs().map_err(|error| chain(&error));
+        drop(reading);
+        let asked = self.strangers.living();
         let mut listing = Listing::default();
         for id in ids {
-            let noted = self.podman.pid(&id).and_then(|pid| procs.find(pid));
+            let run = runs
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|all| all.of(&id).map_err(|error| chain(&error)));
+            let noted = [self.podman.pid(&id), run.as_ref().ok().map(|run| run.pid)];
+            let noted: Vec<i32> = noted.into_iter().flatten().filter(|pid| *pid > 0).collect();
+            let asking = asked.get(&id).copied(); // of this one the hook told
+            let alive = noted.iter().filter_map(|pid| procs.find(*pid)).chain(asking);
+            let alive: Vec<Process> = alive.collect();
             let armed = armed.contains_key(&id);
-            let own = |process: &Process| {
-                procs.is_in(*process, &id) || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
+            let own = |process: &&Process| {
+                asking == Some(**process)
+                    || procs.is_in(**process, &id)
+                    || matches!(kernel.lives(&id, Some(process.pid)), Ok(Some(true)))
             };
-            let process = noted.filter(own);
+            // what podman has not noted to run yet is the hook's to tell of
+            let begun = run.as_ref().is_ok_and(|run| run.has_begun())
+                || asking.is_some_and(|process| procs.has_begun(process));
+            listing.unread |= run.is_err();
+            let process = alive.iter().find(own).or_else(|| living.get(&id).filter(|_| begun));
             if process.is_none() && !armed {
-                if let Some(Process { pid, .. }) = noted {
-                    let why =
-                        format!("podman noted process {pid} for it, and nothing shows that this is its own");
-                    listing.unknown.insert(id, why);
-                }
+                let why = match (&run, alive.first()) {
+                    (_, Some(Process { pid, .. })) => {
+                        format!("podman noted process {pid} for it, and nothing shows that this is its own")
+                    }
+                    (Err(why), None) => format!("whether it runs is not known: {why}"),
+                    (Ok(_), None) if begun && noted.is_empty() => {
+                        "podman noted that it runs, and no process of it".to_owned()
+                    }
+                    (Ok(_), None) => continue, // it is over, or was not started
+                };
+                listing.unknown.insert(id, why);
                 continue;
             }
+            if !wanted(&id, process.copied(), begun) {
+                continue;
+            }
+            let _reading = turn();
             match self.podman.container(&id) {
                 Ok(Some(container)) => {
-                    let created = Created::of(&self.podman.annotations(&id));
+                    let (annotations, has) = self.podman.spec(&id).into_parts();
+                    let set = Arc::clone(&self.policies.borrow());
+                    let created = self.seccomp.confirmed(&set, &container, &annotations, has.as_ref());
                     let pid = process.map_or(0, |process| process.pid);
-                    let started = self.podman.is_started(&id);
-                    listing.running.push(Running { container: Arc::new(container), pid, started, created });
+                    let container = Arc::new(container);
+                    listing.running.push(Running { container, pid, started: begun, created });
                 }
-                Ok(None) => {} // it only holds namespaces
+                Ok(None) => self.strangers.known(&id), // it only holds namespaces
                 Err(error) => drop(listing.unknown.insert(id, chain(&error))),
             }
         }
@@ -147,14 +270,17 @@ impl PodmanGate {
         let refused = |why: String| Answer::Refused { reason: format!("container `{}`: {why}", request.id) };
         let id = ContainerId::new(request.id.clone()).map_err(|error| refused(error.to_string()))?;
         match self.podman.container(&id) {
-            Ok(Some(container)) => Ok(Arc::new(container)),
-            Ok(None) => Err(Answer::Nothing),
+            Ok(known) => {
+                self.strangers.known(&id);
+                known.map(Arc::new).ok_or(Answer::Nothing)
+            }
             Err(error) => {
                 let why = format!("its name and labels are not known: {}", chain(&error));
                 let set = Arc::clone(&self.policies.borrow());
                 let exempt = self.selection.is_exempt(PODMAN_NAMESPACE, Wish::None);
                 let reached = !exempt && (set.reaches(PODMAN_NAMESPACE) || set.untold().is_some());
                 tracing::warn!(container = request.id, reached, "{why}");
+                self.not_known(request, &why);
                 Err(if reached { refused(why) } else { Answer::Nothing })
             }
         }
@@ -204,6 +330,12 @@ impl PodmanGate {
             true => Answer::Nothing,
             false => Answer::Adjust(adjustment),
         }
+    }
+
+    /// Notes that a container is on its way to its first process, also where nothing was noted at `precreate`: one that fails now
+    /// is forgotten after some minutes.
+    pub(super) fn begins(&self, container: &Arc<Container>) {
+        self.registry.seccomp().begins(container);
     }
 
     /// Whether a container that is about to start may be armed: one that seccomp policies select must have been through

@@ -12,6 +12,7 @@ use enforcer_core::ruleset::RulesetDigest;
 
 use nri_enforcer_hook::spec::CRUN_HANDLERS;
 
+use super::strangers::Strangers;
 use crate::container::Selection;
 use crate::kernel::Kernel;
 use crate::kernel::recording::Recording;
@@ -22,7 +23,7 @@ use crate::reconciler::Reconciler;
 use crate::reconciler::tests::{container, policies};
 use crate::registry::Registry;
 use crate::seccomp::Seccomp;
-use crate::seccomp::ledger::Created;
+use crate::seccomp::ledger::{Created, State};
 
 /// Names the socket to the test `stranger`, in a process of another user.
 const STRANGER: &str = "GATE_TEST_SOCKET";
@@ -155,7 +156,8 @@ pub(crate) fn podman_gate(
     };
     let storage = crate::podman::tests::storage(&dir.join("storage")).running_in(&dir.join("run"));
     let (selection, registry) = (selection.clone(), Arc::clone(registry));
-    Arc::new(PodmanGate::new(storage, selection, policies, registry, seccomp, Box::new(apparmor)))
+    let strangers = Arc::new(Strangers::new(Procs::at(dir.join("proc"))));
+    Arc::new(PodmanGate::new(storage, selection, policies, registry, seccomp, Box::new(apparmor), strangers))
 }
 
 pub(crate) fn seccomp(selection: &Selection, registry: &Arc<Registry>) -> Arc<Seccomp> {
@@ -163,7 +165,7 @@ pub(crate) fn seccomp(selection: &Selection, registry: &Arc<Registry>) -> Arc<Se
 }
 
 /// Seccomp policies that select `app: web` in `default`, and no other policy.
-fn seccomp_only() -> Arc<crate::set::PolicySet> {
+pub(crate) fn seccomp_only() -> Arc<crate::set::PolicySet> {
     crate::seccomp::tests::set(&crate::seccomp::tests::policy(
         "p",
         "web",
@@ -570,7 +572,7 @@ async fn the_socket_is_roots_alone_and_replaced_only_when_nobody_listens() {
     assert!(matches!(Gate::open(&socket), Err(SocketError::Directory { .. })), "another's");
 }
 
-fn of_podman(stage: Stage) -> Request {
+pub(crate) fn of_podman(stage: Stage) -> Request {
     Request { stage, podman: true, ..request(crate::podman::tests::WEB) }
 }
 
@@ -607,6 +609,78 @@ async fn one_that_cannot_be_identified_is_refused_where_a_policy_may_select_it()
     assert_eq!(node.ask(&unknown).await, Answer::Nothing, "no policy reaches it");
     let bad = Request { seccomp: Some(serde_json::json!([1])), ..of_podman(Stage::Precreate) };
     assert!(reason(node.ask(&bad).await).contains("seccomp profile makes no sense"));
+}
+
+/// podman's state may be busy at that moment, and no policy reach podman's containers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_known_at_its_start_is_looked_for_and_so_is_what_was_restored() {
+    let node = Node::new();
+    let web = ContainerId::new(crate::podman::tests::WEB).unwrap();
+    let storage = node.dir.path().join("storage");
+    let bolt = storage.join("libpod/bolt_state.db");
+    let good = std::fs::read(&bolt).unwrap();
+    std::fs::write(&bolt, "").unwrap();
+    node.lives("elsewhere"); // `--cgroups=disabled`: of its process only the hook tells
+    let reaching = node.policies.send_replace(policies(&[]));
+    assert_eq!(node.ask(&of_podman(Stage::CreateRuntime)).await, Answer::Nothing);
+    let told = node.podman.strangers().all();
+    assert!(told[&web].contains("name and labels are not known"), "{told:?}");
+    let reaching = crate::set::PolicySet::new(reaching.policies().to_vec());
+    node.policies.send_replace(Arc::new(reaching.with_seccomp(seccomp_only().seccomp().to_vec())));
+    let (podman, procs) = (Arc::clone(&node.podman), Procs::at(node.dir.path().join("proc")));
+    let every = Duration::from_millis(5);
+    let looking = tokio::spawn(podman.look_on(Arc::clone(&node.kernel), procs, node.orders.clone(), every));
+    let until = async |done: &dyn Fn() -> bool| {
+        while !done() {
+            tokio::time::sleep(every).await;
+        }
+    };
+    let armed = || !node.kernel.ids().is_empty();
+    std::fs::write(&bolt, good).unwrap();
+    crate::podman::tests::notes(&storage, r#"{"state": 3, "pid": 7}"#);
+    until(&armed).await;
+    assert_eq!(node.kernel.calls(), [format!("arm {web} 7 Running")]);
+    until(&|| node.podman.strangers().all().is_empty()).await;
+    assert_eq!(node.registry.seccomp().state(&web), Some(State::PendingRestart), "it has no profile of ours");
+    // a checkpoint ends it, and when it is restored under crun no hook is run
+    std::fs::remove_dir_all(node.dir.path().join("proc/7")).unwrap();
+    node.say(of_podman(Stage::Poststop).encode()).await;
+    until(&|| !armed()).await;
+    crate::podman::tests::notes(&storage, r#"{"state": 3}"#);
+    let unknown = || node.podman.strangers().all();
+    until(&|| unknown().get(&web).is_some_and(|why| why.contains("no process of it"))).await;
+    // and is looked for, though podman's files do not change any more
+    add(&node.dir.path().join("proc"), 8, 'S', 2000, &format!("/libpod-{web}"));
+    until(&armed).await;
+    until(&|| unknown().is_empty()).await;
+    assert_eq!(node.kernel.calls(), [format!("disarm {web}"), format!("arm {web} 8 Running")]);
+    assert!(!looking.is_finished(), "the end of a part is the daemon's");
+    looking.abort();
+}
+
+/// crun fails before `createRuntime`, or the gate refuses: nobody tells of its end.
+#[tokio::test]
+async fn what_was_noted_at_precreate_is_forgotten_at_its_end_though_it_never_came_to_the_gate() {
+    let node = Node::new();
+    let web = ContainerId::new(crate::podman::tests::WEB).unwrap();
+    let noted = || node.registry.seccomp().created(&web).is_some();
+    node.lives("another");
+    node.ask(&of_podman(Stage::Precreate)).await;
+    assert!(noted());
+    assert_eq!(node.say(of_podman(Stage::Poststop).encode()).await, None);
+    node.idle().await;
+    assert!(!noted());
+    // what the gate refuses is known all the same, should it run: the hook's mode may be `open`
+    node.policies.send(seccomp_only()).unwrap();
+    assert!(node.registry.container(&web).is_none());
+    assert!(reason(node.ask(&of_podman(Stage::CreateRuntime)).await).contains("was not run at `precreate`"));
+    node.idle().await;
+    assert!(node.registry.container(&web).is_some() && noted());
+    // it failed, and nobody tells
+    node.registry.seccomp().pass(Duration::from_secs(300));
+    node.orders.send(Order::Sweep).unwrap();
+    node.idle().await;
+    assert!(!noted());
 }
 
 /// The files may be large and the disk slow: many starts at once wait for one another.

@@ -22,6 +22,7 @@ struct State {
     calls: Vec<String>,
     broken: BTreeSet<&'static str>,
     settled: usize,
+    listed: usize,
     delay: Duration,
     dropped: u64,
     waiting: BTreeSet<ContainerId>,
@@ -71,6 +72,11 @@ impl Recording {
     /// How often it was told that all is settled.
     pub(crate) fn times_settled(&self) -> usize {
         self.state.lock().unwrap().settled
+    }
+
+    /// How often it was asked what is armed.
+    pub(crate) fn times_listed(&self) -> usize {
+        self.state.lock().unwrap().listed
     }
 
     /// Ids of what is armed.
@@ -181,7 +187,8 @@ impl Kernel for Recording {
     }
 
     fn armed(&self) -> Result<BTreeMap<ContainerId, RulesetDigest>, KernelError> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.listed += 1;
         if state.broken.contains("armed") {
             Err(KernelError::new("armed is broken"))
         } else {

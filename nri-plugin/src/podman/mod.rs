@@ -16,8 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use enforcer_core::enforce::ContainerId;
+use enforcer_core::seccomp::oci::LinuxSeccomp;
 use enforcer_core::subject::Subject;
 use nri_enforcer_hook::spec::MAX_SPEC_BYTES;
 use nri_enforcer_hook::state::PODMAN_NAMESPACE;
@@ -125,6 +127,7 @@ struct Record {
 struct Metadata {
     image_name: String,
     name: String,
+    pod_id: Option<String>,
 }
 
 /// What podman's state says of a container, or a pod.
@@ -139,11 +142,70 @@ struct State {
     infra: bool,
 }
 
-/// What has become of a container, as far as it is looked at.
-#[derive(Debug, Default, Deserialize)]
+/// What has become of a container, as far as it is looked at. podman notes it a moment after it has started it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Run {
+pub struct Run {
     state: i64,
+    /// Its first process; 0: none. It may be over since, and its number another process's.
+    pub pid: i32,
+}
+
+impl Run {
+    /// Whether podman has noted that the workload runs.
+    #[must_use]
+    pub fn has_begun(self) -> bool {
+        BEGUN.contains(&self.state)
+    }
+}
+
+/// podman's state, open for what it says of runs.
+#[derive(Debug)]
+pub struct Runs {
+    bolt: Option<(PathBuf, Bolt)>,
+    sqlite: Option<(PathBuf, Sqlite)>,
+}
+
+impl Runs {
+    /// What it says of a container; nothing of one that it does not have.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(&self, id: &ContainerId) -> Result<Run, PodmanError> {
+        let run = |path: &Path, json: Option<Vec<u8>>| -> Result<Run, PodmanError> {
+            Ok(json.map(|json| parsed(path, &json)).transpose()?.unwrap_or_default())
+        };
+        if let Some((path, bolt)) = &self.bolt {
+            let run = run(path, bolt.get(&["ctr", id.as_str()], "state")?)?;
+            if run.has_begun() {
+                return Ok(run);
+            }
+        }
+        match &self.sqlite {
+            Some((path, sqlite)) => run(path, sqlite.get(Kind::Run, id.as_str())?),
+            None => Ok(Run::default()),
+        }
+    }
+}
+
+/// A container's configuration, as far as it is looked at.
+#[derive(Debug, Default, Deserialize)]
+pub struct Spec {
+    annotations: Option<BTreeMap<String, String>>,
+    linux: Option<Linux>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Linux {
+    seccomp: Option<LinuxSeccomp>,
+}
+
+impl Spec {
+    /// Its annotations, and the seccomp profile that it has.
+    #[must_use]
+    pub fn into_parts(self) -> (BTreeMap<String, String>, Option<LinuxSeccomp>) {
+        (self.annotations.unwrap_or_default(), self.linux.and_then(|linux| linux.seccomp))
+    }
 }
 
 /// Of podman's states of a container those in which its workload has begun, by `libpod/define/containerstate.go`: running,
@@ -156,7 +218,7 @@ const BEGUN: [i64; 3] = [3, 5, 8];
 pub struct Living {
     /// Who it is.
     pub container: Container,
-    /// Its first process, see [`Podman::pid`]; 0: not noted.
+    /// Its first process, see [`Podman::pid`] and [`Run::pid`]; 0: not noted.
     pub pid: i32,
     /// Whether podman has noted that its workload runs. It does so a moment after it has started it.
     pub started: bool,
@@ -216,8 +278,8 @@ impl Podman {
         }))
     }
 
-    /// The first process of a container, as podman noted it when it started it; `None`: not noted. The container may be over
-    /// since, and its number another process's.
+    /// The first process of a container, as `conmon` noted it when it made it; `None`: not noted, or elsewhere (`--pidfile`).
+    /// The container may be over since, and its number another process's.
     #[must_use]
     pub fn pid(&self, id: &ContainerId) -> Option<i32> {
         let place = Path::new(id.as_str()).join("userdata/pidfile");
@@ -225,23 +287,17 @@ impl Podman {
         files.find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).filter(|pid| *pid > 0)
     }
 
-    /// The annotations in the configuration that podman gave the runtime, as hooks have left them; none where it cannot be
-    /// read.
+    /// The configuration that podman gave the runtime, as hooks have left it; nothing where it cannot be read.
     #[must_use]
-    pub fn annotations(&self, id: &ContainerId) -> BTreeMap<String, String> {
-        #[derive(Default, Deserialize)]
-        struct Spec {
-            annotations: Option<BTreeMap<String, String>>,
-        }
+    pub fn spec(&self, id: &ContainerId) -> Spec {
         let place = Path::new(id.as_str()).join("userdata/config.json");
         let mut files = drivers(&self.storage).into_iter().map(|dir| dir.join(&place));
-        let read = |path: PathBuf| {
-            serde_json::from_str::<Spec>(&read_up_to(&path, MAX_SPEC_BYTES as u64).ok()?).ok()?.annotations
-        };
+        let read = |path: PathBuf| serde_json::from_str(&read_up_to(&path, MAX_SPEC_BYTES as u64).ok()?).ok();
         files.find_map(read).unwrap_or_default()
     }
 
-    /// The containers that there are, running or not. None where there is no podman.
+    /// The containers that there are, running or not. None where there is no podman, and none of CRI-O's, which keeps its own
+    /// in the same lists, each with the id of its pod (its `internal/storage/runtime.go`).
     ///
     /// # Errors
     /// When podman's list of them cannot be read.
@@ -249,7 +305,11 @@ impl Podman {
         let mut ids = BTreeSet::new();
         for path in self.lists() {
             // what is no id is no container that could be armed
-            ids.extend(records(&path)?.into_iter().filter_map(|record| ContainerId::new(record.id).ok()));
+            let podmans = records(&path)?.into_iter().filter(|record| {
+                let about = serde_json::from_str::<Metadata>(&record.metadata).unwrap_or_default();
+                about.pod_id.is_none()
+            });
+            ids.extend(podmans.filter_map(|record| ContainerId::new(record.id).ok()));
         }
         Ok(ids)
     }
@@ -273,29 +333,33 @@ impl Podman {
                 return None;
             }
         };
-        Some(Living { container, pid: self.pid(id).unwrap_or(0), started: self.is_started(id) })
+        let run = self.runs().and_then(|runs| runs.of(id)).unwrap_or_else(|error| {
+            tracing::warn!(container = %id, error = chain(&error), "whether it was started is not known; it is taken for one that was not");
+            Run::default()
+        });
+        Some(Living { container, pid: self.pid(id).unwrap_or(run.pid), started: run.has_begun() })
     }
 
-    /// Whether podman has noted that the workload of a container runs. What cannot be read is told, and is no.
+    /// When its state was changed last, and how long it is: another answer than the last time says that it has changed.
     #[must_use]
-    pub fn is_started(&self, id: &ContainerId) -> bool {
-        self.has_begun(id).unwrap_or_else(|error| {
-            tracing::warn!(container = %id, error = chain(&error), "whether it was started is not known; it is taken for one that was not");
-            false
+    pub fn changed(&self) -> [Option<(SystemTime, u64)>; 2] {
+        [BOLT, SQLITE].map(|name| {
+            let about = fs::metadata(self.storage.join(name)).ok()?;
+            Some((about.modified().ok()?, about.len()))
         })
     }
 
-    /// Whether podman has noted that the workload of a container runs.
-    fn has_begun(&self, id: &ContainerId) -> Result<bool, PodmanError> {
-        let (bolt, sqlite) = (self.storage.join(BOLT), self.storage.join(SQLITE));
-        let runs = |path: &Path, json: Option<Vec<u8>>| -> Result<bool, PodmanError> {
-            let run = json.map(|json| parsed::<Run>(path, &json)).transpose()?;
-            Ok(run.is_some_and(|run| BEGUN.contains(&run.state)))
-        };
-        if there(&bolt) && runs(&bolt, Bolt::read(&bolt)?.get(&["ctr", id.as_str()], "state")?)? {
-            return Ok(true);
-        }
-        Ok(there(&sqlite) && runs(&sqlite, Sqlite::open(&sqlite)?.get(Kind::Run, id.as_str())?)?)
+    /// What podman's state says of runs.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn runs(&self) -> Result<Runs, PodmanError> {
+        let [bolt, sqlite] =
+            [BOLT, SQLITE].map(|name| Some(self.storage.join(name)).filter(|path| there(path)));
+        let bolt = bolt.map(|path| Ok::<_, StateError>((path.clone(), Bolt::read(&path)?))).transpose()?;
+        let sqlite =
+            sqlite.map(|path| Ok::<_, StateError>((path.clone(), Sqlite::open(&path)?))).transpose()?;
+        Ok(Runs { bolt, sqlite })
     }
 
     /// What containers/storage says of a container.

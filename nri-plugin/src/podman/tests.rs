@@ -68,6 +68,19 @@ fn names_and_labels_are_in_podmans_files() {
     assert_eq!(in_pod.labels, labels(&[("app", "db"), ("tier", "front")]));
 }
 
+/// CRI-O's storage is podman's, unless it is configured otherwise.
+#[test]
+fn containers_of_cri_o_are_not_podmans() {
+    let dir = tempfile::tempdir().unwrap();
+    let podman = storage(dir.path());
+    let ids = || podman.ids().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(ids(), [IN_POD, WEB]);
+    let cri_o =
+        CONTAINERS.replacen(r#"{\"image-name"#, r#"{\"pod-name\":\"p\",\"pod-id\":\"1\",\"image-name"#, 1);
+    fs::write(dir.path().join("overlay-containers/containers.json"), cri_o).unwrap();
+    assert_eq!(ids(), [IN_POD]);
+}
+
 #[test]
 fn a_container_that_cannot_be_identified_is_told_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
@@ -120,6 +133,8 @@ fn whether_a_container_was_started_is_in_podmans_files() {
     };
     let begun = (0..10).filter(|state| put(&format!(r#"{{"state": {state}, "pid": 7}}"#)));
     assert_eq!(begun.collect::<Vec<i32>>(), [3, 5, 8]);
+    // `--pidfile`, or another run root: podman's own directory has no such file
+    assert_eq!(podman.living(&ContainerId::new(WEB_5).unwrap()).unwrap().pid, 7);
     assert!(!put("{}") && !put("{"), "it is not known");
     let bolt = dir.path().join(BOLT);
     let mut bytes = STATE.to_vec();
@@ -127,6 +142,15 @@ fn whether_a_container_was_started_is_in_podmans_files() {
     at.iter().for_each(|at| bytes[at + 9] = b'3');
     fs::write(&bolt, bytes).unwrap();
     assert_eq!([WEB, IN_POD].map(living), [Some(true); 2]);
+}
+
+/// podman has noted so of `web`, in its newer state: `{"state": 3, "pid": 7}`.
+pub(crate) fn notes(dir: &Path, state: &str) {
+    fs::write(dir.join(SQLITE), STATE_5).unwrap();
+    let json = r#"{"labels": {"app": "web"}}"#;
+    let writer = writer(dir);
+    writer.execute("INSERT OR REPLACE INTO ContainerConfig VALUES (?1, 'w', NULL, ?2)", [WEB, json]).unwrap();
+    writer.execute("INSERT OR REPLACE INTO ContainerState VALUES (?1, 3, 0, ?2)", [WEB, state]).unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use enforcer_core::enforce::{ContainerId, Stage, Target};
 use enforcer_core::links::Unknown;
 use enforcer_core::ruleset::Ruleset;
 
-use super::late::Late;
+use super::late::{LIVES_ON, Late};
 use super::{Known, Reconciler};
 use crate::container::{Container, Merged, Selection, name_gaps};
 use crate::exit::chain;
@@ -59,6 +59,13 @@ impl<K: Kernel> Reconciler<K> {
             );
         }
         if other {
+            if let Some(why) = self.lives_on(&id) {
+                let advice = match why == LIVES_ON {
+                    true => "end them, then start the container again",
+                    false => "start the container again",
+                };
+                return refuse(&why, advice);
+            }
             self.disarm(&id, "it has another first process"); // an update would not reach that one
             if let Some(known) = self.known.get_mut(&id).filter(|known| known.armed.is_some()) {
                 known.late = Late::Elsewhere;

@@ -202,7 +202,7 @@ impl<K: Kernel> Reconciler<K> {
         let known = self.known.get_mut(&id)?;
         known.kept = false;
         match (wanted, known.armed) {
-            (_, Some(_)) if known.late == Late::Elsewhere => None, // the sweep disarms it first
+            (_, Some(_)) if known.late == Late::Elsewhere => None, // the sweep disarms it first, when it may
             // of the host an earlier daemon may have been killed on the way: what it had not done is done by arming it again
             (Some(ruleset), Some(_))
                 if (known.late == Late::Begun

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use enforcer_core::enforce::{ContainerId, Stage};
 
 use super::arm::First;
-use super::{Reconciler, RootAt};
+use super::{Late, Reconciler, RootAt};
 use crate::container::{Container, Wish, name_all_policies};
 use crate::kernel::Kernel;
 use crate::order::{Caller, Gated, Refusal};
@@ -36,7 +36,7 @@ impl<K: Kernel> Reconciler<K> {
         let stage = Stage::Creating { root: caller.root_inode };
         let Some(known) = self.known.get_mut(&caller.id) else { return Gated::Unknown };
         let before = std::mem::replace(&mut known.process, process);
-        let other = known.armed.is_some() && before != process;
+        let other = known.armed.is_some() && (before != process || known.late == Late::Elsewhere);
         known.root =
             caller.root.clone().map_or(RootAt::Unknown, |root| RootAt::Below(root, caller.root_inode));
         known.stage = Stage::Running; // for whatever comes after this: armed later, it may run already
@@ -67,11 +67,9 @@ impl<K: Kernel> Reconciler<K> {
         Some(Refusal::new(container, name_all_policies(&merged), reason, advice))
     }
 
-    /// The container is over, says the hook; what lives is believed more.
+    /// The container is over, says the hook; what lives is believed more. It need not be known: one that failed before it came
+    /// to the gate has only been noted.
     pub(super) fn gone(&mut self, id: &ContainerId) {
-        if !self.known.contains_key(id) && !self.is_armed(id) {
-            return;
-        }
         if let Some(known) = self.known.get(id)
             && known.process.is_some_and(|process| self.procs.alive(process))
         {

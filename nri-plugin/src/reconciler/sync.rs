@@ -6,7 +6,7 @@ use enforcer_core::enforce::{ContainerId, Stage};
 use enforcer_core::ruleset::RulesetDigest;
 use tokio::sync::oneshot;
 
-use super::{Known, Reconciler, RootAt};
+use super::{Reconciler, RootAt};
 use crate::exit::chain;
 use crate::kernel::Kernel;
 use crate::order::{Present, Synced};
@@ -82,7 +82,9 @@ impl<K: Kernel> Reconciler<K> {
     /// not in the kernel any more, and failures to try again.
     pub(super) fn sweep(&mut self) {
         self.sweep_late();
-        self.find_untold();
+        self.sweep_unfound();
+        self.sweep_untold();
+        self.sweep_failed();
         let armed = match self.kernel.armed() {
             Ok(armed) => armed,
             Err(error) => {
@@ -121,25 +123,6 @@ impl<K: Kernel> Reconciler<K> {
         }
         for id in inhabited {
             tracing::debug!(container = %id, "has processes, though its first one is dead or the runtime does not list it");
-        }
-    }
-
-    /// Looks for the first processes of those that run, so far as was told, without one that was found then: a runtime that only
-    /// logs a refused start (CRI-O) lets them run unprotected.
-    fn find_untold(&mut self) {
-        let is_untold = |known: &Known| {
-            known.process.is_none() && known.stage == Stage::Running && !known.container.id.is_host()
-        };
-        let untold = self.known.iter().filter(|(_, known)| is_untold(known)).map(|(id, _)| id.clone());
-        let found = match self.procs.first(&untold.collect()) {
-            Ok(found) => found,
-            Err(error) => return tracing::error!(%error, "cannot list processes"),
-        };
-        for (id, process) in found {
-            if let Some(known) = self.known.get_mut(&id) {
-                known.process = Some(process);
-            }
-            self.enqueue(id);
         }
     }
 

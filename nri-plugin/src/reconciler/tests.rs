@@ -856,4 +856,5 @@ mod covered;
 mod found;
 mod host;
 mod keep;
+mod untold;
 mod visible;

@@ -39,6 +39,7 @@ impl<K: Kernel> Look<K> {
                     for (id, why) in unknown.iter().filter(|(id, why)| told.get(*id) != Some(*why)) {
                         tracing::warn!(container = %id, why, "it may run, and no policy reaches it: start it again, or remove it");
                     }
+                    self.podman.strangers().listed(unknown.clone());
                     told = unknown;
                     if found.replace(synced) != Some(synced) {
                         let Synced { adopted, late, failed, unknown } = synced;
@@ -80,7 +81,7 @@ impl<K: Kernel> Look<K> {
             }
             Ok::<_, String>(listing)
         });
-        let Listing { running, unknown } = looking.await.map_err(|error| error.to_string())??;
+        let Listing { running, unknown, .. } = looking.await.map_err(|error| error.to_string())??;
         let (reply, answer) = oneshot::channel();
         let _ending = self.orders.send(Order::Listed { running, unknown: unknown.len(), reply });
         let synced = answer.await.map_err(|_| "it cannot be taken over now".to_owned())?;

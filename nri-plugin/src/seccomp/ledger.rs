@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use enforcer_core::enforce::ContainerId;
 use serde::{Deserialize, Serialize};
@@ -91,8 +92,8 @@ pub struct Entry {
     pub not_applied: Option<String>,
     /// How many gaps the profile has; `None`: it was made by another daemon.
     pub gaps: Option<usize>,
-    /// Whether no runtime lists it.
-    pub apart: bool,
+    /// When it was noted, where no runtime lists it.
+    pub apart: Option<Instant>,
     /// Files that it may have been created from, where no daemon was there to annotate it.
     pub files: BTreeSet<String>,
 }
@@ -110,15 +111,24 @@ pub struct Ledger {
 impl Ledger {
     /// Notes what a container is created with.
     pub fn put(&self, container: Arc<Container>, created: Created) {
-        self.enter(container, created, false);
+        self.enter(container, created, None);
     }
 
     /// The same of a container that no runtime lists: it stays until it is forgotten.
     pub fn put_apart(&self, container: Arc<Container>, created: Created) {
-        self.enter(container, created, true);
+        self.enter(container, created, Some(Instant::now()));
     }
 
-    fn enter(&self, container: Arc<Container>, created: Created, apart: bool) {
+    /// A container that no runtime lists is on its way to its first process from now on, whatever was noted of it.
+    pub fn begins(&self, container: &Arc<Container>) {
+        if let Some(entry) = self.entries().get_mut(&container.id) {
+            entry.apart = entry.apart.map(|_| Instant::now());
+            return;
+        }
+        self.put_apart(Arc::clone(container), Created::default());
+    }
+
+    fn enter(&self, container: Arc<Container>, created: Created, apart: Option<Instant>) {
         let (state, not_applied, gaps, files) = Default::default();
         let entry = Entry { state, created, not_applied, gaps, container, apart, files };
         self.entries().insert(entry.container.id.clone(), entry);
@@ -133,8 +143,23 @@ impl Ledger {
 
     /// Notes everything that the runtime lists, and nothing else of it.
     pub fn replace(&self, containers: impl IntoIterator<Item = (Arc<Container>, Created)>) {
-        self.entries().retain(|_, entry| entry.apart);
+        self.entries().retain(|_, entry| entry.apart.is_some());
         containers.into_iter().for_each(|(container, created)| self.put(container, created));
+    }
+
+    /// Those that no runtime lists, and that were noted at least so long ago.
+    #[must_use]
+    pub fn apart_for(&self, age: Duration) -> BTreeSet<ContainerId> {
+        let old = |entry: &Entry| entry.apart.is_some_and(|noted| noted.elapsed() >= age);
+        self.entries().iter().filter(|(_, entry)| old(entry)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// All that no runtime lists was noted so much earlier.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, time: Duration) {
+        let mut entries = self.entries();
+        let noted = entries.values_mut().filter_map(|entry| entry.apart.as_mut());
+        noted.for_each(|noted| *noted = noted.checked_sub(time).unwrap());
     }
 
     /// Notes files with the profile of a container, one of which its pod may name.

@@ -1,13 +1,15 @@
 //! What runs, compared with the policies: after a synchronisation, and whenever they change.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use enforcer_core::coverage::GapReason;
 use enforcer_core::enforce::ContainerId;
-use enforcer_core::seccomp::SeccompProfile;
+use enforcer_core::seccomp::oci::LinuxSeccomp;
+use enforcer_core::seccomp::{Base, ProfileDigest, SeccompProfile};
 use nri::NriVersion;
+use nri_enforcer_hook::spec::CRUN_FILTER;
 
 use super::ledger::{Created, Entry, State};
 use super::profiles::{Contents, Together, digest, localhost_profile};
@@ -42,6 +44,29 @@ impl Seccomp {
                 Err(Refusal::new(&container, name(&policies), reason, "create it again"))
             }
         }
+    }
+
+    /// What a container was created with, by the annotations of its configuration, in which it has this profile. Where the hook
+    /// was not run at `precreate` they may be an image's word. So they count only of a profile that they are the digest of, and
+    /// that crun takes no other filter in the place of. An image can know such a digest: that of podman's own profile. So one that
+    /// is to hold the policies of now must be what these make of it, which is itself.
+    pub(crate) fn confirmed(
+        &self,
+        set: &PolicySet,
+        container: &Container,
+        annotations: &BTreeMap<String, String>,
+        has: Option<&LinuxSeccomp>,
+    ) -> Created {
+        let created = Created::of(annotations);
+        let told = has.filter(|has| created.profile == Some(ProfileDigest::of(has).to_string()));
+        let Some(has) = told.filter(|_| !annotations.contains_key(CRUN_FILTER)) else {
+            return Created::default();
+        };
+        let policies = self.selecting(set, container);
+        let of_now = !policies.is_empty() && self.digest(&policies) == Ok(created.policies.clone());
+        let holds =
+            || self.compile(&policies, &Base::Profile(has.clone())).is_ok_and(|made| made.oci == *has);
+        if of_now && !holds() { Created::default() } else { created }
     }
 
     /// The profile that a container would be created with by these policies, over the runtime's default one, and the digest of

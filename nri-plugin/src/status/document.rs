@@ -95,6 +95,9 @@ pub struct Daemon {
     /// Whether the node has no NRI by configuration (`--nri-socket none`), so that nothing but the OCI hook tells of starts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub without_nri: bool,
+    /// Containers of podman's that may run, by id, and why it is not known who they are: no policy reaches them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unknown: BTreeMap<String, String>,
     /// How many policies there are.
     pub policies: usize,
     /// The node's postures, by class: `file: block`. `process` is there where it does not follow `file`.

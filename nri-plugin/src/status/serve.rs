@@ -25,6 +25,7 @@ use crate::apparmor::Profiles;
 use crate::apply::changes::Changes;
 use crate::connection::Connection;
 use crate::container::{Merged, Selection, Wish};
+use crate::gate::strangers::Strangers;
 use crate::host::Node;
 use crate::inject::Injection;
 use crate::lock::Lock;
@@ -53,6 +54,8 @@ pub struct Status {
     pub seccomp: Arc<crate::seccomp::Seccomp>,
     /// Whether it is known what runs, and who tells.
     pub connection: Connection,
+    /// Who may run of podman's, and is not known.
+    pub strangers: Arc<Strangers>,
     /// Whether containers get the OCI hook.
     pub injection: Arc<Injection>,
     /// How the watch of the API server stands, where there is one.
@@ -102,6 +105,7 @@ impl Status {
                 uncombined: self.uncombined.clone(),
                 connected: self.connection.knows(),
                 without_nri: self.connection.is_without_nri(),
+                unknown: self.strangers.all().into_iter().map(|(id, why)| (id.to_string(), why)).collect(),
                 policies: set.len(),
                 postures: postures(&self.selection.postures),
                 without_hook: self.injection.problem(),

@@ -59,6 +59,7 @@ pub fn run(args: &StatusArgs) -> Exit {
     let good = daemon.connected
         && !observes
         && daemon.uncombined.is_none()
+        && daemon.unknown.is_empty()
         && daemon.without_hook.is_none()
         && daemon.not_reverted.is_none()
         && daemon
@@ -192,6 +193,10 @@ fn print(document: &Document, good: bool) {
     };
     if let Some((style, text)) = connection {
         say(format!("{}\n", paint(style, text)));
+    }
+    for (id, why) in &daemon.unknown {
+        let text = format!("Container {id} may run, and no policy reaches it: {why}.");
+        say(format!("{}\n", paint(BAD, clean(&text))));
     }
     if let Some(host) = &daemon.host {
         print_host(host);

@@ -38,6 +38,7 @@ pub(crate) fn status(
         policies,
         registry: Arc::clone(registry),
         connection: connection(nri::State::Synchronized(Arc::default()), true),
+        strangers: Arc::default(),
         injection: Arc::default(),
         api: None,
         profiles: None,
@@ -406,6 +407,17 @@ fn what_policies_go_by_is_told_and_an_older_daemon_told_less() {
     let older: super::document::Document = serde_json::from_value(older).unwrap();
     assert_eq!(older.containers[0].labels, None, "not the same as none");
     assert_eq!(older.containers[0].verdicts, None, "likewise");
+}
+
+/// podman's, whose files could not be read when it was started.
+#[test]
+fn who_is_not_known_is_told() {
+    let node = Node::new(FILES, Selection::default());
+    assert!(serde_json::to_value(node.status.document()).unwrap()["daemon"].get("unknown").is_none());
+    let id = enforcer_core::enforce::ContainerId::new("c1").unwrap();
+    let own = i32::try_from(std::process::id()).unwrap();
+    node.status.strangers.asked(&id, own, "busy");
+    assert_eq!(node.status.document().daemon.unknown, [("c1".to_owned(), "busy".to_owned())].into());
 }
 
 /// Whoever asks and does not read takes a place, and loses it in time; nobody else is told less for it.

@@ -234,3 +234,171 @@ fn where_the_kernel_does_not_say_what_is_armed_nothing_is_taken_over() {
     f.take(Order::Sweep);
     assert_eq!((f.kernel.ids(), f.kernel.times_settled()), (vec!["c1".to_owned()], 0));
 }
+
+/// podman's `--pid=host --cgroups=disabled --restart=always`: the workload has forked, and its first process ended.
+#[test]
+fn a_restart_does_not_disarm_what_lives_on_from_the_run_before() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    let (web, id) = (container("c1", "default", "web"), id());
+    let asks = |f: &mut Fixture, pid: i32| {
+        f.lives(pid, "elsewhere");
+        f.take(Order::Created(Arc::clone(&web)));
+        let (reply, mut answer) = oneshot::channel();
+        let namespace = "default".into();
+        let caller = crate::order::Caller { id: id.clone(), pid, root: None, root_inode: Some(5), namespace };
+        f.take(Order::Gate { caller, reply });
+        answer.try_recv().unwrap()
+    };
+    assert!(matches!(asks(&mut f, 7), Gated::Armed));
+    f.kernel.has_tasks(&[("c1", 7), ("c1", 8)]);
+    f.dies(7);
+    f.kernel.has_tasks(&[("c1", 8)]);
+    f.take(Order::Gone(id.clone()));
+    f.kernel.calls();
+    f.kernel.breaks("lives", true);
+    match asks(&mut f, 9) {
+        Gated::Refused(why) => assert!(why.to_string().contains("kernel cannot be asked"), "{why}"),
+        other => panic!("not refused: {other:?}"),
+    }
+    f.kernel.breaks("lives", false);
+    for pid in [9, 9, 10] {
+        match asks(&mut f, pid) {
+            Gated::Refused(why) => {
+                let why = why.to_string();
+                assert!(why.contains("tasks of its run before live on") && why.contains("end them"), "{why}");
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+    // the hook's mode is `open`: it runs all the same
+    for _ in 0..3 {
+        f.take(Order::Sweep);
+    }
+    assert_eq!((f.kernel.calls(), f.kernel.ids()), (vec![], vec!["c1".to_owned()]));
+    assert!(f.registry.standing(&id).problem.unwrap().contains("tasks of its run before live on"));
+    f.kernel.has_tasks(&[]);
+    f.take(Order::Sweep);
+    assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 10 Running"]);
+    assert_eq!(f.notices(), ["late c1"]);
+    assert_eq!(f.registry.standing(&id).problem, None);
+    // whoever does not wait for the answer cannot have it disarmed either
+    f.kernel.has_tasks(&[("c1", 10)]);
+    f.lives(11, "c1");
+    let (reply, answer) = oneshot::channel();
+    drop(answer);
+    f.take(Order::Start { container: web, pid: 11, reply });
+    assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+/// podman's, by its files: restored from a checkpoint, for which crun runs no hooks.
+#[test]
+fn what_runs_with_another_process_than_the_gate_told_is_armed_for_that() {
+    let identified = |pid: i32, started: bool| {
+        let container = container("c1", "default", "web");
+        Order::Identified(vec![Running { container, pid, started, created: Created::default() }])
+    };
+    for tasks in [false, true] {
+        let mut f = Fixture::new(policies(&[("p", "/a")]));
+        f.lives(7, "c1");
+        f.start(&container("c1", "default", "web"), 7).unwrap();
+        f.kernel.calls();
+        f.lives(9, "c1");
+        f.take(identified(9, true));
+        assert_eq!(f.kernel.calls(), [""; 0], "its first process lives: the files are older than the gate");
+        f.dies(7);
+        f.take(identified(9, false));
+        f.take(identified(10, true));
+        assert_eq!(f.kernel.calls(), [""; 0], "it has not begun, or is over");
+        if tasks {
+            f.kernel.has_tasks(&[("c1", 8)]);
+        }
+        f.take(identified(9, true));
+        let calls: &[&str] = if tasks { &[] } else { &["disarm c1", "arm c1 9 Running"] };
+        assert_eq!(f.kernel.calls(), calls);
+        f.kernel.has_tasks(&[]);
+        f.take(Order::Sweep);
+        assert_eq!(f.kernel.calls().len(), if tasks { 2 } else { 0 });
+        assert_eq!((f.notices(), f.kernel.ids()), (vec!["late c1".to_owned()], vec!["c1".to_owned()]));
+    }
+    // an earlier daemon armed it for a process that is over
+    let mut f = armed_before();
+    f.kernel.has_tasks(&[]);
+    f.lives(7, "c1");
+    f.take(identified(7, true));
+    assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 7 Running"]);
+    // nobody knew it
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    f.lives(7, "c1");
+    f.take(identified(7, true));
+    assert_eq!(
+        (f.kernel.calls(), f.notices()),
+        (vec!["arm c1 7 Running".to_owned()], vec!["late c1".to_owned()])
+    );
+    assert_eq!(f.registry.seccomp().created(&id()), Some(Created::default()));
+}
+
+/// The scene of a restart whose old tasks live on, and no policy selects it at that moment: it is armed with no rules.
+#[test]
+fn a_policy_that_comes_after_a_restart_is_not_taken_for_one_of_the_process_of_before() {
+    let web = || container("c1", "default", "web");
+    let restored = |f: &mut Fixture| {
+        f.take(Order::Sweep);
+        crate::procs::tests::executes(f.proc.path(), 9, true);
+        f.take(Order::Sweep);
+        f.take(Order::Sweep);
+    };
+    let started = |f: &mut Fixture| f.take(Order::Started { container: web(), pid: 9 });
+    let unanswered = |f: &mut Fixture| {
+        let (reply, answer) = oneshot::channel();
+        drop(answer);
+        f.take(Order::Start { container: web(), pid: 9, reply });
+    };
+    let ways: [&dyn Fn(&mut Fixture); 3] = [&started, &unanswered, &restored];
+    for (number, way) in ways.into_iter().enumerate() {
+        let mut f = Fixture::new(policies(&[("p", "/a")]));
+        f.lives(7, "c1");
+        f.start(&web(), 7).unwrap();
+        f.kernel.has_tasks(&[("c1", 7), ("c1", 8)]);
+        f.dies(7);
+        f.kernel.has_tasks(&[("c1", 8)]);
+        f.change(policies(&[]));
+        assert_eq!(f.kernel.digest("c1"), Some(nothing()));
+        f.take(Order::Created(web()));
+        f.lives(9, "c1");
+        f.kernel.calls();
+        way(&mut f);
+        let later = policies(&[("p", "/b")]);
+        f.change(Arc::clone(&later));
+        let calls = f.kernel.calls();
+        assert!(!calls.iter().any(|call| call.contains("disarm")), "{number}: {calls:?}");
+        let problem = f.registry.standing(&id()).problem;
+        assert!(problem.is_some_and(|why| why.contains("tasks of its run before live on")), "{number}");
+        f.kernel.has_tasks(&[]);
+        f.take(Order::Sweep);
+        assert_eq!(f.kernel.calls(), ["disarm c1", "arm c1 9 Running"], "{number}");
+        assert_eq!((f.kernel.digest("c1"), f.notices()), (Some(wanted(&later)), vec!["late c1".to_owned()]));
+    }
+}
+
+/// With AppArmor each listing reads all profiles, and every process.
+#[test]
+fn whoever_is_known_and_lives_costs_no_look_at_the_kernel() {
+    let mut f = Fixture::new(policies(&[("p", "/a")]));
+    let running = |f: &Fixture| {
+        let of = |(id, pid): (&str, i32)| {
+            f.lives(pid, id);
+            let container = container(id, "default", "web");
+            Running { container, pid, started: true, created: Created::default() }
+        };
+        [("c1", 7), ("c2", 8), ("c3", 9)].map(of).into()
+    };
+    let all = running(&f);
+    f.take(Order::Identified(all));
+    assert_eq!((f.kernel.times_listed(), f.kernel.ids().len()), (1, 3), "one for all");
+    let again = running(&f);
+    f.take(Order::Identified(again));
+    assert_eq!(f.kernel.times_listed(), 1);
+    assert!(f.registry.process(&id()).is_some(), "nobody need tell it again");
+    f.take(Order::Removed(id()));
+    assert_eq!(f.registry.process(&id()), None);
+}
