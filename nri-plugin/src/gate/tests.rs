@@ -238,7 +238,10 @@ async fn a_hook_that_is_gone_has_its_container_armed_as_one_that_runs_once_it_ha
     let aside = node.dir.path().join("aside");
     std::fs::create_dir(&aside).unwrap();
     let asking = Request { root_inode: Some(inode(&aside)), ..request("c1") };
-    Stream::connect(node.socket()).unwrap().write_all(&asking.encode()).unwrap(); // and hangs up
+    let mut hook = Stream::connect(node.socket()).unwrap();
+    hook.shutdown(std::net::Shutdown::Read).unwrap(); // before the daemon can answer
+    hook.write_all(&asking.encode()).unwrap();
+    drop(hook);
     let begin = std::time::Instant::now();
     while node.counted("create_runtime", "armed") != 1 {
         assert!(begin.elapsed() < Duration::from_secs(5));
