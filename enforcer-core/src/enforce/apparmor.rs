@@ -398,7 +398,7 @@ mod tests {
             // it is taken out all the same
             assert_eq!(apparmor.loaded_in_any_mode().unwrap(), BTreeSet::from([name.clone()]));
             fs::write(at(".remove"), "").unwrap();
-            assert_eq!(apparmor.remove_unused(&BTreeSet::new()).unwrap(), [name.clone()]);
+            assert_eq!(apparmor.remove_unused(&BTreeSet::new()).unwrap(), std::slice::from_ref(&name));
             assert_eq!(fs::read_to_string(at(".remove")).unwrap(), name.as_str());
         }
         for mode in ["enforce\n", "kill\n"] {

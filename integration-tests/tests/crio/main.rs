@@ -82,8 +82,8 @@ fn configure(mode: &str, patience: u64) -> Result<()> {
 
 /// Whether CRI-O's NRI has validators: 0.10 or later.
 fn has_validators(node: &Node) -> bool {
-    let old = |nri: &&str| node.daemon.whole_log().contains(&format!("nri=\"{nri}"));
-    !["0.2.", "0.6.", "0.9."].iter().any(|nri| old(&nri))
+    let old = |nri: &str| node.daemon.whole_log().contains(&format!("nri=\"{nri}"));
+    !["0.2.", "0.6.", "0.9."].iter().any(|nri| old(nri))
 }
 
 /// The first creation after a daemon's end, or while it hangs: where NRI has validators, the daemon is one still, and it fails.
