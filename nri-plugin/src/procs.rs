@@ -122,14 +122,19 @@ impl Procs {
 
     /// The first processes of `ids`, as far as they have any, for a runtime that does not tell them (CRI-O before 1.36). Of the
     /// processes in a container's cgroup that is the one that was started first, but for what another one of them started: what
-    /// came by exec came later. The monitor of CRI-O and podman, whose own cgroup has the id in its name too, is none of them.
+    /// came by exec came later. The monitor of CRI-O and podman, whose own cgroup has the id in its name too, is none of them, nor is what is
+    /// in the host's mount namespace, or this daemon's: a runtime at work that has joined the cgroup already.
     ///
     /// # Errors
     /// When processes cannot be listed.
     pub fn first(&self, ids: &BTreeSet<ContainerId>) -> io::Result<BTreeMap<ContainerId, Process>> {
+        let mounts = |process: &str| std::fs::read_link(self.root.join(process).join("ns/mnt")).ok();
+        let outside: Vec<PathBuf> = ["1", "self"].into_iter().filter_map(mounts).collect();
+        let is_outside = |pid: i32| mounts(&pid.to_string()).is_some_and(|mounts| outside.contains(&mounts));
         let mut found: BTreeMap<ContainerId, Vec<(Process, u32)>> = BTreeMap::new();
         self.each_in(ids, |id, pid, cgroups| {
             if is_of(cgroups, id)
+                && !is_outside(pid)
                 && let Some(process) = self.find_with_parent(pid)
             {
                 found.entry(id.clone()).or_default().push(process);
@@ -426,6 +431,10 @@ pub(crate) mod tests {
             add_child(root, pid, parent, started, cgroup);
         }
         add(root, 13, 'Z', 1, "/crio-def.scope");
+        add_child(root, 14, 5, 99, "/kubepods/pod7/crio-abc"); // a runtime that has joined it
+        let mounts = |pid: i32| root.join(format!("{pid}/ns/mnt"));
+        std::fs::remove_file(mounts(14)).unwrap();
+        std::os::unix::fs::symlink(std::fs::read_link(mounts(1)).unwrap(), mounts(14)).unwrap();
         let ids: BTreeSet<_> = ["abc", "def", "none"].map(|id| ContainerId::new(id).unwrap()).into();
         let first = Procs::at(root).first(&ids).unwrap();
         let pids: Vec<_> = first.iter().map(|(id, process)| (id.as_str(), process.pid)).collect();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::node::{Container, RunningPod};
+use lab::outcome;
 use lab::run::{DAEMON_FILE, DAEMON_FOLDER};
 use lab::stand_in::listen;
 use lab::testing::Node;
@@ -101,7 +102,7 @@ async fn first_creation(node: &mut Node, pod: &RunningPod, what: &str, attempt: 
 
 /// How many open starts are told.
 fn told(node: &Node) -> Result<usize> {
-    Ok(node.daemon.alerts_now()?.iter().filter(|alert| alert["Data"] == "notice=open").count())
+    Ok(outcome::told(&node.daemon.alerts_now()?).len())
 }
 
 /// How many containers the daemon has armed before their root changed.

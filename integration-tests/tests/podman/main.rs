@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use enforcer_core::enforce::ContainerId;
 use lab::node::{Daemon, Options};
+use lab::outcome;
 use lab::podman::{IMAGE, PROGRAM, Podman, Version};
 use lab::run::{Target, hook};
 use lab::stand_in::listen;
@@ -194,8 +195,12 @@ impl Node {
 
     /// How many are told.
     fn told(&self) -> Result<usize> {
-        let alerts = self.daemon.alerts_now()?;
-        Ok(alerts.iter().filter(|alert| alert["Data"] == "notice=open").count())
+        Ok(outcome::told(&self.daemon.alerts_now()?).len())
+    }
+
+    /// How many were recorded so far.
+    fn recorded(&self) -> Result<usize> {
+        Ok(outcome::recorded(&self.dir.path().join("spool"), &self.daemon.alerts_now()?)?.len())
     }
 }
 

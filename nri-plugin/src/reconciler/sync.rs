@@ -24,6 +24,8 @@ impl<K: Kernel> Reconciler<K> {
         for Present { container, pid, running } in present {
             let id = container.id.clone();
             let process = self.find(pid);
+            // CRI-O lists one as created until its start is over, when it has begun
+            let running = running || process.is_some_and(|process| self.procs.has_begun(process));
             let new = !self.known.contains_key(&id);
             let known = self.know(container);
             known.process = process.or(known.process);

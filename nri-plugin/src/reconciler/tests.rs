@@ -5,7 +5,7 @@ use super::*;
 use crate::container::Wish;
 use crate::kernel::recording::Recording;
 use crate::order::Present;
-use crate::procs::tests::add;
+use crate::procs::tests::{add, executes};
 use crate::registry::Standing;
 use enforcer_core::decide::{Access, Verdict};
 use enforcer_core::policy::parse;
@@ -287,6 +287,19 @@ fn what_was_armed_unheard_by_an_earlier_daemon_is_armed_again_as_one_that_runs()
     );
     f.take(Order::Sweep);
     assert_eq!(f.kernel.calls(), [""; 0]);
+}
+
+/// CRI-O does, while it ends a start and waits for this very synchronisation.
+#[test]
+fn what_is_listed_as_created_and_has_begun_is_armed_as_one_that_runs() {
+    let mut f = Fixture::new(policies(&[("p", "/etc/passwd")]));
+    let created = |f: &Fixture, id: &str, pid| Present { running: false, ..f.running(id, pid, "web") };
+    let present = vec![created(&f, "begun", 3), created(&f, "waits", 4)];
+    executes(f.proc.path(), 3, true);
+    executes(f.proc.path(), 4, false);
+    f.synchronize(present);
+    assert_eq!(f.kernel.calls(), ["arm begun 3 Running", "arm waits 4 Created"]);
+    assert_eq!(f.notices(), ["late begun"]);
 }
 
 #[test]
