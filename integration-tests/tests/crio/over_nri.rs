@@ -72,7 +72,6 @@ async fn changes_reach(node: &mut Node, running: &RunningContainer, when: &str) 
         node.daemon.apply("policy.yaml", policy).await?;
         soon_exits(node, running, wanted).await.with_context(|| format!("a change reaches it, {when}"))?;
     }
-    node.check(&format!("changes reach what runs, {when}"), true, true);
     Ok(())
 }
 
